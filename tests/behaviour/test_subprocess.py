@@ -1,0 +1,262 @@
+"""Child processes."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers import turns
+
+PYTHON = sys.executable
+PIPE = asyncio.subprocess.PIPE
+
+
+def python(source, **kwargs):
+    return asyncio.create_subprocess_exec(PYTHON, "-S", "-c", source, **kwargs)
+
+
+async def finish(process):
+    """Let the transport see the end of all pipes, so that nothing of the process is left."""
+    await process.wait()
+    transport = process._transport
+    transport.close()
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+async def test_exit_status_is_returned():
+    process = await asyncio.create_subprocess_exec("/bin/sh", "-c", "exit 7")
+    assert await process.wait() == 7
+    assert process.returncode == 7
+    await finish(process)
+
+
+async def test_communicate_sends_and_collects():
+    process = await asyncio.create_subprocess_exec("/bin/cat", stdin=PIPE, stdout=PIPE)
+    out, err = await process.communicate(b"through cat")
+    assert out == b"through cat"
+    assert err is None
+    assert process.returncode == 0
+    await finish(process)
+
+
+async def test_a_megabyte_goes_through_a_child():
+    data = os.urandom(1 << 20)
+    process = await asyncio.create_subprocess_exec("/bin/cat", stdin=PIPE, stdout=PIPE)
+    out, _ = await process.communicate(data)
+    assert out == data
+    await finish(process)
+
+
+async def test_shell_commands_run_in_a_shell():
+    process = await asyncio.create_subprocess_shell("echo out; echo err >&2; exit 3", stdout=PIPE, stderr=PIPE)
+    assert await process.communicate() == (b"out\n", b"err\n")
+    assert process.returncode == 3
+    await finish(process)
+
+
+async def test_stderr_can_be_joined_with_stdout():
+    process = await asyncio.create_subprocess_shell(
+        "echo out; echo err >&2", stdout=PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    assert await process.communicate() == (b"out\nerr\n", None)
+    await finish(process)
+
+
+async def test_signals_end_a_child_with_a_negative_status():
+    for name, number in (("kill", signal.SIGKILL), ("terminate", signal.SIGTERM)):
+        process = await asyncio.create_subprocess_exec("/bin/cat", stdin=PIPE)
+        getattr(process, name)()
+        assert await process.wait() == -number
+        await finish(process)
+
+
+async def test_send_signal_reaches_the_child():
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", "trap 'echo caught; exit 0' USR1; echo ready; read x", stdin=PIPE, stdout=PIPE
+    )
+    assert await process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGUSR1)
+    process.stdin.close()  # so that shells which wait for the built-in `read` first go on
+    assert await process.stdout.readline() == b"caught\n"
+    await finish(process)
+
+
+async def test_signals_to_a_process_that_ended_raise_process_lookup_error():
+    process = await asyncio.create_subprocess_exec("/bin/true")
+    await process.wait()
+    await finish(process)
+    with pytest.raises(ProcessLookupError):
+        process.kill()
+
+
+async def test_missing_program_raises_file_not_found():
+    with pytest.raises(FileNotFoundError):
+        await asyncio.create_subprocess_exec("/nonexistent/program")
+
+
+async def test_many_children_at_once():
+    async def child(number):
+        process = await asyncio.create_subprocess_exec("/bin/sh", "-c", f"exit {number}")
+        status = await process.wait()
+        await finish(process)
+        return status
+
+    assert await asyncio.gather(*(child(number) for number in range(15))) == list(range(15))
+
+
+async def test_child_that_ends_before_wait_is_called():
+    process = await asyncio.create_subprocess_exec("/bin/true", stdout=PIPE)
+    assert await process.stdout.read() == b""
+    await turns(20)
+    assert await process.wait() == 0
+    await finish(process)
+
+
+async def test_cancelled_wait_leaves_the_process_alone():
+    process = await asyncio.create_subprocess_exec("/bin/cat", stdin=PIPE)
+    waiting = asyncio.ensure_future(process.wait())
+    await turns(2)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert process.returncode is None
+    process.stdin.close()
+    assert await process.wait() == 0
+    await finish(process)
+
+
+async def test_cwd_and_env_are_passed_on(tmp_path):
+    process = await asyncio.create_subprocess_shell(
+        "pwd; echo $WORD", cwd=tmp_path, env={"WORD": "hello", "PATH": os.environ["PATH"]}, stdout=PIPE
+    )
+    out, _ = await process.communicate()
+    assert out.decode().split() == [str(tmp_path), "hello"]
+    await finish(process)
+
+
+async def test_umask_is_passed_on():
+    process = await asyncio.create_subprocess_shell("umask", umask=0o027, stdout=PIPE)
+    assert int((await process.communicate())[0], 8) == 0o027
+    await finish(process)
+
+
+async def test_process_group_is_passed_on():
+    process = await asyncio.create_subprocess_exec("/bin/cat", process_group=0, stdin=PIPE)
+    assert os.getpgid(process.pid) == process.pid
+    process.stdin.close()
+    await process.wait()
+    await finish(process)
+
+
+async def test_new_session_is_passed_on():
+    process = await asyncio.create_subprocess_exec("/bin/cat", start_new_session=True, stdin=PIPE)
+    assert os.getsid(process.pid) == process.pid
+    process.stdin.close()
+    await process.wait()
+    await finish(process)
+
+
+async def test_preexec_fn_runs_in_the_child():
+    process = await asyncio.create_subprocess_shell("pwd", preexec_fn=lambda: os.chdir("/"), stdout=PIPE)
+    assert (await process.communicate())[0] == b"/\n"
+    await finish(process)
+
+
+async def test_pass_fds_hands_descriptors_down():
+    read_fd, write_fd = os.pipe()
+    process = await python(f"import os; os.write({write_fd}, b'hello')", pass_fds=(write_fd,))
+    assert await process.wait() == 0
+    os.close(write_fd)
+    assert os.read(read_fd, 10) == b"hello"
+    os.close(read_fd)
+    await finish(process)
+
+
+async def test_a_file_can_be_the_childs_output(tmp_path):
+    path = tmp_path / "out"
+    with open(path, "wb") as file:
+        process = await asyncio.create_subprocess_exec("/bin/echo", "to a file", stdout=file)
+        assert await process.wait() == 0
+    assert path.read_bytes() == b"to a file\n"
+    await finish(process)
+
+
+@pytest.mark.parametrize("kwargs", [{"universal_newlines": True}, {"bufsize": 1}, {"text": True}, {"encoding": "utf8"}])
+async def test_arguments_that_asyncio_does_not_know_are_refused(kwargs):
+    with pytest.raises(ValueError):
+        await asyncio.get_running_loop().subprocess_exec(asyncio.SubprocessProtocol, "/bin/true", **kwargs)
+
+
+async def test_protocol_hears_everything_in_order():
+    class Watcher(asyncio.SubprocessProtocol):
+        def __init__(self):
+            self.calls = []
+            self.lost = asyncio.Event()
+
+        def connection_made(self, transport):
+            self.calls.append("connection_made")
+
+        def pipe_data_received(self, fd, data):
+            self.calls.append(("data", fd, data))
+
+        def pipe_connection_lost(self, fd, error):
+            self.calls.append(("lost", fd))
+
+        def process_exited(self):
+            self.calls.append("exited")
+
+        def connection_lost(self, error):
+            self.calls.append("connection_lost")
+            self.lost.set()
+
+    loop = asyncio.get_running_loop()
+    transport, watcher = await loop.subprocess_exec(Watcher, "/bin/echo", "hi", stdin=None, stderr=None)
+    assert isinstance(transport, asyncio.SubprocessTransport)
+    pid = transport.get_pid()
+    assert pid > 0
+    await watcher.lost.wait()
+    assert transport.get_returncode() == 0
+    assert transport.get_pid() == pid
+    assert watcher.calls[0] == "connection_made"
+    assert watcher.calls[-1] == "connection_lost"
+    assert set(watcher.calls[1:-1]) == {("data", 1, b"hi\n"), ("lost", 1), "exited"}
+    assert watcher.calls.index(("data", 1, b"hi\n")) < watcher.calls.index(("lost", 1))
+    transport.close()
+
+
+async def test_pipe_transports_tell_their_pipe():
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.subprocess_exec(asyncio.SubprocessProtocol, "/bin/cat", stderr=None)
+    for fd in (0, 1):
+        assert transport.get_pipe_transport(fd).get_extra_info("pipe").fileno() >= 0
+    assert transport.get_pipe_transport(2) is None
+    assert isinstance(transport.get_extra_info("subprocess"), subprocess.Popen)
+    transport.close()
+    await transport._wait()
+    await turns(100)
+
+
+async def test_closing_the_transport_kills_the_child():
+    transport, _ = await asyncio.get_running_loop().subprocess_exec(
+        asyncio.SubprocessProtocol, "/bin/cat", stdout=None, stderr=None
+    )
+    transport.close()
+    assert await transport._wait() == -signal.SIGKILL
+    await turns(100)
+
+
+async def test_children_do_not_inherit_the_loops_descriptors():
+    """Rings, epoll and event fds are close-on-exec, even when nobody closes anything."""
+    source = (
+        "import os\n"
+        "for fd in os.listdir('/proc/self/fd'):\n"
+        "    link = os.path.join('/proc/self/fd', fd)\n"
+        "    if os.path.exists(link) and 'anon_inode' in os.readlink(link): print(fd, os.readlink(link))"
+    )
+    process = await python(source, stdout=PIPE, close_fds=False)
+    assert await process.communicate() == (b"", None)
+    assert process.returncode == 0
+    await finish(process)

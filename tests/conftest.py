@@ -1,0 +1,284 @@
+"""What every test gets: a loop on each monitor, and a check that the test left nothing behind.
+
+Asynchronous tests run on every loop through pytest-asyncio's ``pytest_asyncio_loop_factories``; synchronous ones ask for
+``loop`` (one loop), ``new_loop`` (a function that makes loops) or ``monitor`` (the name only, for scripts that run in a
+process of their own). Tests under ``behaviour`` and ``stress`` run on stock asyncio too: they state what asyncio does.
+
+After each test the open fds, the requests in flight and the live handles and transports must be what they were before;
+an exception that reached a loop's exception handler, or an error in asyncio's log, fails the test unless it is marked
+``expects_loop_errors``. A test that hangs is ended with the tracebacks of all threads.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import functools
+import gc
+import inspect
+import logging
+import os
+import pathlib
+import sys
+import traceback
+from collections import Counter
+
+import pytest
+
+TESTS = pathlib.Path(__file__).parent
+if str(TESTS) not in sys.path:
+    sys.path.insert(0, str(TESTS))
+
+from helpers import STOCK, URING_MONITORS, make_loop  # noqa: E402
+
+HANG_SECONDS = 60
+HANG_SECONDS_SLOW = 300
+DEADLINE_SECONDS = 20  # of an asynchronous test, whose timers are expected to work
+DEADLINE_SECONDS_SLOW = 240
+POOLED_RINGS_MAX = 8  # the process-wide pool of rings may fill up during a test
+
+_stderr_fd = pytest.StashKey[int]()
+_call_report = pytest.StashKey[pytest.TestReport]()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--monitor",
+        action="append",
+        choices=[*URING_MONITORS, STOCK],
+        help="run only on this monitor (io_uring, epoll, poll) or on stock asyncio; may be repeated",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes longer than a quarter of a second by its nature")
+    config.addinivalue_line("markers", "expects_loop_errors: the loop's exception handler is called on purpose")
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        config.stash[_stderr_fd] = os.dup(2)
+
+
+def pytest_unconfigure(config):
+    if _stderr_fd in config.stash:
+        os.close(config.stash[_stderr_fd])
+        del config.stash[_stderr_fd]
+
+
+def pytest_collection_finish(session):
+    """What exists before the first test is not looked at again: that keeps the checks after each test cheap."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call":
+        item.stash[_call_report] = report
+    return report
+
+
+# Loops ----------------------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """The loops of the test that is running, and what reached their exception handlers."""
+
+    def __init__(self):
+        self.loops = []
+        self.contexts = []
+        self.reports = []
+
+    def record(self, loop, context):
+        self.contexts.append(context)
+        error = context.get("exception")
+        text = "".join(traceback.format_exception(error)) if error is not None else ""
+        self.reports.append(f"{context.get('message')}\n{text}")
+
+
+_watch = Watch()
+_worked = set()
+
+
+def _watched_loop(name):
+    """A new loop on the monitor `name`; the test is skipped where this machine has no such monitor."""
+    if name == STOCK:
+        loop = make_loop(name)
+    else:
+        import uringloop
+
+        try:
+            loop = make_loop(name)
+        except uringloop.MonitorUnavailable as error:
+            if name in _worked:  # it was there a moment ago: that is a leak, and no reason to skip
+                raise
+            pytest.skip(f"{name}: {error}")
+    _worked.add(name)
+    loop.set_exception_handler(_watch.record)
+    _watch.loops.append(loop)
+    return loop
+
+
+def _monitors(config, path):
+    wanted = config.getoption("--monitor")
+    folders = path.relative_to(TESTS).parts
+    with_stock = folders[0] in ("behaviour", "stress")
+    names = [*URING_MONITORS, STOCK] if with_stock else list(URING_MONITORS)
+    return [name for name in names if not wanted or name in wanted]
+
+
+def pytest_asyncio_loop_factories(config, item):
+    names = _monitors(config, item.path)
+    if not names:  # --monitor asyncio on a test that is about uringloop only
+        return {"none": _skip_unselected}
+    return {name: functools.partial(_watched_loop, name) for name in names}
+
+
+def _skip_unselected():
+    pytest.skip("not about the monitor that --monitor asks for")
+
+
+def pytest_generate_tests(metafunc):
+    if "monitor" in metafunc.fixturenames:
+        names = _monitors(metafunc.config, metafunc.definition.path)
+        metafunc.parametrize("monitor", names, indirect=True)
+
+
+@pytest.fixture
+def monitor(request):
+    """The name of a monitor, or "asyncio" for the stock loop. Skips where it does not exist."""
+    name = request.param
+    if name not in _worked:
+        _watched_loop(name).close()
+    return name
+
+
+@pytest.fixture
+def new_loop(monitor):
+    """A function that makes a loop on this test's monitor; all of them are closed afterwards."""
+    loops = []
+
+    def new():
+        loops.append(_watched_loop(monitor))
+        return loops[-1]
+
+    yield new
+    for loop in loops:
+        if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):
+                loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+
+@pytest.fixture
+def loop(new_loop):
+    """One loop, not running."""
+    return new_loop()
+
+
+@pytest.fixture
+def loop_errors(request):
+    """The contexts with which exception handlers were called in this test."""
+    assert request.node.get_closest_marker("expects_loop_errors"), "mark the test expects_loop_errors"
+    return _watch.contexts
+
+
+# Nothing is left behind -----------------------------------------------------------------------------------------------
+
+
+class _ErrorLog(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(self.format(record))
+
+
+def _open_fds():
+    """Two lists: descriptions of the open fds that are no rings, and of the rings."""
+    others, rings = Counter(), Counter()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue  # the directory's own fd
+        if target == "anon_inode:[io_uring]":
+            rings[target] += 1
+        else:
+            others[f"{fd} -> {target}"] += 1
+    return others, rings
+
+
+@functools.cache
+def _is_counted(kind):
+    names = {base.__name__ for base in kind.__mro__ if base.__module__.partition(".")[0] in ("asyncio", "uringloop")}
+    return any(name.endswith(("Handle", "Transport", "Server")) for name in names)
+
+
+def _live_objects():
+    return Counter(
+        f"{type(thing).__module__}.{type(thing).__name__}" for thing in gc.get_objects() if _is_counted(type(thing))
+    )
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(request):
+    global _watch
+    slow = request.node.get_closest_marker("slow") is not None
+    expects_errors = request.node.get_closest_marker("expects_loop_errors") is not None
+    _watch = Watch()
+    log = _ErrorLog()
+    logging.getLogger("asyncio").addHandler(log)
+    gc.collect()
+    objects_before, (fds_before, rings_before) = _live_objects(), _open_fds()
+    seconds = HANG_SECONDS_SLOW if slow else HANG_SECONDS
+    faulthandler.dump_traceback_later(seconds, exit=True, file=request.config.stash[_stderr_fd])
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        logging.getLogger("asyncio").removeHandler(log)
+    reports, loops, log_lines = _watch.reports, _watch.loops, log.lines
+    _watch = Watch()
+    problems = [f"loop not closed: {loop!r}" for loop in loops if not loop.is_closed()]
+    for loop in loops:
+        in_flight = loop.statistics()["in_flight"] if hasattr(loop, "statistics") else 0
+        if in_flight:
+            problems.append(f"{in_flight} requests still in flight: {loop!r}")
+    loops.clear()
+    loop = None
+    report = request.node.stash.get(_call_report, None)
+    if report is not None and report.passed:  # a failure's traceback keeps things alive
+        gc.collect()
+        more_objects = _live_objects() - objects_before
+        fds, rings = _open_fds()
+        problems += [f"still alive: {count} x {kind}" for kind, count in more_objects.items()]
+        problems += [f"fd still open: {fd}" for fd in fds - fds_before]
+        if rings.total() > max(POOLED_RINGS_MAX, rings_before.total()):
+            problems.append(f"{rings.total()} rings are open, {rings_before.total()} were before")
+    if not expects_errors:
+        problems += [f"the exception handler was called: {text}" for text in reports]
+        problems += [f"asyncio's log has an error: {line}" for line in log_lines]
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
+# A deadline for asynchronous tests ------------------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            slow = item.get_closest_marker("slow") is not None
+            item.obj = _with_deadline(item.obj, DEADLINE_SECONDS_SLOW if slow else DEADLINE_SECONDS)
+
+
+def _with_deadline(function, seconds):
+    """A test that waits in vain shows where it waited, and the others still run."""
+
+    @functools.wraps(function)
+    async def wrapper(*args, **kwargs):
+        async with asyncio.timeout(seconds):
+            return await function(*args, **kwargs)
+
+    return wrapper

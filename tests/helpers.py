@@ -1,0 +1,366 @@
+"""Helpers of the tests: loops by name, recording protocols, waiting without sleeping, scripts in other processes."""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+
+URING_MONITORS = ("io_uring", "epoll", "poll")
+STOCK = "asyncio"
+TESTS = pathlib.Path(__file__).parent
+DATA = TESTS / "behaviour" / "data"
+
+
+def make_loop(name):
+    """A new loop on the monitor `name`, or the stock selector loop for "asyncio"."""
+    if name == STOCK:
+        return asyncio.SelectorEventLoop()
+    import uringloop
+
+    return uringloop.new_event_loop(fdmon=name)
+
+
+def monitor_of(loop):
+    return getattr(loop, "fdmon", STOCK)
+
+
+# Waiting --------------------------------------------------------------------------------------------------------------
+
+
+async def turns(count):
+    """Let the loop make `count` turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition, *, seconds=10.0):
+    """Let the loop turn until `condition()` holds: for what the kernel does asynchronously."""
+    deadline = time.monotonic() + seconds
+    turn = 0
+    while not condition():
+        assert time.monotonic() < deadline, f"still false after {seconds} s: {condition}"
+        turn += 1
+        await asyncio.sleep(0 if turn < 200 else 0.001)
+
+
+def wait_until(condition, *, seconds=10.0):
+    """The same without a loop."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"still false after {seconds} s: {condition}"
+        time.sleep(0.0005)
+
+
+def run(loop, awaitable, *, seconds=20.0):
+    """Run to completion on a loop that is not running, but not for ever."""
+
+    async def bounded():
+        async with asyncio.timeout(seconds):
+            return await awaitable
+
+    return loop.run_until_complete(bounded())
+
+
+def one_turn(loop):
+    """One turn of a loop that is not running."""
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
+def turn_until(loop, condition, *, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"still false after {seconds} s: {condition}"
+        one_turn(loop)
+
+
+# Protocols ------------------------------------------------------------------------------------------------------------
+
+
+class Recorder(asyncio.Protocol):
+    """Writes down every call, in order, and lets a test wait for them."""
+
+    keep_open = None  # what eof_received returns
+
+    def __init__(self):
+        self.calls = []
+        self.data = bytearray()
+        self.chunks = []
+        self.transport = None
+        self.error = None
+        self.connected = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.lost = asyncio.Event()
+        self.paused = asyncio.Event()
+        self.resumed = asyncio.Event()
+        self._news = asyncio.Event()
+
+    def connection_made(self, transport):
+        self.calls.append("connection_made")
+        self.transport = transport
+        self.connected.set()
+
+    def data_received(self, data):
+        self.calls.append("data_received")
+        self.chunks.append(data)
+        self.data += data
+        self._news.set()
+
+    def eof_received(self):
+        self.calls.append("eof_received")
+        self.ended.set()
+        return self.keep_open
+
+    def connection_lost(self, error):
+        self.calls.append("connection_lost")
+        self.error = error
+        self.lost.set()
+        self._news.set()
+
+    def pause_writing(self):
+        self.calls.append("pause_writing")
+        self.paused.set()
+
+    def resume_writing(self):
+        self.calls.append("resume_writing")
+        self.resumed.set()
+
+    async def received(self, count):
+        """Wait until at least `count` bytes have come."""
+        while len(self.data) < count:
+            assert not self.lost.is_set(), f"connection lost after {len(self.data)} of {count} bytes: {self.error!r}"
+            self._news.clear()
+            await self._news.wait()
+        return bytes(self.data)
+
+
+class BufferedRecorder(asyncio.BufferedProtocol):
+    """The same for get_buffer() and buffer_updated()."""
+
+    keep_open = None
+
+    def __init__(self, size=64 * 1024):
+        self.calls = []
+        self.hints = []
+        self.data = bytearray()
+        self.buffer = bytearray(size)
+        self.transport = None
+        self.error = None
+        self.lost = asyncio.Event()
+        self.ended = asyncio.Event()
+        self._news = asyncio.Event()
+
+    def connection_made(self, transport):
+        self.calls.append("connection_made")
+        self.transport = transport
+
+    def get_buffer(self, size_hint):
+        self.hints.append(size_hint)
+        return self.buffer
+
+    def buffer_updated(self, count):
+        assert 0 < count <= len(self.buffer)
+        self.calls.append("buffer_updated")
+        self.data += self.buffer[:count]
+        self._news.set()
+
+    def eof_received(self):
+        self.calls.append("eof_received")
+        self.ended.set()
+        return self.keep_open
+
+    def connection_lost(self, error):
+        self.calls.append("connection_lost")
+        self.error = error
+        self.lost.set()
+        self._news.set()
+
+    async def received(self, count):
+        while len(self.data) < count:
+            assert not self.lost.is_set(), f"connection lost after {len(self.data)} of {count} bytes: {self.error!r}"
+            self._news.clear()
+            await self._news.wait()
+        return bytes(self.data)
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    def __init__(self):
+        self.received = asyncio.Queue()
+        self.errors = asyncio.Queue()
+        self.lost = asyncio.Event()
+        self.error = None
+        self.transport = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, address):
+        self.received.put_nowait((data, address))
+
+    def error_received(self, error):
+        self.errors.put_nowait(error)
+
+    def connection_lost(self, error):
+        self.error = error
+        self.lost.set()
+
+
+# Connections ----------------------------------------------------------------------------------------------------------
+
+
+def tcp_socketpair():
+    """Two connected TCP sockets on the loopback, both blocking."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    for end in (near, far):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return near, far
+
+
+def socketpair(kind):
+    """A connected pair: "tcp" or "unix"."""
+    return tcp_socketpair() if kind == "tcp" else socket.socketpair()
+
+
+@contextlib.asynccontextmanager
+async def open_transport(protocol=None, *, kind="tcp", **kwargs):
+    """(transport, protocol, peer): a transport on one end, and the other end as a non-blocking socket."""
+    loop = asyncio.get_running_loop()
+    near, peer = socketpair(kind)
+    peer.setblocking(False)
+    protocol = Recorder() if protocol is None else protocol
+    transport, _ = await loop.create_connection(lambda: protocol, sock=near, **kwargs)
+    try:
+        yield transport, protocol, peer
+    finally:
+        peer.close()
+        transport.abort()
+        await protocol.lost.wait()
+
+
+@contextlib.asynccontextmanager
+async def open_pair(near_protocol=None, far_protocol=None, *, kind="tcp"):
+    """Two protocols, each with a transport, connected with each other."""
+    loop = asyncio.get_running_loop()
+    near_protocol = Recorder() if near_protocol is None else near_protocol
+    far_protocol = Recorder() if far_protocol is None else far_protocol
+    near, far = socketpair(kind)
+    await loop.create_connection(lambda: near_protocol, sock=near)
+    await loop.create_connection(lambda: far_protocol, sock=far)
+    try:
+        yield near_protocol, far_protocol
+    finally:
+        for protocol in (near_protocol, far_protocol):
+            protocol.transport.abort()
+            await protocol.lost.wait()
+
+
+async def read_exactly(sock, count):
+    """Read from a non-blocking socket without using the loop's own socket methods."""
+    data = bytearray()
+
+    def more():
+        try:
+            chunk = sock.recv(count - len(data))
+        except BlockingIOError:
+            return False
+        assert chunk, f"end of stream after {len(data)} of {count} bytes"
+        data.extend(chunk)
+        return len(data) == count
+
+    if count:
+        await until(more)
+    return bytes(data)
+
+
+async def read_to_end(sock):
+    """Everything up to the end of the stream."""
+    data = bytearray()
+
+    def at_end():
+        while True:
+            try:
+                chunk = sock.recv(1 << 16)
+            except BlockingIOError:
+                return False
+            if not chunk:
+                return True
+            data.extend(chunk)
+
+    await until(at_end)
+    return bytes(data)
+
+
+def fill(sock):
+    """Write to a non-blocking socket until the kernel takes no more; the number of bytes."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            count += sock.send(bytes(1 << 16))
+    return count
+
+
+def reset_on_close(sock):
+    """Let close() send RST instead of FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def shrink_buffers(*socks, count=8192):
+    for sock in socks:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, count)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, count)
+
+
+def pattern(count):
+    """`count` bytes in which a lost, doubled or moved piece is seen."""
+    return b"".join(struct.pack(">I", number) for number in range((count + 3) // 4))[:count]
+
+
+# TLS ------------------------------------------------------------------------------------------------------------------
+
+
+def server_tls():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(DATA / "cert.pem", DATA / "key.pem")
+    return context
+
+
+def client_tls():
+    return ssl.create_default_context(cafile=DATA / "cert.pem")
+
+
+# Scripts --------------------------------------------------------------------------------------------------------------
+
+
+def run_script(source, monitor=STOCK, *, seconds=40.0, env=None, expect=0, arguments=()):
+    """Run Python code in a process of its own and return what it printed; its exit status must be `expect`.
+
+    The code sees everything from this module, and MONITOR.
+    """
+    code = f"MONITOR = {monitor!r}\nfrom helpers import *\n" + textwrap.dedent(source)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("URINGLOOP_")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    environment["PYTHONFAULTHANDLER"] = "1"
+    environment.update(env or {})
+    try:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        out, err = ((text or b"").decode(errors="replace") for text in (error.stdout, error.stderr))
+        raise AssertionError(f"the script hung\nstdout: {out}\nstderr: {err}") from None
+    assert done.returncode == expect, f"exit status {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}"
+    return done.stdout
