@@ -1,0 +1,84 @@
+# make demo   the show: two unmodified web applications on uringloop, checked and compared
+# make test   the test suite
+# Both prepare everything themselves (Debian packages where missing, a virtual environment, the build) and are
+# quick the second time. Variables: PYTHON (3.11 or newer), VENV, DEMO_ARGS, PYTEST_ARGS, BENCH_ARGS.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?= --quick
+
+STAMPS := $(VENV)/.stamps
+VPYTHON := $(VENV)/bin/python
+PIP := $(VPYTHON) -m pip --disable-pip-version-check
+
+# What the compiled modules are made of. The install is editable, so other Python files need no new build; those
+# in liburing/ do, because they may be what generates the cffi module.
+SOURCES := setup.py pyproject.toml $(shell find uringloop -type f \
+	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
+
+.PHONY: help build demo test lint bench clean
+
+help:
+	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
+	@echo "make test    the test suite (PYTEST_ARGS='-k tcp')"
+	@echo "make lint    ruff, cython-lint, mypy"
+	@echo "make bench   quick benchmarks against asyncio and uvloop (BENCH_ARGS=...)"
+	@echo "make build   only compile and install into $(VENV)"
+	@echo "make clean   remove $(VENV) and everything that was built"
+
+build: $(STAMPS)/package
+
+demo: $(STAMPS)/package $(STAMPS)/demo
+	@$(VPYTHON) examples/demo.py $(DEMO_ARGS)
+
+test: $(STAMPS)/package $(STAMPS)/test
+	@mkdir -p build
+	@$(VPYTHON) -m pytest --junitxml=build/tests.xml $(PYTEST_ARGS)
+
+# cython-lint starts pycodestyle from PATH.
+lint: $(STAMPS)/dev
+	$(VPYTHON) -m ruff check .
+	$(VPYTHON) -m ruff format --check .
+	PATH="$(VENV)/bin:$$PATH" cython-lint uringloop
+	if grep -q '^\[tool\.mypy\]' pyproject.toml; then $(VPYTHON) -m mypy; fi
+
+bench: $(STAMPS)/package $(STAMPS)/bench
+	@$(VPYTHON) -m benchmarks run $(BENCH_ARGS)
+
+clean:
+	if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
+	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find uringloop -type f -name '*.so' -delete
+	find . -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+$(STAMPS)/python:
+	@tools/system_packages.sh "$(PYTHON)" build
+	"$(PYTHON)" -m venv "$(VENV)"
+	@mkdir -p $(STAMPS) && touch $@
+
+# -v, because the log is where Cython's warnings and performance hints are looked for.
+$(STAMPS)/package: $(SOURCES) | $(STAMPS)/python
+	@tools/system_packages.sh "$(PYTHON)" build
+	@tools/quietly.sh build/build.log "building uringloop" $(PIP) install -v --editable .
+	@touch $@
+
+$(STAMPS)/demo $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml tools/requirements.py | $(STAMPS)/python
+	@mkdir -p build && $(VPYTHON) tools/requirements.py $* > build/requirements-$*.txt
+	@tools/quietly.sh build/install-$*.log "installing what $* needs" \
+		$(PIP) install -r build/requirements-$*.txt
+	@touch $@
+
+$(STAMPS)/test: pyproject.toml tools/requirements.py | $(STAMPS)/python
+	@tools/system_packages.sh "$(PYTHON)" test
+	@mkdir -p build && $(VPYTHON) tools/requirements.py test > build/requirements-test.txt
+	@tools/quietly.sh build/install-test.log "installing what test needs" \
+		$(PIP) install -r build/requirements-test.txt
+	@touch $@

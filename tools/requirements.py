@@ -1,0 +1,41 @@
+"""Print what an optional-dependency group of pyproject.toml asks for, one requirement a line.
+
+`pip install '.[demo]'` would compile the package again for each group; this way it is built once.
+"""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+# uvicorn's fast HTTP parser and its websockets: the demo measures and checks with both.
+ADDED = {"demo": ["httptools", "websockets"]}
+
+
+def normalised(name: str) -> str:
+    """Distribution names are the same whatever their case and separators."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements(group: str, project: dict) -> list[str]:
+    """The group's lines; `project[other]` among them stands for another group of this project."""
+    found = []
+    for line in project["optional-dependencies"][group]:
+        own = re.fullmatch(r"([A-Za-z0-9._-]+)\s*\[([^]]*)\]\s*", line)
+        if own and normalised(own[1]) == normalised(project["name"]):
+            for other in own[2].split(","):
+                found += requirements(other.strip(), project)
+        else:
+            found.append(line)
+    return found
+
+
+def main() -> None:
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    lines = [line for group in sys.argv[1:] for line in requirements(group, project) + ADDED.get(group, [])]
+    print("\n".join(dict.fromkeys(lines)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Install the Debian packages that are missing, and only those.
+#
+#     tools/system_packages.sh PYTHON build   what compiling needs; failing to get it is an error
+#     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests;
+#                                             never an error
+#
+# What is there is found out by trying, not by package names: an interpreter may come from elsewhere.
+set -euo pipefail
+
+python=$1
+purpose=$2
+APT_TIMEOUT_S=900
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif ! command -v sudo >/dev/null; then
+        echo "this needs root or sudo: $*" >&2
+        return 1
+    elif [ -t 0 ]; then
+        sudo "$@"
+    else
+        sudo -n "$@" # nobody is there to type a password
+    fi
+}
+
+apt() {
+    as_root timeout "$APT_TIMEOUT_S" env DEBIAN_FRONTEND=noninteractive \
+        apt-get -y -q -o DPkg::Lock::Timeout=120 "$@"
+}
+
+update() {
+    # An unreachable source among several is no reason to give up: the installation decides.
+    apt update || echo "apt-get update failed; going on with the package lists that are there" >&2
+}
+
+# The interpreter's version as in package names, and only for one that a Debian package owns.
+debian_version() {
+    command -v dpkg >/dev/null || return 1
+    local real
+    real=$("$python" -c 'import os, sys; print(os.path.realpath(sys._base_executable))') || return 1
+    dpkg -S "$real" >/dev/null 2>&1 || return 1
+    "$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+}
+
+python_has() {
+    "$python" -c "$1" >/dev/null 2>&1
+}
+
+# What is missing, as package names, one a line; `!text` for what no package of this system can provide.
+missing_for_build() {
+    local version headers='import sysconfig; open(sysconfig.get_path("include") + "/Python.h").close()'
+    if ! command -v "$python" >/dev/null && [ "$python" = python3 ]; then
+        printf '%s\n' python3 python3-venv python3-dev
+    elif ! command -v "$python" >/dev/null; then
+        echo "!the interpreter $python"
+    elif version=$(debian_version); then
+        python_has 'import ensurepip, venv' || echo "python$version-venv"
+        python_has "$headers" || echo "python$version-dev"
+    else
+        python_has 'import ensurepip, venv' || echo "!the modules venv and ensurepip of $python"
+        python_has "$headers" || echo "!the headers of $python (Python.h)"
+    fi
+    command -v "${CC:-gcc}" >/dev/null || echo gcc
+    echo '#include <stdio.h>' | "${CC:-gcc}" -E - >/dev/null 2>&1 || echo libc6-dev
+    if [ "${URINGLOOP_WITHOUT_LIBURING:-0}" = 0 ]; then
+        command -v pkg-config >/dev/null || echo pkg-config
+        pkg-config --exists 'liburing >= 2.3' 2>/dev/null || echo liburing-dev
+    fi
+}
+
+check_version() {
+    if ! python_has 'import sys; raise SystemExit(sys.version_info < (3, 11))'; then
+        echo "uringloop needs Python 3.11 or newer; $python is $("$python" -V 2>&1)." >&2
+        echo "Name another one: make PYTHON=python3.11 ..." >&2
+        exit 1
+    fi
+}
+
+prepare_build() {
+    local missing
+    mapfile -t missing < <(missing_for_build)
+    if [ ${#missing[@]} -gt 0 ]; then
+        if [[ "${missing[*]}" == *'!'* ]] || ! command -v apt-get >/dev/null; then
+            printf 'missing, and not to be had by apt-get here: %s\n' "${missing[@]#!}" >&2
+            exit 1
+        fi
+        echo "installing: ${missing[*]}"
+        update
+        apt install --no-install-recommends "${missing[@]}"
+        hash -r
+        mapfile -t missing < <(missing_for_build)
+        if [ ${#missing[@]} -gt 0 ]; then
+            printf 'still missing: %s\n' "${missing[@]#!}" >&2
+            exit 1
+        fi
+    fi
+    check_version
+}
+
+prepare_test() {
+    local version package
+    if python_has 'import test.test_asyncio'; then return; fi
+    version=$(debian_version) || version=
+    package=libpython$version-testsuite
+    if [ -z "$version" ]; then
+        echo "$python has no test package: the conformance tests will be skipped"
+    elif update && apt-cache show "$package" >/dev/null 2>&1 &&
+        apt install --no-install-recommends "$package"; then
+        echo "installed $package"
+    else
+        echo "$package could not be installed: the conformance tests will be skipped"
+    fi
+}
+
+case $purpose in
+    build) prepare_build ;;
+    test) prepare_test ;;
+    *) echo "unknown purpose: $purpose" >&2; exit 2 ;;
+esac
