@@ -2,9 +2,9 @@
 
     python tools/check_skips.py build/tests.xml
 
-A suite that quietly skips its main subject is green and worthless. A test that was skipped with the same words
-on another monitor as well has a reason other than io_uring: it is listed, not counted. No test at all on
-io_uring is a failure.
+A suite that quietly skips its main subject is green and worthless. A test that was skipped with the same
+words on another monitor as well has a reason other than io_uring: it is listed, not counted. No test at all
+on io_uring is a failure.
 """
 
 import sys
