@@ -8,7 +8,8 @@
    answer checked.
 2. The same requests go to asyncio, uvloop and uringloop in turn, A B C, C B A, A B C ...: interleaved, as one
    long run of each would compare moods of the machine. Ratios are taken within a round, then the median.
-   Where a server was not busy, its figure measures waiting and not the loop: then there is no ratio.
+   Where a server was neither running nor kept from running by other processes, its figure measures waiting
+   and not the loop: then there is no ratio.
 3. What uringloop's loops say about themselves.
 
 The exit status is 0 only if every request was answered rightly by the loop that was meant to.
@@ -37,8 +38,10 @@ APPS = {"aiohttp": "aiohttp_app:make_app", "uvicorn": "starlette_app:app"}
 TITLES = {"aiohttp": "aiohttp", "uvicorn": "uvicorn + Starlette"}
 ECHO_BODY = bytes(range(256)) * 4
 WATCHDOG_S = 300
-# Below this share of a CPU a server under load was waiting for something.
+# Of the time in which it could have run; below this a server under load was waiting for something.
 BUSY_SHARE = 0.6
+# Of the time other processes had the server's CPU; above this the figures deserve a warning.
+STARVED_SHARE_LIMIT = 0.1
 # Above this share the client may have been what limited the server.
 CLIENT_SHARE_LIMIT = 0.7
 
@@ -136,7 +139,9 @@ class Comparison:
         self.rates: dict[str, list[float]] = {loop: [] for loop in loops}
         self.n_answers = 0
         self.client_share = 0.0
-        self.server_shares: dict[str, list[float]] = {loop: [] for loop in loops}
+        self.starved_share = 0.0
+        self.busy_shares: dict[str, list[float]] = {loop: [] for loop in loops}
+        self.cpu_us: dict[str, list[float]] = {loop: [] for loop in loops}
         self.last_report: dict[str, Any] = {}
         self._cpus = cpus
         self._args = args
@@ -156,9 +161,7 @@ class Comparison:
             for number in range(self._args.rounds):
                 order = self.loops if number % 2 == 0 else self.loops[::-1]
                 for loop in order:
-                    rate, share = self._load(servers[loop], plan, self._args.seconds)
-                    self.rates[loop].append(rate)
-                    self.server_shares[loop].append(share)
+                    self._measure(loop, servers[loop], plan)
                 figures = "  ".join(f"{loop} {self.rates[loop][-1]:,.0f}/s" for loop in self.loops)
                 say(f"   {TITLES[self.app]:19}  round {number + 1}/{self._args.rounds}: {figures}")
             for loop in self.loops:
@@ -167,22 +170,26 @@ class Comparison:
                 self.last_report = report if loop == self.loops[-1] else self.last_report
                 servers[loop].stop()
 
-    def _load(self, server: Server, plan: Path, seconds: float) -> tuple[float, float]:
-        """One measurement: requests per second, and the server's share of a CPU meanwhile."""
-        before = server.report()
+    def _load(self, server: Server, plan: Path, seconds: float) -> dict[str, Any]:
         result = run_load(self._program, server.port, plan, self._args.connections, seconds, self._cpus[1])
+        self.n_answers += result["answers"]
+        self.client_share = max(self.client_share, result["cpu_s"] / result["seconds"])
+        return result
+
+    def _measure(self, loop: str, server: Server, plan: Path) -> None:
+        """One round of one loop: its rate, and what its process did with the time."""
+        before = server.report()
+        result = self._load(server, plan, self._args.seconds)
         after = server.report()
         require_wanted(server, after)
-        self.n_answers += result["answers"]
-        client_share = result["cpu_s"] / result["seconds"]
-        self.client_share = max(self.client_share, client_share)
-        share = (after["cpu_s"] - before["cpu_s"]) / (after["wall_s"] - before["wall_s"])
-        if self._cpus[0] < 0:
-            share += client_share  # both share one CPU: busy is what they use together
-        return result["measured"] / result["seconds"], share
+        wall_s, cpu_s, starved_s = (after[key] - before[key] for key in ("wall_s", "cpu_s", "starved_s"))
+        self.rates[loop].append(result["measured"] / result["seconds"])
+        self.cpu_us[loop].append(cpu_s / result["answers"] * 1e6)
+        self.busy_shares[loop].append(cpu_s / max(wall_s - starved_s, 1e-9))
+        self.starved_share = max(self.starved_share, starved_s / wall_s)
 
     def was_busy(self, loop: str) -> bool:
-        return statistics.median(self.server_shares[loop]) >= BUSY_SHARE
+        return statistics.median(self.busy_shares[loop]) >= BUSY_SHARE
 
     def ratios(self, baseline: str) -> list[float]:
         """Of the candidate, the last in `loops`, to another one, round by round."""
@@ -193,8 +200,8 @@ class Comparison:
         candidate = self.loops[-1]
         say(f"   {TITLES[self.app]}")
         for loop in self.loops:
-            busy = f"{statistics.median(self.server_shares[loop]):.0%} of a CPU"
-            line = f"      {loop:10} {statistics.median(self.rates[loop]):8,.0f} requests/s, {busy:12}"
+            cpu = f"{statistics.median(self.cpu_us[loop]):.0f} us CPU each"
+            line = f"      {loop:10} {statistics.median(self.rates[loop]):8,.0f} requests/s, {cpu:15}"
             if loop != candidate and self.was_busy(loop) and self.was_busy(candidate):
                 ratios = self.ratios(loop)
                 middle = f"{statistics.median(ratios):.2f}"
@@ -227,6 +234,9 @@ def compare(args: argparse.Namespace, cpus: tuple[int, int]) -> list[Comparison]
     say("   Medians, and the ratios of single rounds (lowest to highest):")
     for comparison in comparisons:
         comparison.show()
+    starved = max(comparison.starved_share for comparison in comparisons)
+    if cpus[0] >= 0 and starved > STARVED_SHARE_LIMIT:
+        say(f"   OTHER PROCESSES had the server's CPU for up to {starved:.0%} of a round: unsure figures")
     share = max(comparison.client_share for comparison in comparisons)
     verdict = "it did not limit" if share < CLIENT_SHARE_LIMIT else "TOO MUCH: it may have limited the server"
     say(f"   The client used at most {share:.0%} of a CPU: {verdict}")

@@ -53,6 +53,14 @@ def loop_is_from(loop: asyncio.AbstractEventLoop, module_name: str) -> bool:
     return isinstance(loop, importlib.import_module(module_name).Loop)
 
 
+def starved_s() -> float:
+    """How long this thread has been runnable without running: other processes had its CPU."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0  # a kernel without schedstats
+
+
 def describe(loop: asyncio.AbstractEventLoop, wanted: str) -> dict[str, Any]:
     """What the report line contains; called in the loop's thread, while it serves."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -64,6 +72,7 @@ def describe(loop: asyncio.AbstractEventLoop, wanted: str) -> dict[str, Any]:
         "fdmon_reason": getattr(loop, "fdmon_reason", None),
         "statistics": dict(statistics()) if statistics else None,
         "cpu_s": usage.ru_utime + usage.ru_stime,
+        "starved_s": starved_s(),
         "wall_s": time.monotonic(),
     }
 
