@@ -1,0 +1,1 @@
+"""Benchmarks of uringloop beside other event loops: ``python -m benchmarks``; see README.md."""

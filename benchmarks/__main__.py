@@ -1,0 +1,157 @@
+"""``python -m benchmarks``: the command line; README.md says which command answers which question."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import bars, plot, report, runner
+from benchmarks.cases import CASES, select
+from benchmarks.loops import BASELINE, LOOPS, probe
+from benchmarks.machine import choose_cpus, describe, mount_tracefs, one_at_a_time, say
+
+DEFAULT_LOOPS = ("uringloop", "uvloop")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of event loops.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    commands.add_parser("list", help="the loops that run here, and the cases")
+
+    run = commands.add_parser("run", help="measure, and print a report")
+    run.add_argument(
+        "--loops",
+        nargs="+",
+        default=list(DEFAULT_LOOPS),
+        metavar="LOOP",
+        help=f"names, or 'all' for every loop that runs here (default: {' '.join(DEFAULT_LOOPS)})",
+    )
+    run.add_argument(
+        "--cases",
+        nargs="+",
+        default=[],
+        metavar="GLOB",
+        help="e.g. 'micro/*' 'echo/*/1KiB/*'; 'bars' for the cases that check looks at (default: all)",
+    )
+    run.add_argument("--rounds", type=int, default=5, help="default 5; 9 for figures to publish")
+    run.add_argument(
+        "--seconds", type=float, default=1.0, help="measured window of a traffic run (default 1)"
+    )
+    run.add_argument("--json", type=Path, metavar="FILE", help="save the results, after each case")
+    run.add_argument("--quick", action="store_true", help="one short round: does it work?")
+    run.add_argument("--no-syscalls", action="store_true", help="do not count system calls (extra runs)")
+
+    for name, text in (
+        ("report", "Markdown tables of saved results"),
+        ("check", "compare saved results with what uringloop promises; status 1 unless all pass"),
+        ("plot", "draw the CPU ratios of saved results as SVG"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("file", type=Path)
+        if name == "plot":
+            command.add_argument("output", type=Path)
+    return parser
+
+
+def _load(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_text())
+    if document.get("format") != runner.FORMAT:
+        raise ValueError(f"{path} is not a result file of this version")
+    return document
+
+
+def _list() -> None:
+    print("loops")
+    for name, found in probe(LOOPS).items():
+        print(f"  {name:<17}{found.get('version') or 'not here: ' + found['error']}")
+    print("cases (* = has a bar)")
+    for case in CASES:
+        print(f"  {case.name}{' *' if case.name in bars.BARRED_CASES else ''}")
+
+
+def _usable_loops(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """(name -> version, name -> why it is skipped) of the loops asked for."""
+    wanted = list(LOOPS) if "all" in names else list(dict.fromkeys(names))
+    unknown = [name for name in wanted if name not in LOOPS]
+    if unknown:
+        raise ValueError(f"unknown loop {unknown[0]!r}; known: {', '.join(LOOPS)}")
+    usable, skipped = {}, {}
+    for name, found in probe(wanted).items():
+        if "version" in found:
+            usable[name] = found["version"]
+        else:
+            skipped[name] = found["error"]
+            say(f"note: {name} is skipped: {found['error']}")
+    if not usable:
+        raise ValueError("none of these loops runs here")
+    return usable, skipped
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.rounds < 1 or not 0 < options.seconds <= 60:
+        raise ValueError("--rounds must be positive, --seconds between 0 and 60")
+    cases = select(options.cases, bars.BARRED_CASES)
+    usable, skipped = _usable_loops(options.loops)
+    settings = runner.Settings(
+        rounds=1 if options.quick else options.rounds,
+        seconds=min(0.3, options.seconds) if options.quick else options.seconds,
+        warmup_s=0.1 if options.quick else 0.3,
+        scale=0.2 if options.quick else 1.0,
+        counts_syscalls=not options.no_syscalls,
+        cpus=choose_cpus(),
+    )
+    document = {
+        "format": runner.FORMAT,
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "machine": describe(),
+        "settings": vars(settings),
+        "baseline": BASELINE,
+        "loops": usable,
+        "skipped": skipped,
+        "cases": [],
+    }
+    if settings.counts_syscalls:
+        mount_tracefs()
+    with one_at_a_time():
+        try:
+            runner.run(cases, list(usable), settings, document, options.json)
+        except KeyboardInterrupt:
+            say("interrupted: reporting the cases that are finished")
+    print(report.markdown(document), end="")
+    has_failures = any(
+        "error" in sample for case in document["cases"] for turn in case["rounds"] for sample in turn.values()
+    )
+    return 1 if has_failures else 0
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    try:
+        match options.command:
+            case "list":
+                _list()
+            case "run":
+                return _run(options)
+            case "report":
+                print(report.markdown(_load(options.file)), end="")
+            case "check":
+                lines, is_good = bars.check(_load(options.file))
+                print("\n".join(lines))
+                return 0 if is_good else 1
+            case "plot":
+                if options.output.suffix != ".svg":
+                    raise ValueError("the drawing is SVG: give a name that ends in .svg")
+                options.output.write_text(plot.svg(_load(options.file)))
+    except (ValueError, OSError) as error:
+        say(f"benchmarks: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

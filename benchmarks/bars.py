@@ -1,0 +1,89 @@
+"""What uringloop promises, as a table, and the check of a result document against it."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.summary import Row, rows
+
+_COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """metric: "cpu_ratio" (to the baseline), "syscalls" (per message) or "cpu_us" (microseconds of CPU)."""
+
+    case: str
+    metric: str
+    comparison: str
+    bound: float
+    loop: str = "uringloop"
+
+
+def _cpu(case: str, bound: float, loop: str = "uringloop") -> Bar:
+    return Bar(case, "cpu_ratio", ">=", bound, loop)
+
+
+BARS: tuple[Bar, ...] = (
+    _cpu("echo/protocol/1KiB/1", 1.0),
+    _cpu("echo/protocol/1KiB/10", 1.25),
+    _cpu("echo/protocol/1KiB/100", 1.25),
+    _cpu("echo/protocol/1KiB/1000", 1.35),
+    _cpu("echo/protocol/16KiB/10", 1.15),
+    _cpu("echo/protocol/16KiB/100", 1.15),
+    _cpu("echo/protocol/128KiB/10", 1.1),
+    _cpu("echo/streams/1KiB/100", 1.2),
+    Bar("echo/protocol/1KiB/1", "syscalls", "<=", 1.0),
+    Bar("echo/protocol/1KiB/10", "syscalls", "<=", 0.5),
+    Bar("echo/protocol/1KiB/100", "syscalls", "<=", 0.1),
+    _cpu("micro/call_soon_chain", 3.0),
+    _cpu("micro/call_soon_batch", 1.6),
+    _cpu("micro/sleep_zero", 1.2),
+    _cpu("micro/future_wakeup", 2.0),
+    _cpu("micro/call_later_cancel", 3.0),
+    _cpu("micro/timers_cancel_all", 2.0),
+    Bar("lifecycle/create_close", "cpu_us", "<", 250),
+    _cpu("echo/protocol/1KiB/10", 0.95, "uringloop-epoll"),
+    _cpu("echo/protocol/1KiB/100", 0.95, "uringloop-epoll"),
+    _cpu("echo/protocol/16KiB/10", 0.95, "uringloop-epoll"),
+    _cpu("echo/protocol/16KiB/100", 0.95, "uringloop-epoll"),
+    _cpu("echo/streams/1KiB/100", 0.95, "uringloop-epoll"),
+)
+
+BARRED_CASES = tuple(dict.fromkeys(bar.case for bar in BARS))
+
+
+def _measured(bar: Bar, row: Row | None) -> tuple[float | None, str]:
+    """The value that *bar* judges, and how to print it."""
+    if row is None:
+        return None, "not measured"
+    if bar.metric == "cpu_ratio" and row.cpu_ratio:
+        return row.cpu_ratio.median, f"{row.cpu_ratio}"
+    if bar.metric == "syscalls" and row.syscalls is not None:
+        return row.syscalls, f"{row.syscalls:.3f}"
+    if bar.metric == "cpu_us" and row.n_samples:
+        return row.values["cpu_ns"] / 1000, f"{row.values['cpu_ns'] / 1000:.1f}"
+    return None, row.errors[-1] if row.errors else "not measured"
+
+
+def check(document: dict[str, Any]) -> tuple[list[str], bool]:
+    """One line per bar, and whether all of them passed; what was not measured has not passed."""
+    what = {
+        "cpu_ratio": f"CPU per message, ratio to {document['baseline']}",
+        "syscalls": "system calls per message",
+        "cpu_us": "CPU, us",
+    }
+    measured = {(row.case, row.loop): row for row in rows(document)}
+    lines, is_good = [], True
+    for bar in BARS:
+        value, text = _measured(bar, measured.get((bar.case, bar.loop)))
+        if value is None:
+            verdict = "MISS"
+        else:
+            verdict = "PASS" if _COMPARE[bar.comparison](value, bar.bound) else "FAIL"
+        is_good = is_good and verdict == "PASS"
+        subject = f"{bar.loop:<15} {bar.case:<27} {what[bar.metric]:<40}"
+        lines.append(f"{verdict}  {subject} {bar.comparison} {bar.bound:g}: {text}")
+    return lines, is_good

@@ -1,0 +1,73 @@
+"""The table of cases: what is measured, under which name."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.micro import LIFECYCLES, OPERATIONS
+
+CONNECTIONS = (1, 10, 100, 1000)
+SIZES_BYTES = {"1KiB": 1024, "16KiB": 16 * 1024, "128KiB": 128 * 1024}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure.
+
+    kind: "traffic" (a server and the C client) or "micro" (one process).
+    style: "protocol" or "streams".
+    mode: "echo" or "churn", see loadgen.c.
+    is_unix: UNIX socket instead of TCP.
+    """
+
+    name: str
+    kind: str
+    style: str = "protocol"
+    mode: str = "echo"
+    is_unix: bool = False
+    n_connections: int = 1
+    size_bytes: int = 1024
+
+    @property
+    def group(self) -> str:
+        """The table of the report that this case belongs to."""
+        return self.name.rsplit("/", 2)[0] if self.kind == "traffic" else self.name.split("/")[0]
+
+
+def _traffic(prefix: str, **options: object) -> list[Case]:
+    return [
+        Case(f"{prefix}/{size}/{n}", "traffic", n_connections=n, size_bytes=size_bytes, **options)  # type: ignore[arg-type]
+        for size, size_bytes in SIZES_BYTES.items()
+        for n in CONNECTIONS
+    ]
+
+
+CASES: tuple[Case, ...] = (
+    *_traffic("echo/protocol"),
+    *_traffic("echo/streams", style="streams"),
+    *_traffic("echo/unix", is_unix=True),
+    *(
+        Case(f"churn/{where}/1KiB/{n}", "traffic", mode="churn", is_unix=where == "unix", n_connections=n)
+        for where in ("tcp", "unix")
+        for n in (1, 10, 100)
+    ),
+    *(Case(f"micro/{name}", "micro") for name in OPERATIONS),
+    *(Case(f"lifecycle/{name}", "micro") for name in LIFECYCLES),
+)
+
+BY_NAME = {case.name: case for case in CASES}
+
+
+def select(patterns: Sequence[str], barred: Sequence[str]) -> list[Case]:
+    """The cases whose names match a glob, in the table's order; "bars": those that ``check`` looks at."""
+    if not patterns:
+        return list(CASES)
+    chosen = set()
+    for pattern in patterns:
+        names = barred if pattern == "bars" else fnmatch.filter(BY_NAME, pattern)
+        if not names:
+            raise ValueError(f"no case matches {pattern!r}; see: python -m benchmarks list")
+        chosen.update(names)
+    return [case for case in CASES if case.name in chosen]

@@ -1,0 +1,220 @@
+"""Builds loadgen.c and runs it against one server process; returns one sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import Case
+from benchmarks.machine import (
+    PACKAGE,
+    REPOSITORY,
+    busy_cpu_ns,
+    child_environment,
+    process_cpu_ns,
+    say,
+    settle_in,
+)
+
+START_TIMEOUT_S = 20
+COMPILER_FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
+
+_strace_is_announced = False
+
+
+class SampleFailed(Exception):
+    """A server or client did not do its work; the text says which and how."""
+
+
+def build_loadgen() -> Path:
+    """Compile the client at first use; the name carries a hash of the source, so edits rebuild it."""
+    source = PACKAGE / "loadgen.c"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    program = PACKAGE / ".build" / f"loadgen-{digest}"
+    if program.exists():
+        return program
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        raise SystemExit("benchmarks: no C compiler found (cc, gcc or clang), needed for the load client")
+    program.parent.mkdir(exist_ok=True)
+    unfinished = program.with_suffix(f".{os.getpid()}")
+    say(f"building {program.name}")
+    subprocess.run([*compiler.split(), *COMPILER_FLAGS, "-o", unfinished, source], check=True, timeout=120)
+    unfinished.replace(program)
+    return program
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process that we started, at once and by its pid."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no output"])[-1]
+
+
+@contextmanager
+def running_server(case: Case, loop: str, cpu: int, lifetime_s: int) -> Iterator[tuple[int, list[str]]]:
+    """Start the echo server; yields its pid and the client's arguments that reach it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="benchmark-") as folder,
+        tempfile.TemporaryFile("w+") as errors,
+    ):
+        path = os.path.join(folder, "socket") if case.is_unix else None
+        command = [sys.executable, "-m", "benchmarks.server", "--loop", loop, "--style", case.style]
+        command += ["--size-bytes", str(case.size_bytes), "--cpu", str(cpu), "--lifetime-s", str(lifetime_s)]
+        command += ["--path", path] if path else []
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, cwd=REPOSITORY, env=child_environment()
+        )
+
+        def complaint() -> str:
+            errors.seek(0)
+            return _last_line(errors.read())
+
+        try:
+            assert server.stdout is not None
+            if not select.select([server.stdout], [], [], START_TIMEOUT_S)[0]:
+                raise SampleFailed(f"server did not listen within {START_TIMEOUT_S} s: {complaint()}")
+            line = server.stdout.readline()
+            if not line:
+                server.wait(5)
+                raise SampleFailed(f"server ended with status {server.returncode}: {complaint()}")
+            yield server.pid, ["-x", path] if path else ["-p", str(json.loads(line)["port"])]
+            if server.poll() is not None:
+                raise SampleFailed(f"server died with status {server.returncode}: {complaint()}")
+        except SampleFailed as failure:
+            if server.poll() is not None and "server" not in str(failure):
+                # The client saw a broken connection; the reason is on the other side.
+                raise SampleFailed(f"{failure}; server: {complaint()}") from None
+            raise
+        finally:
+            _end(server)
+            if server.stdout is not None:
+                server.stdout.close()
+
+
+def _run_client(
+    case: Case, arguments: list[str], seconds: float, warmup_s: float, cpu: int
+) -> dict[str, Any]:
+    command = [os.fspath(build_loadgen()), "-m", case.mode, "-n", str(case.n_connections)]
+    command += ["-s", str(case.size_bytes), "-t", str(seconds), "-w", str(warmup_s), *arguments]
+    limit_s = seconds + warmup_s + 25
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            # The client replaces this alarm by a tighter one of its own.
+            preexec_fn=lambda: settle_in(cpu, int(limit_s) + 1),
+        )
+    except subprocess.TimeoutExpired:
+        raise SampleFailed("the client did not end in time") from None
+    if done.returncode:
+        reason = _last_line(done.stderr)
+        if done.returncode == -signal.SIGALRM:
+            reason = "the server stalled: the client ended by its alarm"
+        raise SampleFailed(reason)
+    result = json.loads(done.stdout)
+    if not result["messages"]:
+        raise SampleFailed("the server echoed nothing in the measured window")
+    return result
+
+
+def measure(case: Case, loop: str, seconds: float, warmup_s: float, cpus: tuple[int, int]) -> dict[str, Any]:
+    """One timed run of *case* on *loop* in a fresh process."""
+    lifetime_s = int(seconds + warmup_s) + 40
+    with running_server(case, loop, cpus[0], lifetime_s) as (pid, where):
+
+        def our_cpu_ns() -> int:
+            children = resource.getrusage(resource.RUSAGE_CHILDREN)
+            children_ns = int((children.ru_utime + children.ru_stime) * 1e9)
+            return process_cpu_ns(pid) + time.process_time_ns() + children_ns
+
+        begin_ns, busy_ns, ours_ns = time.monotonic_ns(), busy_cpu_ns(), our_cpu_ns()
+        raw = _run_client(case, [*where, "-P", str(pid)], seconds, warmup_s, cpus[1])
+        elapsed_ns = time.monotonic_ns() - begin_ns
+        others_ns = (busy_cpu_ns() - busy_ns) - (our_cpu_ns() - ours_ns)
+    n = raw["messages"]
+    return {
+        "messages": n,
+        "rate": raw["messages_per_s"],
+        "cpu_ns": raw["server_cpu_ns"] / n,
+        "p50_us": raw["p50_us"],
+        "p99_us": raw["p99_us"],
+        "server_busy": raw["server_cpu_ns"] / raw["elapsed_ns"],
+        "client_busy": raw["client_cpu_ns"] / raw["elapsed_ns"],
+        "others_busy": max(0.0, others_ns / elapsed_ns),
+    }
+
+
+def count_syscalls(case: Case, loop: str, seconds: float, cpus: tuple[int, int]) -> dict[str, Any]:
+    """System calls of the server per message, in a run of its own; None when nothing can count them."""
+    try:
+        with running_server(case, loop, cpus[0], int(seconds) + 40) as (pid, where):
+            raw = _run_client(case, [*where, "-P", str(pid), "-S"], seconds, 0.3, cpus[1])
+        return {"value": raw["syscalls"] / raw["messages"], "method": "perf"}
+    except SampleFailed as failure:
+        if not re.search("tracepoint|perf", str(failure)):
+            return {"value": None, "method": str(failure)}
+        if not shutil.which("strace"):
+            return {"value": None, "method": f"{failure}; no strace"}
+        return _count_with_strace(case, loop, seconds, cpus, str(failure))
+
+
+def _count_with_strace(
+    case: Case, loop: str, seconds: float, cpus: tuple[int, int], reason: str
+) -> dict[str, Any]:
+    """The slow way. It sees the connects too, so it counts a little too much in a short run."""
+    global _strace_is_announced
+    if not _strace_is_announced:
+        say(f"note: {reason}; counting system calls with strace instead")
+        _strace_is_announced = True
+    try:
+        with (
+            running_server(case, loop, cpus[0], int(seconds) + 60) as (pid, where),
+            tempfile.NamedTemporaryFile("r") as table,
+        ):
+            tracer = subprocess.Popen(
+                ["strace", "-c", "-f", "-o", table.name, "-p", str(pid)],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert tracer.stderr is not None
+            try:
+                # "strace: Process N attached" is the first thing it says.
+                ready = select.select([tracer.stderr], [], [], 10)[0]
+                if not ready or "attached" not in tracer.stderr.readline():
+                    return {"value": None, "method": f"{reason}; strace could not attach"}
+                raw = _run_client(case, where, seconds, 0.0, cpus[1])
+                tracer.send_signal(signal.SIGINT)
+                tracer.wait(10)
+            finally:
+                _end(tracer)
+                tracer.stderr.close()
+            total = re.search(r"^\s*[\d.]+\s+[\d.]+\s+\d*\s+(\d+).*\btotal$", table.read(), re.MULTILINE)
+    except (SampleFailed, subprocess.TimeoutExpired) as failure:
+        return {"value": None, "method": f"{reason}; strace: {failure}"}
+    value = int(total.group(1)) / raw["messages"] if total else None
+    return {"value": value, "method": "strace"}

@@ -1,0 +1,576 @@
+/*
+ * loadgen: the load client of the benchmarks, one thread on epoll.
+ *
+ * It is C so that the client is never the slow side, and epoll so that it needs no library and is the same for
+ * every loop under test. One JSON line on stdout is its whole result.
+ *
+ *   loadgen (-p PORT | -x PATH) [-n CONNECTIONS] [-s SIZE_BYTES] [-d DEPTH] [-t SECONDS] [-w WARMUP_SECONDS]
+ *           [-m echo|churn] [-P SERVER_PID] [-S]
+ *
+ * echo:  N connections, each keeps DEPTH messages of SIZE bytes under way for ever.
+ * churn: N slots, each repeats connect, send SIZE bytes, receive them back, shutdown, wait for EOF, close. One
+ *        "message" is one such cycle.
+ *
+ * -P: the client itself reads the CPU clock of the server process (all its threads) when the measured window
+ *     begins and ends. Nobody else could hit both ends of the window, and the server is not disturbed. The kernel
+ *     brings a foreign clock up to date once a tick, so each end is up to a few milliseconds old; that error has no
+ *     preferred sign and is under 1 % of a window of one second.
+ * -S: count the server's system calls in the same window with the tracepoint raw_syscalls:sys_enter
+ *     (perf_event_open). That slows the server, so it is never asked for in a run whose times are used.
+ *
+ * What comes back is compared with what was sent during the warm-up only: a memcmp per message would cost the
+ * client time, and a server that echoes wrongly does so from the start.
+ *
+ * The program always ends by itself: alarm().
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/perf_event.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NS_PER_S 1000000000ull
+#define RECEIVE_BYTES (1u << 20)
+#define MAX_EVENTS 1024
+#define MAX_COUNTERS 256
+
+enum state { CONNECTING, ECHOING, AWAITING_EOF };
+
+struct connection {
+    int fd;
+    enum state state;
+    int wants_out;        /* EPOLLOUT is armed */
+    size_t received;      /* bytes of the current incoming message, < size */
+    size_t to_send;       /* bytes not yet accepted by the kernel */
+    size_t send_offset;   /* position in the current outgoing message, < size */
+    unsigned head, tail;  /* ring of send times: oldest under way, next free */
+    uint64_t *sent_ns;    /* `depth` entries */
+};
+
+static struct {
+    int port;
+    const char *path;
+    int n_connections;
+    size_t size_bytes;
+    unsigned depth;
+    double seconds, warmup_seconds;
+    int is_churn, count_syscalls;
+    pid_t server_pid;
+} opt = {.n_connections = 1, .size_bytes = 1024, .depth = 1, .seconds = 1, .warmup_seconds = 0.3};
+
+static int epoll_fd;
+static char *pattern; /* two periods of the message, so that any window of one message is contiguous */
+static char *receive_buffer;
+static int is_measuring, has_begun;
+static uint64_t n_messages, n_verified_bytes;
+
+static void die(const char *format, ...)
+{
+    va_list args;
+    int saved_errno = errno;
+
+    va_start(args, format);
+    fputs("loadgen: ", stderr);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    if (saved_errno)
+        fprintf(stderr, ": %s", strerror(saved_errno));
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+
+    if (clock_gettime(clock, &now) < 0)
+        die("clock_gettime(%d)", (int)clock);
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t now_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+/* --- latency histogram: 64 buckets per power of two, so a bucket is at most 1.6 % wide --- */
+
+#define HISTOGRAM_BUCKETS 4096
+static uint64_t histogram[HISTOGRAM_BUCKETS];
+
+static unsigned bucket_of(uint64_t latency_ns)
+{
+    unsigned log2, index;
+
+    if (latency_ns < 128)
+        return (unsigned)latency_ns;
+    log2 = 63 - (unsigned)__builtin_clzll(latency_ns);
+    index = (log2 - 6) * 64 + (unsigned)((latency_ns >> (log2 - 6)) & 63) + 64;
+    return index < HISTOGRAM_BUCKETS ? index : HISTOGRAM_BUCKETS - 1;
+}
+
+static double bucket_middle_ns(unsigned index)
+{
+    unsigned log2;
+
+    if (index < 128)
+        return index;
+    log2 = (index - 64) / 64 + 6;
+    return (64 + (index - 64) % 64 + 0.5) * (double)(1ull << (log2 - 6));
+}
+
+static double percentile_us(double fraction)
+{
+    uint64_t rank = (uint64_t)((double)n_messages * fraction), seen = 0;
+
+    for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
+        seen += histogram[i];
+        if (seen > rank)
+            return bucket_middle_ns(i) / 1e3;
+    }
+    return 0;
+}
+
+static void count_message(uint64_t started_ns, uint64_t finished_ns)
+{
+    if (!is_measuring)
+        return;
+    n_messages++;
+    histogram[bucket_of(finished_ns - started_ns)]++;
+}
+
+/* --- system calls of the server: one perf event per thread it has now, inherited by those it starts later --- */
+
+static int counter_fds[MAX_COUNTERS];
+static int n_counters;
+
+static long read_tracepoint_id(void)
+{
+    static const char *const paths[] = {
+        "/sys/kernel/tracing/events/raw_syscalls/sys_enter/id",
+        "/sys/kernel/debug/tracing/events/raw_syscalls/sys_enter/id",
+    };
+    long id = -1;
+
+    for (unsigned i = 0; i < 2 && id < 0; i++) {
+        FILE *file = fopen(paths[i], "r");
+        if (!file)
+            continue;
+        if (fscanf(file, "%ld", &id) != 1)
+            id = -1;
+        fclose(file);
+    }
+    return id;
+}
+
+static void open_syscall_counters(void)
+{
+    struct perf_event_attr attr = {.type = PERF_TYPE_TRACEPOINT, .size = sizeof attr, .disabled = 1, .inherit = 1};
+    long id = read_tracepoint_id();
+    char path[64];
+    struct dirent *entry;
+    DIR *tasks;
+
+    if (id < 0)
+        die("the tracepoint raw_syscalls:sys_enter cannot be read (tracefs not mounted, or no permission)");
+    attr.config = (uint64_t)id;
+    snprintf(path, sizeof path, "/proc/%d/task", (int)opt.server_pid);
+    if (!(tasks = opendir(path)))
+        die("%s", path);
+    while ((entry = readdir(tasks))) {
+        int tid = atoi(entry->d_name);
+        int fd;
+
+        if (tid <= 0)
+            continue;
+        if (n_counters == MAX_COUNTERS)
+            die("the server has more than %d threads", MAX_COUNTERS);
+        fd = (int)syscall(SYS_perf_event_open, &attr, tid, -1, -1, 0ul);
+        if (fd < 0)
+            die("perf_event_open");
+        counter_fds[n_counters++] = fd;
+    }
+    closedir(tasks);
+}
+
+static void control_syscall_counters(unsigned long request)
+{
+    for (int i = 0; i < n_counters; i++)
+        if (ioctl(counter_fds[i], request, 0) < 0)
+            die("ioctl on a perf event");
+}
+
+static uint64_t sum_syscall_counters(void)
+{
+    uint64_t sum = 0, value;
+
+    for (int i = 0; i < n_counters; i++) {
+        if (read(counter_fds[i], &value, sizeof value) != sizeof value)
+            die("read of a perf event");
+        sum += value;
+    }
+    return sum;
+}
+
+/* --- the measured window --- */
+
+static clockid_t server_clock;
+static uint64_t begin_ns, end_ns, server_cpu_ns, client_cpu_ns;
+
+static void begin_window(void)
+{
+    is_measuring = has_begun = 1;
+    control_syscall_counters(PERF_EVENT_IOC_ENABLE);
+    client_cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+    if (opt.server_pid)
+        server_cpu_ns = clock_ns(server_clock);
+    begin_ns = now_ns();
+}
+
+static void end_window(void)
+{
+    end_ns = now_ns();
+    if (opt.server_pid)
+        server_cpu_ns = clock_ns(server_clock) - server_cpu_ns;
+    client_cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - client_cpu_ns;
+    control_syscall_counters(PERF_EVENT_IOC_DISABLE);
+    is_measuring = 0;
+}
+
+/* --- connections --- */
+
+static void set_interest(struct connection *c, int op, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.ptr = c};
+
+    if (epoll_ctl(epoll_fd, op, c->fd, &event) < 0)
+        die("epoll_ctl");
+}
+
+static void want_out(struct connection *c, int wanted)
+{
+    if (c->wants_out == wanted)
+        return;
+    c->wants_out = wanted;
+    set_interest(c, EPOLL_CTL_MOD, wanted ? EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
+/*
+ * Each cycle of the churn mode leaves its port in TIME_WAIT on our side. The source address walks through
+ * 127.x.y.z so that the ephemeral ports of one address never run out; choosing the port is left to connect().
+ */
+static void bind_next_source(int fd)
+{
+    static uint32_t counter;
+    struct sockaddr_in source = {.sin_family = AF_INET};
+    int one = 1;
+
+    source.sin_addr.s_addr = htonl(0x7f010001u + counter++ % 0xffffu);
+    if (setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one) < 0)
+        die("IP_BIND_ADDRESS_NO_PORT");
+    if (bind(fd, (struct sockaddr *)&source, sizeof source) < 0)
+        die("bind");
+}
+
+/* Returns 0, or -1 with errno; a UNIX listener whose backlog is full gives EAGAIN on a non-blocking socket. */
+static int start_connect(struct connection *c, int flags)
+{
+    int one = 1;
+
+    if (opt.path) {
+        struct sockaddr_un peer = {.sun_family = AF_UNIX};
+        if (strlen(opt.path) >= sizeof peer.sun_path)
+            die("the path is too long for a UNIX socket");
+        strcpy(peer.sun_path, opt.path);
+        if ((c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0)) < 0)
+            die("socket");
+        return connect(c->fd, (struct sockaddr *)&peer, sizeof peer);
+    }
+    struct sockaddr_in peer = {.sin_family = AF_INET, .sin_port = htons((uint16_t)opt.port)};
+    peer.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if ((c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0)) < 0)
+        die("socket");
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (opt.is_churn)
+        bind_next_source(c->fd);
+    return connect(c->fd, (struct sockaddr *)&peer, sizeof peer);
+}
+
+static void send_more(struct connection *c)
+{
+    while (c->to_send) {
+        size_t n = opt.size_bytes - c->send_offset;
+        ssize_t sent;
+
+        if (n > c->to_send)
+            n = c->to_send;
+        sent = send(c->fd, pattern + c->send_offset, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0) {
+            if (errno != EAGAIN)
+                die("send");
+            want_out(c, 1);
+            return;
+        }
+        c->to_send -= (size_t)sent;
+        c->send_offset = (c->send_offset + (size_t)sent) % opt.size_bytes;
+    }
+    want_out(c, 0);
+}
+
+static void begin_message(struct connection *c, uint64_t started_ns)
+{
+    c->sent_ns[c->tail] = started_ns;
+    c->tail = (c->tail + 1) % opt.depth;
+    c->to_send += opt.size_bytes;
+}
+
+/* Takes n received bytes; returns how many messages they completed. */
+static unsigned take_bytes(struct connection *c, size_t n)
+{
+    unsigned n_complete;
+
+    if (!has_begun) {
+        for (size_t at = 0; at < n;) {
+            size_t offset = (c->received + at) % opt.size_bytes;
+            size_t length = n - at < opt.size_bytes ? n - at : opt.size_bytes;
+            if (memcmp(receive_buffer + at, pattern + offset, length)) {
+                errno = 0;
+                die("the server echoed other bytes than were sent");
+            }
+            at += length;
+            n_verified_bytes += length;
+        }
+    }
+    n_complete = (unsigned)((c->received + n) / opt.size_bytes);
+    c->received = (c->received + n) % opt.size_bytes;
+    return n_complete;
+}
+
+/* Returns the number of bytes, 0 at EOF, -1 when there was nothing. */
+static ssize_t receive(struct connection *c)
+{
+    ssize_t n = recv(c->fd, receive_buffer, RECEIVE_BYTES, MSG_DONTWAIT);
+
+    if (n < 0 && errno != EAGAIN)
+        die("recv");
+    return n;
+}
+
+/* --- the two modes --- */
+
+static void connect_all_blocking(struct connection *all)
+{
+    for (int i = 0; i < opt.n_connections; i++) {
+        struct connection *c = &all[i];
+        if (start_connect(c, 0) < 0)
+            die("connect %d of %d", i + 1, opt.n_connections);
+        c->state = ECHOING;
+        set_interest(c, EPOLL_CTL_ADD, EPOLLIN);
+    }
+    usleep(20000); /* let the server finish accepting, so that the warm-up starts with all of them */
+}
+
+static void echo_event(struct connection *c, uint32_t events)
+{
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+        ssize_t n = receive(c);
+        if (n == 0) {
+            errno = 0;
+            die("the server closed a connection");
+        }
+        if (n > 0) {
+            unsigned n_complete = take_bytes(c, (size_t)n);
+            uint64_t t = n_complete ? now_ns() : 0;
+            while (n_complete--) {
+                count_message(c->sent_ns[c->head], t);
+                c->head = (c->head + 1) % opt.depth;
+                begin_message(c, t);
+            }
+        }
+    }
+    if (c->to_send && (!c->wants_out || (events & EPOLLOUT)))
+        send_more(c);
+}
+
+static void churn_start(struct connection *c)
+{
+    c->received = c->to_send = c->send_offset = 0;
+    c->head = c->tail = 0;
+    c->state = CONNECTING;
+    begin_message(c, now_ns());
+    for (int tries = 0; start_connect(c, SOCK_NONBLOCK) < 0 && errno != EINPROGRESS; tries++) {
+        /* A full UNIX backlog: the server needs time, and waiting is part of this cycle's latency. */
+        if (errno != EAGAIN || tries > 20000)
+            die("connect");
+        close(c->fd);
+        usleep(100);
+    }
+    c->wants_out = 1;
+    set_interest(c, EPOLL_CTL_ADD, EPOLLIN | EPOLLOUT);
+}
+
+static void churn_event(struct connection *c, uint32_t events)
+{
+    ssize_t n;
+
+    if (c->state == CONNECTING) {
+        int error = 0;
+        socklen_t length = sizeof error;
+        if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0 || error) {
+            errno = error;
+            die("connect");
+        }
+        c->state = ECHOING;
+    }
+    if (c->to_send && (events & EPOLLOUT))
+        send_more(c);
+    if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)) || (n = receive(c)) < 0)
+        return;
+    if (n > 0) {
+        if (take_bytes(c, (size_t)n) && c->state == ECHOING) {
+            if (shutdown(c->fd, SHUT_WR) < 0)
+                die("shutdown");
+            c->state = AWAITING_EOF;
+        }
+        return;
+    }
+    if (c->state != AWAITING_EOF) {
+        errno = 0;
+        die("the server closed a connection before it had echoed everything");
+    }
+    count_message(c->sent_ns[0], now_ns());
+    close(c->fd);
+    churn_start(c);
+}
+
+static void run(struct connection *all)
+{
+    struct epoll_event events[MAX_EVENTS];
+    uint64_t start_ns = now_ns();
+    uint64_t window_ns = start_ns + (uint64_t)(opt.warmup_seconds * 1e9);
+    uint64_t stop_ns = window_ns + (uint64_t)(opt.seconds * 1e9);
+
+    for (int i = 0; i < opt.n_connections; i++) {
+        if (opt.is_churn) {
+            churn_start(&all[i]);
+            continue;
+        }
+        for (unsigned d = 0; d < opt.depth; d++)
+            begin_message(&all[i], now_ns());
+        send_more(&all[i]);
+    }
+    for (;;) {
+        int n = epoll_wait(epoll_fd, events, MAX_EVENTS, 100);
+        uint64_t t = now_ns();
+        if (n < 0 && errno != EINTR)
+            die("epoll_wait");
+        if (!is_measuring && t >= window_ns)
+            begin_window();
+        if (t >= stop_ns)
+            break;
+        for (int i = 0; i < n; i++)
+            (opt.is_churn ? churn_event : echo_event)(events[i].data.ptr, events[i].events);
+    }
+    end_window();
+}
+
+/* --- start and result --- */
+
+static void parse(int argc, char **argv)
+{
+    int option;
+
+    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:P:S")) != -1) {
+        switch (option) {
+        case 'p': opt.port = atoi(optarg); break;
+        case 'x': opt.path = optarg; break;
+        case 'n': opt.n_connections = atoi(optarg); break;
+        case 's': opt.size_bytes = strtoul(optarg, NULL, 10); break;
+        case 'd': opt.depth = (unsigned)atoi(optarg); break;
+        case 't': opt.seconds = atof(optarg); break;
+        case 'w': opt.warmup_seconds = atof(optarg); break;
+        case 'm': opt.is_churn = !strcmp(optarg, "churn"); break;
+        case 'P': opt.server_pid = atoi(optarg); break;
+        case 'S': opt.count_syscalls = 1; break;
+        default: exit(2);
+        }
+    }
+    errno = 0;
+    if ((!opt.port && !opt.path) || opt.n_connections < 1 || !opt.size_bytes || !opt.depth || opt.seconds <= 0)
+        die("needs -p or -x, and positive -n, -s, -d, -t");
+    if (opt.count_syscalls && !opt.server_pid)
+        die("-S needs -P");
+    if (opt.is_churn)
+        opt.depth = 1;
+}
+
+static void print_result(void)
+{
+    double elapsed_s = (double)(end_ns - begin_ns) / 1e9;
+
+    printf("{\"messages\": %" PRIu64 ", \"elapsed_ns\": %" PRIu64 ", \"messages_per_s\": %.1f, ", n_messages,
+           end_ns - begin_ns, (double)n_messages / elapsed_s);
+    printf("\"p50_us\": %.2f, \"p99_us\": %.2f, \"p999_us\": %.2f, ", percentile_us(0.5), percentile_us(0.99),
+           percentile_us(0.999));
+    printf("\"client_cpu_ns\": %" PRIu64 ", \"verified_bytes\": %" PRIu64 ", ", client_cpu_ns, n_verified_bytes);
+    if (opt.server_pid)
+        printf("\"server_cpu_ns\": %" PRIu64 ", ", server_cpu_ns);
+    else
+        printf("\"server_cpu_ns\": null, ");
+    if (opt.count_syscalls)
+        printf("\"syscalls\": %" PRIu64 "}\n", sum_syscall_counters());
+    else
+        printf("\"syscalls\": null}\n");
+}
+
+int main(int argc, char **argv)
+{
+    struct rlimit files;
+    struct connection *all;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    parse(argc, argv);
+    alarm((unsigned)(opt.seconds + opt.warmup_seconds) + 20);
+    if (!getrlimit(RLIMIT_NOFILE, &files)) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    if (opt.server_pid && (errno = clock_getcpuclockid(opt.server_pid, &server_clock)))
+        die("clock_getcpuclockid(%d)", (int)opt.server_pid);
+    if (opt.count_syscalls)
+        open_syscall_counters();
+    pattern = malloc(2 * opt.size_bytes);
+    receive_buffer = malloc(RECEIVE_BYTES);
+    all = calloc((size_t)opt.n_connections, sizeof *all);
+    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (!pattern || !receive_buffer || !all || epoll_fd < 0)
+        die("set-up");
+    for (size_t i = 0; i < 2 * opt.size_bytes; i++)
+        pattern[i] = (char)((i % opt.size_bytes) * 131 >> 3);
+    for (int i = 0; i < opt.n_connections; i++)
+        if (!(all[i].sent_ns = calloc(opt.depth, sizeof(uint64_t))))
+            die("set-up");
+    if (!opt.is_churn)
+        connect_all_blocking(all);
+    run(all);
+    print_result();
+    return 0;
+}

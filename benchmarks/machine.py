@@ -1,0 +1,121 @@
+"""What the figures depend on: machine, kernel, Python, CPU placement, and how busy everybody else was."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import platform
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent
+REPOSITORY = PACKAGE.parent
+
+_PR_SET_PDEATHSIG = 1
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr: stdout belongs to reports."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of measured processes: debug switches would change what is measured."""
+    environment = dict(os.environ)
+    for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONTRACEMALLOC", "PYTHONMALLOC"):
+        environment.pop(name, None)
+    return environment
+
+
+def choose_cpus() -> tuple[int, int]:
+    """One CPU for the server, another for the client; the same one twice when there is only one."""
+    usable = sorted(os.sched_getaffinity(0))
+    return usable[0], usable[1] if len(usable) > 1 else usable[0]
+
+
+def settle_in(cpu: int, lifetime_s: int) -> None:
+    """Prepare a measured process: pinned, favoured over other people's work, and certain to end.
+
+    The process ends by the default action of SIGALRM, or of SIGTERM when its parent dies: nothing in it has
+    to wake up to look after itself.
+    """
+    os.sched_setaffinity(0, {cpu})
+    try:
+        os.nice(-15)
+        # Under scheduler autogroups that counts only inside the session; the session has a nice value of its own.
+        os.setsid()
+        Path("/proc/self/autogroup").write_text("-15")
+    except OSError:
+        pass  # Not root, or no autogroups: the figures are only noisier.
+    signal.alarm(lifetime_s)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def busy_cpu_ns() -> int:
+    """CPU time that all processes of the machine used so far, stolen time included (10 ms resolution)."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+    return (user + nice + system + irq + softirq + steal) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def process_cpu_ns(pid: int) -> int:
+    """CPU time of all threads of *pid*, read from outside."""
+    # clock_getcpuclockid(3), which Python has for threads only: ~pid << 3 | CPUCLOCK_SCHED.
+    return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+def mount_tracefs() -> None:
+    """Counting system calls needs the id of a tracepoint; root may mount what shows it, as perf does."""
+    if os.geteuid() == 0 and not os.path.exists("/sys/kernel/tracing/events"):
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(b"nodev", b"/sys/kernel/tracing", b"tracefs", 0, None) == 0:
+            say("mounted tracefs on /sys/kernel/tracing, to count system calls")
+
+
+def describe() -> dict[str, Any]:
+    """The machine for the head of a report."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return {
+        "cpu": model.group(1) if model else platform.machine(),
+        "n_cpus": os.cpu_count(),
+        "is_virtual": "hypervisor" in cpuinfo,
+        "memory_mib": int(memory.group(1)) // 1024 if memory else None,
+        "kernel": platform.release(),
+        "libc": " ".join(platform.libc_ver()),
+        "python": f"{sys.implementation.name} {platform.python_version()}, {platform.python_compiler()}",
+        "environment": {k: v for k, v in os.environ.items() if k.startswith(("URINGLOOP_", "MALLOC_"))},
+        "load_average": os.getloadavg(),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+
+
+@contextmanager
+def one_at_a_time(max_wait_s: float = 600) -> Iterator[None]:
+    """Keep two benchmark runs of one user from disturbing each other; after the wait, go on with a note."""
+    path = Path(tempfile.gettempdir()) / f"uringloop-benchmarks-{os.getuid()}.lock"
+    with open(path, "w") as file:
+        give_up_s = time.monotonic() + max_wait_s
+        is_told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up_s:
+                    say("note: another benchmark run still holds the lock; going on beside it")
+                    break
+                if not is_told:
+                    say(f"waiting for another benchmark run to end (at most {max_wait_s:.0f} s)")
+                    is_told = True
+                time.sleep(0.5)
+        yield

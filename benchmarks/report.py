@@ -1,0 +1,124 @@
+"""A result document as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.cases import BY_NAME
+from benchmarks.summary import Row, foreign_load, rows
+
+_TITLES = {
+    "echo/protocol": "Echo over TCP, `asyncio.Protocol`",
+    "echo/streams": "Echo over TCP, asyncio streams",
+    "echo/unix": "Echo over a UNIX socket, `asyncio.Protocol`",
+    "churn/tcp": "Connect, echo, close over TCP",
+    "churn/unix": "Connect, echo, close over a UNIX socket",
+    "micro": "Callbacks, tasks and timers",
+    "lifecycle": "Making and closing a loop",
+}
+
+
+def _table(head: list[str], lines: Iterable[list[str]]) -> list[str]:
+    """Markdown whose source is readable too: padded columns, figures to the right."""
+    cells = [head, *lines]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
+    n_text = 2
+    padded = [
+        [
+            cell.ljust(w) if i < n_text else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in cells
+    ]
+    rule = ["-" * w if i < n_text else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return ["| " + " | ".join(line) + " |" for line in (padded[0], rule, *padded[1:])]
+
+
+def _failed(row: Row, n_columns: int) -> list[str]:
+    return [row.case, row.loop, "failed", *["-"] * (n_columns - 3)]
+
+
+def _traffic_table(group: list[Row], baseline: str) -> list[str]:
+    head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU us", "per second"]
+    head += ["p50 us", "p99 us", "system calls"]
+    lines = []
+    for row in group:
+        if not row.n_samples:
+            lines.append(_failed(row, len(head)))
+            continue
+        value = row.values
+        lines.append(
+            [
+                row.case,
+                row.loop,
+                str(row.cpu_ratio or "-"),
+                str(row.rate_ratio or "-"),
+                f"{value['cpu_ns'] / 1000:.2f}",
+                f"{value['rate']:,.0f}",
+                f"{value['p50_us']:,.0f}",
+                f"{value['p99_us']:,.0f}",
+                "-" if row.syscalls is None else f"{row.syscalls:.2f}",
+            ]
+        )
+    return _table(head, lines)
+
+
+def _micro_table(group: list[Row], baseline: str) -> list[str]:
+    head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU ns", "wall ns"]
+    lines = []
+    for row in group:
+        if not row.n_samples:
+            lines.append(_failed(row, len(head)))
+            continue
+        times = [f"{row.values[key]:,.0f}" for key in ("cpu_ns", "wall_ns")]
+        lines.append([row.case, row.loop, str(row.cpu_ratio or "-"), str(row.rate_ratio or "-"), *times])
+    return _table(head, lines)
+
+
+def _head(document: dict[str, Any]) -> list[str]:
+    machine, settings = document["machine"], document["settings"]
+    kind = "virtual machine" if machine["is_virtual"] else "machine"
+    lines = [
+        "# Benchmarks",
+        "",
+        f"* command: `{document['command']}`",
+        f"* {machine['date']}",
+        f"* {kind} with {machine['n_cpus']} x {machine['cpu']}, {machine['memory_mib']} MiB",
+        f"* Linux {machine['kernel']}, {machine['libc']}, {machine['python']}",
+        "* loops: " + ", ".join(f"{name} {version}" for name, version in document["loops"].items()),
+        f"* rounds: {settings['rounds']}; {settings['seconds']} s each, warm-up {settings['warmup_s']} s",
+        f"* server on CPU {settings['cpus'][0]}, client on CPU {settings['cpus'][1]}",
+    ]
+    if machine["environment"]:
+        lines.append("* environment: " + ", ".join(f"`{k}={v}`" for k, v in machine["environment"].items()))
+    load = foreign_load(document)
+    if load:
+        lines.append(
+            "* CPUs used by everybody else in the traffic runs: "
+            f"median {load.median:.2f}, most {load.highest:.2f}"
+        )
+    for name, reason in document["skipped"].items():
+        lines.append(f"* skipped: {name}: {reason}")
+    lines += [
+        "",
+        "Figures are medians over the rounds. A ratio is the median of the rounds' ratios (lowest-highest in",
+        f"parentheses); more than 1 is better than {document['baseline']}. CPU is that of all threads.",
+    ]
+    return lines
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """The whole report."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows(document):
+        groups.setdefault(BY_NAME[row.case].group, []).append(row)
+    lines = _head(document)
+    for name, group in groups.items():
+        make = _traffic_table if BY_NAME[group[0].case].kind == "traffic" else _micro_table
+        lines += ["", f"## {_TITLES.get(name, name)}", "", *make(group, document["baseline"])]
+    failures = [(row, error) for group in groups.values() for row in group for error in row.errors]
+    if failures:
+        lines += ["", "## Failures", ""]
+        lines += [f"* {row.loop}, {row.case}: {error}" for row, error in failures]
+    return "\n".join(lines) + "\n"

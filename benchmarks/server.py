@@ -1,0 +1,90 @@
+"""An echo server on one loop, in a process of its own; started by the runner, not by hand.
+
+It measures nothing. The client reads this process's CPU clock from outside (loadgen.c), so the loop under
+test has only to echo: no control connection, no helper thread, no timer. It prints one JSON line when it
+listens, and SIGTERM's default action ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import socket
+
+from benchmarks.loops import new_event_loop
+from benchmarks.machine import settle_in
+
+BACKLOG = 4096
+
+
+class Echo(asyncio.Protocol):
+    """The shortest useful protocol: what came in goes out."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)  # type: ignore[attr-defined]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del self.transport
+
+
+def stream_echo(size_bytes: int):
+    """A handler for ``start_server`` that echoes whole messages and lets ``drain`` apply back-pressure."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                writer.write(await reader.readexactly(size_bytes))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    return echo
+
+
+async def serve(style: str, path: str | None, size_bytes: int) -> asyncio.AbstractServer:
+    """Listen on *path*, or on a free port of the loopback interface."""
+    loop = asyncio.get_running_loop()
+    # Two whole messages fit below the reader's limit, or readexactly() would pause the transport in each.
+    limit = max(65536, 2 * size_bytes)
+    if style == "protocol":
+        if path:
+            return await loop.create_unix_server(Echo, path, backlog=BACKLOG)
+        return await loop.create_server(Echo, "127.0.0.1", 0, backlog=BACKLOG, family=socket.AF_INET)
+    handler = stream_echo(size_bytes)
+    if path:
+        return await asyncio.start_unix_server(handler, path, backlog=BACKLOG, limit=limit)
+    return await asyncio.start_server(handler, "127.0.0.1", 0, backlog=BACKLOG, limit=limit)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--loop", required=True)
+    parser.add_argument("--style", choices=("protocol", "streams"), required=True)
+    parser.add_argument("--path")
+    parser.add_argument("--size-bytes", type=int, default=1024)
+    parser.add_argument("--cpu", type=int, required=True)
+    parser.add_argument("--lifetime-s", type=int, required=True)
+    options = parser.parse_args()
+
+    settle_in(options.cpu, options.lifetime_s)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    loop = new_event_loop(options.loop)
+    asyncio.set_event_loop(loop)
+    server = loop.run_until_complete(serve(options.style, options.path, options.size_bytes))
+    port = None if options.path else server.sockets[0].getsockname()[1]
+    print(json.dumps({"pid": os.getpid(), "port": port}), flush=True)
+    loop.run_forever()
+
+
+if __name__ == "__main__":
+    main()

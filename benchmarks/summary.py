@@ -1,0 +1,91 @@
+"""Medians and ratios of a result document; everything that reads results goes through here.
+
+A ratio is built inside a round, where both loops ran within seconds of each other, and the median is taken
+over the rounds' ratios: the machine's mood of the minute cancels out. More than 1 always means better than
+the baseline.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A median over rounds with its spread."""
+
+    median: float
+    lowest: float
+    highest: float
+    n_rounds: int
+
+    def __str__(self) -> str:
+        if self.n_rounds < 2:
+            return f"{self.median:.2f}"
+        return f"{self.median:.2f} ({self.lowest:.2f}-{self.highest:.2f})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One loop in one case. Times are per message, operation, cycle or loop, whatever the case counts."""
+
+    case: str
+    loop: str
+    n_samples: int
+    values: dict[str, float]
+    cpu_ratio: Ratio | None
+    rate_ratio: Ratio | None
+    syscalls: float | None
+    errors: list[str]
+
+
+def _ratio(pairs: list[tuple[float, float]]) -> Ratio | None:
+    ratios = [top / bottom for top, bottom in pairs if bottom]
+    if not ratios:
+        return None
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios), len(ratios))
+
+
+def _row(case: dict[str, Any], loop: str, baseline: str) -> Row:
+    samples = [turn[loop] for turn in case["rounds"] if loop in turn]
+    good = [sample for sample in samples if "error" not in sample]
+    both = [
+        (turn[loop], turn[baseline])
+        for turn in case["rounds"]
+        if loop in turn and baseline in turn and "error" not in turn[loop] and "error" not in turn[baseline]
+    ]
+    keys = good[0].keys() if good else ()
+    return Row(
+        case=case["name"],
+        loop=loop,
+        n_samples=len(good),
+        values={key: statistics.median(sample[key] for sample in good) for key in keys},
+        cpu_ratio=_ratio([(base["cpu_ns"], ours["cpu_ns"]) for ours, base in both]),
+        rate_ratio=_ratio([(ours["rate"], base["rate"]) for ours, base in both]),
+        syscalls=case["syscalls"].get(loop, {}).get("value"),
+        errors=[sample["error"] for sample in samples if "error" in sample],
+    )
+
+
+def rows(document: dict[str, Any]) -> list[Row]:
+    """Every (case, loop) of the document, in the order of the run."""
+    return [
+        _row(case, loop, document["baseline"])
+        for case in document["cases"]
+        for loop in document["loops"]
+        if any(loop in turn for turn in case["rounds"])
+    ]
+
+
+def foreign_load(document: dict[str, Any]) -> Ratio | None:
+    """CPUs that everybody else used during the timed runs, median and extremes: how quiet the machine was."""
+    loads = [
+        sample["others_busy"]
+        for case in document["cases"]
+        for turn in case["rounds"]
+        for sample in turn.values()
+        if "others_busy" in sample
+    ]
+    return _ratio([(load, 1.0) for load in loads])
