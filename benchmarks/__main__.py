@@ -117,16 +117,18 @@ def _run(options: argparse.Namespace) -> int:
     }
     if settings.counts_syscalls:
         mount_tracefs()
+    is_interrupted = False
     with one_at_a_time():
         try:
             runner.run(cases, list(usable), settings, document, options.json)
         except KeyboardInterrupt:
+            is_interrupted = True
             say("interrupted: reporting the cases that are finished")
     print(report.markdown(document), end="")
     has_failures = any(
         "error" in sample for case in document["cases"] for turn in case["rounds"] for sample in turn.values()
     )
-    return 1 if has_failures else 0
+    return 130 if is_interrupted else int(has_failures)
 
 
 def main() -> int:

@@ -50,7 +50,7 @@ def settle_in(cpu: int, lifetime_s: int) -> None:
     os.sched_setaffinity(0, {cpu})
     try:
         os.nice(-15)
-        # Under scheduler autogroups that counts only inside the session; the session has a nice value of its own.
+        # With scheduler autogroups that counts only inside the session, which has a nice value of its own.
         os.setsid()
         Path("/proc/self/autogroup").write_text("-15")
     except OSError:

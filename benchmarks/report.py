@@ -41,7 +41,7 @@ def _failed(row: Row, n_columns: int) -> list[str]:
 
 def _traffic_table(group: list[Row], baseline: str) -> list[str]:
     head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU us", "per second"]
-    head += ["p50 us", "p99 us", "system calls"]
+    head += ["p50 us", "p99 us", "system calls", "busy %"]
     lines = []
     for row in group:
         if not row.n_samples:
@@ -59,6 +59,7 @@ def _traffic_table(group: list[Row], baseline: str) -> list[str]:
                 f"{value['p50_us']:,.0f}",
                 f"{value['p99_us']:,.0f}",
                 "-" if row.syscalls is None else f"{row.syscalls:.2f}",
+                f"{100 * value['server_busy']:.0f}/{100 * value['client_busy']:.0f}",
             ]
         )
     return _table(head, lines)
