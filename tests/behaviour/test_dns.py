@@ -1,0 +1,120 @@
+"""getaddrinfo and getnameinfo, without asking any server."""
+
+import asyncio
+import socket
+import threading
+
+import pytest
+from helpers import Recorder, turns
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "kwargs"),
+    [
+        ("127.0.0.1", 80, {}),
+        ("127.0.0.1", 80, {"type": socket.SOCK_STREAM}),
+        ("127.0.0.1", 80, {"type": socket.SOCK_DGRAM}),
+        ("127.0.0.1", "80", {"type": socket.SOCK_STREAM}),
+        ("127.0.0.1", "http", {"type": socket.SOCK_STREAM}),
+        ("127.0.0.1", None, {"type": socket.SOCK_STREAM}),
+        ("::1", 443, {"type": socket.SOCK_STREAM}),
+        ("::1", 443, {"family": socket.AF_INET6}),
+        ("fe80::1%lo", 80, {"type": socket.SOCK_STREAM}),
+        (None, 80, {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}),
+        (None, 80, {"type": socket.SOCK_STREAM}),
+        (b"127.0.0.1", 80, {"type": socket.SOCK_STREAM}),
+        ("localhost", 80, {"type": socket.SOCK_STREAM}),
+        ("127.1", 80, {"type": socket.SOCK_STREAM}),
+    ],
+)
+async def test_getaddrinfo_answers_as_the_socket_module_does(host, port, kwargs):
+    expected = socket.getaddrinfo(host, port, **kwargs)
+    answer = await asyncio.get_running_loop().getaddrinfo(host, port, **kwargs)
+    assert answer == expected
+    assert [type(item[0]) for item in answer] == [type(item[0]) for item in expected]
+    assert [type(item[1]) for item in answer] == [type(item[1]) for item in expected]
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "kwargs"),
+    [
+        ("::1", 80, {"family": socket.AF_INET}),
+        ("127.0.0.1", "no-such-service", {}),
+        ("999.999.999.999", 80, {"flags": socket.AI_NUMERICHOST}),
+        ("not.numeric.invalid", 80, {"flags": socket.AI_NUMERICHOST}),
+        ("127.0.0.1", 80, {"type": 77}),
+    ],
+)
+async def test_getaddrinfo_fails_as_the_socket_module_does(host, port, kwargs):
+    with pytest.raises(socket.gaierror) as expected:
+        socket.getaddrinfo(host, port, **kwargs)
+    with pytest.raises(socket.gaierror) as caught:
+        await asyncio.get_running_loop().getaddrinfo(host, port, **kwargs)
+    assert caught.value.args == expected.value.args
+
+
+async def test_getnameinfo_answers_as_the_socket_module_does():
+    flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    answer = await asyncio.get_running_loop().getnameinfo(("127.0.0.1", 80), flags)
+    assert answer == ("127.0.0.1", "80")
+
+
+async def test_a_slow_resolver_does_not_stop_the_loop(monkeypatch):
+    """The resolver waits until the loop has made turns: a resolver in the loop's own thread would hang."""
+    turned = threading.Event()
+
+    def slow(*args, **kwargs):
+        assert turned.wait(10)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    loop = asyncio.get_running_loop()
+    answer = asyncio.ensure_future(loop.getaddrinfo("slow.invalid", 1))
+    await turns(5)
+    assert not answer.done()
+    turned.set()
+    assert (await answer)[0][4] == ("127.0.0.1", 1)
+
+
+async def test_create_connection_uses_the_loops_own_getaddrinfo(monkeypatch):
+    """People replace loop.getaddrinfo to resolve in their own way."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Recorder, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    asked = []
+
+    async def mine(host, port, **kwargs):
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", mine)
+    transport, protocol = await loop.create_connection(Recorder, "my.name.invalid", port)
+    assert asked == ["my.name.invalid"]
+    transport.close()
+    await protocol.lost.wait()
+    server.close()
+    await turns(3)
+
+
+async def test_empty_answer_of_the_resolver_is_an_oserror(monkeypatch):
+    loop = asyncio.get_running_loop()
+
+    async def nothing(*_args, **_kwargs):
+        return []
+
+    monkeypatch.setattr(loop, "getaddrinfo", nothing)
+    with pytest.raises(OSError, match="empty list"):
+        await loop.create_connection(Recorder, "nobody.invalid", 1)
+
+
+async def test_cancelled_lookup_raises_cancelled_error_and_leaves_the_loop_usable(monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: release.wait(10) and [])
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(loop.getaddrinfo("slow.invalid", 1))
+    await turns(3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+    await turns(3)

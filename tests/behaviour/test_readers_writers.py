@@ -1,0 +1,393 @@
+"""add_reader and add_writer."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+from helpers import STOCK, fill, monitor_of, one_turn, turn_until
+
+
+@pytest.fixture
+def pair():
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    yield near, far
+    near.close()
+    far.close()
+
+
+def test_a_reader_is_called_when_data_is_there(loop, pair):
+    near, far = pair
+    got = []
+    assert loop.add_reader(near, lambda *args: got.append((args, near.recv(10))), 1, 2) is None or True
+    one_turn(loop)
+    assert got == []
+    far.send(b"x")
+    turn_until(loop, lambda: got)
+    assert got == [((1, 2), b"x")]
+    assert loop.remove_reader(near) is True
+    assert loop.remove_reader(near) is False
+
+
+def test_readers_are_level_triggered(loop, pair):
+    """A callback that leaves data behind is called again."""
+    near, far = pair
+    got = []
+    loop.add_reader(near, lambda: got.append(near.recv(1)))
+    far.send(b"abc")
+    turn_until(loop, lambda: len(got) == 3)
+    assert got == [b"a", b"b", b"c"]
+    loop.remove_reader(near)
+
+
+def test_a_reader_that_reads_nothing_is_called_every_turn(loop, pair):
+    near, far = pair
+    calls = []
+    loop.add_reader(near, calls.append, 1)
+    far.send(b"x")
+    turn_until(loop, lambda: len(calls) >= 5)
+    loop.remove_reader(near)
+    count = len(calls)
+    for _ in range(3):
+        one_turn(loop)
+    assert len(calls) == count
+
+
+def test_a_writer_is_called_while_there_is_room(loop, pair):
+    near, far = pair
+    calls = []
+    filled = fill(near)
+    loop.add_writer(near, calls.append, 1)
+    for _ in range(3):
+        one_turn(loop)
+    assert calls == []
+    while filled:
+        filled -= len(far.recv(1 << 16))
+    turn_until(loop, lambda: len(calls) >= 3)
+    assert loop.remove_writer(near) is True
+    assert loop.remove_writer(near) is False
+
+
+def test_reader_and_writer_on_one_fd_are_independent(loop, pair):
+    near, far = pair
+    calls = []
+    loop.add_reader(near, lambda: calls.append(("read", near.recv(10))))
+    loop.add_writer(near, lambda: calls.append("write"))
+    turn_until(loop, lambda: calls)
+    assert loop.remove_writer(near) is True
+    calls.clear()
+    far.send(b"x")
+    turn_until(loop, lambda: calls)
+    assert calls == [("read", b"x")]
+    loop.add_writer(near, lambda: calls.append("write"))
+    assert loop.remove_reader(near) is True
+    turn_until(loop, lambda: "write" in calls)
+    far.send(b"y")
+    for _ in range(3):
+        one_turn(loop)
+    assert ("read", b"y") not in calls
+    assert loop.remove_writer(near) is True
+
+
+def test_replacing_a_reader_uses_the_new_callback_only(loop, pair):
+    near, far = pair
+    calls = []
+    loop.add_reader(near, calls.append, "old")
+    far.send(b"x")
+    loop.add_reader(near, calls.append, "new")
+    turn_until(loop, lambda: calls)
+    assert set(calls) == {"new"}
+    assert loop.remove_reader(near) is True
+    assert loop.remove_reader(near) is False
+
+
+def test_a_reader_may_remove_itself_or_another_whose_event_is_already_there(loop):
+    pairs = [socket.socketpair() for _ in range(10)]
+    calls = []
+
+    def first_come(number):
+        calls.append(number)
+        for near, _ in pairs:
+            loop.remove_reader(near)
+
+    for number, (near, far) in enumerate(pairs):
+        loop.add_reader(near, first_come, number)
+        far.send(b"x")
+    turn_until(loop, lambda: calls)
+    for _ in range(3):
+        one_turn(loop)
+    assert len(calls) == 1
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+def test_a_reader_may_add_itself_again_in_its_callback(loop, pair):
+    near, far = pair
+    calls = []
+
+    def callback(number):
+        calls.append((number, near.recv(1)))
+        loop.remove_reader(near)
+        loop.add_reader(near, callback, number + 1)
+
+    loop.add_reader(near, callback, 0)
+    far.send(b"abc")
+    turn_until(loop, lambda: len(calls) == 3)
+    assert calls == [(0, b"a"), (1, b"b"), (2, b"c")]
+    loop.remove_reader(near)
+
+
+def test_end_of_stream_and_hang_up_call_the_reader(loop, pair):
+    near, far = pair
+    got = []
+    loop.add_reader(near, lambda: (got.append(near.recv(10)), loop.remove_reader(near)))
+    far.close()
+    turn_until(loop, lambda: got)
+    assert got == [b""]
+
+
+def test_hang_up_calls_the_writer_too(loop):
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    try:
+        while True:
+            os.write(write_fd, bytes(4096))
+    except BlockingIOError:
+        pass
+    calls = []
+    loop.add_writer(write_fd, lambda: (calls.append(1), loop.remove_writer(write_fd)))
+    one_turn(loop)
+    assert calls == []
+    os.close(read_fd)
+    turn_until(loop, lambda: calls)
+    os.close(write_fd)
+
+
+def test_an_fd_number_that_is_reused_gets_the_new_callback(loop):
+    """The old file is closed after remove_reader; the number means another file now."""
+    calls = []
+    for number in range(20):
+        near, far = socket.socketpair()
+        loop.add_reader(near.fileno(), calls.append, number)
+        one_turn(loop)
+        assert calls == []
+        far.send(b"x")
+        turn_until(loop, lambda: calls)
+        assert set(calls) == {number}
+        loop.remove_reader(near.fileno())
+        near.close()
+        far.close()
+        calls.clear()
+
+
+def test_an_fd_number_can_be_reused_within_one_turn(loop):
+    calls = []
+    near, far = socket.socketpair()
+    other, peer = socket.socketpair()
+    number = near.fileno()
+    loop.add_reader(number, calls.append, "old")
+    one_turn(loop)
+    loop.remove_reader(number)
+    near.close()
+    os.dup2(other.fileno(), number)
+    loop.add_reader(number, calls.append, "new")
+    far.close()
+    for _ in range(3):
+        one_turn(loop)
+    assert calls == []
+    peer.send(b"x")
+    turn_until(loop, lambda: calls)
+    assert set(calls) == {"new"}
+    loop.remove_reader(number)
+    os.close(number)
+    other.close()
+    peer.close()
+
+
+def test_regular_files_are_refused(loop, tmp_path):
+    with open(tmp_path / "file", "w+b") as file:
+        for method in (loop.add_reader, loop.add_writer):
+            with pytest.raises(PermissionError):
+                method(file, print)
+    assert loop.remove_reader(0) is False
+
+
+def test_bad_fds_are_refused(loop):
+    for method in (loop.add_reader, loop.add_writer):
+        with pytest.raises(ValueError):
+            method(-1, print)
+        with pytest.raises((ValueError, TypeError)):
+            method("text", print)
+        with pytest.raises((ValueError, TypeError)):
+            method(object(), print)
+    for method in (loop.remove_reader, loop.remove_writer):
+        with pytest.raises(ValueError):
+            method(-1)
+
+
+def test_closed_fds_are_refused(loop):
+    near, far = socket.socketpair()
+    number = near.fileno()
+    near.close()
+    with pytest.raises(OSError):
+        loop.add_reader(number, print)
+    far.close()
+
+
+def test_objects_with_fileno_are_accepted(loop, pair):
+    class Thing:
+        def fileno(self):
+            return pair[0].fileno()
+
+    calls = []
+    loop.add_reader(Thing(), calls.append, 1)
+    pair[1].send(b"x")
+    turn_until(loop, lambda: calls)
+    assert loop.remove_reader(pair[0].fileno()) is True
+
+
+def test_pipes_eventfds_and_epolls_can_be_watched(loop):
+    import select
+
+    calls = []
+    read_fd, write_fd = os.pipe()
+    event_fd = os.eventfd(0)
+    epoll = select.epoll()
+    epoll.register(read_fd, select.EPOLLIN)
+    for fd in (read_fd, event_fd, epoll.fileno()):
+        loop.add_reader(fd, lambda fd=fd: (calls.append(fd), loop.remove_reader(fd)))
+    one_turn(loop)
+    assert calls == []
+    os.write(write_fd, b"x")
+    os.eventfd_write(event_fd, 1)
+    turn_until(loop, lambda: len(calls) == 3)
+    assert set(calls) == {read_fd, event_fd, epoll.fileno()}
+    epoll.close()
+    for fd in (read_fd, write_fd, event_fd):
+        os.close(fd)
+
+
+def test_a_listener_can_be_watched(loop):
+    calls = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        loop.add_reader(listener, lambda: (calls.append(1), loop.remove_reader(listener)))
+        one_turn(loop)
+        assert calls == []
+        with socket.create_connection(listener.getsockname()):
+            turn_until(loop, lambda: calls)
+
+
+def test_a_thousand_readers_before_the_first_run(loop):
+    """More than fit into a submission queue, before there is anybody to submit them."""
+    pairs = [socket.socketpair() for _ in range(1000)]
+    called = set()
+
+    def callback(number):
+        called.add(number)
+        loop.remove_reader(pairs[number][0])
+
+    for number, (near, _) in enumerate(pairs):
+        loop.add_reader(near, callback, number)
+    for _, far in pairs[::2]:
+        far.send(b"x")
+    turn_until(loop, lambda: len(called) >= 500)
+    assert called == set(range(0, 1000, 2))
+    for _, far in pairs[1::2]:
+        far.send(b"x")
+    turn_until(loop, lambda: len(called) == 1000)
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+def test_readers_survive_from_one_run_to_the_next(loop, pair):
+    near, far = pair
+    got = []
+    loop.add_reader(near, lambda: got.append(near.recv(1)))
+    for number in range(5):
+        one_turn(loop)
+        far.send(b"%d" % number)
+        turn_until(loop, lambda number=number: len(got) == number + 1)
+    assert got == [b"%d" % number for number in range(5)]
+    loop.remove_reader(near)
+
+
+def test_removed_readers_let_go_of_their_callbacks(loop, pair):
+    import gc
+    import weakref
+
+    class Thing:
+        pass
+
+    thing = Thing()
+    watch = weakref.ref(thing)
+    loop.add_reader(pair[0], print, thing)
+    one_turn(loop)
+    loop.remove_reader(pair[0])
+    del thing
+    one_turn(loop)
+    gc.collect()
+    assert watch() is None
+
+
+def test_readers_run_in_the_context_in_which_they_were_added(loop, pair):
+    import contextvars
+
+    variable = contextvars.ContextVar("variable", default="outside")
+    seen = []
+
+    def add():
+        variable.set("inside")
+        loop.add_reader(pair[0], lambda: (seen.append(variable.get()), loop.remove_reader(pair[0])))
+
+    contextvars.copy_context().run(add)
+    pair[1].send(b"x")
+    turn_until(loop, lambda: seen)
+    assert seen == ["inside"]
+
+
+@pytest.mark.expects_loop_errors
+def test_an_exception_in_a_reader_is_reported_and_the_reader_stays(loop, pair, loop_errors):
+    near, far = pair
+
+    def callback():
+        near.recv(1)
+        raise ZeroDivisionError
+
+    loop.add_reader(near, callback)
+    far.send(b"ab")
+    turn_until(loop, lambda: len(loop_errors) >= 2)
+    assert {type(context["exception"]) for context in loop_errors} == {ZeroDivisionError}
+    assert loop.remove_reader(near) is True
+
+
+def test_a_file_that_is_closed_while_watched_does_not_break_the_loop(loop):
+    """A mistake of the user's that stock asyncio on epoll forgives."""
+    near, far = socket.socketpair()
+    loop.add_reader(near, print)
+    one_turn(loop)
+    number = near.fileno()
+    near.close()
+    for _ in range(3):
+        loop.call_later(0.0005, loop.stop)
+        loop.run_forever()
+    assert loop.remove_reader(number) is True
+    far.close()
+    if monitor_of(loop) != STOCK:
+        assert loop.statistics()["in_flight"] >= 0
+
+
+def test_asyncio_event_can_be_set_from_a_reader(loop, pair):
+    near, far = pair
+
+    async def main():
+        ready = asyncio.Event()
+        loop.add_reader(near, ready.set)
+        far.send(b"x")
+        await ready.wait()
+        loop.remove_reader(near)
+
+    loop.run_until_complete(main())

@@ -1,0 +1,379 @@
+"""run_forever, run_until_complete, stop and close; KeyboardInterrupt and SystemExit out of callbacks."""
+
+import asyncio
+import gc
+import sys
+import weakref
+
+import pytest
+from helpers import one_turn, run, turn_until
+
+
+def test_stop_before_run_forever_runs_exactly_one_turn(loop):
+    ran = []
+
+    def again():
+        ran.append(len(ran))
+        loop.call_soon(again)
+
+    loop.call_soon(again)
+    loop.stop()
+    loop.run_forever()
+    assert ran == [0]
+    loop.stop()
+    loop.run_forever()
+    assert ran == [0, 1]
+
+
+def test_stop_before_run_forever_does_not_sleep(loop):
+    handle = loop.call_later(1000, print)
+    loop.stop()
+    loop.run_forever()
+    handle.cancel()
+
+
+def test_stop_lets_the_turn_finish(loop):
+    ran = []
+    loop.call_soon(loop.stop)
+    loop.call_soon(ran.append, 1)
+    loop.run_forever()
+    assert ran == [1]
+
+
+def test_stop_is_forgotten_after_the_run(loop):
+    one_turn(loop)
+    assert run(loop, asyncio.sleep(0, "done")) == "done"
+
+
+def test_stop_out_of_a_timer_and_out_of_a_task(loop):
+    loop.call_later(0.001, loop.stop)
+    loop.run_forever()
+
+    async def stop():
+        loop.stop()
+
+    task = loop.create_task(stop())
+    loop.run_forever()
+    assert task.done()
+
+
+def test_run_until_complete_returns_the_result_or_raises(loop):
+    async def good():
+        return 5
+
+    async def bad():
+        raise ZeroDivisionError
+
+    assert loop.run_until_complete(good()) == 5
+    with pytest.raises(ZeroDivisionError):
+        loop.run_until_complete(bad())
+    future = loop.create_future()
+    future.set_result(6)
+    assert loop.run_until_complete(future) == 6
+
+
+def test_run_until_complete_notices_that_the_loop_was_stopped(loop):
+    future = loop.create_future()
+    loop.call_soon(loop.stop)
+    with pytest.raises(RuntimeError, match="before Future completed"):
+        loop.run_until_complete(future)
+
+
+def test_run_until_complete_refuses_what_is_not_awaitable(loop):
+    with pytest.raises(TypeError):
+        loop.run_until_complete(5)
+
+
+def test_run_until_complete_refuses_another_loops_future(loop, new_loop):
+    future = new_loop().create_future()
+    with pytest.raises(ValueError, match="different"):
+        loop.run_until_complete(future)
+
+
+def test_is_running_and_get_running_loop_say_the_truth(loop):
+    seen = []
+    assert not loop.is_running()
+    loop.call_soon(lambda: seen.append((loop.is_running(), asyncio.get_running_loop() is loop)))
+    one_turn(loop)
+    assert seen == [(True, True)]
+    assert not loop.is_running()
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
+
+
+def test_a_running_loop_cannot_be_run_again_or_closed(loop, new_loop):
+    other = new_loop()
+
+    async def main():
+        coroutine = asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="already running"):
+            loop.run_until_complete(coroutine)
+        with pytest.raises(RuntimeError, match="another loop"):
+            other.run_until_complete(coroutine)
+        coroutine.close()
+        with pytest.raises(RuntimeError, match="running"):
+            loop.close()
+
+    run(loop, main())
+
+
+def test_run_forever_refuses_a_running_loop(loop):
+    """What a refused run_forever leaves behind differs among Python versions: nothing is asked of the loop afterwards."""
+    seen = []
+
+    def again():
+        with pytest.raises(RuntimeError, match="already running"):
+            loop.run_forever()
+        seen.append(True)
+        loop.stop()
+
+    loop.call_soon(again)
+    loop.run_forever()
+    assert seen == [True]
+
+
+def test_close_is_idempotent_and_told(loop):
+    assert not loop.is_closed()
+    assert "closed=False" in repr(loop)
+    loop.close()
+    loop.close()
+    assert loop.is_closed()
+    assert "closed=True" in repr(loop)
+
+
+def test_a_closed_loop_refuses_work(loop):
+    loop.close()
+    for attempt in (
+        lambda: loop.call_soon(print),
+        lambda: loop.call_soon_threadsafe(print),
+        lambda: loop.call_later(0, print),
+        lambda: loop.call_at(0, print),
+        lambda: loop.run_forever(),
+        lambda: loop.run_in_executor(None, print),
+        lambda: loop.add_reader(0, print),
+        lambda: loop.add_writer(0, print),
+    ):
+        with pytest.raises(RuntimeError, match="closed"):
+            attempt()
+    for attempt in (loop.create_task, loop.run_until_complete):
+        coroutine = asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="closed"):
+            attempt(coroutine)
+        coroutine.close()
+
+
+def test_close_drops_callbacks_and_timers_that_never_ran(loop):
+    class Thing:
+        pass
+
+    thing = Thing()
+    watch = weakref.ref(thing)
+    loop.call_soon(print, thing)
+    loop.call_later(1000, print, thing)
+    del thing
+    loop.close()
+    gc.collect()
+    assert watch() is None
+
+
+def test_a_loop_that_never_ran_can_be_closed(new_loop):
+    for _ in range(5):
+        new_loop().close()
+
+
+def test_a_loop_that_is_forgotten_open_warns(new_loop, monitor):
+    from helpers import make_loop
+
+    loop = make_loop(monitor)
+    with pytest.warns(ResourceWarning, match="unclosed event loop"):
+        del loop
+        gc.collect()
+
+
+def test_a_closed_loop_is_collected(monitor):
+    from helpers import make_loop
+
+    loop = make_loop(monitor)
+    loop.run_until_complete(asyncio.sleep(0))
+    watch = weakref.ref(loop)
+    loop.close()
+    del loop
+    gc.collect()
+    assert watch() is None
+
+
+def test_loops_are_abstract_event_loops(loop):
+    assert isinstance(loop, asyncio.AbstractEventLoop)
+    assert isinstance(loop, asyncio.BaseEventLoop)
+
+
+def test_attributes_can_be_set_on_a_loop(loop):
+    loop.mine = 5
+    assert loop.mine == 5
+
+
+# KeyboardInterrupt and SystemExit --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_interrupt_in_a_callback_leaves_run_forever_and_loses_no_callback(loop, kind):
+    def interrupt():
+        raise kind
+
+    ran = []
+    loop.call_soon(ran.append, 1)
+    loop.call_soon(interrupt)
+    loop.call_soon(ran.append, 2)
+    loop.call_soon(ran.append, 3)
+    loop.call_later(0.001, ran.append, "timer")
+    with pytest.raises(kind):
+        loop.run_forever()
+    assert not loop.is_running()
+    assert ran == [1]
+    turn_until(loop, lambda: len(ran) == 4)
+    assert ran == [1, 2, 3, "timer"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_several_interrupts_come_one_by_one(loop, kind):
+    def interrupt():
+        raise kind
+
+    ran = []
+    for number in range(3):
+        loop.call_soon(interrupt)
+        loop.call_soon(ran.append, number)
+    for _ in range(3):
+        with pytest.raises(kind):
+            loop.run_forever()
+    one_turn(loop)
+    assert ran == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_interrupt_in_a_timer_leaves_run_forever_and_loses_no_timer(loop, kind):
+    def interrupt():
+        raise kind
+
+    ran = []
+    now = loop.time()
+    loop.call_at(now, ran.append, 1)
+    loop.call_at(now, interrupt)
+    loop.call_at(now, ran.append, 2)
+    loop.call_at(now + 0.001, ran.append, 3)
+    with pytest.raises(kind):
+        loop.run_forever()
+    turn_until(loop, lambda: len(ran) == 3)
+    assert ran == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_interrupt_in_a_reader_leaves_run_forever_and_loses_no_other_reader(loop, kind):
+    import socket
+
+    pairs = [socket.socketpair() for _ in range(5)]
+    seen = []
+
+    def read(number):
+        try:
+            pairs[number][0].recv(1)
+        except BlockingIOError:  # the interrupted turn may have queued it twice, with stock asyncio it does
+            return
+        seen.append(number)
+        if number == 2:
+            raise kind
+
+    for number, (near, far) in enumerate(pairs):
+        near.setblocking(False)
+        loop.add_reader(near, read, number)
+        far.send(b"x")
+    with pytest.raises(kind):
+        turn_until(loop, lambda: len(seen) == 5)
+    turn_until(loop, lambda: len(seen) == 5)
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+    for near, far in pairs:
+        loop.remove_reader(near)
+        near.close()
+        far.close()
+
+
+def test_system_exit_out_of_a_task_leaves_run_until_complete(loop):
+    async def leave():
+        sys.exit(3)
+
+    with pytest.raises(SystemExit) as caught:
+        loop.run_until_complete(leave())
+    assert caught.value.code == 3
+    assert run(loop, asyncio.sleep(0, "usable")) == "usable"
+
+
+def test_interrupt_does_not_leave_a_stop_behind(loop):
+    def interrupt():
+        loop.stop()
+        raise KeyboardInterrupt
+
+    loop.call_soon(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    ran = []
+    loop.call_later(0.001, ran.append, 1)
+    loop.call_later(0.002, loop.stop)
+    loop.run_forever()
+    assert ran == [1]
+
+
+# Shutting down --------------------------------------------------------------------------------------------------------
+
+
+def test_shutdown_asyncgens_closes_generators(loop):
+    closed = []
+
+    async def numbers():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.append(True)
+
+    async def main():
+        generator = numbers()
+        await anext(generator)
+        return generator
+
+    generator = run(loop, main())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    assert closed == [True]
+    del generator
+
+
+def test_a_runner_runs_on_this_loop(new_loop):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        loop = runner.get_loop()
+
+        async def main():
+            assert asyncio.get_running_loop() is loop
+            return 5
+
+        assert runner.run(main()) == 5
+        assert runner.run(main()) == 5
+    assert loop.is_closed()
+
+
+def test_a_runner_cancels_what_is_left(new_loop):
+    cancelled = []
+
+    async def forever():
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.append(True)
+
+    async def main():
+        tasks.append(asyncio.ensure_future(forever()))
+        await asyncio.sleep(0)
+
+    tasks = []
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+    assert cancelled == [True]
+    tasks.clear()

@@ -1,0 +1,320 @@
+"""Servers: serving, closing, what happens to the clients."""
+
+import asyncio
+import gc
+import os
+import socket
+import sys
+
+import pytest
+from helpers import Recorder, turns, until
+
+
+async def connect(server, number=0):
+    transport, protocol = await asyncio.get_running_loop().create_connection(
+        Recorder, *server.sockets[number].getsockname()[:2]
+    )
+    return transport, protocol
+
+
+async def make(**kwargs):
+    """(server, protocols)"""
+    protocols = []
+
+    def factory():
+        protocols.append(Recorder())
+        return protocols[-1]
+
+    server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0, **kwargs)
+    return server, protocols
+
+
+async def close_all(server, *protocols):
+    server.close()
+    for protocol in protocols:
+        if protocol.transport is not None:
+            protocol.transport.abort()
+            await protocol.lost.wait()
+    await turns(5)
+
+
+async def test_server_is_an_instance_of_asyncios_classes():
+    server, _ = await make()
+    assert isinstance(server, asyncio.AbstractServer)
+    assert isinstance(server, asyncio.Server)
+    assert server.get_loop() is asyncio.get_running_loop()
+    await close_all(server)
+
+
+async def test_is_serving_and_sockets_tell_the_state():
+    server, _ = await make()
+    assert server.is_serving()
+    assert len(server.sockets) == 1
+    assert isinstance(server.sockets[0], asyncio.trsock.TransportSocket)
+    server.close()
+    assert not server.is_serving()
+    assert server.sockets == ()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_start_serving_starts_what_was_made_without():
+    server, protocols = await make(start_serving=False)
+    assert not server.is_serving()
+    with pytest.raises(ConnectionRefusedError):
+        await connect(server)
+    await server.start_serving()
+    await server.start_serving()
+    assert server.is_serving()
+    _, client = await connect(server)
+    await until(lambda: protocols)
+    await close_all(server, client, *protocols)
+
+
+async def test_the_context_manager_closes():
+    server, _ = await make()
+    async with server as entered:
+        assert entered is server
+    assert not server.is_serving()
+
+
+async def test_closed_server_accepts_nobody():
+    server, _ = await make()
+    address = server.sockets[0].getsockname()
+    server.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.get_running_loop().create_connection(Recorder, *address)
+    await server.wait_closed()
+
+
+async def test_the_port_is_free_again_after_close():
+    server, _ = await make()
+    host, port = server.sockets[0].getsockname()
+    server.close()
+    await server.wait_closed()
+    again = await asyncio.get_running_loop().create_server(Recorder, host, port)
+    await close_all(again)
+
+
+async def test_a_port_in_use_raises_and_names_the_address():
+    server, _ = await make()
+    host, port = server.sockets[0].getsockname()
+    with pytest.raises(OSError, match=str(port)):
+        await asyncio.get_running_loop().create_server(Recorder, host, port)
+    await close_all(server)
+
+
+async def test_connections_outlive_the_server():
+    server, protocols = await make()
+    transport, client = await connect(server)
+    await until(lambda: protocols)
+    server.close()
+    await turns(3)
+    transport.write(b"still here")
+    assert await protocols[0].received(10) == b"still here"
+    await close_all(server, client, *protocols)
+
+
+async def test_wait_closed_waits_as_long_as_this_python_version_says():
+    server, protocols = await make()
+    _, client = await connect(server)
+    await until(lambda: protocols and protocols[0].connected.is_set())
+    server.close()
+    waiting = asyncio.ensure_future(server.wait_closed())
+    await turns(5)
+    if sys.version_info >= (3, 12, 1):
+        assert not waiting.done()
+        client.transport.close()
+        await waiting
+    else:
+        assert waiting.done()
+        client.transport.close()
+    await client.lost.wait()
+    await protocols[0].lost.wait()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12, 1), reason="wait_closed returned at once before Python 3.12.1")
+async def test_wait_closed_waits_for_close_even_without_clients():
+    server, _ = await make()
+    waiting = asyncio.ensure_future(server.wait_closed())
+    await turns(5)
+    assert not waiting.done()
+    server.close()
+    await waiting
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="close_clients is new in Python 3.13")
+async def test_close_clients_closes_but_sends_what_waits():
+    server, protocols = await make()
+    _, client = await connect(server)
+    await until(lambda: protocols and protocols[0].connected.is_set())
+    protocols[0].transport.write(b"bye" * 1000)
+    server.close()
+    server.close_clients()
+    await server.wait_closed()
+    await client.lost.wait()
+    assert client.data == b"bye" * 1000
+    assert client.error is None
+    assert protocols[0].calls[-1] == "connection_lost"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="abort_clients is new in Python 3.13")
+async def test_abort_clients_drops_what_waits():
+    server, protocols = await make()
+    _, client = await connect(server)
+    client.transport.pause_reading()
+    await until(lambda: protocols and protocols[0].connected.is_set())
+    protocols[0].transport.write(bytes(1 << 24))
+    server.close()
+    server.abort_clients()
+    await server.wait_closed()
+    assert protocols[0].lost.is_set()
+    client.transport.resume_reading()
+    await client.lost.wait()
+    assert len(client.data) < 1 << 24
+
+
+async def test_serve_forever_ends_with_cancel_and_closes_the_server():
+    server, _ = await make(start_serving=False)
+    task = asyncio.ensure_future(server.serve_forever())
+    await turns(3)
+    assert server.is_serving()
+    with pytest.raises(RuntimeError, match="already"):
+        await server.serve_forever()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not server.is_serving()
+    with pytest.raises(RuntimeError, match="closed"):
+        await server.serve_forever()
+
+
+async def test_serve_forever_ends_when_the_server_is_closed():
+    server, _ = await make()
+    task = asyncio.ensure_future(server.serve_forever())
+    await turns(3)
+    server.close()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_several_hosts_make_several_sockets():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Recorder, ["127.0.0.1", "127.0.0.2"], 0)
+    assert {sock.getsockname()[0] for sock in server.sockets} == {"127.0.0.1", "127.0.0.2"}
+    clients = [await connect(server, number) for number in range(2)]
+    await turns(10)
+    server.close()
+    for transport, protocol in clients:
+        transport.abort()
+        await protocol.lost.wait()
+    await turns(10)
+
+
+async def test_a_given_socket_is_used():
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = await asyncio.get_running_loop().create_server(Recorder, sock=sock)
+    assert server.sockets[0].fileno() == sock.fileno()
+    await close_all(server)
+    assert sock.fileno() == -1
+
+
+async def test_arguments_that_contradict_each_other_are_refused():
+    loop = asyncio.get_running_loop()
+    with pytest.raises(ValueError):
+        await loop.create_server(Recorder)
+    with socket.socket() as sock:
+        with pytest.raises(ValueError):
+            await loop.create_server(Recorder, "127.0.0.1", 0, sock=sock)
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        with pytest.raises(ValueError):
+            await loop.create_server(Recorder, sock=sock)
+    with pytest.raises(TypeError):
+        await loop.create_server(Recorder, "127.0.0.1", 0, ssl=True)
+    with pytest.raises(ValueError):
+        await loop.create_server(Recorder, "127.0.0.1", 0, ssl_handshake_timeout=1)
+
+
+async def test_reuse_port_lets_two_servers_listen():
+    first, one = await make(reuse_port=True)
+    host, port = first.sockets[0].getsockname()
+    second = await asyncio.get_running_loop().create_server(Recorder, host, port, reuse_port=True)
+    await close_all(second)
+    await close_all(first, *one)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="keep_alive is new in Python 3.13")
+async def test_keep_alive_is_set():
+    server, _ = await make(keep_alive=True)
+    assert server.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    await close_all(server)
+
+
+async def test_a_burst_of_clients_is_accepted():
+    server, protocols = await make(backlog=200)
+    address = server.sockets[0].getsockname()
+    socks = [socket.create_connection(address) for _ in range(150)]
+    await until(lambda: len([protocol for protocol in protocols if protocol.connected.is_set()]) == 150)
+    for number, sock in enumerate(socks):
+        sock.sendall(b"%03d" % number)
+    await until(lambda: all(len(protocol.data) == 3 for protocol in protocols))
+    assert {bytes(protocol.data) for protocol in protocols} == {b"%03d" % number for number in range(150)}
+    for sock in socks:
+        sock.close()
+    for protocol in protocols:
+        await protocol.lost.wait()
+    await close_all(server)
+
+
+async def test_client_that_resets_before_it_is_accepted_does_not_stop_the_server():
+    from helpers import reset_on_close
+
+    server, protocols = await make()
+    address = server.sockets[0].getsockname()
+    for _ in range(5):
+        sock = socket.create_connection(address)
+        reset_on_close(sock)
+        sock.close()
+    _, client = await connect(server)
+    client.transport.write(b"x")
+    await until(lambda: any(protocol.data for protocol in protocols))
+    await until(lambda: sum(protocol.lost.is_set() for protocol in protocols) == len(protocols) - 1)
+    await close_all(server, client, *protocols)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+async def test_protocol_factory_that_raises_is_reported_and_the_server_goes_on():
+    loop = asyncio.get_running_loop()
+    seen = []
+    loop.set_exception_handler(lambda _loop, context: seen.append(type(context.get("exception"))))
+    protocols = []
+
+    def factory():
+        if not protocols:
+            protocols.append(None)
+            raise ZeroDivisionError
+        protocols.append(Recorder())
+        return protocols[-1]
+
+    server = await loop.create_server(factory, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    with socket.create_connection(address), socket.create_connection(address):
+        await until(lambda: len(protocols) == 2 and protocols[1].connected.is_set())
+    await protocols[1].lost.wait()
+    await close_all(server)
+    assert seen in ([ZeroDivisionError], [])  # stock asyncio tells of it in debug mode only
+    gc.collect()  # and leaves the accepted socket to the collector
+
+
+async def test_listening_sockets_are_not_inheritable_and_do_not_block():
+    server, _ = await make()
+    fd = server.sockets[0].fileno()
+    assert not os.get_inheritable(fd)
+    assert not os.get_blocking(fd)
+    await close_all(server)
+
+
+async def test_repr_of_a_server():
+    server, _ = await make()
+    assert "Server" in repr(server)
+    await close_all(server)

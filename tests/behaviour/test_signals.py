@@ -1,0 +1,326 @@
+"""Signals: add_signal_handler, Ctrl-C, Python's own handlers while the loop sleeps. Each in a process of its own."""
+
+import pytest
+from helpers import run_script
+
+
+def test_handler_runs_in_the_loop_with_its_arguments(monitor):
+    run_script(
+        """
+        import signal
+        loop = make_loop(MONITOR)
+        got = []
+        loop.add_signal_handler(signal.SIGUSR1, lambda *args: (got.append(args), loop.stop()), 1, "two")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        loop.run_forever()
+        assert got == [(1, "two")], got
+        assert loop.remove_signal_handler(signal.SIGUSR1) is True
+        assert loop.remove_signal_handler(signal.SIGUSR1) is False
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+def test_signal_that_comes_right_after_registering_is_not_lost(monitor):
+    run_script(
+        """
+        import signal
+        for _ in range(20):
+            loop = make_loop(MONITOR)
+            loop.add_signal_handler(signal.SIGUSR1, loop.stop)
+            signal.raise_signal(signal.SIGUSR1)
+            loop.run_forever()
+            loop.close()
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+        """,
+        monitor,
+    )
+
+
+def test_signal_wakes_a_sleeping_loop(monitor):
+    run_script(
+        """
+        import signal, threading
+        loop = make_loop(MONITOR)
+        loop.add_signal_handler(signal.SIGUSR1, loop.stop)
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        loop.call_later(20, os._exit, 3)
+        loop.run_forever()
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+def test_two_signals_are_told_apart(monitor):
+    run_script(
+        """
+        import signal
+        async def main():
+            loop = asyncio.get_running_loop()
+            got = []
+            for name in ("SIGUSR1", "SIGUSR2"):
+                loop.add_signal_handler(getattr(signal, name), got.append, name)
+            signal.raise_signal(signal.SIGUSR2)
+            await until(lambda: got)
+            signal.raise_signal(signal.SIGUSR1)
+            await until(lambda: len(got) == 2)
+            assert got == ["SIGUSR2", "SIGUSR1"], got
+        with asyncio.Runner(loop_factory=lambda: make_loop(MONITOR)) as runner:
+            runner.run(main())
+        """,
+        monitor,
+    )
+
+
+def test_a_handler_can_be_replaced(monitor):
+    run_script(
+        """
+        import signal
+        loop = make_loop(MONITOR)
+        got = []
+        loop.add_signal_handler(signal.SIGUSR1, got.append, "old")
+        loop.add_signal_handler(signal.SIGUSR1, lambda: (got.append("new"), loop.stop()))
+        signal.raise_signal(signal.SIGUSR1)
+        loop.run_forever()
+        assert got == ["new"], got
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+def test_misuse_is_refused_as_stock_does(monitor):
+    run_script(
+        """
+        import signal
+        loop = make_loop(MONITOR)
+        def raises(kind, function, *args):
+            try:
+                function(*args)
+            except kind:
+                return
+            raise AssertionError(f"{function} accepted {args}")
+        raises(ValueError, loop.add_signal_handler, 1000, print)
+        raises(TypeError, loop.add_signal_handler, "INT", print)
+        raises(RuntimeError, loop.add_signal_handler, signal.SIGKILL, print)
+        async def coroutine(): pass
+        raises(TypeError, loop.add_signal_handler, signal.SIGUSR1, coroutine)
+        raises(ValueError, loop.remove_signal_handler, 1000)
+        import threading
+        seen = []
+        def other():
+            try:
+                loop.add_signal_handler(signal.SIGUSR1, print)
+            except (ValueError, RuntimeError) as error:
+                seen.append(error)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert len(seen) == 1
+        loop.close()
+        raises(RuntimeError, loop.add_signal_handler, signal.SIGUSR1, print)
+        """,
+        monitor,
+    )
+
+
+def test_close_removes_the_handlers(monitor):
+    run_script(
+        """
+        import signal
+        loop = make_loop(MONITOR)
+        loop.add_signal_handler(signal.SIGINT, print)
+        loop.add_signal_handler(signal.SIGUSR1, print)
+        loop.close()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+        assert signal.set_wakeup_fd(-1) == -1
+        """,
+        monitor,
+    )
+
+
+def test_ctrl_c_interrupts_run_forever(monitor):
+    run_script(
+        """
+        import signal, threading
+        loop = make_loop(MONITOR)
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+        loop.call_later(20, os._exit, 3)
+        try:
+            loop.run_forever()
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise AssertionError("no KeyboardInterrupt")
+        assert not loop.is_running()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+def test_ctrl_c_interrupts_an_idle_loop_without_timers(monitor):
+    run_script(
+        """
+        import signal, threading
+        loop = make_loop(MONITOR)
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            loop.run_forever()
+        except KeyboardInterrupt:
+            loop.close()
+        else:
+            raise AssertionError("no KeyboardInterrupt")
+        """,
+        monitor,
+    )
+
+
+def test_ctrl_c_cancels_the_main_task_of_a_runner(monitor):
+    run_script(
+        """
+        import signal, threading
+        cancelled = []
+        async def main():
+            threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                cancelled.append(True)
+                raise
+        try:
+            with asyncio.Runner(loop_factory=lambda: make_loop(MONITOR)) as runner:
+                runner.run(main())
+        except KeyboardInterrupt:
+            assert cancelled
+        else:
+            raise AssertionError("no KeyboardInterrupt")
+        """,
+        monitor,
+    )
+
+
+def test_ctrl_c_interrupts_a_busy_loop(monitor):
+    run_script(
+        """
+        import signal, threading
+        loop = make_loop(MONITOR)
+        def again():
+            loop.call_soon(again)
+        again()
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            loop.run_forever()
+        except KeyboardInterrupt:
+            loop.close()
+        else:
+            raise AssertionError("no KeyboardInterrupt")
+        """,
+        monitor,
+    )
+
+
+def test_handlers_of_pythons_signal_module_run_while_the_loop_sleeps(monitor):
+    run_script(
+        """
+        import signal
+        loop = make_loop(MONITOR)
+        ran = []
+        def handler(number, frame):
+            ran.append(number)
+            loop.call_soon_threadsafe(loop.stop)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        loop.call_later(20, os._exit, 3)
+        loop.run_forever()
+        assert ran == [signal.SIGALRM]
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+def test_an_exception_from_pythons_handler_leaves_run_forever(monitor):
+    run_script(
+        """
+        import signal
+        class Alarm(Exception): pass
+        def handler(number, frame):
+            raise Alarm
+        loop = make_loop(MONITOR)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        loop.call_later(20, os._exit, 3)
+        try:
+            loop.run_forever()
+        except Alarm:
+            pass
+        else:
+            raise AssertionError("the exception was lost")
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+def test_a_storm_of_signals_neither_blocks_nor_is_lost_entirely(monitor):
+    run_script(
+        """
+        import signal
+        loop = make_loop(MONITOR)
+        got = []
+        loop.add_signal_handler(signal.SIGUSR1, got.append, 1)
+        for _ in range(1500):
+            signal.raise_signal(signal.SIGUSR1)
+        turn_until(loop, lambda: got)
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+def test_interrupted_waits_are_no_spurious_end_of_a_timer(monitor):
+    """EINTR makes the wait return early: the timer must still not be early."""
+    run_script(
+        """
+        import signal, time
+        loop = make_loop(MONITOR)
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        begun = time.monotonic()
+        loop.run_until_complete(asyncio.sleep(0.05))
+        elapsed = time.monotonic() - begun
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert elapsed >= 0.0499, elapsed
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_sigchld_handlers_of_the_user_are_accepted(monitor, watched):
+    run_script(
+        f"""
+        import signal
+        loop = make_loop(MONITOR)
+        asyncio.set_event_loop(loop)
+        got = []
+        loop.add_signal_handler(signal.SIGCHLD, got.append, 1)
+        async def main():
+            if {watched}:
+                process = await asyncio.create_subprocess_exec("/bin/true")
+                assert await process.wait() == 0
+            else:
+                subprocess.run(["/bin/true"])
+            await until(lambda: got)
+        loop.run_until_complete(main())
+        loop.close()
+        """,
+        monitor,
+    )
