@@ -1,0 +1,40 @@
+"""uringloop: a drop-in asyncio event loop for Linux, on io_uring where there is io_uring.
+
+    uringloop.run(main())
+    asyncio.set_event_loop_policy(uringloop.EventLoopPolicy())       # Python < 3.16
+    uvicorn app:app --loop uringloop:new_event_loop
+"""
+
+import sys
+from typing import Any
+
+try:
+    from .eventloop.loop import Loop
+except ModuleNotFoundError as _error:
+    if not (_error.name or "").startswith("uringloop."):
+        raise
+    raise ImportError(
+        f"the compiled module {_error.name} is missing: uringloop was imported from a source tree that was not "
+        "built; run `pip install .` (or `pip install -e .`) there"
+    ) from _error
+from ._version import __version__
+from .exceptions import MonitorUnavailable, UringLoopError
+from .policy import new_event_loop, run
+
+__all__ = ["Loop", "MonitorUnavailable", "UringLoopError", "__version__", "new_event_loop", "run"]
+
+if sys.version_info < (3, 16):
+    __all__ += ["EventLoopPolicy", "install"]
+
+
+def __getattr__(name: str) -> Any:
+    """EventLoopPolicy and install, lazily: even naming policies warns on new Pythons."""
+    if name in ("EventLoopPolicy", "install") and sys.version_info < (3, 16):
+        from . import policy
+
+        value = policy.make_policy_class() if name == "EventLoopPolicy" else policy.install
+        globals()[name] = value
+        return value
+    if name in ("EventLoopPolicy", "install"):
+        raise AttributeError(f"uringloop.{name}: Python 3.16 has no event-loop policies; use uringloop.run()")
+    raise AttributeError(f"module 'uringloop' has no attribute {name!r}")

@@ -1,0 +1,42 @@
+# The AioContext: one turn of the loop.
+from libc.stdint cimport int64_t
+from cpython.ref cimport PyObject
+
+from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList
+from .handles cimport Handle, TimerHandle
+from .notifier cimport Notifier
+from .ready cimport ReadyQueue
+from .timers cimport Timers
+
+cdef extern from "../aio/clock.h" nogil:
+    int64_t ul_monotonic_ns() noexcept
+
+cdef class Flushable:
+    cdef bint is_dirty                # on the context's dirty list
+    cdef int flush(self) except -1
+
+cdef class AioContext:
+    cdef readonly FDMonitor monitor   # owned; closed by close()
+    cdef readonly Notifier notifier
+    cdef ReadyQueue ready             # callbacks, FIFO
+    cdef Timers timers
+    cdef ReadyList ready_list         # handlers found ready, not dispatched yet
+    cdef PyObject **dirty             # Flushables with something to write; owned references
+    cdef size_t n_dirty
+    cdef size_t dirty_capacity
+    cdef Py_ssize_t dirty_bytes       # what they hold together, at least
+    cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
+    cdef bint wants_return            # stop() was called: this turn does not block
+    cdef readonly unsigned long long n_turns
+    cdef int turn(self, bint blocking) except -1
+    cdef int64_t timeout_ns(self, bint blocking) except? -2
+    cdef int wait(self, int64_t timeout_ns) except -1
+    cdef int run_ready(self, size_t count) except -1
+    cdef int run_handle(self, Handle handle) except -1
+    cdef int dispatch_fds(self) except -1
+    cdef int run_timers(self) except -1
+    cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1
+    cdef int flush_dirty(self) except -1
+    cdef int settle(self) except -1
+    cdef int set_handler(self, FdHandler old, FdHandler new) except -1
+    cdef int forget(self) except -1

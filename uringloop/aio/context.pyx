@@ -1,0 +1,228 @@
+"""The AioContext: one context asks one fd monitor what happened and dispatches it.
+
+One turn (QEMU: aio_poll), in the order that asyncio's users can see:
+ 1. flush: what transports collected in the last turn is written or queued;
+ 2. wait: the monitor submits, blocks for the next timer at most, and fills lists; no user code;
+ 3. callbacks that were ready when the turn began;
+ 4. completions and ready fds, in the order in which they were found;
+ 5. timers that are due.
+What these schedule waits for the next turn.  Stock asyncio runs all of it from one FIFO in the same order.
+
+A nested turn from any callback is allowed: lists and queues are the context's, and each entry leaves its list before
+it runs, so the inner turn delivers what the outer one has pending, each once.
+
+Invariant: the loop never blocks while a callback is ready, a completion undispatched, an fd undispatched, or something
+published (notifier).
+
+Thread: the loop's; `ready.push` with the GIL and `notifier.notify` from any.
+Not here: asyncio.  This file knows callbacks (Handle) but no event loop.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+
+from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList
+from .handles cimport Handle, TimerHandle
+from .notifier cimport Notifier
+from .ready cimport ReadyQueue
+from .timers cimport Timers
+
+# When this much waits for the end of the turn it is written at once, so that its memory is reused while it
+# is hot in the cache (measured at 16 KiB and 100 connections: 1.26 instead of 0.76 of uvloop's rate).
+cdef enum:
+    FLUSH_BYTES = 256 * 1024
+
+
+cdef class Flushable:
+    """Something that collects output during a turn."""
+
+    cdef int flush(self) except -1:
+        """Write what was collected, or queue it with the monitor.  Runs no user code."""
+        raise NotImplementedError
+
+
+cdef class AioContext:
+    """One event loop's engine.
+
+    Parameters:
+        monitor: the FDMonitor to use; the context owns and closes it.
+    """
+
+    def __cinit__(self, FDMonitor monitor not None):
+        self.monitor = monitor
+        self.ready = ReadyQueue()
+        self.timers = Timers()
+        self.ready_list = ReadyList()
+        self.notifier = Notifier()
+        self.dirty_capacity = 64
+        self.dirty = <PyObject **>malloc(self.dirty_capacity * sizeof(PyObject *))
+        if self.dirty == NULL:
+            raise MemoryError()
+        monitor.update(None, self.notifier)
+
+    def __dealloc__(self):
+        while self.n_dirty:
+            self.n_dirty -= 1
+            Py_DECREF(<object>self.dirty[self.n_dirty])
+        free(self.dirty)
+
+    def poll(self, bint blocking=True):
+        """Run one turn.
+
+        Parameters:
+            blocking: wait for something to happen; False only takes what is there.
+        """
+        self.turn(blocking)
+
+    cdef int turn(self, bint blocking) except -1:
+        cdef size_t n_ready
+        self.n_turns += 1
+        if self.n_dirty:
+            self.flush_dirty()
+        n_ready = self.ready.count()
+        self.wait(self.timeout_ns(blocking and n_ready == 0))
+        if n_ready:
+            self.run_ready(n_ready)
+        if self.monitor.has_undispatched():
+            self.monitor.dispatch()
+        if self.ready_list.head != self.ready_list.tail:
+            self.dispatch_fds()
+        if self.timers.count:
+            self.run_timers()
+        return 0
+
+    cdef int64_t timeout_ns(self, bint blocking) except? -2:
+        """How long the wait may block: -1 for ever, 0 not at all."""
+        cdef int64_t when_ns
+        if (not blocking or self.wants_return or self.n_dirty or self.monitor.has_undispatched()
+                or self.ready_list.head != self.ready_list.tail):
+            return 0
+        when_ns = self.timers.next_when_ns()
+        if when_ns < 0:
+            return -1
+        return max(when_ns - ul_monotonic_ns(), 0)
+
+    cdef int wait(self, int64_t timeout_ns) except -1:
+        if timeout_ns != 0:
+            # A signal that arrived since the last byte code must not sleep with us.
+            PyErr_CheckSignals()
+            if not self.notifier.begin_wait():
+                timeout_ns = 0
+            try:
+                self.monitor.wait(self.ready_list, timeout_ns)
+            finally:
+                self.notifier.end_wait()
+            PyErr_CheckSignals()
+        else:
+            self.notifier.end_wait()
+            if self.monitor.need_wait():
+                self.monitor.wait(self.ready_list, 0)
+        return 0
+
+    cdef int run_ready(self, size_t count) except -1:
+        """Run the oldest `count` callbacks; a nested turn may have taken some of them."""
+        cdef size_t end = self.ready.head + count
+        cdef Handle handle
+        # By position, not by number: what a nested turn ran is gone, and what it scheduled is younger.
+        while <Py_ssize_t>(end - self.ready.head) > 0 and self.ready.head != self.ready.tail:
+            handle = self.ready.pop()
+            if self.run_handle_debug is None:
+                handle.run()
+            else:
+                self.run_handle_debug(handle)
+        return 0
+
+    cdef int run_handle(self, Handle handle) except -1:
+        """Run one callback now, watched in debug mode."""
+        if self.run_handle_debug is None:
+            return handle.run()
+        self.run_handle_debug(handle)
+        return 0
+
+    cdef int dispatch_fds(self) except -1:
+        cdef FdHandler handler
+        cdef size_t count = self.ready_list.count()
+        while count and self.ready_list.head != self.ready_list.tail:
+            count -= 1
+            handler = self.ready_list.pop()
+            if not handler.is_removed:
+                handler.on_ready(handler.revents)
+        return 0
+
+    cdef int run_timers(self) except -1:
+        """Run what is due at one look at the clock, earliest first."""
+        cdef int64_t now_ns = ul_monotonic_ns()
+        cdef int64_t when_ns
+        cdef TimerHandle handle
+        # Timers made by a timer wait for the next turn, even with a delay of 0.
+        cdef uint64_t last_sequence = self.timers.sequence
+        while True:
+            when_ns = self.timers.next_when_ns()
+            if when_ns < 0 or when_ns > now_ns or self.timers.heap[0].sequence > last_sequence:
+                return 0
+            handle = self.timers.pop()
+            self.run_handle(handle)
+
+    cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1:
+        """`flushable` collected n_bytes more; its flush() comes before the next wait."""
+        cdef PyObject **grown
+        self.dirty_bytes += n_bytes
+        if flushable.is_dirty:
+            return 0
+        if self.n_dirty == self.dirty_capacity:
+            grown = <PyObject **>realloc(self.dirty, 2 * self.dirty_capacity * sizeof(PyObject *))
+            if grown == NULL:
+                raise MemoryError()
+            self.dirty = grown
+            self.dirty_capacity *= 2
+        Py_INCREF(flushable)  # undone by flush_dirty
+        flushable.is_dirty = True
+        self.dirty[self.n_dirty] = <PyObject *>flushable
+        self.n_dirty += 1
+        if self.dirty_bytes >= FLUSH_BYTES:
+            self.flush_dirty()
+            self.monitor.submit()
+        return 0
+
+    cdef int flush_dirty(self) except -1:
+        cdef size_t i
+        cdef Flushable flushable
+        cdef size_t count = self.n_dirty
+        self.dirty_bytes = 0
+        for i in range(count):
+            flushable = <Flushable>self.dirty[i]
+            flushable.is_dirty = False
+            flushable.flush()
+            Py_DECREF(flushable)  # taken by mark_dirty
+        # a flush may have marked others behind us; they keep their place
+        for i in range(count, self.n_dirty):
+            self.dirty[i - count] = self.dirty[i]
+        self.n_dirty -= count
+        return 0
+
+    cdef int settle(self) except -1:
+        """The loop stops: everything written so far goes out, and no send stays half-way.  No user code."""
+        if self.n_dirty:
+            self.flush_dirty()
+        return self.monitor.settle()
+
+    cdef int set_handler(self, FdHandler old, FdHandler new) except -1:
+        """Change the interest in one fd; see FDMonitor.update."""
+        return self.monitor.update(old, new)
+
+    def close(self):
+        """Close the monitor and drop all callbacks and timers.  Idempotent."""
+        self.ready.clear()
+        self.timers.clear()
+        while self.ready_list.count():
+            self.ready_list.pop()
+        self.monitor.close()
+        self.notifier.close()
+
+    cdef int forget(self) except -1:
+        """In a fork child: close our copies of the kernel objects; the parent's loop goes on undisturbed."""
+        self.monitor.forget()
+        self.notifier.close()
+        return 0

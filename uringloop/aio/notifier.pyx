@@ -1,0 +1,94 @@
+"""The notifier: an eventfd, and the protocol that says when it must be written.
+
+A system call per call_soon_threadsafe would cost both sides microseconds; most of the time the loop is awake and
+will look anyway.  Who says what, in which order (QEMU: aio_notify):
+
+    any thread                          the loop's thread, before it blocks
+      publish the callback                notify_me = 1
+      notified = 1                        full barrier
+      full barrier                        if notified: do not block
+      if notify_me: write the eventfd     ... block ...
+                                          notify_me = 0
+                                          notified = 0, full barrier, look at the callbacks
+
+Either the publisher sees notify_me and writes, or the loop sees `notified` and does not block; without the
+two full barriers both could miss the other's store, and the loop would sleep on a published callback.
+
+Invariant: with notify_me 0 the loop looks at everything again before its next block.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint64_t
+from posix.unistd cimport close as close_fd, read as read_fd, write as write_fd
+
+from ..fdmon.base cimport FdHandler
+
+import os
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned initial, int flags)
+    int EFD_CLOEXEC, EFD_NONBLOCK
+
+cdef extern from *:
+    """
+    #define ul_store(pointer, value) __atomic_store_n((pointer), (value), __ATOMIC_SEQ_CST)
+    #define ul_load(pointer) __atomic_load_n((pointer), __ATOMIC_SEQ_CST)
+    #define ul_full_barrier() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    """
+    void ul_store(int *pointer, int value) noexcept nogil
+    int ul_load(int *pointer) noexcept nogil
+    void ul_full_barrier() noexcept nogil
+
+
+cdef class Notifier(FdHandler):
+    """The handler of the loop's eventfd.  Raises OSError where eventfd(2) fails."""
+
+    def __cinit__(self):
+        self.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.fd < 0:
+            raise OSError(errno, "eventfd: " + os.strerror(errno))
+        self.events = 1  # POLLIN
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            close_fd(self.fd)
+
+    cdef int notify(self) except -1:
+        """Something was published; wake the loop if it may sleep.  Any thread, also a signal handler's."""
+        cdef uint64_t one = 1
+        ul_store(&self.notified, 1)
+        ul_full_barrier()
+        if ul_load(&self.notify_me):
+            # EAGAIN: the counter is full, so the loop is as good as awake
+            while write_fd(self.fd, &one, sizeof(one)) < 0:
+                if errno != EINTR:
+                    if errno != EAGAIN:
+                        raise OSError(errno, "eventfd: " + os.strerror(errno))
+                    break
+        return 0
+
+    cdef bint begin_wait(self) noexcept:
+        """The loop wants to block; False where it must not."""
+        ul_store(&self.notify_me, 1)
+        ul_full_barrier()
+        return not ul_load(&self.notified)
+
+    cdef void end_wait(self) noexcept:
+        """The loop is awake and will look at everything after this."""
+        ul_store(&self.notify_me, 0)
+        if ul_load(&self.notified):
+            ul_store(&self.notified, 0)
+            ul_full_barrier()
+
+    cdef int on_ready(self, short revents) except -1:
+        cdef uint64_t count
+        self.n_wakeups += 1
+        while read_fd(self.fd, &count, sizeof(count)) < 0 and errno == EINTR:
+            pass
+        return 0
+
+    cdef int close(self) except -1:
+        if self.fd >= 0:
+            close_fd(self.fd)
+            self.fd = -1
+        return 0

@@ -1,0 +1,70 @@
+"""The ready queue: callbacks in the order in which they were scheduled.
+
+One contiguous ring of references that doubles when full; push and pop are a few instructions.
+
+Invariant: tail - head handles are queued and each holds one reference of ours.
+Thread: any thread that holds the GIL may push (call_soon_threadsafe does); the loop's thread pops.
+"""
+
+from libc.stdlib cimport free, malloc
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+
+from .handles cimport Handle
+
+cdef enum:
+    FIRST_CAPACITY = 64
+
+
+cdef class ReadyQueue:
+    """FIFO of Handles."""
+
+    def __cinit__(self):
+        self.mask = FIRST_CAPACITY - 1
+        self.items = <PyObject **>malloc(FIRST_CAPACITY * sizeof(PyObject *))
+        if self.items == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        if self.items != NULL:
+            self.clear()
+            free(self.items)
+
+    def __len__(self):
+        return self.tail - self.head
+
+    cdef size_t count(self) noexcept:
+        return self.tail - self.head
+
+    cdef int grow(self) except -1:
+        cdef size_t i, n = self.tail - self.head
+        cdef PyObject **grown = <PyObject **>malloc(2 * (self.mask + 1) * sizeof(PyObject *))
+        if grown == NULL:
+            raise MemoryError()
+        # positions stay what they are: a turn remembers up to where it runs
+        for i in range(self.head, self.head + n):
+            grown[i & (2 * self.mask + 1)] = self.items[i & self.mask]
+        free(self.items)
+        self.items = grown
+        self.mask = 2 * self.mask + 1
+        return 0
+
+    cdef int push(self, Handle handle) except -1:
+        """Queue it as the last one."""
+        if self.tail - self.head > self.mask:
+            self.grow()
+        Py_INCREF(handle)  # undone by pop or clear
+        self.items[self.tail & self.mask] = <PyObject *>handle
+        self.tail += 1
+        return 0
+
+    cdef Handle pop(self):
+        """The oldest one; the queue is not empty."""
+        cdef Handle handle = <Handle>self.items[self.head & self.mask]
+        self.head += 1
+        Py_DECREF(handle)  # taken by push
+        return handle
+
+    cdef void clear(self) noexcept:
+        while self.head != self.tail:
+            self.head += 1
+            Py_DECREF(<Handle>self.items[(self.head - 1) & self.mask])

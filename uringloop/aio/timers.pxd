@@ -1,0 +1,25 @@
+# Timers by due time.
+from libc.stdint cimport int64_t, uint64_t
+from cpython.ref cimport PyObject
+
+from .handles cimport TimerHandle
+
+cdef struct TimerEntry:
+    int64_t when_ns
+    uint64_t sequence      # keeps the order of equal times
+    PyObject *handle       # owned reference to a TimerHandle
+
+cdef class Timers:
+    cdef TimerEntry *heap  # 4-ary; owned
+    cdef size_t count
+    cdef size_t capacity
+    cdef size_t n_cancelled
+    cdef uint64_t sequence
+    cdef int push(self, TimerHandle handle) except -1
+    cdef TimerHandle pop(self)
+    cdef int64_t next_when_ns(self) noexcept
+    cdef bint has_timers(self) noexcept
+    cdef void sift_down(self, size_t at, TimerEntry entry) noexcept
+    cdef void compact(self) noexcept
+    cdef void clear(self) noexcept
+    cpdef void handle_cancelled(self) noexcept

@@ -1,0 +1,148 @@
+"""Timers: a 4-ary heap of (time, sequence, handle) in nanoseconds of CLOCK_MONOTONIC.
+
+ 1. Equal times keep the order of scheduling, as in asyncio: the sequence number decides.
+ 2. Cancelling is O(1): the handle is marked and stays in the heap until it comes up or until more than half
+    of the heap is cancelled; then the heap is compacted, so that N timeouts cost O(N) in all.
+ 3. A 4-ary heap has half the levels of a binary one and its children share a cache line.
+
+Invariant: handle.is_scheduled exactly while it is in the heap; n_cancelled of those are cancelled.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+
+from .handles cimport TimerHandle
+
+cdef enum:
+    FIRST_CAPACITY = 64
+    COMPACT_FROM = 64      # below this many cancelled ones a compaction is not worth its while
+
+
+cdef inline bint is_before(TimerEntry *left, TimerEntry *right) noexcept:
+    return left.when_ns < right.when_ns or (left.when_ns == right.when_ns and left.sequence < right.sequence)
+
+
+cdef class Timers:
+    """Due times of TimerHandles."""
+
+    def __cinit__(self):
+        self.capacity = FIRST_CAPACITY
+        self.heap = <TimerEntry *>malloc(FIRST_CAPACITY * sizeof(TimerEntry))
+        if self.heap == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        if self.heap != NULL:
+            self.clear()
+            free(self.heap)
+
+    def __len__(self):
+        return self.count
+
+    cdef int push(self, TimerHandle handle) except -1:
+        """Schedule it for handle.when_ns."""
+        cdef TimerEntry *grown
+        cdef TimerEntry entry
+        cdef size_t at, parent
+        if self.count == self.capacity:
+            grown = <TimerEntry *>realloc(self.heap, 2 * self.capacity * sizeof(TimerEntry))
+            if grown == NULL:
+                raise MemoryError()
+            self.heap = grown
+            self.capacity *= 2
+        self.sequence += 1
+        entry.when_ns = handle.when_ns
+        entry.sequence = self.sequence
+        entry.handle = <PyObject *>handle
+        Py_INCREF(handle)  # undone by pop, compact or clear
+        handle.is_scheduled = True
+        handle.timers = self
+        at = self.count
+        self.count += 1
+        while at:
+            parent = (at - 1) >> 2
+            if not is_before(&entry, &self.heap[parent]):
+                break
+            self.heap[at] = self.heap[parent]
+            at = parent
+        self.heap[at] = entry
+        return 0
+
+    cdef TimerHandle pop(self):
+        """The earliest handle, cancelled or not; the heap is not empty."""
+        cdef TimerHandle handle = <TimerHandle>self.heap[0].handle
+        self.count -= 1
+        if self.count:
+            self.sift_down(0, self.heap[self.count])
+        handle.is_scheduled = False
+        handle.timers = None
+        if handle.is_cancelled:
+            self.n_cancelled -= 1
+        Py_DECREF(handle)  # taken by push
+        return handle
+
+    cdef bint has_timers(self) noexcept:
+        return self.count > self.n_cancelled
+
+    cdef int64_t next_when_ns(self) noexcept:
+        """When the earliest live timer is due, -1 where there is none; drops cancelled ones on the way."""
+        while self.count and (<TimerHandle>self.heap[0].handle).is_cancelled:
+            self.pop()
+        return self.heap[0].when_ns if self.count else -1
+
+    cdef void sift_down(self, size_t at, TimerEntry entry) noexcept:
+        cdef size_t child, best, end
+        while True:
+            child = (at << 2) + 1
+            if child >= self.count:
+                break
+            best = child
+            end = min(child + 4, self.count)
+            child += 1
+            while child < end:
+                if is_before(&self.heap[child], &self.heap[best]):
+                    best = child
+                child += 1
+            if not is_before(&self.heap[best], &entry):
+                break
+            self.heap[at] = self.heap[best]
+            at = best
+        self.heap[at] = entry
+
+    cpdef void handle_cancelled(self) noexcept:
+        """A scheduled handle was cancelled; called before its is_cancelled is seen by anybody else."""
+        self.n_cancelled += 1
+        if self.n_cancelled >= COMPACT_FROM and self.n_cancelled * 2 > self.count + 1:
+            self.compact()
+
+    cdef void compact(self) noexcept:
+        """Drop the cancelled ones and heapify what is left: O(count)."""
+        cdef size_t i, kept = 0
+        cdef Py_ssize_t at
+        cdef TimerHandle handle
+        for i in range(self.count):
+            handle = <TimerHandle>self.heap[i].handle
+            if handle.is_cancelled:
+                handle.is_scheduled = False
+                handle.timers = None
+                self.n_cancelled -= 1
+                Py_DECREF(handle)  # taken by push
+            else:
+                self.heap[kept] = self.heap[i]
+                kept += 1
+        self.count = kept
+        at = (<Py_ssize_t>kept - 2) >> 2
+        while at >= 0 and kept > 1:
+            self.sift_down(<size_t>at, self.heap[at])
+            at -= 1
+
+    cdef void clear(self) noexcept:
+        cdef TimerHandle handle
+        while self.count:
+            self.count -= 1
+            handle = <TimerHandle>self.heap[self.count].handle
+            handle.is_scheduled = False
+            handle.timers = None
+            Py_DECREF(handle)  # taken by push
+        self.n_cancelled = 0

@@ -1,0 +1,22 @@
+# Everything of the asyncio loop that runs once per callback.
+from ..aio.context cimport AioContext
+from ..aio.handles cimport Handle, TimerHandle
+from ..fdmon.base cimport FdHandler
+
+cdef class FdCallbacks(FdHandler):
+    cdef AioContext aio_context
+    cdef Handle reader               # of add_reader, or None
+    cdef Handle writer               # of add_writer, or None
+
+cdef class LoopCore:
+    cdef readonly AioContext aio_context   # owned; None before __init__
+    cdef bint is_loop_closed
+    cdef bint is_stopping
+    cdef bint is_debug
+    cdef object running_thread       # ident of the thread in run_forever, or None
+    cdef dict fd_callbacks           # fd -> FdCallbacks
+    cdef object __weakref__
+    cdef Handle new_handle(self, object callback, object args, object context)
+    cdef int check_callback(self, object callback, str method) except -1
+    cdef TimerHandle schedule(self, double when_s, object callback, object args, object context, str method)
+    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer) except -1

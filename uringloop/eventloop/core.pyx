@@ -1,0 +1,346 @@
+"""LoopCore: everything of the asyncio loop that runs once per callback, timer, or watched fd.
+
+`Loop` (loop.py) inherits from this first and from asyncio.BaseEventLoop second: what stands here replaces the Python
+version, everything else is asyncio's own.  No cdef attribute has a name that BaseEventLoop assigns, except through the
+properties at the end, which keep asyncio's private names true.
+
+Thread: the loop's, except call_soon_threadsafe and _write_to_self.
+"""
+
+from libc.stdint cimport int64_t
+from cpython.pythread cimport PyThread_get_thread_ident
+
+from ..aio.context cimport AioContext, ul_monotonic_ns
+from ..aio.handles cimport Handle, TimerHandle
+from ..fdmon.base cimport FDMonitor, FdHandler
+
+import asyncio
+import selectors
+import sys
+
+from asyncio import coroutines, events, format_helpers, futures
+import inspect
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+
+cdef extern from "<math.h>" nogil:
+    double ceil(double)
+
+cdef enum:
+    POLLIN = 1
+    POLLOUT = 4
+
+# Beyond this a time in nanoseconds does not fit; such a timer never comes (292 years).
+cdef double FARTHEST_S = 9.0e9
+cdef int64_t FARTHEST_NS = 0x7FFFFFFFFFFFFFFF
+
+cdef object Future = futures.Future
+
+
+cdef class FdCallbacks(FdHandler):
+    """What add_reader and add_writer want of one fd."""
+
+    cdef int on_ready(self, short revents) except -1:
+        # as selectors.EpollSelector: an error or a hang-up wakes both directions
+        cdef Handle reader = self.reader if revents & ~POLLOUT else None
+        cdef Handle writer = self.writer if revents & ~POLLIN else None
+        if reader is not None:
+            self.aio_context.run_handle(reader)
+        # cancelled by remove_writer meanwhile: run() does nothing then
+        if writer is not None:
+            self.aio_context.run_handle(writer)
+        return 0
+
+
+cdef class LoopCore:
+    """The compiled half of Loop."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.fd_callbacks = {}
+
+    def _adopt_monitor(self, FDMonitor monitor not None):
+        """Make the context on this monitor; called once, by Loop.__init__."""
+        self.aio_context = AioContext(monitor)
+
+    # -- callbacks -------------------------------------------------------------------------------------
+
+    cdef Handle new_handle(self, object callback, object args, object context):
+        cdef Handle handle = Handle.__new__(Handle)
+        handle.callback = callback
+        handle.args = args
+        handle.loop = self
+        handle.aio_context = PyContext_CopyCurrent() if context is None else context
+        if self.is_debug:
+            handle.source_traceback = format_helpers.extract_stack(sys._getframe(0))
+        return handle
+
+    def call_soon(self, callback, *args, context=None):
+        """See asyncio.loop.call_soon."""
+        cdef Handle handle
+        if self.is_loop_closed:
+            raise RuntimeError("Event loop is closed")
+        if self.is_debug:
+            self._check_thread()
+            self.check_callback(callback, "call_soon")
+        handle = Handle.__new__(Handle)
+        handle.callback = callback
+        handle.args = args
+        handle.loop = self
+        handle.aio_context = PyContext_CopyCurrent() if context is None else context
+        if self.is_debug:
+            handle.source_traceback = format_helpers.extract_stack(sys._getframe(0))
+        self.aio_context.ready.push(handle)
+        return handle
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        """See asyncio.loop.call_soon_threadsafe; from any thread, and from Python's signal handlers."""
+        cdef Handle handle
+        if self.is_loop_closed:
+            raise RuntimeError("Event loop is closed")
+        if self.is_debug:
+            self.check_callback(callback, "call_soon_threadsafe")
+        handle = self.new_handle(callback, args, context)
+        self.aio_context.ready.push(handle)
+        self.aio_context.notifier.notify()
+        return handle
+
+    def call_later(self, delay, callback, *args, context=None):
+        """See asyncio.loop.call_later; resolution is a nanosecond, never early."""
+        if delay is None:
+            raise TypeError("delay must not be None")
+        return self.schedule(self.time() + delay, callback, args, context, "call_later")
+
+    def call_at(self, when, callback, *args, context=None):
+        """See asyncio.loop.call_at."""
+        if when is None:
+            raise TypeError("when cannot be None")
+        return self.schedule(when, callback, args, context, "call_at")
+
+    cdef TimerHandle schedule(self, double when_s, object callback, object args, object context, str method):
+        cdef TimerHandle handle
+        if self.is_loop_closed:
+            raise RuntimeError("Event loop is closed")
+        if self.is_debug:
+            self._check_thread()
+            self.check_callback(callback, method)
+        handle = TimerHandle.__new__(TimerHandle)
+        handle.callback = callback
+        handle.args = args
+        handle.loop = self
+        handle.aio_context = PyContext_CopyCurrent() if context is None else context
+        if self.is_debug:
+            handle.source_traceback = format_helpers.extract_stack(sys._getframe(0))
+        handle.when_s = when_s
+        if when_s < FARTHEST_S:
+            # rounded up, so that loop.time() >= when() holds when it fires
+            handle.when_ns = <int64_t>ceil(when_s * 1e9) + 1 if when_s > 0 else 0
+        else:
+            handle.when_ns = FARTHEST_NS
+        self.aio_context.timers.push(handle)
+        return handle
+
+    def time(self):
+        """Seconds of time.monotonic()."""
+        return <double>ul_monotonic_ns() / 1e9
+
+    cdef int check_callback(self, object callback, str method) except -1:
+        if coroutines.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError(f"coroutines cannot be used with {method}()")
+        if not callable(callback):
+            raise TypeError(f"a callable object was expected by {method}(), got {callback!r}")
+        return 0
+
+    def _add_callback(self, handle):
+        """Queue a handle that somebody else made (asyncio's signal handling does)."""
+        if handle.cancelled():
+            return
+        if not isinstance(handle, Handle) or type(handle) is events.Handle:
+            handle = self.new_handle(handle._run, (), None)
+        self.aio_context.ready.push(<Handle>handle)
+
+    def _write_to_self(self):
+        self.aio_context.notifier.notify()
+
+    def _timer_handle_cancelled(self, handle):
+        """asyncio's TimerHandle would tell; ours tells its heap."""
+
+    def create_future(self):
+        return Future(loop=self)
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    def run_forever(self):
+        """See asyncio.loop.run_forever."""
+        self._run_forever_setup()
+        try:
+            self.aio_context.monitor.begin_run()
+            self.aio_context.wants_return = self.is_stopping
+            while True:
+                self.aio_context.turn(True)
+                if self.is_stopping:
+                    break
+        finally:
+            try:
+                # what was written right before the stop, or before an exception, still goes out
+                if not self.aio_context.monitor.is_closed:
+                    self.aio_context.settle()
+            finally:
+                self.aio_context.wants_return = False
+                self._run_forever_cleanup()
+
+    def _run_once(self):
+        """One turn, as asyncio's private method of this name."""
+        self.aio_context.monitor.begin_run()
+        self.aio_context.turn(True)
+
+    def stop(self):
+        """See asyncio.loop.stop: the turn that runs is finished."""
+        self.is_stopping = True
+        if self.aio_context is not None:
+            self.aio_context.wants_return = True
+
+    def is_running(self):
+        return self.running_thread is not None
+
+    def is_closed(self):
+        return self.is_loop_closed
+
+    def _check_closed(self):
+        if self.is_loop_closed:
+            raise RuntimeError("Event loop is closed")
+
+    def _check_thread(self):
+        if self.running_thread is None:
+            return
+        if self.running_thread != PyThread_get_thread_ident():
+            raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one")
+
+    def get_debug(self):
+        return self.is_debug
+
+    def _close_aio_context(self):
+        """Close monitor and notifier; callbacks and timers are dropped."""
+        self.fd_callbacks.clear()
+        if self.aio_context is not None:
+            self.aio_context.close()
+
+    def _forget_aio_context(self):
+        """In a fork child: see AioContext.forget."""
+        self.is_loop_closed = True
+        self.fd_callbacks.clear()
+        if self.aio_context is not None:
+            self.aio_context.forget()
+
+    # -- watching fds ----------------------------------------------------------------------------------
+
+    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer) except -1:
+        """Watch fd for these two from now on; no handle, no interest."""
+        cdef FdCallbacks new = None
+        cdef short wanted = (POLLIN if reader is not None else 0) | (POLLOUT if writer is not None else 0)
+        if wanted:
+            new = FdCallbacks(fd, wanted)
+            new.aio_context = self.aio_context
+            new.reader = reader
+            new.writer = writer
+        self.aio_context.set_handler(old, new)
+        if new is not None:
+            self.fd_callbacks[fd] = new
+        else:
+            self.fd_callbacks.pop(fd, None)
+        return 0
+
+    def _add_reader(self, fd, callback, *args):
+        cdef int number = as_fd(fd)
+        cdef FdCallbacks old = self.fd_callbacks.get(number)
+        cdef Handle handle
+        self._check_closed()
+        handle = self.new_handle(callback, args, None)
+        self.change(number, old, handle, old.writer if old is not None else None)
+        if old is not None and old.reader is not None:
+            old.reader.cancel()
+        return handle
+
+    def _add_writer(self, fd, callback, *args):
+        cdef int number = as_fd(fd)
+        cdef FdCallbacks old = self.fd_callbacks.get(number)
+        cdef Handle handle
+        self._check_closed()
+        handle = self.new_handle(callback, args, None)
+        self.change(number, old, old.reader if old is not None else None, handle)
+        if old is not None and old.writer is not None:
+            old.writer.cancel()
+        return handle
+
+    def _remove_reader(self, fd):
+        cdef FdCallbacks old
+        if self.is_loop_closed:
+            return False
+        old = self.fd_callbacks.get(as_fd(fd))
+        if old is None or old.reader is None:
+            return False
+        self.change(old.fd, old, None, old.writer)
+        old.reader.cancel()
+        return True
+
+    def _remove_writer(self, fd):
+        cdef FdCallbacks old
+        if self.is_loop_closed:
+            return False
+        old = self.fd_callbacks.get(as_fd(fd))
+        if old is None or old.writer is None:
+            return False
+        self.change(old.fd, old, old.reader, None)
+        old.writer.cancel()
+        return True
+
+    # -- asyncio's private names, kept true ------------------------------------------------------------
+
+    @property
+    def _debug(self):
+        return self.is_debug
+
+    @_debug.setter
+    def _debug(self, enabled):
+        self.is_debug = bool(enabled)
+
+    @property
+    def _closed(self):
+        return self.is_loop_closed
+
+    @_closed.setter
+    def _closed(self, value):
+        self.is_loop_closed = value
+
+    @property
+    def _stopping(self):
+        return self.is_stopping
+
+    @_stopping.setter
+    def _stopping(self, value):
+        self.is_stopping = value
+        if self.aio_context is not None:
+            self.aio_context.wants_return = value
+
+    @property
+    def _thread_id(self):
+        return self.running_thread
+
+    @_thread_id.setter
+    def _thread_id(self, value):
+        self.running_thread = value
+
+    def _watch_callbacks(self, run):
+        """Debug mode: have `run(handle)` called for each callback; None for the plain way."""
+        self.aio_context.run_handle_debug = run
+
+
+cdef int as_fd(object fd) except -1:
+    """A file descriptor from an int or an object with fileno(); asyncio's exceptions."""
+    cdef int number
+    if type(fd) is int:
+        if fd < 0:
+            raise ValueError(f"Invalid file descriptor: {fd}")
+        number = fd
+        return number
+    return selectors._fileobj_to_fd(fd)

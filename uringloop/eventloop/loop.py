@@ -1,0 +1,152 @@
+"""Loop: asyncio's event loop on an AioContext.
+
+Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), StdlibHooks (borrowed from stock asyncio),
+asyncio.BaseEventLoop (everything else).
+"""
+
+import asyncio
+import os
+import sys
+import threading
+import weakref
+from asyncio import base_events, events
+from asyncio.log import logger
+
+from ..fdmon.select import make_monitor
+from .core import LoopCore
+from .serve import ServeMixin
+from .stdlib_hooks import StdlibHooks
+
+_live_loops = weakref.WeakSet()
+
+
+class Loop(LoopCore, ServeMixin, StdlibHooks, asyncio.BaseEventLoop):
+    """A drop-in asyncio event loop.
+
+    Parameters:
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; None for $URINGLOOP_FDMON, else the best there is.
+
+    Raises: MonitorUnavailable, ValueError; see fdmon/select.py.
+    """
+
+    def __init__(self, fdmon=None):
+        self._closed = True  # until everything is there: __del__ must not complain about half a loop
+        monitor, reason = make_monitor(fdmon)
+        asyncio.BaseEventLoop.__init__(self)
+        self._adopt_monitor(monitor)
+        self._fdmon_reason = reason
+        self._has_requests = monitor.has_requests
+        self._acceptors = {}
+        self._pid = os.getpid()
+        self.setup_stdlib()
+        _live_loops.add(self)
+
+    @property
+    def fdmon(self):
+        """The monitor's name: "io_uring", "epoll" or "poll"."""
+        return self.aio_context.monitor.name
+
+    @property
+    def fdmon_reason(self):
+        """Why it is this monitor; None when io_uring was chosen freely."""
+        return self._fdmon_reason
+
+    def __repr__(self):
+        name = type(self).__name__
+        if self.aio_context is None:
+            return f"<{name} unmade>"
+        return (
+            f"<{name} fdmon={self.fdmon} running={self.is_running()} "
+            f"closed={self.is_closed()} debug={self.get_debug()}>"
+        )
+
+    def statistics(self):
+        """What the loop did so far: FDMonitor.statistics() and the context's own counts, a dict."""
+        numbers = self.aio_context.monitor.statistics()
+        numbers["turns"] = self.aio_context.n_turns
+        numbers["wakeups"] = self.aio_context.notifier.n_wakeups
+        return numbers
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    def _run_forever_setup(self):
+        self._check_closed()
+        self._check_running()
+        self._set_coroutine_origin_tracking(self._debug)
+        self._old_agen_hooks = sys.get_asyncgen_hooks()
+        self._thread_id = threading.get_ident()
+        sys.set_asyncgen_hooks(
+            firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
+        )
+        events._set_running_loop(self)
+
+    def _run_forever_cleanup(self):
+        self._stopping = False
+        self._thread_id = None
+        events._set_running_loop(None)
+        self._set_coroutine_origin_tracking(False)
+        if self._old_agen_hooks is not None:
+            sys.set_asyncgen_hooks(*self._old_agen_hooks)
+            self._old_agen_hooks = None
+
+    def close(self):
+        """See asyncio.loop.close."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self._closed:
+            return
+        if self._pid == os.getpid():
+            self.close_stdlib()
+        asyncio.BaseEventLoop.close(self)
+        self._acceptors.clear()
+        self._close_aio_context()
+
+    def __del__(self, _warn=None):
+        if self.aio_context is not None:
+            asyncio.BaseEventLoop.__del__(self)
+
+    # -- debug mode ------------------------------------------------------------------------------------
+
+    def set_debug(self, enabled):
+        """See asyncio.loop.set_debug."""
+        self._debug = enabled
+        if self.aio_context is not None:
+            self._watch_callbacks(self._run_watched if enabled else None)
+        if self.is_running():
+            self.call_soon_threadsafe(self._set_coroutine_origin_tracking, enabled)
+
+    def _run_watched(self, handle):
+        """Debug mode: run one callback and say so when it takes long."""
+        if handle.cancelled():
+            return
+        try:
+            self._current_handle = handle
+            started = self.time()
+            handle._run()
+            took = self.time() - started
+            if took >= self.slow_callback_duration:
+                logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), took)
+        finally:
+            self._current_handle = None
+
+    # -- fork ------------------------------------------------------------------------------------------
+
+    def _after_fork_in_child(self):
+        self._forget_signals()
+        self._acceptors.clear()
+        self._forget_aio_context()
+
+
+def _forget_loops():
+    """In a fork child: no loop of the parent may be touched, and none of its kernel objects kept alive."""
+    for loop in list(_live_loops):
+        loop._after_fork_in_child()
+    _live_loops.clear()
+    try:
+        from ..uring.ring import forget_spare_rings
+    except ImportError:
+        return
+    forget_spare_rings()
+
+
+os.register_at_fork(after_in_child=_forget_loops)

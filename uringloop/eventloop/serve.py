@@ -1,0 +1,215 @@
+"""Listening sockets and the transports of new connections; once per connection, so Python."""
+
+import errno
+import os
+from asyncio import constants, sslproto, trsock
+from asyncio.log import logger
+
+from ..transports.classes import SocketTransport
+from ..transports.wire import ReadinessWire
+
+try:
+    from ..transports.accept import Acceptor
+    from ..transports.ring_wire import RingWire
+except ImportError:  # a build without liburing: no monitor has requests
+    RingWire = Acceptor = None
+
+# What accept(2) answers when something has run out; asyncio waits a second and tries again.
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class ServeMixin:
+    """The part of Loop that makes stream transports and accepts connections."""
+
+    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+        """A transport for a connected socket, which it owns from now on."""
+        extra = {} if extra is None else extra
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        extra["socket"] = trsock.TransportSocket(sock)
+        try:
+            extra["sockname"] = sock.getsockname()
+        except OSError:
+            extra["sockname"] = None
+        if "peername" not in extra:
+            try:
+                extra["peername"] = sock.getpeername()
+            except OSError:
+                extra["peername"] = None
+        transport = SocketTransport.__new__(SocketTransport)
+        transport.setup(self, self.aio_context, sock, protocol, extra, server)
+        wire = RingWire if self._has_requests else ReadinessWire
+        transport.attach_wire(wire(transport, fd))
+        self._transports[fd] = transport
+        if server is not None:
+            self._attach(server, transport)
+        transport.start(waiter)
+        return transport
+
+    def _make_ssl_transport(
+        self,
+        rawsock,
+        protocol,
+        sslcontext,
+        waiter=None,
+        *,
+        server_side=False,
+        server_hostname=None,
+        extra=None,
+        server=None,
+        ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
+    ):
+        """asyncio's own TLS on one of our transports."""
+        self._ensure_fd_no_transport(rawsock)
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport
+
+    if hasattr(__import__("asyncio").Server, "close_clients"):  # since Python 3.13
+
+        def _attach(self, server, transport):
+            server._attach(transport)
+
+        def _detach(self, server, transport):
+            server._detach(transport)
+
+    else:
+
+        def _attach(self, server, transport):
+            server._attach()
+
+        def _detach(self, server, transport):
+            server._detach()
+
+    def _transport_closed(self, transport, server):
+        """connection_lost was called and the socket closed."""
+        if server is not None:
+            self._detach(server, transport)
+
+    # -- listening -------------------------------------------------------------------------------------
+
+    def _start_serving(
+        self,
+        protocol_factory,
+        sock,
+        sslcontext=None,
+        server=None,
+        backlog=100,
+        ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
+    ):
+        """Accept connections of a listening socket from now on."""
+        fd = sock.fileno()
+        if fd < 0:
+            return  # closed while it waited for resources
+        details = (protocol_factory, sock, sslcontext, server, backlog, ssl_handshake_timeout, ssl_shutdown_timeout)
+        if self._has_requests:
+            self._acceptors[fd] = Acceptor(self.aio_context, fd, sock.family, self._accepted, details)
+        else:
+            self._add_reader(fd, self._accept_ready, details)
+
+    def _stop_serving(self, sock):
+        """Accept nothing more and close the listening socket."""
+        fd = sock.fileno()
+        path = sock.getsockname() if sock in self._unix_server_sockets else None
+        if self._has_requests:
+            acceptor = self._acceptors.pop(fd, None)
+            if acceptor is not None:
+                acceptor.close()
+        else:
+            self._remove_reader(fd)
+        sock.close()
+        if path is not None:
+            self._unlink_unix_socket(sock, path)
+
+    def _unlink_unix_socket(self, sock, path):
+        """Remove the path of a UNIX server that owns it (cleanup_socket, since Python 3.13)."""
+        inode = self._unix_server_sockets.pop(sock)
+        try:
+            if os.stat(path).st_ino == inode:
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
+
+    def _accept_ready(self, details):
+        """Readiness monitors: take what is in the backlog."""
+        sock, backlog = details[1], details[4]
+        for _ in range(backlog):
+            try:
+                connection, _address = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._accept_failed(error, details)
+                return
+            self._accepted(connection, None, details)
+
+    def _accept_failed(self, error, details):
+        sock = details[1]
+        if error.errno not in OUT_OF_RESOURCES:
+            raise error
+        self.call_exception_handler(
+            {
+                "message": "socket.accept() out of system resource",
+                "exception": error,
+                "socket": trsock.TransportSocket(sock),
+            }
+        )
+        if self._has_requests:
+            self._acceptors.pop(sock.fileno(), None)
+        else:
+            self._remove_reader(sock.fileno())
+        self.call_later(constants.ACCEPT_RETRY_DELAY, self._start_serving, *details)
+
+    def _accepted(self, connection, error, details):
+        """A new connection (a socket), or an OSError instead."""
+        protocol_factory, sock, sslcontext, server, _, handshake_timeout, shutdown_timeout = details
+        if error is not None:
+            self._accept_failed(error, details)
+            return
+        if server is not None and server._sockets is None:
+            connection.close()  # accepted by the kernel before the server was closed
+            return
+        try:
+            extra = {"peername": connection.getpeername()}
+        except OSError:
+            extra = {"peername": None}  # reset meanwhile; its transport will see that
+        if self._debug:
+            logger.debug("%r got a new connection from %r: %r", server, extra["peername"], connection)
+        connection.setblocking(False)
+        if sslcontext:
+            self.create_task(
+                self._accept_connection2(
+                    protocol_factory, connection, extra, sslcontext, server, handshake_timeout, shutdown_timeout
+                )
+            )
+            return
+        protocol = None
+        try:
+            protocol = protocol_factory()
+            self._make_socket_transport(connection, protocol, extra=extra, server=server)
+        except (SystemExit, KeyboardInterrupt):
+            connection.close()
+            raise
+        except BaseException as failure:
+            connection.close()
+            if self._debug:
+                context = {
+                    "message": "Error on transport creation for incoming connection",
+                    "exception": failure,
+                }
+                if protocol is not None:
+                    context["protocol"] = protocol
+                self.call_exception_handler(context)

@@ -1,0 +1,121 @@
+"""What stock asyncio's selector and Unix loops already do well enough, taken by name.
+
+These functions reach into a loop only through _add_reader, _add_writer and their counterparts, so they work on any
+monitor.  Their classes are never instantiated and their __init__ and close never called; what those would set up is in
+`StdlibHooks.setup_stdlib`.  One file, so that a new Python version is checked here.
+"""
+
+import signal
+import weakref
+from asyncio import selector_events, unix_events
+
+_SELECTOR = selector_events.BaseSelectorEventLoop
+_UNIX = unix_events._UnixSelectorEventLoop
+
+_FROM_SELECTOR = (
+    "_make_datagram_transport",
+    "_make_self_pipe",
+    "_close_self_pipe",
+    "_read_from_self",
+    "_accept_connection2",
+    "_ensure_fd_no_transport",
+    "add_reader",
+    "remove_reader",
+    "add_writer",
+    "remove_writer",
+    "sock_recv",
+    "_sock_read_done",
+    "_sock_recv",
+    "sock_recv_into",
+    "_sock_recv_into",
+    "sock_recvfrom",
+    "_sock_recvfrom",
+    "sock_recvfrom_into",
+    "_sock_recvfrom_into",
+    "sock_sendall",
+    "_sock_sendall",
+    "sock_sendto",
+    "_sock_sendto",
+    "sock_connect",
+    "_sock_connect",
+    "_sock_write_done",
+    "_sock_connect_cb",
+    "sock_accept",
+    "_sock_accept",
+    "_sendfile_native",
+)
+_FROM_UNIX = (
+    "_process_self_data",
+    "_handle_signal",
+    "remove_signal_handler",
+    "_check_signal",
+    "_make_read_pipe_transport",
+    "_make_write_pipe_transport",
+    "_make_subprocess_transport",
+    "_child_watcher_callback",
+    "create_unix_connection",
+    "create_unix_server",
+    "_sock_sendfile_native",
+    "_sock_sendfile_native_impl",
+    "_sock_sendfile_update_filepos",
+    "_sock_add_cancellation_callback",
+)
+
+
+class StdlibHooks:
+    """Mixed into Loop behind LoopCore."""
+
+    def setup_stdlib(self):
+        """The attributes that the borrowed functions expect."""
+        self._signal_handlers = {}
+        self._unix_server_sockets = {}
+        self._transports = weakref.WeakValueDictionary()
+        self._ssock = self._csock = None
+        watcher = getattr(unix_events, "_PidfdChildWatcher", None)
+        if watcher is not None and not hasattr(unix_events, "AbstractChildWatcher"):
+            # since Python 3.14 the loop owns its child watcher
+            self._watcher = watcher() if unix_events.can_use_pidfd() else unix_events._ThreadedChildWatcher()
+
+    def close_stdlib(self):
+        """Undo what the borrowed functions set up; the loop is not closed yet."""
+        for number in list(self._signal_handlers):
+            self.remove_signal_handler(number)
+        if self._csock is not None:
+            self._close_self_pipe()
+
+    def add_signal_handler(self, sig, callback, *args):
+        """See asyncio.loop.add_signal_handler.
+
+        The wake-up fd needs a socketpair of its own, made with the first handler: set_wakeup_fd writes one byte,
+        which an eventfd refuses.
+        """
+        if self._csock is None:
+            self._make_self_pipe()
+        try:
+            _UNIX.add_signal_handler(self, sig, callback, *args)
+        finally:
+            if not self._signal_handlers:
+                self._close_self_pipe()
+
+    def remove_signal_handler(self, sig):
+        """See asyncio.loop.remove_signal_handler."""
+        removed = _UNIX.remove_signal_handler(self, sig)
+        if removed and not self._signal_handlers and self._csock is not None:
+            self._close_self_pipe()
+        return removed
+
+    def _forget_signals(self):
+        """In a fork child: the parent's wake-up socketpair must hear nothing from us."""
+        if self._csock is not None:
+            signal.set_wakeup_fd(-1)
+            self._ssock.close()
+            self._csock.close()
+            self._ssock = self._csock = None
+            self._signal_handlers.clear()
+
+
+for _name in _FROM_SELECTOR:
+    setattr(StdlibHooks, _name, _SELECTOR.__dict__[_name])
+for _name in _FROM_UNIX:
+    if _name not in StdlibHooks.__dict__:
+        setattr(StdlibHooks, _name, _UNIX.__dict__[_name])

@@ -1,0 +1,41 @@
+"""Exceptions of uringloop's own; everything else is asyncio's or an OSError."""
+
+import errno as _errno
+import os
+
+__all__ = ["MonitorUnavailable", "UringLoopError"]
+
+
+class UringLoopError(Exception):
+    """Base of all exceptions that only uringloop raises."""
+
+
+class MonitorUnavailable(UringLoopError, OSError):
+    """An fd monitor cannot be had.
+
+    Parameters:
+        monitor: its name, "io_uring", "epoll" or "poll".
+        errno: what the kernel answered (0 where it was not asked).
+        cause: the likely reason and the remedy, a sentence without a full stop.
+
+    The text always contains the errno's symbolic name, so that it can be searched for.
+    """
+
+    def __init__(self, monitor: str, errno: int, cause: str) -> None:
+        super().__init__(errno, cause)
+        self.monitor = monitor
+        self.cause = cause
+
+    @property
+    def errno_name(self) -> str:
+        """The errno's symbolic name, such as EPERM; empty where the kernel was not asked."""
+        return _errno.errorcode.get(self.errno or 0, str(self.errno or ""))
+
+    def __str__(self) -> str:
+        parts = [self.monitor]
+        if self.errno:
+            parts.append(f"{self.errno_name} ({os.strerror(self.errno)})")
+        return ": ".join([*parts, self.cause])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.monitor, self.errno, self.cause)

@@ -1,0 +1,40 @@
+# The FDMonitor interface and what every monitor shares.
+from libc.stdint cimport int64_t
+from cpython.ref cimport PyObject
+
+cdef class FdHandler:
+    cdef readonly int fd
+    cdef readonly short events    # POLLIN | POLLOUT: the interest
+    cdef short revents            # what the last wait reported; valid while is_queued
+    cdef bint is_removed          # never reported again, even if already queued
+    cdef bint is_queued           # on the ready list
+    cdef object arming            # io_uring only: the PollRequest that watches for it
+    cdef int on_ready(self, short revents) except -1
+
+cdef class ReadyList:
+    cdef PyObject **items         # a ring of owned references
+    cdef size_t head              # next to dispatch
+    cdef size_t tail              # next free
+    cdef size_t mask
+    cdef int append(self, FdHandler handler, short revents) except -1
+    cdef FdHandler pop(self)
+    cdef size_t count(self) noexcept
+
+cdef class FDMonitor:
+    cdef readonly bint is_closed
+    cdef readonly bint has_requests  # completions and add_sqe: io_uring only
+    cdef dict handlers               # fd -> FdHandler with interest
+    cdef unsigned long long n_syscalls
+    cdef int update(self, FdHandler old, FdHandler new) except -1
+    cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1
+    cdef bint need_wait(self) noexcept
+    cdef bint has_undispatched(self) noexcept
+    cdef int dispatch(self) except -1
+    cdef int submit(self) except -1
+    cdef int begin_run(self) except -1
+    cdef int settle(self) except -1
+    cdef int fileno(self) noexcept
+    cdef int close(self) except -1
+    cdef int forget(self) except -1
+
+cdef int check_pollable(int fd) except -1

@@ -1,0 +1,201 @@
+"""The FDMonitor interface: what a context asks about file descriptors, and how one answers.
+
+A monitor fills lists; the context dispatches them afterwards.  No user code runs inside `wait`, which is what makes
+nested loops possible.  All calls come from the loop's thread, except where a member says otherwise.
+
+Words: a *handler* is the interest in one fd with its callback (QEMU: AioHandler); a *monitor* is the backend that
+watches (QEMU: FDMonOps).  Monitors: `io_uring`, `epoll`, `poll`, each in the file of its name.
+
+Not here: which monitor is chosen (`select`), the order of things in one turn (`aio/context`).
+"""
+
+from libc.errno cimport EPERM, errno
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from posix.stat cimport S_ISBLK, S_ISCHR, S_ISDIR, S_ISREG, fstat, struct_stat
+
+import os
+import select
+
+
+cdef class FdHandler:
+    """Interest in one fd; subclasses say what happens.  A change of interest takes a new handler.
+
+    Parameters:
+        fd: not owned; whoever removes the handler may close it afterwards.
+        events: POLLIN | POLLOUT.  POLLHUP and POLLERR are always reported.
+    """
+
+    def __cinit__(self, int fd=-1, short events=0):
+        self.fd = fd
+        self.events = events
+
+    cdef int on_ready(self, short revents) except -1:
+        """Called by the context's dispatch; may run user code.  revents as in poll(2)."""
+        raise NotImplementedError
+
+
+cdef class ReadyList:
+    """Handlers that a wait found ready, in that order, each at most once."""
+
+    def __cinit__(self):
+        self.mask = 63
+        self.items = <PyObject **>malloc((self.mask + 1) * sizeof(PyObject *))
+        if self.items == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        if self.items != NULL:
+            while self.count():
+                self.pop()
+            free(self.items)
+
+    cdef size_t count(self) noexcept:
+        return self.tail - self.head
+
+    cdef int append(self, FdHandler handler, short revents) except -1:
+        """Queue a handler; one that is queued already only collects the new revents (nested loops)."""
+        cdef PyObject **grown
+        cdef size_t i, n
+        if handler.is_removed:
+            return 0
+        if handler.is_queued:
+            handler.revents |= revents
+            return 0
+        n = self.tail - self.head
+        if n > self.mask:
+            grown = <PyObject **>malloc(2 * (self.mask + 1) * sizeof(PyObject *))
+            if grown == NULL:
+                raise MemoryError()
+            for i in range(n):
+                grown[i] = self.items[(self.head + i) & self.mask]
+            free(self.items)
+            self.items = grown
+            self.mask = 2 * self.mask + 1
+            self.head = 0
+            self.tail = n
+        Py_INCREF(handler)  # undone by pop()
+        self.items[self.tail & self.mask] = <PyObject *>handler
+        self.tail += 1
+        handler.is_queued = True
+        handler.revents = revents
+        return 0
+
+    cdef FdHandler pop(self):
+        """The oldest handler; the list is not empty."""
+        cdef FdHandler handler = <FdHandler>self.items[self.head & self.mask]
+        self.head += 1
+        handler.is_queued = False
+        Py_DECREF(handler)  # taken by append()
+        return handler
+
+
+cdef class FDMonitor:
+    """One way to learn what happened to file descriptors.  One per context.
+
+    The constructor acquires the kernel objects or raises MonitorUnavailable and leaves nothing behind.
+    """
+
+    name = "none"
+
+    def __cinit__(self):
+        self.handlers = {}
+
+    cdef int update(self, FdHandler old, FdHandler new) except -1:
+        """Add (old None), change, or remove (new None) the interest in one fd.
+
+        Afterwards `old` is never reported again, even if its event is queued.  May be lazy until the
+        next wait.  Does not block, runs no user code.
+
+        Raises: OSError (EBADF; EPERM for an fd that cannot be polled, such as a regular file) and then nothing
+            changed.
+        """
+        raise NotImplementedError
+
+    cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
+        """Append each ready handler once.
+
+        Parameters:
+            ready_list: filled; what is on it already stays.
+            timeout_ns: -1 for ever, 0 without blocking, > 0 an upper bound in nanoseconds.
+
+        May return early and with nothing, also on EINTR, so that Python's signal handlers run.  Releases the
+        GIL.  Runs no user code.
+        """
+        raise NotImplementedError
+
+    cdef bint need_wait(self) noexcept:
+        """wait(0) has something to do: completions queued, SQEs unsubmitted, lazy updates.
+
+        A monitor that cannot tell from user space says True.
+        """
+        return True
+
+    cdef bint has_undispatched(self) noexcept:
+        """Completions are collected and wait for dispatch."""
+        return False
+
+    cdef int dispatch(self) except -1:
+        """Run the completion callbacks that `wait` collected.  Runs user code.
+
+        Returns: how many ran.
+        """
+        return 0
+
+    cdef int submit(self) except -1:
+        """Hand queued requests to the kernel now, without waiting and without running user code."""
+        return 0
+
+    cdef int begin_run(self) except -1:
+        """The calling thread is going to run the loop; a monitor that is bound to threads moves here."""
+        return 0
+
+    cdef int settle(self) except -1:
+        """The loop is going to stop: let nothing hang half-way in user space.  Runs no user code."""
+        return 0
+
+    cdef int fileno(self) noexcept:
+        """An fd that is readable when a non-blocking wait would deliver; -1 where there is none."""
+        return -1
+
+    def statistics(self):
+        """A dict of ints; `fdmon` is a str."""
+        return {
+            "fdmon": self.name,
+            "handlers": len(self.handlers),
+            "in_flight": 0,
+            "submitted": 0,
+            "completed": 0,
+            "cq_overflows": 0,
+            "syscalls": self.n_syscalls,
+            "poll_hits": 0,
+            "poll_misses": 0,
+        }
+
+    cdef int close(self) except -1:
+        """Idempotent: cancel everything, drain until nothing is in flight, close, only then release memory."""
+        self.is_closed = True
+        self.handlers.clear()
+        return 0
+
+    cdef int forget(self) except -1:
+        """In a fork child: close our copies of the kernel objects without touching what the parent sees."""
+        return self.close()
+
+
+cdef int check_pollable(int fd) except -1:
+    """Raise as epoll_ctl(2) would: EBADF, or EPERM for what cannot be polled.
+
+    poll(2) and IORING_OP_POLL_ADD call a regular file always ready; asyncio on epoll refuses it.
+    """
+    cdef struct_stat st
+    if fstat(fd, &st) < 0:
+        raise OSError(errno, os.strerror(errno))
+    if S_ISREG(st.st_mode) or S_ISDIR(st.st_mode) or S_ISBLK(st.st_mode):
+        raise PermissionError(EPERM, os.strerror(EPERM))
+    if S_ISCHR(st.st_mode):
+        # A tty can be polled, /dev/null cannot: only epoll itself knows.
+        with select.epoll() as probe:
+            probe.register(fd, select.EPOLLIN)
+    return 0

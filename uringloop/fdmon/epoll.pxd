@@ -1,0 +1,11 @@
+from cpython.ref cimport PyObject
+
+from .base cimport FDMonitor, FdHandler
+
+cdef class EpollMonitor(FDMonitor):
+    cdef int epoll_fd            # owned, -1 when closed
+    cdef bint has_pwait2         # nanosecond timeouts
+    cdef PyObject **by_fd        # fd -> the handler of that fd, borrowed from `handlers`; owned array
+    cdef int by_fd_capacity
+    cdef int reserve(self, int fd) except -1
+    cdef int control(self, int operation, FdHandler handler) noexcept

@@ -1,0 +1,54 @@
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from cpython.ref cimport PyObject
+
+from ..liburing.liburing cimport io_uring_sqe
+from ..uring.buffers cimport BufferRing
+from ..uring.request cimport InFlight, Request
+from ..uring.ring cimport Ring
+from .base cimport FDMonitor, FdHandler, ReadyList
+
+cdef struct Completion:
+    PyObject *request   # owned reference
+    char *data          # the provided buffer's bytes, or NULL
+    int32_t res
+    uint32_t flags
+
+cdef class PollRequest(Request):
+    cdef FdHandler handler
+
+cdef class IoUringMonitor(FDMonitor):
+    cdef Ring ring                     # replaced when the loop moves to another thread
+    cdef InFlight in_flight
+    cdef BufferRing buffers            # made on first use; None until then
+    cdef ReadyList ready_list          # the context's, known from the first wait on
+    cdef Completion *fifo              # harvested, not dispatched; a ring
+    cdef size_t fifo_head
+    cdef size_t fifo_tail
+    cdef size_t fifo_mask
+    cdef list to_arm                   # FdHandlers whose POLL_ADD goes out with the next wait
+    cdef PyObject **unsettled          # KIND_SKIP_SENDs of this enter; kept alive by hold
+    cdef size_t n_unsettled
+    cdef size_t unsettled_capacity
+    cdef unsigned long owner_thread    # who enabled the ring; 0 before
+    cdef readonly bint skip_sends      # a failed SEND reports its partial count: CQE-less sends are sound
+    cdef unsigned long long n_completed
+    cdef unsigned long long n_cq_overflows
+    cdef unsigned long long n_syscalls_before  # of rings that were replaced
+    cdef unsigned long long n_submitted_before
+    cdef size_t n_in_limbo             # requests whose memory the kernel may still hold after a foreign close
+
+    cdef int add(self, Request request, io_uring_sqe *sqe) except -1
+    cdef int add_skip_send(self, Request request, io_uring_sqe *sqe) except -1
+    cdef int cancel(self, Request request) except -1
+    cdef BufferRing buffer_ring(self)
+    cdef int harvest(self) except -1
+    cdef int push(self, Request request, int32_t res, uint32_t flags, char *data) except -1
+    cdef int poll_completed(self, PollRequest request, int32_t res) except -1
+    cdef int arm_polls(self) except -1
+    cdef int settle_sends(self) except -1
+    cdef int flush_cq_overflow(self) except -1
+    cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1
+    cdef int move(self) except -1
+    cdef int drop_all(self) except -1
+    cdef int drain(self) except -1
+    cdef int grow_fifo(self) except -1

@@ -1,0 +1,460 @@
+"""The io_uring monitor: readiness and completions from one ring, one system call per turn.
+
+How it works:
+ 1. Everything that was queued since the last wait (POLL_ADD of handlers, RECV, SEND, ACCEPT, cancels) is submitted
+    by the same io_uring_enter(2) that waits.
+ 2. `harvest` copies CQEs out of the ring: readiness goes to the ready list, everything else into a FIFO,
+    from which `dispatch` runs the completion callbacks.  A nested wait appends to the same FIFO and a nested
+    dispatch takes from its head, so each is delivered once and in order.
+ 3. Handlers are watched by one-shot POLL_ADD, re-armed at the next wait: after the callbacks in a flat turn, at once in
+    a nested one.  There is no level-triggered multishot poll in io_uring (measured; QEMU dropped it, too).
+ 4. A KIND_SKIP_SEND is MSG_WAITALL | MSG_DONTWAIT with IOSQE_CQE_SKIP_SUCCESS: once the kernel has consumed its SQE the
+    send is over, and no CQE means that all of it was copied.  So after an enter that consumed everything, and
+    after an overflowed CQ was flushed, what posted no CQE is settled as sent.
+ 5. With DEFER_TASKRUN one enter runs at most 20 deferred completions, so a full load is taken by several
+    cheap enters before any Python runs.
+
+Invariant: a request is on `in_flight` from hold to release, and everything on it is cancelled and drained, or kept
+for ever, before its memory goes.
+
+Threads: the thread that enables the ring owns it for ever; `move` makes a new ring for another thread.
+Kernel: 5.15 at least, 6.0 for multishot receive, 6.1 for DEFER_TASKRUN.
+
+Not here: what a completion means (`transports/ring_wire`), memory rules (`uring/request`).
+"""
+
+from libc.errno cimport EBADF
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+
+from ..liburing.liburing cimport *
+from ..uring.buffers cimport BufferRing
+from ..uring.request cimport (ALL_SENT, CANCELLING, DONE, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_SKIP_SEND,
+                              ORPHANED, InFlight, Request, decode, encode, hold, release)
+from ..uring.ring cimport Ring
+from ..uring.sendprobe cimport failed_send_reports_count
+from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable
+
+import logging
+
+from ..uring import ring as _ring
+
+# Deferred completions are taken up to here before Python runs: more would only delay the first callback.
+cdef enum:
+    HARVEST_TARGET = 100
+    DEFERRED_PER_ENTER = 16  # the kernel runs up to 20; fewer than this means that there are no more
+    DRAIN_ROUNDS = 1000
+
+# Once per process: None until probed.
+cdef object sends_report_count = None
+
+
+cdef class PollRequest(Request):
+    """POLL_ADD of one FdHandler."""
+
+    def __cinit__(self, FdHandler handler=None):
+        self.kind = KIND_POLL
+        self.handler = handler
+
+
+cdef class IoUringMonitor(FDMonitor):
+    """FDMonitor on io_uring.  Raises MonitorUnavailable; then nothing is left behind."""
+
+    name = "io_uring"
+
+    def __cinit__(self):
+        self.ring = _ring.take_ring()
+        self.has_requests = True
+        self.in_flight = InFlight()
+        self.to_arm = []
+        self.fifo_mask = 127
+        self.fifo = <Completion *>malloc((self.fifo_mask + 1) * sizeof(Completion))
+        self.unsettled_capacity = 64
+        self.unsettled = <PyObject **>malloc(self.unsettled_capacity * sizeof(PyObject *))
+        if self.fifo == NULL or self.unsettled == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        # close() was called by the context; a monitor that never was leaves closing to Ring.__dealloc__
+        while self.fifo != NULL and self.fifo_head != self.fifo_tail:
+            Py_DECREF(<object>self.fifo[self.fifo_head & self.fifo_mask].request)
+            self.fifo_head += 1
+        free(self.fifo)
+        free(self.unsettled)
+
+    # -- what transports use ---------------------------------------------------------------------------
+
+    cdef int add(self, Request request, io_uring_sqe *sqe) except -1:
+        """`sqe`, filled, is on its way for `request`; it reaches the kernel with the next wait at the latest."""
+        return hold(request, self.in_flight, sqe)
+
+    cdef int add_skip_send(self, Request request, io_uring_sqe *sqe) except -1:
+        """The same for a SEND without a CQE on success; `settle` is called in the next wait or submit."""
+        cdef PyObject **grown
+        if self.n_unsettled == self.unsettled_capacity:
+            grown = <PyObject **>realloc(self.unsettled, 2 * self.unsettled_capacity * sizeof(PyObject *))
+            if grown == NULL:
+                raise MemoryError()
+            self.unsettled = grown
+            self.unsettled_capacity *= 2
+        hold(request, self.in_flight, sqe)
+        self.unsettled[self.n_unsettled] = <PyObject *>request
+        self.n_unsettled += 1
+        return 0
+
+    cdef int cancel(self, Request request) except -1:
+        """Best effort, by request and never by fd; exactly one final completion still comes."""
+        cdef io_uring_sqe *sqe
+        if request.owner is None or request.state == CANCELLING:
+            return 0
+        sqe = self.ring.get_sqe()
+        io_uring_prep_cancel64(sqe, encode(request), 0)
+        # Nobody waits for the cancel's own result; -ENOENT (already done) posts a CQE all the same: ignored.
+        sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
+        sqe.user_data = 0
+        if request.state == IN_FLIGHT:
+            request.state = CANCELLING
+        return 0
+
+    cdef BufferRing buffer_ring(self):
+        """The loop's provided buffers, made on first use.  Raises OSError where the kernel has none."""
+        if self.buffers is None:
+            self.buffers = BufferRing(self.ring)
+        return self.buffers
+
+    # -- the FDMonitor interface -----------------------------------------------------------------------
+
+    cdef int update(self, FdHandler old, FdHandler new) except -1:
+        if new is not None:
+            if old is None:
+                check_pollable(new.fd)
+            self.handlers[new.fd] = new
+            new.arming = PollRequest(new)
+            self.to_arm.append(new)
+        elif old is not None and self.handlers.get(old.fd) is old:
+            del self.handlers[old.fd]
+        if old is not None:
+            old.is_removed = True
+            if old.arming is not None:
+                self.cancel(<PollRequest>old.arming)
+                old.arming = None
+        return 0
+
+    cdef int arm_polls(self) except -1:
+        """POLL_ADD for all handlers that wait for it; an fd closed since then was removed and is skipped."""
+        cdef FdHandler handler
+        cdef PollRequest request
+        cdef io_uring_sqe *sqe
+        cdef list waiting = self.to_arm
+        self.to_arm = []
+        for handler in waiting:
+            request = <PollRequest>handler.arming
+            if handler.is_removed or request is None or request.owner is not None:
+                continue
+            sqe = self.ring.get_sqe()
+            io_uring_prep_poll_add(sqe, handler.fd, <unsigned short>handler.events)
+            hold(request, self.in_flight, sqe)
+        return 0
+
+    cdef bint need_wait(self) noexcept:
+        return (self.ring.has_completions() or self.ring.has_unsubmitted() or len(self.to_arm) != 0
+                or self.n_unsettled != 0)
+
+    cdef bint has_undispatched(self) noexcept:
+        return self.fifo_head != self.fifo_tail
+
+    cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
+        cdef int harvested, total
+        self.ready_list = ready_list
+        if self.to_arm:
+            self.arm_polls()
+        if timeout_ns == 0 or self.has_undispatched() or ul_visible_cqes(&self.ring.ring):
+            if self.ring.has_unsubmitted() or self.ring.has_completions():
+                total = harvested = self.enter_and_harvest(0, -1)
+            else:
+                return 0
+        else:
+            total = harvested = self.enter_and_harvest(1, timeout_ns)
+        while harvested >= DEFERRED_PER_ENTER and total < HARVEST_TARGET and self.ring.has_completions():
+            harvested = self.enter_and_harvest(0, -1)
+            total += harvested
+        self.settle_sends()
+        return 0
+
+    cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1:
+        if (wait_count == 0 and not self.ring.has_unsubmitted()
+                and not ul_sq_flags(&self.ring.ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)):
+            return self.harvest()  # all there is, is visible already: no system call
+        self.ring.enter(wait_count, timeout_ns)
+        return self.harvest()
+
+    cdef int harvest(self) except -1:
+        """Take all visible CQEs; returns how many.  Runs no user code."""
+        cdef io_uring_cqe *cqe
+        cdef unsigned head = self.ring.ring.cq.khead[0]
+        cdef unsigned tail = head + ul_visible_cqes(&self.ring.ring)
+        cdef unsigned count = tail - head
+        cdef Request request
+        cdef uint64_t user_data
+        cdef int32_t res
+        cdef uint32_t flags
+        cdef char *data
+        while head != tail:
+            cqe = &self.ring.ring.cq.cqes[head & self.ring.ring.cq.ring_mask]
+            user_data, res, flags = cqe.user_data, cqe.res, cqe.flags
+            head += 1
+            io_uring_smp_store_release(self.ring.ring.cq.khead, head)
+            if user_data == 0:
+                continue
+            request = decode(user_data)
+            if request.kind == KIND_COMPLETION:
+                data = NULL
+                if flags & IORING_CQE_F_BUFFER:
+                    data = self.buffers.take(res, flags)
+                self.push(request, res, flags, data)
+                if not flags & IORING_CQE_F_MORE:
+                    release(request)
+            else:
+                release(request)
+                if request.kind == KIND_POLL:
+                    self.poll_completed(<PollRequest>request, res)
+                else:
+                    request.settle(res)
+        self.n_completed += count
+        return <int>count
+
+    cdef int push(self, Request request, int32_t res, uint32_t flags, char *data) except -1:
+        cdef Completion *slot
+        if self.fifo_tail - self.fifo_head > self.fifo_mask:
+            self.grow_fifo()
+        slot = &self.fifo[self.fifo_tail & self.fifo_mask]
+        Py_INCREF(request)  # undone by dispatch or drop_all
+        slot.request = <PyObject *>request
+        slot.res = res
+        slot.flags = flags
+        slot.data = data
+        self.fifo_tail += 1
+        return 0
+
+    cdef int grow_fifo(self) except -1:
+        cdef size_t i, n = self.fifo_tail - self.fifo_head
+        cdef Completion *grown = <Completion *>malloc(2 * (self.fifo_mask + 1) * sizeof(Completion))
+        if grown == NULL:
+            raise MemoryError()
+        for i in range(n):
+            grown[i] = self.fifo[(self.fifo_head + i) & self.fifo_mask]
+        free(self.fifo)
+        self.fifo = grown
+        self.fifo_mask = 2 * self.fifo_mask + 1
+        self.fifo_head = 0
+        self.fifo_tail = n
+        return 0
+
+    cdef int poll_completed(self, PollRequest request, int32_t res) except -1:
+        cdef FdHandler handler = request.handler
+        if handler.is_removed or handler.arming is not request:
+            return 0
+        if res >= 0:
+            # bits above 15 (POLLRDHUP can appear unrequested) are nobody's interest
+            self.ready_list.append(handler, <short>(res & 0x1F))
+            self.to_arm.append(handler)
+        elif res == -EBADF:
+            # closed without removing the handler; epoll forgets such an fd, too
+            self.update(handler, None)
+        else:
+            # -ECANCELED that was not ours (somebody's broad cancel, a thread that ended): watch again
+            self.to_arm.append(handler)
+        return 0
+
+    cdef int settle_sends(self) except -1:
+        """Everything was consumed: what posted no CQE was sent.  Runs no user code."""
+        cdef size_t i
+        cdef Request request
+        if self.n_unsettled == 0 or self.ring.has_unsubmitted():
+            return 0
+        self.flush_cq_overflow()
+        for i in range(self.n_unsettled):
+            request = <Request>self.unsettled[i]
+            if request.kind == KIND_SKIP_SEND and request.owner is not None:
+                release(request)
+                request.settle(ALL_SENT)
+        self.n_unsettled = 0
+        return 0
+
+    cdef int flush_cq_overflow(self) except -1:
+        """Completions beyond the CQ are kept by the kernel (IORING_FEAT_NODROP) until an enter asks."""
+        while ul_sq_flags(&self.ring.ring) & IORING_SQ_CQ_OVERFLOW:
+            self.n_cq_overflows += 1
+            self.ring.enter(0, -1)
+            if self.harvest() == 0:
+                break
+        return 0
+
+    cdef int dispatch(self) except -1:
+        cdef Completion slot
+        cdef Request request
+        cdef size_t n = self.fifo_tail - self.fifo_head
+        cdef int count = 0
+        # What arrives meanwhile waits for the next turn, or one busy socket would keep timers waiting.
+        while n != 0 and self.fifo_head != self.fifo_tail:
+            n -= 1
+            slot = self.fifo[self.fifo_head & self.fifo_mask]
+            self.fifo_head += 1
+            request = <Request>slot.request
+            Py_DECREF(request)  # taken by push
+            count += 1
+            request.complete(slot.res, slot.flags, slot.data)
+        return count
+
+    cdef int submit(self) except -1:
+        if not self.ring.is_enabled:
+            return 0
+        if self.ring.has_unsubmitted():
+            self.enter_and_harvest(0, -1)
+        return self.settle_sends()
+
+    cdef int begin_run(self) except -1:
+        global sends_report_count
+        cdef unsigned long me = <unsigned long>PyThread_get_thread_ident()
+        if self.owner_thread == me:
+            return 0
+        if self.owner_thread != 0:
+            self.move()
+        else:
+            self.ring.enable()
+        self.owner_thread = me
+        if sends_report_count is None:
+            sends_report_count = failed_send_reports_count()
+        self.skip_sends = <bint>sends_report_count
+        return 0
+
+    cdef int move(self) except -1:
+        """A new ring for the calling thread; what was in flight is re-armed by its owners.
+
+        The old ring's owner can never be asked again.  Nothing is lost: `settle` left no send half-way, data
+        that no CQE reported is still in its socket, and what was harvested is in the FIFO.
+        """
+        cdef Ring fresh = _ring.take_ring(single_issuer=False)
+        cdef Request request
+        if self.ready_list is None:
+            self.ready_list = ReadyList()
+        self.harvest()
+        self.n_syscalls_before += self.ring.n_syscalls
+        self.n_submitted_before += self.ring.n_submitted
+        self.ring.close()
+        self.ring = fresh
+        self.buffers = None  # its last users keep it until their completions are dispatched
+        fresh.enable()
+        self.n_unsettled = 0
+        for request in reversed(self.in_flight.snapshot()):
+            release(request)
+            if request.kind == KIND_POLL:
+                self.poll_completed(<PollRequest>request, -ECANCELED)
+            elif request.kind == KIND_COMPLETION:
+                self.push(request, -ECANCELED, 0, NULL)
+        return 0
+
+    cdef int settle(self) except -1:
+        """See FDMonitor; sends that wait for room are cancelled, which tells how much went out."""
+        cdef Request request
+        cdef int rounds = 0
+        cdef list waiting
+        if not self.ring.is_enabled or self.owner_thread != <unsigned long>PyThread_get_thread_ident():
+            return 0
+        if self.ready_list is None:
+            self.ready_list = ReadyList()
+        self.submit()
+        if self.in_flight.count == 0:
+            return 0
+        waiting = [one for one in self.in_flight.snapshot() if (<Request>one).must_settle]
+        for request in waiting:
+            self.cancel(request)
+        while rounds < DRAIN_ROUNDS and any([(<Request>one).owner is not None for one in waiting]):
+            self.enter_and_harvest(1, 10_000_000)
+            rounds += 1
+        return 0
+
+    cdef int fileno(self) noexcept:
+        return self.ring.ring.ring_fd if self.ring.is_open else -1
+
+    def statistics(self):
+        numbers = FDMonitor.statistics(self)
+        numbers.update(
+            in_flight=self.in_flight.count,
+            submitted=self.n_submitted_before + self.ring.n_submitted,
+            completed=self.n_completed,
+            cq_overflows=self.n_cq_overflows,
+            syscalls=self.n_syscalls_before + self.ring.n_syscalls,
+        )
+        if self.n_in_limbo:
+            numbers["in_limbo"] = self.n_in_limbo
+        return numbers
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    cdef int close(self) except -1:
+        if self.is_closed:
+            return 0
+        FDMonitor.close(self)
+        if self.ready_list is None:
+            self.ready_list = ReadyList()
+        self.to_arm = []
+        try:
+            if not self.ring.is_enabled:
+                if self.in_flight.count == 0:
+                    _ring.give_back(self.ring)
+            elif self.owner_thread == <unsigned long>PyThread_get_thread_ident():
+                self.drain()
+            else:
+                # The owner is elsewhere or gone: only it could make the kernel run deferred work.
+                self.harvest()
+        finally:
+            self.ring.close()
+            self.drop_all()
+        return 0
+
+    cdef int drain(self) except -1:
+        """Cancel everything and wait until the kernel holds nothing."""
+        cdef io_uring_sqe *sqe
+        cdef int rounds = 0
+        if self.in_flight.count == 0 and not self.ring.has_unsubmitted():
+            return 0
+        self.submit()
+        if self.in_flight.count:
+            sqe = self.ring.get_sqe()
+            ul_prep_cancel_any(sqe)
+        while self.in_flight.count and rounds < DRAIN_ROUNDS:
+            self.enter_and_harvest(1, 10_000_000)
+            rounds += 1
+        if self.in_flight.count:
+            logging.getLogger("uringloop").error(
+                "closing a ring with %d requests that the kernel does not give back", self.in_flight.count)
+        return 0
+
+    cdef int drop_all(self) except -1:
+        """The ring is closed: nobody will see what is left."""
+        cdef Completion slot
+        cdef Request request
+        for request in self.in_flight.snapshot():
+            if self.owner_thread == 0 or request.keepalive is None:
+                release(request)
+            else:
+                # Closed from another thread: memory the kernel may still touch is kept for ever, and counted.
+                self.n_in_limbo += 1
+        self.n_unsettled = 0
+        while self.fifo_head != self.fifo_tail:
+            slot = self.fifo[self.fifo_head & self.fifo_mask]
+            self.fifo_head += 1
+            request = <Request>slot.request
+            Py_DECREF(request)  # taken by push
+            request.drop(slot.res, slot.flags)
+        return 0
+
+    cdef int forget(self) except -1:
+        self.is_closed = True
+        self.handlers.clear()
+        self.to_arm = []
+        self.ring.close()
+        return 0

@@ -1,0 +1,104 @@
+"""The poll(2) monitor: the plainest one, O(handlers) per wait, works everywhere.
+
+The array for ppoll(2) is rebuilt at the next wait after a change.  Level-triggered.
+GIL: released around ppoll only; meanwhile other threads may touch nothing but the notifier.
+"""
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, realloc
+
+from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable
+
+import os
+
+
+cdef extern from "<poll.h>" nogil:
+    """
+    #define _GNU_SOURCE 1
+    #include <poll.h>
+    #include <time.h>
+    #include <errno.h>
+    #include <stdint.h>
+    #include <stddef.h>
+    extern int ppoll(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *);
+    static int ul_ppoll(struct pollfd *fds, size_t count, int64_t timeout_ns)
+    {
+        struct timespec timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+        return ppoll(fds, count, timeout_ns < 0 ? NULL : &timeout, NULL);
+    }
+    """
+    int ul_ppoll(pollfd *fds, size_t count, int64_t timeout_ns)
+
+
+cdef class PollMonitor(FDMonitor):
+    """FDMonitor on ppoll(2)."""
+
+    name = "poll"
+
+    def __cinit__(self):
+        self.slots = []
+
+    def __dealloc__(self):
+        free(self.fds)
+
+    cdef int update(self, FdHandler old, FdHandler new) except -1:
+        if new is not None:
+            if old is None:
+                check_pollable(new.fd)
+            self.handlers[new.fd] = new
+        elif old is not None and self.handlers.get(old.fd) is old:
+            del self.handlers[old.fd]
+        if old is not None:
+            old.is_removed = True
+        self.is_stale = True
+        return 0
+
+    cdef int rebuild(self) except -1:
+        cdef FdHandler handler
+        cdef size_t i = 0
+        cdef pollfd *grown
+        self.slots = list(self.handlers.values())
+        if <size_t>len(self.slots) > self.capacity:
+            grown = <pollfd *>realloc(self.fds, 2 * len(self.slots) * sizeof(pollfd))
+            if grown == NULL:
+                raise MemoryError()
+            self.fds = grown
+            self.capacity = 2 * len(self.slots)
+        for handler in self.slots:
+            self.fds[i].fd = handler.fd
+            self.fds[i].events = handler.events
+            self.fds[i].revents = 0
+            i += 1
+        self.is_stale = False
+        return 0
+
+    cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
+        cdef int n_ready, error
+        cdef size_t i, count
+        if self.is_stale:
+            self.rebuild()
+        count = <size_t>len(self.slots)
+        with nogil:
+            n_ready = ul_ppoll(self.fds, count, timeout_ns)
+            error = errno
+        self.n_syscalls += 1
+        if n_ready < 0:
+            if error == EINTR:
+                return 0
+            raise OSError(error, "ppoll: " + os.strerror(error))
+        for i in range(count):
+            if n_ready == 0:
+                break
+            if self.fds[i].revents:
+                n_ready -= 1
+                if self.fds[i].revents & 0x20:
+                    # POLLNVAL: the fd was closed without removing its handler; epoll forgets it, too
+                    self.update(<FdHandler>self.slots[i], None)
+                    continue
+                ready_list.append(<FdHandler>self.slots[i], self.fds[i].revents)
+        return 0
+
+    cdef int close(self) except -1:
+        self.slots = []
+        return FDMonitor.close(self)

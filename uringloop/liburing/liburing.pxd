@@ -1,0 +1,72 @@
+# liburing and our compat.h for the compiled core.  No bodies: what a name means stands in the header.
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "../liburing/compat.h" nogil:
+    struct io_uring_sq:
+        unsigned sqe_tail
+    struct io_uring_cq:
+        unsigned *khead
+        unsigned *ktail
+        unsigned ring_mask
+        io_uring_cqe *cqes
+    struct io_uring:
+        int ring_fd
+        unsigned flags
+        unsigned features
+        io_uring_sq sq
+        io_uring_cq cq
+    struct io_uring_params:
+        unsigned flags
+        unsigned cq_entries
+        unsigned features
+    struct io_uring_sqe:
+        unsigned char flags
+        uint16_t buf_group
+        uint16_t ioprio
+        uint64_t user_data
+    struct io_uring_cqe:
+        uint64_t user_data
+        int32_t res
+        uint32_t flags
+    struct io_uring_buf_ring:
+        pass
+    struct io_uring_buf:
+        pass
+    struct msghdr:
+        void *msg_iov
+        size_t msg_iovlen
+
+    int io_uring_queue_init_params(unsigned entries, io_uring *ring, io_uring_params *params)
+    void io_uring_queue_exit(io_uring *ring)
+    int io_uring_enable_rings(io_uring *ring)
+    io_uring_sqe *io_uring_get_sqe(io_uring *ring)
+    void io_uring_smp_store_release(unsigned *pointer, unsigned value)
+
+    void io_uring_prep_recv_multishot(io_uring_sqe *, int fd, void *, size_t, int flags)
+    void io_uring_prep_send(io_uring_sqe *, int fd, const void *, size_t, int flags)
+    void io_uring_prep_sendmsg(io_uring_sqe *, int fd, const msghdr *, unsigned flags)
+    void io_uring_prep_multishot_accept(io_uring_sqe *, int fd, void *, void *, int flags)
+    void io_uring_prep_poll_add(io_uring_sqe *, int fd, unsigned mask)
+    void io_uring_prep_cancel64(io_uring_sqe *, uint64_t user_data, int flags)
+
+    unsigned IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_TASKRUN_FLAG
+    unsigned IORING_SETUP_COOP_TASKRUN, IORING_SETUP_R_DISABLED, IORING_SETUP_SUBMIT_ALL
+    unsigned IORING_SETUP_CQSIZE, IORING_SETUP_CLAMP
+    unsigned IORING_ENTER_GETEVENTS, UL_ENTER_NO_IOWAIT
+    unsigned IORING_FEAT_NODROP, IORING_FEAT_EXT_ARG, IORING_FEAT_CQE_SKIP, IORING_FEAT_NO_IOWAIT
+    unsigned IORING_SQ_TASKRUN, IORING_SQ_CQ_OVERFLOW
+    unsigned IORING_CQE_F_MORE, IORING_CQE_F_BUFFER, IORING_CQE_BUFFER_SHIFT, UL_CQE_F_BUF_MORE
+    unsigned IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS
+    unsigned UL_PBUF_RING_INC
+    int ECANCELED, ENOBUFS, ECONNABORTED, ETIME
+
+    void ul_identity_sq_array(io_uring *ring)
+    unsigned ul_unsubmitted(io_uring *ring)
+    unsigned ul_visible_cqes(io_uring *ring)
+    unsigned ul_sq_flags(io_uring *ring)
+    int ul_enter(io_uring *ring, unsigned wait_count, unsigned flags, int64_t timeout_ns)
+    int ul_register_buffer_ring(io_uring *ring, void *address, unsigned entries, unsigned group, unsigned flags)
+    void ul_buffer_add(io_uring_buf_ring *, void *address, unsigned n_bytes, unsigned short, unsigned mask, unsigned offset)
+    void ul_buffer_publish(io_uring_buf_ring *, unsigned count)
+    void ul_prep_cancel_any(io_uring_sqe *)
+    void ul_cpu_pause()

@@ -1,0 +1,68 @@
+"""The ways to put uringloop into an application: new_event_loop, run, and while there are policies a policy."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import warnings
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from .eventloop.loop import Loop
+
+_T = TypeVar("_T")
+
+
+def new_event_loop(fdmon: str | None = None) -> Loop:
+    """A new event loop; also what `--loop uringloop:new_event_loop` and `loop_factory=` want.
+
+    Parameters:
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor.
+
+    Raises: MonitorUnavailable, ValueError.
+    """
+    return Loop(fdmon)
+
+
+def run(
+    main: Coroutine[Any, Any, _T],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = new_event_loop,
+    debug: bool | None = None,
+) -> _T:
+    """Run a coroutine on a new uringloop loop, as asyncio.run does."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("asyncio.run() cannot be called from a running event loop")
+    with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+        return runner.run(main)
+
+
+def make_policy_class() -> type:
+    """EventLoopPolicy; made when first asked for, since policies are deprecated in 3.14 and gone in 3.16."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from asyncio import unix_events
+
+        base = getattr(unix_events, "_DefaultEventLoopPolicy", None) or unix_events._UnixDefaultEventLoopPolicy
+
+    class EventLoopPolicy(base):  # type: ignore[misc, valid-type]
+        """asyncio.DefaultEventLoopPolicy with uringloop's loops."""
+
+        _loop_factory = staticmethod(new_event_loop)
+
+    EventLoopPolicy.__module__ = "uringloop"
+    EventLoopPolicy.__qualname__ = "EventLoopPolicy"
+    return EventLoopPolicy
+
+
+def install() -> None:
+    """Make uringloop the default for the process, by setting the event-loop policy."""
+    from . import EventLoopPolicy
+
+    if sys.version_info >= (3, 12):
+        warnings.warn(
+            "uringloop.install() is deprecated: event-loop policies end with Python 3.16; use uringloop.run()",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    asyncio.set_event_loop_policy(EventLoopPolicy())

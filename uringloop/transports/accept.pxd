@@ -1,0 +1,18 @@
+# Accepting connections by multishot ACCEPT.
+from libc.stdint cimport int32_t, uint32_t
+
+from ..fdmon.io_uring cimport IoUringMonitor
+from ..uring.request cimport Request
+
+cdef class AcceptRequest(Request):
+    cdef Acceptor acceptor           # None when orphaned: accepted fds are closed
+
+cdef class Acceptor:
+    cdef IoUringMonitor monitor
+    cdef AcceptRequest request       # armed, or None
+    cdef object on_accept            # on_accept(socket or None, error or None, details)
+    cdef object details
+    cdef int fd                      # borrowed; the listening socket
+    cdef int family
+    cdef int arm(self) except -1
+    cdef int accepted(self, int32_t res, bint is_over) except -1

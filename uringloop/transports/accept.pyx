@@ -1,0 +1,93 @@
+"""Accepting connections by one multishot ACCEPT per listening socket (since Linux 5.19).
+
+Each completion is a new fd.  Without IORING_CQE_F_MORE the request is over: armed again, unless it failed for lack of
+resources (the owner tries again after a second, as asyncio does) or was closed.
+
+Ownership: an fd in a completion is ours; one that arrives after `close` is closed at once.
+"""
+
+from libc.errno cimport EAGAIN, EINTR
+from libc.stdint cimport int32_t, uint32_t
+from posix.unistd cimport close as close_fd
+
+from ..aio.context cimport AioContext
+from ..fdmon.io_uring cimport IoUringMonitor
+from ..liburing.liburing cimport *
+from ..uring.request cimport Request
+
+import os
+import socket
+
+cdef extern from "<sys/socket.h>" nogil:
+    int SOCK_CLOEXEC, SOCK_NONBLOCK
+
+
+cdef class AcceptRequest(Request):
+    """Multishot ACCEPT."""
+
+    cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
+        if self.acceptor is None:
+            self.drop(res, flags)
+            return 0
+        return self.acceptor.accepted(res, not flags & IORING_CQE_F_MORE)
+
+    cdef void drop(self, int32_t res, uint32_t flags) noexcept:
+        if res >= 0:
+            close_fd(res)
+
+
+cdef class Acceptor:
+    """Accept on a listening socket until closed.
+
+    Parameters:
+        aio_context: whose io_uring monitor to use.
+        fd, family: the listening socket; borrowed until close.
+        on_accept: called with (socket, None, details) for each connection, or with (None, OSError, details) once
+            when accepting ended; the new socket is the callee's.
+        details: passed through.
+    """
+
+    def __cinit__(self, AioContext aio_context not None, int fd, int family, on_accept, details):
+        self.monitor = <IoUringMonitor>aio_context.monitor
+        self.fd = fd
+        self.family = family
+        self.on_accept = on_accept
+        self.details = details
+        self.arm()
+
+    cdef int arm(self) except -1:
+        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        cdef AcceptRequest request = AcceptRequest()
+        request.acceptor = self
+        io_uring_prep_multishot_accept(sqe, self.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
+        self.monitor.add(request, sqe)
+        self.request = request
+        return 0
+
+    cdef int accepted(self, int32_t res, bint is_over) except -1:
+        if is_over:
+            self.request = None
+        if res >= 0:
+            if is_over:
+                self.arm()
+            connection = socket.socket(self.family, socket.SOCK_STREAM, 0, fileno=res)
+            self.on_accept(connection, None, self.details)
+        elif res in (-EAGAIN, -EINTR, -ECONNABORTED, -ECANCELED):
+            # -ECANCELED: a broad cancel of somebody, or the loop moved to another thread
+            if is_over:
+                self.arm()
+        else:
+            self.on_accept(None, OSError(-res, os.strerror(-res)), self.details)
+        return 0
+
+    def close(self):
+        """Accept nothing more.  The kernel lets go of the listening socket before this returns.
+
+        A request in flight would keep a closed listener accepting; submitting at once also makes sure that
+        no SQE names the fd after its owner closed it.
+        """
+        request, self.request = self.request, None
+        if request is not None:
+            (<AcceptRequest>request).acceptor = None
+            self.monitor.cancel(request)
+            self.monitor.submit()

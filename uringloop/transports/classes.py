@@ -1,0 +1,21 @@
+"""Thin Python subclasses of the compiled transports.
+
+They give each transport a `__dict__`, so that methods can be patched, and asyncio's class for isinstance(): a cdef
+class cannot inherit from asyncio.Transport, which has `__slots__` (layout conflict).
+"""
+
+import asyncio
+from asyncio import constants
+
+from .stream import StreamTransport
+
+
+class SocketTransport(StreamTransport):
+    """A connected stream socket; `isinstance(transport, asyncio.Transport)` holds."""
+
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    @property
+    def __class__(self):  # type: ignore[no-untyped-def]
+        return asyncio.Transport

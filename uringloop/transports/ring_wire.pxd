@@ -1,0 +1,43 @@
+# The wire on io_uring: completions instead of readiness.
+from libc.stdint cimport int32_t, uint32_t
+
+from ..fdmon.io_uring cimport IoUringMonitor
+from ..liburing.liburing cimport msghdr
+from ..uring.buffers cimport BufferRing
+from ..uring.request cimport Request
+from .wire cimport Wire, WireEnd, iovec
+
+cdef class ReceiveRequest(Request):
+    cdef RingWire wire             # None when orphaned
+    cdef BufferRing buffers        # whose buffers its completions name; the memory lives as long as this
+    cdef bint is_poll              # bulk mode: a one-shot POLL_ADD instead of a multishot RECV
+
+cdef class SendRequest(Request):
+    cdef RingWire wire             # None when orphaned
+    cdef msghdr message            # what a SENDMSG SQE points to; lives in this held object
+    cdef iovec *vector             # owned; what message points to
+    cdef size_t vector_capacity
+    cdef Py_ssize_t asked          # bytes of this send
+
+cdef class RingWire(Wire):
+    cdef IoUringMonitor monitor
+    cdef ReceiveRequest receive    # None unless armed, as far as dispatch knows
+    cdef SendRequest send
+    cdef list held                 # bytes that arrived while reading was stopped; None mostly
+    cdef int held_error            # after `held`: a negated errno, 1 for end of file, 0 for nothing
+    cdef bint wants_read
+    cdef bint sends_in_flight      # the send request is with the kernel, as far as settle and dispatch know
+    cdef bint needs_cqe            # the last send fell short: the next one waits for room and posts a CQE
+    cdef bint is_bulk
+    cdef unsigned n_large          # large chunks in a row
+    cdef unsigned n_short          # short bulk reads in a row
+    cdef Py_ssize_t hint
+    cdef int arm(self) except -1
+    cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1
+    cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1
+    cdef int stopped(self, int32_t res) except -1
+    cdef int judge_size(self, int32_t res) except -1
+    cdef int read_bulk(self) except -1
+    cdef int send_completed(self, int32_t res) except -1
+    cdef int submit_send(self, bint with_cqe) except -1
+    cdef void skip_send_settled(self, int32_t res) noexcept

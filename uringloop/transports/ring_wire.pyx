@@ -1,0 +1,380 @@
+"""The wire on io_uring: completions instead of readiness.
+
+Receiving:
+ 1. One multishot RECV per connection takes buffers from the loop's provided-buffer ring; no system call and no arming
+    per message.  Without IORING_CQE_F_MORE it is over and armed again, unless it was the end.
+ 2. A connection that keeps filling large chunks goes to bulk mode: the multishot is cancelled, and a one-shot
+    POLL_ADD followed by recv(2) straight into the final bytes object saves the copy.  Back when reads are short.
+ 3. stop_reading cancels; what is already posted is held for start_reading.
+
+Sending (see fdmon/io_uring for the rule): the flush at the end of the turn queues one SEND or SENDMSG per
+connection, which goes out in the same enter as the wait and posts a CQE only if it fell short.  After a short one the rest
+goes out as a SEND that waits for room and does post a CQE.  At most one send is in flight per socket: two would be
+interleaved (measured).
+
+What SQEs point to: a SEND to chunk bytes, kept alive by SendRequest.keepalive; a SENDMSG to message and vector inside the
+held SendRequest as well.  Both are let go in send_completed or skip_send_settled, after release.
+
+Thread: the loop's.
+"""
+
+from libc.errno cimport EAGAIN, EINTR
+from libc.stdint cimport int32_t, uint32_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+
+from ..fdmon.io_uring cimport IoUringMonitor
+from ..liburing.liburing cimport *
+from ..uring.buffers cimport BufferRing
+from ..uring.request cimport (ALL_SENT, CANCELLING, KIND_COMPLETION, KIND_SKIP_SEND, Request)
+from .wire cimport SendQueue, Wire, WireEnd, iovec, read_direct
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_WAITALL, MSG_DONTWAIT, MSG_NOSIGNAL
+
+cdef extern from "<poll.h>" nogil:
+    int POLLIN
+
+cdef enum:
+    LARGE_CHUNK = 48 * 1024        # a chunk from here on counts as large
+    LARGE_IN_A_ROW = 4             # so many and the connection goes to bulk mode
+    SHORT_IN_A_ROW = 4             # so many short bulk reads and it goes back
+    BULK_FIRST = 64 * 1024
+    BULK_MOST = 256 * 1024
+    READS_PER_EVENT = 4
+    IOV_MOST = 1024                # IOV_MAX on Linux
+    WAITING_SEND_MOST = 1 << 20    # bytes per SEND that waits for room: progress is only known at its end
+
+
+cdef class ReceiveRequest(Request):
+    """Multishot RECV, or POLL_ADD in bulk mode, of one RingWire."""
+
+    cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
+        cdef RingWire wire = self.wire
+        if not flags & IORING_CQE_F_MORE:
+            self.wire = None
+        if wire is None:
+            if data != NULL:
+                self.buffers.give_back(flags)
+            return 0
+        return wire.received(self, res, flags, data)
+
+
+cdef class SendRequest(Request):
+    """One SEND or SENDMSG of one RingWire."""
+
+    def __dealloc__(self):
+        free(self.vector)
+
+    cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
+        self.keepalive = None  # released: the kernel no longer reads it
+        self.must_settle = False
+        return self.wire.send_completed(res) if self.wire is not None else 0
+
+    cdef void settle(self, int32_t res) noexcept:
+        self.keepalive = None  # exact bytes objects: no user code can run here
+        if self.wire is not None:
+            self.wire.skip_send_settled(res)
+
+    cdef void drop(self, int32_t res, uint32_t flags) noexcept:
+        self.keepalive = None
+
+
+cdef class RingWire(Wire):
+    """Receives and sends of one stream socket by io_uring requests."""
+
+    def __cinit__(self, WireEnd end, int fd):
+        self.end = end
+        self.aio_context = end.aio_context
+        self.monitor = <IoUringMonitor>end.aio_context.monitor
+        self.fd = fd
+
+    # -- receiving -------------------------------------------------------------------------------------
+
+    cdef int start_reading(self) except -1:
+        self.wants_read = True
+        if self.receive is None and self.held_error == 0:
+            self.arm()
+        return 0
+
+    cdef int stop_reading(self) except -1:
+        self.wants_read = False
+        if self.receive is not None:
+            self.monitor.cancel(self.receive)
+        return 0
+
+    cdef int arm(self) except -1:
+        """Put a RECV or, in bulk mode, a POLL_ADD into the ring."""
+        cdef io_uring_sqe *sqe
+        cdef ReceiveRequest request = ReceiveRequest()
+        request.wire = self
+        request.is_poll = self.is_bulk
+        if not self.is_bulk:
+            request.buffers = self.monitor.buffer_ring()
+        sqe = self.monitor.ring.get_sqe()
+        if self.is_bulk:
+            io_uring_prep_poll_add(sqe, self.fd, POLLIN)
+        else:
+            io_uring_prep_recv_multishot(sqe, self.fd, NULL, 0, 0)
+            sqe.flags |= IOSQE_BUFFER_SELECT
+            sqe.buf_group = request.buffers.group
+        self.monitor.add(request, sqe)
+        self.receive = request
+        return 0
+
+    cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1:
+        """A completion of the receive request, in harvest order."""
+        cdef bint is_over = not flags & IORING_CQE_F_MORE
+        cdef bint is_current = self.receive is request
+        if is_over and is_current:
+            self.receive = None
+        if request.is_poll:
+            if res >= 0 and self.wants_read:
+                self.read_bulk()
+        elif data != NULL or res > 0:
+            self.judge_size(res)
+            self.deliver(res, flags, data, request.buffers)
+        elif res == 0 or res not in (-ENOBUFS, -ECANCELED, -EAGAIN, -EINTR):
+            # end of file or a fatal error; -ENOBUFS: buffers are back by now; -ECANCELED: ours, or somebody's
+            return self.stopped(res)
+        if is_over and self.receive is None and self.wants_read and self.end is not None and not self.held_error:
+            self.arm()
+        return 0
+
+    cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1:
+        """Hand bytes in a provided buffer to the end, or hold a copy while reading is stopped."""
+        try:
+            if res <= 0 or self.end is None:
+                return 0
+            if self.wants_read and self.held is None:
+                self.end.data_arrived(data, res)
+            else:
+                if self.held is None:
+                    self.held = []
+                self.held.append(PyBytes_FromStringAndSize(data, res))
+        finally:
+            buffers.give_back(flags)
+        return 0
+
+    cdef int stopped(self, int32_t res) except -1:
+        """End of file (0) or a negated errno; after the data that came before it."""
+        if self.end is None:
+            return 0
+        if not self.wants_read or self.held is not None:
+            self.held_error = res if res else 1
+        elif res == 0:
+            self.end.eof_arrived()
+        else:
+            self.end.read_failed(-res)
+        return 0
+
+    cdef bint has_held(self) noexcept:
+        return self.held is not None or self.held_error != 0
+
+    cdef int deliver_held(self) except -1:
+        """start_reading after stop_reading: first what arrived before the cancel took effect.  Runs user code."""
+        cdef object chunk
+        cdef int error
+        while self.held is not None and self.wants_read and self.end is not None:
+            if not self.held:
+                self.held = None
+                break
+            self.end.bytes_arrived(<bytes>self.held.pop(0))
+        if self.held is None and self.held_error and self.wants_read and self.end is not None:
+            error = self.held_error
+            self.held_error = 0
+            self.stopped(0 if error == 1 else error)
+        return 0
+
+    cdef int judge_size(self, int32_t res) except -1:
+        """Large chunks in a row: give up the multishot for reads without a copy."""
+        if res < LARGE_CHUNK:
+            self.n_large = 0
+            return 0
+        self.n_large += 1
+        if self.n_large >= LARGE_IN_A_ROW and not self.is_bulk:
+            self.is_bulk = True
+            self.n_short = 0
+            self.hint = BULK_FIRST
+            if self.receive is not None:
+                self.monitor.cancel(self.receive)
+        return 0
+
+    cdef int read_bulk(self) except -1:
+        """recv(2) until the socket is dry, straight into bytes objects."""
+        cdef Py_ssize_t count
+        cdef Py_ssize_t asked
+        cdef int rounds = READS_PER_EVENT
+        cdef object data
+        while rounds and self.wants_read and self.end is not None:
+            rounds -= 1
+            asked = self.hint
+            data = read_direct(self.fd, asked, &count)
+            if count <= 0:
+                if count == 0 or (count != -EAGAIN and count != -EINTR):
+                    self.stopped(<int32_t>count)
+                    self.wants_read = False
+                return 0
+            if count == asked:
+                self.n_short = 0
+                self.hint = min(2 * asked, BULK_MOST)
+            elif count < LARGE_CHUNK // 2:
+                self.n_short += 1
+                if self.n_short >= SHORT_IN_A_ROW:
+                    self.is_bulk = False
+                    self.n_large = 0
+            else:
+                self.n_short = 0
+            self.end.bytes_arrived(<bytes>data)
+            if count < asked:
+                return 0
+        return 0
+
+    # -- sending ---------------------------------------------------------------------------------------
+
+    cdef bint is_sending(self) noexcept:
+        return self.sends_in_flight or self.needs_cqe
+
+    cdef int send_queued(self) except -1:
+        """Called by flush, right before the enter that submits it."""
+        if self.end.queue.n_bytes and not self.sends_in_flight and not self.send_error:
+            self.submit_send(self.needs_cqe or not self.monitor.skip_sends)
+        return 0
+
+    cdef int submit_send(self, bint with_cqe) except -1:
+        cdef SendQueue queue = self.end.queue
+        cdef SendRequest request = self.send
+        cdef io_uring_sqe *sqe
+        cdef Py_ssize_t i
+        cdef size_t count = <size_t>(len(queue.chunks) - queue.first)
+        cdef size_t capacity
+        cdef iovec *grown
+        cdef Py_ssize_t most_bytes = WAITING_SEND_MOST if with_cqe else 1 << 30
+        cdef int send_flags = MSG_NOSIGNAL | MSG_WAITALL | (0 if with_cqe else MSG_DONTWAIT)
+        if request is None:
+            request = self.send = SendRequest()
+        request.wire = self
+        capacity = min(count, <size_t>IOV_MOST)
+        if capacity > request.vector_capacity:
+            grown = <iovec *>realloc(request.vector, capacity * sizeof(iovec))
+            if grown == NULL:
+                raise MemoryError()
+            request.vector = grown
+            request.vector_capacity = capacity
+        count = queue.fill(request.vector, capacity, most_bytes)
+        request.asked = 0
+        for i in range(<Py_ssize_t>count):
+            request.asked += request.vector[i].iov_len
+        if count == 1:
+            request.keepalive = queue.chunks[queue.first]
+        else:
+            request.keepalive = queue.chunks[queue.first:queue.first + <Py_ssize_t>count]
+        sqe = self.monitor.ring.get_sqe()
+        if count == 1:
+            io_uring_prep_send(sqe, self.fd, request.vector[0].iov_base, request.vector[0].iov_len, send_flags)
+        else:
+            memset(&request.message, 0, sizeof(request.message))
+            request.message.msg_iov = request.vector
+            request.message.msg_iovlen = count
+            io_uring_prep_sendmsg(sqe, self.fd, &request.message, send_flags)
+        if with_cqe:
+            request.kind = KIND_COMPLETION
+            request.must_settle = True
+            self.monitor.add(request, sqe)
+        else:
+            request.kind = KIND_SKIP_SEND
+            sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
+            self.monitor.add_skip_send(request, sqe)
+        self.sends_in_flight = True
+        return 0
+
+    cdef void skip_send_settled(self, int32_t res) noexcept:
+        """Runs inside wait: bookkeeping only; whatever the end must hear waits for its flush."""
+        cdef WireEnd end = self.end
+        self.sends_in_flight = False
+        if end is None:
+            return
+        try:
+            if res == ALL_SENT:
+                end.queue.consume(self.send.asked)
+                if end.queue.n_bytes == 0 and end.wants_news():
+                    end.schedule_news()
+            elif res >= 0 or res == -EAGAIN:
+                end.queue.consume(max(res, 0))
+                self.needs_cqe = True
+                self.aio_context.mark_dirty(end, 0)
+                end.schedule_news()
+            elif res == -ECANCELED or res == -EINTR:
+                self.aio_context.mark_dirty(end, 0)
+            else:
+                self.send_error = -res
+                end.schedule_news()
+        except MemoryError:
+            self.send_error = ENOBUFS
+
+    cdef int send_completed(self, int32_t res) except -1:
+        """A SEND that waited for room is over."""
+        cdef WireEnd end = self.end
+        self.sends_in_flight = False
+        if end is None:
+            return 0
+        if res < 0 and res not in (-EAGAIN, -EINTR, -ECANCELED, -ENOBUFS):
+            self.needs_cqe = False
+            return end.write_failed(-res)
+        end.queue.consume(max(res, 0))
+        # a short count is a cancel of ours (the loop stopped) or pressure: the rest waits again
+        self.needs_cqe = 0 <= res < self.send.asked or res < 0
+        if res > 0:
+            end.sent()
+        if self.end is not None and end.queue.n_bytes:
+            if self.needs_cqe:
+                self.submit_send(True)
+            else:
+                self.aio_context.mark_dirty(end, 0)
+        return 0
+
+    cdef int send_now(self) except -1:
+        cdef SendQueue queue = self.end.queue
+        cdef Py_ssize_t taken
+        if self.send_error:
+            return self.send_error
+        if self.sends_in_flight and self.send.kind == KIND_SKIP_SEND:
+            # queued in this turn and not submitted yet: it must go first
+            self.monitor.submit()
+        if self.sends_in_flight or self.needs_cqe:
+            return 0
+        while queue.n_bytes:
+            taken = self.write_vector()
+            if taken < 0:
+                if taken != -EAGAIN:
+                    return <int>-taken
+                self.needs_cqe = True
+                break
+            queue.consume(taken)
+        if queue.n_bytes:
+            self.submit_send(True)
+        return 0
+
+    cdef int stop_writing(self) except -1:
+        if self.send is not None and self.send.owner is not None:
+            # orphaned: it keeps its bytes until the kernel gives them back
+            self.monitor.cancel(self.send)
+            self.send.wire = None
+            self.send.must_settle = False
+            self.send = None
+        self.sends_in_flight = self.needs_cqe = False
+        return 0
+
+    cdef int detach(self) except -1:
+        self.stop_reading()
+        if self.receive is not None:
+            self.receive.wire = None
+            self.receive = None
+        self.stop_writing()
+        if self.send is not None:
+            self.send.wire = None
+            self.send = None
+        self.held = None
+        self.end = None
+        return 0

@@ -1,0 +1,37 @@
+# asyncio's face of a connected stream socket.
+from .wire cimport WireEnd
+
+cdef class StreamTransport(WireEnd):
+    cdef object loop                    # the asyncio loop; None after connection_lost
+    cdef object protocol
+    cdef object data_received           # bound method of the protocol, None for a BufferedProtocol
+    cdef object get_buffer              # bound methods of a BufferedProtocol
+    cdef object buffer_updated
+    cdef object aio_ctx                 # contextvars.Context in which the protocol hears of data
+    cdef object extra                   # dict of get_extra_info
+    cdef object sock                    # the Python socket, which owns the fd; None when closed
+    cdef object server                  # asyncio.Server or None
+    cdef object empty_waiter            # future of sendfile, done when the queue is empty
+    cdef readonly int fd                # of sock; -1 when closed
+    cdef Py_ssize_t high_bytes
+    cdef Py_ssize_t low_bytes
+    cdef int conn_lost                  # writes after the connection was lost, for asyncio's warning
+    cdef bint is_closing_               # close or abort was called, or the connection failed
+    cdef bint is_paused                 # by pause_reading
+    cdef bint is_protocol_paused        # pause_writing was called
+    cdef bint is_eof_written            # by write_eof
+    cdef bint is_started                # connection_made was called
+    cdef bint is_connected              # connection_made was called and connection_lost was not
+    cdef bint has_eof_received          # the peer closed its side and the protocol keeps ours open
+    cdef bint has_scheduled_news
+    cdef int set_protocol_(self, object protocol) except -1
+    cdef int pause_if_full(self) except -1
+    cdef int resume_if_drained(self) except -1
+    cdef int after_sent(self) except -1
+    cdef int refuse_write(self, object data) except -1
+    cdef int force_close(self, object error) except -1
+    cdef int fatal_error(self, object error, str message) except -1
+    cdef int buffered_arrived(self, const char *data, Py_ssize_t n_bytes) except -1
+    cdef int call_data_received(self, bytes data) except -1
+    cdef int may_read(self) except -1
+    cdef int write_chunk(self, bytes chunk) except -1

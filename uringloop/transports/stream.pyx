@@ -1,0 +1,587 @@
+"""The stream transport: asyncio's face of a connected TCP or UNIX socket.
+
+What asyncio's users see (order of calls, exceptions and their texts, flow control) is decided here, once for all
+monitors; how bytes travel is the wire's business.
+
+Invariant: connection_made and connection_lost are called at most once each, in that order; data_received only in
+between and never while paused.
+
+Ownership: the transport owns the fd until `sock` is made, then the socket object does; connection_lost closes it.
+Thread: the loop's.
+"""
+
+from libc.string cimport memcpy
+from cpython.buffer cimport (PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+
+from ..aio.context cimport AioContext
+from .wire cimport SendQueue, Wire, WireEnd
+
+import asyncio
+import os
+import warnings
+
+from asyncio import constants
+from asyncio.log import logger
+
+from .flow import buffer_limits
+
+cdef extern from "Python.h":
+    object PyObject_CallOneArg(object callable, object arg)
+    int PyContext_Enter(object) except -1
+    int PyContext_Exit(object) except -1
+    object PyContext_CopyCurrent()
+
+cdef extern from "<sys/socket.h>" nogil:
+    int SHUT_WR
+    int c_shutdown "shutdown"(int fd, int how)
+
+cdef enum:
+    # From here on a write goes to the kernel at once, so that its memory is reused while it is hot; below, sends of
+    # many connections share the system call of the next wait.
+    WRITE_AT_ONCE = 32 * 1024
+
+_buffered_protocol = asyncio.BufferedProtocol
+
+
+cdef class StreamTransport(WireEnd):
+    """See asyncio.Transport; made by the loop.  Subclassed in transports/classes.py for asyncio's class."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.fd = -1
+        self.queue = SendQueue()
+
+    def setup(self, loop, AioContext aio_context not None, sock, protocol, extra, server):
+        """Take over a connected, non-blocking socket.
+
+        Parameters:
+            loop, aio_context: who runs it.
+            sock: the Python socket; closed by connection_lost.
+            protocol, extra (dict or None), server (asyncio.Server or None): as in asyncio.
+
+        The caller sets `wire` right afterwards (attach_wire).
+        """
+        self.loop = loop
+        self.aio_context = aio_context
+        self.fd = sock.fileno()
+        self.sock = sock
+        self.extra = {} if extra is None else extra
+        self.high_bytes, self.low_bytes = buffer_limits(None, None)
+        self.set_protocol_(protocol)
+        self.server = server
+
+    def attach_wire(self, Wire wire not None):
+        """The wire to use from now on, made for this transport."""
+        self.wire = wire
+
+    def start(self, waiter=None):
+        """Call connection_made, begin reading, and wake who waits for the connection; by call_soon."""
+        self.loop.call_soon(self._connection_made, waiter)
+
+    def _connection_made(self, waiter):
+        """In a context of its own, which is the one that data_received runs in, too."""
+        self.aio_ctx = PyContext_CopyCurrent()
+        self.is_started = True
+        if self.conn_lost:
+            # aborted before it began: asyncio calls connection_made all the same
+            self.is_paused = True
+        self.is_connected = True
+        try:
+            self.protocol.connection_made(self)
+        finally:
+            self.may_read()
+            if waiter is not None and not waiter.cancelled():
+                waiter.set_result(None)
+
+    def __del__(self):
+        if self.fd >= 0 and self.loop is not None and not self.is_closing_:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self.sock.close()
+            self.fd = -1
+
+    def __repr__(self):
+        info = ["_SelectorSocketTransport"]
+        if self.fd < 0 or self.loop is None:
+            info.append("closed")
+        elif self.is_closing_:
+            info.append("closing")
+        info.append(f"fd={self.fd}")
+        if self.loop is not None and not self.loop.is_closed():
+            info.append("read=polling" if self.is_hearing else "read=idle")
+            state = "polling" if self.wire is not None and self.wire.is_sending() else "idle"
+            info.append(f"write=<{state}, bufsize={self.get_write_buffer_size()}>")
+        return "<{}>".format(" ".join(info))
+
+    # -- the protocol ----------------------------------------------------------------------------------
+
+    cdef int set_protocol_(self, object protocol) except -1:
+        self.protocol = protocol
+        self.data_received = self.get_buffer = self.buffer_updated = None
+        if isinstance(protocol, _buffered_protocol):
+            self.get_buffer = protocol.get_buffer
+            self.buffer_updated = protocol.buffer_updated
+        else:
+            self.data_received = getattr(protocol, "data_received", None)
+        return 0
+
+    def set_protocol(self, protocol):
+        self.set_protocol_(protocol)
+
+    def get_protocol(self):
+        return self.protocol
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    cdef int may_read(self) except -1:
+        """Bring the wire in line with what the transport's state allows."""
+        cdef bint wanted = (self.is_started and not self.is_closing_ and not self.is_paused
+                            and not self.has_eof_received and self.conn_lost == 0)
+        if self.wire is None or wanted == self.is_hearing:
+            return 0
+        self.is_hearing = wanted
+        if not wanted:
+            return self.wire.stop_reading()
+        self.wire.start_reading()
+        if self.wire.has_held():
+            self.loop.call_soon(self._deliver_held)
+        return 0
+
+    def _deliver_held(self):
+        if self.wire is not None and self.is_hearing:
+            self.wire.deliver_held()
+
+    def is_reading(self):
+        return not self.is_closing_ and not self.is_paused
+
+    def pause_reading(self):
+        if self.is_closing_ or self.is_paused:
+            return
+        self.is_paused = True
+        self.may_read()
+        if self.loop.get_debug():
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self):
+        if self.is_closing_ or not self.is_paused:
+            return
+        self.is_paused = False
+        self.may_read()
+        if self.loop.get_debug():
+            logger.debug("%r resumes reading", self)
+
+    cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
+        if self.get_buffer is not None:
+            return self.buffered_arrived(data, n_bytes)
+        return self.call_data_received(PyBytes_FromStringAndSize(data, n_bytes))
+
+    cdef int bytes_arrived(self, bytes data) except -1:
+        if self.get_buffer is not None:
+            return self.buffered_arrived(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        return self.call_data_received(data)
+
+    cdef int call_data_received(self, bytes data) except -1:
+        # own references: the protocol may be replaced, or the transport closed, meanwhile
+        cdef object data_received = self.data_received
+        cdef object aio_ctx = self.aio_ctx
+        PyContext_Enter(aio_ctx)
+        try:
+            PyObject_CallOneArg(data_received, data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.fatal_error(error, "Fatal error: protocol.data_received() call failed.")
+        finally:
+            PyContext_Exit(aio_ctx)
+        return 0
+
+    cdef int buffered_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
+        """Copy into the protocol's own buffers, as many as it takes."""
+        cdef Py_buffer view
+        cdef Py_ssize_t count
+        cdef object aio_ctx = self.aio_ctx
+        cdef bint is_filled
+        PyContext_Enter(aio_ctx)
+        try:
+            while n_bytes > 0 and self.get_buffer is not None and not self.conn_lost:
+                is_filled = False
+                try:
+                    buffer = self.get_buffer(n_bytes)
+                    if not len(buffer):
+                        raise RuntimeError("get_buffer() returned an empty buffer")
+                    PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+                    count = min(n_bytes, view.len)
+                    memcpy(view.buf, data, count)
+                    PyBuffer_Release(&view)
+                    is_filled = True
+                    data += count
+                    n_bytes -= count
+                    self.buffer_updated(count)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    if is_filled:
+                        self.fatal_error(error, "Fatal error: protocol.buffer_updated() call failed.")
+                    else:
+                        self.fatal_error(error, "Fatal error: protocol.get_buffer() call failed.")
+                    return 0
+            if n_bytes > 0 and self.data_received is not None and not self.conn_lost:
+                # the protocol was replaced in the middle
+                return self.call_rest(PyBytes_FromStringAndSize(data, n_bytes))
+        finally:
+            PyContext_Exit(aio_ctx)
+        return 0
+
+    def call_rest(self, data):
+        try:
+            self.data_received(data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.fatal_error(error, "Fatal error: protocol.data_received() call failed.")
+        return 0
+
+    cdef int eof_arrived(self) except -1:
+        cdef object aio_ctx = self.aio_ctx
+        cdef object keep_open = None
+        self.has_eof_received = True
+        self.may_read()
+        if self.loop.get_debug():
+            logger.debug("%r received EOF", self)
+        PyContext_Enter(aio_ctx)
+        try:
+            keep_open = self.protocol.eof_received()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.fatal_error(error, "Fatal error: protocol.eof_received() call failed.")
+            return 0
+        finally:
+            PyContext_Exit(aio_ctx)
+        if not keep_open:
+            self.close()
+        return 0
+
+    cdef int read_failed(self, int error) except -1:
+        return self.fatal_error(OSError(error, os.strerror(error)), "Fatal read error on socket transport")
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def write(self, data):
+        """See asyncio.WriteTransport.write; `bytes` are held by reference, everything else is copied."""
+        if not PyBytes_CheckExact(data):
+            data = as_bytes(data)
+        if self.conn_lost or self.is_eof_written or self.empty_waiter is not None:
+            self.refuse_write(data)
+            return
+        if PyBytes_GET_SIZE(data) != 0:
+            self.write_chunk(<bytes>data)
+
+    cdef int write_chunk(self, bytes chunk) except -1:
+        cdef Py_ssize_t n_bytes = PyBytes_GET_SIZE(chunk)
+        cdef int error
+        self.queue.push(chunk)
+        if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes:
+            if not self.wire.is_sending():
+                self.aio_context.mark_dirty(self, n_bytes)
+            return 0
+        error = self.wire.send_now()
+        if error:
+            return self.write_failed(error)
+        return self.pause_if_full()
+
+    def writelines(self, list_of_data):
+        chunks = [chunk if type(chunk) is bytes else as_bytes(chunk) for chunk in list_of_data]
+        if self.conn_lost or self.is_eof_written or self.empty_waiter is not None:
+            self.refuse_write(chunks)
+            return
+        n_bytes = 0
+        for chunk in chunks:
+            if chunk:
+                self.queue.push(<bytes>chunk)
+                n_bytes += len(chunk)
+        if n_bytes == 0:
+            return
+        if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes:
+            if not self.wire.is_sending():
+                self.aio_context.mark_dirty(self, n_bytes)
+            return
+        error = self.wire.send_now()
+        if error:
+            self.write_failed(error)
+        else:
+            self.pause_if_full()
+
+    cdef int refuse_write(self, object data) except -1:
+        """Raise, or count a write to a lost connection, as asyncio does."""
+        if self.is_eof_written:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if self.empty_waiter is not None:
+            raise RuntimeError("unable to write; sendfile is in progress")
+        if data:
+            if self.conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+                logger.warning("socket.send() raised exception.")
+            self.conn_lost += 1
+        return 0
+
+    cdef int flush(self) except -1:
+        if self.wire is not None and self.queue.n_bytes:
+            self.wire.send_queued()
+        return 0
+
+    cdef bint wants_news(self) noexcept:
+        return (self.is_protocol_paused or self.is_closing_ or self.is_eof_written
+                or self.empty_waiter is not None)
+
+    cdef int schedule_news(self) except -1:
+        if not self.has_scheduled_news and self.loop is not None:
+            self.has_scheduled_news = True
+            self.loop.call_soon(self._tell_news)
+        return 0
+
+    def _tell_news(self):
+        self.has_scheduled_news = False
+        if self.wire is not None:
+            self.wire.tell_news()
+
+    cdef int sent(self) except -1:
+        return self.after_sent()
+
+    cdef int after_sent(self) except -1:
+        """The queue became shorter: resume the protocol, finish what waited for the end of the queue."""
+        self.resume_if_drained()
+        if self.queue.n_bytes or self.conn_lost:
+            return 0
+        if self.empty_waiter is not None and not self.empty_waiter.done():
+            self.empty_waiter.set_result(None)
+        if self.is_closing_:
+            self.conn_lost += 1
+            self.loop.call_soon(self._call_connection_lost, None)
+        elif self.is_eof_written:
+            c_shutdown(self.fd, SHUT_WR)
+        return 0
+
+    cdef int write_failed(self, int error) except -1:
+        self.queue.clear()
+        exception = OSError(error, os.strerror(error))
+        if self.empty_waiter is not None and not self.empty_waiter.done():
+            self.empty_waiter.set_exception(exception)
+        return self.fatal_error(exception, "Fatal write error on socket transport")
+
+    def can_write_eof(self):
+        return True
+
+    def write_eof(self):
+        cdef int error
+        if self.is_closing_ or self.is_eof_written:
+            return
+        self.is_eof_written = True
+        if self.queue.n_bytes:
+            error = self.wire.send_now()
+            if error:
+                self.write_failed(error)
+                return
+        if not self.queue.n_bytes:
+            c_shutdown(self.fd, SHUT_WR)
+
+    # -- flow control ----------------------------------------------------------------------------------
+
+    def get_write_buffer_size(self):
+        """Bytes that the kernel has not taken yet, those of the current turn included."""
+        return self.queue.n_bytes
+
+    def get_write_buffer_limits(self):
+        return (self.low_bytes, self.high_bytes)
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        self.high_bytes, self.low_bytes = buffer_limits(high, low)
+        self.pause_if_full()
+
+    cdef int pause_if_full(self) except -1:
+        if self.queue.n_bytes <= self.high_bytes or self.is_protocol_paused:
+            return 0
+        self.is_protocol_paused = True
+        self.call_flow_control("pause_writing")
+        return 0
+
+    cdef int resume_if_drained(self) except -1:
+        if not self.is_protocol_paused or self.queue.n_bytes > self.low_bytes:
+            return 0
+        self.is_protocol_paused = False
+        self.call_flow_control("resume_writing")
+        return 0
+
+    def call_flow_control(self, name):
+        try:
+            getattr(self.protocol, name)()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.loop.call_exception_handler({
+                "message": f"protocol.{name}() failed",
+                "exception": error,
+                "transport": self,
+                "protocol": self.protocol,
+            })
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    def is_closing(self):
+        return self.is_closing_
+
+    def close(self):
+        cdef int error
+        if self.is_closing_:
+            return
+        self.is_closing_ = True
+        self.may_read()
+        if self.queue.n_bytes:
+            error = self.wire.send_now()
+            if error:
+                self.write_failed(error)
+                return
+        if not self.queue.n_bytes:
+            self.conn_lost += 1
+            self.loop.call_soon(self._call_connection_lost, None)
+
+    def abort(self):
+        self.force_close(None)
+
+    def _force_close(self, error):
+        self.force_close(error)
+
+    cdef int force_close(self, object error) except -1:
+        """Give up what is queued; connection_lost(error) comes with the next turn."""
+        if self.conn_lost:
+            return 0
+        self.queue.clear()
+        self.is_closing_ = True
+        self.conn_lost += 1
+        self.may_read()
+        if self.wire is not None:
+            self.wire.stop_writing()
+        if self.loop is not None:
+            self.loop.call_soon(self._call_connection_lost, error)
+        return 0
+
+    def _fatal_error(self, error, message="Fatal error on transport"):
+        self.fatal_error(error, message)
+
+    cdef int fatal_error(self, object error, str message) except -1:
+        """As asyncio: network errors are for connection_lost, everything else is reported as well."""
+        if self.loop is None:
+            return 0
+        if isinstance(error, OSError):
+            if self.loop.get_debug():
+                logger.debug("%r: %s", self, message, exc_info=True)
+        else:
+            self.loop.call_exception_handler({
+                "message": message,
+                "exception": error,
+                "transport": self,
+                "protocol": self.protocol,
+            })
+        return self.force_close(error)
+
+    def _call_connection_lost(self, error):
+        loop, server = self.loop, self.server
+        try:
+            if self.is_connected or self.is_started:
+                self.protocol.connection_lost(error)
+        finally:
+            self.is_connected = False
+            if self.empty_waiter is not None and not self.empty_waiter.done():
+                self.empty_waiter.set_exception(error or ConnectionError("Connection is closed by peer"))
+            if self.wire is not None:
+                self.wire.detach()
+                self.wire = None
+            self.close_socket()
+            self.protocol = self.data_received = self.get_buffer = self.buffer_updated = None
+            self.loop = None
+            self.server = None
+            if loop is not None:
+                loop._transport_closed(self, server)
+
+    def close_socket(self):
+        """Close the socket; the wire is detached."""
+        self.fd = -1
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            sock.close()
+
+    # -- what asyncio's own modules reach for ------------------------------------------------------------
+
+    def get_extra_info(self, name, default=None):
+        """See asyncio.BaseTransport."""
+        return self.extra.get(name, default)
+
+    @property
+    def _sock(self):
+        return self.sock
+
+    @property
+    def _sock_fd(self):
+        return self.fd
+
+    @property
+    def _loop(self):
+        return self.loop
+
+    @property
+    def _protocol(self):
+        return self.protocol
+
+    @property
+    def _server(self):
+        return self.server
+
+    @property
+    def _extra(self):
+        return self.extra
+
+    @property
+    def _closing(self):
+        return self.is_closing_
+
+    @property
+    def _paused(self):
+        return self.is_paused
+
+    @property
+    def _conn_lost(self):
+        return self.conn_lost
+
+    @property
+    def _eof(self):
+        return self.is_eof_written
+
+    @property
+    def _protocol_paused(self):
+        return self.is_protocol_paused
+
+    @property
+    def _empty_waiter(self):
+        return self.empty_waiter
+
+    def _make_empty_waiter(self):
+        """A future that is done when everything written so far was taken by the kernel (sendfile)."""
+        cdef int error
+        if self.empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        if self.queue.n_bytes:
+            error = self.wire.send_now()
+            if error:
+                self.write_failed(error)
+        self.empty_waiter = self.loop.create_future()
+        if not self.queue.n_bytes:
+            self.empty_waiter.set_result(None)
+        return self.empty_waiter
+
+    def _reset_empty_waiter(self):
+        self.empty_waiter = None
+
+
+cdef bytes as_bytes(data):
+    """A copy of anything that write() accepts, taken now, since its owner may change it after write()."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+    return bytes(data)

@@ -1,0 +1,64 @@
+# How bytes travel between a stream transport and its socket.
+from ..aio.context cimport AioContext, Flushable
+from ..fdmon.base cimport FdHandler
+
+cdef extern from "<sys/uio.h>" nogil:
+    ctypedef struct iovec "struct iovec":
+        void *iov_base
+        size_t iov_len
+
+cdef class SendQueue:
+    cdef list chunks               # bytes, oldest first
+    cdef Py_ssize_t first          # index of the oldest chunk that is not fully sent
+    cdef Py_ssize_t first_offset   # bytes of it that are sent
+    cdef Py_ssize_t n_bytes        # not sent yet
+    cdef int push(self, bytes chunk) except -1
+    cdef int consume(self, Py_ssize_t n_bytes) except -1
+    cdef int clear(self) except -1
+    cdef size_t fill(self, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept
+
+cdef class WireEnd(Flushable):
+    # what a wire tells its transport
+    cdef AioContext aio_context
+    cdef Wire wire                 # None once the socket is closed
+    cdef SendQueue queue
+    cdef bint is_hearing           # between start_reading and stop_reading
+    cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1
+    cdef int bytes_arrived(self, bytes data) except -1
+    cdef int eof_arrived(self) except -1
+    cdef int read_failed(self, int error) except -1
+    cdef int sent(self) except -1
+    cdef bint wants_news(self) noexcept
+    cdef int schedule_news(self) except -1
+    cdef int write_failed(self, int error) except -1
+
+cdef class Wire:
+    cdef int fd                    # borrowed from the transport
+    cdef WireEnd end               # None when detached
+    cdef AioContext aio_context
+    cdef int send_error            # a failed send that the end was not told of yet; an errno or 0
+    cdef int start_reading(self) except -1
+    cdef int stop_reading(self) except -1
+    cdef int send_queued(self) except -1
+    cdef int send_now(self) except -1
+    cdef bint is_sending(self) noexcept
+    cdef int tell_news(self) except -1
+    cdef int stop_writing(self) except -1
+    cdef int detach(self) except -1
+    cdef int deliver_held(self) except -1
+    cdef bint has_held(self) noexcept
+    cdef Py_ssize_t write_vector(self) except? -1
+
+cdef class WireHandler(FdHandler):
+    cdef ReadinessWire wire
+
+cdef class ReadinessWire(Wire):
+    cdef WireHandler handler       # None without interest
+    cdef bint wants_read
+    cdef bint wants_write
+    cdef Py_ssize_t hint           # expected size of the next read, bytes
+    cdef int watch(self) except -1
+    cdef int read(self) except -1
+    cdef int learn(self, Py_ssize_t count) except -1
+
+cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count)

@@ -1,0 +1,387 @@
+"""How bytes travel between a stream transport and its socket.
+
+A transport (asyncio's face) owns a WireEnd, the end that is told; a Wire does the system calls.  Two wires exist:
+`ReadinessWire` here, for epoll and poll, and `RingWire` in its own file, for completions on io_uring.  They are the one
+place that knows the difference.
+
+Writing: chunks collect in a SendQueue during a turn; `flush` at its end hands them over as one vectored send.
+`bytes` are held by reference (the transport copied everything that can change).
+
+Invariant: queue.n_bytes is what the kernel has not taken, as far as we know; a chunk leaves the queue only when its last
+byte was taken.
+
+Thread: the loop's.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdlib cimport free, malloc
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
+
+from ..aio.context cimport AioContext, Flushable
+from ..fdmon.base cimport FdHandler
+
+cdef extern from "<sys/socket.h>" nogil:
+    """
+    #include <string.h>
+    #include <sys/uio.h>
+    static ssize_t ul_send_vector(int fd, struct iovec *vector, size_t count)
+    {
+        struct msghdr message;
+        if (count == 1)
+            return send(fd, vector->iov_base, vector->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        memset(&message, 0, sizeof message);
+        message.msg_iov = vector;
+        message.msg_iovlen = count;
+        return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    """
+    ssize_t recv(int fd, void *buffer, size_t n_bytes, int flags)
+    ssize_t ul_send_vector(int fd, iovec *vector, size_t count)
+    int MSG_DONTWAIT
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
+
+cdef enum:
+    POLLIN = 1
+    POLLOUT = 4
+    IOV_MOST = 1024                # IOV_MAX on Linux: more per call is EINVAL
+    STAGING_BYTES = 256 * 1024     # the one buffer that all small reads share
+    DIRECT_FROM = 8192             # reads that are expected to be larger go straight into their bytes object
+    DIRECT_MOST = 256 * 1024
+    DIRECT_FIRST = 64 * 1024
+    READS_PER_EVENT = 4            # fairness: a socket that never runs dry gives others a turn
+
+# Shared by all loops: a read ends in a copy before anything else can run (the GIL is held).
+cdef char *staging = NULL
+
+
+cdef class SendQueue:
+    """Chunks to send, first in first out."""
+
+    def __cinit__(self):
+        self.chunks = []
+
+    cdef int push(self, bytes chunk) except -1:
+        self.chunks.append(chunk)
+        self.n_bytes += PyBytes_GET_SIZE(chunk)
+        return 0
+
+    cdef int consume(self, Py_ssize_t n_bytes) except -1:
+        """The kernel took this many bytes from the front."""
+        cdef Py_ssize_t left
+        self.n_bytes -= n_bytes
+        if self.n_bytes == 0:
+            self.chunks.clear()
+            self.first = self.first_offset = 0
+            return 0
+        while n_bytes:
+            left = PyBytes_GET_SIZE(<bytes>self.chunks[self.first]) - self.first_offset
+            if n_bytes < left:
+                self.first_offset += n_bytes
+                break
+            n_bytes -= left
+            self.first_offset = 0
+            self.chunks[self.first] = b""
+            self.first += 1
+        if self.first > 256:
+            del self.chunks[:self.first]
+            self.first = 0
+        return 0
+
+    cdef int clear(self) except -1:
+        self.chunks.clear()
+        self.n_bytes = self.first = self.first_offset = 0
+        return 0
+
+    cdef size_t fill(self, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept:
+        """Describe the front of the queue; returns the number of entries.  Valid while the chunks live."""
+        cdef Py_ssize_t i = self.first
+        cdef Py_ssize_t offset = self.first_offset
+        cdef Py_ssize_t total = len(self.chunks)
+        cdef size_t count = 0
+        cdef PyObject *chunk
+        while i < total and count < capacity and most_bytes > 0:
+            chunk = <PyObject *>self.chunks[i]
+            vector[count].iov_base = PyBytes_AS_STRING(<bytes>chunk) + offset
+            vector[count].iov_len = PyBytes_GET_SIZE(<bytes>chunk) - offset
+            most_bytes -= vector[count].iov_len
+            count += 1
+            offset = 0
+            i += 1
+        return count
+
+
+cdef class WireEnd(Flushable):
+    """What a wire tells its transport; all of these may run user code, except where a line says no."""
+
+    cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
+        """Bytes came in; `data` is valid until the return.  Only while is_hearing."""
+        raise NotImplementedError
+
+    cdef int bytes_arrived(self, bytes data) except -1:
+        """The same, in an object of their own."""
+        raise NotImplementedError
+
+    cdef int eof_arrived(self) except -1:
+        raise NotImplementedError
+
+    cdef int read_failed(self, int error) except -1:
+        raise NotImplementedError
+
+    cdef int sent(self) except -1:
+        """The queue became shorter."""
+        raise NotImplementedError
+
+    cdef bint wants_news(self) noexcept:
+        """An empty queue is news to it: it is paused, closing, or somebody waits for that.  No user code."""
+        raise NotImplementedError
+
+    cdef int schedule_news(self) except -1:
+        """Have wire.tell_news() called soon, outside of wait and flush.  No user code."""
+        raise NotImplementedError
+
+    cdef int write_failed(self, int error) except -1:
+        raise NotImplementedError
+
+
+cdef class Wire:
+    """The system calls of one connected stream socket."""
+
+    cdef int start_reading(self) except -1:
+        """From now on the end hears of data, end of file and errors.  Idempotent."""
+        raise NotImplementedError
+
+    cdef int stop_reading(self) except -1:
+        """The end hears nothing until start_reading; nothing that arrives is lost.  Idempotent."""
+        raise NotImplementedError
+
+    cdef int send_queued(self) except -1:
+        """Send what the queue has, by the end of this turn; no effect while a send is under way."""
+        raise NotImplementedError
+
+    cdef int send_now(self) except -1:
+        """Send what the kernel takes at once, with a system call; the rest as send_queued.
+
+        Returns 0 or an errno that is fatal for the connection; the end is not told of it.  No user code.
+        """
+        raise NotImplementedError
+
+    cdef bint is_sending(self) noexcept:
+        """Something is under way: `sent` or `write_failed` will follow."""
+        raise NotImplementedError
+
+    cdef int tell_news(self) except -1:
+        """Tell the end what a flush or a settled send found out.  Runs user code."""
+        cdef int error = self.send_error
+        if self.end is None:
+            return 0
+        if error:
+            self.send_error = 0
+            return self.end.write_failed(error)
+        return self.end.sent()
+
+    cdef int stop_writing(self) except -1:
+        """The connection is given up: forget the send that is under way."""
+        raise NotImplementedError
+
+    cdef int detach(self) except -1:
+        """The socket is going to be closed; the end hears nothing any more."""
+        raise NotImplementedError
+
+    cdef bint has_held(self) noexcept:
+        """Data or an end arrived while reading was stopped, and waits for deliver_held."""
+        return False
+
+    cdef int deliver_held(self) except -1:
+        """Reading goes on: the end hears first what arrived before it was stopped.  Runs user code."""
+        return 0
+
+    cdef Py_ssize_t write_vector(self) except? -1:
+        """One sendmsg(2) of the queue's front: bytes taken, or a negated errno.  No user code."""
+        cdef iovec few[8]
+        cdef iovec *vector = few
+        cdef size_t capacity = 8
+        cdef size_t count = <size_t>(len(self.end.queue.chunks) - self.end.queue.first)
+        cdef ssize_t taken
+        if count > 8:
+            capacity = min(count, <size_t>IOV_MOST)
+            vector = <iovec *>malloc(capacity * sizeof(iovec))
+            if vector == NULL:
+                raise MemoryError()
+        count = self.end.queue.fill(vector, capacity, 1 << 30)
+        while True:
+            taken = ul_send_vector(self.fd, vector, count)
+            if taken >= 0 or errno != EINTR:
+                break
+        if taken < 0:
+            taken = -errno
+        if vector != few:
+            free(vector)
+        return taken
+
+
+cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count):
+    """recv(2) straight into a bytes object of its own, without a copy.
+
+    Parameters:
+        n_bytes: at most so many.
+        count: gets the bytes read, 0 at end of file, or a negated errno.
+
+    Returns: the bytes object, None for a count of 0 and below.
+    """
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, n_bytes)
+    cdef PyObject *data
+    cdef object result
+    count[0] = recv(fd, PyBytes_AS_STRING(made), n_bytes, MSG_DONTWAIT)
+    if count[0] < 0:
+        count[0] = -errno
+    if count[0] <= 0:
+        return None
+    if count[0] == n_bytes:
+        return made
+    # _PyBytes_Resize wants the only reference
+    data = <PyObject *>made
+    raw_incref(data)
+    made = None
+    _PyBytes_Resize(&data, count[0])
+    result = <object>data
+    raw_decref(data)
+    return result
+
+
+cdef extern from *:
+    """
+    #define raw_incref(object) Py_INCREF(object)
+    #define raw_decref(object) Py_DECREF(object)
+    """
+    void raw_incref(PyObject *) noexcept
+    void raw_decref(PyObject *) noexcept
+
+
+cdef class WireHandler(FdHandler):
+    """The fd monitor's view of a ReadinessWire."""
+
+    cdef int on_ready(self, short revents) except -1:
+        cdef ReadinessWire wire = self.wire
+        # as selectors.EpollSelector: an error or a hang-up wakes both directions
+        if revents & ~POLLOUT and wire.wants_read and wire.end is not None:
+            wire.read()
+        if revents & ~POLLIN and wire.wants_write and wire.end is not None:
+            wire.send_error = wire.send_now()
+            wire.tell_news()
+        return 0
+
+
+cdef class ReadinessWire(Wire):
+    """recv(2) and sendmsg(2) when the monitor says so; for epoll and poll."""
+
+    def __cinit__(self, WireEnd end, int fd):
+        global staging
+        if staging == NULL:
+            staging = <char *>malloc(STAGING_BYTES)
+            if staging == NULL:
+                raise MemoryError()
+        self.end = end
+        self.aio_context = end.aio_context
+        self.fd = fd
+
+    cdef int watch(self) except -1:
+        """Tell the monitor what we want now."""
+        cdef WireHandler old = self.handler
+        cdef WireHandler new = None
+        cdef short events = (POLLIN if self.wants_read else 0) | (POLLOUT if self.wants_write else 0)
+        if (old.events if old is not None else 0) == events:
+            return 0
+        if events:
+            new = WireHandler(self.fd, events)
+            new.wire = self
+        self.handler = new
+        self.aio_context.set_handler(old, new)
+        return 0
+
+    cdef int start_reading(self) except -1:
+        self.wants_read = True
+        return self.watch()
+
+    cdef int stop_reading(self) except -1:
+        self.wants_read = False
+        return self.watch()
+
+    cdef int read(self) except -1:
+        cdef Py_ssize_t count
+        cdef Py_ssize_t asked
+        cdef int rounds = READS_PER_EVENT
+        cdef object data = None
+        while rounds and self.wants_read and self.end is not None:
+            rounds -= 1
+            if self.hint > DIRECT_FROM:
+                asked = self.hint
+                data = read_direct(self.fd, asked, &count)
+            else:
+                asked = STAGING_BYTES
+                count = recv(self.fd, staging, asked, MSG_DONTWAIT)
+                if count < 0:
+                    count = -errno
+            if count <= 0:
+                if count == 0:
+                    self.end.eof_arrived()
+                elif count != -EAGAIN and count != -EINTR:
+                    self.end.read_failed(<int>-count)
+                return 0
+            self.learn(count)
+            if data is None:
+                self.end.data_arrived(staging, count)
+            else:
+                self.end.bytes_arrived(<bytes>data)
+                data = None
+            if count < asked:
+                return 0
+        return 0
+
+    cdef int learn(self, Py_ssize_t count) except -1:
+        """What the last read says about the size of the next."""
+        if count <= DIRECT_FROM:
+            self.hint = 0
+        elif self.hint == 0:
+            self.hint = DIRECT_FIRST
+        elif count == self.hint and self.hint < DIRECT_MOST:
+            self.hint *= 2
+        return 0
+
+    cdef int send_queued(self) except -1:
+        """Called by flush."""
+        if self.wants_write or self.send_error or not self.end.queue.n_bytes:
+            return 0
+        self.send_error = self.send_now()
+        if self.send_error or (self.end.queue.n_bytes == 0 and self.end.wants_news()):
+            self.end.schedule_news()
+        return 0
+
+    cdef int send_now(self) except -1:
+        cdef SendQueue queue = self.end.queue
+        cdef Py_ssize_t taken
+        while queue.n_bytes:
+            taken = self.write_vector()
+            if taken < 0:
+                if taken != -EAGAIN:
+                    return <int>-taken
+                break
+            queue.consume(taken)
+        self.wants_write = queue.n_bytes != 0
+        self.watch()
+        return 0
+
+    cdef bint is_sending(self) noexcept:
+        return self.wants_write
+
+    cdef int stop_writing(self) except -1:
+        self.wants_write = False
+        return self.watch()
+
+    cdef int detach(self) except -1:
+        self.wants_read = self.wants_write = False
+        self.watch()
+        self.end = None
+        return 0

@@ -1,0 +1,42 @@
+# Who is in flight.  The only file that holds and releases requests.
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from cpython.ref cimport PyObject
+
+from ..liburing.liburing cimport io_uring_sqe
+
+cpdef enum RequestState:
+    IDLE = 0        # the kernel knows nothing of it
+    IN_FLIGHT = 1   # from hold to the final completion
+    CANCELLING = 2  # in flight, and a cancel was queued
+    ORPHANED = 3    # in flight with nobody waiting: the result is dropped
+    DONE = 4        # the final completion was harvested
+
+cdef enum RequestKind:
+    KIND_COMPLETION = 0  # delivered by dispatch, through complete()
+    KIND_POLL = 1        # readiness of an FdHandler: goes to the ready list
+    KIND_SKIP_SEND = 2   # a SEND that posts a CQE only on failure: settled inside wait, no user code
+
+cdef class InFlight:
+    cdef readonly Py_ssize_t count     # requests from hold to release
+    cdef PyObject *head                # newest first; borrowed, each request holds itself while in flight
+    cdef list snapshot(self)
+
+cdef class Request:
+    cdef RequestState state
+    cdef RequestKind kind
+    cdef object keepalive              # everything the kernel may touch; set before hold, dropped by its owner
+    cdef InFlight owner                # whose list it is on; None unless in flight
+    cdef PyObject *before              # neighbours on that list; borrowed
+    cdef PyObject *after
+    cdef bint must_settle              # a SEND that waits for room: cancelled when the loop stops
+    cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1
+    cdef void settle(self, int32_t res) noexcept
+    cdef void drop(self, int32_t res, uint32_t flags) noexcept
+
+cdef enum:
+    ALL_SENT = 0x7FFFFFFF  # what settle() gets for a KIND_SKIP_SEND that posted no CQE
+
+cdef uint64_t encode(Request request) noexcept
+cdef Request decode(uint64_t user_data)
+cdef int hold(Request request, InFlight owner, io_uring_sqe *sqe) except -1
+cdef int release(Request request) except -1

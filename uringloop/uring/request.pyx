@@ -1,0 +1,121 @@
+"""Requests: one io_uring operation of ours from hold to the final completion.
+
+The one rule about memory: while a request is in flight the kernel may touch whatever its SQE points to, so the
+request is kept alive by `hold` and keeps everything else alive in `keepalive`; `release` ends both.
+
+ 1. The owner takes an SQE, fills it, sets `keepalive`, and calls `hold` last.  `hold` writes user_data, takes a
+    reference and counts.
+ 2. Each CQE finds its request by user_data, never by fd: fd numbers are reused, addresses of held
+    requests are not.
+ 3. On the final CQE (no IORING_CQE_F_MORE) the monitor calls `release`, once.
+
+Invariant: state is IN_FLIGHT, CANCELLING or ORPHANED exactly between hold and release.
+
+Thread: the ring's owner.
+"""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+
+from ..liburing.liburing cimport io_uring_sqe
+
+
+cdef class InFlight:
+    """The requests of one ring that the kernel holds."""
+
+    cdef list snapshot(self):
+        """All of them, newest first, as owned references."""
+        cdef PyObject *at = self.head
+        found = []
+        while at != NULL:
+            found.append(<Request>at)
+            at = (<Request>at).after
+        return found
+
+
+cdef class Request:
+    """One operation; subclasses say what its completions mean."""
+
+    cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
+        """A completion is delivered (KIND_COMPLETION); may run user code.
+
+        Parameters:
+            res: cqe->res, a count or a negated errno.
+            flags: cqe->flags; without IORING_CQE_F_MORE this was the last one and the state is DONE.
+            data: where the provided buffer's bytes are, NULL without IORING_CQE_F_BUFFER; whoever overrides this
+                gives the buffer back.
+        """
+        raise NotImplementedError
+
+    cdef void settle(self, int32_t res) noexcept:
+        """A KIND_SKIP_SEND is over: ALL_SENT, a short count, or a negated errno.  Runs no user code."""
+
+    cdef void drop(self, int32_t res, uint32_t flags) noexcept:
+        """A harvested completion that nobody will ever see: close an fd in it.  Runs no user code."""
+
+    def __dealloc__(self):
+        # Invariant: hold keeps a reference, so a request in flight cannot get here.
+        if URINGLOOP_DEBUG and self.owner is not None:
+            raise AssertionError("uringloop bug: a request in flight was deallocated")
+
+
+cdef extern from *:
+    """
+    #ifndef URINGLOOP_DEBUG
+    #define URINGLOOP_DEBUG 0
+    #endif
+    """
+    bint URINGLOOP_DEBUG
+
+
+cdef uint64_t encode(Request request) noexcept:
+    """user_data of a request: its address.  0 means "nobody waits"; objects are never at 0."""
+    return <uint64_t><uintptr_t><PyObject *>request
+
+
+cdef Request decode(uint64_t user_data):
+    """The request of a CQE; user_data is not 0.  Valid because hold's reference still stands."""
+    return <Request><PyObject *><uintptr_t>user_data
+
+
+cdef int hold(Request request, InFlight owner, io_uring_sqe *sqe) except -1:
+    """The request is in flight from now on; the counterpart of `release`.
+
+    Call it last, when the SQE is filled and `keepalive` is set: nothing between here and the submission
+    may fail, or the request would wait for a completion that never comes.
+    """
+    if request.owner is not None:
+        raise RuntimeError("uringloop bug: a request was submitted while in flight")
+    Py_INCREF(request)  # undone by release()
+    sqe.user_data = encode(request)
+    request.state = IN_FLIGHT
+    request.owner = owner
+    request.before = NULL
+    request.after = owner.head
+    if owner.head != NULL:
+        (<Request>owner.head).before = <PyObject *>request
+    owner.head = <PyObject *>request
+    owner.count += 1
+    return 0
+
+
+cdef int release(Request request) except -1:
+    """The kernel is done with the request; the counterpart of `hold`.
+
+    The caller owns a reference of its own, since this drops the one that hold took.
+    """
+    cdef InFlight owner = request.owner
+    if owner is None:
+        raise RuntimeError("uringloop bug: a request that was not in flight completed")
+    if request.before != NULL:
+        (<Request>request.before).after = request.after
+    else:
+        owner.head = request.after
+    if request.after != NULL:
+        (<Request>request.after).before = request.before
+    request.before = request.after = NULL
+    request.owner = None
+    request.state = DONE
+    owner.count -= 1
+    Py_DECREF(request)  # taken by hold()
+    return 0

@@ -1,0 +1,31 @@
+# One io_uring instance: set-up, SQEs, the one syscall, close.  Knows nothing of requests.
+from libc.stdint cimport int64_t, uint32_t
+
+from ..liburing.liburing cimport io_uring, io_uring_sqe
+
+cdef class Ring:
+    cdef io_uring ring                 # liburing's state; valid while is_open
+    cdef readonly bint is_open         # the ring fd and its mappings exist
+    cdef readonly bint is_enabled      # submissions are accepted (IORING_REGISTER_ENABLE_RINGS done)
+    cdef readonly unsigned setup_flags # what the kernel accepted
+    cdef readonly unsigned features    # IORING_FEAT_*
+    cdef readonly unsigned long long n_syscalls
+    cdef readonly unsigned long long n_submitted
+    cdef readonly unsigned long long n_overflows  # times the CQ ring was seen overflown
+    cdef unsigned wait_flags           # GETEVENTS, and NO_IOWAIT where the kernel has it
+    cdef bint has_taskrun_flag         # IORING_SQ_TASKRUN tells of deferred completions
+    cdef io_uring_sqe *overflow        # SQEs beyond the SQ while the ring is disabled; owned
+    cdef unsigned n_overflow
+    cdef unsigned overflow_capacity
+
+    cdef io_uring_sqe *get_sqe(self) except NULL
+    cdef int enable(self) except -1
+    cdef int enter(self, unsigned wait_count, int64_t timeout_ns) except? -1
+    cdef bint has_unsubmitted(self) noexcept
+    cdef bint has_completions(self) noexcept
+    cdef int close(self) except -1
+    cdef int flush_overflow(self) except -1
+    cdef int setup(self, bint single_issuer)
+
+cdef unsigned RING_ENTRIES
+cdef unsigned CQ_ENTRIES

@@ -1,0 +1,281 @@
+"""One io_uring instance: set-up, SQEs, the one syscall, close.
+
+How it works:
+ 1. The ring is made disabled (IORING_SETUP_R_DISABLED, since Linux 5.10), because whether a loop gets io_uring
+    must be known when the loop is made, and because the thread that enables a SINGLE_ISSUER ring becomes
+    its only owner for ever (measured: any other thread gets -EEXIST from then on).
+ 2. Set-up flags are tried from best to plainest; what the kernel does not know it refuses with EINVAL.
+ 3. A disabled ring accepts no submission (-EBADFD).  SQEs that do not fit into the SQ until then wait in
+    an array of ours and move into the SQ when the ring is enabled, in order.
+ 4. All submitting and waiting is one function, `enter`.
+
+Invariant: only the owner thread calls anything here after `enable`, except `close`.
+
+Not here: who is in flight (`request`), what a completion means (`fdmon/io_uring`).
+"""
+
+from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
+
+from ..liburing.liburing cimport *
+
+import os
+import time
+
+from ..exceptions import MonitorUnavailable
+
+cdef unsigned RING_ENTRIES = 256
+# 1,024 CQEs: ring memory is charged against RLIMIT_MEMLOCK per user, and a larger CQ buys nothing, because
+# the kernel keeps what does not fit (IORING_FEAT_NODROP) and the loop harvests every turn.
+cdef unsigned CQ_ENTRIES = 1024
+
+# How long the constructor waits for the kernel to give the memory of closed rings back (tens of
+# milliseconds after close, per user) before it says ENOMEM.
+ENOMEM_BACKOFF_MS = (1, 2, 4, 8, 16, 32, 64, 73)
+
+# Never-enabled rings of closed loops, ready for the next loop.  A ring that was enabled belongs to one thread
+# for ever and cannot be reused.  Guarded by the GIL: list.append and list.pop are atomic.
+cdef list spare_rings = []
+cdef int SPARE_RINGS = 4
+cdef object owner_pid = os.getpid()
+
+
+cdef list flag_ladder(bint single_issuer):
+    """Set-up flags from best to plainest."""
+    cdef unsigned base = IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP
+    ladder = []
+    if single_issuer:
+        # since Linux 6.1
+        ladder.append(base | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER
+                      | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG)
+    # since Linux 5.19
+    ladder.append(base | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG)
+    # since Linux 5.18, then plain
+    ladder.append(base | IORING_SETUP_SUBMIT_ALL)
+    ladder.append(base)
+    return ladder
+
+
+def explain(int error):
+    """The likely cause of a refused io_uring_setup(2), and the remedy.
+
+    Parameters:
+        error: the errno, positive.
+
+    Returns: a sentence without a full stop.  Source: io_uring_setup(2), kernel.io_uring_disabled in the
+    kernel's sysctl documentation.
+    """
+    import errno
+    if error == errno.EPERM:
+        disabled = ""
+        try:
+            with open("/proc/sys/kernel/io_uring_disabled") as setting:
+                disabled = setting.read().strip()
+        except OSError:
+            disabled = ""
+        if disabled in ("1", "2"):
+            return f"kernel.io_uring_disabled={disabled} forbids it; set it to 0 with sysctl"
+        return "a seccomp filter forbids it, as container runtimes do by default; allow the io_uring_* system calls"
+    if error == errno.ENOSYS:
+        return "the kernel was built without io_uring, or a seccomp filter hides it"
+    if error == errno.EMFILE:
+        return "this process has no free file descriptor; raise RLIMIT_NOFILE"
+    if error == errno.ENFILE:
+        return "the system has no free file; raise fs.file-max"
+    if error == errno.ENOMEM:
+        return ("this user's locked memory is used up (ring memory counts, also of rings closed just now); "
+                "raise RLIMIT_MEMLOCK")
+    if error == errno.EINVAL:
+        return "the kernel is too old; io_uring is used from Linux 5.15 on"
+    return "io_uring_setup refused it"
+
+
+cdef class Ring:
+    """One io_uring instance, made disabled.
+
+    Parameters:
+        single_issuer: whether one thread will submit; False for a loop that moved to another thread.
+
+    Raises: MonitorUnavailable with errno and cause; nothing is left behind.
+    Threads: see the module's invariant.
+    """
+
+    def __cinit__(self, bint single_issuer=True):
+        cdef int result = 0
+        memset(&self.ring, 0, sizeof(self.ring))
+        for pause_ms in (*ENOMEM_BACKOFF_MS, None):
+            result = self.setup(single_issuer)
+            if result != -ENOMEM or pause_ms is None:
+                break
+            time.sleep(pause_ms / 1000)
+        if result < 0:
+            raise MonitorUnavailable("io_uring", -result, explain(-result))
+
+    cdef int setup(self, bint single_issuer):
+        """Try the flag ladder; 0 or a negated errno."""
+        cdef io_uring_params params
+        cdef int result = -EINVAL
+        for flags in flag_ladder(single_issuer):
+            memset(&params, 0, sizeof(params))
+            params.flags = flags
+            params.cq_entries = CQ_ENTRIES
+            result = io_uring_queue_init_params(RING_ENTRIES, &self.ring, &params)
+            if result != -EINVAL:
+                break
+        if result < 0:
+            return result
+        if not params.features & IORING_FEAT_EXT_ARG or not params.features & IORING_FEAT_NODROP:
+            # before Linux 5.11: timeouts would need SQEs of their own, and completions could be lost
+            io_uring_queue_exit(&self.ring)
+            return -EINVAL
+        self.setup_flags = flags
+        self.features = params.features
+        self.is_open = True
+        self.has_taskrun_flag = bool(flags & IORING_SETUP_TASKRUN_FLAG)
+        self.wait_flags = IORING_ENTER_GETEVENTS
+        if params.features & IORING_FEAT_NO_IOWAIT:
+            # A sleeping loop always has requests in flight; without this the CPU looks 100 % in iowait.
+            self.wait_flags |= UL_ENTER_NO_IOWAIT
+        ul_identity_sq_array(&self.ring)
+        return 0
+
+    def __dealloc__(self):
+        if self.is_open:
+            io_uring_queue_exit(&self.ring)
+            self.is_open = False
+        free(self.overflow)
+
+    cdef io_uring_sqe *get_sqe(self) except NULL:
+        """A cleared-by-prep SQE to fill before anything else is called here.
+
+        Raises: OSError where the kernel takes no SQEs at the moment (memory pressure).
+        The pointer is valid until the next call of this method.
+        """
+        cdef io_uring_sqe *sqe
+        cdef io_uring_sqe *grown
+        if self.is_enabled or self.n_overflow == 0:
+            sqe = io_uring_get_sqe(&self.ring)
+            if sqe != NULL:
+                return sqe
+        if not self.is_open:
+            raise RuntimeError("uringloop bug: an SQE for a closed ring")
+        if self.is_enabled:
+            self.enter(0, -1)
+            sqe = io_uring_get_sqe(&self.ring)
+            if sqe == NULL:
+                raise OSError(EAGAIN, "io_uring_enter: the kernel takes no requests at the moment")
+            return sqe
+        if self.n_overflow == self.overflow_capacity:
+            capacity = max(64, 2 * self.overflow_capacity)
+            grown = <io_uring_sqe *>realloc(self.overflow, capacity * sizeof(io_uring_sqe))
+            if grown == NULL:
+                raise MemoryError()
+            self.overflow = grown
+            self.overflow_capacity = capacity
+        sqe = &self.overflow[self.n_overflow]
+        memset(sqe, 0, sizeof(io_uring_sqe))
+        self.n_overflow += 1
+        return sqe
+
+    cdef int enable(self) except -1:
+        """Accept submissions from now on; the calling thread becomes the owner."""
+        cdef int result
+        if self.is_enabled:
+            return 0
+        result = io_uring_enable_rings(&self.ring)
+        if result < 0:
+            raise OSError(-result, "io_uring_register(ENABLE_RINGS): " + os.strerror(-result))
+        self.is_enabled = True
+        self.flush_overflow()
+        return 0
+
+    cdef int flush_overflow(self) except -1:
+        cdef unsigned i
+        cdef io_uring_sqe *sqe
+        for i in range(self.n_overflow):
+            sqe = self.get_sqe()
+            memcpy(sqe, &self.overflow[i], sizeof(io_uring_sqe))
+        free(self.overflow)
+        self.overflow = NULL
+        self.n_overflow = self.overflow_capacity = 0
+        return 0
+
+    cdef int enter(self, unsigned wait_count, int64_t timeout_ns) except? -1:
+        """Submit everything and wait; the one place where the ring's owner gives up the GIL.
+
+        Parameters:
+            wait_count: completions to wait for; 0 only runs what the kernel has deferred.
+            timeout_ns: upper bound in nanoseconds, -1 for ever; 0 is not allowed (the kernel really sleeps
+                then, 21 us): say wait_count 0 instead.
+
+        Returns: SQEs consumed, or a negated errno of those that a caller sees in ordinary life:
+            -EINTR (a signal), -ETIME (the time is over), -EAGAIN and -EBUSY (harvest, then try again).
+        Raises: OSError for any other errno.
+        """
+        cdef int done
+        with nogil:
+            # Only this thread touches the ring; other threads touch nothing but the notifier.
+            done = ul_enter(&self.ring, wait_count, self.wait_flags, timeout_ns)
+        self.n_syscalls += 1
+        if done >= 0:
+            self.n_submitted += done
+            return done
+        if done in (-EINTR, -ETIME, -EAGAIN, -EBUSY):
+            return done
+        raise OSError(-done, "io_uring_enter: " + os.strerror(-done))
+
+    cdef bint has_unsubmitted(self) noexcept:
+        return ul_unsubmitted(&self.ring) != 0
+
+    cdef bint has_completions(self) noexcept:
+        """Completions are visible, or an enter would make some visible; without a system call."""
+        if ul_visible_cqes(&self.ring):
+            return True
+        return (ul_sq_flags(&self.ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0
+
+    cdef int close(self) except -1:
+        """Close the ring; the kernel cancels what is in flight.  Idempotent.
+
+        In a fork child only the child's copy goes away: unmapping and closing touch no shared content.
+        """
+        if self.is_open:
+            self.is_open = False
+            self.is_enabled = False
+            io_uring_queue_exit(&self.ring)
+        free(self.overflow)
+        self.overflow = NULL
+        self.n_overflow = self.overflow_capacity = 0
+        return 0
+
+
+def take_ring(bint single_issuer=True):
+    """A disabled ring: a spare one or a new one.  Raises MonitorUnavailable."""
+    global owner_pid
+    if os.getpid() != owner_pid:
+        # After a fork without the at-fork hook: the spares' memory is shared with the parent.
+        spare_rings.clear()
+        owner_pid = os.getpid()
+    if single_issuer and spare_rings:
+        return spare_rings.pop()
+    return Ring(single_issuer)
+
+
+def give_back(Ring ring not None):
+    """Keep a never-enabled, never-filled ring for the next loop, or close it."""
+    if (ring.is_open and not ring.is_enabled and not ring.has_unsubmitted() and not ring.n_overflow
+            and ring.setup_flags & IORING_SETUP_SINGLE_ISSUER and len(spare_rings) < SPARE_RINGS):
+        spare_rings.append(ring)
+    else:
+        ring.close()
+
+
+def forget_spare_rings():
+    """In a fork child: let go of the parent's rings."""
+    cdef Ring ring
+    global owner_pid
+    owner_pid = os.getpid()
+    while spare_rings:
+        ring = spare_rings.pop()
+        ring.close()

@@ -1,0 +1,1 @@
+cdef bint failed_send_reports_count() except -1

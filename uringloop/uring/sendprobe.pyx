@@ -1,0 +1,75 @@
+"""Once per process: does a SEND that falls short report how much it sent?
+
+The rule for sends without a CQE on success (see fdmon/io_uring) needs a MSG_WAITALL | MSG_DONTWAIT send that
+falls short to post its partial count.  Kernels before about 6.1 post -EAGAIN and lose it; there every send posts a CQE.
+
+A ring of its own, made for this and closed: nothing else can be in its way.
+"""
+
+from libc.stdint cimport int32_t
+from libc.stdlib cimport calloc, free
+
+from ..liburing.liburing cimport *
+from .ring cimport Ring
+
+import errno
+import socket
+
+from ..exceptions import MonitorUnavailable
+from .ring import take_ring
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_WAITALL, MSG_DONTWAIT, MSG_NOSIGNAL
+
+# More than any socketpair takes at once.
+cdef enum:
+    PROBE_BYTES = 4 * 1024 * 1024
+
+
+cdef bint failed_send_reports_count() except -1:
+    """True where a short send's CQE has the count, with the SQE already over when the enter returns."""
+    cdef Ring ring
+    cdef io_uring_sqe *sqe
+    cdef char *payload
+    cdef int32_t res
+    cdef unsigned n_cqes
+    try:
+        ring = take_ring()
+    except MonitorUnavailable:
+        return False  # no room for a second ring: stay on the safe side
+    if not ring.features & IORING_FEAT_CQE_SKIP:
+        ring.close()
+        return False
+    payload = <char *>calloc(PROBE_BYTES, 1)
+    if payload == NULL:
+        ring.close()
+        raise MemoryError()
+    left, right = socket.socketpair()
+    try:
+        ring.enable()
+        sqe = ring.get_sqe()
+        io_uring_prep_send(sqe, left.fileno(), payload, PROBE_BYTES, MSG_WAITALL | MSG_DONTWAIT | MSG_NOSIGNAL)
+        sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
+        sqe.user_data = 1
+        ring.enter(0, -1)
+        n_cqes = ul_visible_cqes(&ring.ring)
+        res = ring.ring.cq.cqes[ring.ring.cq.khead[0] & ring.ring.cq.ring_mask].res
+        if n_cqes == 0:
+            return False
+        sent = 0
+        right.setblocking(False)
+        try:
+            while sent < PROBE_BYTES:
+                sent += len(right.recv(1 << 20))
+        except BlockingIOError:
+            return n_cqes == 1 and res > 0 and sent == res
+        return False
+    except OSError as error:
+        if error.errno in (errno.EBADF, errno.EFAULT):
+            raise
+        return False
+    finally:
+        ring.close()
+        left.close()
+        right.close()
+        free(payload)  # the ring is closed and the send is over (DONTWAIT): nobody reads it any more
