@@ -1,0 +1,212 @@
+"""Runs one unittest module and reports test by test: `python -m conformance_worker MODULE`.
+
+Reports go to the file CONFORMANCE_EVENTS, one JSON object a line, written at once so that a crash loses none:
+  {"t": "start", "id": ...}
+  {"t": "end", "id": ..., "o": outcome, "d": seconds, "m": message, "loops": n, "trace": text}
+  {"t": "done"}
+CONFORMANCE_PLAN names a JSON file: {"done": [ids], "only": [ids] or null, "skip": [patterns]}.
+
+`python -m conformance_worker` without a module makes one loop and prints what it is.
+"""
+
+import asyncio
+import atexit
+import faulthandler
+import fnmatch
+import importlib
+import inspect
+import json
+import os
+import re
+import resource
+import sys
+import time
+import traceback
+import unittest
+
+import conformance_loop
+
+#: Marks of a test that leans on asyncio's implementation: private members of its loop, transports and
+#: servers, attributes of the loop replaced by mocks, asyncio's modules patched.  Looked for in the source.
+INTERNALS = re.compile(
+    r"\bloop\._(?!testbase)[a-z]\w*"
+    r"|\b(?:self\.)?loop\.\w+\s*=[^=]"
+    r"|patch\.object\(\s*(?:self\.)?loop\b"
+    r"|patch(?:\.object)?\(\s*['\"]?(?:asyncio|selectors)\."
+    r"(?:selector_events|unix_events|base_events|base_subprocess|sslproto|events)"
+    r"|@patch_socket|mock_nonblocking_socket"
+    r"|transport\._(?:sock|ssl_protocol|buffer|loop|conn_lost|proc|sslcontext|empty_waiter)\b"
+    r"|srv\._|server\._(?:sockets|waiters|clients|active_count)"
+)
+#: An outcome replaces one to its left: a test may report several (subtests, an error in tearDown).
+RANK = ("passed", "skipped", "xfail", "xpass", "failed")
+
+
+def uses_internals(test):
+    """Does the source of the test's method lean on asyncio's internals?"""
+    try:
+        return bool(INTERNALS.search(inspect.getsource(getattr(test, test._testMethodName))))
+    except (AttributeError, OSError, TypeError):
+        return False
+
+
+class Reporter:
+    """The worker's end of the events file.  A forked child of a test stays silent."""
+
+    def __init__(self):
+        path = os.environ["CONFORMANCE_EVENTS"]
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.pid = os.getpid()
+
+    def emit(self, **event):
+        if os.getpid() == self.pid:
+            os.write(self.fd, (json.dumps(event) + "\n").encode())
+
+    def whole(self, test_id, outcome, message="", trace=""):
+        """Report something that happened outside of a test, or a test that was not run."""
+        self.emit(t="start", id=test_id)
+        self.emit(t="end", id=test_id, o=outcome, d=0, m=message, loops=0, trace=trace)
+
+
+class Result(unittest.TestResult):
+    """Turns unittest's calls into reports."""
+
+    def __init__(self, reporter):
+        super().__init__()
+        self.reporter = reporter
+        self.outcome = None
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.outcome, self.message, self.trace = "passed", "", ""
+        self.loops_before, self.started = conformance_loop.made, time.perf_counter()
+        self.reporter.emit(t="start", id=test.id())
+
+    def stopTest(self, test):
+        super().stopTest(test)
+        if self.outcome is None:  # Python 3.12.1 stops a test skipped by decorator without having started it
+            return
+        self.reporter.emit(
+            t="end",
+            id=test.id(),
+            o=self.outcome,
+            d=round(time.perf_counter() - self.started, 3),
+            m=self.message,
+            loops=conformance_loop.made - self.loops_before,
+            trace=self.trace,
+        )
+        self.outcome = None
+
+    def _note(self, test, outcome, message="", trace=""):
+        if self.outcome is None:  # setUpClass, setUpModule and their like
+            test_id = test.id() if isinstance(test, unittest.TestCase) else str(test)
+            self.reporter.whole(test_id, outcome, message, trace)
+        elif RANK.index(outcome) > RANK.index(self.outcome):
+            self.outcome, self.message, self.trace = outcome, message, trace
+
+    def _note_failure(self, test, err):
+        trace = "".join(traceback.format_exception(*err))
+        lines = "".join(traceback.format_exception_only(err[0], err[1])).strip().splitlines()
+        self._note(test, "failed", (lines[0] if lines else "")[:300], trace[-6000:])
+
+    addError = addFailure = _note_failure
+
+    def addSubTest(self, test, subtest, err):
+        if err is not None:
+            self._note_failure(test, err)
+
+    def addSkip(self, test, reason):
+        self._note(test, "skipped", reason)
+
+    def addExpectedFailure(self, test, err):
+        self._note(test, "xfail")
+
+    def addUnexpectedSuccess(self, test):
+        self._note(test, "xpass", "unexpected success")
+
+
+def flatten(suite):
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from flatten(item)
+        else:
+            yield item
+
+
+def make_close_loop_general():
+    """CPython's test cases read loop._default_executor before they close a loop; ours need not have it."""
+    from test.test_asyncio import utils
+
+    plain = utils.TestCase.close_loop
+
+    def close_loop(loop):
+        if hasattr(loop, "_default_executor"):
+            return plain(loop)
+        if not loop.is_closed():
+            loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+    utils.TestCase.close_loop = staticmethod(close_loop)
+
+
+def run(module_name):
+    with open(os.environ["CONFORMANCE_PLAN"]) as file:
+        plan = json.load(file)
+    done, only = set(plan["done"]), None if plan["only"] is None else set(plan["only"])
+    skip = re.compile("|".join(map(fnmatch.translate, plan["skip"])) or r"(?!)")
+    reporter = Reporter()
+    try:
+        module = importlib.import_module(module_name)
+    except unittest.SkipTest as ex:
+        reporter.whole(module_name, "skipped", str(ex))
+        reporter.emit(t="done")
+        return
+    if module_name.startswith("test.test_asyncio."):
+        make_close_loop_general()
+    asyncio.set_event_loop_policy(
+        None
+    )  # the module may have made a policy, and with it a loop, while it loaded
+    wanted = unittest.TestSuite()
+    for test in flatten(unittest.defaultTestLoader.loadTestsFromModule(module)):
+        test_id = test.id()
+        if test_id in done or skip.match(test_id) or (only is not None and test_id not in only):
+            continue
+        if uses_internals(test):
+            reporter.whole(test_id, "internal")
+        else:
+            wanted.addTest(test)
+    wanted.run(Result(reporter))
+    reporter.emit(t="done")
+
+
+def describe():
+    """One line of JSON about the loop under test, for the head line, and proof that it can be made."""
+    loop = conformance_loop.make_loop()
+    module = sys.modules[conformance_loop.NAME]
+    monitor = getattr(loop, "fdmon", None)
+    facts = {
+        "class": f"{type(loop).__module__}.{type(loop).__qualname__}",
+        "version": getattr(module, "__version__", None),
+        "monitor": getattr(monitor, "name", monitor),
+    }
+    loop.close()
+    print(json.dumps(facts, default=str))
+
+
+def main():
+    if len(sys.argv) < 2:
+        describe()
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.enable()  # the engine's SIGABRT then dumps the stacks of a hanging test
+    module_name = sys.argv.pop()
+    run(module_name)
+    # A leaked thread must not keep the worker alive, but exit hooks shall run.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    atexit._run_exitfuncs()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Which tests count, and what their results mean: the baseline of asyncio and the list of exceptions."""
+
+import fnmatch
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .engine import Results, is_ok
+from .targets import MONITORS
+
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+EXCEPTIONS = Path(__file__).with_name("exceptions.toml")
+
+
+@dataclass(frozen=True)
+class ExceptionEntry:
+    """One [[exception]]: a test that may fail, where, and why."""
+
+    test: str
+    pythons: tuple[str, ...]
+    monitors: tuple[str, ...]
+    reason: str
+
+    def __post_init__(self):
+        strange = {*self.pythons} - {*PYTHONS} | {*self.monitors} - {*MONITORS}
+        if strange or not self.reason.strip() or not self.test:
+            raise ValueError(f"{EXCEPTIONS.name}: {self.test!r}: no reason, or unknown: {sorted(strange)}")
+
+
+@dataclass(frozen=True)
+class Exceptions:
+    """All of exceptions.toml."""
+
+    entries: tuple[ExceptionEntry, ...]
+    excluded: tuple[str, ...]
+
+    def applying(self, python: str, monitor: str | None) -> dict[str, str]:
+        """{test id: reason} for a Python and a monitor."""
+        return {
+            entry.test: entry.reason
+            for entry in self.entries
+            if python in entry.pythons and monitor in entry.monitors
+        }
+
+
+def load_exceptions(path: Path = EXCEPTIONS) -> Exceptions:
+    """Read the list.  Raises ValueError where an entry makes no sense: a slip must not excuse a test."""
+    data = tomllib.loads(path.read_text())
+    if unknown := set(data) - {"exception", "excluded"}:
+        raise ValueError(f"{path.name}: unknown tables {sorted(unknown)}")
+    entries = []
+    for raw in data.get("exception", ()):
+        if unknown := set(raw) - {"test", "pythons", "monitors", "reason"}:
+            raise ValueError(f"{path.name}: {raw.get('test')!r}: unknown keys {sorted(unknown)}")
+        pythons, monitors = raw.get("pythons", PYTHONS), raw.get("monitors", MONITORS)
+        entry = ExceptionEntry(raw.get("test", ""), tuple(pythons), tuple(monitors), raw.get("reason", ""))
+        entries.append(entry)
+    patterns = []
+    for raw in data.get("excluded", ()):
+        if set(raw) != {"tests", "reason"}:
+            raise ValueError(f"{path.name}: an [[excluded]] needs `tests` and `reason` only: {raw}")
+        patterns += raw["tests"]
+    return Exceptions(tuple(entries), tuple(patterns))
+
+
+def counted(baseline: dict[str, dict], excluded: tuple[str, ...]) -> set[str]:
+    """The ids that count: asyncio passes them, and they made a loop through the redirection while they ran.
+
+    Tests that lean on asyncio's internals were not run for the baseline and are therefore not among them.
+    """
+    skip = re.compile("|".join(map(fnmatch.translate, excluded)) or r"(?!)")
+    return {
+        test_id
+        for test_id, record in baseline.items()
+        if is_ok(record) and record["loops"] and not skip.match(test_id)
+    }
+
+
+@dataclass
+class Verdict:
+    """What one module's results on one loop mean."""
+
+    passed: list[str] = field(default_factory=list)
+    failed: dict[str, dict] = field(default_factory=dict)  # unexplained: id -> record
+    excepted: dict[str, str] = field(default_factory=dict)  # failed as listed: id -> reason
+    stale: dict[str, str] = field(
+        default_factory=dict
+    )  # exceptions to be removed: id -> what is wrong with them
+    flaky: list[str] = field(default_factory=list)  # passed on the second try only
+    problems: list[str] = field(default_factory=list)  # what went wrong outside of tests
+    seconds: float = 0.0
+
+    @property
+    def is_good(self) -> bool:
+        return not self.failed and not self.stale and not self.problems
+
+    def merge(self, other: "Verdict") -> None:
+        self.passed += other.passed
+        self.failed |= other.failed
+        self.excepted |= other.excepted
+        self.stale |= other.stale
+        self.flaky += other.flaky
+        self.problems += other.problems
+        self.seconds += other.seconds
+
+
+def judge(ids: set[str], baseline: dict[str, dict], results: Results, allowed: dict[str, str]) -> Verdict:
+    """Compare a module's results with what asyncio passes (`ids`) and with the exceptions for this module."""
+    verdict = Verdict(problems=results.problems, seconds=results.seconds)
+    trouble = "; ".join(results.problems) or "the worker never came to it"
+    for test_id in sorted(ids):
+        record = results.tests.get(test_id, {"o": "not run", "m": trouble, "loops": 0})
+        if is_ok(record) and not record["loops"]:
+            record = {**record, "o": "not used", "m": "passed without making a loop under test"}
+        if is_ok(record):
+            verdict.passed.append(test_id)
+            if record.get("flaky"):
+                verdict.flaky.append(test_id)
+            if test_id in allowed:
+                verdict.stale[test_id] = "listed as an exception, but it passes"
+        elif test_id in allowed:
+            verdict.excepted[test_id] = allowed[test_id]
+        else:
+            verdict.failed[test_id] = record
+    for test_id in set(allowed) - set(baseline):
+        verdict.stale[test_id] = "listed as an exception, but there is no such test"
+    return verdict

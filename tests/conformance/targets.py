@@ -1,0 +1,77 @@
+"""The loops that a suite can be run on, and the environment that puts one into a worker."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+INJECT = Path(__file__).resolve().parent / "inject"
+LOOPS = ("uringloop", "asyncio", "uvloop")
+MONITORS = ("io_uring", "epoll", "poll")
+
+
+class Unavailable(Exception):
+    """A suite, a loop or a monitor that this machine or interpreter does not have; the text says why."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a worker is to run on: the loop and, where it has several, its monitor."""
+
+    loop: str
+    monitor: str | None = None
+    folder: str | None = None  # from where the loop is imported
+
+    @property
+    def label(self) -> str:
+        return f"{self.loop}/{self.monitor}" if self.monitor else self.loop
+
+    def environment(self) -> dict[str, str]:
+        """The environment of workers.  Settings which would change what the tests see do not get through."""
+        env = {
+            **os.environ,
+            "CONFORMANCE_LOOP": self.loop,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
+        }
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(INJECT), self.folder)))
+        for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONWARNINGS", "URINGLOOP_FDMON"):
+            env.pop(name, None)
+        if self.monitor:
+            env["URINGLOOP_FDMON"] = self.monitor
+        return env
+
+
+def find(loop: str, monitor: str | None = None) -> Target:
+    """The target for a loop that this process could import; it is not imported here.  Raises Unavailable."""
+    if loop == "asyncio":
+        return Target(loop)
+    spec = importlib.util.find_spec(loop)
+    if spec is None or spec.origin is None:
+        raise Unavailable(f"{loop} cannot be imported by {sys.executable}")
+    return Target(loop, monitor, str(Path(spec.origin).resolve().parent.parent))
+
+
+def describe(target: Target) -> dict:
+    """Make a loop once, in a worker.  Raises Unavailable, for instance where the kernel refuses io_uring."""
+    done = subprocess.run(
+        [sys.executable, "-m", "conformance_worker"],
+        env=target.environment(),
+        cwd=tempfile.gettempdir(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise Unavailable(f"{target.label}: {lines[-1] if lines else f'status {done.returncode}'}")
+    facts = json.loads(done.stdout)
+    if target.monitor and facts["monitor"] not in (None, target.monitor):
+        raise Unavailable(f"{target.label}: the loop chose the monitor {facts['monitor']}")
+    return facts
