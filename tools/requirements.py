@@ -9,8 +9,8 @@ import tomllib
 from pathlib import Path
 
 PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
-# uvicorn's fast HTTP parser and its websockets: the demo measures and checks with both.
-ADDED = {"demo": ["httptools", "websockets"]}
+# The demo uses uvicorn's fast HTTP parser, its websockets, and loop factories, which came in 0.36.
+ADDED = {"demo": ["httptools", "websockets", "uvicorn>=0.36"]}
 
 
 def normalised(name: str) -> str:
