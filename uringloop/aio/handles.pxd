@@ -1,19 +1,29 @@
 # Cancellable callbacks: asyncio's Handle and TimerHandle.
 from libc.stdint cimport int64_t
 
+cdef class TimerOwner:
+    cdef void handle_cancelled(self) noexcept
+
 cdef class Handle:
     cdef object callback           # None after cancel
-    cdef object args               # tuple; None after cancel
+    cdef object first              # up to two arguments stand here, which saves the tuple
+    cdef object second
+    cdef object args               # tuple of all arguments where there are more, or when somebody asked; else None
     cdef object aio_context        # contextvars.Context to run in (asyncio's `context` argument)
     cdef object loop               # who reports exceptions; opaque here
-    cdef object source_traceback   # debug mode only
-    cdef object repr_text          # repr from before cancel, debug mode only
-    cdef bint is_cancelled
+    cdef object debug_info         # debug mode only: source traceback; after cancel the repr from before
     cdef object __weakref__
-    cdef int run(self) except -1
-
-cdef class TimerHandle(Handle):
+    # The timer's fields stand here so that both classes have one size and share the freelist of the base.
+    cdef TimerOwner timers         # the heap it is on; None unless scheduled
     cdef int64_t when_ns           # due at this monotonic time
     cdef double when_s             # what the caller said
-    cdef bint is_scheduled         # on the heap of `timers`
-    cdef object timers             # the Timers it was scheduled on
+    cdef int n_args                # in first and second; -1: in args
+    cdef bint is_cancelled
+    cdef int run(self) except -1
+    cdef int run_with_tuple(self, object callback, object args, object aio_context) except -1
+    cdef int failed(self, object callback, object aio_context) except -1
+    cdef object arguments(self)
+    cdef int do_cancel(self) except -1
+
+cdef class TimerHandle(Handle):
+    pass

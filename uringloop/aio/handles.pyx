@@ -20,10 +20,14 @@ from asyncio import format_helpers
 cdef extern from "Python.h":
     """
     #define UL_TUPLE_ITEMS(tuple) (&PyTuple_GET_ITEM((tuple), 0))
+    #define ul_drop(object) Py_DECREF(object)
+    static PyObject *ul_error_is_set(void) { return NULL; }
     """
     PyObject **UL_TUPLE_ITEMS(object)
-    object PyObject_Vectorcall(object callable, PyObject **args, size_t n_args, PyObject *names)
-    object PyObject_CallNoArgs(object callable)
+    void ul_drop(PyObject *)
+    object ul_error_is_set()
+    PyObject *PyObject_Vectorcall(object callable, PyObject **args, size_t n_args, PyObject *names)
+    size_t PY_VECTORCALL_ARGUMENTS_OFFSET
     int PyContext_Enter(object) except -1
     int PyContext_Exit(object) except -1
     object PyContext_CopyCurrent()
@@ -32,7 +36,14 @@ _asyncio_handle = asyncio.events.Handle
 _asyncio_timer_handle = asyncio.events.TimerHandle
 
 
-@cython.freelist(512)
+cdef class TimerOwner:
+    """Who holds scheduled timers (aio/timers); a base class of its own keeps the modules a tree."""
+
+    cdef void handle_cancelled(self) noexcept:
+        """A timer that is scheduled here was cancelled."""
+
+
+@cython.freelist(1024)
 cdef class Handle:
     """A callback that will be called once, unless cancelled.  See asyncio.Handle.
 
@@ -42,10 +53,11 @@ cdef class Handle:
     def __init__(self, callback, args, loop, context=None):
         self.callback = callback
         self.args = tuple(args)
+        self.n_args = -1
         self.loop = loop
         self.aio_context = PyContext_CopyCurrent() if context is None else context
         if loop.get_debug():
-            self.source_traceback = format_helpers.extract_stack(sys._getframe(0))
+            self.debug_info = format_helpers.extract_stack(sys._getframe(0))
 
     @property
     def __class__(self):
@@ -53,34 +65,60 @@ cdef class Handle:
 
     cdef int run(self) except -1:
         """Call it; exceptions go to the loop's handler, SystemExit and KeyboardInterrupt through."""
-        cdef Py_ssize_t n_args
-        cdef object callback, args, aio_context
+        cdef PyObject *stack[3]
+        cdef object callback, aio_context, first, second
+        cdef PyObject *result
         if self.is_cancelled:
             return 0
         # own references: the callback may cancel its own handle
-        callback, args, aio_context = self.callback, self.args, self.aio_context
-        n_args = PyTuple_GET_SIZE(args)
+        callback, aio_context = self.callback, self.aio_context
+        if self.n_args < 0:
+            return self.run_with_tuple(callback, self.args, aio_context)
+        first, second = self.first, self.second
+        # stack[0] is scratch space for the callee: a bound method puts its self there
+        stack[1] = <PyObject *>first
+        stack[2] = <PyObject *>second
         PyContext_Enter(aio_context)
+        result = PyObject_Vectorcall(callback, &stack[1], self.n_args | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+        if result != NULL:
+            ul_drop(result)
+            return PyContext_Exit(aio_context)
+        return self.failed(callback, aio_context)
+
+    cdef int run_with_tuple(self, object callback, object args, object aio_context) except -1:
+        cdef PyObject *result
+        PyContext_Enter(aio_context)
+        result = PyObject_Vectorcall(callback, UL_TUPLE_ITEMS(args), PyTuple_GET_SIZE(args), NULL)
+        if result != NULL:
+            ul_drop(result)
+            return PyContext_Exit(aio_context)
+        return self.failed(callback, aio_context)
+
+    cdef int failed(self, object callback, object aio_context) except -1:
+        """The callback raised: the way out of run() that need not be fast."""
         try:
-            if n_args == 0:
-                PyObject_CallNoArgs(callback)
-            else:
-                PyObject_Vectorcall(callback, UL_TUPLE_ITEMS(args), n_args, NULL)
+            ul_error_is_set()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            self.report(error, callback, args)
+            self.report(error, callback)
         finally:
             PyContext_Exit(aio_context)
         return 0
 
-    def report(self, error, callback, args):
+    def report(self, error, callback):
         """Hand an exception of the callback to the loop's exception handler, in asyncio's words."""
-        described = format_helpers._format_callback_source(callback, args)
+        described = format_helpers._format_callback_source(callback, self.arguments() or ())
         details = {"message": f"Exception in callback {described}", "exception": error, "handle": self}
-        if self.source_traceback:
-            details["source_traceback"] = self.source_traceback
+        if self.debug_info:
+            details["source_traceback"] = self.debug_info
         self.loop.call_exception_handler(details)
+
+    cdef object arguments(self):
+        """The arguments as a tuple; None after cancel."""
+        if self.n_args >= 0 and self.args is None and not self.is_cancelled:
+            self.args = () if self.n_args == 0 else ((self.first,) if self.n_args == 1 else (self.first, self.second))
+        return self.args
 
     def _run(self):
         """Run the callback now, in its context; exceptions go to the loop's exception handler."""
@@ -88,13 +126,20 @@ cdef class Handle:
 
     def cancel(self):
         """The callback will not be called; no effect on one that runs or ran."""
-        if not self.is_cancelled:
+        self.do_cancel()
+
+    cdef int do_cancel(self) except -1:
+        if self.is_cancelled:
+            return 0
+        if self.debug_info is not None:
+            # asyncio keeps the repr in debug mode, since callback and arguments go
             self.is_cancelled = True
-            if self.loop is not None and self.loop.get_debug():
-                # asyncio keeps the repr, since callback and args go
-                self.repr_text = repr(self)
-            self.callback = None
-            self.args = None
+            self.debug_info = repr(self)
+        self.is_cancelled = True
+        if self.timers is not None:
+            self.timers.handle_cancelled()
+        self.callback = self.first = self.second = self.args = None
+        return 0
 
     def cancelled(self):
         return self.is_cancelled
@@ -108,7 +153,7 @@ cdef class Handle:
 
     @property
     def _args(self):
-        return self.args
+        return self.arguments()
 
     @property
     def _cancelled(self):
@@ -124,26 +169,26 @@ cdef class Handle:
 
     @property
     def _source_traceback(self):
-        return self.source_traceback
+        return None if type(self.debug_info) is str else self.debug_info
 
     @_source_traceback.setter
     def _source_traceback(self, value):
-        self.source_traceback = value
+        self.debug_info = value
 
     def _repr_info(self):
         info = ["Handle"]
         if self.is_cancelled:
             info.append("cancelled")
         if self.callback is not None:
-            info.append(format_helpers._format_callback_source(self.callback, self.args))
-        if self.source_traceback:
-            frame = self.source_traceback[-1]
+            info.append(format_helpers._format_callback_source(self.callback, self.arguments()))
+        if self.debug_info and type(self.debug_info) is not str:
+            frame = self.debug_info[-1]
             info.append(f"created at {frame[0]}:{frame[1]}")
         return info
 
     def __repr__(self):
-        if self.repr_text is not None:
-            return self.repr_text
+        if type(self.debug_info) is str:
+            return self.debug_info
         return "<{}>".format(" ".join(self._repr_info()))
 
 
@@ -153,12 +198,6 @@ cdef class TimerHandle(Handle):
     @property
     def __class__(self):
         return _asyncio_timer_handle
-
-    def cancel(self):
-        if not self.is_cancelled:
-            if self.is_scheduled:
-                self.timers.handle_cancelled()
-            Handle.cancel(self)
 
     def when(self):
         """The scheduled time in seconds, on the clock of loop.time()."""
@@ -170,7 +209,7 @@ cdef class TimerHandle(Handle):
 
     @property
     def _scheduled(self):
-        return self.is_scheduled
+        return self.timers is not None
 
     def _repr_info(self):
         info = Handle._repr_info(self)

@@ -11,6 +11,12 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from .handles cimport Handle
 
+cdef extern from *:
+    """
+    #define ul_prefetch(address) __builtin_prefetch(address)
+    """
+    void ul_prefetch(void *) noexcept
+
 cdef enum:
     FIRST_CAPACITY = 64
 
@@ -61,6 +67,8 @@ cdef class ReadyQueue:
         """The oldest one; the queue is not empty."""
         cdef Handle handle = <Handle>self.items[self.head & self.mask]
         self.head += 1
+        # The next handle was written a while ago; fetch it while this one runs.
+        ul_prefetch(self.items[self.head & self.mask])
         Py_DECREF(handle)  # taken by push
         return handle
 

@@ -2,14 +2,14 @@
 from libc.stdint cimport int64_t, uint64_t
 from cpython.ref cimport PyObject
 
-from .handles cimport TimerHandle
+from .handles cimport TimerHandle, TimerOwner
 
 cdef struct TimerEntry:
     int64_t when_ns
     uint64_t sequence      # keeps the order of equal times
     PyObject *handle       # owned reference to a TimerHandle
 
-cdef class Timers:
+cdef class Timers(TimerOwner):
     cdef TimerEntry *heap  # 4-ary; owned
     cdef size_t count
     cdef size_t capacity
@@ -22,4 +22,3 @@ cdef class Timers:
     cdef void sift_down(self, size_t at, TimerEntry entry) noexcept
     cdef void compact(self) noexcept
     cdef void clear(self) noexcept
-    cpdef void handle_cancelled(self) noexcept

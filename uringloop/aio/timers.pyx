@@ -5,14 +5,14 @@
     of the heap is cancelled; then the heap is compacted, so that N timeouts cost O(N) in all.
  3. A 4-ary heap has half the levels of a binary one and its children share a cache line.
 
-Invariant: handle.is_scheduled exactly while it is in the heap; n_cancelled of those are cancelled.
+Invariant: handle.timers is this object exactly while the handle is in the heap; n_cancelled of those are cancelled.
 """
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
-from .handles cimport TimerHandle
+from .handles cimport TimerHandle, TimerOwner
 
 cdef enum:
     FIRST_CAPACITY = 64
@@ -23,7 +23,7 @@ cdef inline bint is_before(TimerEntry *left, TimerEntry *right) noexcept:
     return left.when_ns < right.when_ns or (left.when_ns == right.when_ns and left.sequence < right.sequence)
 
 
-cdef class Timers:
+cdef class Timers(TimerOwner):
     """Due times of TimerHandles."""
 
     def __cinit__(self):
@@ -56,7 +56,6 @@ cdef class Timers:
         entry.sequence = self.sequence
         entry.handle = <PyObject *>handle
         Py_INCREF(handle)  # undone by pop, compact or clear
-        handle.is_scheduled = True
         handle.timers = self
         at = self.count
         self.count += 1
@@ -75,7 +74,6 @@ cdef class Timers:
         self.count -= 1
         if self.count:
             self.sift_down(0, self.heap[self.count])
-        handle.is_scheduled = False
         handle.timers = None
         if handle.is_cancelled:
             self.n_cancelled -= 1
@@ -110,8 +108,8 @@ cdef class Timers:
             at = best
         self.heap[at] = entry
 
-    cpdef void handle_cancelled(self) noexcept:
-        """A scheduled handle was cancelled; called before its is_cancelled is seen by anybody else."""
+    cdef void handle_cancelled(self) noexcept:
+        """A scheduled handle was just cancelled."""
         self.n_cancelled += 1
         if self.n_cancelled >= COMPACT_FROM and self.n_cancelled * 2 > self.count + 1:
             self.compact()
@@ -124,7 +122,6 @@ cdef class Timers:
         for i in range(self.count):
             handle = <TimerHandle>self.heap[i].handle
             if handle.is_cancelled:
-                handle.is_scheduled = False
                 handle.timers = None
                 self.n_cancelled -= 1
                 Py_DECREF(handle)  # taken by push
@@ -142,7 +139,6 @@ cdef class Timers:
         while self.count:
             self.count -= 1
             handle = <TimerHandle>self.heap[self.count].handle
-            handle.is_scheduled = False
             handle.timers = None
             Py_DECREF(handle)  # taken by push
         self.n_cancelled = 0

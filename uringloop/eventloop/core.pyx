@@ -9,6 +9,8 @@ Thread: the loop's, except call_soon_threadsafe and _write_to_self.
 
 from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from ..aio.context cimport AioContext, ul_monotonic_ns
 from ..aio.handles cimport Handle, TimerHandle
@@ -69,10 +71,11 @@ cdef class LoopCore:
         cdef Handle handle = Handle.__new__(Handle)
         handle.callback = callback
         handle.args = args
+        handle.n_args = -1
         handle.loop = self
         handle.aio_context = PyContext_CopyCurrent() if context is None else context
         if self.is_debug:
-            handle.source_traceback = format_helpers.extract_stack(sys._getframe(0))
+            handle.debug_info = format_helpers.extract_stack(sys._getframe(0))
         return handle
 
     def call_soon(self, callback, *args, context=None):
@@ -83,13 +86,7 @@ cdef class LoopCore:
         if self.is_debug:
             self._check_thread()
             self.check_callback(callback, "call_soon")
-        handle = Handle.__new__(Handle)
-        handle.callback = callback
-        handle.args = args
-        handle.loop = self
-        handle.aio_context = PyContext_CopyCurrent() if context is None else context
-        if self.is_debug:
-            handle.source_traceback = format_helpers.extract_stack(sys._getframe(0))
+        handle = self.new_handle(callback, args, context)
         self.aio_context.ready.push(handle)
         return handle
 
@@ -109,7 +106,7 @@ cdef class LoopCore:
         """See asyncio.loop.call_later; resolution is a nanosecond, never early."""
         if delay is None:
             raise TypeError("delay must not be None")
-        return self.schedule(self.time() + delay, callback, args, context, "call_later")
+        return self.schedule(<double>ul_monotonic_ns() / 1e9 + <double>delay, callback, args, context, "call_later")
 
     def call_at(self, when, callback, *args, context=None):
         """See asyncio.loop.call_at."""
@@ -127,16 +124,13 @@ cdef class LoopCore:
         handle = TimerHandle.__new__(TimerHandle)
         handle.callback = callback
         handle.args = args
+        handle.n_args = -1
         handle.loop = self
         handle.aio_context = PyContext_CopyCurrent() if context is None else context
         if self.is_debug:
-            handle.source_traceback = format_helpers.extract_stack(sys._getframe(0))
+            handle.debug_info = format_helpers.extract_stack(sys._getframe(0))
         handle.when_s = when_s
-        if when_s < FARTHEST_S:
-            # rounded up, so that loop.time() >= when() holds when it fires
-            handle.when_ns = <int64_t>ceil(when_s * 1e9) + 1 if when_s > 0 else 0
-        else:
-            handle.when_ns = FARTHEST_NS
+        handle.when_ns = as_ns(when_s)
         self.aio_context.timers.push(handle)
         return handle
 
@@ -333,6 +327,115 @@ cdef class LoopCore:
     def _watch_callbacks(self, run):
         """Debug mode: have `run(handle)` called for each callback; None for the plain way."""
         self.aio_context.run_handle_debug = run
+
+
+# -- the fast way in ---------------------------------------------------------------------------------------
+#
+# `def call_soon(self, callback, *args, context=None)` builds a tuple for every call.  The functions below take the
+# arguments as the interpreter has them (METH_FASTCALL, PEP 590) and put up to two into the handle itself; whatever
+# is not plain goes to the method above.
+
+cdef extern from *:
+    """
+    static int ul_fast_method(PyObject *type, PyMethodDef *definition, void *function)
+    {
+        PyObject *method;
+        int result;
+        definition->ml_meth = (PyCFunction)function;
+        method = PyDescr_NewMethod((PyTypeObject *)type, definition);
+        if (method == NULL)
+            return -1;
+        result = PyDict_SetItemString(((PyTypeObject *)type)->tp_dict, definition->ml_name, method);
+        PyType_Modified((PyTypeObject *)type);
+        Py_DECREF(method);
+        return result;
+    }
+    static PyMethodDef ul_call_soon = {"call_soon", NULL, METH_FASTCALL | METH_KEYWORDS,
+        "call_soon($self, callback, /, *args, context=None)\\n--\\n\\nSee asyncio.loop.call_soon."};
+    static PyMethodDef ul_call_later = {"call_later", NULL, METH_FASTCALL | METH_KEYWORDS,
+        "call_later($self, delay, callback, /, *args, context=None)\\n--\\n\\n"
+        "See asyncio.loop.call_later; resolution is a nanosecond, never early."};
+    """
+    struct PyMethodDef:
+        pass
+    int ul_fast_method(object type, PyMethodDef *definition, void *function) except -1
+    PyMethodDef ul_call_soon, ul_call_later
+
+cdef object plain_call_soon = LoopCore.__dict__["call_soon"]
+cdef object plain_call_later = LoopCore.__dict__["call_later"]
+
+cdef extern from "Python.h":
+    int PyUnicode_CompareWithASCIIString(object text, const char *ascii)
+
+
+cdef inline int fill_handle(LoopCore loop, Handle handle, PyObject **args, Py_ssize_t n_args, PyObject *names) except -1:
+    """Callback and arguments of a handle; args[0] is the callback, and at most two arguments follow."""
+    handle.callback = <object>args[0]
+    if n_args > 1:
+        handle.first = <object>args[1]
+        if n_args > 2:
+            handle.second = <object>args[2]
+    handle.n_args = <int>n_args - 1
+    handle.loop = loop
+    if names == NULL or args[n_args] == <PyObject *>None:
+        handle.aio_context = PyContext_CopyCurrent()
+    else:
+        handle.aio_context = <object>args[n_args]
+    return 0
+
+
+cdef inline bint is_plain(LoopCore loop, Py_ssize_t n_args, PyObject *names) noexcept:
+    """At most two arguments, no keyword but `context`, no debug mode, loop open."""
+    if loop.is_debug or loop.is_loop_closed or n_args < 1 or n_args > 3:
+        return False
+    # by value: _asyncio's C code calls with a "context" of its own that is not interned
+    return names == NULL or (PyTuple_GET_SIZE(<tuple>names) == 1 and PyUnicode_CompareWithASCIIString(
+        <object>PyTuple_GET_ITEM(<tuple>names, 0), "context") == 0)
+
+
+cdef object call_plain(object method, LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
+    cdef Py_ssize_t i
+    positional = [<object>args[i] for i in range(n_args)]
+    keywords = {}
+    if names != NULL:
+        for i, name in enumerate(<tuple>names):
+            keywords[name] = <object>args[n_args + i]
+    return method(loop, *positional, **keywords)
+
+
+cdef object fast_call_soon(LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
+    cdef Handle handle
+    if not is_plain(loop, n_args, names):
+        return call_plain(plain_call_soon, loop, args, n_args, names)
+    handle = Handle.__new__(Handle)
+    fill_handle(loop, handle, args, n_args, names)
+    loop.aio_context.ready.push(handle)
+    return handle
+
+
+cdef object fast_call_later(LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
+    cdef TimerHandle handle
+    cdef double when_s
+    if not is_plain(loop, n_args - 1, names) or <object>args[0] is None:
+        return call_plain(plain_call_later, loop, args, n_args, names)
+    when_s = <double>ul_monotonic_ns() / 1e9 + <double><object>args[0]
+    handle = TimerHandle.__new__(TimerHandle)
+    fill_handle(loop, handle, args + 1, n_args - 1, names)
+    handle.when_s = when_s
+    handle.when_ns = as_ns(when_s)
+    loop.aio_context.timers.push(handle)
+    return handle
+
+
+ul_fast_method(LoopCore, &ul_call_soon, <void *>fast_call_soon)
+ul_fast_method(LoopCore, &ul_call_later, <void *>fast_call_later)
+
+
+cdef inline int64_t as_ns(double when_s) noexcept:
+    """Rounded up, so that loop.time() >= when() holds when the timer fires."""
+    if when_s >= FARTHEST_S:
+        return FARTHEST_NS
+    return <int64_t>ceil(when_s * 1e9) + 1 if when_s > 0 else 0
 
 
 cdef int as_fd(object fd) except -1:

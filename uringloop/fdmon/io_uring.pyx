@@ -403,14 +403,16 @@ cdef class IoUringMonitor(FDMonitor):
         self.to_arm = []
         try:
             if not self.ring.is_enabled:
-                if self.in_flight.count == 0:
-                    _ring.give_back(self.ring)
+                if self.in_flight.count == 0 and _ring.give_back(self.ring):
+                    self.ring = None
             elif self.owner_thread == <unsigned long>PyThread_get_thread_ident():
                 self.drain()
             else:
                 # The owner is elsewhere or gone: only it could make the kernel run deferred work.
                 self.harvest()
         finally:
+            if self.ring is None:
+                self.ring = Ring.__new__(Ring, False, True)  # never opened: the real one went to the next loop
             self.ring.close()
             self.drop_all()
         return 0

@@ -14,6 +14,8 @@ from libc.string cimport memcpy
 from cpython.buffer cimport (PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+from cpython.ref cimport PyObject
+
 from ..aio.context cimport AioContext
 from .wire cimport SendQueue, Wire, WireEnd
 
@@ -27,7 +29,13 @@ from asyncio.log import logger
 from .flow import buffer_limits
 
 cdef extern from "Python.h":
-    object PyObject_CallOneArg(object callable, object arg)
+    """
+    #define ul_drop(object) Py_DECREF(object)
+    static PyObject *ul_error_is_set(void) { return NULL; }
+    """
+    PyObject *PyObject_CallOneArg(object callable, object arg)
+    void ul_drop(PyObject *)
+    object ul_error_is_set()
     int PyContext_Enter(object) except -1
     int PyContext_Exit(object) except -1
     object PyContext_CopyCurrent()
@@ -183,9 +191,14 @@ cdef class StreamTransport(WireEnd):
         # own references: the protocol may be replaced, or the transport closed, meanwhile
         cdef object data_received = self.data_received
         cdef object aio_ctx = self.aio_ctx
+        cdef PyObject *result
         PyContext_Enter(aio_ctx)
+        result = PyObject_CallOneArg(data_received, data)
+        if result != NULL:
+            ul_drop(result)
+            return PyContext_Exit(aio_ctx)
         try:
-            PyObject_CallOneArg(data_received, data)
+            ul_error_is_set()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:

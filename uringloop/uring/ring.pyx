@@ -97,14 +97,17 @@ cdef class Ring:
 
     Parameters:
         single_issuer: whether one thread will submit; False for a loop that moved to another thread.
+        is_dummy: open nothing; stands in for a ring that was given away.
 
     Raises: MonitorUnavailable with errno and cause; nothing is left behind.
     Threads: see the module's invariant.
     """
 
-    def __cinit__(self, bint single_issuer=True):
+    def __cinit__(self, bint single_issuer=True, bint is_dummy=False):
         cdef int result = 0
         memset(&self.ring, 0, sizeof(self.ring))
+        if is_dummy:
+            return
         for pause_ms in (*ENOMEM_BACKOFF_MS, None):
             result = self.setup(single_issuer)
             if result != -ENOMEM or pause_ms is None:
@@ -263,12 +266,12 @@ def take_ring(bint single_issuer=True):
 
 
 def give_back(Ring ring not None):
-    """Keep a never-enabled, never-filled ring for the next loop, or close it."""
+    """Keep a never-enabled, never-filled ring for the next loop; False where it must be closed instead."""
     if (ring.is_open and not ring.is_enabled and not ring.has_unsubmitted() and not ring.n_overflow
             and ring.setup_flags & IORING_SETUP_SINGLE_ISSUER and len(spare_rings) < SPARE_RINGS):
         spare_rings.append(ring)
-    else:
-        ring.close()
+        return True
+    return False
 
 
 def forget_spare_rings():
