@@ -209,15 +209,21 @@ def _open_fds():
     return others, rings
 
 
+def _package(kind):
+    """A class's top-level package; compiled classes may have a property where others have their module's name."""
+    module = kind.__module__
+    return module.partition(".")[0] if isinstance(module, str) else "uringloop"
+
+
 @functools.cache
 def _is_counted(kind):
-    names = {base.__name__ for base in kind.__mro__ if base.__module__.partition(".")[0] in ("asyncio", "uringloop")}
+    names = [base.__name__ for base in kind.__mro__ if _package(base) in ("asyncio", "uringloop")]
     return any(name.endswith(("Handle", "Transport", "Server")) for name in names)
 
 
 def _live_objects():
     return Counter(
-        f"{type(thing).__module__}.{type(thing).__name__}" for thing in gc.get_objects() if _is_counted(type(thing))
+        f"{_package(type(thing))} {type(thing).__name__}" for thing in gc.get_objects() if _is_counted(type(thing))
     )
 
 

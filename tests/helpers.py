@@ -230,6 +230,13 @@ def socketpair(kind):
     return tcp_socketpair() if kind == "tcp" else socket.socketpair()
 
 
+async def abort(protocol):
+    """End a protocol's connection if it is still there."""
+    if not protocol.lost.is_set():
+        protocol.transport.abort()
+        await protocol.lost.wait()
+
+
 @contextlib.asynccontextmanager
 async def open_transport(protocol=None, *, kind="tcp", **kwargs):
     """(transport, protocol, peer): a transport on one end, and the other end as a non-blocking socket."""
@@ -242,8 +249,7 @@ async def open_transport(protocol=None, *, kind="tcp", **kwargs):
         yield transport, protocol, peer
     finally:
         peer.close()
-        transport.abort()
-        await protocol.lost.wait()
+        await abort(protocol)
 
 
 @contextlib.asynccontextmanager
@@ -259,8 +265,7 @@ async def open_pair(near_protocol=None, far_protocol=None, *, kind="tcp"):
         yield near_protocol, far_protocol
     finally:
         for protocol in (near_protocol, far_protocol):
-            protocol.transport.abort()
-            await protocol.lost.wait()
+            await abort(protocol)
 
 
 async def read_exactly(sock, count):

@@ -150,7 +150,7 @@ async def test_sendto_too_large_raises(datagram_pair):
 
 async def test_sendall_sends_everything_to_a_slow_reader(pair):
     near, far = pair
-    shrink_buffers(near, far)
+    shrink_buffers(near, far, count=1 << 16)
     data = pattern(1_000_000)
     task = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(near, data))
     await turns(3)

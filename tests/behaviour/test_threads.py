@@ -1,0 +1,306 @@
+"""Loops and threads: call_soon_threadsafe, loops that move between threads, loops in many threads."""
+
+import asyncio
+import socket
+import threading
+
+import pytest
+from helpers import Recorder, one_turn, run, turns
+
+
+def in_thread(function, *args):
+    """Call a function in a new thread and return its result here."""
+    result, errors = [], []
+
+    def target():
+        try:
+            result.append(function(*args))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "the thread hangs"
+    if errors:
+        raise errors[0]
+    return result[0]
+
+
+def test_call_soon_threadsafe_wakes_a_sleeping_loop(loop):
+    threading.Timer(0.01, loop.call_soon_threadsafe, [loop.stop]).start()
+    guard = loop.call_later(20, print)
+    loop.run_forever()
+    guard.cancel()
+
+
+def test_call_soon_threadsafe_before_the_run_is_not_lost(loop):
+    ran = []
+    in_thread(loop.call_soon_threadsafe, ran.append, 1)
+    one_turn(loop)
+    assert ran == [1]
+
+
+def test_call_soon_threadsafe_from_the_loops_own_thread_keeps_the_order(loop):
+    ran = []
+    loop.call_soon(ran.append, 1)
+    loop.call_soon_threadsafe(ran.append, 2)
+    loop.call_soon(ran.append, 3)
+    one_turn(loop)
+    assert ran == [1, 2, 3]
+
+
+def test_call_soon_threadsafe_returns_a_handle_that_can_be_cancelled(loop):
+    ran = []
+    handle = in_thread(loop.call_soon_threadsafe, ran.append, 1)
+    assert isinstance(handle, asyncio.Handle)
+    handle.cancel()
+    one_turn(loop)
+    assert ran == []
+
+
+def test_many_threads_lose_no_call_and_keep_their_own_order(loop):
+    count, threads = 2000, 6
+    ran = [[] for _ in range(threads)]
+
+    def storm(number):
+        for call in range(count):
+            loop.call_soon_threadsafe(ran[number].append, call)
+
+    async def main():
+        workers = [threading.Thread(target=storm, args=(number,)) for number in range(threads)]
+        for worker in workers:
+            worker.start()
+        while any(len(calls) < count for calls in ran):
+            await asyncio.sleep(0.0005)
+        for worker in workers:
+            worker.join()
+
+    run(loop, main())
+    assert ran == [list(range(count))] * threads
+
+
+def test_run_coroutine_threadsafe_answers_another_thread(loop):
+    async def answer(number):
+        await asyncio.sleep(0)
+        return number * 2
+
+    def ask():
+        try:
+            return [asyncio.run_coroutine_threadsafe(answer(number), loop).result(20) for number in range(50)]
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+
+    answers = []
+    thread = threading.Thread(target=lambda: answers.extend(ask()))
+    thread.start()
+    loop.run_forever()
+    thread.join()
+    assert answers == [number * 2 for number in range(50)]
+
+
+def test_call_soon_threadsafe_while_the_loop_is_closed_raises_and_nothing_worse(new_loop):
+    """A thread that does not know of the end: RuntimeError is the only thing that may happen to it."""
+    for _ in range(10):
+        loop = new_loop()
+        errors = []
+
+        def storm(loop=loop, errors=errors):
+            try:
+                while True:
+                    loop.call_soon_threadsafe(int)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=storm)
+        thread.start()
+        run(loop, asyncio.sleep(0.001))
+        loop.close()
+        thread.join(20)
+        assert len(errors) == 1
+        assert "closed" in errors[0]
+
+
+def test_a_loop_made_here_runs_in_another_thread(loop):
+    assert in_thread(run, loop, asyncio.sleep(0.001, "done")) == "done"
+
+
+def test_a_loop_made_in_another_thread_runs_here(new_loop):
+    loop = in_thread(new_loop)
+    assert run(loop, asyncio.sleep(0.001, "done")) == "done"
+
+
+def test_a_loop_runs_in_one_thread_and_then_in_others(loop):
+    assert run(loop, asyncio.sleep(0, 1)) == 1
+    for number in range(5):
+        assert in_thread(run, loop, asyncio.sleep(0.0005, number)) == number
+    assert run(loop, asyncio.sleep(0, 2)) == 2
+
+
+def test_a_loop_that_ran_in_a_thread_is_closed_here(new_loop):
+    for _ in range(5):
+        loop = new_loop()
+        in_thread(run, loop, asyncio.sleep(0))
+        loop.close()
+
+
+def test_a_loop_that_ran_here_is_closed_in_a_thread(loop):
+    run(loop, asyncio.sleep(0))
+    in_thread(loop.close)
+    assert loop.is_closed()
+
+
+def test_a_loop_is_made_run_and_closed_in_three_threads(new_loop):
+    loop = in_thread(new_loop)
+    in_thread(run, loop, asyncio.sleep(0))
+    in_thread(loop.close)
+
+
+def test_readers_and_timers_that_were_added_before_the_thread_work_in_it(loop):
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    got = []
+    loop.add_reader(near, lambda: got.append(near.recv(10)))
+    loop.call_later(0.001, got.append, "timer")
+    far.send(b"x")
+
+    async def main():
+        while len(got) < 2:
+            await asyncio.sleep(0.0005)
+
+    in_thread(run, loop, main())
+    assert set(got) == {b"x", "timer"}
+    loop.remove_reader(near)
+    near.close()
+    far.close()
+
+
+def test_a_reader_moves_with_its_loop_from_thread_to_thread(loop):
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    got = []
+    loop.add_reader(near, lambda: got.append(near.recv(10)))
+
+    async def main(count):
+        while len(got) < count:
+            await asyncio.sleep(0.0005)
+
+    for number in range(4):
+        one_turn(loop)
+        far.send(b"%d" % number)
+        if number % 2:
+            in_thread(run, loop, main(number + 1))
+        else:
+            run(loop, main(number + 1))
+    assert got == [b"0", b"1", b"2", b"3"]
+    loop.remove_reader(near)
+    near.close()
+    far.close()
+
+
+def test_loops_in_many_threads_at_once_talk_to_each_other(new_loop):
+    """Each thread has a server and asks its neighbour's."""
+    count = 6
+    addresses = [None] * count
+    barrier = threading.Barrier(count)
+
+    async def main(number):
+        async def handle(reader, writer):
+            writer.write(b"%d:" % number + await reader.readline())
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        addresses[number] = server.sockets[0].getsockname()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, barrier.wait, 20)
+        neighbour = (number + 1) % count
+        for turn in range(10):
+            reader, writer = await asyncio.open_connection(*addresses[neighbour])
+            writer.write(b"%d\n" % turn)
+            assert await reader.read() == b"%d:%d\n" % (neighbour, turn)
+            writer.close()
+            await writer.wait_closed()
+        await loop.run_in_executor(None, barrier.wait, 20)
+        server.close()
+        await turns(5)
+        await loop.shutdown_default_executor()
+        return number
+
+    loops = [new_loop() for _ in range(count)]
+    results = [None] * count
+
+    def target(number):
+        results[number] = run(loops[number], main(number))
+
+    threads = [threading.Thread(target=target, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert results == list(range(count))
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_live_connections_move_with_their_loop_to_another_thread(loop, here):
+    near, far = socket.socketpair()
+    far.settimeout(20)
+    protocol = Recorder()
+
+    async def connect():
+        await loop.create_connection(lambda: protocol, sock=near)
+        protocol.transport.write(b"from the first thread;")
+
+    async def more():
+        await protocol.received(5)
+        protocol.transport.write(b"from the second thread;")
+        while protocol.transport.get_write_buffer_size():
+            await asyncio.sleep(0)
+
+    async def end():
+        protocol.transport.close()
+        await protocol.lost.wait()
+
+    run(loop, connect()) if here else in_thread(run, loop, connect())
+    assert far.recv(100) == b"from the first thread;"
+    far.send(b"hello")
+    in_thread(run, loop, more()) if here else run(loop, more())
+    assert protocol.data == b"hello"
+    assert far.recv(100) == b"from the second thread;"
+    in_thread(run, loop, end())
+    assert far.recv(100) == b""
+    assert protocol.error is None
+    far.close()
+
+
+def test_a_server_moves_with_its_loop_to_another_thread(loop):
+    protocols = []
+
+    def factory():
+        protocols.append(Recorder())
+        return protocols[-1]
+
+    server = run(loop, loop.create_server(factory, "127.0.0.1", 0))
+    address = server.sockets[0].getsockname()
+
+    async def accept(count):
+        while sum(len(protocol.data) for protocol in protocols) < count:
+            await asyncio.sleep(0.0005)
+
+    socks = []
+    for number in range(4):
+        socks.append(socket.create_connection(address))
+        socks[-1].send(b"x")
+        in_thread(run, loop, accept(number + 1))
+    for sock in socks:
+        sock.close()
+
+    async def end():
+        for protocol in protocols:
+            await protocol.lost.wait()
+        server.close()
+        await turns(3)
+
+    run(loop, end())
+    assert len(protocols) == 4
