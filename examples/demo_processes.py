@@ -26,6 +26,11 @@ class DemoError(Exception):
     """Something that the demo is there to notice; the text goes to the user."""
 
 
+def say(text: str = "") -> None:
+    """Progress is seen at once, in a pipe as well."""
+    print(text, flush=True)
+
+
 def physical_neighbours(cpu: int) -> set[int]:
     """The hardware threads of one core, which should not be given to server and client both."""
     path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
@@ -120,6 +125,12 @@ class Server:
                 self._unread += piece
         line, _, self._unread = self._unread.partition(b"\n")
         return json.loads(line)
+
+
+def require_wanted(server: Server, report: dict[str, Any]) -> None:
+    """Fail if another loop than the chosen one answers."""
+    if not report["is_wanted"]:
+        raise DemoError(f"{server.name}: the wrong loop serves: {report['loop']}")
 
 
 def build_load_client() -> Path:

@@ -72,6 +72,19 @@ static void die(const char *what)
     exit(2);
 }
 
+/* How long this process was runnable without running: others had its CPU. 0 on a kernel without schedstats. */
+static double starved_seconds(void)
+{
+    unsigned long long ran_ns, waited_ns = 0;
+    FILE *file = fopen("/proc/self/schedstat", "r");
+    if (file == NULL)
+        return 0;
+    if (fscanf(file, "%llu %llu", &ran_ns, &waited_ns) != 2)
+        waited_ns = 0;
+    fclose(file);
+    return (double)waited_ns / 1e9;
+}
+
 static char *read_block(FILE *file, size_t bytes)
 {
     char *block = malloc(bytes + 1);
@@ -230,7 +243,7 @@ int main(int argc, char **argv)
 {
     struct epoll_event events[256];
     int64_t begin, end, deadline, now;
-    double cpu_begin = 0;
+    double cpu_s = 0, starved_s = 0;
     int measuring = 0;
     if (argc != 7) {
         fprintf(stderr, "usage: http_load PORT PLAN CONNECTIONS WARMUP_MS MEASURE_MS CPU\n");
@@ -257,11 +270,13 @@ int main(int argc, char **argv)
         if (!measuring && now >= begin) {
             measuring = 1;
             begin = now;
-            cpu_begin = cpu_seconds();
+            cpu_s = cpu_seconds();
+            starved_s = starved_seconds();
         } else if (measuring == 1 && now >= end) {
             measuring = 2; /* over: answers still count as served, but not for the rate */
             end = now;
-            cpu_begin = cpu_seconds() - cpu_begin;
+            cpu_s = cpu_seconds() - cpu_s;
+            starved_s = starved_seconds() - starved_s;
         }
         for (int i = 0; i < n; i++) {
             struct connection *c = events[i].data.ptr;
@@ -274,8 +289,9 @@ int main(int argc, char **argv)
     for (int i = 0; i < n_connections; i++)
         if (connections[i].busy)
             fail(&connections[i], "no complete answer in time");
-    printf("{\"answers\": %lld, \"measured\": %lld, \"failed\": %lld, \"seconds\": %.6f, \"cpu_s\": %.6f}\n",
+    printf("{\"answers\": %lld, \"measured\": %lld, \"failed\": %lld, \"seconds\": %.6f, \"cpu_s\": %.6f, "
+           "\"starved_s\": %.6f}\n",
            (long long)n_answers, (long long)n_measured, (long long)n_failed, (double)(end - begin) / 1e9,
-           measuring == 2 ? cpu_begin : 0.0);
+           measuring == 2 ? cpu_s : 0.0, measuring == 2 ? starved_s : 0.0);
     return n_failed > 0 || measuring != 2;
 }
