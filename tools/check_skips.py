@@ -49,7 +49,11 @@ def main() -> int:
     if failure is not None:
         print(f"io_uring does not work here ({failure}): skipping on it is right")
         return 0
-    results = read_results(sys.argv[1])
+    try:
+        results = read_results(sys.argv[1])
+    except (OSError, ElementTree.ParseError) as error:
+        print(f"no results of a finished test run: {error}")
+        return 1
     on_io_uring = {name: reason for name, reason in results.items() if MONITOR in name}
     skips = {name: reason for name, reason in on_io_uring.items() if reason is not None}
     excused = {name for name, reason in skips.items() if skipped_elsewhere(name, reason, results)}
