@@ -1,12 +1,13 @@
 """What every test gets: a loop on each monitor, and a check that the test left nothing behind.
 
-Asynchronous tests run on every loop through pytest-asyncio's ``pytest_asyncio_loop_factories``; synchronous ones ask for
-``loop`` (one loop), ``new_loop`` (a function that makes loops) or ``monitor`` (the name only, for scripts that run in a
-process of their own). Tests under ``behaviour`` and ``stress`` run on stock asyncio too: they state what asyncio does.
+Asynchronous tests run on every loop through pytest-asyncio's ``pytest_asyncio_loop_factories``. Synchronous
+ones ask for ``loop`` (one loop), ``new_loop`` (a function that makes loops) or ``monitor`` (the name only, for
+scripts that run in a process of their own). Tests under ``behaviour`` and ``stress`` run on stock asyncio as
+well: they state what asyncio does.
 
-After each test the open fds, the requests in flight and the live handles and transports must be what they were before;
-an exception that reached a loop's exception handler, or an error in asyncio's log, fails the test unless it is marked
-``expects_loop_errors``. A test that hangs is ended with the tracebacks of all threads.
+After each test the open fds, the requests in flight and the live handles and transports must be what they
+were before. An exception that reached a loop's exception handler, or an error in asyncio's log, fails the test
+unless it is marked ``expects_loop_errors``. A test that hangs is ended with the tracebacks of all threads.
 """
 
 import asyncio
@@ -51,7 +52,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes longer than a quarter of a second by its nature")
-    config.addinivalue_line("markers", "expects_loop_errors: the loop's exception handler is called on purpose")
+    config.addinivalue_line(
+        "markers", "expects_loop_errors: the loop's exception handler is called on purpose"
+    )
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         config.stash[_stderr_fd] = os.dup(2)
@@ -64,7 +67,7 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_finish(session):
-    """What exists before the first test is not looked at again: that keeps the checks after each test cheap."""
+    """What exists before the first test is not looked at again, to keep the checks cheap."""
     gc.collect()
     gc.freeze()
 
@@ -77,7 +80,7 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
-# Loops ----------------------------------------------------------------------------------------------------------------
+# Loops
 
 
 class Watch:
@@ -182,7 +185,7 @@ def loop_errors(request):
     return _watch.contexts
 
 
-# Nothing is left behind -----------------------------------------------------------------------------------------------
+# Nothing is left behind
 
 
 class _ErrorLog(logging.Handler):
@@ -210,7 +213,7 @@ def _open_fds():
 
 
 def _package(kind):
-    """A class's top-level package; compiled classes may have a property where others have their module's name."""
+    """A class's top-level package. Compiled classes may have a property instead of a name."""
     module = kind.__module__
     return module.partition(".")[0] if isinstance(module, str) else "uringloop"
 
@@ -223,7 +226,9 @@ def _is_counted(kind):
 
 def _live_objects():
     return Counter(
-        f"{_package(type(thing))} {type(thing).__name__}" for thing in gc.get_objects() if _is_counted(type(thing))
+        f"{_package(type(thing))} {type(thing).__name__}"
+        for thing in gc.get_objects()
+        if _is_counted(type(thing))
     )
 
 
@@ -270,7 +275,7 @@ def _nothing_is_left_behind(request):
         pytest.fail("\n".join(problems), pytrace=False)
 
 
-# A deadline for asynchronous tests ------------------------------------------------------------------------------------
+# A deadline for asynchronous tests
 
 
 def pytest_collection_modifyitems(items):

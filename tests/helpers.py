@@ -1,7 +1,9 @@
-"""Helpers of the tests: loops by name, recording protocols, waiting without sleeping, scripts in other processes."""
+"""Helpers of the tests: loops by name, recording protocols, waiting, scripts in other processes."""
 
 import asyncio
 import contextlib
+import ctypes
+import gc
 import os
 import pathlib
 import socket
@@ -31,7 +33,7 @@ def monitor_of(loop):
     return getattr(loop, "fdmon", STOCK)
 
 
-# Waiting --------------------------------------------------------------------------------------------------------------
+# Waiting
 
 
 async def turns(count):
@@ -81,7 +83,7 @@ def turn_until(loop, condition, *, seconds=10.0):
         one_turn(loop)
 
 
-# Protocols ------------------------------------------------------------------------------------------------------------
+# Protocols
 
 
 class Recorder(asyncio.Protocol):
@@ -135,7 +137,9 @@ class Recorder(asyncio.Protocol):
     async def received(self, count):
         """Wait until at least `count` bytes have come."""
         while len(self.data) < count:
-            assert not self.lost.is_set(), f"connection lost after {len(self.data)} of {count} bytes: {self.error!r}"
+            assert not self.lost.is_set(), (
+                f"connection lost after {len(self.data)} of {count} bytes: {self.error!r}"
+            )
             self._news.clear()
             await self._news.wait()
         return bytes(self.data)
@@ -184,7 +188,9 @@ class BufferedRecorder(asyncio.BufferedProtocol):
 
     async def received(self, count):
         while len(self.data) < count:
-            assert not self.lost.is_set(), f"connection lost after {len(self.data)} of {count} bytes: {self.error!r}"
+            assert not self.lost.is_set(), (
+                f"connection lost after {len(self.data)} of {count} bytes: {self.error!r}"
+            )
             self._news.clear()
             await self._news.wait()
         return bytes(self.data)
@@ -212,7 +218,7 @@ class Datagrams(asyncio.DatagramProtocol):
         self.lost.set()
 
 
-# Connections ----------------------------------------------------------------------------------------------------------
+# Connections
 
 
 def tcp_socketpair():
@@ -235,6 +241,13 @@ async def abort(protocol):
     if not protocol.lost.is_set():
         protocol.transport.abort()
         await protocol.lost.wait()
+
+
+def close_with_open_transport(loop, protocol):
+    """Close a loop and forget the transport that is still open on it."""
+    loop.close()
+    protocol.transport = None
+    gc.collect()
 
 
 @contextlib.asynccontextmanager
@@ -329,7 +342,7 @@ def pattern(count):
     return b"".join(struct.pack(">I", number) for number in range((count + 3) // 4))[:count]
 
 
-# TLS ------------------------------------------------------------------------------------------------------------------
+# TLS
 
 
 def server_tls():
@@ -342,7 +355,7 @@ def client_tls():
     return ssl.create_default_context(cafile=DATA / "cert.pem")
 
 
-# Scripts --------------------------------------------------------------------------------------------------------------
+# Scripts
 
 
 def run_script(source, monitor=STOCK, *, seconds=40.0, env=None, expect=0, arguments=()):
@@ -367,5 +380,41 @@ def run_script(source, monitor=STOCK, *, seconds=40.0, env=None, expect=0, argum
     except subprocess.TimeoutExpired as error:
         out, err = ((text or b"").decode(errors="replace") for text in (error.stdout, error.stderr))
         raise AssertionError(f"the script hung\nstdout: {out}\nstderr: {err}") from None
-    assert done.returncode == expect, f"exit status {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}"
+    assert done.returncode == expect, (
+        f"exit status {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}"
+    )
     return done.stdout
+
+
+# What a kernel may refuse
+
+
+def refuse_io_uring(error):
+    """Let io_uring_setup fail with this errno, for the rest of this process's life (a seccomp filter)."""
+    io_uring_setup = 425  # on every architecture
+    load, jump_if_equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+    fail, allow = 0x00050000 | error, 0x7FFF0000  # SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW
+    code = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (load, 0, 0, 0),
+            (jump_if_equal, 0, 1, io_uring_setup),
+            (answer, 0, 0, fail),
+            (answer, 0, 0, allow),
+        )
+    )
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    set_no_new_privs, set_seccomp, mode_filter = 38, 22, 2
+    for arguments in ((set_no_new_privs, 1, 0), (set_seccomp, mode_filter, program)):
+        if libc.prctl(*arguments, 0, 0):
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+def become_nobody():
+    """Give up root's privileges, if there are any."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)

@@ -8,7 +8,7 @@ from helpers import STOCK, Recorder, fill, monitor_of, read_exactly, socketpair,
 
 
 def stock_loses(count, turns):
-    """Stock asyncio loses the result when cancel comes between the result and the task's next step; we must not."""
+    """Stock asyncio loses the result when cancel comes just before the task's next step."""
     if monitor_of(asyncio.get_running_loop()) == STOCK and count in turns:
         pytest.skip("stock asyncio loses what arrived in the turn of the cancel")
 

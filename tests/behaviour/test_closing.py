@@ -314,7 +314,7 @@ async def test_a_transport_that_is_forgotten_open_warns():
     transport, _ = await loop.create_connection(Deaf, sock=near)
     transport.pause_reading()
     await turns(3)
-    with pytest.warns(ResourceWarning, match="unclosed transport"):
+    with pytest.warns(ResourceWarning, match="unclosed transport"):  # noqa: PT031
         del transport, _
         gc.collect()
         await turns(3)

@@ -26,7 +26,11 @@ def test_debug_can_be_switched(loop):
 
 
 def test_the_environment_switches_debug_on(monitor):
-    run_script("loop = make_loop(MONITOR); assert loop.get_debug(); loop.close()", monitor, env={"PYTHONASYNCIODEBUG": "1"})
+    run_script(
+        "loop = make_loop(MONITOR); assert loop.get_debug(); loop.close()",
+        monitor,
+        env={"PYTHONASYNCIODEBUG": "1"},
+    )
 
 
 @pytest.mark.parametrize("method", ["call_soon", "call_later", "call_at"])
@@ -159,7 +163,7 @@ def test_transports_that_are_forgotten_open_warn_in_debug_mode_too(debugged):
         transport, _ = await debugged.create_connection(asyncio.Protocol, sock=near)
         transport.pause_reading()
         await asyncio.sleep(0)
-        with pytest.warns(ResourceWarning, match="unclosed transport"):
+        with pytest.warns(ResourceWarning, match="unclosed transport"):  # noqa: PT031
             del transport, _
             gc.collect()
         far.close()

@@ -16,7 +16,9 @@ async def test_result_and_arguments_travel():
 
 
 async def test_function_runs_in_another_thread():
-    assert await asyncio.get_running_loop().run_in_executor(None, threading.get_ident) != threading.get_ident()
+    assert (
+        await asyncio.get_running_loop().run_in_executor(None, threading.get_ident) != threading.get_ident()
+    )
 
 
 async def test_exceptions_travel():
@@ -26,7 +28,9 @@ async def test_exceptions_travel():
 
 async def test_an_executor_of_the_callers_can_be_used():
     with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="mine") as executor:
-        name = await asyncio.get_running_loop().run_in_executor(executor, lambda: threading.current_thread().name)
+        name = await asyncio.get_running_loop().run_in_executor(
+            executor, lambda: threading.current_thread().name
+        )
     assert name.startswith("mine")
 
 
@@ -83,7 +87,7 @@ def test_the_default_executor_must_be_a_thread_pool(loop):
         loop.set_default_executor(object())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="the timeout is new in Python 3.12")
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="the timeout is new, and in early 3.12 without effect")
 def test_shutdown_with_a_timeout_warns_when_it_is_over(loop):
     release = threading.Event()
 

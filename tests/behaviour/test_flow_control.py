@@ -141,7 +141,7 @@ async def test_exception_in_pause_writing_is_reported_and_the_data_arrives(loop_
         assert [type(context["exception"]) for context in loop_errors] == [ZeroDivisionError]
 
 
-# Reading --------------------------------------------------------------------------------------------------------------
+# Reading
 
 
 @KINDS

@@ -1,5 +1,7 @@
 """connect_read_pipe and connect_write_pipe."""
 
+# ruff: noqa: SIM115 (the transport closes the file)
+
 import asyncio
 import os
 import socket

@@ -118,7 +118,7 @@ def test_a_running_loop_cannot_be_run_again_or_closed(loop, new_loop):
 
 
 def test_run_forever_refuses_a_running_loop(loop):
-    """What a refused run_forever leaves behind differs among Python versions: nothing is asked of the loop afterwards."""
+    """Python versions differ in what a refused run_forever leaves behind: nothing is asked of it."""
     seen = []
 
     def again():
@@ -185,7 +185,7 @@ def test_a_loop_that_is_forgotten_open_warns(new_loop, monitor):
     from helpers import make_loop
 
     loop = make_loop(monitor)
-    with pytest.warns(ResourceWarning, match="unclosed event loop"):
+    with pytest.warns(ResourceWarning, match="unclosed event loop"):  # noqa: PT031
         del loop
         gc.collect()
 
@@ -212,7 +212,7 @@ def test_attributes_can_be_set_on_a_loop(loop):
     assert loop.mine == 5
 
 
-# KeyboardInterrupt and SystemExit --------------------------------------------------------------------------------------
+# KeyboardInterrupt and SystemExit
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
@@ -322,7 +322,7 @@ def test_interrupt_does_not_leave_a_stop_behind(loop):
     assert ran == [1]
 
 
-# Shutting down --------------------------------------------------------------------------------------------------------
+# Shutting down
 
 
 def test_shutdown_asyncgens_closes_generators(loop):

@@ -242,7 +242,7 @@ def test_a_replaced_time_moves_the_timers(loop, monkeypatch):
     assert ran == [1]
 
 
-# Exceptions -----------------------------------------------------------------------------------------------------------
+# Exceptions
 
 
 @pytest.mark.expects_loop_errors
@@ -312,7 +312,7 @@ def test_callbacks_can_raise_strange_exceptions(loop, loop_errors):
     assert [type(context["exception"]) for context in loop_errors] == [Strange]
 
 
-# Contexts -------------------------------------------------------------------------------------------------------------
+# Contexts
 
 variable = contextvars.ContextVar("variable", default="default")
 

@@ -1,4 +1,4 @@
-"""Signals: add_signal_handler, Ctrl-C, Python's own handlers while the loop sleeps. Each in a process of its own."""
+"""Signals: add_signal_handler, Ctrl-C, Python's own handlers. Each test in a process of its own."""
 
 import pytest
 from helpers import run_script

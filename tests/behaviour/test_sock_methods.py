@@ -264,10 +264,12 @@ async def test_one_socket_can_be_read_and_written_at_once(pair):
     await sending
 
 
-# Sendfile -------------------------------------------------------------------------------------------------------------
+# Sendfile
 
 
-@pytest.mark.parametrize(("offset", "count", "start"), [(0, None, 0), (1000, 50_000, 1000), (0, 7, 0), (299_999, None, 299_999)])
+@pytest.mark.parametrize(
+    ("offset", "count", "start"), [(0, None, 0), (1000, 50_000, 1000), (0, 7, 0), (299_999, None, 299_999)]
+)
 async def test_sendfile_sends_a_file(pair, tmp_path, offset, count, start):
     near, far = pair
     path = tmp_path / "file"
@@ -321,7 +323,7 @@ async def test_sendfile_wants_a_binary_file_and_sane_numbers(pair, tmp_path):
             await loop.sock_sendfile(pair[0], file, 0, "all")
 
 
-# Misuse ---------------------------------------------------------------------------------------------------------------
+# Misuse
 
 
 async def test_tls_sockets_are_refused():

@@ -107,7 +107,9 @@ async def test_drain_waiters_are_woken_when_the_connection_is_lost():
     await turns(3)
     reset_on_close(far)
     far.close()
-    assert all(isinstance(error, OSError) for error in await asyncio.gather(*draining, return_exceptions=True))
+    assert all(
+        isinstance(error, OSError) for error in await asyncio.gather(*draining, return_exceptions=True)
+    )
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

@@ -51,7 +51,9 @@ async def test_a_megabyte_goes_through_a_child():
 
 
 async def test_shell_commands_run_in_a_shell():
-    process = await asyncio.create_subprocess_shell("echo out; echo err >&2; exit 3", stdout=PIPE, stderr=PIPE)
+    process = await asyncio.create_subprocess_shell(
+        "echo out; echo err >&2; exit 3", stdout=PIPE, stderr=PIPE
+    )
     assert await process.communicate() == (b"out\n", b"err\n")
     assert process.returncode == 3
     await finish(process)
@@ -184,7 +186,9 @@ async def test_a_file_can_be_the_childs_output(tmp_path):
     await finish(process)
 
 
-@pytest.mark.parametrize("kwargs", [{"universal_newlines": True}, {"bufsize": 1}, {"text": True}, {"encoding": "utf8"}])
+@pytest.mark.parametrize(
+    "kwargs", [{"universal_newlines": True}, {"bufsize": 1}, {"text": True}, {"encoding": "utf8"}]
+)
 async def test_arguments_that_asyncio_does_not_know_are_refused(kwargs):
     with pytest.raises(ValueError):
         await asyncio.get_running_loop().subprocess_exec(asyncio.SubprocessProtocol, "/bin/true", **kwargs)

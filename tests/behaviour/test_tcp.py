@@ -89,11 +89,14 @@ async def test_all_errors_raises_an_exception_group():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         try:
-            await asyncio.get_running_loop().create_connection(Recorder, *bound.getsockname(), all_errors=True)
+            await asyncio.get_running_loop().create_connection(
+                Recorder, *bound.getsockname(), all_errors=True
+            )
         except TypeError:
             pytest.skip("all_errors is new in Python 3.12")
         except ExceptionGroup as group:
-            assert [type(error) for error in group.exceptions] == [ConnectionRefusedError]
+            kinds = [type(error) for error in group.exceptions]
+            assert kinds == [ConnectionRefusedError]
         else:
             pytest.fail("connected to a socket that does not listen")
 
@@ -163,7 +166,7 @@ async def test_create_connection_refuses_arguments_that_contradict_each_other(ar
 
 async def test_create_connection_refuses_a_datagram_socket():
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        with pytest.raises(ValueError, match="[Ss]tream"):
+        with pytest.raises(ValueError, match=r"[Ss]tream"):
             await asyncio.get_running_loop().create_connection(Recorder, sock=sock)
 
 
@@ -357,7 +360,9 @@ async def test_exception_in_data_received_closes_the_connection_and_is_reported(
 
 async def test_exception_in_eof_received_closes_the_connection_and_is_reported():
     seen = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: seen.append(type(context["exception"])))
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _loop, context: seen.append(type(context["exception"]))
+    )
 
     class Bad(Recorder):
         def eof_received(self):

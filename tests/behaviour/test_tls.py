@@ -137,7 +137,7 @@ async def test_unknown_certificate_raises_an_ssl_error():
 async def test_wrong_host_name_raises_an_ssl_error():
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     async with serving() as (address, _):
-        with pytest.raises(ssl.SSLCertVerificationError, match="[Hh]ostname"):
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"[Hh]ostname"):
             await connect(address, server_hostname="elsewhere.invalid")
         await turns(20)
 
