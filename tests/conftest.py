@@ -1,13 +1,13 @@
 """What every test gets: a loop on each monitor, and a check that the test left nothing behind.
 
-Asynchronous tests run on every loop through pytest-asyncio's ``pytest_asyncio_loop_factories``. Synchronous
-ones ask for ``loop`` (one loop), ``new_loop`` (a function that makes loops) or ``monitor`` (the name only, for
+Asynchronous tests run on every loop through pytest-asyncio's ``pytest_asyncio_loop_factories``. Others
+ask for ``loop`` (one loop), ``new_loop`` (a function that makes loops) or ``monitor`` (the name only, for
 scripts that run in a process of their own). Tests under ``behaviour`` and ``stress`` run on stock asyncio as
 well: they state what asyncio does.
 
 After each test the open fds, the requests in flight and the live handles and transports must be what they
-were before. An exception that reached a loop's exception handler, or an error in asyncio's log, fails the test
-unless it is marked ``expects_loop_errors``. A test that hangs is ended with the tracebacks of all threads.
+were before. An exception that reached a loop's exception handler, or an error in asyncio's log, fails the
+test unless it is marked ``expects_loop_errors``. A test that hangs is ended with the tracebacks of all threads.
 """
 
 import asyncio

@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
-from helpers import turns
+from helpers import turns, until
 
 PYTHON = sys.executable
 PIPE = asyncio.subprocess.PIPE
@@ -20,10 +21,15 @@ def python(source, **kwargs):
 async def finish(process):
     """Let the transport see the end of all pipes, so that nothing of the process is left."""
     await process.wait()
-    transport = process._transport
-    transport.close()
-    for _ in range(100):
-        await asyncio.sleep(0)
+    process._transport.close()
+    await all_told()
+
+
+async def all_told():
+    """Until the pipes have ended and the threads are gone in which stock asyncio waits for children on 3.11."""
+    await turns(20)
+    await until(lambda: not any("waitpid" in thread.name for thread in threading.enumerate()))
+    await turns(5)
 
 
 async def test_exit_status_is_returned():
@@ -240,7 +246,7 @@ async def test_pipe_transports_tell_their_pipe():
     assert isinstance(transport.get_extra_info("subprocess"), subprocess.Popen)
     transport.close()
     await transport._wait()
-    await turns(100)
+    await all_told()
 
 
 async def test_closing_the_transport_kills_the_child():
@@ -249,7 +255,7 @@ async def test_closing_the_transport_kills_the_child():
     )
     transport.close()
     assert await transport._wait() == -signal.SIGKILL
-    await turns(100)
+    await all_told()
 
 
 async def test_children_do_not_inherit_the_loops_descriptors():
