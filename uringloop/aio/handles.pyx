@@ -96,14 +96,17 @@ cdef class Handle:
 
     cdef int failed(self, object callback, object aio_context) except -1:
         """The callback raised: the way out of run() that need not be fast."""
+        cdef object problem = None
         try:
             ul_error_is_set()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            self.report(error, callback)
+            problem = error
         finally:
             PyContext_Exit(aio_context)
+        # after the context was left: the exception handler enters it again
+        self.report(problem, callback)
         return 0
 
     def report(self, error, callback):

@@ -288,6 +288,14 @@ cdef class LoopCore:
         old.writer.cancel()
         return True
 
+    def _watched_events(self, int fd):
+        """EVENT_READ and EVENT_WRITE bits of selectors that fd is watched for, 0 for none."""
+        cdef FdCallbacks found = self.fd_callbacks.get(fd)
+        if found is None:
+            return 0
+        return ((selectors.EVENT_READ if found.reader is not None else 0)
+                | (selectors.EVENT_WRITE if found.writer is not None else 0))
+
     # -- asyncio's private names, kept true ------------------------------------------------------------
 
     @property

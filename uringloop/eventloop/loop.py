@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 import threading
+import warnings
 import weakref
 from asyncio import base_events, events
 from asyncio.log import logger
@@ -101,9 +102,11 @@ class Loop(LoopCore, ServeMixin, StdlibHooks, asyncio.BaseEventLoop):
         self._acceptors.clear()
         self._close_aio_context()
 
-    def __del__(self, _warn=None):
-        if self.aio_context is not None:
-            asyncio.BaseEventLoop.__del__(self)
+    def __del__(self, _warn=warnings.warn):
+        if self.aio_context is not None and not self.is_closed():
+            _warn(f"unclosed event loop {self!r}", ResourceWarning, source=self)
+            if not self.is_running():
+                self.close()
 
     # -- debug mode ------------------------------------------------------------------------------------
 

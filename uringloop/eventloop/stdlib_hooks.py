@@ -5,6 +5,7 @@ monitor.  Their classes are never instantiated and their __init__ and close neve
 `StdlibHooks.setup_stdlib`.  One file, so that a new Python version is checked here.
 """
 
+import selectors
 import signal
 import weakref
 from asyncio import selector_events, unix_events
@@ -62,6 +63,20 @@ _FROM_UNIX = (
 )
 
 
+class SelectorView:
+    """What asyncio's datagram and pipe transports ask a selector for their repr: who watches which fd."""
+
+    def __init__(self, loop):
+        self._loop = weakref.proxy(loop)
+
+    def get_key(self, fileobj):
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        events = self._loop._watched_events(fd)
+        if not events:
+            raise KeyError(f"{fileobj!r} is not registered")
+        return selectors.SelectorKey(fileobj, fd, events, None)
+
+
 class StdlibHooks:
     """Mixed into Loop behind LoopCore."""
 
@@ -71,6 +86,7 @@ class StdlibHooks:
         self._unix_server_sockets = {}
         self._transports = weakref.WeakValueDictionary()
         self._ssock = self._csock = None
+        self._selector = SelectorView(self)
         watcher = getattr(unix_events, "_PidfdChildWatcher", None)
         if watcher is not None and not hasattr(unix_events, "AbstractChildWatcher"):
             # since Python 3.14 the loop owns its child watcher

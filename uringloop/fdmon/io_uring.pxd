@@ -25,6 +25,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef size_t fifo_head
     cdef size_t fifo_tail
     cdef size_t fifo_mask
+    cdef Py_ssize_t harvested_bytes    # received since this wait began
     cdef list to_arm                   # FdHandlers whose POLL_ADD goes out with the next wait
     cdef PyObject **unsettled          # KIND_SKIP_SENDs of this enter; kept alive by hold
     cdef size_t n_unsettled

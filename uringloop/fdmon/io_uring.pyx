@@ -45,6 +45,7 @@ from ..uring import ring as _ring
 cdef enum:
     HARVEST_TARGET = 100
     DEFERRED_PER_ENTER = 16  # the kernel runs up to 20; fewer than this means that there are no more
+    HARVEST_BYTES = 128 * 1024  # received data taken before Python runs: more would leave the cache, and the buffers
     DRAIN_ROUNDS = 1000
 
 # Once per process: None until probed.
@@ -168,6 +169,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
         cdef int harvested, total
         self.ready_list = ready_list
+        self.harvested_bytes = 0
         if self.to_arm:
             self.arm_polls()
         if timeout_ns == 0 or self.has_undispatched() or ul_visible_cqes(&self.ring.ring):
@@ -177,7 +179,8 @@ cdef class IoUringMonitor(FDMonitor):
                 return 0
         else:
             total = harvested = self.enter_and_harvest(1, timeout_ns)
-        while harvested >= DEFERRED_PER_ENTER and total < HARVEST_TARGET and self.ring.has_completions():
+        while (harvested >= DEFERRED_PER_ENTER and total < HARVEST_TARGET
+               and self.harvested_bytes < HARVEST_BYTES and self.ring.has_completions()):
             harvested = self.enter_and_harvest(0, -1)
             total += harvested
         self.settle_sends()
@@ -213,6 +216,7 @@ cdef class IoUringMonitor(FDMonitor):
                 data = NULL
                 if flags & IORING_CQE_F_BUFFER:
                     data = self.buffers.take(res, flags)
+                    self.harvested_bytes += res
                 self.push(request, res, flags, data)
                 if not flags & IORING_CQE_F_MORE:
                     release(request)

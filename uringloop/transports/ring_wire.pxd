@@ -10,7 +10,7 @@ from .wire cimport Wire, WireEnd, iovec
 cdef class ReceiveRequest(Request):
     cdef RingWire wire             # None when orphaned
     cdef BufferRing buffers        # whose buffers its completions name; the memory lives as long as this
-    cdef bint is_poll              # bulk mode: a one-shot POLL_ADD instead of a multishot RECV
+    cdef bint is_poll              # bulk mode: a multishot POLL_ADD instead of a multishot RECV
 
 cdef class SendRequest(Request):
     cdef RingWire wire             # None when orphaned
@@ -37,7 +37,8 @@ cdef class RingWire(Wire):
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1
     cdef int stopped(self, int32_t res) except -1
     cdef int judge_size(self, int32_t res) except -1
-    cdef int read_bulk(self) except -1
+    cdef int read_bulk(self, ReceiveRequest request, int32_t revents) except -1
+    cdef int leave_bulk(self) except -1
     cdef int send_completed(self, int32_t res) except -1
     cdef int submit_send(self, bint with_cqe) except -1
     cdef void skip_send_settled(self, int32_t res) noexcept

@@ -3,8 +3,9 @@
 Receiving:
  1. One multishot RECV per connection takes buffers from the loop's provided-buffer ring; no system call and no arming
     per message.  Without IORING_CQE_F_MORE it is over and armed again, unless it was the end.
- 2. A connection that keeps filling large chunks goes to bulk mode: the multishot is cancelled, and a one-shot
-    POLL_ADD followed by recv(2) straight into the final bytes object saves the copy.  Back when reads are short.
+ 2. A connection that keeps filling large chunks goes to bulk mode: the multishot is cancelled, and a multishot
+    POLL_ADD with recv(2) straight into the final bytes object saves the copy.  Back when reads are short.  The
+    poll is edge-like (measured), so it is read until a read falls short.
  3. stop_reading cancels; what is already posted is held for start_reading.
 
 Sending (see fdmon/io_uring for the rule): the flush at the end of the turn queues one SEND or SENDMSG per
@@ -34,13 +35,16 @@ cdef extern from "<sys/socket.h>" nogil:
     int MSG_WAITALL, MSG_DONTWAIT, MSG_NOSIGNAL
 
 cdef extern from "<poll.h>" nogil:
-    int POLLIN
+    int POLLIN, POLLRDHUP, POLLHUP, POLLERR
 
 cdef enum:
-    LARGE_CHUNK = 48 * 1024        # a chunk from here on counts as large
+    LARGE_ALWAYS = 48 * 1024       # a chunk from here on counts as large
+    LARGE_CHUNK = 12 * 1024        # and from here on when much data comes at once:
+    CROWDED_BYTES = 192 * 1024     # so much in one harvest
+    SHORT_READ = 6 * 1024          # a bulk read below this counts as short
     LARGE_IN_A_ROW = 4             # so many and the connection goes to bulk mode
     SHORT_IN_A_ROW = 4             # so many short bulk reads and it goes back
-    BULK_FIRST = 64 * 1024
+    BULK_FIRST = 32 * 1024
     BULK_MOST = 256 * 1024
     READS_PER_EVENT = 4
     IOV_MOST = 1024                # IOV_MAX on Linux
@@ -114,7 +118,7 @@ cdef class RingWire(Wire):
             request.buffers = self.monitor.buffer_ring()
         sqe = self.monitor.ring.get_sqe()
         if self.is_bulk:
-            io_uring_prep_poll_add(sqe, self.fd, POLLIN)
+            io_uring_prep_poll_multishot(sqe, self.fd, POLLIN | POLLRDHUP)
         else:
             io_uring_prep_recv_multishot(sqe, self.fd, NULL, 0, 0)
             sqe.flags |= IOSQE_BUFFER_SELECT
@@ -131,7 +135,7 @@ cdef class RingWire(Wire):
             self.receive = None
         if request.is_poll:
             if res >= 0 and self.wants_read:
-                self.read_bulk()
+                self.read_bulk(request, res)
         elif data != NULL or res > 0:
             self.judge_size(res)
             self.deliver(res, flags, data, request.buffers)
@@ -188,8 +192,12 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int judge_size(self, int32_t res) except -1:
-        """Large chunks in a row: give up the multishot for reads without a copy."""
-        if res < LARGE_CHUNK:
+        """Large chunks in a row: give up the multishot for reads without a copy.
+
+        What is large depends on the load: as long as one harvest stays in the cache, copying out of the provided
+        buffers is cheaper than a recv(2) for each message.
+        """
+        if res < LARGE_CHUNK or (res < LARGE_ALWAYS and self.monitor.harvested_bytes < CROWDED_BYTES):
             self.n_large = 0
             return 0
         self.n_large += 1
@@ -201,13 +209,28 @@ cdef class RingWire(Wire):
                 self.monitor.cancel(self.receive)
         return 0
 
-    cdef int read_bulk(self) except -1:
-        """recv(2) until the socket is dry, straight into bytes objects."""
+    cdef int leave_bulk(self) except -1:
+        """Reads are short: back to the multishot RECV, which needs no system call for each."""
+        self.is_bulk = False
+        self.n_large = 0
+        if self.receive is not None:
+            self.monitor.cancel(self.receive)
+        return 0
+
+    cdef int read_bulk(self, ReceiveRequest request, int32_t revents) except -1:
+        """recv(2) until a read falls short, straight into bytes objects.
+
+        With an end behind the data a short read is not the last one: the edge was for both.
+        """
+        cdef bint has_end = (revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0
         cdef Py_ssize_t count
         cdef Py_ssize_t asked
         cdef int rounds = READS_PER_EVENT
         cdef object data
-        while rounds and self.wants_read and self.end is not None:
+        while self.wants_read and self.end is not None:
+            if rounds == 0:
+                # Others have a turn; the edge will not come again, so come back by ourselves.
+                return self.monitor.push(request, revents, IORING_CQE_F_MORE, NULL)
             rounds -= 1
             asked = self.hint
             data = read_direct(self.fd, asked, &count)
@@ -219,15 +242,14 @@ cdef class RingWire(Wire):
             if count == asked:
                 self.n_short = 0
                 self.hint = min(2 * asked, BULK_MOST)
-            elif count < LARGE_CHUNK // 2:
-                self.n_short += 1
-                if self.n_short >= SHORT_IN_A_ROW:
-                    self.is_bulk = False
-                    self.n_large = 0
-            else:
+            elif count >= SHORT_READ:
                 self.n_short = 0
+            else:
+                self.n_short += 1
+                if self.n_short == SHORT_IN_A_ROW:
+                    self.leave_bulk()
             self.end.bytes_arrived(<bytes>data)
-            if count < asked:
+            if count < asked and not has_end:
                 return 0
         return 0
 
