@@ -7,7 +7,7 @@ well: they state what asyncio does.
 
 After each test the open fds, the requests in flight and the live handles and transports must be what they
 were before. An exception that reached a loop's exception handler, or an error in asyncio's log, fails the
-test unless it is marked ``expects_loop_errors``. A test that hangs is ended with the tracebacks of all threads.
+test unless it is marked ``expects_loop_errors``. A test that hangs is ended, with all threads' tracebacks.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ import os
 import pathlib
 import sys
 import traceback
+import warnings
 from collections import Counter
 
 import pytest
@@ -232,6 +233,16 @@ def _live_objects():
     )
 
 
+def _forget_failures():
+    """What a failed test left open is no fault of the next one."""
+    for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+        if hasattr(sys, name):
+            delattr(sys, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind(request):
     global _watch
@@ -240,7 +251,7 @@ def _nothing_is_left_behind(request):
     _watch = Watch()
     log = _ErrorLog()
     logging.getLogger("asyncio").addHandler(log)
-    gc.collect()
+    _forget_failures()
     objects_before, (fds_before, rings_before) = _live_objects(), _open_fds()
     seconds = HANG_SECONDS_SLOW if slow else HANG_SECONDS
     faulthandler.dump_traceback_later(seconds, exit=True, file=request.config.stash[_stderr_fd])

@@ -26,7 +26,7 @@ async def finish(process):
 
 
 async def all_told():
-    """Until the pipes have ended and the threads are gone in which stock asyncio waits for children on 3.11."""
+    """Until the pipes have ended, and the threads in which asyncio waits for children on 3.11."""
     await turns(20)
     await until(lambda: not any("waitpid" in thread.name for thread in threading.enumerate()))
     await turns(5)
