@@ -226,12 +226,13 @@ def test_accept_recovers_once_there_are_descriptors_again(monitor):
             def factory():
                 protocols.append(Recorder())
                 return protocols[-1]
+            # The limit is set before the server starts: an accept in flight keeps the one it began with.
+            limit = max(map(int, os.listdir("/proc/self/fd"))) + 16
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
             server = await loop.create_server(factory, "127.0.0.1", 0)
             address = server.sockets[0].getsockname()
             clients = [socket.socket() for _ in range(3)]
-            limit = max(map(int, os.listdir("/proc/self/fd"))) + 1
             taken = []
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
             try:
                 while True:
                     taken.append(os.open("/dev/null", os.O_RDONLY))
@@ -248,7 +249,6 @@ def test_accept_recovers_once_there_are_descriptors_again(monitor):
             assert not protocols
             for fd in taken:
                 os.close(fd)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
             await until(lambda: sum(protocol.connected.is_set() for protocol in protocols) == 3, seconds=5)
             for client in clients:
                 client.send(b"alive")
@@ -278,12 +278,12 @@ def test_a_server_can_be_closed_while_it_waits_for_descriptors(monitor):
             loop = asyncio.get_running_loop()
             errors = []
             loop.set_exception_handler(lambda loop, context: errors.append(context["message"]))
+            limit = max(map(int, os.listdir("/proc/self/fd"))) + 16
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
             server = await loop.create_server(Recorder, "127.0.0.1", 0)
             client = socket.socket()
             taken = []
-            limit = max(map(int, os.listdir("/proc/self/fd"))) + 1
-            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
             try:
                 while True:
                     taken.append(os.open("/dev/null", os.O_RDONLY))
@@ -295,7 +295,6 @@ def test_a_server_can_be_closed_while_it_waits_for_descriptors(monitor):
             await turns(3)
             for fd in taken:
                 os.close(fd)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
             client.close()
 
         loop = make_loop(MONITOR)
