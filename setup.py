@@ -7,15 +7,12 @@ Environment:
 """
 
 import os
-import shutil
-import subprocess
-import sys
+import runpy
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-LIBURING_FLOOR = "2.3"
 WITHOUT_LIBURING = os.environ.get("URINGLOOP_WITHOUT_LIBURING", "") not in ("", "0")
 DEBUG = os.environ.get("URINGLOOP_DEBUG", "") not in ("", "0")
 SANITIZE = os.environ.get("URINGLOOP_SANITIZE", "") not in ("", "0")
@@ -45,36 +42,9 @@ RING = [
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/aio/clock.h"]
 
-CFFI_MODULES = []
-
-
-def pkg_config(*args: str) -> str | None:
-    """What pkg-config answers, None where it or liburing is not there."""
-    program = shutil.which(os.environ.get("PKG_CONFIG", "pkg-config"))
-    if program is None:
-        return None
-    done = subprocess.run([program, *args, "liburing"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def liburing_flags() -> dict[str, list[str]]:
-    """Compiler and linker flags for liburing; the static library where there is one.
-
-    A static liburing makes a wheel self-contained: the shared one has another soname on each distribution.
-    """
-    if pkg_config("--exists", f"--atleast-version={LIBURING_FLOOR}") is None:
-        sys.exit(
-            f"uringloop needs the headers of liburing >= {LIBURING_FLOOR} and pkg-config: "
-            "on Debian and Ubuntu `apt-get install liburing-dev pkg-config`, on Fedora `dnf install "
-            "liburing-devel pkgconf`; or set URINGLOOP_WITHOUT_LIBURING=1 for a loop on epoll and poll only."
-        )
-    flags = {"extra_compile_args": (pkg_config("--cflags") or "").split()}
-    archive = os.path.join(pkg_config("--variable=libdir") or "", "liburing.a")
-    if os.path.exists(archive) and not os.environ.get("URINGLOOP_SHARED_LIBURING"):
-        flags["extra_objects"] = [archive]
-    else:
-        flags["extra_link_args"] = (pkg_config("--libs") or "-luring").split()
-    return flags
+# The cffi module for raw requests, and the compiler flags that it shares with the others.
+CFFI_MODULES = ["uringloop/liburing/build_ffi.py:ffibuilder"]
+liburing_flags = runpy.run_path("uringloop/liburing/build_ffi.py")["liburing_flags"]
 
 
 def extensions() -> list[Extension]:
