@@ -260,8 +260,11 @@ cdef class RingWire(Wire):
 
     cdef int send_queued(self) except -1:
         """Called by flush, right before the enter that submits it."""
-        if self.end.queue.n_bytes and not self.sends_in_flight and not self.send_error:
-            self.submit_send(self.needs_cqe or not self.monitor.skip_sends)
+        cdef SendQueue queue = self.end.queue
+        cdef bint is_whole = len(queue.chunks) - queue.first <= IOV_MOST
+        if queue.n_bytes and not self.sends_in_flight and not self.send_error:
+            # Without a CQE nothing would wake the loop for what does not fit into this send.
+            self.submit_send(self.needs_cqe or not is_whole or not self.monitor.skip_sends)
         return 0
 
     cdef int submit_send(self, bint with_cqe) except -1:
@@ -346,15 +349,11 @@ cdef class RingWire(Wire):
             return end.write_failed(-res)
         end.queue.consume(max(res, 0))
         # a short count is a cancel of ours (the loop stopped) or pressure: the rest waits again
-        self.needs_cqe = 0 <= res < self.send.asked or res < 0
-        if res > 0:
-            end.sent()
-        if self.end is not None and end.queue.n_bytes:
-            if self.needs_cqe:
-                self.submit_send(True)
-            else:
-                self.aio_context.mark_dirty(end, 0)
-        return 0
+        self.needs_cqe = res < self.send.asked
+        # The next send is queued before the end hears of this one: it may write and must find its place behind.
+        if end.queue.n_bytes:
+            self.submit_send(True)
+        return end.sent() if res > 0 else 0
 
     cdef int send_now(self) except -1:
         cdef SendQueue queue = self.end.queue
@@ -379,8 +378,9 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int stop_writing(self) except -1:
-        if self.send is not None and self.send.owner is not None:
-            # orphaned: it keeps its bytes until the kernel gives them back
+        if self.send is not None and self.sends_in_flight:
+            # Orphaned: it keeps its bytes until the kernel gives them back, and what was harvested but not
+            # dispatched yet must not count against a queue that was cleared.
             self.monitor.cancel(self.send)
             self.send.wire = None
             self.send.must_settle = False
