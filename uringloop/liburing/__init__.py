@@ -24,8 +24,8 @@ def __getattr__(name: str) -> Any:
         if error.name == "_cffi_backend":
             raise ImportError("uringloop.liburing needs cffi at run time: pip install cffi") from error
         raise ImportError(
-            "this build of uringloop has no liburing (URINGLOOP_WITHOUT_LIBURING was set when it was built, or "
-            "the source tree was not built); install liburing-dev and pkg-config and build it again"
+            "this build of uringloop has no liburing (URINGLOOP_WITHOUT_LIBURING was set when it was built, "
+            "or the source tree was not built); install liburing-dev and pkg-config and build it again"
         ) from error
     globals().update(ffi=_ffi.ffi, lib=_ffi.lib)
     return globals()[name]

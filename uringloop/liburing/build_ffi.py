@@ -8,8 +8,8 @@
 
 Declared is what liburing 2.3 has; what a newer one adds is not here, so that every build has the same names.
 
-setup.py runs `ffibuilder`, and takes `liburing_flags` from here, so that the compiled modules and this one are
-linked alike.  Nothing here is imported at run time.
+setup.py runs `ffibuilder`, and takes `liburing_flags` from here, so that the compiled modules and this one
+are linked alike.  Nothing here is imported at run time.
 """
 
 import os

@@ -1,0 +1,440 @@
+"""What the kernel and this process may do: one table, probed and never guessed from a version number.
+
+    python -m uringloop.liburing.probe              # what works here
+    python -m uringloop.liburing.probe --markdown   # docs/kernel-support.md
+
+Each feature is tried on a small ring of its own, or asked for by io_uring_get_probe; distributions backport,
+containers forbid, so `uname` says little.  The loop does not call this: it probes what it needs where it
+needs it (`uring/ring`, `uring/buffers`, `uring/sendprobe`), by the same attempts.
+
+Thread: any; each call of `probe` opens and closes its own ring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["FEATURES", "Feature", "Finding", "liburing_build", "markdown", "probe"]
+
+WAIT_MS = 1000  # what a probe waits for at most; each of them completes at once where it works
+GROUP = 1  # buffer group of the probes
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One row of the table."""
+
+    name: str
+    since: str  # Linux version
+    how: str  # how it is probed
+    without: str  # what we do where it is missing
+    attempt: Callable[[_Kit], bool]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a probe found."""
+
+    feature: Feature
+    is_available: bool | None  # None: could not be probed, see reason
+    reason: str = ""  # why not: an errno's name, or a sentence
+
+
+class _Kit:
+    """An open plain ring and what probes do with it."""
+
+    def __init__(self, ffi: Any, lib: Any) -> None:
+        self.ffi, self.lib = ffi, lib
+        self.params = ffi.new("struct io_uring_params *")
+        self.ring = self.open(self.params)
+        self.keepalive: list[object] = []  # what requests of this ring point to
+
+    def open(self, params: Any) -> Any:
+        """A ring with params.flags; raises OSError."""
+        ring = self.ffi.new("struct io_uring *")
+        result = self.lib.io_uring_queue_init_params(8, ring, params)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return ring
+
+    def sqe(self, user_data: int, prep: Callable[..., None], *args: object) -> Any:
+        """A prepared SQE of the plain ring."""
+        sqe = self.lib.io_uring_get_sqe(self.ring)
+        prep(sqe, *args)
+        sqe.user_data = user_data
+        return sqe
+
+    def run(self, n_wanted: int) -> dict[int, tuple[int, int]]:
+        """Submit, wait for so many completions; {user_data: (res, flags)}."""
+        found: dict[int, tuple[int, int]] = {}
+        cqe = self.ffi.new("struct io_uring_cqe **")
+        limit = self.ffi.new("struct __kernel_timespec *", {"tv_sec": WAIT_MS // 1000})
+        null = self.ffi.NULL
+        self.lib.io_uring_submit_and_wait_timeout(self.ring, cqe, n_wanted, limit, null)
+        while self.lib.io_uring_peek_cqe(self.ring, cqe) == 0:
+            found[cqe[0].user_data] = (cqe[0].res, cqe[0].flags)
+            self.lib.io_uring_cqe_seen(self.ring, cqe[0])
+        return found
+
+    def close(self) -> None:
+        self.lib.io_uring_queue_exit(self.ring)
+
+
+# -- attempts ------------------------------------------------------------------------------------------
+
+
+def _checked(res: int) -> int:
+    if res < 0:
+        raise OSError(-res, os.strerror(-res))
+    return res
+
+
+def _always(kit: _Kit) -> bool:
+    return True  # the kit has an open ring
+
+
+def _has_feature(name: str) -> Callable[[_Kit], bool]:
+    """An IORING_FEAT_* bit that io_uring_setup reports."""
+
+    def attempt(kit: _Kit) -> bool:
+        return bool(kit.params.features & getattr(kit.lib, name))
+
+    return attempt
+
+
+def _accepts(*names: str) -> Callable[[_Kit], bool]:
+    """io_uring_setup takes these IORING_SETUP_* flags together."""
+
+    def attempt(kit: _Kit) -> bool:
+        params = kit.ffi.new("struct io_uring_params *")
+        for name in names:
+            params.flags |= getattr(kit.lib, name)
+        kit.lib.io_uring_queue_exit(kit.open(params))
+        return True
+
+    return attempt
+
+
+def _has_opcode(name: str) -> Callable[[_Kit], bool]:
+    """io_uring_get_probe lists an operation."""
+
+    def attempt(kit: _Kit) -> bool:
+        answer = kit.lib.io_uring_get_probe_ring(kit.ring)
+        if answer == kit.ffi.NULL:
+            return False
+        try:
+            return bool(kit.lib.io_uring_opcode_supported(answer, getattr(kit.lib, name)))
+        finally:
+            kit.lib.io_uring_free_probe(answer)
+
+    return attempt
+
+
+@contextlib.contextmanager
+def _pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    left, right = socket.socketpair()
+    with left, right:
+        yield left, right
+
+
+@contextlib.contextmanager
+def _buffer_ring(kit: _Kit, flags: int) -> Iterator[Any]:
+    """A registered provided-buffer ring of one slot; raises OSError."""
+    page = kit.ffi.from_buffer(mmap.mmap(-1, mmap.PAGESIZE))
+    kit.keepalive.append(page)
+    _checked(kit.lib.ul_register_buffer_ring(kit.ring, page, 1, GROUP, flags))
+    try:
+        yield kit.ffi.cast("struct io_uring_buf_ring *", page)
+    finally:
+        kit.lib.io_uring_unregister_buf_ring(kit.ring, GROUP)
+
+
+def _registers_buffer_ring(kit: _Kit) -> bool:
+    with _buffer_ring(kit, 0):
+        return True
+
+
+def _registers_incremental_buffer_ring(kit: _Kit) -> bool:
+    with _buffer_ring(kit, kit.lib.UL_PBUF_RING_INC):
+        return True
+
+
+def _receives_multishot(kit: _Kit) -> bool:
+    lib = kit.lib
+    with _pair() as (left, right), _buffer_ring(kit, 0) as buffers:
+        memory = kit.ffi.new("char[]", 64)
+        kit.keepalive.append(memory)
+        lib.io_uring_buf_ring_add(buffers, memory, 64, 0, lib.io_uring_buf_ring_mask(1), 0)
+        lib.io_uring_buf_ring_advance(buffers, 1)
+        sqe = kit.sqe(1, lib.io_uring_prep_recv_multishot, left.fileno(), kit.ffi.NULL, 0, 0)
+        sqe.flags |= lib.IOSQE_BUFFER_SELECT
+        sqe.buf_group = GROUP
+        right.send(b"x")
+        res, flags = kit.run(1)[1]
+        right.close()
+        if flags & lib.IORING_CQE_F_MORE:
+            kit.run(1)  # the end of file ends the request, before its buffer goes
+        return _checked(res) == 1 and bool(flags & lib.IORING_CQE_F_MORE)
+
+
+def _accepts_multishot(kit: _Kit) -> bool:
+    lib, null = kit.lib, kit.ffi.NULL
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind("")  # a free abstract address
+        listener.listen()
+        client.connect(listener.getsockname())
+        kit.sqe(1, lib.io_uring_prep_multishot_accept, listener.fileno(), null, null, 0)
+        res, flags = kit.run(1)[1]
+        os.close(_checked(res))
+        return bool(flags & lib.IORING_CQE_F_MORE)
+
+
+def _polls_multishot(kit: _Kit) -> bool:
+    with _pair() as (left, _):
+        kit.sqe(1, kit.lib.io_uring_prep_poll_multishot, left.fileno(), 4)  # POLLOUT: ready at once
+        res, flags = kit.run(1)[1]
+        return _checked(res) > 0 and bool(flags & kit.lib.IORING_CQE_F_MORE)
+
+
+def _cancels_any(kit: _Kit) -> bool:
+    lib = kit.lib
+    with _pair() as (left, _):
+        kit.sqe(1, lib.io_uring_prep_poll_add, left.fileno(), 1)  # POLLIN: never ready
+        flags = lib.IORING_ASYNC_CANCEL_ANY | lib.IORING_ASYNC_CANCEL_ALL
+        kit.sqe(2, lib.io_uring_prep_cancel64, 0, flags)
+        done = kit.run(2)
+        return _checked(done[2][0]) >= 0 and 1 in done
+
+
+def _short_send_reports_count(kit: _Kit) -> bool:
+    """A send that falls short posts how much it took, at the end of the system call that submits it."""
+    lib = kit.lib
+    with _pair() as (left, right):
+        payload = kit.ffi.new("char[]", 4 << 20)
+        kit.keepalive.append(payload)
+        how = socket.MSG_WAITALL | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        sqe = kit.sqe(1, lib.io_uring_prep_send, left.fileno(), payload, len(payload), how)
+        sqe.flags |= lib.IOSQE_CQE_SKIP_SUCCESS
+        res, _ = kit.run(0).get(1, (0, 0))
+        right.setblocking(False)
+        n_received = 0
+        with contextlib.suppress(BlockingIOError):
+            while chunk := right.recv(1 << 20):
+                n_received += len(chunk)
+        return _checked(res) > 0 and res == n_received
+
+
+def _has_epoll_pwait2() -> bool | None:
+    """Needs no ring.  None where libc has no such function to ask."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "epoll_pwait2", None)
+    if call is None:
+        return None
+    call(-1, None, 0, None, None)
+    return ctypes.get_errno() != errno.ENOSYS
+
+
+# -- the table -----------------------------------------------------------------------------------------
+
+_SETUP = "`io_uring_setup` with the flag"
+_REPORTED = "reported by `io_uring_setup`"
+_NOT_USED = "io_uring is not used: epoll, else poll"
+_NEEDED = "a loop on io_uring needs it: force `URINGLOOP_FDMON=epoll` on such a kernel"
+_CQE_PER_SEND = "every send posts a completion of its own"
+
+FEATURES = (
+    Feature("io_uring", "5.1", "`io_uring_setup`", "epoll, else poll; no raw requests", _always),
+    Feature("`FEAT_NODROP`", "5.5", _REPORTED, _NOT_USED, _has_feature("IORING_FEAT_NODROP")),
+    Feature("`SETUP_R_DISABLED`", "5.10", _SETUP, _NOT_USED, _accepts("IORING_SETUP_R_DISABLED")),
+    Feature("`FEAT_EXT_ARG`", "5.11", _REPORTED, _NOT_USED, _has_feature("IORING_FEAT_EXT_ARG")),
+    Feature("multishot poll", "5.13", "attempt on a socket pair", _NEEDED, _polls_multishot),
+    Feature("`FEAT_CQE_SKIP`", "5.17", _REPORTED, _CQE_PER_SEND, _has_feature("IORING_FEAT_CQE_SKIP")),
+    Feature(
+        "`SETUP_SUBMIT_ALL`",
+        "5.18",
+        _SETUP,
+        "after a refused request the rest goes out with the next system call",
+        _accepts("IORING_SETUP_SUBMIT_ALL"),
+    ),
+    Feature(
+        "`SETUP_COOP_TASKRUN`",
+        "5.19",
+        _SETUP,
+        "the kernel interrupts the process for completions",
+        _accepts("IORING_SETUP_COOP_TASKRUN"),
+    ),
+    Feature(
+        "`SETUP_TASKRUN_FLAG`",
+        "5.19",
+        "`io_uring_setup` with it and `COOP_TASKRUN`",
+        "neither of the two is used",
+        _accepts("IORING_SETUP_COOP_TASKRUN", "IORING_SETUP_TASKRUN_FLAG"),
+    ),
+    Feature(
+        "provided-buffer rings",
+        "5.19",
+        "`io_uring_register(PBUF_RING)`",
+        _NEEDED,
+        _registers_buffer_ring,
+    ),
+    Feature("multishot accept", "5.19", "attempt on a UNIX socket", _NEEDED, _accepts_multishot),
+    Feature("`ASYNC_CANCEL_ANY`", "5.19", "attempt on a poll request", _NEEDED, _cancels_any),
+    Feature("multishot receive", "6.0", "attempt on a socket pair", _NEEDED, _receives_multishot),
+    Feature(
+        "`SETUP_SINGLE_ISSUER` and `DEFER_TASKRUN`",
+        "6.1",
+        "`io_uring_setup` with both",
+        "`COOP_TASKRUN`: completions are worked off in any system call, not in batches",
+        _accepts("IORING_SETUP_SINGLE_ISSUER", "IORING_SETUP_DEFER_TASKRUN"),
+    ),
+    Feature(
+        "short sends report their count",
+        "6.1 or so",
+        "attempt on a socket pair",
+        _CQE_PER_SEND,
+        _short_send_reports_count,
+    ),
+    Feature(
+        "incremental buffer rings (`IOU_PBUF_RING_INC`)",
+        "6.12",
+        "`io_uring_register(PBUF_RING)` with the flag",
+        "64 buffers of 16 KiB instead of 4 of 256 KiB",
+        _registers_incremental_buffer_ring,
+    ),
+    Feature(
+        "`FEAT_NO_IOWAIT`",
+        "6.15",
+        _REPORTED,
+        "a sleeping loop is shown as waiting for I/O by `top`; nothing else",
+        _has_feature("IORING_FEAT_NO_IOWAIT"),
+    ),
+    Feature(
+        "`OP_SOCKET`, `OP_URING_CMD`",
+        "5.19",
+        "`io_uring_get_probe`",
+        "for raw requests only: they fail with `EINVAL`",
+        _has_opcode("IORING_OP_URING_CMD"),
+    ),
+    Feature(
+        "`OP_SEND_ZC`",
+        "6.0",
+        "`io_uring_get_probe`",
+        "for raw requests only: they fail with `EINVAL`",
+        _has_opcode("IORING_OP_SEND_ZC"),
+    ),
+)
+EPOLL_PWAIT2 = Feature(
+    "`epoll_pwait2`",
+    "5.11",
+    "the system call itself",
+    "timeouts of the epoll monitor are rounded up to milliseconds",
+    _always,
+)
+
+
+def liburing_build() -> tuple[str, bool] | None:
+    """The liburing that this was built against: its version, and whether it is linked statically."""
+    try:
+        from . import ffi, lib
+    except ImportError:
+        return None
+    return ffi.string(lib.ul_liburing_version).decode(), bool(lib.UL_LIBURING_IS_STATIC)
+
+
+def probe() -> list[Finding]:
+    """Probe every feature; the epoll one last.  Raises nothing."""
+    findings = []
+    try:
+        from . import ffi, lib
+
+        kit = _Kit(ffi, lib)
+    except ImportError:
+        findings = [Finding(one, None, "this build has no liburing") for one in FEATURES]
+    except OSError as error:
+        reason = errno.errorcode.get(error.errno or 0, str(error))
+        findings = [Finding(FEATURES[0], False, reason)]
+        findings += [Finding(one, None, f"io_uring: {reason}") for one in FEATURES[1:]]
+    else:
+        kit.close()
+        findings = [_probe_one(one, ffi, lib) for one in FEATURES]
+    found = _has_epoll_pwait2()
+    findings.append(Finding(EPOLL_PWAIT2, found, "libc has no such function" if found is None else ""))
+    return findings
+
+
+def _probe_one(feature: Feature, ffi: Any, lib: Any) -> Finding:
+    """On a ring of its own, so that what one probe leaves in flight is not in the way of the next."""
+    try:
+        kit = _Kit(ffi, lib)
+    except OSError as error:
+        return Finding(feature, None, errno.errorcode.get(error.errno or 0, str(error)))
+    try:
+        return Finding(feature, feature.attempt(kit))
+    except OSError as error:
+        return Finding(feature, False, errno.errorcode.get(error.errno or 0, str(error)))
+    except KeyError:
+        return Finding(feature, False, "no completion came")
+    finally:
+        kit.close()
+
+
+# -- output --------------------------------------------------------------------------------------------
+
+_HEAD = """\
+# What uringloop needs of the kernel
+
+Generated by `python -m uringloop.liburing.probe --markdown` from the table in `uringloop/liburing/probe.py`;
+do not edit. `python -m uringloop` shows what of it works where you are. Nothing is decided by the kernel's
+version number: everything is tried, because distributions backport and containers forbid. The versions below
+are for orientation.
+
+"""
+
+_TAIL = """
+The C library: liburing 2.3 (Debian 12) or newer is needed to compile. What its header lacks (incremental
+buffer rings, sleeping without being counted as waiting for I/O) is in `uringloop/liburing/compat.h`, by the
+kernel's ABI. A build with `URINGLOOP_WITHOUT_LIBURING=1` has epoll and poll only.
+"""
+
+
+def markdown() -> str:
+    """docs/kernel-support.md."""
+    lines = ["| feature | since Linux | how it is probed | without it |", "|---|---|---|---|"]
+    for one in (*FEATURES, EPOLL_PWAIT2):
+        lines.append(f"| {one.name} | {one.since} | {one.how} | {one.without} |")
+    return _HEAD + "\n".join(lines) + "\n" + _TAIL
+
+
+def describe(finding: Finding) -> str:
+    """One line for people."""
+    state = {True: "yes", False: "no", None: "?"}[finding.is_available]
+    text = f"{state:4} {finding.feature.name.replace('`', '')} (Linux {finding.feature.since})"
+    if finding.is_available:
+        return text
+    consequence = finding.feature.without.replace("`", "")
+    return f"{text}: {finding.reason + '; ' if finding.reason else ''}{consequence}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m uringloop.liburing.probe", description="What works here."
+    )
+    parser.add_argument("--markdown", action="store_true", help="print docs/kernel-support.md instead")
+    if parser.parse_args().markdown:
+        sys.stdout.write(markdown())
+    else:
+        print("\n".join(map(describe, probe())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
