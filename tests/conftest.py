@@ -261,7 +261,9 @@ def _nothing_is_left_behind(request):
         faulthandler.cancel_dump_traceback_later()
         logging.getLogger("asyncio").removeHandler(log)
     reports, loops, log_lines = _watch.reports, _watch.loops, log.lines
-    _watch.contexts.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _watch.contexts.clear()
     _watch = Watch()
     problems = [f"loop not closed: {loop!r}" for loop in loops if not loop.is_closed()]
     for loop in loops:
