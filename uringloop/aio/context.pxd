@@ -26,8 +26,10 @@ cdef class AioContext:
     cdef size_t dirty_capacity
     cdef Py_ssize_t dirty_bytes       # what they hold together, at least
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
+    cdef object own_clock             # a callable giving nanoseconds instead of CLOCK_MONOTONIC; or None
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef readonly unsigned long long n_turns
+    cdef int64_t now_ns(self) except? -1
     cdef int turn(self, bint blocking) except -1
     cdef int64_t timeout_ns(self, bint blocking) except? -2
     cdef int wait(self, int64_t timeout_ns) except -1

@@ -93,6 +93,10 @@ cdef class AioContext:
             self.run_timers()
         return 0
 
+    cdef int64_t now_ns(self) except? -1:
+        """The clock of the timers."""
+        return ul_monotonic_ns() if self.own_clock is None else <int64_t>self.own_clock()
+
     cdef int64_t timeout_ns(self, bint blocking) except? -2:
         """How long the wait may block: -1 for ever, 0 not at all."""
         cdef int64_t when_ns
@@ -102,7 +106,7 @@ cdef class AioContext:
         when_ns = self.timers.next_when_ns()
         if when_ns < 0:
             return -1
-        return max(when_ns - ul_monotonic_ns(), 0)
+        return max(when_ns - self.now_ns(), 0)
 
     cdef int wait(self, int64_t timeout_ns) except -1:
         if timeout_ns != 0:
@@ -153,7 +157,7 @@ cdef class AioContext:
 
     cdef int run_timers(self) except -1:
         """Run what is due at one look at the clock, earliest first."""
-        cdef int64_t now_ns = ul_monotonic_ns()
+        cdef int64_t now_ns = self.now_ns()
         cdef int64_t when_ns
         cdef TimerHandle handle
         # Timers made by a timer wait for the next turn, even with a delay of 0.

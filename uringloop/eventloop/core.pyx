@@ -64,6 +64,23 @@ cdef class LoopCore:
     def _adopt_monitor(self, FDMonitor monitor not None):
         """Make the context on this monitor; called once, by Loop.__init__."""
         self.aio_context = AioContext(monitor)
+        if type(self).time is not LoopCore.time or self.has_own_time:
+            self.follow_time()
+
+    def __setattr__(self, name, value):
+        """Tests of applications travel in time by replacing loop.time; timers go along."""
+        object.__setattr__(self, name, value)
+        if name == "time":
+            self.follow_time()
+
+    cdef int follow_time(self) except -1:
+        self.has_own_time = True
+        if self.aio_context is not None:
+            self.aio_context.own_clock = self._time_ns
+        return 0
+
+    def _time_ns(self):
+        return <int64_t>(<double>self.time() * 1e9)
 
     # -- callbacks -------------------------------------------------------------------------------------
 
@@ -106,7 +123,7 @@ cdef class LoopCore:
         """See asyncio.loop.call_later; resolution is a nanosecond, never early."""
         if delay is None:
             raise TypeError("delay must not be None")
-        return self.schedule(<double>ul_monotonic_ns() / 1e9 + <double>delay, callback, args, context, "call_later")
+        return self.schedule(self.time() + <double>delay, callback, args, context, "call_later")
 
     def call_at(self, when, callback, *args, context=None):
         """See asyncio.loop.call_at."""
@@ -394,7 +411,7 @@ cdef inline int fill_handle(LoopCore loop, Handle handle, PyObject **args, Py_ss
 
 cdef inline bint is_plain(LoopCore loop, Py_ssize_t n_args, PyObject *names) noexcept:
     """At most two arguments, no keyword but `context`, no debug mode, loop open."""
-    if loop.is_debug or loop.is_loop_closed or n_args < 1 or n_args > 3:
+    if loop.is_debug or loop.is_loop_closed or loop.has_own_time or n_args < 1 or n_args > 3:
         return False
     # by value: _asyncio's C code calls with a "context" of its own that is not interned
     return names == NULL or (PyTuple_GET_SIZE(<tuple>names) == 1 and PyUnicode_CompareWithASCIIString(

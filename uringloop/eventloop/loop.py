@@ -1,6 +1,6 @@
 """Loop: asyncio's event loop on an AioContext.
 
-Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), StdlibHooks (borrowed from stock asyncio),
+Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), SocketsMixin (sock_*), StdlibHooks (borrowed from stock asyncio),
 asyncio.BaseEventLoop (everything else).
 """
 
@@ -16,12 +16,13 @@ from asyncio.log import logger
 from ..fdmon.select import make_monitor
 from .core import LoopCore
 from .serve import ServeMixin
+from .sockets import SocketsMixin
 from .stdlib_hooks import StdlibHooks
 
 _live_loops = weakref.WeakSet()
 
 
-class Loop(LoopCore, ServeMixin, StdlibHooks, asyncio.BaseEventLoop):
+class Loop(LoopCore, ServeMixin, SocketsMixin, StdlibHooks, asyncio.BaseEventLoop):
     """A drop-in asyncio event loop.
 
     Parameters:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from asyncio import constants, sslproto, trsock
+from asyncio import base_events, constants, sslproto, trsock
 from asyncio.log import logger
 
 from ..transports.classes import SocketTransport
@@ -26,6 +26,7 @@ class ServeMixin:
         extra = {} if extra is None else extra
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
+        base_events._set_nodelay(sock)
         extra["socket"] = trsock.TransportSocket(sock)
         try:
             extra["sockname"] = sock.getsockname()
@@ -114,7 +115,7 @@ class ServeMixin:
             return  # closed while it waited for resources
         details = (protocol_factory, sock, sslcontext, server, backlog, ssl_handshake_timeout, ssl_shutdown_timeout)
         if self._has_requests:
-            self._acceptors[fd] = Acceptor(self.aio_context, fd, sock.family, self._accepted, details)
+            self._acceptors[fd] = Acceptor(self.aio_context, sock, self._accepted, details)
         else:
             self._add_reader(fd, self._accept_ready, details)
 
@@ -126,8 +127,7 @@ class ServeMixin:
             acceptor = self._acceptors.pop(fd, None)
             if acceptor is not None:
                 acceptor.close()
-        else:
-            self._remove_reader(fd)
+        self._remove_reader(fd)
         sock.close()
         if path is not None:
             self._unlink_unix_socket(sock, path)
@@ -158,6 +158,10 @@ class ServeMixin:
 
     def _accept_failed(self, error, details):
         sock = details[1]
+        if error.errno == errno.EINVAL and self._acceptors.pop(sock.fileno(), None) is not None:
+            # before Linux 5.19: no multishot ACCEPT
+            self._add_reader(sock.fileno(), self._accept_ready, details)
+            return
         if error.errno not in OUT_OF_RESOURCES:
             raise error
         self.call_exception_handler(
@@ -167,10 +171,8 @@ class ServeMixin:
                 "socket": trsock.TransportSocket(sock),
             }
         )
-        if self._has_requests:
-            self._acceptors.pop(sock.fileno(), None)
-        else:
-            self._remove_reader(sock.fileno())
+        self._acceptors.pop(sock.fileno(), None)
+        self._remove_reader(sock.fileno())
         self.call_later(constants.ACCEPT_RETRY_DELAY, self._start_serving, *details)
 
     def _accepted(self, connection, error, details):
@@ -188,7 +190,8 @@ class ServeMixin:
             extra = {"peername": None}  # reset meanwhile; its transport will see that
         if self._debug:
             logger.debug("%r got a new connection from %r: %r", server, extra["peername"], connection)
-        connection.setblocking(False)
+        if not self._has_requests:
+            connection.setblocking(False)
         if sslcontext:
             self.create_task(
                 self._accept_connection2(

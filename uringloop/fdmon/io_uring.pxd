@@ -20,6 +20,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef Ring ring                     # replaced when the loop moves to another thread
     cdef InFlight in_flight
     cdef BufferRing buffers            # made on first use; None until then
+    cdef bint has_no_buffers           # the kernel has no buffer ring or no multishot RECV, or memory is short
     cdef ReadyList ready_list          # the context's, known from the first wait on
     cdef Completion *fifo              # harvested, not dispatched; a ring
     cdef size_t fifo_head
@@ -30,7 +31,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef PyObject **unsettled          # KIND_SKIP_SENDs of this enter; kept alive by hold
     cdef size_t n_unsettled
     cdef size_t unsettled_capacity
-    cdef unsigned long owner_thread    # who enabled the ring; 0 before
+    cdef uint64_t owner_thread         # serial of the thread that enabled the ring; 0 before
     cdef readonly bint skip_sends      # a failed SEND reports its partial count: CQE-less sends are sound
     cdef unsigned long long n_completed
     cdef unsigned long long n_cq_overflows
@@ -50,6 +51,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int flush_cq_overflow(self) except -1
     cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1
     cdef int move(self) except -1
+    cdef bint is_owner(self) noexcept
     cdef int drop_all(self) except -1
     cdef int drain(self) except -1
     cdef int grow_fifo(self) except -1

@@ -26,7 +26,6 @@ Not here: what a completion means (`transports/ring_wire`), memory rules (`uring
 from libc.errno cimport EBADF
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
@@ -120,9 +119,14 @@ cdef class IoUringMonitor(FDMonitor):
         return 0
 
     cdef BufferRing buffer_ring(self):
-        """The loop's provided buffers, made on first use.  Raises OSError where the kernel has none."""
-        if self.buffers is None:
-            self.buffers = BufferRing(self.ring)
+        """The loop's provided buffers, made on first use; None where they cannot be had."""
+        if self.buffers is None and not self.has_no_buffers:
+            try:
+                self.buffers = BufferRing(self.ring)
+            except OSError as error:
+                # before Linux 5.19, or locked memory is used up: connections read by readiness
+                logging.getLogger("uringloop").debug("no provided buffers: %s", error)
+                self.has_no_buffers = True
         return self.buffers
 
     # -- the FDMonitor interface -----------------------------------------------------------------------
@@ -313,22 +317,27 @@ cdef class IoUringMonitor(FDMonitor):
         return count
 
     cdef int submit(self) except -1:
-        if not self.ring.is_enabled:
-            return 0
+        if not self.is_owner():
+            return 0  # the next run submits, or close() drops it
         if self.ring.has_unsubmitted():
             self.enter_and_harvest(0, -1)
         return self.settle_sends()
 
+    cdef bint is_owner(self) noexcept:
+        """The calling thread enabled the ring: nobody else may enter it."""
+        return self.ring.is_enabled and self.owner_thread == ul_thread_serial()
+
     cdef int begin_run(self) except -1:
         global sends_report_count
-        cdef unsigned long me = <unsigned long>PyThread_get_thread_ident()
-        if self.owner_thread == me:
+        if self.is_closed:
+            raise RuntimeError("this loop belongs to the parent process; make a new one after fork")
+        if self.is_owner():
             return 0
         if self.owner_thread != 0:
             self.move()
         else:
             self.ring.enable()
-        self.owner_thread = me
+        self.owner_thread = ul_thread_serial()
         if sends_report_count is None:
             sends_report_count = failed_send_reports_count()
         self.skip_sends = <bint>sends_report_count
@@ -365,7 +374,7 @@ cdef class IoUringMonitor(FDMonitor):
         cdef Request request
         cdef int rounds = 0
         cdef list waiting
-        if not self.ring.is_enabled or self.owner_thread != <unsigned long>PyThread_get_thread_ident():
+        if not self.is_owner():
             return 0
         if self.ready_list is None:
             self.ready_list = ReadyList()
@@ -409,7 +418,7 @@ cdef class IoUringMonitor(FDMonitor):
             if not self.ring.is_enabled:
                 if self.in_flight.count == 0 and _ring.give_back(self.ring):
                     self.ring = None
-            elif self.owner_thread == <unsigned long>PyThread_get_thread_ident():
+            elif self.is_owner():
                 self.drain()
             else:
                 # The owner is elsewhere or gone: only it could make the kernel run deferred work.

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..exceptions import MonitorUnavailable
+from .epoll import EpollMonitor
+from .poll import PollMonitor
 
 NAMES = ("io_uring", "epoll", "poll")
 ENVIRONMENT = "URINGLOOP_FDMON"
@@ -22,32 +24,25 @@ _logger = logging.getLogger("uringloop")
 _io_uring_was_had = False
 
 
+# All monitors are imported at once: a process without free descriptors could not load one later.
+try:
+    from .io_uring import IoUringMonitor
+except ImportError:  # a build without liburing
+    IoUringMonitor = None
+
+
 def _make_io_uring() -> Any:
-    try:
-        from .io_uring import IoUringMonitor
-    except ImportError:
+    if IoUringMonitor is None:
         raise MonitorUnavailable(
             "io_uring", errno.ENOSYS, "this build of uringloop has no liburing; rebuild it with liburing-dev"
-        ) from None
+        )
     return IoUringMonitor()
-
-
-def _make_epoll() -> Any:
-    from .epoll import EpollMonitor
-
-    return EpollMonitor()
-
-
-def _make_poll() -> Any:
-    from .poll import PollMonitor
-
-    return PollMonitor()
 
 
 _MAKERS: dict[str, Callable[[], Any]] = {
     "io_uring": _make_io_uring,
-    "epoll": _make_epoll,
-    "poll": _make_poll,
+    "epoll": EpollMonitor,
+    "poll": PollMonitor,
 }
 
 
@@ -92,9 +87,9 @@ def _choose() -> tuple[Any, str | None]:
         _mark()
         return monitor, None
     try:
-        monitor = _make_epoll()
+        monitor = EpollMonitor()
     except MonitorUnavailable as error:
-        monitor, reason = _make_poll(), f"{reason}; {error}"
+        monitor, reason = PollMonitor(), f"{reason}; {error}"
     _logger.debug("using %s: %s", monitor.name, reason)
     return monitor, reason
 

@@ -150,6 +150,19 @@ static inline void ul_prep_cancel_any(struct io_uring_sqe *sqe)
     sqe->user_data = 0;
 }
 
+/*
+ * A number for the calling thread that no other thread of this process ever has.  pthread_self() and gettid() are
+ * reused, and a ring would be taken for one's own.
+ */
+static inline uint64_t ul_thread_serial(void)
+{
+    static uint64_t last;
+    static __thread uint64_t mine;
+    if (mine == 0)
+        mine = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+    return mine;
+}
+
 static inline void ul_cpu_pause(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

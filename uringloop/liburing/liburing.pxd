@@ -70,4 +70,5 @@ cdef extern from "../liburing/compat.h" nogil:
     void ul_buffer_add(io_uring_buf_ring *, void *address, unsigned n_bytes, unsigned short, unsigned mask, unsigned offset)
     void ul_buffer_publish(io_uring_buf_ring *, unsigned count)
     void ul_prep_cancel_any(io_uring_sqe *)
+    uint64_t ul_thread_serial()
     void ul_cpu_pause()

@@ -41,16 +41,16 @@ cdef class Acceptor:
 
     Parameters:
         aio_context: whose io_uring monitor to use.
-        fd, family: the listening socket; borrowed until close.
+        listener: the listening socket; borrowed until close.
         on_accept: called with (socket, None, details) for each connection, or with (None, OSError, details) once
             when accepting ended; the new socket is the callee's.
         details: passed through.
     """
 
-    def __cinit__(self, AioContext aio_context not None, int fd, int family, on_accept, details):
+    def __cinit__(self, AioContext aio_context not None, listener, on_accept, details):
         self.monitor = <IoUringMonitor>aio_context.monitor
-        self.fd = fd
-        self.family = family
+        self.fd = listener.fileno()
+        self.listener = listener
         self.on_accept = on_accept
         self.details = details
         self.arm()
@@ -70,7 +70,8 @@ cdef class Acceptor:
         if res >= 0:
             if is_over:
                 self.arm()
-            connection = socket.socket(self.family, socket.SOCK_STREAM, 0, fileno=res)
+            listener = self.listener
+            connection = socket.socket(listener.family, listener.type | socket.SOCK_NONBLOCK, listener.proto, fileno=res)
             self.on_accept(connection, None, self.details)
         elif res in (-EAGAIN, -EINTR, -ECONNABORTED, -ECANCELED):
             # -ECANCELED: a broad cancel of somebody, or the loop moved to another thread

@@ -23,9 +23,6 @@ cdef class RingWire(Wire):
     cdef IoUringMonitor monitor
     cdef ReceiveRequest receive    # None unless armed, as far as dispatch knows
     cdef SendRequest send
-    cdef list held                 # bytes that arrived while reading was stopped; None mostly
-    cdef int held_error            # after `held`: a negated errno, 1 for end of file, 0 for nothing
-    cdef bint wants_read
     cdef bint sends_in_flight      # the send request is with the kernel, as far as settle and dispatch know
     cdef bint needs_cqe            # the last send fell short: the next one waits for room and posts a CQE
     cdef bint is_bulk
@@ -35,10 +32,10 @@ cdef class RingWire(Wire):
     cdef int arm(self) except -1
     cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1
-    cdef int stopped(self, int32_t res) except -1
     cdef int judge_size(self, int32_t res) except -1
     cdef int read_bulk(self, ReceiveRequest request, int32_t revents) except -1
     cdef int leave_bulk(self) except -1
+    cdef void enter_bulk(self) noexcept
     cdef int send_completed(self, int32_t res) except -1
     cdef int submit_send(self, bint with_cqe) except -1
     cdef void skip_send_settled(self, int32_t res) noexcept

@@ -19,7 +19,7 @@ held SendRequest as well.  Both are let go in send_completed or skip_send_settle
 Thread: the loop's.
 """
 
-from libc.errno cimport EAGAIN, EINTR
+from libc.errno cimport EAGAIN, EINTR, EINVAL
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
@@ -113,9 +113,11 @@ cdef class RingWire(Wire):
         cdef io_uring_sqe *sqe
         cdef ReceiveRequest request = ReceiveRequest()
         request.wire = self
-        request.is_poll = self.is_bulk
         if not self.is_bulk:
             request.buffers = self.monitor.buffer_ring()
+            if request.buffers is None:
+                self.enter_bulk()
+        request.is_poll = self.is_bulk
         sqe = self.monitor.ring.get_sqe()
         if self.is_bulk:
             io_uring_prep_poll_multishot(sqe, self.fd, POLLIN | POLLRDHUP)
@@ -136,6 +138,10 @@ cdef class RingWire(Wire):
         if request.is_poll:
             if res >= 0 and self.wants_read:
                 self.read_bulk(request, res)
+        elif res == -EINVAL and not self.monitor.has_no_buffers:
+            # before Linux 6.0: no multishot RECV
+            self.monitor.has_no_buffers = True
+            self.enter_bulk()
         elif data != NULL or res > 0:
             self.judge_size(res)
             self.deliver(res, flags, data, request.buffers)
@@ -154,41 +160,9 @@ cdef class RingWire(Wire):
             if self.wants_read and self.held is None:
                 self.end.data_arrived(data, res)
             else:
-                if self.held is None:
-                    self.held = []
-                self.held.append(PyBytes_FromStringAndSize(data, res))
+                self.hold_back(PyBytes_FromStringAndSize(data, res))
         finally:
             buffers.give_back(flags)
-        return 0
-
-    cdef int stopped(self, int32_t res) except -1:
-        """End of file (0) or a negated errno; after the data that came before it."""
-        if self.end is None:
-            return 0
-        if not self.wants_read or self.held is not None:
-            self.held_error = res if res else 1
-        elif res == 0:
-            self.end.eof_arrived()
-        else:
-            self.end.read_failed(-res)
-        return 0
-
-    cdef bint has_held(self) noexcept:
-        return self.held is not None or self.held_error != 0
-
-    cdef int deliver_held(self) except -1:
-        """start_reading after stop_reading: first what arrived before the cancel took effect.  Runs user code."""
-        cdef object chunk
-        cdef int error
-        while self.held is not None and self.wants_read and self.end is not None:
-            if not self.held:
-                self.held = None
-                break
-            self.end.bytes_arrived(<bytes>self.held.pop(0))
-        if self.held is None and self.held_error and self.wants_read and self.end is not None:
-            error = self.held_error
-            self.held_error = 0
-            self.stopped(0 if error == 1 else error)
         return 0
 
     cdef int judge_size(self, int32_t res) except -1:
@@ -202,15 +176,20 @@ cdef class RingWire(Wire):
             return 0
         self.n_large += 1
         if self.n_large >= LARGE_IN_A_ROW and not self.is_bulk:
-            self.is_bulk = True
-            self.n_short = 0
-            self.hint = BULK_FIRST
+            self.enter_bulk()
             if self.receive is not None:
                 self.monitor.cancel(self.receive)
         return 0
 
+    cdef void enter_bulk(self) noexcept:
+        self.is_bulk = True
+        self.n_short = 0
+        self.hint = BULK_FIRST
+
     cdef int leave_bulk(self) except -1:
         """Reads are short: back to the multishot RECV, which needs no system call for each."""
+        if self.monitor.has_no_buffers:
+            return 0
         self.is_bulk = False
         self.n_large = 0
         if self.receive is not None:

@@ -229,6 +229,12 @@ cdef class StreamTransport(WireEnd):
                     data += count
                     n_bytes -= count
                     self.buffer_updated(count)
+                    if n_bytes > 0 and not self.is_hearing:
+                        if self.wire is not None:
+                            # put it before what the wire may hold already: it came earlier
+                            rest = PyBytes_FromStringAndSize(data, n_bytes)
+                            self.wire.hold_first(rest)
+                        return 0
                 except (SystemExit, KeyboardInterrupt):
                     raise
                 except BaseException as error:

@@ -36,6 +36,9 @@ cdef class Wire:
     cdef int fd                    # borrowed from the transport
     cdef WireEnd end               # None when detached
     cdef AioContext aio_context
+    cdef bint wants_read           # between start_reading and stop_reading
+    cdef list held                 # bytes that the end could not take yet; None mostly
+    cdef int held_error            # after `held`: a negated errno, 1 for end of file, 0 for nothing
     cdef int send_error            # a failed send that the end was not told of yet; an errno or 0
     cdef int start_reading(self) except -1
     cdef int stop_reading(self) except -1
@@ -45,6 +48,9 @@ cdef class Wire:
     cdef int tell_news(self) except -1
     cdef int stop_writing(self) except -1
     cdef int detach(self) except -1
+    cdef int hold_back(self, bytes data) except -1
+    cdef int hold_first(self, bytes data) except -1
+    cdef int stopped(self, int result) except -1
     cdef int deliver_held(self) except -1
     cdef bint has_held(self) noexcept
     cdef Py_ssize_t write_vector(self) except? -1
@@ -54,7 +60,6 @@ cdef class WireHandler(FdHandler):
 
 cdef class ReadinessWire(Wire):
     cdef WireHandler handler       # None without interest
-    cdef bint wants_read
     cdef bint wants_write
     cdef Py_ssize_t hint           # expected size of the next read, bytes
     cdef int watch(self) except -1

@@ -190,12 +190,46 @@ cdef class Wire:
         """The socket is going to be closed; the end hears nothing any more."""
         raise NotImplementedError
 
+    cdef int hold_back(self, bytes data) except -1:
+        """Keep bytes that arrived while reading is stopped; deliver_held hands them over, in order."""
+        if self.held is None:
+            self.held = []
+        self.held.append(data)
+        return 0
+
+    cdef int hold_first(self, bytes data) except -1:
+        """Keep bytes that the end was given and did not take, before what is held already."""
+        if self.held is None:
+            self.held = []
+        self.held.insert(0, data)
+        return 0
+
+    cdef int stopped(self, int result) except -1:
+        """End of file (0) or a negated errno; the end hears of it after the data that came before."""
+        if self.end is None:
+            return 0
+        if not self.wants_read or self.held is not None:
+            self.held_error = result if result else 1
+            return 0
+        return self.end.eof_arrived() if result == 0 else self.end.read_failed(-result)
+
     cdef bint has_held(self) noexcept:
         """Data or an end arrived while reading was stopped, and waits for deliver_held."""
-        return False
+        return self.held is not None or self.held_error != 0
 
     cdef int deliver_held(self) except -1:
         """Reading goes on: the end hears first what arrived before it was stopped.  Runs user code."""
+        cdef int error
+        cdef bytes data
+        while self.held is not None and self.wants_read and self.end is not None:
+            data = <bytes>self.held.pop(0)
+            if not self.held:
+                self.held = None
+            self.end.bytes_arrived(data)
+        if self.held is None and self.held_error and self.wants_read and self.end is not None:
+            error = self.held_error
+            self.held_error = 0
+            self.stopped(0 if error == 1 else error)
         return 0
 
     cdef Py_ssize_t write_vector(self) except? -1:
@@ -314,7 +348,8 @@ cdef class ReadinessWire(Wire):
         cdef Py_ssize_t asked
         cdef int rounds = READS_PER_EVENT
         cdef object data = None
-        while rounds and self.wants_read and self.end is not None:
+        # while something is held back, new bytes wait in the socket
+        while rounds and self.wants_read and self.end is not None and not self.has_held():
             rounds -= 1
             if self.hint > DIRECT_FROM:
                 asked = self.hint
