@@ -30,6 +30,7 @@ PLAIN = [
     "transports.stream",
     "transports.wire",
     "eventloop.core",
+    "testing",
 ]
 RING = [
     "uring.ring",
@@ -39,6 +40,7 @@ RING = [
     "fdmon.io_uring",
     "transports.ring_wire",
     "transports.accept",
+    "testing_ring",
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/aio/clock.h"]
 

@@ -1,0 +1,427 @@
+# distutils: include_dirs = uringloop/aio
+"""Drivers for tests of the core.  Not part of the public API: names and behaviour change without notice.
+
+The core's interfaces are cdef, so that Python cannot reach them.  A driver owns or wraps one object of the core and only
+forwards; a handler or flushable of here writes down what it is told.  `FakeMonitor` is a monitor of its own.
+
+Not here: what needs liburing (`testing_ring`).  The directive above lets the headers, which are named relative to
+a module in a folder, be found from here.
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from cpython.bytes cimport PyBytes_FromStringAndSize
+
+from .aio.context cimport AioContext, Flushable, ul_monotonic_ns
+from .aio.handles cimport Handle, TimerHandle
+from .aio.notifier cimport Notifier
+from .aio.ready cimport ReadyQueue
+from .aio.timers cimport Timers
+from .fdmon.base cimport FDMonitor, FdHandler, ReadyList
+from .fdmon.poll cimport PollMonitor
+from .transports.wire cimport SendQueue, iovec
+
+import contextvars
+import random
+
+
+cdef class RecordingHandler(FdHandler):
+    """An FdHandler that writes down each on_ready in `calls` and then calls `callback(handler, revents)`.
+
+    Parameters: fd and events as FdHandler; callback or None.
+    """
+
+    cdef public object callback
+    cdef readonly list calls
+
+    def __init__(self, int fd, short events, callback=None):
+        self.callback = callback
+        self.calls = []
+
+    @property
+    def is_reported(self):
+        """On a ready list."""
+        return self.is_queued
+
+    @property
+    def was_removed(self):
+        return self.is_removed
+
+    cdef int on_ready(self, short revents) except -1:
+        self.calls.append(revents)
+        if self.callback is not None:
+            self.callback(self, revents)
+        return 0
+
+
+cdef class MonitorDriver:
+    """An FDMonitor and a ready list; each method forwards to the monitor's method of the same name."""
+
+    cdef readonly FDMonitor monitor
+    cdef ReadyList ready_list
+
+    def __init__(self, FDMonitor monitor not None):
+        self.monitor = monitor
+        self.ready_list = ReadyList()
+
+    def update(self, FdHandler old, FdHandler new):
+        self.monitor.update(old, new)
+
+    def wait(self, int64_t timeout_ns=0):
+        """Wait, and take the ready list: [(handler, revents)] in its order."""
+        self.monitor.wait(self.ready_list, timeout_ns)
+        return self.take()
+
+    def wait_only(self, int64_t timeout_ns=0):
+        """Wait and leave what was found on the ready list; returns its length, removed handlers included."""
+        self.monitor.wait(self.ready_list, timeout_ns)
+        return self.ready_list.count()
+
+    def take(self):
+        """The ready list as the context would dispatch it: without the handlers that were removed meanwhile."""
+        cdef FdHandler handler
+        found = []
+        while self.ready_list.count():
+            handler = self.ready_list.pop()
+            if not handler.is_removed:
+                found.append((handler, handler.revents))
+        return found
+
+    def append(self, FdHandler handler not None, short revents):
+        """What a monitor does with the ready list."""
+        self.ready_list.append(handler, revents)
+
+    def need_wait(self):
+        return self.monitor.need_wait()
+
+    def has_undispatched(self):
+        return self.monitor.has_undispatched()
+
+    def dispatch(self):
+        return self.monitor.dispatch()
+
+    def submit(self):
+        self.monitor.submit()
+
+    def settle(self):
+        self.monitor.settle()
+
+    def begin_run(self):
+        self.monitor.begin_run()
+
+    def fileno(self):
+        return self.monitor.fileno()
+
+    def statistics(self):
+        return self.monitor.statistics()
+
+    def close(self):
+        self.monitor.close()
+
+    def forget(self):
+        self.monitor.forget()
+
+
+cdef Handle fill_handle(Handle handle, object loop, object callback, tuple args, object context):
+    handle.callback = callback
+    handle.args = args
+    handle.n_args = -1
+    handle.loop = loop
+    handle.aio_context = contextvars.copy_context() if context is None else context
+    return handle
+
+
+cdef class ReadyQueueDriver:
+    """A ReadyQueue."""
+
+    cdef readonly ReadyQueue queue
+
+    def __init__(self):
+        self.queue = ReadyQueue()
+
+    def __len__(self):
+        return self.queue.count()
+
+    def push(self, callback, *args):
+        cdef Handle handle = fill_handle(Handle.__new__(Handle), None, callback, args, None)
+        self.queue.push(handle)
+        return handle
+
+    def pop(self):
+        if not self.queue.count():
+            raise IndexError("the queue is empty")
+        return self.queue.pop()
+
+    def clear(self):
+        self.queue.clear()
+
+
+cdef class TimersDriver:
+    """Timers."""
+
+    cdef readonly Timers timers
+
+    def __init__(self):
+        self.timers = Timers()
+
+    def __len__(self):
+        """Entries of the heap, cancelled ones included."""
+        return self.timers.count
+
+    def push(self, int64_t when_ns, callback=None, *args, context=None):
+        cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
+        fill_handle(handle, None, callback, args, context)
+        handle.when_ns = when_ns
+        handle.when_s = when_ns / 1e9
+        self.timers.push(handle)
+        return handle
+
+    def pop(self):
+        if not self.timers.count:
+            raise IndexError("no timers")
+        return self.timers.pop()
+
+    def next_when_ns(self):
+        return self.timers.next_when_ns()
+
+    def has_timers(self):
+        return self.timers.has_timers()
+
+    @property
+    def n_cancelled(self):
+        return self.timers.n_cancelled
+
+    def clear(self):
+        self.timers.clear()
+
+
+cdef class NotifierDriver:
+    """A Notifier."""
+
+    cdef readonly Notifier notifier
+
+    def __init__(self):
+        self.notifier = Notifier()
+
+    @property
+    def fd(self):
+        return self.notifier.fd
+
+    @property
+    def notify_me(self):
+        return self.notifier.notify_me
+
+    @property
+    def notified(self):
+        return self.notifier.notified
+
+    @property
+    def n_wakeups(self):
+        return self.notifier.n_wakeups
+
+    def notify(self):
+        self.notifier.notify()
+
+    def begin_wait(self):
+        return self.notifier.begin_wait()
+
+    def end_wait(self):
+        self.notifier.end_wait()
+
+    def on_ready(self):
+        self.notifier.on_ready(1)
+
+    def close(self):
+        self.notifier.close()
+
+
+cdef class SendQueueDriver:
+    """A SendQueue."""
+
+    cdef readonly SendQueue queue
+
+    def __init__(self):
+        self.queue = SendQueue()
+
+    @property
+    def n_bytes(self):
+        return self.queue.n_bytes
+
+    @property
+    def n_chunks(self):
+        """Chunks that the queue still holds on to, sent ones included."""
+        return len(self.queue.chunks)
+
+    def push(self, bytes chunk not None):
+        self.queue.push(chunk)
+
+    def consume(self, Py_ssize_t n_bytes):
+        self.queue.consume(n_bytes)
+
+    def clear(self):
+        self.queue.clear()
+
+    def fill(self, size_t capacity, Py_ssize_t most_bytes=1 << 30):
+        """What the filled vector describes, a list of bytes."""
+        cdef size_t i, count
+        cdef iovec *vector = <iovec *>malloc((capacity + 1) * sizeof(iovec))
+        if vector == NULL:
+            raise MemoryError()
+        try:
+            count = self.queue.fill(vector, capacity, most_bytes)
+            return [PyBytes_FromStringAndSize(<char *>vector[i].iov_base, <Py_ssize_t>vector[i].iov_len)
+                    for i in range(count)]
+        finally:
+            free(vector)
+
+
+cdef class RecordingFlushable(Flushable):
+    """A Flushable that counts its flushes and then calls `callback()`."""
+
+    cdef public object callback
+    cdef readonly int n_flushes
+
+    def __init__(self, callback=None):
+        self.callback = callback
+
+    cdef int flush(self) except -1:
+        self.n_flushes += 1
+        if self.callback is not None:
+            self.callback()
+        return 0
+
+
+cdef class ContextDriver:
+    """An AioContext without asyncio; what a Handle asks of its loop is answered here.
+
+    Parameters:
+        monitor: an FDMonitor; closed by close().
+    """
+
+    cdef readonly AioContext aio_context
+    cdef readonly list errors  # what reached call_exception_handler
+
+    def __init__(self, FDMonitor monitor not None):
+        self.errors = []
+        self.aio_context = AioContext(monitor)
+
+    def get_debug(self):
+        return False
+
+    def call_exception_handler(self, details):
+        self.errors.append(details)
+
+    @property
+    def n_ready(self):
+        return self.aio_context.ready.count()
+
+    @property
+    def n_undispatched_fds(self):
+        return self.aio_context.ready_list.count()
+
+    def begin_run(self):
+        self.aio_context.monitor.begin_run()
+
+    def poll(self, bint blocking=False):
+        self.aio_context.poll(blocking)
+
+    def set_handler(self, FdHandler old, FdHandler new):
+        self.aio_context.set_handler(old, new)
+
+    def call_soon(self, callback, *args):
+        cdef Handle handle = fill_handle(Handle.__new__(Handle), self, callback, args, None)
+        self.aio_context.ready.push(handle)
+        return handle
+
+    def call_soon_threadsafe(self, callback, *args):
+        handle = self.call_soon(callback, *args)
+        self.aio_context.notifier.notify()
+        return handle
+
+    def call_at_ns(self, int64_t when_ns, callback, *args):
+        cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
+        fill_handle(handle, self, callback, args, None)
+        handle.when_ns = when_ns
+        handle.when_s = when_ns / 1e9
+        self.aio_context.timers.push(handle)
+        return handle
+
+    def time_ns(self):
+        return ul_monotonic_ns()
+
+    def notify(self):
+        self.aio_context.notifier.notify()
+
+    def mark_dirty(self, Flushable flushable not None, Py_ssize_t n_bytes=1):
+        self.aio_context.mark_dirty(flushable, n_bytes)
+
+    @property
+    def n_dirty(self):
+        return self.aio_context.n_dirty
+
+    def settle(self):
+        self.aio_context.settle()
+
+    def statistics(self):
+        return self.aio_context.monitor.statistics()
+
+    def close(self):
+        self.aio_context.close()
+
+
+cdef class FakeMonitor(PollMonitor):
+    """A monitor that does everything that the interface allows and that real ones do rarely.  Deterministic by seed.
+
+    Parameters:
+        seed: of the random numbers; say it when a test fails.
+        early: probability that a wait looks at nothing and returns, as after a signal.
+        deferred: probability, for each handler found, that it is reported by a later wait only.
+        reordered: probability that what one wait found is reported in random order.
+        spurious: probability, for each handler that is not ready, that it is reported as if it were.
+    """
+
+    cdef object random
+    cdef readonly double early
+    cdef readonly double deferred
+    cdef readonly double reordered
+    cdef readonly double spurious
+    cdef readonly unsigned long long n_faults
+    cdef ReadyList found
+
+    name = "fake"
+
+    def __init__(self, seed=0, *, double early=0, double deferred=0, double reordered=0, double spurious=0):
+        self.random = random.Random(seed)
+        self.early = early
+        self.deferred = deferred
+        self.reordered = reordered
+        self.spurious = spurious
+        self.found = ReadyList()
+
+    cdef bint happens(self, double probability) except? -1:
+        if probability <= 0 or self.random.random() >= probability:
+            return False
+        self.n_faults += 1
+        return True
+
+    cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
+        cdef FdHandler handler
+        if self.happens(self.early):
+            return 0
+        PollMonitor.wait(self, self.found, timeout_ns)
+        reports = []
+        ready = set()
+        while self.found.count():
+            handler = self.found.pop()
+            ready.add(handler.fd)
+            if not self.happens(self.deferred):
+                reports.append((handler, handler.revents))
+        if self.spurious > 0:
+            for handler in self.handlers.values():
+                if handler.fd not in ready and self.happens(self.spurious):
+                    reports.append((handler, handler.events))
+        if self.happens(self.reordered):
+            self.random.shuffle(reports)
+        for handler, revents in reports:
+            ready_list.append(handler, revents)
+        return 0

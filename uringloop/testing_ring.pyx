@@ -1,0 +1,265 @@
+# distutils: include_dirs = uringloop/aio
+"""Drivers for tests of what needs liburing.  Not part of the public API; see `testing`.
+
+A `RecordingRequest` writes down what it is told; `RequestsDriver` submits such requests on an IoUringMonitor;
+`RingDriver` and `BufferRingDriver` work on a bare ring.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+
+from .fdmon.io_uring cimport IoUringMonitor
+from .liburing.liburing cimport *
+from .uring.buffers cimport BufferRing
+from .uring.request cimport ALL_SENT, DONE, KIND_COMPLETION, KIND_SKIP_SEND, ORPHANED, InFlight, Request, decode
+from .uring.request cimport encode, hold, release
+from .uring.ring cimport Ring
+
+from .uring import ring as _ring
+
+cdef extern from "../liburing/compat.h" nogil:
+    void io_uring_prep_nop(io_uring_sqe *)
+    void io_uring_prep_recv(io_uring_sqe *, int fd, void *, size_t, int flags)
+    int MSG_WAITALL, MSG_DONTWAIT, MSG_NOSIGNAL
+
+EVERYTHING_SENT = ALL_SENT
+
+
+cdef class RecordingRequest(Request):
+    """A Request that appends ("complete", res, has_more, bytes or None), ("settle", res) or ("drop", res) to `calls`.
+
+    Parameters:
+        callback: called with (request, res) by a completion, or None.
+        skip_send: the request is a SEND that posts a CQE on failure only.
+    """
+
+    cdef public object callback
+    cdef readonly list calls
+    cdef IoUringMonitor monitor
+    cdef object __weakref__
+
+    def __init__(self, callback=None, *, bint skip_send=False):
+        self.callback = callback
+        self.calls = []
+        self.kind = KIND_SKIP_SEND if skip_send else KIND_COMPLETION
+
+    @property
+    def request_state(self):
+        """A number of RequestState."""
+        return <int>self.state
+
+    @property
+    def is_in_flight(self):
+        return self.owner is not None
+
+    @property
+    def kept_alive(self):
+        return self.keepalive
+
+    @kept_alive.setter
+    def kept_alive(self, value):
+        self.keepalive = value
+
+    def orphan(self):
+        """What somebody does who walks away."""
+        self.state = ORPHANED
+
+    def forget_kept_alive(self):
+        """What the owner does after the final completion."""
+        if self.state != DONE:
+            raise RuntimeError("the kernel may still touch it")
+        self.keepalive = None
+
+    cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
+        received = None
+        if data != NULL:
+            received = PyBytes_FromStringAndSize(data, max(res, 0))
+            self.monitor.buffers.give_back(flags)
+        self.calls.append(("complete", res, bool(flags & IORING_CQE_F_MORE), received))
+        if self.callback is not None:
+            self.callback(self, res)
+        return 0
+
+    cdef void settle(self, int32_t res) noexcept:
+        self.calls.append(("settle", res))
+
+    cdef void drop(self, int32_t res, uint32_t flags) noexcept:
+        self.calls.append(("drop", res))
+
+
+cdef class RequestsDriver:
+    """Submits RecordingRequests on a monitor, which is waited for with a MonitorDriver."""
+
+    cdef readonly IoUringMonitor monitor
+
+    def __init__(self, IoUringMonitor monitor not None):
+        self.monitor = monitor
+
+    @property
+    def in_flight(self):
+        return self.monitor.in_flight.count
+
+    @property
+    def ring_fd(self):
+        return self.monitor.ring.ring.ring_fd
+
+    @property
+    def n_submitted_now(self):
+        return self.monitor.ring.n_submitted
+
+    def snapshot(self):
+        return self.monitor.in_flight.snapshot()
+
+    def nop(self, RecordingRequest request not None):
+        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        io_uring_prep_nop(sqe)
+        self.monitor.add(request, sqe)
+
+    def recv(self, RecordingRequest request not None, int fd, bytearray memory not None):
+        """`memory` is kept alive by the request and must not be resized."""
+        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        io_uring_prep_recv(sqe, fd, PyByteArray_AS_STRING(memory), PyByteArray_GET_SIZE(memory), 0)
+        request.keepalive = (memory, memoryview(memory))
+        self.monitor.add(request, sqe)
+
+    def recv_multishot(self, RecordingRequest request not None, int fd):
+        cdef BufferRing buffers = self.monitor.buffer_ring()
+        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0)
+        sqe.flags |= IOSQE_BUFFER_SELECT
+        sqe.buf_group = buffers.group
+        request.monitor = self.monitor
+        self.monitor.add(request, sqe)
+
+    def skip_send(self, RecordingRequest request not None, int fd, bytes data not None):
+        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        io_uring_prep_send(sqe, fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
+                           MSG_WAITALL | MSG_DONTWAIT | MSG_NOSIGNAL)
+        sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
+        request.keepalive = (data,)
+        self.monitor.add_skip_send(request, sqe)
+
+    def cancel(self, RecordingRequest request not None):
+        self.monitor.cancel(request)
+
+
+cdef class RingDriver:
+    """A Ring and an InFlight of its own.
+
+    Parameters: ring: None for one that take_ring() gives.
+    """
+
+    cdef readonly Ring ring
+    cdef InFlight owner
+
+    def __init__(self, Ring ring=None):
+        self.ring = _ring.take_ring() if ring is None else ring
+        self.owner = InFlight()
+
+    @property
+    def fd(self):
+        return self.ring.ring.ring_fd if self.ring.is_open else -1
+
+    @property
+    def n_beyond_sq(self):
+        """SQEs that wait in user space for the ring to be enabled."""
+        return self.ring.n_overflow
+
+    @property
+    def in_flight(self):
+        return self.owner.count
+
+    def enable(self):
+        self.ring.enable()
+
+    def enter(self, unsigned wait_count=0, int64_t timeout_ns=-1):
+        return self.ring.enter(wait_count, timeout_ns)
+
+    def has_unsubmitted(self):
+        return self.ring.has_unsubmitted()
+
+    def has_completions(self):
+        return self.ring.has_completions()
+
+    def close(self):
+        self.ring.close()
+
+    def nop(self, uint64_t user_data):
+        cdef io_uring_sqe *sqe = self.ring.get_sqe()
+        io_uring_prep_nop(sqe)
+        sqe.user_data = user_data
+
+    def recv_into_buffers(self, int fd, BufferRing buffers not None, uint64_t user_data):
+        cdef io_uring_sqe *sqe = self.ring.get_sqe()
+        io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0)
+        sqe.flags |= IOSQE_BUFFER_SELECT
+        sqe.buf_group = buffers.group
+        sqe.user_data = user_data
+
+    def reap(self):
+        """All visible CQEs as [(user_data, res, flags)]."""
+        cdef unsigned head = self.ring.ring.cq.khead[0]
+        cdef unsigned tail = head + ul_visible_cqes(&self.ring.ring)
+        cdef io_uring_cqe *cqe
+        found = []
+        while head != tail:
+            cqe = &self.ring.ring.cq.cqes[head & self.ring.ring.cq.ring_mask]
+            found.append((cqe.user_data, cqe.res, cqe.flags))
+            head += 1
+        io_uring_smp_store_release(self.ring.ring.cq.khead, head)
+        return found
+
+    def hold(self, RecordingRequest request not None):
+        """A NOP for the request; returns its user_data."""
+        cdef io_uring_sqe *sqe = self.ring.get_sqe()
+        io_uring_prep_nop(sqe)
+        try:
+            hold(request, self.owner, sqe)
+        except RuntimeError:
+            sqe.user_data = 0
+            raise
+        return sqe.user_data
+
+    def release(self, RecordingRequest request not None):
+        release(request)
+
+    def snapshot(self):
+        return self.owner.snapshot()
+
+
+def user_data_of(Request request not None):
+    return encode(request)
+
+
+def request_of(uint64_t user_data):
+    """The request of a user_data; it must be alive."""
+    if user_data == 0:
+        raise ValueError("0 belongs to nobody")
+    return decode(user_data)
+
+
+cdef class BufferRingDriver:
+    """A BufferRing on the ring of a RingDriver; drop it only after that was closed."""
+
+    cdef readonly BufferRing buffers
+    cdef readonly RingDriver ring_driver
+
+    def __init__(self, RingDriver ring_driver not None):
+        self.ring_driver = ring_driver
+        self.buffers = BufferRing(ring_driver.ring)
+
+    def take(self, int32_t res, uint32_t flags):
+        """The bytes of one completion."""
+        cdef char *data = self.buffers.take(res, flags)
+        return PyBytes_FromStringAndSize(data, max(res, 0))
+
+    def give_back(self, uint32_t flags):
+        self.buffers.give_back(flags)
+
+
+BUFFER_FLAG = IORING_CQE_F_BUFFER
+MORE_FLAG = IORING_CQE_F_MORE
+SINGLE_ISSUER_FLAG = IORING_SETUP_SINGLE_ISSUER
+DEFER_TASKRUN_FLAG = IORING_SETUP_DEFER_TASKRUN
+DISABLED_FLAG = IORING_SETUP_R_DISABLED
