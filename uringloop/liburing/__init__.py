@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'uringloop.liburing' has no attribute {name!r}")
     try:
-        from . import _ffi
+        from ._ffi import ffi, lib
     except ModuleNotFoundError as error:
         if error.name == "_cffi_backend":
             raise ImportError("uringloop.liburing needs cffi at run time: pip install cffi") from error
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
             "this build of uringloop has no liburing (URINGLOOP_WITHOUT_LIBURING was set when it was built, "
             "or the source tree was not built); install liburing-dev and pkg-config and build it again"
         ) from error
-    globals().update(ffi=_ffi.ffi, lib=_ffi.lib)
+    globals().update(ffi=ffi, lib=lib)
     return globals()[name]
 
 
