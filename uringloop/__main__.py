@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import sys
 from typing import Any
 
@@ -97,6 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m uringloop", description="What runs here, and why.")
     parser.add_argument("--json", action="store_true", help="for machines")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
     findings = probe.probe()
     facts = report(findings)
     print(json.dumps(facts, indent=2) if arguments.json else _describe(facts, findings))

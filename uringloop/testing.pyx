@@ -1,11 +1,11 @@
 # distutils: include_dirs = uringloop/aio
 """Drivers for tests of the core.  Not part of the public API: names and behaviour change without notice.
 
-The core's interfaces are cdef, so that Python cannot reach them.  A driver owns or wraps one object of the core and only
-forwards; a handler or flushable of here writes down what it is told.  `FakeMonitor` is a monitor of its own.
+The core's interfaces are cdef, so that Python cannot reach them.  A driver owns or wraps one object of the core
+and only forwards; a handler or flushable of here writes down what it is told.  `FakeMonitor` is a monitor of its own.
 
-Not here: what needs liburing (`testing_ring`).  The directive above lets the headers, which are named relative to
-a module in a folder, be found from here.
+Not here: what needs liburing (`testing_ring`).  The directive above lets the headers be found from here: they are
+named relative to a module in a folder.
 """
 
 from libc.stdint cimport int64_t
@@ -78,7 +78,7 @@ cdef class MonitorDriver:
         return self.ready_list.count()
 
     def take(self):
-        """The ready list as the context would dispatch it: without the handlers that were removed meanwhile."""
+        """The ready list as the context would dispatch it: without handlers that were removed meanwhile."""
         cdef FdHandler handler
         found = []
         while self.ready_list.count():
@@ -370,7 +370,7 @@ cdef class ContextDriver:
 
 
 cdef class FakeMonitor(PollMonitor):
-    """A monitor that does everything that the interface allows and that real ones do rarely.  Deterministic by seed.
+    """A monitor that does what the interface allows and real ones do rarely.  Deterministic by seed.
 
     Parameters:
         seed: of the random numbers; say it when a test fails.

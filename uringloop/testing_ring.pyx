@@ -12,8 +12,8 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from .fdmon.io_uring cimport IoUringMonitor
 from .liburing.liburing cimport *
 from .uring.buffers cimport BufferRing
-from .uring.request cimport ALL_SENT, DONE, KIND_COMPLETION, KIND_SKIP_SEND, ORPHANED, InFlight, Request, decode
-from .uring.request cimport encode, hold, release
+from .uring.request cimport ALL_SENT, DONE, KIND_COMPLETION, KIND_SKIP_SEND, ORPHANED, InFlight, Request
+from .uring.request cimport decode, encode, hold, release
 from .uring.ring cimport Ring
 
 from .uring import ring as _ring
@@ -27,7 +27,9 @@ EVERYTHING_SENT = ALL_SENT
 
 
 cdef class RecordingRequest(Request):
-    """A Request that appends ("complete", res, has_more, bytes or None), ("settle", res) or ("drop", res) to `calls`.
+    """A Request that writes down what it is told.
+
+    `calls` gets ("complete", res, has_more, bytes or None), ("settle", res) or ("drop", res).
 
     Parameters:
         callback: called with (request, res) by a completion, or None.

@@ -14,6 +14,7 @@ cdef extern from "../aio/clock.h" nogil:
 cdef class Flushable:
     cdef bint is_dirty                # on the context's dirty list
     cdef int flush(self) except -1
+    cdef int flush_last(self) except -1
 
 cdef class AioContext:
     cdef readonly FDMonitor monitor   # owned; closed by close()

@@ -42,6 +42,10 @@ cdef class Flushable:
         """Write what was collected, or queue it with the monitor.  Runs no user code."""
         raise NotImplementedError
 
+    cdef int flush_last(self) except -1:
+        """The context closes: write what the kernel takes right now.  Any thread, no user code."""
+        raise NotImplementedError
+
 
 cdef class AioContext:
     """One event loop's engine.
@@ -218,6 +222,14 @@ cdef class AioContext:
 
     def close(self):
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
+        cdef Flushable flushable
+        while self.n_dirty:
+            # written while the loop did not run
+            self.n_dirty -= 1
+            flushable = <Flushable>self.dirty[self.n_dirty]
+            flushable.is_dirty = False
+            Py_DECREF(flushable)  # taken by mark_dirty
+            flushable.flush_last()
         self.ready.clear()
         self.timers.clear()
         while self.ready_list.count():

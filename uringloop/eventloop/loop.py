@@ -132,6 +132,7 @@ class Loop(LoopCore, ServeMixin, SocketsMixin, StdlibHooks, asyncio.BaseEventLoo
                 logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), took)
         finally:
             self._current_handle = None
+            handle = None  # a traceback of a task may keep this frame, which must not keep the task
 
     # -- fork ------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef PyObject **unsettled          # KIND_SKIP_SENDs of this enter; kept alive by hold
     cdef size_t n_unsettled
     cdef size_t unsettled_capacity
-    cdef uint64_t owner_thread         # serial of the thread that enabled the ring; 0 before
+    cdef bint has_run                  # begin_run was called
     cdef readonly bint skip_sends      # a failed SEND reports its partial count: CQE-less sends are sound
     cdef unsigned long long n_completed
     cdef unsigned long long n_cq_overflows
@@ -51,7 +51,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int flush_cq_overflow(self) except -1
     cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1
     cdef int move(self) except -1
-    cdef bint is_owner(self) noexcept
+    cdef bint hand_on(self) except -1
     cdef int drop_all(self) except -1
     cdef int drain(self) except -1
     cdef int grow_fifo(self) except -1

@@ -317,27 +317,22 @@ cdef class IoUringMonitor(FDMonitor):
         return count
 
     cdef int submit(self) except -1:
-        if not self.is_owner():
+        if not self.ring.is_mine():
             return 0  # the next run submits, or close() drops it
         if self.ring.has_unsubmitted():
             self.enter_and_harvest(0, -1)
         return self.settle_sends()
 
-    cdef bint is_owner(self) noexcept:
-        """The calling thread enabled the ring: nobody else may enter it."""
-        return self.ring.is_enabled and self.owner_thread == ul_thread_serial()
-
     cdef int begin_run(self) except -1:
         global sends_report_count
         if self.is_closed:
             raise RuntimeError("this loop belongs to the parent process; make a new one after fork")
-        if self.is_owner():
-            return 0
-        if self.owner_thread != 0:
-            self.move()
-        else:
-            self.ring.enable()
-        self.owner_thread = ul_thread_serial()
+        if not self.ring.is_mine():
+            if self.ring.is_enabled:
+                self.move()
+            else:
+                self.ring.enable()
+        self.has_run = True
         if sends_report_count is None:
             sends_report_count = failed_send_reports_count()
         self.skip_sends = <bint>sends_report_count
@@ -349,14 +344,16 @@ cdef class IoUringMonitor(FDMonitor):
         The old ring's owner can never be asked again.  Nothing is lost: `settle` left no send half-way, data
         that no CQE reported is still in its socket, and what was harvested is in the FIFO.
         """
-        cdef Ring fresh = _ring.take_ring(single_issuer=False)
+        cdef Ring fresh = _ring.take_ring(single_issuer=not self.has_run)
         cdef Request request
         if self.ready_list is None:
             self.ready_list = ReadyList()
         self.harvest()
         self.n_syscalls_before += self.ring.n_syscalls
         self.n_submitted_before += self.ring.n_submitted
-        self.ring.close()
+        # A spare ring of the thread that made the loop, not used since, goes back.
+        if self.in_flight.count or not _ring.give_back(self.ring):
+            self.ring.close()
         self.ring = fresh
         self.buffers = None  # its last users keep it until their completions are dispatched
         fresh.enable()
@@ -374,14 +371,19 @@ cdef class IoUringMonitor(FDMonitor):
         cdef Request request
         cdef int rounds = 0
         cdef list waiting
-        if not self.is_owner():
+        if not self.ring.is_mine():
             return 0
         if self.ready_list is None:
             self.ready_list = ReadyList()
         self.submit()
         if self.in_flight.count == 0:
             return 0
-        waiting = [one for one in self.in_flight.snapshot() if (<Request>one).must_settle]
+        if ul_is_main_thread():
+            waiting = [one for one in self.in_flight.snapshot() if (<Request>one).must_settle]
+        else:
+            # This thread may end, and nobody else could make the kernel let go of a socket then: nothing stays in
+            # flight.  The next run delivers the cancellations, and whoever still wants to hear arms again.
+            waiting = self.in_flight.snapshot()
         for request in waiting:
             self.cancel(request)
         while rounds < DRAIN_ROUNDS and any([(<Request>one).owner is not None for one in waiting]):
@@ -415,20 +417,31 @@ cdef class IoUringMonitor(FDMonitor):
             self.ready_list = ReadyList()
         self.to_arm = []
         try:
-            if not self.ring.is_enabled:
-                if self.in_flight.count == 0 and _ring.give_back(self.ring):
-                    self.ring = None
-            elif self.is_owner():
+            if self.ring.is_mine():
                 self.drain()
-            else:
+            elif self.ring.is_enabled:
                 # The owner is elsewhere or gone: only it could make the kernel run deferred work.
                 self.harvest()
+            if not self.hand_on():
+                self.ring.close()
         finally:
-            if self.ring is None:
-                self.ring = Ring.__new__(Ring, False, True)  # never opened: the real one went to the next loop
-            self.ring.close()
             self.drop_all()
         return 0
+
+    cdef bint hand_on(self) except -1:
+        """Give an empty ring to the next loop; False where it must be closed."""
+        cdef Ring ring = self.ring
+        if self.in_flight.count or (self.has_run and not ring.is_mine()):
+            return False
+        if self.buffers is not None and not self.buffers.unregister():
+            return False
+        self.n_syscalls_before += ring.n_syscalls
+        self.n_submitted_before += ring.n_submitted
+        if not _ring.give_back(ring):
+            ring.n_syscalls = ring.n_submitted = 0
+            return False
+        self.ring = Ring.__new__(Ring, False, True)
+        return True
 
     cdef int drain(self) except -1:
         """Cancel everything and wait until the kernel holds nothing."""
@@ -453,7 +466,7 @@ cdef class IoUringMonitor(FDMonitor):
         cdef Completion slot
         cdef Request request
         for request in self.in_flight.snapshot():
-            if self.owner_thread == 0 or request.keepalive is None:
+            if not self.has_run or request.keepalive is None:
                 release(request)
             else:
                 # Closed from another thread: memory the kernel may still touch is kept for ever, and counted.

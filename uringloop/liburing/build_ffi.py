@@ -339,7 +339,7 @@ def declarations() -> str:
 
 def ffibuilder():  # type: ignore[no-untyped-def]
     """The cffi.FFI that setup.py's `cffi_modules` compiles."""
-    from cffi import FFI
+    from cffi import FFI  # type: ignore[import-untyped]
 
     flags = liburing_flags()
     details = {"version": pkg_config("--modversion") or "", "is_static": "extra_objects" in flags}

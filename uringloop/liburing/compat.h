@@ -163,6 +163,11 @@ static inline uint64_t ul_thread_serial(void)
     return mine;
 }
 
+static inline int ul_is_main_thread(void)
+{
+    return syscall(SYS_gettid) == getpid();
+}
+
 static inline void ul_cpu_pause(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

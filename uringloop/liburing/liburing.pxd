@@ -39,6 +39,7 @@ cdef extern from "../liburing/compat.h" nogil:
     int io_uring_queue_init_params(unsigned entries, io_uring *ring, io_uring_params *params)
     void io_uring_queue_exit(io_uring *ring)
     int io_uring_enable_rings(io_uring *ring)
+    int io_uring_unregister_buf_ring(io_uring *ring, int group)
     io_uring_sqe *io_uring_get_sqe(io_uring *ring)
     void io_uring_smp_store_release(unsigned *pointer, unsigned value)
 
@@ -71,4 +72,5 @@ cdef extern from "../liburing/compat.h" nogil:
     void ul_buffer_publish(io_uring_buf_ring *, unsigned count)
     void ul_prep_cancel_any(io_uring_sqe *)
     uint64_t ul_thread_serial()
+    bint ul_is_main_thread()
     void ul_cpu_pause()

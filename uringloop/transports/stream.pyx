@@ -347,6 +347,11 @@ cdef class StreamTransport(WireEnd):
             self.wire.send_queued()
         return 0
 
+    cdef int flush_last(self) except -1:
+        if self.wire is not None:
+            self.wire.send_last()
+        return 0
+
     cdef bint wants_news(self) noexcept:
         return (self.is_protocol_paused or self.is_closing_ or self.is_eof_written
                 or self.empty_waiter is not None)

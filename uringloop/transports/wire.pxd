@@ -44,6 +44,7 @@ cdef class Wire:
     cdef int stop_reading(self) except -1
     cdef int send_queued(self) except -1
     cdef int send_now(self) except -1
+    cdef int send_last(self) except -1
     cdef bint is_sending(self) noexcept
     cdef int tell_news(self) except -1
     cdef int stop_writing(self) except -1

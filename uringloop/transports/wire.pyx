@@ -168,6 +168,16 @@ cdef class Wire:
         """
         raise NotImplementedError
 
+    cdef int send_last(self) except -1:
+        """The loop closes: whatever the kernel takes at once, and nothing after it.  No user code."""
+        cdef Py_ssize_t taken
+        while self.end.queue.n_bytes and not self.is_sending():
+            taken = self.write_vector()
+            if taken <= 0:
+                break
+            self.end.queue.consume(taken)
+        return 0
+
     cdef bint is_sending(self) noexcept:
         """Something is under way: `sent` or `write_failed` will follow."""
         raise NotImplementedError

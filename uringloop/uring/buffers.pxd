@@ -16,6 +16,7 @@ cdef class BufferRing:
     cdef readonly unsigned buffer_bytes
     cdef readonly bint is_incremental
     cdef readonly unsigned group
+    cdef bint unregister(self) noexcept
     cdef char *take(self, int32_t res, uint32_t flags) noexcept
     cdef void give_back(self, uint32_t flags) noexcept
     cdef void free_memory(self) noexcept

@@ -68,6 +68,10 @@ cdef class BufferRing:
     def __dealloc__(self):
         self.free_memory()
 
+    cdef bint unregister(self) noexcept:
+        """Take it out of a ring that goes on to another loop; nothing is in flight.  False: close the ring."""
+        return io_uring_unregister_buf_ring(&self.ring.ring, self.group) == 0
+
     cdef void free_memory(self) noexcept:
         """Only when the ring is closed: the kernel may write until then."""
         if self.memory != NULL:

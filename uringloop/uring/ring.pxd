@@ -1,5 +1,5 @@
 # One io_uring instance: set-up, SQEs, the one syscall, close.  Knows nothing of requests.
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint64_t
 
 from ..liburing.liburing cimport io_uring, io_uring_sqe
 
@@ -7,6 +7,7 @@ cdef class Ring:
     cdef io_uring ring                 # liburing's state; valid while is_open
     cdef readonly bint is_open         # the ring fd and its mappings exist
     cdef readonly bint is_enabled      # submissions are accepted (IORING_REGISTER_ENABLE_RINGS done)
+    cdef uint64_t owner_thread         # serial of the thread that enabled it; 0 before
     cdef readonly unsigned setup_flags # what the kernel accepted
     cdef readonly unsigned features    # IORING_FEAT_*
     cdef readonly unsigned long long n_syscalls
@@ -20,6 +21,7 @@ cdef class Ring:
 
     cdef io_uring_sqe *get_sqe(self) except NULL
     cdef int enable(self) except -1
+    cdef bint is_mine(self) noexcept
     cdef int enter(self, unsigned wait_count, int64_t timeout_ns) except? -1
     cdef bint has_unsubmitted(self) noexcept
     cdef bint has_completions(self) noexcept

@@ -35,8 +35,9 @@ cdef unsigned CQ_ENTRIES = 1024
 # milliseconds after close, per user) before it says ENOMEM.
 ENOMEM_BACKOFF_MS = (1, 2, 4, 8, 16, 32, 64, 73)
 
-# Never-enabled rings of closed loops, ready for the next loop.  A ring that was enabled belongs to one thread
-# for ever and cannot be reused.  Guarded by the GIL: list.append and list.pop are atomic.
+# Empty rings of closed loops, ready for the next loop: never enabled, for any thread, or enabled, for the one thread
+# that owns it for ever.  Besides the time, this spares locked memory, which the kernel gives back late: as an
+# unprivileged user with 8 MiB, thousands of loops in a row would fail.  Oldest first; guarded by the GIL.
 cdef list spare_rings = []
 cdef int SPARE_RINGS = 4
 cdef object owner_pid = os.getpid()
@@ -191,8 +192,13 @@ cdef class Ring:
         if result < 0:
             raise OSError(-result, "io_uring_register(ENABLE_RINGS): " + os.strerror(-result))
         self.is_enabled = True
+        self.owner_thread = ul_thread_serial()
         self.flush_overflow()
         return 0
+
+    cdef bint is_mine(self) noexcept:
+        """Enabled by the calling thread: nobody else may enter it."""
+        return self.is_enabled and self.owner_thread == ul_thread_serial()
 
     cdef int flush_overflow(self) except -1:
         cdef unsigned i
@@ -254,24 +260,34 @@ cdef class Ring:
 
 
 def take_ring(bint single_issuer=True):
-    """A disabled ring: a spare one or a new one.  Raises MonitorUnavailable."""
+    """A ring for the calling thread, or a disabled one for whoever enables it.  Raises MonitorUnavailable."""
+    cdef Ring ring
     global owner_pid
     if os.getpid() != owner_pid:
         # After a fork without the at-fork hook: the spares' memory is shared with the parent.
         spare_rings.clear()
         owner_pid = os.getpid()
-    if single_issuer and spare_rings:
-        return spare_rings.pop()
+    if single_issuer:
+        for ring in reversed(spare_rings):
+            if ring.is_mine() or not ring.is_enabled:
+                spare_rings.remove(ring)
+                return ring
     return Ring(single_issuer)
 
 
 def give_back(Ring ring not None):
-    """Keep a never-enabled, never-filled ring for the next loop; False where it must be closed instead."""
-    if (ring.is_open and not ring.is_enabled and not ring.has_unsubmitted() and not ring.n_overflow
-            and ring.setup_flags & IORING_SETUP_SINGLE_ISSUER and len(spare_rings) < SPARE_RINGS):
-        spare_rings.append(ring)
-        return True
-    return False
+    """Keep a ring on which nothing is in flight for the next loop; False where it must be closed instead."""
+    cdef Ring oldest
+    if (not ring.is_open or ring.has_unsubmitted() or ring.has_completions() or ring.n_overflow
+            or not ring.setup_flags & IORING_SETUP_SINGLE_ISSUER):
+        return False
+    ring.n_syscalls = ring.n_submitted = 0
+    spare_rings.append(ring)
+    if len(spare_rings) > SPARE_RINGS:
+        # rings of threads that ended are nobody's: they leave this way
+        oldest = spare_rings.pop(0)
+        oldest.close()
+    return True
 
 
 def forget_spare_rings():
