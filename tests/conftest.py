@@ -28,7 +28,7 @@ import pytest
 
 TESTS = pathlib.Path(__file__).parent
 if str(TESTS) not in sys.path:
-    sys.path.insert(0, str(TESTS))
+    sys.path.append(str(TESTS))
 
 from helpers import STOCK, URING_MONITORS, make_loop  # noqa: E402
 

@@ -363,9 +363,10 @@ def run_script(source, monitor=STOCK, *, seconds=40.0, env=None, expect=0, argum
 
     The code sees everything from this module, and MONITOR.
     """
-    code = f"MONITOR = {monitor!r}\nfrom helpers import *\n" + textwrap.dedent(source)
+    # At the path's end, so that no folder here can stand before a module of Python's.
+    path = f"import sys\nsys.path += [{str(TESTS)!r}, {str(TESTS.parent)!r}]\n"
+    code = f"{path}MONITOR = {monitor!r}\nfrom helpers import *\n" + textwrap.dedent(source)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("URINGLOOP_")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment["PYTHONFAULTHANDLER"] = "1"
     environment.update(env or {})
     try:

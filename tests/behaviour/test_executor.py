@@ -7,7 +7,7 @@ import threading
 import warnings
 
 import pytest
-from helpers import run, turns
+from helpers import run, turns, until
 
 
 async def test_result_and_arguments_travel():
@@ -99,6 +99,10 @@ def test_shutdown_with_a_timeout_warns_when_it_is_over(loop):
         release.set()
         assert [entry.category for entry in seen] == [RuntimeWarning]
         await waiting
+        await until(
+            lambda: threading.active_count() == 1
+        )  # the thread that shuts down still has a call to make
+        await turns(2)
 
     run(loop, main())
 

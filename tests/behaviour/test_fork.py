@@ -1,7 +1,7 @@
 """os.fork in a process with a live loop. Each test is a script of its own."""
 
 import pytest
-from helpers import run_script
+from helpers import TESTS, run_script
 
 FORK = """
 import warnings
@@ -291,9 +291,9 @@ def test_signals_of_the_child_do_not_reach_the_parents_handlers(monitor):
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_works_beside_a_loop(monitor, method, tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(
-        """
+    source = """
 import asyncio, multiprocessing, sys, warnings
+sys.path += PATH
 warnings.simplefilter("ignore", DeprecationWarning)
 from helpers import make_loop
 
@@ -317,7 +317,7 @@ if __name__ == "__main__":
     loop.run_until_complete(asyncio.sleep(0.001))
     loop.close()
 """
-    )
+    script.write_text(source.replace("PATH", repr([str(TESTS), str(TESTS.parent)])))
     program = f"""
         script = {str(script)!r}
         if {method!r} == "fork":
