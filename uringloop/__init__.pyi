@@ -1,0 +1,33 @@
+import asyncio
+import sys
+
+from ._version import __version__ as __version__
+from .eventloop.loop import Loop as Loop
+from .exceptions import MonitorUnavailable as MonitorUnavailable
+from .exceptions import UringLoopError as UringLoopError
+from .policy import new_event_loop as new_event_loop
+from .policy import run as run
+
+if sys.version_info >= (3, 16):
+    __all__ = ["Loop", "MonitorUnavailable", "UringLoopError", "__version__", "new_event_loop", "run"]
+else:
+    __all__ = [
+        "EventLoopPolicy",
+        "Loop",
+        "MonitorUnavailable",
+        "UringLoopError",
+        "__version__",
+        "install",
+        "new_event_loop",
+        "run",
+    ]
+
+    from .policy import install as install
+
+    if sys.version_info >= (3, 14):
+        from asyncio.unix_events import _DefaultEventLoopPolicy as _BasePolicy
+    else:
+        from asyncio import DefaultEventLoopPolicy as _BasePolicy
+
+    class EventLoopPolicy(_BasePolicy):
+        def new_event_loop(self) -> asyncio.AbstractEventLoop: ...

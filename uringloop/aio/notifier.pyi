@@ -1,0 +1,5 @@
+from ..fdmon.base import FdHandler
+
+class Notifier(FdHandler):
+    @property
+    def n_wakeups(self) -> int: ...

@@ -1,0 +1,3 @@
+from .handles import TimerOwner
+
+class Timers(TimerOwner): ...

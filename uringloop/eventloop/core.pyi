@@ -1,0 +1,48 @@
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, TypeVarTuple
+
+from ..aio.context import AioContext
+from ..fdmon.base import FdHandler
+
+_Ts = TypeVarTuple("_Ts")
+
+class FdCallbacks(FdHandler): ...
+
+class LoopCore:
+    @property
+    def aio_context(self) -> AioContext: ...
+    def call_soon(
+        self,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle: ...
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle: ...
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle: ...
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle: ...
+    def time(self) -> float: ...
+    def create_future(self) -> asyncio.Future[Any]: ...
+    def run_forever(self) -> None: ...
+    def stop(self) -> None: ...
+    def is_running(self) -> bool: ...
+    def is_closed(self) -> bool: ...
+    def get_debug(self) -> bool: ...

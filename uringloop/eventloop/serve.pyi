@@ -1,0 +1,3 @@
+OUT_OF_RESOURCES: tuple[int, ...]
+
+class ServeMixin: ...

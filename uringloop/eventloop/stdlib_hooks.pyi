@@ -1,0 +1,13 @@
+import asyncio
+import selectors
+
+from _typeshed import FileDescriptorLike
+
+class SelectorView:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None: ...
+    def get_key(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey: ...
+
+# Methods borrowed from asyncio by name: Loop's own stub says what they are.
+class StdlibHooks:
+    def setup_stdlib(self) -> None: ...
+    def close_stdlib(self) -> None: ...

@@ -1,0 +1,16 @@
+from typing import Self
+
+from .ring import Ring
+
+FIRST_RESERVED_GROUP: int
+
+class BufferRing:
+    def __new__(cls, ring: Ring) -> Self: ...
+    @property
+    def n_buffers(self) -> int: ...
+    @property
+    def buffer_bytes(self) -> int: ...
+    @property
+    def is_incremental(self) -> bool: ...
+    @property
+    def group(self) -> int: ...
