@@ -1,0 +1,25 @@
+"""Monitors by name, the seeded fake ones among them.
+
+`fake` behaves as a good monitor does; `faulty` does what the interface allows and real monitors do rarely: it
+returns early, reports late and in random order. `nasty` also reports what is not ready, as Linux may.
+"""
+
+from uringloop.testing import FakeMonitor
+
+from uringloop.fdmon.select import make_monitor as make_real_monitor
+
+REAL_MONITORS = ("io_uring", "epoll", "poll")
+MONITORS = (*REAL_MONITORS, "fake", "faulty")
+
+_FAULTS = {
+    "fake": {},
+    "faulty": {"early": 0.3, "deferred": 0.3, "reordered": 0.5},
+    "nasty": {"early": 0.2, "deferred": 0.2, "reordered": 0.5, "spurious": 0.2},
+}
+
+
+def make_monitor(name, seed=1):
+    """A monitor; `seed` is for the fake ones."""
+    if name in _FAULTS:
+        return FakeMonitor(seed, **_FAULTS[name])
+    return make_real_monitor(name)[0]

@@ -1,0 +1,632 @@
+"""The FDMonitor interface, row by row, on each monitor and on the fake ones."""
+
+import contextlib
+import errno
+import gc
+import os
+import select
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from helpers import run_script, wait_until
+from uringloop.testing import ContextDriver, FakeMonitor, MonitorDriver, RecordingHandler
+
+import uringloop
+from unit.conftest import forget_spare_rings, free_fds, known_bug, open_fds
+from uringloop.fdmon.select import make_monitor
+
+POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
+KEYS = {
+    "fdmon", "handlers", "in_flight", "submitted", "completed", "cq_overflows", "syscalls", "poll_hits",
+    "poll_misses",
+}  # fmt: skip
+
+
+# Constructor
+
+
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_constructor_that_fails_leaves_no_fd_behind(real_fdmon_name, free):
+    forget_spare_rings()
+    before = open_fds()
+    must_fail = free == 0 and real_fdmon_name != "poll"
+    with free_fds(free):
+        with pytest.raises(uringloop.MonitorUnavailable) if must_fail else contextlib.nullcontext() as caught:
+            MonitorDriver(make_monitor(real_fdmon_name)[0]).close()
+    if must_fail:
+        assert caught.value.errno == errno.EMFILE
+        assert "EMFILE" in str(caught.value)
+        assert real_fdmon_name in str(caught.value)
+    forget_spare_rings()
+    assert open_fds() == before
+
+
+def test_context_that_cannot_be_made_leaves_no_fd_behind(real_fdmon_name):
+    forget_spare_rings()
+    before = open_fds()
+    monitor = make_monitor(real_fdmon_name)[0]
+    with free_fds(0):
+        with pytest.raises(OSError) as caught:
+            ContextDriver(monitor)
+    assert caught.value.errno == errno.EMFILE
+    MonitorDriver(monitor).close()
+    forget_spare_rings()
+    assert open_fds() == before
+
+
+def test_loop_that_cannot_be_made_leaves_no_fd_behind(monitor):
+    forget_spare_rings()
+    before = open_fds()
+    failures = 0
+    for free in range(12):
+        with free_fds(free):
+            try:
+                loop = uringloop.new_event_loop(fdmon=monitor)
+                loop.close()
+            except OSError as error:
+                failures += error.errno == errno.EMFILE
+        forget_spare_rings()
+        gc.collect()
+        assert open_fds() == before, f"with {free} free fds"
+        loop = None
+    assert 0 < failures < 12
+
+
+# update
+
+
+def test_added_handler_is_reported_when_its_fd_is_ready(driver, fds):
+    reader, writer = fds.pipe()
+    handler = RecordingHandler(reader, POLLIN)
+    driver.update(None, handler)
+    assert driver.ready() == {}
+    os.write(writer, b"x")
+    assert driver.ready() == {handler: POLLIN}
+
+
+def test_handler_added_for_a_ready_fd_is_reported_by_the_next_wait(driver, fds):
+    handler = RecordingHandler(fds.readable(), POLLIN)
+    driver.update(None, handler)
+    assert driver.ready() == {handler: POLLIN}
+
+
+def test_modified_interest_replaces_the_old_one(driver, fds):
+    near, far = fds.socketpair()
+    reads = RecordingHandler(near.fileno(), POLLIN)
+    writes = RecordingHandler(near.fileno(), POLLOUT)
+    both = RecordingHandler(near.fileno(), POLLIN | POLLOUT)
+    driver.update(None, reads)
+    assert driver.ready() == {}
+    driver.update(reads, writes)
+    assert driver.ready() == {writes: POLLOUT}
+    far.send(b"x")
+    driver.update(writes, both)
+    assert driver.ready() == {both: POLLIN | POLLOUT}
+    driver.update(both, reads := RecordingHandler(near.fileno(), POLLIN))
+    assert driver.ready() == {reads: POLLIN}
+    assert driver.statistics()["handlers"] == 1
+
+
+def test_interest_modified_many_times_before_a_wait_is_the_last_one(driver, fds):
+    near, _ = fds.socketpair()
+    handler = RecordingHandler(near.fileno(), POLLIN)
+    driver.update(None, handler)
+    for number in range(20):
+        new = RecordingHandler(near.fileno(), POLLIN if number % 2 == 0 else POLLOUT)
+        driver.update(handler, new)
+        handler = new
+    assert driver.ready() == {handler: POLLOUT}
+
+
+def test_removed_handler_is_not_reported(driver, fds):
+    handler = RecordingHandler(fds.readable(), POLLIN)
+    driver.update(None, handler)
+    driver.ready()
+    driver.update(handler, None)
+    assert driver.ready() == {}
+    assert driver.statistics()["handlers"] == 0
+
+
+def test_removed_handler_is_not_reported_even_if_already_queued(driver, fds):
+    handler = RecordingHandler(fds.readable(), POLLIN)
+    driver.update(None, handler)
+    assert driver.queue_ready() == 1
+    driver.update(handler, None)
+    assert driver.take() == []
+    assert driver.ready() == {}
+
+
+def test_removed_handler_is_not_reported_even_if_the_kernel_has_seen_its_event(driver, fds):
+    reader, writer = fds.pipe()
+    handler = RecordingHandler(reader, POLLIN)
+    driver.update(None, handler)
+    driver.ready()
+    os.write(writer, b"x")  # io_uring: completes the request that is in flight
+    driver.update(handler, None)
+    assert driver.ready() == {}
+    assert driver.ready() == {}
+    assert driver.statistics()["in_flight"] == 0
+
+
+def test_modified_handler_is_not_reported_for_what_was_queued_before(driver, fds):
+    near, far = fds.socketpair()
+    old = RecordingHandler(near.fileno(), POLLIN)
+    driver.update(None, old)
+    far.send(b"x")
+    assert driver.queue_ready() == 1
+    new = RecordingHandler(near.fileno(), POLLIN | POLLOUT)
+    driver.update(old, new)
+    assert [handler for handler, _ in driver.take() if handler is old] == []
+    assert driver.ready() == {new: POLLIN | POLLOUT}
+
+
+def test_handler_added_and_removed_before_a_wait_leaves_nothing(driver, fds):
+    handler = RecordingHandler(fds.readable(), POLLIN)
+    driver.update(None, handler)
+    driver.update(handler, None)
+    assert driver.ready() == {}
+    statistics = driver.statistics()
+    assert (statistics["handlers"], statistics["in_flight"]) == (0, 0)
+
+
+def test_handler_added_and_removed_again_and_again_is_reported_once(driver, fds):
+    reader = fds.readable()
+    for _ in range(50):
+        handler = RecordingHandler(reader, POLLIN)
+        driver.update(None, handler)
+        driver.update(handler, None)
+    last = RecordingHandler(reader, POLLIN)
+    driver.update(None, last)
+    assert driver.ready() == {last: POLLIN}
+    assert driver.ready() == {last: POLLIN}
+
+
+def test_removing_twice_does_not_hurt(driver, fds):
+    reader = fds.readable()
+    first, second = RecordingHandler(reader, POLLIN), RecordingHandler(reader, POLLIN)
+    driver.update(None, first)
+    driver.update(first, None)
+    driver.update(None, second)
+    driver.update(first, None)
+    assert driver.ready() == {second: POLLIN}
+
+
+@pytest.mark.parametrize("path", ["file", "directory", "/dev/null"])
+def test_fd_that_cannot_be_polled_is_refused_with_eperm(driver, fds, tmp_path, path):
+    (tmp_path / "file").write_text("x")
+    fd = fds.file({"file": tmp_path / "file", "directory": tmp_path}.get(path, path))
+    with pytest.raises(PermissionError) as caught:
+        driver.update(None, RecordingHandler(fd, POLLIN))
+    assert caught.value.errno == errno.EPERM
+    assert driver.statistics()["handlers"] == 0
+    assert driver.ready() == {}
+
+
+def test_closed_fd_is_refused_with_ebadf(driver, fds):
+    for fd in (fds.closed(), -1, 1 << 20):
+        with pytest.raises(OSError) as caught:
+            driver.update(None, RecordingHandler(fd, POLLIN))
+        assert caught.value.errno == errno.EBADF
+    assert driver.statistics()["handlers"] == 0
+    assert driver.ready() == {}
+
+
+def test_modifying_the_interest_in_a_closed_fd_is_refused_with_ebadf(request, driver, fds):
+    known_bug(request, "update(old, new) does not look at the fd", "io_uring", "poll", "fake", "faulty")
+    reader, _ = fds.pipe()
+    old = RecordingHandler(reader, POLLIN)
+    driver.update(None, old)
+    driver.ready()
+    fds.close(reader)
+    with pytest.raises(OSError) as caught:
+        driver.update(old, RecordingHandler(reader, POLLIN | POLLOUT))
+    assert caught.value.errno == errno.EBADF
+    assert not old.was_removed
+    driver.update(old, None)
+
+
+def test_update_does_not_keep_a_removed_handler_alive(driver, fds):
+    gone = []
+
+    class Watched(RecordingHandler):
+        def __del__(self):
+            gone.append(self.fd)
+
+    reader, writer = fds.pipe()
+    handler = Watched(reader, POLLIN)
+    driver.update(None, handler)
+    driver.ready()
+    os.write(writer, b"x")
+    driver.ready()
+    driver.update(handler, None)
+    del handler
+    driver.ready()
+    driver.ready()
+    gc.collect()
+    assert gone == [reader]
+
+
+# wait
+
+
+def test_wait_without_handlers_and_without_time_returns(driver):
+    assert driver.wait(0) == []
+
+
+@pytest.mark.parametrize("timeout_ns", [1, 1_000, 300_000, 1_500_000, 20_000_000])
+def test_wait_is_never_early_when_nothing_happens(new_driver, fds, fdmon_name, timeout_ns):
+    if fdmon_name == "faulty":
+        pytest.skip("returns early on purpose")
+    driver = new_driver()
+    driver.update(None, RecordingHandler(fds.pipe()[0], POLLIN))
+    driver.wait(0)
+    early = 0
+    for _ in range(5):
+        before = time.monotonic_ns()
+        assert driver.wait(timeout_ns) == []
+        early += time.monotonic_ns() - before < timeout_ns
+    # A ring that this thread closed a moment ago interrupts one system call (the kernel's deferred clean-up).
+    assert early <= 2
+
+
+def test_wait_returns_at_once_when_something_is_ready_already(driver, fds):
+    handler = RecordingHandler(fds.readable(), POLLIN)
+    driver.update(None, handler)
+    for timeout_ns in (0, 10**15, -1, 1):
+        found = []
+        while not found:
+            found = driver.wait(timeout_ns)
+        assert found == [(handler, POLLIN)]
+
+
+def test_wait_for_ever_ends_when_another_thread_makes_an_fd_ready(driver, fds):
+    reader, writer = fds.pipe()
+    handler = RecordingHandler(reader, POLLIN)
+    driver.update(None, handler)
+    for _ in range(20):
+        thread = threading.Thread(target=os.write, args=(writer, b"x"))
+        thread.start()
+        found = []
+        while not found:
+            found = driver.wait(-1)
+        thread.join()
+        assert found == [(handler, POLLIN)]
+        os.read(reader, 1)
+
+
+def test_wait_returns_on_a_signal_so_that_its_handler_runs(driver):
+    heard = []
+    previous = signal.signal(signal.SIGALRM, lambda *_: heard.append(True))
+    try:
+        # repeated, because the first one may come before the wait
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        while not heard:
+            assert driver.wait(-1) == []
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert heard
+
+
+def test_signal_during_wait_loses_no_registration(driver, fds):
+    """The enter that a signal ends has submitted: nothing may be submitted twice or never."""
+    previous = signal.signal(signal.SIGALRM, lambda *_: None)
+    readers = []
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        for _ in range(30):
+            reader, writer = fds.pipe()
+            handler = RecordingHandler(reader, POLLIN)
+            driver.update(None, handler)
+            driver.wait(2_000_000)
+            readers.append((handler, writer))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    for _, writer in readers:
+        os.write(writer, b"x")
+    assert driver.ready() == {handler: POLLIN for handler, _ in readers}
+
+
+def test_wait_is_level_triggered(driver, fds):
+    reader, writer = fds.pipe()
+    handler = RecordingHandler(reader, POLLIN)
+    driver.update(None, handler)
+    os.write(writer, b"xy")
+    for _ in range(3):
+        assert driver.ready() == {handler: POLLIN}
+    os.read(reader, 1)
+    assert driver.ready() == {handler: POLLIN}
+    os.read(reader, 1)
+    driver.ready()  # io_uring: armed again while the byte was there, a last report is allowed
+    assert driver.ready() == {}
+    os.write(writer, b"z")
+    assert driver.ready() == {handler: POLLIN}
+
+
+def test_wait_does_not_report_what_was_consumed_before_it(driver, fds):
+    reader, writer = fds.pipe()
+    handler = RecordingHandler(reader, POLLIN)
+    driver.update(None, handler)
+    os.write(writer, b"x")
+    assert driver.ready() == {handler: POLLIN}
+    os.read(reader, 1)
+    assert driver.ready() == {}
+
+
+def test_hang_up_is_reported_without_being_asked_for(driver, fds):
+    reader, writer = fds.pipe()
+    handler = RecordingHandler(reader, POLLIN)
+    driver.update(None, handler)
+    driver.ready()
+    fds.close(writer)
+    assert driver.ready()[handler] & POLLHUP
+
+
+def test_error_is_reported_without_being_asked_for(driver, fds):
+    reader, writer = fds.pipe()
+    handler = RecordingHandler(writer, POLLIN)
+    driver.update(None, handler)
+    driver.ready()
+    fds.close(reader)
+    assert driver.ready()[handler] & POLLERR
+
+
+def test_end_of_a_stream_is_reported_as_readable(driver, fds):
+    near, far = fds.socketpair()
+    handler = RecordingHandler(near.fileno(), POLLIN)
+    driver.update(None, handler)
+    far.shutdown(socket.SHUT_WR)
+    assert driver.ready()[handler] & POLLIN
+
+
+def test_waits_in_a_row_queue_a_handler_once_and_collect_its_revents(driver, fds):
+    near, far = fds.socketpair()
+    handler = RecordingHandler(near.fileno(), POLLIN | POLLOUT)
+    driver.update(None, handler)
+    assert driver.queue_ready() == 1
+    far.send(b"x")
+    assert driver.queue_ready() == 1
+    assert handler.is_reported
+    assert driver.take() == [(handler, POLLIN | POLLOUT)]
+    assert not handler.is_reported
+
+
+def test_wait_leaves_what_is_on_the_ready_list(driver, fds):
+    first, second = RecordingHandler(fds.readable(), POLLIN), RecordingHandler(fds.readable(), POLLIN)
+    driver.append(first, POLLIN)
+    driver.update(None, second)
+    driver.queue_ready()
+    assert driver.take() == [(first, POLLIN), (second, POLLIN)]
+
+
+# need_wait, dispatch, submit, settle
+
+
+def test_need_wait_is_true_when_an_fd_was_added(driver, fds):
+    driver.update(None, RecordingHandler(fds.pipe()[0], POLLIN))
+    assert driver.need_wait()
+
+
+def test_need_wait_is_true_when_something_is_ready(driver, fds):
+    reader, writer = fds.pipe()
+    handler = RecordingHandler(reader, POLLIN)
+    driver.update(None, handler)
+    driver.ready()
+    os.write(writer, b"x")
+    assert driver.need_wait()
+    assert driver.ready() == {handler: POLLIN}
+    assert driver.need_wait(), "the fd is still ready"
+
+
+def test_need_wait_is_false_only_where_user_space_can_tell(new_driver, fds, fdmon_name):
+    driver = new_driver()
+    driver.update(None, RecordingHandler(fds.pipe()[0], POLLIN))
+    driver.wait(0)
+    assert driver.need_wait() == (fdmon_name != "io_uring")
+
+
+def test_readiness_is_nothing_for_dispatch(driver, fds):
+    handler = RecordingHandler(fds.readable(), POLLIN)
+    driver.update(None, handler)
+    driver.ready()
+    assert not driver.has_undispatched()
+    assert driver.dispatch() == 0
+    assert handler.calls == [], "wait and dispatch ran user code"
+
+
+def test_submit_and_settle_report_nothing_and_lose_nothing(driver, fds):
+    handler = RecordingHandler(fds.readable(), POLLIN)
+    driver.update(None, handler)
+    driver.submit()
+    driver.settle()
+    assert driver.take() == [] or driver.name == "io_uring"
+    assert driver.ready() == {handler: POLLIN}
+
+
+# fileno
+
+
+def is_readable(fd):
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def test_fileno_is_readable_when_a_wait_would_deliver(driver, fds, fdmon_name):
+    if driver.fileno() < 0:
+        assert fdmon_name in ("poll", "fake", "faulty")
+        return
+    reader, writer = fds.pipe()
+    handler = RecordingHandler(reader, POLLIN)
+    driver.update(None, handler)
+    driver.wait(0)
+    assert not is_readable(driver.fileno())
+    os.write(writer, b"x")
+    assert is_readable(driver.fileno())
+    assert driver.ready() == {handler: POLLIN}
+    # a lazy monitor says with need_wait that a wait is due before anybody sleeps on fileno
+    assert is_readable(driver.fileno()) or driver.need_wait()
+    os.read(reader, 1)
+    driver.wait(0)
+    driver.wait(0)
+    assert not is_readable(driver.fileno())
+
+
+def test_fileno_wakes_a_foreign_loop_when_another_thread_makes_an_fd_ready(request, driver, fds):
+    """What a foreign loop (GLib) does with fileno(): it sleeps on it."""
+    known_bug(request, "polling the fd of a ring with DEFER_TASKRUN wakes nobody", "io_uring")
+    if driver.fileno() < 0:
+        return
+    reader, writer = fds.pipe()
+    driver.update(None, RecordingHandler(reader, POLLIN))
+    driver.wait(0)
+    sleeper = threading.get_native_id()
+
+    def write():
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: "poll" in wchan(sleeper), seconds=0.5)
+        os.write(writer, b"x")
+
+    thread = threading.Thread(target=write)
+    with select.epoll() as foreign:
+        foreign.register(driver.fileno(), POLLIN)
+        thread.start()
+        events = foreign.poll(2.0)
+    thread.join()
+    assert events == [(driver.fileno(), POLLIN)]
+
+
+def wchan(thread_id):
+    """Where in the kernel a thread sleeps."""
+    with open(f"/proc/self/task/{thread_id}/wchan") as file:
+        return file.read()
+
+
+# statistics, close
+
+
+def test_statistics_are_ints_and_the_monitors_name(driver, fds, fdmon_name):
+    driver.update(None, RecordingHandler(fds.readable(), POLLIN))
+    driver.ready()
+    numbers = driver.statistics()
+    assert set(numbers) >= KEYS
+    assert numbers.pop("fdmon") == {"faulty": "fake"}.get(fdmon_name, fdmon_name)
+    assert all(type(value) is int for value in numbers.values())
+    assert numbers["handlers"] == 1
+    assert numbers["syscalls"] >= 1
+    if fdmon_name == "io_uring":
+        assert numbers["submitted"] >= 1
+        assert numbers["completed"] >= 1
+
+
+def test_close_is_idempotent_and_releases_fds_and_handlers(request, new_driver, fds):
+    known_bug(request, "drain() puts the cancelled handlers onto to_arm again", "io_uring")
+    gone = []
+
+    class Watched(RecordingHandler):
+        def __del__(self):
+            gone.append(self.fd)
+
+    forget_spare_rings()
+    before = open_fds()
+    driver = new_driver()
+    ready, idle = fds.readable(), fds.pipe()[0]
+    for fd in (ready, idle):
+        driver.update(None, Watched(fd, POLLIN))
+    driver.ready()
+    driver.close()
+    driver.close()
+    assert driver.fileno() == -1
+    statistics = driver.statistics()
+    assert (statistics["handlers"], statistics["in_flight"]) == (0, 0)
+    gc.collect()
+    assert sorted(gone) == sorted([ready, idle])
+    assert open_fds() - fds.open == before
+
+
+def test_close_before_the_first_run_releases_everything(new_driver, fds):
+    forget_spare_rings()
+    before = open_fds()
+    driver = new_driver(begin_run=False)
+    driver.update(None, RecordingHandler(fds.readable(), POLLIN))
+    driver.close()
+    driver.close()
+    forget_spare_rings()
+    assert open_fds() - fds.open == before
+
+
+def test_using_a_closed_monitor_raises_or_does_nothing_but_does_not_crash(request, real_fdmon_name):
+    known_bug(request, "the closed ring's unmapped memory is read: SIGSEGV", "io_uring")
+    run_script(
+        """
+        import os
+        from uringloop.fdmon.select import make_monitor
+        from uringloop.testing import MonitorDriver, RecordingHandler
+        for begin_run in (True, False):
+            driver = MonitorDriver(make_monitor(MONITOR)[0])
+            if begin_run:
+                driver.begin_run()
+                driver.wait(0)
+            driver.close()
+            reader, writer = os.pipe()
+            handler = RecordingHandler(reader, 1)
+            for call in (driver.need_wait, driver.has_undispatched, driver.dispatch, driver.submit,
+                         driver.settle, driver.fileno, driver.statistics, lambda: driver.wait(0),
+                         lambda: driver.update(None, handler), lambda: driver.wait(0),
+                         lambda: driver.update(handler, None), lambda: driver.wait(1000), driver.begin_run,
+                         driver.need_wait, driver.forget, driver.close):
+                try:
+                    call()
+                except (OSError, RuntimeError) as error:
+                    print(type(error).__name__)
+        """,
+        real_fdmon_name,
+    )
+
+
+def test_turn_of_a_closed_loop_does_not_crash(request, monitor):
+    known_bug(request, "the closed ring's unmapped memory is read: SIGSEGV", "io_uring")
+    run_script(
+        """
+        loop = make_loop(MONITOR)
+        one_turn(loop)
+        loop.close()
+        try:
+            loop.aio_context.poll(False)
+        except (OSError, RuntimeError) as error:
+            print(error)
+        """,
+        monitor,
+    )
+
+
+def test_forget_closes_our_copies_only(new_driver, fds):
+    forget_spare_rings()
+    before = open_fds()
+    driver = new_driver()
+    driver.update(None, RecordingHandler(fds.pipe()[0], POLLIN))
+    driver.wait(0)
+    driver.forget()
+    driver.forget()
+    assert open_fds() - fds.open == before
+
+
+# The fake itself
+
+
+def test_fake_is_deterministic_by_seed(fds):
+    readers = [fds.readable() for _ in range(8)]
+
+    def history(seed):
+        driver = MonitorDriver(FakeMonitor(seed, early=0.3, deferred=0.3, reordered=0.5, spurious=0.1))
+        for fd in readers:
+            driver.update(None, RecordingHandler(fd, POLLIN))
+        reports = [[handler.fd for handler, _ in driver.wait(0)] for _ in range(30)]
+        assert driver.monitor.n_faults > 0
+        driver.close()
+        return reports
+
+    assert history(7) == history(7)
+    assert history(7) != history(8)
