@@ -28,14 +28,13 @@ import random
 cdef class RecordingHandler(FdHandler):
     """An FdHandler that writes down each on_ready in `calls` and then calls `callback(handler, revents)`.
 
-    Parameters: fd and events as FdHandler; callback or None.
+    Parameters: fd and events as FdHandler.  `callback` is set afterwards.
     """
 
     cdef public object callback
     cdef readonly list calls
 
-    def __init__(self, int fd, short events, callback=None):
-        self.callback = callback
+    def __init__(self, int fd, short events):
         self.calls = []
 
     @property

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from fakes.monitor import MONITORS, REAL_MONITORS, make_monitor
-from uringloop.testing import ContextDriver, MonitorDriver
+from uringloop.testing import ContextDriver, MonitorDriver, RecordingHandler
 
 import uringloop
 
@@ -213,6 +213,13 @@ def free_fds(count):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in fillers:
             os.close(fd)
+
+
+def handler_with(callback, fd, events):
+    """A RecordingHandler that calls back."""
+    handler = RecordingHandler(fd, events)
+    handler.callback = callback
+    return handler
 
 
 def open_fds():

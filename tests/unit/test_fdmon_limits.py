@@ -126,8 +126,8 @@ def test_reader_is_heard_although_the_writer_changes_in_every_turn(request, loop
         nonlocal turns
         turns += 1
         if turns == 100:
-            loop.stop()
-        elif turns % 2:
+            return loop.stop()
+        if turns % 2:
             loop.add_writer(near, lambda: None)
         else:
             loop.remove_writer(near)

@@ -1,0 +1,161 @@
+"""The FDMonitor interface: what the constructor acquires, and what close and forget release."""
+
+import contextlib
+import errno
+import gc
+import select
+
+import pytest
+from helpers import run_script
+from uringloop.testing import ContextDriver, MonitorDriver, RecordingHandler
+
+import uringloop
+from unit.conftest import forget_spare_rings, free_fds, known_bug, open_fds
+from uringloop.fdmon.select import make_monitor
+
+POLLIN = select.POLLIN
+
+
+# Constructor
+
+
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_constructor_that_fails_leaves_no_fd_behind(real_fdmon_name, free):
+    forget_spare_rings()
+    before = open_fds()
+    must_fail = free == 0 and real_fdmon_name != "poll"
+    with free_fds(free):
+        with pytest.raises(uringloop.MonitorUnavailable) if must_fail else contextlib.nullcontext() as caught:
+            MonitorDriver(make_monitor(real_fdmon_name)[0]).close()
+    if must_fail:
+        assert caught.value.errno == errno.EMFILE
+        assert "EMFILE" in str(caught.value)
+        assert real_fdmon_name in str(caught.value)
+    forget_spare_rings()
+    assert open_fds() == before
+
+
+def test_context_that_cannot_be_made_leaves_no_fd_behind(real_fdmon_name):
+    forget_spare_rings()
+    before = open_fds()
+    monitor = make_monitor(real_fdmon_name)[0]
+    with free_fds(0):
+        with pytest.raises(OSError) as caught:
+            ContextDriver(monitor)
+    assert caught.value.errno == errno.EMFILE
+    MonitorDriver(monitor).close()
+    forget_spare_rings()
+    assert open_fds() == before
+
+
+def test_loop_that_cannot_be_made_leaves_no_fd_behind(monitor):
+    forget_spare_rings()
+    before = open_fds()
+    failures = 0
+    for free in range(12):
+        with free_fds(free):
+            try:
+                loop = uringloop.new_event_loop(fdmon=monitor)
+                loop.close()
+            except OSError as error:
+                failures += error.errno == errno.EMFILE
+        forget_spare_rings()
+        gc.collect()
+        assert open_fds() == before, f"with {free} free fds"
+        loop = None
+    assert 0 < failures < 12
+
+
+# close, forget
+
+
+def test_close_is_idempotent_and_releases_fds_and_handlers(request, new_driver, fds):
+    known_bug(request, "drain() puts the cancelled handlers onto to_arm again", "io_uring")
+    gone = []
+
+    class Watched(RecordingHandler):
+        def __del__(self):
+            gone.append(self.fd)
+
+    forget_spare_rings()
+    before = open_fds()
+    driver = new_driver()
+    ready, idle = fds.readable(), fds.pipe()[0]
+    for fd in (ready, idle):
+        driver.update(None, Watched(fd, POLLIN))
+    driver.ready()
+    driver.close()
+    driver.close()
+    assert driver.fileno() == -1
+    statistics = driver.statistics()
+    assert (statistics["handlers"], statistics["in_flight"]) == (0, 0)
+    gc.collect()
+    assert sorted(gone) == sorted([ready, idle])
+    assert open_fds() - fds.open == before
+
+
+def test_close_before_the_first_run_releases_everything(new_driver, fds):
+    forget_spare_rings()
+    before = open_fds()
+    driver = new_driver(begin_run=False)
+    driver.update(None, RecordingHandler(fds.readable(), POLLIN))
+    driver.close()
+    driver.close()
+    forget_spare_rings()
+    assert open_fds() - fds.open == before
+
+
+def test_using_a_closed_monitor_raises_or_does_nothing_but_does_not_crash(request, real_fdmon_name):
+    known_bug(request, "the closed ring's unmapped memory is read: SIGSEGV", "io_uring")
+    run_script(
+        """
+        import os
+        from uringloop.fdmon.select import make_monitor
+        from uringloop.testing import MonitorDriver, RecordingHandler
+        for begin_run in (True, False):
+            driver = MonitorDriver(make_monitor(MONITOR)[0])
+            if begin_run:
+                driver.begin_run()
+                driver.wait(0)
+            driver.close()
+            reader, writer = os.pipe()
+            handler = RecordingHandler(reader, 1)
+            for call in (driver.need_wait, driver.has_undispatched, driver.dispatch, driver.submit,
+                         driver.settle, driver.fileno, driver.statistics, lambda: driver.wait(0),
+                         lambda: driver.update(None, handler), lambda: driver.wait(0),
+                         lambda: driver.update(handler, None), lambda: driver.wait(1000), driver.begin_run,
+                         driver.need_wait, driver.forget, driver.close):
+                try:
+                    call()
+                except (OSError, RuntimeError) as error:
+                    print(type(error).__name__)
+        """,
+        real_fdmon_name,
+    )
+
+
+def test_turn_of_a_closed_loop_does_not_crash(request, monitor):
+    known_bug(request, "the closed ring's unmapped memory is read: SIGSEGV", "io_uring")
+    run_script(
+        """
+        loop = make_loop(MONITOR)
+        one_turn(loop)
+        loop.close()
+        try:
+            loop.aio_context.poll(False)
+        except (OSError, RuntimeError) as error:
+            print(error)
+        """,
+        monitor,
+    )
+
+
+def test_forget_closes_our_copies_only(new_driver, fds):
+    forget_spare_rings()
+    before = open_fds()
+    driver = new_driver()
+    driver.update(None, RecordingHandler(fds.pipe()[0], POLLIN))
+    driver.wait(0)
+    driver.forget()
+    driver.forget()
+    assert open_fds() - fds.open == before
