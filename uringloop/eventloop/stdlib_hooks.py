@@ -87,6 +87,7 @@ class StdlibHooks:
             self.remove_signal_handler(number)
         if self._csock is not None:
             self._close_self_pipe()
+        self._selector = None
 
     def add_signal_handler(self, sig, callback, *args):
         """See asyncio.loop.add_signal_handler.

@@ -38,9 +38,7 @@ cdef extern from "<poll.h>" nogil:
     int POLLIN, POLLRDHUP, POLLHUP, POLLERR
 
 cdef enum:
-    LARGE_ALWAYS = 48 * 1024       # a chunk from here on counts as large
-    LARGE_CHUNK = 12 * 1024        # and from here on when much data comes at once:
-    CROWDED_BYTES = 192 * 1024     # so much in one harvest
+    LARGE_CHUNK = 12 * 1024        # a chunk from here on counts as large
     SHORT_READ = 6 * 1024          # a bulk read below this counts as short
     LARGE_IN_A_ROW = 4             # so many and the connection goes to bulk mode
     SHORT_IN_A_ROW = 4             # so many short bulk reads and it goes back
@@ -166,12 +164,8 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int judge_size(self, int32_t res) except -1:
-        """Large chunks in a row: give up the multishot for reads without a copy.
-
-        What is large depends on the load: as long as one harvest stays in the cache, copying out of the provided
-        buffers is cheaper than a recv(2) for each message.
-        """
-        if res < LARGE_CHUNK or (res < LARGE_ALWAYS and self.monitor.harvested_bytes < CROWDED_BYTES):
+        """Large chunks in a row: give up the multishot for reads without a copy."""
+        if res < LARGE_CHUNK:
             self.n_large = 0
             return 0
         self.n_large += 1
