@@ -1,0 +1,93 @@
+"""Every code sample of the documents runs, and every document is in the index."""
+
+import ast
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from .documents import DOCUMENTS, ROOT, python_samples
+
+WITH_SAMPLES = [path for path in DOCUMENTS if python_samples(path)]
+
+# What samples take for granted.
+PRELUDE = """
+import asyncio
+
+async def main():
+    await asyncio.sleep(0)
+"""
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", WITH_SAMPLES, ids=name)
+def test_the_samples_of_a_document_run(path):
+    """One after the other in one process, as a reader would try them."""
+    script = PRELUDE
+    for line, source in python_samples(path):
+        ast.parse(source, f"{name(path)}:{line}")
+        script += f"\n# {name(path)}:{line}\n{source}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+
+
+def test_samples_are_found():
+    """Or the test above would pass for lack of any."""
+    assert {name(path) for path in WITH_SAMPLES} >= {"README.md", "docs/monitors.md", "docs/differences.md"}
+
+
+def test_indented_and_fenced_blocks_are_told_apart(tmp_path):
+    path = tmp_path / "one.md"
+    path.write_text(
+        textwrap.dedent("""\
+        text
+
+            make test
+
+            import asyncio
+
+            asyncio.run(main())
+
+        * a list
+          that goes on
+
+        ```sh
+        ls
+        ```
+
+        ```python
+        x = 1
+        ```
+        """)
+    )
+    assert python_samples(path) == [
+        (17, "x = 1")
+    ]  # an indented block is one block, and this one is for a shell
+    path.write_text("text\n\n    import asyncio\n\n    x = 2\n")
+    assert python_samples(path) == [(3, "import asyncio\n\nx = 2")]
+
+
+def test_every_document_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    missing = [
+        name(path)
+        for path in sorted((ROOT / "docs").rglob("*.md"))
+        if path.name != "README.md" and f"({path.relative_to(ROOT / 'docs')})" not in index
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "decisions").glob("*.md")), ids=name)
+def test_a_decision_is_a_page_of_the_agreed_form(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith(f"# {path.name[:4]} ")
+    assert len(lines) <= 60
+    headings = [line[3:] for line in lines if line.startswith("## ")]
+    assert headings[:2] == ["Context", "Decision"]
+    assert headings[-2:] == ["Alternatives", "Consequences"]
