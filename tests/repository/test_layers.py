@@ -1,0 +1,134 @@
+"""The folders of the package are layers, and imports go only down."""
+
+import pathlib
+import re
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PACKAGE = ROOT / "uringloop"
+
+# Lowest first; a file may import from its own layer and from those below.
+LAYERS = {
+    "_version": -1,
+    "exceptions": -1,
+    "liburing": 0,
+    "uring": 1,
+    "fdmon": 2,
+    "aio": 3,
+    "transports": 4,
+    "eventloop": 5,
+    "files": 6,
+    "glib": 6,
+    "policy": 7,
+    "__init__": 8,
+    "__main__": 9,
+    "testing": 9,
+    "testing_ring": 9,
+}
+
+# Going up on purpose, and why.
+ALLOWED = {
+    ("uringloop/policy.py", "uringloop"): "inside a function, for the lazily made policy class",
+}
+
+STATEMENT = re.compile(
+    r"^\s*(?:from\s+(?P<source>[.\w]+)\s+c?import\s+(?P<names>\([^)]*\)|[^\n#]+)|c?import\s+(?P<whole>[\w.]+))",
+    re.MULTILINE,
+)
+
+FILES = sorted(
+    path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyi", ".pyx", ".pxd") and path.is_file()
+)
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def module_of(path):
+    """("uringloop", "fdmon", "base") of uringloop/fdmon/base.pyx; a package ends with "__init__"."""
+    return path.relative_to(ROOT).with_suffix("").parts
+
+
+def resolve(path, source):
+    """The absolute name of what `from source import ...` in this file means; None outside of the package."""
+    dots = len(source) - len(source.lstrip("."))
+    if dots == 0:
+        return source if source.split(".")[0] == "uringloop" else None
+    parts = module_of(path)[:-1]
+    base = parts[: len(parts) - (dots - 1)]
+    return ".".join([*base, *filter(None, source[dots:].split("."))])
+
+
+def imports(path, text=None):
+    """All modules of the package that the file imports, at any depth of indentation."""
+    text = re.sub(r'""".*?"""', "", path.read_text() if text is None else text, flags=re.DOTALL)
+    for found in STATEMENT.finditer(text):
+        target = resolve(path, found["source"] or found["whole"])
+        if target is None:
+            continue
+        imported = re.findall(r"\w+", re.sub(r"\bas\s+\w+|#[^\n]*", "", found["names"] or ""))
+        submodules = [one for one in imported if is_module(f"{target}.{one}")]
+        yield from (f"{target}.{one}" for one in submodules)
+        if len(submodules) < len(imported) or not imported:
+            yield target
+
+
+def is_module(dotted):
+    path = ROOT.joinpath(*dotted.split("."))
+    return path.is_dir() or any(path.with_suffix(end).exists() for end in (".py", ".pyx", ".pxd"))
+
+
+def layer(dotted):
+    parts = dotted.split(".")
+    return LAYERS[parts[1] if len(parts) > 1 else "__init__"]
+
+
+def test_every_room_has_a_layer():
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix in (".py", ".pyx")}
+    rooms |= {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert sorted(rooms - LAYERS.keys()) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_go_only_down(path):
+    parts = module_of(path)
+    own = LAYERS[parts[1]]
+    up = {
+        target
+        for target in imports(path)
+        if layer(target) > own and (name(path).removesuffix("i"), target) not in ALLOWED
+    }
+    assert sorted(up) == []
+
+
+def test_compiled_modules_import_each_other_as_a_tree():
+    """A circle between extension modules is only found out when they are imported in the wrong order."""
+    graph = {}
+    for path in FILES:
+        if path.suffix in (".pyx", ".pxd"):
+            module = ".".join(module_of(path))
+            graph.setdefault(module, set()).update(set(imports(path)) - {module})
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+    assert "uringloop.fdmon.base" in order
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("from .base cimport FDMonitor, FdHandler", ["uringloop.fdmon.base"]),
+        ("from ..aio.context import (\n    AioContext,\n)", ["uringloop.aio.context"]),
+        ("    from ..uring import ring as _ring  # lazily", ["uringloop.uring.ring"]),
+        ("from .. import exceptions, run", ["uringloop.exceptions", "uringloop"]),
+        ("import uringloop.aio.timers", ["uringloop.aio.timers"]),
+        ("from libc.errno cimport EINTR\nimport os", []),
+        ('"""\nfrom ..aio.context import AioContext\n"""', []),
+    ],
+)
+def test_the_reader_of_imports_sees(statement, found):
+    assert list(imports(PACKAGE / "fdmon" / "imagined.pyx", statement + "\n")) == found
