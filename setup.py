@@ -68,9 +68,7 @@ def extensions() -> list[Extension]:
             for key, value in ring_flags.items():
                 flags[key] = flags.get(key, []) + value
         source = "uringloop/" + name.replace(".", "/") + ".pyx"
-        made.append(
-            Extension(f"uringloop.{name}", [source], define_macros=macros, depends=HEADERS, **flags)
-        )
+        made.append(Extension(f"uringloop.{name}", [source], define_macros=macros, depends=HEADERS, **flags))
     return made
 
 

@@ -1,8 +1,8 @@
 """uringloop: a drop-in asyncio event loop for Linux, on io_uring where there is io_uring.
 
-    uringloop.run(main())
-    asyncio.set_event_loop_policy(uringloop.EventLoopPolicy())       # Python < 3.16
-    uvicorn app:app --loop uringloop:new_event_loop
+uringloop.run(main())
+asyncio.set_event_loop_policy(uringloop.EventLoopPolicy())       # Python < 3.16
+uvicorn app:app --loop uringloop:new_event_loop
 """
 
 import sys

@@ -43,7 +43,9 @@ def make_policy_class() -> type:
         warnings.simplefilter("ignore", DeprecationWarning)
         from asyncio import unix_events
 
-        base = getattr(unix_events, "_DefaultEventLoopPolicy", None) or unix_events._UnixDefaultEventLoopPolicy
+        base = (
+            getattr(unix_events, "_DefaultEventLoopPolicy", None) or unix_events._UnixDefaultEventLoopPolicy
+        )
 
     class EventLoopPolicy(base):  # type: ignore[misc, valid-type]
         """asyncio.DefaultEventLoopPolicy with uringloop's loops."""

@@ -31,8 +31,8 @@ from .timers cimport Timers
 
 # When this much waits for the end of the turn it is written at once, so that its memory is reused while it is hot in
 # the cache.  Large writes sooner: the peer of the first then works while the next are read (measured at 16 KiB
-# and 100 connections, CPU per message against uvloop: 1.11 with 64 KiB, 1.01 with 256 KiB; at 1 KiB the other way round,
-# since each system call wakes the peer).
+# and 100 connections, CPU per message against uvloop: 1.11 with 64 KiB, 1.01 with 256 KiB; at 1 KiB the other way
+# round, since each system call wakes the peer).
 cdef enum:
     FLUSH_BYTES = 256 * 1024
     FLUSH_BYTES_LARGE = 64 * 1024

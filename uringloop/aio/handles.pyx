@@ -7,7 +7,6 @@ Thread: the loop's, except `cancel` of a not yet started handle, which any threa
 """
 
 cimport cython
-from libc.stdint cimport int64_t
 from cpython.ref cimport PyObject
 from cpython.tuple cimport PyTuple_GET_SIZE
 

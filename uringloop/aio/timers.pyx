@@ -8,7 +8,7 @@
 Invariant: handle.timers is this object exactly while the handle is in the heap; n_cancelled of those are cancelled.
 """
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 

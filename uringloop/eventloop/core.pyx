@@ -16,7 +16,6 @@ from ..aio.context cimport AioContext, ul_monotonic_ns
 from ..aio.handles cimport Handle, TimerHandle
 from ..fdmon.base cimport FDMonitor, FdHandler
 
-import asyncio
 import selectors
 import sys
 
@@ -25,6 +24,7 @@ import inspect
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
+    int PyObject_GenericSetAttr(object, object, object) except -1
 
 cdef extern from "<math.h>" nogil:
     double ceil(double)
@@ -69,7 +69,7 @@ cdef class LoopCore:
 
     def __setattr__(self, name, value):
         """Tests of applications travel in time by replacing loop.time; timers go along."""
-        object.__setattr__(self, name, value)
+        PyObject_GenericSetAttr(self, name, value)
         if name == "time":
             self.follow_time()
 
@@ -393,7 +393,8 @@ cdef extern from "Python.h":
     int PyUnicode_CompareWithASCIIString(object text, const char *ascii)
 
 
-cdef inline int fill_handle(LoopCore loop, Handle handle, PyObject **args, Py_ssize_t n_args, PyObject *names) except -1:
+cdef inline int fill_handle(LoopCore loop, Handle handle, PyObject **args, Py_ssize_t n_args,
+                            PyObject *names) except -1:
     """Callback and arguments of a handle; args[0] is the callback, and at most two arguments follow."""
     handle.callback = <object>args[0]
     if n_args > 1:

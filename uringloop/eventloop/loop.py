@@ -1,7 +1,7 @@
 """Loop: asyncio's event loop on an AioContext.
 
-Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), SocketsMixin (sock_*), StdlibHooks (borrowed from stock asyncio),
-asyncio.BaseEventLoop (everything else).
+Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), SocketsMixin (sock_*), StdlibHooks
+(borrowed from stock asyncio), asyncio.BaseEventLoop (everything else).
 """
 
 import asyncio

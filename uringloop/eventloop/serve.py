@@ -113,7 +113,15 @@ class ServeMixin:
         fd = sock.fileno()
         if fd < 0:
             return  # closed while it waited for resources
-        details = (protocol_factory, sock, sslcontext, server, backlog, ssl_handshake_timeout, ssl_shutdown_timeout)
+        details = (
+            protocol_factory,
+            sock,
+            sslcontext,
+            server,
+            backlog,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+        )
         if self._has_requests:
             self._acceptors[fd] = Acceptor(self.aio_context, sock, self._accepted, details)
         else:
@@ -177,7 +185,7 @@ class ServeMixin:
 
     def _accepted(self, connection, error, details):
         """A new connection (a socket), or an OSError instead."""
-        protocol_factory, sock, sslcontext, server, _, handshake_timeout, shutdown_timeout = details
+        protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout = details
         if error is not None:
             self._accept_failed(error, details)
             return
@@ -195,7 +203,13 @@ class ServeMixin:
         if sslcontext:
             self.create_task(
                 self._accept_connection2(
-                    protocol_factory, connection, extra, sslcontext, server, handshake_timeout, shutdown_timeout
+                    protocol_factory,
+                    connection,
+                    extra,
+                    sslcontext,
+                    server,
+                    handshake_timeout,
+                    shutdown_timeout,
                 )
             )
             return

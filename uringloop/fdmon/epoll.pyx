@@ -8,7 +8,7 @@ Invariant: a registration carries the fd number, never a pointer: an fd that was
 holds a copy stays in the kernel's set, and a pointer of it would dangle.
 """
 
-from libc.errno cimport EBADF, EEXIST, EINTR, ENOENT, ENOSYS, errno
+from libc.errno cimport EEXIST, EINTR, ENOENT, ENOSYS, errno
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset

@@ -30,8 +30,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
 from ..uring.buffers cimport BufferRing
-from ..uring.request cimport (ALL_SENT, CANCELLING, DONE, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_SKIP_SEND,
-                              ORPHANED, InFlight, Request, decode, encode, hold, release)
+from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_SKIP_SEND,
+                              InFlight, Request, decode, encode, hold, release)
 from ..uring.ring cimport Ring
 from ..uring.sendprobe cimport failed_send_reports_count
 from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable

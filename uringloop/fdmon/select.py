@@ -1,8 +1,9 @@
 """Which monitor a new loop gets, and why.
 
-The rule (QEMU: aio_context_setup): io_uring, else epoll, else poll.  The first loop that gets io_uring sets a mark for the
-process; from then on a loop that cannot have it fails to be made, so that raw requests are there uniformly in all
-threads.  Without the mark the fall-back is silent.  The mark stays for the life of the process; a fork child starts clean.
+The rule (QEMU: aio_context_setup): io_uring, else epoll, else poll.  The first loop that gets io_uring sets a mark for
+the process; from then on a loop that cannot have it fails to be made, so that raw requests are there uniformly in
+all threads.  Without the mark the fall-back is silent.  The mark stays for the life of the process; a fork child
+starts clean.
 """
 
 from __future__ import annotations

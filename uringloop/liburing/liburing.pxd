@@ -68,7 +68,8 @@ cdef extern from "../liburing/compat.h" nogil:
     unsigned ul_sq_flags(io_uring *ring)
     int ul_enter(io_uring *ring, unsigned wait_count, unsigned flags, int64_t timeout_ns)
     int ul_register_buffer_ring(io_uring *ring, void *address, unsigned entries, unsigned group, unsigned flags)
-    void ul_buffer_add(io_uring_buf_ring *, void *address, unsigned n_bytes, unsigned short, unsigned mask, unsigned offset)
+    void ul_buffer_add(io_uring_buf_ring *, void *address, unsigned n_bytes, unsigned short, unsigned mask,
+                       unsigned offset)
     void ul_buffer_publish(io_uring_buf_ring *, unsigned count)
     void ul_prep_cancel_any(io_uring_sqe *)
     uint64_t ul_thread_serial()

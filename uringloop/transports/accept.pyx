@@ -71,7 +71,8 @@ cdef class Acceptor:
             if is_over:
                 self.arm()
             listener = self.listener
-            connection = socket.socket(listener.family, listener.type | socket.SOCK_NONBLOCK, listener.proto, fileno=res)
+            kind = listener.type | socket.SOCK_NONBLOCK
+            connection = socket.socket(listener.family, kind, listener.proto, fileno=res)
             self.on_accept(connection, None, self.details)
         elif res in (-EAGAIN, -EINTR, -ECONNABORTED, -ECANCELED):
             # -ECANCELED: a broad cancel of somebody, or the loop moved to another thread

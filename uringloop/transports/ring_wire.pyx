@@ -9,12 +9,12 @@ Receiving:
  3. stop_reading cancels; what is already posted is held for start_reading.
 
 Sending (see fdmon/io_uring for the rule): the flush at the end of the turn queues one SEND or SENDMSG per
-connection, which goes out in the same enter as the wait and posts a CQE only if it fell short.  After a short one the rest
-goes out as a SEND that waits for room and does post a CQE.  At most one send is in flight per socket: two would be
+connection, which goes out in the same enter as the wait and posts a CQE only if it fell short.  After a short one
+the rest goes out as a SEND that waits for room and does post a CQE.  At most one send is in flight per socket: two would be
 interleaved (measured).
 
-What SQEs point to: a SEND to chunk bytes, kept alive by SendRequest.keepalive; a SENDMSG to message and vector inside the
-held SendRequest as well.  Both are let go in send_completed or skip_send_settled, after release.
+What SQEs point to: a SEND to chunk bytes, kept alive by SendRequest.keepalive; a SENDMSG to message and vector inside
+the held SendRequest as well.  Both are let go in send_completed or skip_send_settled, after release.
 
 Thread: the loop's.
 """
@@ -23,12 +23,12 @@ from libc.errno cimport EAGAIN, EINTR, EINVAL
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport *
 from ..uring.buffers cimport BufferRing
-from ..uring.request cimport (ALL_SENT, CANCELLING, KIND_COMPLETION, KIND_SKIP_SEND, Request)
+from ..uring.request cimport ALL_SENT, KIND_COMPLETION, KIND_SKIP_SEND, Request
 from .wire cimport SendQueue, Wire, WireEnd, iovec, read_direct
 
 cdef extern from "<sys/socket.h>" nogil:

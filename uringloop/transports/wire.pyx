@@ -4,11 +4,11 @@ A transport (asyncio's face) owns a WireEnd, the end that is told; a Wire does t
 `ReadinessWire` here, for epoll and poll, and `RingWire` in its own file, for completions on io_uring.  They are the one
 place that knows the difference.
 
-Writing: chunks collect in a SendQueue during a turn; `flush` at its end hands them over as one vectored send.
-`bytes` are held by reference (the transport copied everything that can change).
+Writing: chunks collect in a SendQueue during a turn; `flush` at its end hands them over as one vectored send.  `bytes`
+are held by reference (the transport copied everything that can change).
 
-Invariant: queue.n_bytes is what the kernel has not taken, as far as we know; a chunk leaves the queue only when its last
-byte was taken.
+Invariant: queue.n_bytes is what the kernel has not taken, as far as we know; a chunk leaves the queue only when its
+last byte was taken.
 
 Thread: the loop's.
 """
@@ -18,7 +18,7 @@ from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
 
-from ..aio.context cimport AioContext, Flushable
+from ..aio.context cimport Flushable
 from ..fdmon.base cimport FdHandler
 
 cdef extern from "<sys/socket.h>" nogil:

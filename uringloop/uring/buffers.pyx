@@ -15,7 +15,6 @@ Memory: owned by this object, which the monitor frees only after the ring is clo
 
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from ..liburing.liburing cimport *

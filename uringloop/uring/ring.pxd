@@ -8,7 +8,7 @@ cdef class Ring:
     cdef readonly bint is_open         # the ring fd and its mappings exist
     cdef readonly bint is_enabled      # submissions are accepted (IORING_REGISTER_ENABLE_RINGS done)
     cdef uint64_t owner_thread         # serial of the thread that enabled it; 0 before
-    cdef readonly unsigned setup_flags # what the kernel accepted
+    cdef readonly unsigned setup_flags  # what the kernel accepted
     cdef readonly unsigned features    # IORING_FEAT_*
     cdef readonly unsigned long long n_syscalls
     cdef readonly unsigned long long n_submitted
