@@ -128,7 +128,8 @@ cdef class AioContext:
                 self.notifier.end_wait()
             PyErr_CheckSignals()
         else:
-            self.notifier.end_wait()
+            if self.notifier.notified:  # spares two fences in a turn that does not block
+                self.notifier.end_wait()
             if self.monitor.need_wait():
                 self.monitor.wait(self.ready_list, 0)
         return 0

@@ -9,7 +9,7 @@ Thread: the loop's, except call_soon_threadsafe and _write_to_self.
 
 from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
-from cpython.ref cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from ..aio.context cimport AioContext, ul_monotonic_ns
@@ -386,6 +386,7 @@ cdef extern from *:
     int ul_fast_method(object type, PyMethodDef *definition, void *function) except -1
     PyMethodDef ul_call_soon, ul_call_later
 
+cdef PyObject *known_names = NULL  # a names tuple that holds "context" only; owned
 cdef object plain_call_soon = LoopCore.__dict__["call_soon"]
 cdef object plain_call_later = LoopCore.__dict__["call_later"]
 
@@ -414,9 +415,23 @@ cdef inline bint is_plain(LoopCore loop, Py_ssize_t n_args, PyObject *names) noe
     """At most two arguments, no keyword but `context`, no debug mode, loop open."""
     if loop.is_debug or loop.is_loop_closed or loop.has_own_time or n_args < 1 or n_args > 3:
         return False
-    # by value: _asyncio's C code calls with a "context" of its own that is not interned
-    return names == NULL or (PyTuple_GET_SIZE(<tuple>names) == 1 and PyUnicode_CompareWithASCIIString(
-        <object>PyTuple_GET_ITEM(<tuple>names, 0), "context") == 0)
+    return names == NULL or names == known_names or is_context_only(names)
+
+
+cdef bint is_context_only(PyObject *names) noexcept:
+    """The one keyword is `context`; by value, since _asyncio's C code has a string of its own for it.
+
+    The tuple that was seen last is kept: almost all calls come with the one of asyncio's tasks.
+    """
+    global known_names
+    if PyTuple_GET_SIZE(<tuple>names) != 1 or PyUnicode_CompareWithASCIIString(
+            <object>PyTuple_GET_ITEM(<tuple>names, 0), "context") != 0:
+        return False
+    Py_INCREF(<object>names)
+    if known_names != NULL:
+        Py_DECREF(<object>known_names)
+    known_names = names
+    return True
 
 
 cdef object call_plain(object method, LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):

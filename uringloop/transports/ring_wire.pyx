@@ -10,8 +10,8 @@ Receiving:
 
 Sending (see fdmon/io_uring for the rule): the flush at the end of the turn queues one SEND or SENDMSG per
 connection, which goes out in the same enter as the wait and posts a CQE only if it fell short.  After a short one
-the rest goes out as a SEND that waits for room and does post a CQE.  At most one send is in flight per socket: two would be
-interleaved (measured).
+the rest goes out as a SEND that waits for room and does post a CQE.  At most one send is in flight per socket: two
+would be interleaved (measured).
 
 What SQEs point to: a SEND to chunk bytes, kept alive by SendRequest.keepalive; a SENDMSG to message and vector inside
 the held SendRequest as well.  Both are let go in send_completed or skip_send_settled, after release.
