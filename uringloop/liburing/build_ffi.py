@@ -7,6 +7,7 @@
  3. Anonymous unions are written flat: each member gets its own offset all the same.
 
 Declared is what liburing 2.3 has; what a newer one adds is not here, so that every build has the same names.
+(io_uring_enable_rings is in the header of 2.3, and missing from its shared library.)
 
 setup.py runs `ffibuilder`, and takes `liburing_flags` from here, so that the compiled modules and this one
 are linked alike.  Nothing here is imported at run time.
@@ -235,7 +236,6 @@ FUNCTIONS = """
     int io_uring_queue_init_params(unsigned entries, struct io_uring *ring, struct io_uring_params *p);
     int io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
     void io_uring_queue_exit(struct io_uring *ring);
-    int io_uring_enable_rings(struct io_uring *ring);
     struct io_uring_sqe *io_uring_get_sqe(struct io_uring *ring);
     int io_uring_submit(struct io_uring *ring);
     int io_uring_submit_and_wait(struct io_uring *ring, unsigned wait_nr);

@@ -249,6 +249,7 @@ _SETUP = "`io_uring_setup` with the flag"
 _REPORTED = "reported by `io_uring_setup`"
 _NOT_USED = "io_uring is not used: epoll, else poll"
 _NEEDED = "a loop on io_uring needs it: force `URINGLOOP_FDMON=epoll` on such a kernel"
+_READS_BY_POLL = "connections are read by `recv(2)` when a multishot poll says so"
 _CQE_PER_SEND = "every send posts a completion of its own"
 
 FEATURES = (
@@ -283,12 +284,12 @@ FEATURES = (
         "provided-buffer rings",
         "5.19",
         "`io_uring_register(PBUF_RING)`",
-        _NEEDED,
+        _READS_BY_POLL,
         _registers_buffer_ring,
     ),
     Feature("multishot accept", "5.19", "attempt on a UNIX socket", _NEEDED, _accepts_multishot),
     Feature("`ASYNC_CANCEL_ANY`", "5.19", "attempt on a poll request", _NEEDED, _cancels_any),
-    Feature("multishot receive", "6.0", "attempt on a socket pair", _NEEDED, _receives_multishot),
+    Feature("multishot receive", "6.0", "attempt on a socket pair", _READS_BY_POLL, _receives_multishot),
     Feature(
         "`SETUP_SINGLE_ISSUER` and `DEFER_TASKRUN`",
         "6.1",
@@ -357,8 +358,9 @@ def probe() -> list[Finding]:
         from . import ffi, lib
 
         kit = _Kit(ffi, lib)
-    except ImportError:
-        findings = [Finding(one, None, "this build has no liburing") for one in FEATURES]
+    except ImportError as error:
+        reason = "this build has no liburing" if error.name == "uringloop.liburing._ffi" else str(error)
+        findings = [Finding(one, None, reason) for one in FEATURES]
     except OSError as error:
         reason = errno.errorcode.get(error.errno or 0, str(error))
         findings = [Finding(FEATURES[0], False, reason)]

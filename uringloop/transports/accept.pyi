@@ -11,8 +11,7 @@ class Acceptor:
     def __new__(
         cls,
         aio_context: AioContext,
-        fd: int,
-        family: int,
+        listener: socket,
         on_accept: Callable[[socket | None, OSError | None, Any], object],
         details: Any,
     ) -> Self: ...
