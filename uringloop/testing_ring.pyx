@@ -256,6 +256,13 @@ cdef class BufferRingDriver:
         cdef char *data = self.buffers.take(res, flags)
         return PyBytes_FromStringAndSize(data, max(res, 0))
 
+    def take_in_place(self, int32_t res, uint32_t flags):
+        """The address of the bytes of one completion, for `read`."""
+        return <uint64_t>self.buffers.take(res, flags)
+
+    def read(self, uint64_t address, Py_ssize_t n_bytes):
+        return PyBytes_FromStringAndSize(<char *>address, n_bytes)
+
     def give_back(self, uint32_t flags):
         self.buffers.give_back(flags)
 

@@ -143,6 +143,46 @@ def test_exhausted_buffers_end_the_receive_with_enobufs_and_lose_nothing(buffers
     assert received == data[:sent]
 
 
+def test_bytes_stay_where_they_are_until_their_own_chunk_is_given_back(buffers, fds):
+    """A buffer returns to the kernel when all of its chunks were given back, and no sooner."""
+    near, far = fds.socketpair()
+    ring = buffers.ring_driver
+    ring.recv_into_buffers(near.fileno(), buffers.buffers, 1)
+    data = pattern(3 << 20)
+    sent, chunks = 0, []
+
+    def receive():
+        """Send and receive until the buffers are used up."""
+        nonlocal sent
+        while True:
+            try:
+                sent += far.send(data[sent : sent + 8_000])
+            except BlockingIOError:
+                pass
+            ring.enter(0)
+            for _, res, flags in ring.reap():
+                if flags & BUFFER_FLAG:
+                    chunks.append((buffers.take_in_place(res, flags), res, flags))
+                elif res == -ENOBUFS:
+                    return
+
+    receive()
+    position, kept = 0, []
+    for number, (address, count, flags) in enumerate(chunks):
+        if number % 50 == 49:
+            kept.append((address, data[position : position + count], flags))
+        else:
+            buffers.give_back(flags)
+        position += count
+    chunks.clear()
+    ring.recv_into_buffers(near.fileno(), buffers.buffers, 1)
+    receive()
+    assert kept
+    assert all(buffers.read(address, len(expected)) == expected for address, expected, _ in kept)
+    for _, _, flags in (*kept, *chunks):
+        buffers.give_back(flags)
+
+
 def test_two_receivers_share_the_buffers_without_mixing_bytes(buffers, fds):
     pairs = [fds.socketpair() for _ in range(2)]
     ring = buffers.ring_driver
