@@ -42,7 +42,7 @@ RING = [
     "transports.accept",
     "testing_ring",
 ]
-HEADERS = ["uringloop/liburing/compat.h", "uringloop/aio/clock.h"]
+HEADERS = ["uringloop/liburing/compat.h", "uringloop/aio/clock.h", "uringloop/aio/collect.h"]
 
 # The cffi module for raw requests, and the compiler flags that it shares with the others.
 CFFI_MODULES = ["uringloop/liburing/build_ffi.py:ffibuilder"]

@@ -21,6 +21,7 @@ cdef class AioContext:
     cdef readonly Notifier notifier
     cdef ReadyQueue ready             # callbacks, FIFO
     cdef Timers timers
+    cdef ReadyQueue due               # timers that are due and not run yet, in the order of their times
     cdef ReadyList ready_list         # handlers found ready, not dispatched yet
     cdef PyObject **dirty             # Flushables with something to write; owned references
     cdef size_t n_dirty

@@ -62,6 +62,7 @@ cdef class AioContext:
         self.monitor = monitor
         self.ready = ReadyQueue()
         self.timers = Timers()
+        self.due = ReadyQueue()
         self.ready_list = ReadyList()
         self.notifier = Notifier()
         self.dirty_capacity = 64
@@ -97,7 +98,7 @@ cdef class AioContext:
             self.monitor.dispatch()
         if self.ready_list.head != self.ready_list.tail:
             self.dispatch_fds()
-        if self.timers.count:
+        if self.timers.count or self.due.count():
             self.run_timers()
         return 0
 
@@ -108,7 +109,7 @@ cdef class AioContext:
     cdef int64_t timeout_ns(self, bint blocking) except? -2:
         """How long the wait may block: -1 for ever, 0 not at all."""
         cdef int64_t when_ns
-        if (not blocking or self.wants_return or self.n_dirty or self.monitor.has_undispatched()
+        if (not blocking or self.wants_return or self.n_dirty or self.due.count() or self.monitor.has_undispatched()
                 or self.ready_list.head != self.ready_list.tail):
             return 0
         when_ns = self.timers.next_when_ns()
@@ -165,18 +166,20 @@ cdef class AioContext:
         return 0
 
     cdef int run_timers(self) except -1:
-        """Run what is due at one look at the clock, earliest first."""
+        """Run what is due at one look at the clock, earliest first; what these schedule waits for the next turn."""
         cdef int64_t now_ns = self.now_ns()
         cdef int64_t when_ns
-        cdef TimerHandle handle
-        # Timers made by a timer wait for the next turn, even with a delay of 0.
-        cdef uint64_t last_sequence = self.timers.sequence
+        cdef Handle handle
         while True:
             when_ns = self.timers.next_when_ns()
-            if when_ns < 0 or when_ns > now_ns or self.timers.heap[0].sequence > last_sequence:
-                return 0
-            handle = self.timers.pop()
+            if when_ns < 0 or when_ns > now_ns:
+                break
+            self.due.push(self.timers.pop())
+        # a list of the context's own: an exception that ends the turn, or a nested turn, loses none of them
+        while self.due.count():
+            handle = self.due.pop()
             self.run_handle(handle)
+        return 0
 
     cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1:
         """`flushable` collected n_bytes more; its flush() comes before the next wait."""
@@ -203,16 +206,20 @@ cdef class AioContext:
         cdef size_t i
         cdef Flushable flushable
         cdef size_t count = self.n_dirty
+        cdef size_t taken = 0
         self.dirty_bytes = 0
-        for i in range(count):
-            flushable = <Flushable>self.dirty[i]
-            flushable.is_dirty = False
-            flushable.flush()
-            Py_DECREF(flushable)  # taken by mark_dirty
-        # a flush may have marked others behind us; they keep their place
-        for i in range(count, self.n_dirty):
-            self.dirty[i - count] = self.dirty[i]
-        self.n_dirty -= count
+        try:
+            while taken < count:
+                flushable = <Flushable>self.dirty[taken]
+                taken += 1
+                flushable.is_dirty = False
+                Py_DECREF(flushable)  # taken by mark_dirty
+                flushable.flush()
+        finally:
+            # others may have been marked behind us; they keep their place, also after an exception
+            for i in range(taken, self.n_dirty):
+                self.dirty[i - taken] = self.dirty[i]
+            self.n_dirty -= taken
         return 0
 
     cdef int settle(self) except -1:
@@ -237,6 +244,7 @@ cdef class AioContext:
             flushable.flush_last()
         self.ready.clear()
         self.timers.clear()
+        self.due.clear()
         while self.ready_list.count():
             self.ready_list.pop()
         self.monitor.close()

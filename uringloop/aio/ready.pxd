@@ -4,6 +4,7 @@ from cpython.ref cimport PyObject
 from .handles cimport Handle
 
 cdef class ReadyQueue:
+    cdef object collected     # always None: an object field makes the class one that is garbage-collected
     cdef PyObject **items     # a ring of owned references
     cdef size_t head
     cdef size_t tail

@@ -76,3 +76,31 @@ cdef class ReadyQueue:
         while self.head != self.tail:
             self.head += 1
             Py_DECREF(<Handle>self.items[(self.head - 1) & self.mask])
+
+
+# -- garbage collection: see collect.h -----------------------------------------------------------------------
+
+cdef extern from "../aio/collect.h":
+    ctypedef int (*visitproc)(PyObject *, void *) noexcept
+    ctypedef int (*ul_traverse_own)(PyObject *, visitproc, void *) noexcept
+
+cdef extern from *:
+    """
+    UL_COLLECTED(ReadyQueue)
+    """
+    void ul_collect_ReadyQueue(object, ul_traverse_own)
+
+
+cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
+    cdef ReadyQueue queue = <ReadyQueue>self
+    cdef size_t at = queue.head
+    cdef int stop
+    while at != queue.tail:
+        stop = visit(queue.items[at & queue.mask], arg)
+        if stop:
+            return stop
+        at += 1
+    return 0
+
+
+ul_collect_ReadyQueue(ReadyQueue, traverse_own)

@@ -116,23 +116,33 @@ cdef class Timers(TimerOwner):
 
     cdef void compact(self) noexcept:
         """Drop the cancelled ones and heapify what is left: O(count)."""
-        cdef size_t i, kept = 0
+        cdef size_t i
+        cdef size_t kept = 0
+        cdef size_t n_dropped = 0
         cdef Py_ssize_t at
         cdef TimerHandle handle
+        cdef PyObject **dropped = <PyObject **>malloc(self.n_cancelled * sizeof(PyObject *))
+        if dropped == NULL:
+            return  # later, then
         for i in range(self.count):
             handle = <TimerHandle>self.heap[i].handle
             if handle.is_cancelled:
                 handle.timers = None
-                self.n_cancelled -= 1
-                Py_DECREF(handle)  # taken by push
+                dropped[n_dropped] = self.heap[i].handle
+                n_dropped += 1
             else:
                 self.heap[kept] = self.heap[i]
                 kept += 1
         self.count = kept
+        self.n_cancelled = 0
         at = (<Py_ssize_t>kept - 2) >> 2
         while at >= 0 and kept > 1:
             self.sift_down(<size_t>at, self.heap[at])
             at -= 1
+        # Last: letting a handle go may run user code (of its context variables), which may schedule timers.
+        for i in range(n_dropped):
+            Py_DECREF(<object>dropped[i])  # taken by push
+        free(dropped)
 
     cdef void clear(self) noexcept:
         cdef TimerHandle handle
@@ -142,3 +152,30 @@ cdef class Timers(TimerOwner):
             handle.timers = None
             Py_DECREF(handle)  # taken by push
         self.n_cancelled = 0
+
+
+# -- garbage collection: see collect.h -----------------------------------------------------------------------
+
+cdef extern from "../aio/collect.h":
+    ctypedef int (*visitproc)(PyObject *, void *) noexcept
+    ctypedef int (*ul_traverse_own)(PyObject *, visitproc, void *) noexcept
+
+cdef extern from *:
+    """
+    UL_COLLECTED(Timers)
+    """
+    void ul_collect_Timers(object, ul_traverse_own)
+
+
+cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
+    cdef Timers timers = <Timers>self
+    cdef size_t at
+    cdef int stop
+    for at in range(timers.count):
+        stop = visit(timers.heap[at].handle, arg)
+        if stop:
+            return stop
+    return 0
+
+
+ul_collect_Timers(Timers, traverse_own)

@@ -248,13 +248,24 @@ cdef class LoopCore:
     cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer) except -1:
         """Watch fd for these two from now on; no handle, no interest."""
         cdef FdCallbacks new = None
+        cdef short kept = 0
         cdef short wanted = (POLLIN if reader is not None else 0) | (POLLOUT if writer is not None else 0)
         if wanted:
             new = FdCallbacks(fd, wanted)
             new.aio_context = self.aio_context
             new.reader = reader
             new.writer = writer
+        if old is not None and old.is_queued and new is not None:
+            # An event that waits for dispatch stays with the callback it is for, or changing the other
+            # direction in each turn would starve it.
+            kept = ((~POLLOUT if old.reader is reader else 0) | (~POLLIN if old.writer is writer else 0)) & old.revents
+            if old.reader is not reader:
+                kept &= ~POLLIN
+            if old.writer is not writer:
+                kept &= ~POLLOUT
         self.aio_context.set_handler(old, new)
+        if kept:
+            self.aio_context.ready_list.append(new, kept)
         if new is not None:
             self.fd_callbacks[fd] = new
         else:

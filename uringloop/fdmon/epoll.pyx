@@ -107,6 +107,8 @@ cdef class EpollMonitor(FDMonitor):
                 error = self.control(EPOLL_CTL_ADD, new)
             if error:
                 raise OSError(error, os.strerror(error))
+            if old is None:
+                old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
             self.handlers[new.fd] = new
             self.by_fd[new.fd] = <PyObject *>new
         elif old is not None and self.handlers.get(old.fd) is old:

@@ -133,8 +133,9 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef int update(self, FdHandler old, FdHandler new) except -1:
         if new is not None:
+            check_pollable(new.fd)
             if old is None:
-                check_pollable(new.fd)
+                old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
             self.handlers[new.fd] = new
             new.arming = PollRequest(new)
             self.to_arm.append(new)
@@ -172,6 +173,8 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
         cdef int harvested, total
+        if not self.ring.is_open:
+            raise RuntimeError("the loop is closed")
         self.ready_list = ready_list
         self.harvested_bytes = 0
         if self.to_arm:
@@ -208,6 +211,9 @@ cdef class IoUringMonitor(FDMonitor):
         cdef int32_t res
         cdef uint32_t flags
         cdef char *data
+        if ul_sq_flags(&self.ring.ring) & IORING_SQ_CQ_OVERFLOW:
+            # the kernel keeps more than the CQ holds (IORING_FEAT_NODROP); the next enter brings it
+            self.n_cq_overflows += 1
         while head != tail:
             cqe = &self.ring.ring.cq.cqes[head & self.ring.ring.cq.ring_mask]
             user_data, res, flags = cqe.user_data, cqe.res, cqe.flags
@@ -294,7 +300,6 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int flush_cq_overflow(self) except -1:
         """Completions beyond the CQ are kept by the kernel (IORING_FEAT_NODROP) until an enter asks."""
         while ul_sq_flags(&self.ring.ring) & IORING_SQ_CQ_OVERFLOW:
-            self.n_cq_overflows += 1
             self.ring.enter(0, -1)
             if self.harvest() == 0:
                 break
@@ -472,6 +477,9 @@ cdef class IoUringMonitor(FDMonitor):
                 # Closed from another thread: memory the kernel may still touch is kept for ever, and counted.
                 self.n_in_limbo += 1
         self.n_unsettled = 0
+        self.to_arm = []  # cancelled handlers are back on it
+        while self.ready_list.count():
+            self.ready_list.pop()
         while self.fifo_head != self.fifo_tail:
             slot = self.fifo[self.fifo_head & self.fifo_mask]
             self.fifo_head += 1

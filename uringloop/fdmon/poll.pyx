@@ -44,8 +44,9 @@ cdef class PollMonitor(FDMonitor):
 
     cdef int update(self, FdHandler old, FdHandler new) except -1:
         if new is not None:
+            check_pollable(new.fd)
             if old is None:
-                check_pollable(new.fd)
+                old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
             self.handlers[new.fd] = new
         elif old is not None and self.handlers.get(old.fd) is old:
             del self.handlers[old.fd]

@@ -17,6 +17,7 @@ cdef enum RequestKind:
     KIND_SKIP_SEND = 2   # a SEND that posts a CQE only on failure: settled inside wait, no user code
 
 cdef class InFlight:
+    cdef object collected              # always None: an object field makes the class one that is garbage-collected
     cdef readonly Py_ssize_t count     # requests from hold to release
     cdef PyObject *head                # newest first; borrowed, each request holds itself while in flight
     cdef list snapshot(self)

@@ -119,3 +119,30 @@ cdef int release(Request request) except -1:
     owner.count -= 1
     Py_DECREF(request)  # taken by hold()
     return 0
+
+
+# -- garbage collection: see collect.h -----------------------------------------------------------------------
+
+cdef extern from "../aio/collect.h":
+    ctypedef int (*visitproc)(PyObject *, void *) noexcept
+    ctypedef int (*ul_traverse_own)(PyObject *, visitproc, void *) noexcept
+
+cdef extern from *:
+    """
+    UL_COLLECTED(InFlight)
+    """
+    void ul_collect_InFlight(object, ul_traverse_own)
+
+
+cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
+    cdef PyObject *at = (<InFlight>self).head
+    cdef int stop
+    while at != NULL:
+        stop = visit(at, arg)
+        if stop:
+            return stop
+        at = (<Request>at).after
+    return 0
+
+
+ul_collect_InFlight(InFlight, traverse_own)

@@ -159,12 +159,12 @@ cdef class Ring:
         """
         cdef io_uring_sqe *sqe
         cdef io_uring_sqe *grown
+        if not self.is_open:
+            raise RuntimeError("the loop is closed: its ring takes no requests")
         if self.is_enabled or self.n_overflow == 0:
             sqe = io_uring_get_sqe(&self.ring)
             if sqe != NULL:
                 return sqe
-        if not self.is_open:
-            raise RuntimeError("uringloop bug: an SQE for a closed ring")
         if self.is_enabled:
             self.enter(0, -1)
             sqe = io_uring_get_sqe(&self.ring)
@@ -224,6 +224,8 @@ cdef class Ring:
         Raises: OSError for any other errno.
         """
         cdef int done
+        if not self.is_open:
+            raise RuntimeError("the loop is closed: its ring cannot be entered")
         with nogil:
             # Only this thread touches the ring; other threads touch nothing but the notifier.
             done = ul_enter(&self.ring, wait_count, self.wait_flags, timeout_ns)
@@ -236,10 +238,12 @@ cdef class Ring:
         raise OSError(-done, "io_uring_enter: " + os.strerror(-done))
 
     cdef bint has_unsubmitted(self) noexcept:
-        return ul_unsubmitted(&self.ring) != 0
+        return self.is_open and ul_unsubmitted(&self.ring) != 0
 
     cdef bint has_completions(self) noexcept:
         """Completions are visible, or an enter would make some visible; without a system call."""
+        if not self.is_open:
+            return False
         if ul_visible_cqes(&self.ring):
             return True
         return (ul_sq_flags(&self.ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0
