@@ -1,12 +1,12 @@
 # distutils: include_dirs = uringloop/aio
 """Drivers for tests of the core.  Not part of the public API: names and behaviour change without notice.
 
-The core's interfaces are cdef, so that Python cannot reach them.  A driver owns or wraps one object of the core
-and only forwards; a handler or flushable of here writes down what it is told.  `FakeMonitor` is a monitor of its
-own.
+The core's interfaces are cdef, so that Python cannot reach them.  A driver owns or wraps one object of the
+core and only forwards; a handler or flushable of here writes down what it is told.  `FakeMonitor` is a
+monitor of its own.
 
-Not here: what needs liburing (`testing_ring`).  The directive above lets the headers be found from here: they are
-named relative to a module in a folder.
+Not here: what needs liburing (`testing_ring`).  The directive above lets the headers be found from here:
+they are named relative to a module in a folder.
 """
 
 from libc.stdint cimport int64_t
