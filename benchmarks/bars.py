@@ -79,9 +79,8 @@ def check(document: dict[str, Any]) -> tuple[list[str], bool]:
     lines, is_good = [], True
     for bar in BARS:
         value, text = _measured(bar, measured.get((bar.case, bar.loop)))
-        if value is None:
-            verdict = "MISS"
-        else:
+        verdict = "MISS"
+        if value is not None:
             verdict = "PASS" if _COMPARE[bar.comparison](value, bar.bound) else "FAIL"
         is_good = is_good and verdict == "PASS"
         subject = f"{bar.loop:<15} {bar.case:<27} {what[bar.metric]:<40}"

@@ -163,7 +163,6 @@ def test_closed_fd_is_refused_with_ebadf(driver, fds):
 
 
 def test_modifying_the_interest_in_a_closed_fd_is_refused_with_ebadf(request, driver, fds):
-    known_bug(request, "update(old, new) does not look at the fd", "io_uring", "poll", "fake", "faulty")
     reader, _ = fds.pipe()
     old = RecordingHandler(reader, POLLIN)
     driver.update(None, old)

@@ -62,7 +62,6 @@ def test_more_ready_handlers_than_the_completion_queue_holds_lose_nothing(driver
 def test_overflow_of_the_completion_queue_is_counted(request, ring_driver):
     """Nothing is harvested between the submissions, so the kernel has to keep what does not fit."""
     ring_requests = pytest.importorskip("uringloop.testing_ring")
-    known_bug(request, "cq_overflows counts only while sends wait to be settled")
     submit = ring_requests.RequestsDriver(ring_driver.monitor)
     requests = [ring_requests.RecordingRequest() for _ in range(CQ_ENTRIES + 600)]
     for one in requests:
@@ -117,7 +116,6 @@ def test_handler_modified_before_every_wait_is_reported_by_each(driver, fds):
 
 def test_reader_is_heard_although_the_writer_changes_in_every_turn(request, loop, fds):
     """Stock asyncio has queued the reader's callback by then; the event must not go with the handler."""
-    known_bug(request, "a handler that is modified while it is queued loses its event, in each turn anew")
     near, far = fds.socketpair()
     heard_in = []
     turns = 0
@@ -220,7 +218,6 @@ def test_number_used_again_without_removal_can_be_taken_over(driver, fds):
 
 
 def test_number_used_again_is_not_reported_to_the_handler_of_the_closed_file(request, driver, fds):
-    known_bug(request, "add with a number that has a handler leaves that one armed", "io_uring")
     reader, writer = fds.pipe()
     kept_open = os.dup(reader)
     old = RecordingHandler(reader, POLLIN)

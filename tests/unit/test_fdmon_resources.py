@@ -106,7 +106,6 @@ def test_close_before_the_first_run_releases_everything(new_driver, fds):
 
 
 def test_using_a_closed_monitor_raises_or_does_nothing_but_does_not_crash(request, real_fdmon_name):
-    known_bug(request, "the closed ring's unmapped memory is read: SIGSEGV", "io_uring")
     run_script(
         """
         import os
@@ -135,7 +134,6 @@ def test_using_a_closed_monitor_raises_or_does_nothing_but_does_not_crash(reques
 
 
 def test_turn_of_a_closed_loop_does_not_crash(request, monitor):
-    known_bug(request, "the closed ring's unmapped memory is read: SIGSEGV", "io_uring")
     run_script(
         """
         loop = make_loop(MONITOR)

@@ -396,7 +396,6 @@ def test_timer_made_by_a_timer_waits_for_the_next_turn(aio):
 
 def test_timer_that_re_arms_itself_in_the_past_starves_no_due_timer(request, aio):
     """Stock asyncio takes everything that is due at one look at the clock, and runs that."""
-    known_bug(request, "a newer timer at the top of the heap ends the pass over the due ones")
     calls = []
 
     def again():
@@ -410,7 +409,6 @@ def test_timer_that_re_arms_itself_in_the_past_starves_no_due_timer(request, aio
 
 
 def test_due_timer_runs_before_one_that_an_earlier_timer_made(request, aio):
-    known_bug(request, "a newer timer at the top of the heap ends the pass over the due ones")
     calls = []
 
     def first():
@@ -470,7 +468,6 @@ def test_flush_that_fails_does_not_flush_the_others_twice(request, aio):
 
     from uringloop.testing import RecordingFlushable
 
-    known_bug(request, "after an exception the dirty list keeps entries whose references were dropped")
 
     def fail():
         failing.callback = None

@@ -182,7 +182,6 @@ def test_close_of_a_disabled_ring_forgets_what_waits_for_it(new_ring):
 
 
 def test_request_for_a_closed_ring_raises_and_does_not_crash(request, ring_driver):
-    known_bug(request, "the closed ring's unmapped memory is read: SIGSEGV")
     run_script(
         """
         from uringloop.testing_ring import RingDriver

@@ -191,7 +191,6 @@ def test_timers_keep_exactly_one_reference_to_a_handle(end, timers):
 
 def test_timer_scheduled_while_a_compaction_drops_others_is_not_lost(request, timers):
     """The last reference to a cancelled handle's context may run any code."""
-    known_bug(request, "compact() drops references while the heap is half-way, and forgets what was pushed")
     variable = contextvars.ContextVar("variable")
     made = []
 
@@ -220,7 +219,6 @@ def test_time_far_away_is_kept_exactly(timers):
 @pytest.mark.parametrize("pending", ["call_later", "call_soon"])
 def test_unclosed_loop_with_something_pending_is_collected(request, monitor, pending):
     """Stock asyncio warns and closes it. References in arrays of ours are invisible to the collector."""
-    known_bug(request, "the collector cannot see through the heap and the ready queue")
     call = {"call_later": "call_later(100, print)", "call_soon": "call_soon(print)"}[pending]
     out = run_script(
         f"""

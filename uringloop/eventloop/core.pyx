@@ -387,9 +387,9 @@ cdef extern from *:
         return result;
     }
     static PyMethodDef ul_call_soon = {"call_soon", NULL, METH_FASTCALL | METH_KEYWORDS,
-        "call_soon($self, callback, /, *args, context=None)\\n--\\n\\nSee asyncio.loop.call_soon."};
+        "call_soon($self, callback, *args, context=None)\\n--\\n\\nSee asyncio.loop.call_soon."};
     static PyMethodDef ul_call_later = {"call_later", NULL, METH_FASTCALL | METH_KEYWORDS,
-        "call_later($self, delay, callback, /, *args, context=None)\\n--\\n\\n"
+        "call_later($self, delay, callback, *args, context=None)\\n--\\n\\n"
         "See asyncio.loop.call_later; resolution is a nanosecond, never early."};
     """
     struct PyMethodDef:

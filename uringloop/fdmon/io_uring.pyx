@@ -18,7 +18,7 @@ Invariant: a request is on `in_flight` from hold to release, and everything on i
 for ever, before its memory goes.
 
 Threads: the thread that enables the ring owns it for ever; `move` makes a new ring for another thread.
-Kernel: 5.15 at least, 6.0 for multishot receive, 6.1 for DEFER_TASKRUN.
+Kernel: 5.19 at least, 6.0 for multishot receive, 6.1 for DEFER_TASKRUN.
 
 Not here: what a completion means (`transports/ring_wire`), memory rules (`uring/request`).
 """

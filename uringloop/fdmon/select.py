@@ -28,14 +28,15 @@ _io_uring_was_had = False
 # All monitors are imported at once: a process without free descriptors could not load one later.
 try:
     from .io_uring import IoUringMonitor
-except ImportError:  # a build without liburing
-    IoUringMonitor = None
+except ImportError as _error:  # a build without liburing
+    IoUringMonitor = None  # type: ignore[assignment, misc]
+    _missing = str(_error)
 
 
 def _make_io_uring() -> Any:
     if IoUringMonitor is None:
         raise MonitorUnavailable(
-            "io_uring", errno.ENOSYS, "this build of uringloop has no liburing; rebuild it with liburing-dev"
+            "io_uring", errno.ENOSYS, f"this build of uringloop has no liburing, rebuild it with liburing-dev ({_missing})"
         )
     return IoUringMonitor()
 

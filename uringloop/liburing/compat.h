@@ -116,6 +116,12 @@ static inline int ul_enter(struct io_uring *ring, unsigned wait_count, unsigned 
     return done < 0 ? -errno : (int)done;
 }
 
+/* Not liburing's function of this purpose: the shared library of 2.3 does not export it. */
+static inline int ul_enable_ring(struct io_uring *ring)
+{
+    return syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0 ? -errno : 0;
+}
+
 static inline int ul_register_buffer_ring(struct io_uring *ring, void *address, unsigned entries,
                                           unsigned group, unsigned flags)
 {

@@ -38,7 +38,6 @@ cdef extern from "../liburing/compat.h" nogil:
 
     int io_uring_queue_init_params(unsigned entries, io_uring *ring, io_uring_params *params)
     void io_uring_queue_exit(io_uring *ring)
-    int io_uring_enable_rings(io_uring *ring)
     int io_uring_unregister_buf_ring(io_uring *ring, int group)
     io_uring_sqe *io_uring_get_sqe(io_uring *ring)
     void io_uring_smp_store_release(unsigned *pointer, unsigned value)
@@ -67,6 +66,7 @@ cdef extern from "../liburing/compat.h" nogil:
     unsigned ul_visible_cqes(io_uring *ring)
     unsigned ul_sq_flags(io_uring *ring)
     int ul_enter(io_uring *ring, unsigned wait_count, unsigned flags, int64_t timeout_ns)
+    int ul_enable_ring(io_uring *ring)
     int ul_register_buffer_ring(io_uring *ring, void *address, unsigned entries, unsigned group, unsigned flags)
     void ul_buffer_add(io_uring_buf_ring *, void *address, unsigned n_bytes, unsigned short, unsigned mask,
                        unsigned offset)

@@ -248,7 +248,7 @@ def _has_epoll_pwait2() -> bool | None:
 _SETUP = "`io_uring_setup` with the flag"
 _REPORTED = "reported by `io_uring_setup`"
 _NOT_USED = "io_uring is not used: epoll, else poll"
-_NEEDED = "a loop on io_uring needs it: force `URINGLOOP_FDMON=epoll` on such a kernel"
+_NEEDED = "no io_uring: the loop falls back to epoll"
 _READS_BY_POLL = "connections are read by `recv(2)` when a multishot poll says so"
 _CQE_PER_SEND = "every send posts a completion of its own"
 

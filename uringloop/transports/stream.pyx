@@ -470,9 +470,6 @@ cdef class StreamTransport(WireEnd):
     def abort(self):
         self.force_close(None)
 
-    def _force_close(self, error):
-        self.force_close(error)
-
     cdef int force_close(self, object error) except -1:
         """Give up what is queued; connection_lost(error) comes with the next turn."""
         if self.conn_lost:
@@ -486,6 +483,9 @@ cdef class StreamTransport(WireEnd):
         if self.loop is not None:
             self.loop.call_soon(self._call_connection_lost, error)
         return 0
+
+    def _force_close(self, error):
+        self.force_close(error)
 
     def _fatal_error(self, error, message="Fatal error on transport"):
         self.fatal_error(error, message)
@@ -567,24 +567,12 @@ cdef class StreamTransport(WireEnd):
         return self.is_closing_
 
     @property
-    def _paused(self):
-        return self.is_paused
-
-    @property
     def _conn_lost(self):
         return self.conn_lost
 
     @property
-    def _eof(self):
-        return self.is_eof_written
-
-    @property
     def _protocol_paused(self):
         return self.is_protocol_paused
-
-    @property
-    def _empty_waiter(self):
-        return self.empty_waiter
 
     def _make_empty_waiter(self):
         """A future that is done when everything written so far was taken by the kernel (sendfile)."""
