@@ -7,8 +7,6 @@ import threading
 import pytest
 from uringloop.testing import MonitorDriver, RecordingHandler
 
-from unit.conftest import known_bug
-
 POLLIN, POLLOUT = select.POLLIN, select.POLLOUT
 SQ_ENTRIES = 256
 CQ_ENTRIES = 1024

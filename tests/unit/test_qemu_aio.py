@@ -12,7 +12,7 @@ import threading
 import pytest
 from uringloop.testing import ContextDriver
 
-from unit.conftest import handler_with, known_bug
+from unit.conftest import handler_with
 
 POLLIN, POLLOUT = select.POLLIN, select.POLLOUT
 
@@ -467,7 +467,6 @@ def test_flush_that_fails_does_not_flush_the_others_twice(request, aio):
     import sys
 
     from uringloop.testing import RecordingFlushable
-
 
     def fail():
         failing.callback = None

@@ -17,7 +17,7 @@ from uringloop.testing_ring import (
 )
 
 import uringloop
-from unit.conftest import forget_spare_rings, known_bug, open_fds
+from unit.conftest import forget_spare_rings, open_fds
 from uringloop.uring.ring import Ring, explain, give_back, take_ring
 
 SQ_ENTRIES = 256

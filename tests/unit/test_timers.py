@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from uringloop.testing import TimersDriver
 
-from unit.conftest import known_bug
-
 COMPACT_FROM = 64
 
 

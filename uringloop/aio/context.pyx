@@ -18,13 +18,13 @@ Thread: the loop's; `ready.push` with the GIL and `notifier.notify` from any.
 Not here: asyncio.  This file knows callbacks (Handle) but no event loop.
 """
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList
-from .handles cimport Handle, TimerHandle
+from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
 from .timers cimport Timers

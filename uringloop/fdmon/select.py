@@ -36,7 +36,9 @@ except ImportError as _error:  # a build without liburing
 def _make_io_uring() -> Any:
     if IoUringMonitor is None:
         raise MonitorUnavailable(
-            "io_uring", errno.ENOSYS, f"this build of uringloop has no liburing, rebuild it with liburing-dev ({_missing})"
+            "io_uring",
+            errno.ENOSYS,
+            f"this build of uringloop has no liburing, rebuild it with liburing-dev ({_missing})",
         )
     return IoUringMonitor()
 
