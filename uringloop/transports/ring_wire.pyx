@@ -235,7 +235,14 @@ cdef class RingWire(Wire):
         """Called by flush, right before the enter that submits it."""
         cdef SendQueue queue = self.end.queue
         cdef bint is_whole = len(queue.chunks) - queue.first <= IOV_MOST
-        if queue.n_bytes and not self.sends_in_flight and not self.send_error:
+        if self.sends_in_flight or self.send_error or not queue.n_bytes:
+            return 0
+        if self.is_bulk and queue.n_bytes >= LARGE_CHUNK and not self.needs_cqe:
+            # send(2) beats SEND SQEs here (16 KiB, 100 connections: 0.95 instead of 1.09 of epoll's CPU per message)
+            self.send_error = self.send_now()
+            if self.send_error or (queue.n_bytes == 0 and self.end.wants_news()):
+                self.end.schedule_news()
+        else:
             # Without a CQE nothing would wake the loop for what does not fit into this send.
             self.submit_send(self.needs_cqe or not is_whole or not self.monitor.skip_sends)
         return 0
