@@ -77,6 +77,11 @@ cdef class AioContext:
             Py_DECREF(<object>self.dirty[self.n_dirty])
         free(self.dirty)
 
+    def __del__(self):
+        # Before anything is freed: the kernel may hold memory of requests in flight.
+        if self.monitor is not None and not self.monitor.is_closed and self.notifier is not None:
+            self.close()
+
     def poll(self, bint blocking=True):
         """Run one turn.
 

@@ -23,6 +23,7 @@ Kernel: 5.19 at least, 6.0 for multishot receive, 6.1 for DEFER_TASKRUN.
 Not here: what a completion means (`transports/ring_wire`), memory rules (`uring/request`).
 """
 
+cimport cython
 from libc.errno cimport EBADF
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -51,6 +52,7 @@ cdef enum:
 cdef object sends_report_count = None
 
 
+@cython.no_gc_clear
 cdef class PollRequest(Request):
     """POLL_ADD of one FdHandler."""
 
@@ -136,6 +138,10 @@ cdef class IoUringMonitor(FDMonitor):
             check_pollable(new.fd)
             if old is None:
                 old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
+        if old is not None and old.arming is not None:
+            self.cancel(<PollRequest>old.arming)  # the only step that can fail; nothing is changed before it
+            old.arming = None
+        if new is not None:
             self.handlers[new.fd] = new
             new.arming = PollRequest(new)
             self.to_arm.append(new)
@@ -143,9 +149,6 @@ cdef class IoUringMonitor(FDMonitor):
             del self.handlers[old.fd]
         if old is not None:
             old.is_removed = True
-            if old.arming is not None:
-                self.cancel(<PollRequest>old.arming)
-                old.arming = None
         return 0
 
     cdef int arm_polls(self) except -1:
@@ -153,15 +156,19 @@ cdef class IoUringMonitor(FDMonitor):
         cdef FdHandler handler
         cdef PollRequest request
         cdef io_uring_sqe *sqe
-        cdef list waiting = self.to_arm
-        self.to_arm = []
-        for handler in waiting:
-            request = <PollRequest>handler.arming
-            if handler.is_removed or request is None or request.owner is not None:
-                continue
-            sqe = self.ring.get_sqe()
-            io_uring_prep_poll_add(sqe, handler.fd, <unsigned short>handler.events)
-            hold(request, self.in_flight, sqe)
+        cdef Py_ssize_t n_armed = 0
+        try:
+            while n_armed < len(self.to_arm):
+                handler = <FdHandler>self.to_arm[n_armed]
+                request = <PollRequest>handler.arming
+                if not handler.is_removed and request is not None and request.owner is None:
+                    sqe = self.ring.get_sqe()
+                    io_uring_prep_poll_add(sqe, handler.fd, <unsigned short>handler.events)
+                    hold(request, self.in_flight, sqe)
+                n_armed += 1
+        finally:
+            # when the kernel takes no more for the moment, the rest keeps its place
+            del self.to_arm[:n_armed]
         return 0
 
     cdef bint need_wait(self) noexcept:

@@ -6,6 +6,7 @@ resources (the owner tries again after a second, as asyncio does) or was closed.
 Ownership: an fd in a completion is ours; one that arrives after `close` is closed at once.
 """
 
+cimport cython
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int32_t, uint32_t
 from posix.unistd cimport close as close_fd
@@ -22,6 +23,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int SOCK_CLOEXEC, SOCK_NONBLOCK
 
 
+@cython.no_gc_clear
 cdef class AcceptRequest(Request):
     """Multishot ACCEPT."""
 

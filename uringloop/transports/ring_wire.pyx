@@ -19,6 +19,7 @@ the held SendRequest as well.  Both are let go in send_completed or skip_send_se
 Thread: the loop's.
 """
 
+cimport cython
 from libc.errno cimport EAGAIN, EINTR, EINVAL
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, realloc
@@ -49,6 +50,7 @@ cdef enum:
     WAITING_SEND_MOST = 1 << 20    # bytes per SEND that waits for room: progress is only known at its end
 
 
+@cython.no_gc_clear
 cdef class ReceiveRequest(Request):
     """Multishot RECV, or POLL_ADD in bulk mode, of one RingWire."""
 
@@ -63,6 +65,7 @@ cdef class ReceiveRequest(Request):
         return wire.received(self, res, flags, data)
 
 
+@cython.no_gc_clear
 cdef class SendRequest(Request):
     """One SEND or SENDMSG of one RingWire."""
 

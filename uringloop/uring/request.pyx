@@ -11,9 +11,13 @@ request is kept alive by `hold` and keeps everything else alive in `keepalive`; 
 
 Invariant: state is IN_FLIGHT, CANCELLING or ORPHANED exactly between hold and release.
 
+Request and its subclasses are never cleared by the garbage collector (no_gc_clear): the kernel may still touch what they
+keep; a loop that is forgotten open is closed by its finalizer first.
+
 Thread: the ring's owner.
 """
 
+cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
@@ -33,6 +37,7 @@ cdef class InFlight:
         return found
 
 
+@cython.no_gc_clear
 cdef class Request:
     """One operation; subclasses say what its completions mean."""
 

@@ -12,7 +12,6 @@ cdef class Ring:
     cdef readonly unsigned features    # IORING_FEAT_*
     cdef readonly unsigned long long n_syscalls
     cdef readonly unsigned long long n_submitted
-    cdef readonly unsigned long long n_overflows  # times the CQ ring was seen overflown
     cdef unsigned wait_flags           # GETEVENTS, and NO_IOWAIT where the kernel has it
     cdef bint has_taskrun_flag         # IORING_SQ_TASKRUN tells of deferred completions
     cdef io_uring_sqe *overflow        # SQEs beyond the SQ while the ring is disabled; owned
