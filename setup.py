@@ -79,6 +79,18 @@ class BuildExt(build_ext):
         super().initialize_options()
         self.parallel = int(os.environ.get("URINGLOOP_BUILD_JOBS", os.cpu_count() or 1))
 
+    def run(self) -> None:
+        super().run()
+        if self.inplace or not os.path.isdir(self.build_lib):
+            return
+        # What an earlier build of another kind left there would go into the wheel, too.
+        wanted = {os.path.abspath(path) for path in self.get_outputs()}
+        for folder, _, names in os.walk(os.path.join(self.build_lib, "uringloop")):
+            for name in names:
+                path = os.path.abspath(os.path.join(folder, name))
+                if name.endswith(".so") and path not in wanted:
+                    os.unlink(path)
+
 
 setup(
     ext_modules=cythonize(

@@ -15,7 +15,8 @@ except ModuleNotFoundError as _error:
         raise
     raise ImportError(
         f"the compiled module {_error.name} is missing: uringloop was imported from a source tree that was not "
-        "built; run `pip install .` (or `pip install -e .`) there"
+        "built. Leave that folder if uringloop is installed already (the folder hides it), or run "
+        "`pip install -e .` there"
     ) from _error
 from ._version import __version__
 from .exceptions import MonitorUnavailable, UringLoopError

@@ -7,7 +7,7 @@ import socket
 import sys
 
 import pytest
-from helpers import Recorder, turns, until
+from helpers import Recorder, run_script, turns, until
 
 
 async def connect(server, number=0):
@@ -318,3 +318,49 @@ async def test_repr_of_a_server():
     server, _ = await make()
     assert "Server" in repr(server)
     await close_all(server)
+
+
+@pytest.mark.slow
+def test_a_listener_that_was_given_is_shared_fairly_by_processes(monitor):
+    """An armed ACCEPT is an exclusive waiter: with it the first process would get every connection."""
+    run_script(
+        """
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+
+        def serve():
+            async def main():
+                async def answer(reader, writer):
+                    writer.write(b"%d" % os.getpid())
+                    await writer.drain()
+                    time.sleep(0.003)  # a request costs CPU, so that the other process has its chance
+                    writer.close()
+                server = await asyncio.start_server(answer, sock=listener)
+                await asyncio.to_thread(sys.stdin.buffer.read)  # until the parent is done
+                server.close()
+            run(make_loop(MONITOR), main())
+
+        reading, writing = os.pipe()
+        children = []
+        for _ in range(2):
+            child = os.fork()
+            if not child:
+                os.close(writing)
+                os.dup2(reading, 0)
+                serve()
+                os._exit(0)
+            children.append(child)
+        answers = set()
+        deadline = time.monotonic() + 10
+        while len(answers) < 2 and time.monotonic() < deadline:
+            peers = [socket.create_connection(listener.getsockname()) for _ in range(8)]
+            answers.update(peer.recv(100) for peer in peers)
+            for peer in peers:
+                peer.close()
+        os.close(writing)
+        for child in children:
+            os.waitpid(child, 0)
+        assert answers == {b"%d" % child for child in children}, answers
+        """,
+        monitor,
+    )

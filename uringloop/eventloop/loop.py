@@ -38,7 +38,8 @@ class Loop(LoopCore, ServeMixin, SocketsMixin, StdlibHooks, asyncio.BaseEventLoo
         self._adopt_monitor(monitor)
         self._fdmon_reason = reason
         self._has_requests = monitor.has_requests
-        self._acceptors = {}
+        self._acceptors = {}  # listening fd -> Acceptor
+        self._given_listeners = weakref.WeakSet()  # sockets that were passed to create_server
         self._pid = os.getpid()
         self.setup_stdlib()
         _live_loops.add(self)
@@ -91,19 +92,21 @@ class Loop(LoopCore, ServeMixin, SocketsMixin, StdlibHooks, asyncio.BaseEventLoo
             sys.set_asyncgen_hooks(*self._old_agen_hooks)
             self._old_agen_hooks = None
 
-    def close(self):
+    def close(self, _getpid=os.getpid):
         """See asyncio.loop.close."""
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
         if self._closed:
             return
-        if self._pid == os.getpid():
+        if self._pid == _getpid():
             self.close_stdlib()
-        asyncio.BaseEventLoop.close(self)
+        super().close()
         self._acceptors.clear()
         self._close_aio_context()
 
-    def __del__(self, _warn=warnings.warn):
+    def __del__(self, _warn=warnings.warn, _is_finalizing=sys.is_finalizing):
+        if _is_finalizing():
+            return  # modules are being taken apart, and the kernel closes everything
         if self.aio_context is not None and not self.is_closed():
             _warn(f"unclosed event loop {self!r}", ResourceWarning, source=self)
             if not self.is_running():

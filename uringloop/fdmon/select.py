@@ -38,7 +38,7 @@ def _make_io_uring() -> Any:
         raise MonitorUnavailable(
             "io_uring",
             errno.ENOSYS,
-            f"this build of uringloop has no liburing, rebuild it with liburing-dev ({_missing})",
+            f"this build of uringloop has no liburing ({_missing})",
         )
     return IoUringMonitor()
 
