@@ -80,6 +80,7 @@ static int epoll_fd;
 static char *pattern; /* two periods of the message, so that any window of one message is contiguous */
 static char *receive_buffer;
 static int is_measuring, has_begun;
+static int is_on_ring; /* the echo mode runs on io_uring: loadgen_ring.h */
 static uint64_t n_messages, n_verified_bytes;
 
 static void die(const char *format, ...)
@@ -343,7 +344,7 @@ static void begin_message(struct connection *c, uint64_t started_ns)
 }
 
 /* Takes n received bytes; returns how many messages they completed. */
-static unsigned take_bytes(struct connection *c, size_t n)
+static unsigned take_bytes(struct connection *c, const char *data, size_t n)
 {
     unsigned n_complete;
 
@@ -351,7 +352,7 @@ static unsigned take_bytes(struct connection *c, size_t n)
         for (size_t at = 0; at < n;) {
             size_t offset = (c->received + at) % opt.size_bytes;
             size_t length = n - at < opt.size_bytes ? n - at : opt.size_bytes;
-            if (memcmp(receive_buffer + at, pattern + offset, length)) {
+            if (memcmp(data + at, pattern + offset, length)) {
                 errno = 0;
                 die("the server echoed other bytes than were sent");
             }
@@ -388,7 +389,8 @@ static void connect_all_blocking(struct connection *all)
         if (start_connect(c, 0) < 0)
             die("connect %d of %d", i + 1, opt.n_connections);
         c->state = ECHOING;
-        set_interest(c, EPOLL_CTL_ADD, EPOLLIN);
+        if (!is_on_ring)
+            set_interest(c, EPOLL_CTL_ADD, EPOLLIN);
     }
     usleep(20000); /* let the server finish accepting, so that the warm-up starts with all of them */
 }
@@ -402,7 +404,7 @@ static void echo_event(struct connection *c, uint32_t events)
             die("the server closed a connection");
         }
         if (n > 0) {
-            unsigned n_complete = take_bytes(c, (size_t)n);
+            unsigned n_complete = take_bytes(c, receive_buffer, (size_t)n);
             uint64_t t = n_complete ? now_ns() : 0;
             while (n_complete--) {
                 count_message(c->sent_ns[c->head], t);
@@ -450,7 +452,7 @@ static void churn_event(struct connection *c, uint32_t events)
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)) || (n = receive(c)) < 0)
         return;
     if (n > 0) {
-        if (take_bytes(c, (size_t)n) && c->state == ECHOING) {
+        if (take_bytes(c, receive_buffer, (size_t)n) && c->state == ECHOING) {
             if (shutdown(c->fd, SHUT_WR) < 0)
                 die("shutdown");
             c->state = AWAITING_EOF;
@@ -465,6 +467,10 @@ static void churn_event(struct connection *c, uint32_t events)
     close(c->fd);
     churn_start(c);
 }
+
+#ifdef WITH_LIBURING
+#include "loadgen_ring.h"
+#endif
 
 static void run(struct connection *all)
 {
@@ -573,9 +579,17 @@ int main(int argc, char **argv)
     for (int i = 0; i < opt.n_connections; i++)
         if (!(all[i].sent_ns = calloc(opt.depth, sizeof(uint64_t))))
             die("set-up");
+#ifdef WITH_LIBURING
+    is_on_ring = !opt.is_churn && opt.size_bytes <= RING_LARGEST_BYTES && opt.n_connections >= RING_CONNECTIONS;
+#endif
     if (!opt.is_churn)
         connect_all_blocking(all);
-    run(all);
+#ifdef WITH_LIBURING
+    if (is_on_ring)
+        run_on_ring(all);
+    else
+#endif
+        run(all);
     print_result();
     return 0;
 }
