@@ -45,7 +45,9 @@ def _liburing_flags() -> list[str]:
     program = shutil.which("pkg-config")
     if program is None:
         return []
-    done = subprocess.run([program, "--cflags", "--libs", "liburing"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program, "--cflags", "--libs", "liburing"], capture_output=True, text=True, check=False
+    )
     return ["-DWITH_LIBURING", *done.stdout.split()] if done.returncode == 0 else []
 
 
@@ -64,7 +66,9 @@ def build_loadgen() -> Path:
     program.parent.mkdir(exist_ok=True)
     unfinished = program.with_suffix(f".{os.getpid()}")
     say(f"building {program.name}")
-    subprocess.run([*compiler.split(), *COMPILER_FLAGS, "-o", unfinished, source, *flags], check=True, timeout=120)
+    subprocess.run(
+        [*compiler.split(), *COMPILER_FLAGS, "-o", unfinished, source, *flags], check=True, timeout=120
+    )
     unfinished.replace(program)
     return program
 
