@@ -51,7 +51,14 @@ liburing_flags = runpy.run_path("uringloop/liburing/build_ffi.py")["liburing_fla
 
 def extensions() -> list[Extension]:
     """One Extension per .pyx file."""
-    compile_args = ["-O3", "-fno-semantic-interposition", "-fno-plt", "-Wall", "-Wno-unused-function", "-Wno-cpp"]
+    compile_args = [
+        "-O3",
+        "-fno-semantic-interposition",
+        "-fno-plt",
+        "-Wall",
+        "-Wno-unused-function",
+        "-Wno-cpp",
+    ]
     link_args: list[str] = []
     if SANITIZE:
         sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]

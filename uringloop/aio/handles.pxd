@@ -21,6 +21,7 @@ cdef class Handle:
     cdef bint is_cancelled
     cdef int run(self) except -1
     cdef int run_with_tuple(self, object callback, object args, object aio_context) except -1
+    cdef int refused(self, object callback) except -1
     cdef int failed(self, object callback, object aio_context) except -1
     cdef object arguments(self)
     cdef int do_cancel(self) except -1

@@ -27,7 +27,7 @@ cdef extern from "Python.h":
     object ul_error_is_set()
     PyObject *PyObject_Vectorcall(object callable, PyObject **args, size_t n_args, PyObject *names)
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET
-    int PyContext_Enter(object) except -1
+    int PyContext_Enter(object)
     int PyContext_Exit(object) except -1
     object PyContext_CopyCurrent()
 
@@ -77,7 +77,8 @@ cdef class Handle:
         # stack[0] is scratch space for the callee: a bound method puts its self there
         stack[1] = <PyObject *>first
         stack[2] = <PyObject *>second
-        PyContext_Enter(aio_context)
+        if PyContext_Enter(aio_context) < 0:
+            return self.refused(callback)
         result = PyObject_Vectorcall(callback, &stack[1], self.n_args | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
         if result != NULL:
             ul_drop(result)
@@ -86,12 +87,21 @@ cdef class Handle:
 
     cdef int run_with_tuple(self, object callback, object args, object aio_context) except -1:
         cdef PyObject *result
-        PyContext_Enter(aio_context)
+        if PyContext_Enter(aio_context) < 0:
+            return self.refused(callback)
         result = PyObject_Vectorcall(callback, UL_TUPLE_ITEMS(args), PyTuple_GET_SIZE(args), NULL)
         if result != NULL:
             ul_drop(result)
             return PyContext_Exit(aio_context)
         return self.failed(callback, aio_context)
+
+    cdef int refused(self, object callback) except -1:
+        """The context could not be entered (it is entered already, or it is none); as a failing callback."""
+        try:
+            ul_error_is_set()
+        except BaseException as error:
+            self.report(error, callback)
+        return 0
 
     cdef int failed(self, object callback, object aio_context) except -1:
         """The callback raised: the way out of run() that need not be fast."""
@@ -133,13 +143,12 @@ cdef class Handle:
     cdef int do_cancel(self) except -1:
         if self.is_cancelled:
             return 0
-        if self.debug_info is not None:
-            # asyncio keeps the repr in debug mode, since callback and arguments go
-            self.is_cancelled = True
-            self.debug_info = repr(self)
         self.is_cancelled = True
         if self.timers is not None:
             self.timers.handle_cancelled()
+        if self.debug_info is not None:
+            # asyncio keeps the repr in debug mode, since callback and arguments go.  Last: it may run user code.
+            self.debug_info = repr(self)
         self.callback = self.first = self.second = self.args = None
         return 0
 

@@ -121,7 +121,7 @@ cdef class Timers(TimerOwner):
         cdef size_t n_dropped = 0
         cdef Py_ssize_t at
         cdef TimerHandle handle
-        cdef PyObject **dropped = <PyObject **>malloc(self.n_cancelled * sizeof(PyObject *))
+        cdef PyObject **dropped = <PyObject **>malloc(self.count * sizeof(PyObject *))
         if dropped == NULL:
             return  # later, then
         for i in range(self.count):

@@ -60,6 +60,7 @@ cdef class LoopCore:
 
     def __cinit__(self, *args, **kwargs):
         self.fd_callbacks = {}
+        self.is_loop_closed = True  # until __init__ has given it a context
 
     def _adopt_monitor(self, FDMonitor monitor not None):
         """Make the context on this monitor; called once, by Loop.__init__."""

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import functools
 import os
+import socket
 from asyncio import base_events, constants, sslproto, trsock
 from asyncio.log import logger
 
@@ -104,13 +105,13 @@ class ServeMixin:
 
     @functools.wraps(asyncio.BaseEventLoop.create_server)
     async def create_server(self, *args, **kwargs):
-        if kwargs.get("sock") is not None:
+        if isinstance(kwargs.get("sock"), socket.socket):
             self._given_listeners.add(kwargs["sock"])
         return await super().create_server(*args, **kwargs)
 
     @functools.wraps(StdlibHooks.create_unix_server)
     async def create_unix_server(self, *args, **kwargs):
-        if kwargs.get("sock") is not None:
+        if isinstance(kwargs.get("sock"), socket.socket):
             self._given_listeners.add(kwargs["sock"])
         return await super().create_unix_server(*args, **kwargs)
 
@@ -190,11 +191,14 @@ class ServeMixin:
             # before Linux 5.19: no multishot ACCEPT
             self._add_reader(sock.fileno(), self._accept_ready, details)
             return
+        message = "socket.accept() out of system resource"
         if error.errno not in OUT_OF_RESOURCES:
-            raise error
+            if sock.fileno() not in self._acceptors:
+                raise error  # out of a Handle: the loop reports it and goes on watching
+            message = "socket.accept() failed"
         self.call_exception_handler(
             {
-                "message": "socket.accept() out of system resource",
+                "message": message,
                 "exception": error,
                 "socket": trsock.TransportSocket(sock),
             }

@@ -136,21 +136,25 @@ cdef class RingWire(Wire):
         cdef bint is_current = self.receive is request
         if is_over and is_current:
             self.receive = None
-        if request.is_poll:
-            if res >= 0 and self.wants_read:
-                self.read_bulk(request, res)
-        elif res == -EINVAL and not self.monitor.has_no_buffers:
-            # before Linux 6.0: no multishot RECV
-            self.monitor.has_no_buffers = True
-            self.enter_bulk()
-        elif data != NULL or res > 0:
-            self.judge_size(res)
-            self.deliver(res, flags, data, request.buffers)
-        elif res == 0 or res not in (-ENOBUFS, -ECANCELED, -EAGAIN, -EINTR):
-            # end of file or a fatal error; -ENOBUFS: buffers are back by now; -ECANCELED: ours, or somebody's
-            return self.stopped(res)
-        if is_over and self.receive is None and self.wants_read and self.end is not None and not self.held_error:
-            self.arm()
+        try:
+            if request.is_poll:
+                if res >= 0 and self.wants_read:
+                    self.read_bulk(request, res)
+            elif res == -EINVAL and not self.monitor.has_no_buffers:
+                # before Linux 6.0: no multishot RECV
+                self.monitor.has_no_buffers = True
+                self.enter_bulk()
+            elif data != NULL or res > 0:
+                self.judge_size(res)
+                self.deliver(res, flags, data, request.buffers)
+            elif res == 0 or res not in (-ENOBUFS, -ECANCELED, -EAGAIN, -EINTR):
+                # end of file or a fatal error; -ENOBUFS: buffers are back by now; -ECANCELED: ours, or somebody's
+                return self.stopped(res)
+        finally:
+            # also when a callback raised KeyboardInterrupt: nobody else would arm it again
+            if (is_over and self.receive is None and self.wants_read and self.end is not None
+                    and not self.held_error):
+                self.arm()
         return 0
 
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1:
@@ -204,6 +208,9 @@ cdef class RingWire(Wire):
         cdef int rounds = READS_PER_EVENT
         cdef object data
         while self.wants_read and self.end is not None:
+            if self.has_held():
+                # What is held comes first.  The edge is used up; the poll that is armed again tells anew.
+                return self.monitor.cancel(request)
             if rounds == 0:
                 # Others have a turn; the edge will not come again, so come back by ourselves.
                 return self.monitor.push(request, revents, IORING_CQE_F_MORE, NULL)
@@ -213,7 +220,8 @@ cdef class RingWire(Wire):
             if count <= 0:
                 if count == 0 or (count != -EAGAIN and count != -EINTR):
                     self.stopped(<int32_t>count)
-                    self.wants_read = False
+                    if not self.held_error:
+                        self.wants_read = False
                 return 0
             if count == asked:
                 self.n_short = 0
@@ -224,7 +232,12 @@ cdef class RingWire(Wire):
                 self.n_short += 1
                 if self.n_short == SHORT_IN_A_ROW:
                     self.leave_bulk()
-            self.end.bytes_arrived(<bytes>data)
+            try:
+                self.end.bytes_arrived(<bytes>data)
+            except BaseException:
+                # KeyboardInterrupt or SystemExit: the edge will not come again for what is still there
+                self.monitor.push(request, revents, IORING_CQE_F_MORE, NULL)
+                raise
             if count < asked and not has_end:
                 return 0
         return 0

@@ -57,6 +57,7 @@ cdef class StreamTransport(WireEnd):
 
     def __cinit__(self, *args, **kwargs):
         self.fd = -1
+        self.conn_lost = 1  # until setup(): nothing can be written
         self.queue = SendQueue()
 
     def setup(self, loop, AioContext aio_context not None, sock, protocol, extra, server):
@@ -72,6 +73,7 @@ cdef class StreamTransport(WireEnd):
         self.loop = loop
         self.aio_context = aio_context
         self.fd = sock.fileno()
+        self.conn_lost = 0
         self.sock = sock
         self.extra = {} if extra is None else extra
         self.high_bytes, self.low_bytes = buffer_limits(None, None)
@@ -213,6 +215,7 @@ cdef class StreamTransport(WireEnd):
         cdef Py_ssize_t count
         cdef object aio_ctx = self.aio_ctx
         cdef bint is_filled
+        cdef bytes rest = None
         PyContext_Enter(aio_ctx)
         try:
             while n_bytes > 0 and self.get_buffer is not None and not self.conn_lost:
@@ -232,10 +235,12 @@ cdef class StreamTransport(WireEnd):
                     if n_bytes > 0 and not self.is_hearing:
                         if self.wire is not None:
                             # put it before what the wire may hold already: it came earlier
-                            rest = PyBytes_FromStringAndSize(data, n_bytes)
-                            self.wire.hold_first(rest)
+                            self.wire.hold_first(PyBytes_FromStringAndSize(data, n_bytes))
                         return 0
                 except (SystemExit, KeyboardInterrupt):
+                    if n_bytes > 0 and self.wire is not None:
+                        self.wire.hold_first(PyBytes_FromStringAndSize(data, n_bytes))
+                        self.loop.call_soon(self._deliver_held)
                     raise
                 except BaseException as error:
                     if is_filled:
@@ -244,20 +249,10 @@ cdef class StreamTransport(WireEnd):
                         self.fatal_error(error, "Fatal error: protocol.get_buffer() call failed.")
                     return 0
             if n_bytes > 0 and self.data_received is not None and not self.conn_lost:
-                # the protocol was replaced in the middle
-                return self.call_rest(PyBytes_FromStringAndSize(data, n_bytes))
+                rest = PyBytes_FromStringAndSize(data, n_bytes)  # the protocol was replaced in the middle
         finally:
             PyContext_Exit(aio_ctx)
-        return 0
-
-    def call_rest(self, data):
-        try:
-            self.data_received(data)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.fatal_error(error, "Fatal error: protocol.data_received() call failed.")
-        return 0
+        return self.call_data_received(rest) if rest is not None else 0
 
     cdef int eof_arrived(self) except -1:
         cdef object aio_ctx = self.aio_ctx
@@ -270,6 +265,11 @@ cdef class StreamTransport(WireEnd):
         try:
             keep_open = self.protocol.eof_received()
         except (SystemExit, KeyboardInterrupt):
+            if self.wire is not None:
+                # as asyncio: the protocol hears of the end again
+                self.wire.held_error = 1
+                self.has_eof_received = False
+                self.may_read()
             raise
         except BaseException as error:
             self.fatal_error(error, "Fatal error: protocol.eof_received() call failed.")
@@ -553,10 +553,6 @@ cdef class StreamTransport(WireEnd):
     @property
     def _protocol(self):
         return self.protocol
-
-    @property
-    def _server(self):
-        return self.server
 
     @property
     def _extra(self):

@@ -53,7 +53,7 @@ cdef enum:
     DIRECT_FIRST = 64 * 1024
     READS_PER_EVENT = 4            # fairness: a socket that never runs dry gives others a turn
 
-# Shared by all loops: a read ends in a copy before anything else can run (the GIL is held).
+# Shared by all loops: a read ends in a copy before any Python code can run (the GIL is held).
 cdef char *staging = NULL
 
 
@@ -218,6 +218,9 @@ cdef class Wire:
         """End of file (0) or a negated errno; the end hears of it after the data that came before."""
         if self.end is None:
             return 0
+        if result == 0 and self.send_error:
+            # A failed send took the socket's error, and receiving only sees the end: it was a reset all the same.
+            return self.tell_news()
         if not self.wants_read or self.held is not None:
             self.held_error = result if result else 1
             return 0
@@ -377,7 +380,8 @@ cdef class ReadinessWire(Wire):
                 return 0
             self.learn(count)
             if data is None:
-                self.end.data_arrived(staging, count)
+                # A copy first: get_buffer() of a BufferedProtocol may let another thread's loop read into staging.
+                self.end.bytes_arrived(PyBytes_FromStringAndSize(staging, count))
             else:
                 self.end.bytes_arrived(<bytes>data)
                 data = None

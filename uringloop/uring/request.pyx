@@ -11,8 +11,8 @@ request is kept alive by `hold` and keeps everything else alive in `keepalive`; 
 
 Invariant: state is IN_FLIGHT, CANCELLING or ORPHANED exactly between hold and release.
 
-Request and its subclasses are never cleared by the garbage collector (no_gc_clear): the kernel may still touch what they
-keep; a loop that is forgotten open is closed by its finalizer first.
+Request and its subclasses are never cleared by the garbage collector (no_gc_clear): the kernel may still touch what
+they keep; a loop that is forgotten open is closed by its finalizer first.
 
 Thread: the ring's owner.
 """
