@@ -64,6 +64,7 @@ cdef class ReadinessWire(Wire):
     cdef bint wants_write
     cdef Py_ssize_t hint           # expected size of the next read, bytes
     cdef int watch(self) except -1
+    cdef int write_some(self) except -1
     cdef int read(self) except -1
     cdef int learn(self, Py_ssize_t count) except -1
 

@@ -316,7 +316,7 @@ cdef class WireHandler(FdHandler):
         if revents & ~POLLOUT and wire.wants_read and wire.end is not None:
             wire.read()
         if revents & ~POLLIN and wire.wants_write and wire.end is not None:
-            wire.send_error = wire.send_now()
+            wire.send_error = wire.write_some()
             wire.tell_news()
         return 0
 
@@ -409,6 +409,12 @@ cdef class ReadinessWire(Wire):
         return 0
 
     cdef int send_now(self) except -1:
+        # While something waits for room, on_ready sends and tells of it: sending here could empty the queue
+        # without anybody calling resume_writing.
+        return 0 if self.wants_write else self.write_some()
+
+    cdef int write_some(self) except -1:
+        """Send what the kernel takes; ask for POLLOUT for the rest.  0 or an errno."""
         cdef SendQueue queue = self.end.queue
         cdef Py_ssize_t taken
         while queue.n_bytes:
