@@ -1,5 +1,9 @@
 """pause_writing and resume_writing at the limits; pause_reading and resume_reading without loss."""
 
+import asyncio
+import socket
+import time
+
 import pytest
 from helpers import Recorder, fill, open_transport, pattern, read_exactly, read_to_end, turns, until
 
@@ -306,3 +310,40 @@ async def test_abort_in_data_received_delivers_nothing_more():
         await protocol.lost.wait()
         await turns(5)
         assert protocol.calls == ["connection_made", "data_received", "connection_lost"]
+
+
+async def test_a_write_of_a_paused_protocol_does_not_swallow_resume_writing():
+    """Room appears, and the next write comes before the loop hears of it."""
+
+    class Paused(asyncio.Protocol):
+        is_paused = False
+
+        def pause_writing(self):
+            self.is_paused = True
+
+        def resume_writing(self):
+            self.is_paused = False
+
+    near, peer = socket.socketpair()
+    near.setblocking(False)
+    peer.setblocking(False)
+    transport, protocol = await asyncio.get_running_loop().create_connection(Paused, sock=near)
+    transport.write(bytes(400_000))
+    assert protocol.is_paused
+    received = 0
+    while received < 400_000:
+        try:
+            received += len(peer.recv(1 << 20))
+        except BlockingIOError:
+            break
+    transport.write(bytes(40_000))
+    deadline = time.monotonic() + 10
+    while (protocol.is_paused or received < 440_000) and time.monotonic() < deadline:
+        try:
+            received += len(peer.recv(1 << 20))
+        except BlockingIOError:
+            await asyncio.sleep(0)
+    assert (protocol.is_paused, received) == (False, 440_000)
+    transport.abort()
+    peer.close()
+    await asyncio.sleep(0)
