@@ -163,12 +163,15 @@ cdef class Ring:
         if self.is_enabled or self.n_overflow == 0:
             sqe = io_uring_get_sqe(&self.ring)
             if sqe != NULL:
+                # prep does not clear it: if filling fails before hold(), an old request's address must not stand here
+                sqe.user_data = 0
                 return sqe
         if self.is_enabled:
             self.enter(0, -1)
             sqe = io_uring_get_sqe(&self.ring)
             if sqe == NULL:
                 raise OSError(EAGAIN, "io_uring_enter: the kernel takes no requests at the moment")
+            sqe.user_data = 0
             return sqe
         if self.n_overflow == self.overflow_capacity:
             capacity = max(64, 2 * self.overflow_capacity)
