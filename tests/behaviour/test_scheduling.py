@@ -94,6 +94,75 @@ def test_a_cancelled_handle_lets_go_of_its_callback_and_arguments(loop):
     assert watch() is None
 
 
+def test_a_handle_that_somebody_kept_stays_what_it_was(loop):
+    """Handles nobody holds are used again by the loop; a kept one must not turn into another callback's."""
+    ran = []
+
+    def schedule(name):
+        return loop.call_soon(ran.append, name)
+
+    kept = [schedule(f"kept {number}") for number in range(10)]
+    for _ in range(3):
+        for number in range(50):
+            schedule(number)
+        one_turn(loop)
+    ran.clear()
+    later = [schedule(f"later {number}") for number in range(300)]
+    assert not {id(handle) for handle in kept} & {id(handle) for handle in later}
+    for handle in kept:
+        handle.cancel()
+    one_turn(loop)
+    assert ran == [f"later {number}" for number in range(300)]
+
+
+def test_a_handle_with_a_weak_reference_is_not_used_again(loop):
+    watched = weakref.ref(loop.call_soon(int))
+    one_turn(loop)
+    one_turn(loop)
+    others = [loop.call_soon(int) for _ in range(300)]
+    assert watched() is None
+    assert len(others) == 300
+
+
+def test_callback_and_arguments_go_as_soon_as_the_callback_ran(loop):
+    class Thing:
+        def __call__(self, other):
+            pass
+
+    alive = []
+    for _ in range(3):
+        callback, argument = Thing(), Thing()
+        things = weakref.ref(callback), weakref.ref(argument)
+        loop.call_soon(callback, argument)
+        del callback, argument
+        loop.call_soon(lambda things=things: alive.extend(thing() for thing in things))
+        one_turn(loop)
+    assert alive == [None] * 6
+
+
+def test_a_handle_that_a_destructor_found_is_left_to_it(loop):
+    """The last reference to an argument goes with the handle; what runs then may look at everything."""
+    found = []
+
+    class Nosy:
+        def __del__(self):
+            found.extend(thing for thing in gc.get_objects() if type(thing).__name__ == "Handle")
+
+    ran = []
+    for number in range(5):
+        loop.call_soon(id, Nosy())
+        one_turn(loop)
+        for handle in found:
+            handle.cancel()
+        for value in range(10):
+            loop.call_soon(ran.append, (number, value))
+        for handle in found:
+            handle.cancel()
+        found.clear()
+        one_turn(loop)
+    assert ran == [(number, value) for number in range(5) for value in range(10)]
+
+
 def test_handles_are_instances_of_asyncios_classes(loop):
     handle = loop.call_soon(print)
     timer = loop.call_later(1000, print)

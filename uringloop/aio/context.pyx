@@ -155,6 +155,7 @@ cdef class AioContext:
             handle = self.ready.pop()
             if self.run_handle_debug is None:
                 handle.run()
+                self.ready.recycle(handle)
             else:
                 self.run_handle_debug(handle)
         return 0

@@ -9,8 +9,12 @@ cdef class ReadyQueue:
     cdef size_t head
     cdef size_t tail
     cdef size_t mask
+    cdef PyObject *spare[256]  # handles that ran and that nobody else holds, empty, to be used again; owned
+    cdef int n_spare
     cdef int grow(self) except -1
     cdef int push(self, Handle handle) except -1
     cdef Handle pop(self)
+    cdef Handle new_handle(self)
+    cdef int recycle(self, Handle handle) except -1
     cdef void clear(self) noexcept
     cdef size_t count(self) noexcept

@@ -2,7 +2,10 @@
 
 One contiguous ring of references that doubles when full; push and pop are a few instructions.
 
-Invariant: tail - head handles are queued and each holds one reference of ours.
+A handle that ran and that nobody holds any more is emptied and used again: making and freeing a collected object with
+eight fields costs more than all the rest of scheduling it (sleep(0) among 100 tasks: 1.27 instead of 1.22 times uvloop).
+
+Invariant: tail - head handles are queued and each holds one reference of ours; so do n_spare empty ones.
 Thread: any thread that holds the GIL may push (call_soon_threadsafe does); the loop's thread pops.
 """
 
@@ -17,8 +20,17 @@ cdef extern from *:
     """
     void ul_prefetch(void *) noexcept
 
+cdef extern from "Python.h":
+    """
+    /* Ours is the only reference, of an exact Handle, and no weak reference knows it. */
+    #define UL_IS_OURS_ALONE(o, type) (Py_REFCNT(o) == 1 && Py_IS_TYPE((o), (PyTypeObject *)(type)) \\
+        && *(PyObject **)((char *)(o) + Py_TYPE(o)->tp_weaklistoffset) == NULL)
+    """
+    bint UL_IS_OURS_ALONE(Handle, type) noexcept
+
 cdef enum:
     FIRST_CAPACITY = 64
+    SPARE_MOST = 256  # length of ReadyQueue.spare
 
 
 cdef class ReadyQueue:
@@ -72,10 +84,38 @@ cdef class ReadyQueue:
         Py_DECREF(handle)  # taken by push
         return handle
 
+    cdef Handle new_handle(self):
+        """An empty one, as Handle.__new__ gives it."""
+        cdef Handle handle
+        while self.n_spare:
+            self.n_spare -= 1
+            handle = <Handle>self.spare[self.n_spare]
+            Py_DECREF(handle)  # taken by recycle
+            # somebody who looks at all objects (gc.get_objects) can have found it since
+            if UL_IS_OURS_ALONE(handle, Handle) and not handle.is_cancelled:
+                return handle
+        return Handle.__new__(Handle)
+
+    cdef int recycle(self, Handle handle) except -1:
+        """Keep a handle that ran, where nobody could tell; the caller's reference must be the only one."""
+        if (not UL_IS_OURS_ALONE(handle, Handle) or handle.n_args < 0 or handle.args is not None
+                or handle.debug_info is not None or self.n_spare == SPARE_MOST):
+            return 0
+        handle.callback = handle.first = handle.second = handle.aio_context = handle.loop = None
+        # What went with these may have run user code, and a turn in it.
+        if self.n_spare < SPARE_MOST:
+            Py_INCREF(handle)  # undone by new_handle or clear
+            self.spare[self.n_spare] = <PyObject *>handle
+            self.n_spare += 1
+        return 0
+
     cdef void clear(self) noexcept:
         while self.head != self.tail:
             self.head += 1
             Py_DECREF(<Handle>self.items[(self.head - 1) & self.mask])
+        while self.n_spare:
+            self.n_spare -= 1
+            Py_DECREF(<Handle>self.spare[self.n_spare])
 
 
 # -- garbage collection: see collect.h -----------------------------------------------------------------------
@@ -94,12 +134,16 @@ cdef extern from *:
 cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
     cdef ReadyQueue queue = <ReadyQueue>self
     cdef size_t at = queue.head
-    cdef int stop
+    cdef int i, stop
     while at != queue.tail:
         stop = visit(queue.items[at & queue.mask], arg)
         if stop:
             return stop
         at += 1
+    for i in range(queue.n_spare):
+        stop = visit(queue.spare[i], arg)
+        if stop:
+            return stop
     return 0
 
 

@@ -460,7 +460,7 @@ cdef object fast_call_soon(LoopCore loop, PyObject **args, Py_ssize_t n_args, Py
     cdef Handle handle
     if not is_plain(loop, n_args, names):
         return call_plain(plain_call_soon, loop, args, n_args, names)
-    handle = Handle.__new__(Handle)
+    handle = loop.aio_context.ready.new_handle()
     fill_handle(loop, handle, args, n_args, names)
     loop.aio_context.ready.push(handle)
     return handle
