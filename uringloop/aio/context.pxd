@@ -38,6 +38,7 @@ cdef class AioContext:
     cdef int run_ready(self, size_t count) except -1
     cdef int run_handle(self, Handle handle) except -1
     cdef int dispatch_fds(self) except -1
+    cdef int schedule(self, object callback, object loop) except -1
     cdef int run_timers(self) except -1
     cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1
     cdef int flush_dirty(self) except -1

@@ -31,6 +31,9 @@ from .timers cimport Timers
 
 import sys
 
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+
 cdef object is_finalizing = sys.is_finalizing  # a C variable: module globals may be gone by then
 
 # When this much waits for the end of the turn it is written at once, so that its memory is reused while it is hot in
@@ -159,6 +162,15 @@ cdef class AioContext:
             else:
                 self.run_handle_debug(handle)
         return 0
+
+    cdef int schedule(self, object callback, object loop) except -1:
+        """Queue a callback without arguments; no user code runs, as it could in a call_soon that was replaced."""
+        cdef Handle handle = self.ready.new_handle()
+        handle.callback = callback
+        handle.n_args = 0
+        handle.loop = loop
+        handle.aio_context = PyContext_CopyCurrent()
+        return self.ready.push(handle)
 
     cdef int run_handle(self, Handle handle) except -1:
         """Run one callback now, watched in debug mode."""

@@ -41,9 +41,11 @@ import logging
 
 from ..uring import ring as _ring
 
-# Deferred completions are taken up to here before Python runs: more would only delay the first callback.
+# Deferred completions are taken up to here before Python runs.  More delays the first callback, and what the kernel
+# touched to receive is no longer in the cache when it sends (CPU per 1 KiB message: 300 and 1,000 connections 1.02
+# to 1.03 better than with 100, none worse).
 cdef enum:
-    HARVEST_TARGET = 100
+    HARVEST_TARGET = 32
     DEFERRED_PER_ENTER = 16  # the kernel runs up to 20; fewer than this means that there are no more
     HARVEST_BYTES = 128 * 1024  # received data taken before Python runs: more would leave the cache, and the buffers
     DRAIN_ROUNDS = 1000

@@ -358,8 +358,8 @@ cdef class StreamTransport(WireEnd):
 
     cdef int schedule_news(self) except -1:
         if not self.has_scheduled_news and self.loop is not None:
+            self.aio_context.schedule(self._tell_news, self.loop)
             self.has_scheduled_news = True
-            self.loop.call_soon(self._tell_news)
         return 0
 
     def _tell_news(self):
