@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t
 from cpython.ref cimport PyObject
 
-from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList
+from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
 from .handles cimport Handle, TimerHandle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
@@ -28,6 +28,7 @@ cdef class AioContext:
     cdef size_t dirty_capacity
     cdef Py_ssize_t dirty_bytes       # what they hold together, at least
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
+    cdef Stopwatch stopwatch          # who wants to know of slow callbacks, or None
     cdef object own_clock             # a callable giving nanoseconds instead of CLOCK_MONOTONIC; or None
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef readonly unsigned long long n_turns
@@ -37,6 +38,7 @@ cdef class AioContext:
     cdef int wait(self, int64_t timeout_ns) except -1
     cdef int run_ready(self, size_t count) except -1
     cdef int run_handle(self, Handle handle) except -1
+    cdef int set_stopwatch(self, Stopwatch stopwatch) except -1
     cdef int dispatch_fds(self) except -1
     cdef int schedule(self, object callback, object loop) except -1
     cdef int run_timers(self) except -1

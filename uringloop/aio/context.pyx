@@ -23,7 +23,7 @@ from libc.stdlib cimport free, malloc, realloc
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
-from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList
+from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
 from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
@@ -156,11 +156,11 @@ cdef class AioContext:
         # By position, not by number: what a nested turn ran is gone, and what it scheduled is younger.
         while <Py_ssize_t>(end - self.ready.head) > 0 and self.ready.head != self.ready.tail:
             handle = self.ready.pop()
-            if self.run_handle_debug is None:
+            if self.stopwatch is None:
                 handle.run()
                 self.ready.recycle(handle)
             else:
-                self.run_handle_debug(handle)
+                self.run_handle(handle)
         return 0
 
     cdef int schedule(self, object callback, object loop) except -1:
@@ -173,20 +173,41 @@ cdef class AioContext:
         return self.ready.push(handle)
 
     cdef int run_handle(self, Handle handle) except -1:
-        """Run one callback now, watched in debug mode."""
-        if self.run_handle_debug is None:
+        """Run one callback now, watched in debug mode or when somebody asked."""
+        cdef int64_t started_ns
+        if self.stopwatch is None:
             return handle.run()
-        self.run_handle_debug(handle)
+        started_ns = ul_monotonic_ns()
+        if self.run_handle_debug is None:
+            handle.run()
+        else:
+            self.run_handle_debug(handle)
+        # a handler of slow callbacks may have put it away
+        return self.stopwatch.check(handle, started_ns) if self.stopwatch is not None else 0
+
+    cdef int set_stopwatch(self, Stopwatch stopwatch) except -1:
+        """From now on `stopwatch` hears of callbacks that take long; None for nobody, which costs nothing."""
+        self.stopwatch = self.monitor.stopwatch = stopwatch
         return 0
 
     cdef int dispatch_fds(self) except -1:
         cdef FdHandler handler
+        cdef object behind
+        cdef int64_t started_ns
         cdef size_t count = self.ready_list.count()
         while count and self.ready_list.head != self.ready_list.tail:
             count -= 1
             handler = self.ready_list.pop()
-            if not handler.is_removed:
+            if handler.is_removed:
+                continue
+            if self.stopwatch is None:
                 handler.on_ready(handler.revents)
+                continue
+            behind = handler.behind()  # before: a wire that is over forgets whose it was
+            started_ns = ul_monotonic_ns()
+            handler.on_ready(handler.revents)
+            if self.stopwatch is not None:
+                self.stopwatch.check(behind, started_ns)
         return 0
 
     cdef int run_timers(self) except -1:

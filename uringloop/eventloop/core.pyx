@@ -14,7 +14,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from ..aio.context cimport AioContext, ul_monotonic_ns
 from ..aio.handles cimport Handle, TimerHandle
-from ..fdmon.base cimport FDMonitor, FdHandler
+from ..fdmon.base cimport FDMonitor, FdHandler, Stopwatch
 
 import selectors
 import sys
@@ -54,6 +54,9 @@ cdef class FdCallbacks(FdHandler):
             self.aio_context.run_handle(writer)
         return 0
 
+    cdef object behind(self):
+        return None  # run_handle tells by itself, and names the callback
+
 
 cdef class LoopCore:
     """The compiled half of Loop."""
@@ -65,6 +68,7 @@ cdef class LoopCore:
     def _adopt_monitor(self, FDMonitor monitor not None):
         """Make the context on this monitor; called once, by Loop.__init__."""
         self.aio_context = AioContext(monitor)
+        self.follow_slowness()
         if type(self).time is not LoopCore.time or self.has_own_time:
             self.follow_time()
 
@@ -325,6 +329,45 @@ cdef class LoopCore:
         return ((selectors.EVENT_READ if found.reader is not None else 0)
                 | (selectors.EVENT_WRITE if found.writer is not None else 0))
 
+    # -- slow callbacks --------------------------------------------------------------------------------
+
+    @property
+    def slow_callback_duration(self):
+        """Seconds from which on a callback is slow; see asyncio.loop.slow_callback_duration."""
+        return self.slow_s
+
+    @slow_callback_duration.setter
+    def slow_callback_duration(self, seconds):
+        self.slow_s = seconds
+        self.follow_slowness()
+
+    @property
+    def slow_callback_hook(self):
+        """Called as hook(what, seconds) after each callback that took slow_callback_duration or longer.
+
+        Also without debug mode; it costs two looks at the clock per callback while it is set, and nothing while it is
+        None.  `what` is the asyncio.Handle, or the transport whose protocol was called.  Runs in the loop's thread;
+        an exception goes to the loop's exception handler.
+        """
+        return self.slow_hook
+
+    @slow_callback_hook.setter
+    def slow_callback_hook(self, hook):
+        if hook is not None and not callable(hook):
+            raise TypeError(f"a callable object or None was expected, got {hook!r}")
+        self.slow_hook = hook
+        self.follow_slowness()
+
+    cdef int follow_slowness(self) except -1:
+        """Callbacks are timed in debug mode and when there is a hook."""
+        cdef Stopwatch stopwatch = None
+        if self.aio_context is None:
+            return 0
+        if self.is_debug or self.slow_hook is not None:
+            stopwatch = Stopwatch(self._tell_slow, as_ns(self.slow_s))
+        self.aio_context.run_handle_debug = self._run_debug if self.is_debug else None
+        return self.aio_context.set_stopwatch(stopwatch)
+
     # -- asyncio's private names, kept true ------------------------------------------------------------
 
     @property
@@ -334,6 +377,7 @@ cdef class LoopCore:
     @_debug.setter
     def _debug(self, enabled):
         self.is_debug = bool(enabled)
+        self.follow_slowness()
 
     @property
     def _closed(self):
@@ -360,10 +404,6 @@ cdef class LoopCore:
     @_thread_id.setter
     def _thread_id(self, value):
         self.running_thread = value
-
-    def _watch_callbacks(self, run):
-        """Debug mode: have `run(handle)` called for each callback; None for the plain way."""
-        self.aio_context.run_handle_debug = run
 
 
 # -- the fast way in ---------------------------------------------------------------------------------------

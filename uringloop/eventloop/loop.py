@@ -117,25 +117,33 @@ class Loop(LoopCore, ServeMixin, SocketsMixin, StdlibHooks, asyncio.BaseEventLoo
     def set_debug(self, enabled):
         """See asyncio.loop.set_debug."""
         self._debug = enabled
-        if self.aio_context is not None:
-            self._watch_callbacks(self._run_watched if enabled else None)
         if self.is_running():
             self.call_soon_threadsafe(self._set_coroutine_origin_tracking, enabled)
 
-    def _run_watched(self, handle):
-        """Debug mode: run one callback and say so when it takes long."""
+    def _run_debug(self, handle):
+        """Debug mode: run one callback; an exception that it reports can name where its handle was made."""
         if handle.cancelled():
             return
         try:
             self._current_handle = handle
-            started = self.time()
             handle._run()
-            took = self.time() - started
-            if took >= self.slow_callback_duration:
-                logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), took)
         finally:
             self._current_handle = None
             handle = None  # a traceback of a task may keep this frame, which must not keep the task
+
+    def _tell_slow(self, what, seconds):
+        """A callback took slow_callback_duration or longer."""
+        if self._debug:
+            described = base_events._format_handle(what) if isinstance(what, events.Handle) else repr(what)
+            logger.warning("Executing %s took %.3f seconds", described, seconds)
+        if self.slow_callback_hook is None:
+            return
+        try:
+            self.slow_callback_hook(what, seconds)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.call_exception_handler({"message": "Exception in slow_callback_hook", "exception": error})
 
     # -- fork ------------------------------------------------------------------------------------------
 

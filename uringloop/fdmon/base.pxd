@@ -2,6 +2,9 @@
 from libc.stdint cimport int64_t
 from cpython.ref cimport PyObject
 
+cdef extern from "../aio/clock.h" nogil:
+    int64_t ul_monotonic_ns() noexcept
+
 cdef class FdHandler:
     cdef readonly int fd
     cdef readonly short events    # POLLIN | POLLOUT: the interest
@@ -10,6 +13,7 @@ cdef class FdHandler:
     cdef bint is_queued           # on the ready list
     cdef object arming            # io_uring only: the PollRequest that watches for it
     cdef int on_ready(self, short revents) except -1
+    cdef object behind(self)
 
 cdef class ReadyList:
     cdef PyObject **items         # a ring of owned references
@@ -20,11 +24,17 @@ cdef class ReadyList:
     cdef FdHandler pop(self)
     cdef size_t count(self) noexcept
 
+cdef class Stopwatch:
+    cdef object tell              # called with what took long and with the seconds
+    cdef int64_t limit_ns         # from here on it is long
+    cdef int check(self, object what, int64_t started_ns) except -1
+
 cdef class FDMonitor:
     cdef readonly bint is_closed
     cdef readonly bint has_requests  # completions and add_sqe: io_uring only
     cdef dict handlers               # fd -> FdHandler with interest
     cdef unsigned long long n_syscalls
+    cdef Stopwatch stopwatch         # who wants to know of slow callbacks, or None
     cdef int update(self, FdHandler old, FdHandler new) except -1
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1
     cdef bint need_wait(self) noexcept

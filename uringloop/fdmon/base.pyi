@@ -1,4 +1,5 @@
-from typing import ClassVar, Self
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 class FdHandler:
     def __new__(cls, fd: int = -1, events: int = 0) -> Self: ...
@@ -6,6 +7,9 @@ class FdHandler:
     def fd(self) -> int: ...
     @property
     def events(self) -> int: ...
+
+class Stopwatch:
+    def __new__(cls, tell: Callable[[Any, float], object], limit_ns: int) -> Self: ...
 
 class ReadyList: ...
 

@@ -35,6 +35,25 @@ cdef class FdHandler:
         """Called by the context's dispatch; may run user code.  revents as in poll(2)."""
         raise NotImplementedError
 
+    cdef object behind(self):
+        """What a report of a slow callback names; None: whoever is called reports himself."""
+        return self
+
+
+cdef class Stopwatch:
+    """Who wants to know which callbacks take long: `tell(what, seconds)` is called after each such one."""
+
+    def __cinit__(self, tell, int64_t limit_ns):
+        self.tell = tell
+        self.limit_ns = limit_ns
+
+    cdef int check(self, object what, int64_t started_ns) except -1:
+        """A callback that began at `started_ns` is over.  Runs user code if it was slow."""
+        cdef int64_t took_ns = ul_monotonic_ns() - started_ns
+        if took_ns >= self.limit_ns and what is not None:
+            self.tell(what, took_ns / 1e9)
+        return 0
+
 
 cdef class ReadyList:
     """Handlers that a wait found ready, in that order, each at most once."""

@@ -55,3 +55,4 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int drop_all(self) except -1
     cdef int drain(self) except -1
     cdef int grow_fifo(self) except -1
+    cdef int complete_timed(self, Request request, Completion slot) except -1

@@ -35,7 +35,7 @@ from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, 
                               InFlight, Request, decode, encode, hold, release)
 from ..uring.ring cimport Ring
 from ..uring.sendprobe cimport failed_send_reports_count
-from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable
+from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable, ul_monotonic_ns
 
 import logging
 
@@ -327,8 +327,17 @@ cdef class IoUringMonitor(FDMonitor):
             request = <Request>slot.request
             Py_DECREF(request)  # taken by push
             count += 1
-            request.complete(slot.res, slot.flags, slot.data)
+            if self.stopwatch is None:
+                request.complete(slot.res, slot.flags, slot.data)
+            else:
+                self.complete_timed(request, slot)
         return count
+
+    cdef int complete_timed(self, Request request, Completion slot) except -1:
+        cdef object behind = request.behind()  # before: a wire that is over forgets whose it was
+        cdef int64_t started_ns = ul_monotonic_ns()
+        request.complete(slot.res, slot.flags, slot.data)
+        return self.stopwatch.check(behind, started_ns) if self.stopwatch is not None else 0
 
     cdef int submit(self) except -1:
         if not self.ring.is_mine():

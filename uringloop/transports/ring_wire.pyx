@@ -64,6 +64,9 @@ cdef class ReceiveRequest(Request):
             return 0
         return wire.received(self, res, flags, data)
 
+    cdef object behind(self):
+        return self.wire.end if self.wire is not None else None
+
 
 @cython.no_gc_clear
 cdef class SendRequest(Request):
@@ -76,6 +79,9 @@ cdef class SendRequest(Request):
         self.keepalive = None  # released: the kernel no longer reads it
         self.must_settle = False
         return self.wire.send_completed(res) if self.wire is not None else 0
+
+    cdef object behind(self):
+        return self.wire.end if self.wire is not None else None
 
     cdef void settle(self, int32_t res) noexcept:
         self.keepalive = None  # exact bytes objects: no user code can run here

@@ -320,6 +320,9 @@ cdef class WireHandler(FdHandler):
             wire.tell_news()
         return 0
 
+    cdef object behind(self):
+        return self.wire.end
+
 
 cdef class ReadinessWire(Wire):
     """recv(2) and sendmsg(2) when the monitor says so; for epoll and poll."""

@@ -31,6 +31,7 @@ cdef class Request:
     cdef PyObject *after
     cdef bint must_settle              # a SEND that waits for room: cancelled when the loop stops
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1
+    cdef object behind(self)
     cdef void settle(self, int32_t res) noexcept
     cdef void drop(self, int32_t res, uint32_t flags) noexcept
 

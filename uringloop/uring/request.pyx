@@ -52,6 +52,10 @@ cdef class Request:
         """
         raise NotImplementedError
 
+    cdef object behind(self):
+        """What a report of a slow `complete` names; None: nothing slow can happen there."""
+        return None
+
     cdef void settle(self, int32_t res) noexcept:
         """A KIND_SKIP_SEND is over: ALL_SENT, a short count, or a negated errno.  Runs no user code."""
 
