@@ -406,6 +406,8 @@ HANDLES = [("uringloop.aio.handles", "Handle"), ("uringloop.aio.handles", "Timer
             it.call_soon(print)
             it.call_soon(print, 1, 2, 3)
             it.call_soon_threadsafe(print)
+            it._run_once()
+            it._write_to_self()
             it.call_later(0, print)
             it.call_at(0, print)
             it.create_future()

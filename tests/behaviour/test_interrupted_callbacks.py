@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from helpers import BufferedRecorder, Recorder, monitor_of, pattern, run, socketpair, turn_until
+from helpers import BufferedRecorder, Recorder, pattern, run, socketpair, turn_until
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 INTERRUPTS = pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
@@ -155,11 +155,8 @@ def test_every_piece_may_be_interrupted(loop, kind):
 
 @INTERRUPTS
 @pytest.mark.parametrize("make", [Plain, Buffered])
-def test_nothing_is_lost_of_what_arrived_around_a_pause(loop, interrupt, make, request):
+def test_nothing_is_lost_of_what_arrived_around_a_pause(loop, interrupt, make):
     """Several pieces may wait for resume_reading; the first one's interrupt does not strand the others."""
-    if monitor_of(loop) == "io_uring":
-        # Wire.deliver_held() is left in the middle, and nobody calls it again.
-        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=True))
     protocol = make()
     peer = connect(loop, protocol, "tcp")
     protocol.pauses = True

@@ -176,7 +176,8 @@ cdef class LoopCore:
         self.aio_context.ready.push(<Handle>handle)
 
     def _write_to_self(self):
-        self.aio_context.notifier.notify()
+        if self.aio_context is not None:
+            self.aio_context.notifier.notify()
 
     def _timer_handle_cancelled(self, handle):
         """asyncio's TimerHandle would tell; ours tells its heap."""
@@ -207,6 +208,7 @@ cdef class LoopCore:
 
     def _run_once(self):
         """One turn, as asyncio's private method of this name."""
+        self._check_closed()
         self.aio_context.monitor.begin_run()
         self.aio_context.turn(True)
 

@@ -153,12 +153,17 @@ cdef class StreamTransport(WireEnd):
             return self.wire.stop_reading()
         self.wire.start_reading()
         if self.wire.has_held():
-            self.loop.call_soon(self._deliver_held)
+            self.aio_context.schedule(self._deliver_held, self.loop)
         return 0
 
     def _deliver_held(self):
-        if self.wire is not None and self.is_hearing:
+        if self.wire is None or not self.is_hearing:
+            return
+        try:
             self.wire.deliver_held()
+        finally:
+            if self.is_hearing and self.wire is not None and self.wire.has_held():  # KeyboardInterrupt, SystemExit
+                self.aio_context.schedule(self._deliver_held, self.loop)
 
     def is_reading(self):
         return not self.is_closing_ and not self.is_paused
