@@ -17,7 +17,7 @@ class Case:
     """One thing to measure.
 
     kind: "traffic" (a server and the C client) or "micro" (one process).
-    style: "protocol" or "streams".
+    style: "protocol", "streams" or "tls" (a protocol on TLS).
     mode: "echo" or "churn", see loadgen.c.
     is_unix: UNIX socket instead of TCP.
     """
@@ -48,6 +48,7 @@ CASES: tuple[Case, ...] = (
     *_traffic("echo/protocol"),
     *_traffic("echo/streams", style="streams"),
     *_traffic("echo/unix", is_unix=True),
+    *_traffic("echo/tls", style="tls"),
     *(
         Case(f"churn/{where}/1KiB/{n}", "traffic", mode="churn", is_unix=where == "unix", n_connections=n)
         for where in ("tcp", "unix")

@@ -40,22 +40,26 @@ class SampleFailed(Exception):
     """A server or client did not do its work; the text says which and how."""
 
 
-def _liburing_flags() -> list[str]:
-    """What links liburing into the client; without it the client stays on epoll, and near its own limit."""
+def _library_flags(library: str, macro: str) -> list[str]:
+    """What links a library into the client, if it is there.
+
+    Without liburing the client stays on epoll, and near its own limit; without OpenSSL it has no TLS.
+    """
     program = shutil.which("pkg-config")
     if program is None:
         return []
     done = subprocess.run(
-        [program, "--cflags", "--libs", "liburing"], capture_output=True, text=True, check=False
+        [program, "--cflags", "--libs", library], capture_output=True, text=True, check=False
     )
-    return ["-DWITH_LIBURING", *done.stdout.split()] if done.returncode == 0 else []
+    return [f"-D{macro}", *done.stdout.split()] if done.returncode == 0 else []
 
 
 def build_loadgen() -> Path:
     """Compile the client at first use; the name carries a hash of the source, so edits rebuild it."""
     source = PACKAGE / "loadgen.c"
-    flags = _liburing_flags()
-    content = source.read_bytes() + (PACKAGE / "loadgen_ring.h").read_bytes() + " ".join(flags).encode()
+    flags = _library_flags("liburing", "WITH_LIBURING") + _library_flags("openssl", "WITH_OPENSSL")
+    headers = b"".join((PACKAGE / name).read_bytes() for name in ("loadgen_ring.h", "loadgen_tls.h"))
+    content = source.read_bytes() + headers + " ".join(flags).encode()
     digest = hashlib.sha256(content).hexdigest()[:12]
     program = PACKAGE / ".build" / f"loadgen-{digest}"
     if program.exists():
@@ -134,6 +138,7 @@ def _run_client(
 ) -> dict[str, Any]:
     command = [os.fspath(build_loadgen()), "-m", case.mode, "-n", str(case.n_connections)]
     command += ["-s", str(case.size_bytes), "-t", str(seconds), "-w", str(warmup_s), *arguments]
+    command += ["-T"] if case.style == "tls" else []
     limit_s = seconds + warmup_s + 25
     try:
         done = subprocess.run(

@@ -5,12 +5,13 @@
  * every loop under test. One JSON line on stdout is its whole result.
  *
  *   loadgen (-p PORT | -x PATH) [-n CONNECTIONS] [-s SIZE_BYTES] [-d DEPTH] [-t SECONDS] [-w WARMUP_SECONDS]
- *           [-m echo|churn] [-P SERVER_PID] [-S]
+ *           [-m echo|churn] [-T] [-P SERVER_PID] [-S]
  *
  * echo:  N connections, each keeps DEPTH messages of SIZE bytes under way for ever.
  * churn: N slots, each repeats connect, send SIZE bytes, receive them back, shutdown, wait for EOF, close. One
  *        "message" is one such cycle.
  *
+ * -T: TLS, in the echo mode only (loadgen_tls.h).
  * -P: the client itself reads the CPU clock of the server process (all its threads) when the measured window
  *     begins and ends. Nobody else could hit both ends of the window, and the server is not disturbed. The kernel
  *     brings a foreign clock up to date once a tick, so each end is up to a few milliseconds old; that error has no
@@ -63,6 +64,7 @@ struct connection {
     size_t send_offset;   /* position in the current outgoing message, < size */
     unsigned head, tail;  /* ring of send times: oldest under way, next free */
     uint64_t *sent_ns;    /* `depth` entries */
+    struct tls *tls;      /* with -T: loadgen_tls.h */
 };
 
 static struct {
@@ -72,7 +74,7 @@ static struct {
     size_t size_bytes;
     unsigned depth;
     double seconds, warmup_seconds;
-    int is_churn, count_syscalls;
+    int is_churn, is_tls, count_syscalls;
     pid_t server_pid;
 } opt = {.n_connections = 1, .size_bytes = 1024, .depth = 1, .seconds = 1, .warmup_seconds = 0.3};
 
@@ -315,27 +317,6 @@ static int start_connect(struct connection *c, int flags)
     return connect(c->fd, (struct sockaddr *)&peer, sizeof peer);
 }
 
-static void send_more(struct connection *c)
-{
-    while (c->to_send) {
-        size_t n = opt.size_bytes - c->send_offset;
-        ssize_t sent;
-
-        if (n > c->to_send)
-            n = c->to_send;
-        sent = send(c->fd, pattern + c->send_offset, n, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent < 0) {
-            if (errno != EAGAIN)
-                die("send");
-            want_out(c, 1);
-            return;
-        }
-        c->to_send -= (size_t)sent;
-        c->send_offset = (c->send_offset + (size_t)sent) % opt.size_bytes;
-    }
-    want_out(c, 0);
-}
-
 static void begin_message(struct connection *c, uint64_t started_ns)
 {
     c->sent_ns[c->tail] = started_ns;
@@ -365,6 +346,60 @@ static unsigned take_bytes(struct connection *c, const char *data, size_t n)
     return n_complete;
 }
 
+#ifdef WITH_OPENSSL
+#include "loadgen_tls.h"
+#else
+static void tls_connect(struct connection *c) { (void)c; }
+static const char *tls_piece(struct connection *c, size_t *n) { (void)c; (void)n; return NULL; }
+static void tls_took(struct connection *c, size_t n) { (void)c; (void)n; }
+static unsigned tls_take_bytes(struct connection *c, const char *data, size_t n) { (void)c; (void)data; return !n; }
+#endif
+
+/* The next bytes to send, and how many; only while to_send is not 0. */
+static const char *next_piece(struct connection *c, size_t *n)
+{
+    if (opt.is_tls)
+        return tls_piece(c, n);
+    *n = opt.size_bytes - c->send_offset;
+    if (*n > c->to_send)
+        *n = c->to_send;
+    return pattern + c->send_offset;
+}
+
+/* The kernel took n of them. */
+static void took(struct connection *c, size_t n)
+{
+    if (opt.is_tls) {
+        tls_took(c, n);
+        return;
+    }
+    c->to_send -= n;
+    c->send_offset = (c->send_offset + n) % opt.size_bytes;
+}
+
+static unsigned received(struct connection *c, const char *data, size_t n)
+{
+    return opt.is_tls ? tls_take_bytes(c, data, n) : take_bytes(c, data, n);
+}
+
+static void send_more(struct connection *c)
+{
+    while (c->to_send) {
+        size_t n;
+        const char *data = next_piece(c, &n);
+        ssize_t sent = send(c->fd, data, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+        if (sent < 0) {
+            if (errno != EAGAIN)
+                die("send");
+            want_out(c, 1);
+            return;
+        }
+        took(c, (size_t)sent);
+    }
+    want_out(c, 0);
+}
+
 /* Returns the number of bytes, 0 at EOF, -1 when there was nothing. */
 static ssize_t receive(struct connection *c)
 {
@@ -372,7 +407,7 @@ static ssize_t receive(struct connection *c)
      * In the measured window the client looks at nothing but the count: MSG_TRUNC lets TCP throw the bytes away
      * without copying them (tcp(7)).  A copy per message made the client the bottleneck at 16 KiB and above.
      */
-    int flags = MSG_DONTWAIT | (is_measuring && !opt.path ? MSG_TRUNC : 0);
+    int flags = MSG_DONTWAIT | (is_measuring && !opt.path && !opt.is_tls ? MSG_TRUNC : 0);
     ssize_t n = recv(c->fd, receive_buffer, RECEIVE_BYTES, flags);
 
     if (n < 0 && errno != EAGAIN)
@@ -389,6 +424,8 @@ static void connect_all_blocking(struct connection *all)
         if (start_connect(c, 0) < 0)
             die("connect %d of %d", i + 1, opt.n_connections);
         c->state = ECHOING;
+        if (opt.is_tls)
+            tls_connect(c);
         if (!is_on_ring)
             set_interest(c, EPOLL_CTL_ADD, EPOLLIN);
     }
@@ -404,7 +441,7 @@ static void echo_event(struct connection *c, uint32_t events)
             die("the server closed a connection");
         }
         if (n > 0) {
-            unsigned n_complete = take_bytes(c, receive_buffer, (size_t)n);
+            unsigned n_complete = received(c, receive_buffer, (size_t)n);
             uint64_t t = n_complete ? now_ns() : 0;
             while (n_complete--) {
                 count_message(c->sent_ns[c->head], t);
@@ -509,7 +546,7 @@ static void parse(int argc, char **argv)
 {
     int option;
 
-    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:P:S")) != -1) {
+    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:P:ST")) != -1) {
         switch (option) {
         case 'p': opt.port = atoi(optarg); break;
         case 'x': opt.path = optarg; break;
@@ -520,6 +557,7 @@ static void parse(int argc, char **argv)
         case 'w': opt.warmup_seconds = atof(optarg); break;
         case 'm': opt.is_churn = !strcmp(optarg, "churn"); break;
         case 'P': opt.server_pid = atoi(optarg); break;
+        case 'T': opt.is_tls = 1; break;
         case 'S': opt.count_syscalls = 1; break;
         default: exit(2);
         }
@@ -529,6 +567,12 @@ static void parse(int argc, char **argv)
         die("needs -p or -x, and positive -n, -s, -d, -t");
     if (opt.count_syscalls && !opt.server_pid)
         die("-S needs -P");
+    if (opt.is_tls && opt.is_churn)
+        die("TLS is for echo only");
+#ifndef WITH_OPENSSL
+    if (opt.is_tls)
+        die("built without OpenSSL's headers (libssl-dev)");
+#endif
     if (opt.is_churn)
         opt.depth = 1;
 }

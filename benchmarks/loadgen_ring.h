@@ -47,13 +47,14 @@ static void ring_receive(struct connection *all, struct connection *c)
 static void ring_send(struct connection *all, struct connection *c)
 {
     struct io_uring_sqe *sqe;
-    size_t n = opt.size_bytes - c->send_offset;
+    const char *data;
+    size_t n;
 
     if (c->wants_out || !c->to_send)
         return;
+    data = next_piece(c, &n);
     sqe = next_sqe(all, c, 1);
-    io_uring_prep_send(sqe, c->fd, pattern + c->send_offset, n < c->to_send ? n : c->to_send,
-                       MSG_WAITALL | MSG_NOSIGNAL);
+    io_uring_prep_send(sqe, c->fd, data, n, MSG_WAITALL | MSG_NOSIGNAL);
     io_uring_sqe_set_data64(sqe, (uint64_t)(c - all) << 1 | 1);
     c->wants_out = 1;
 }
@@ -89,7 +90,7 @@ static void ring_received(struct connection *all, struct connection *c, struct i
     if (cqe->flags & IORING_CQE_F_BUFFER) {
         unsigned short id = (unsigned short)(cqe->flags >> IORING_CQE_BUFFER_SHIFT);
         char *data = buffers + (size_t)id * RING_BUFFER_BYTES;
-        unsigned n_complete = take_bytes(c, data, (size_t)cqe->res);
+        unsigned n_complete = received(c, data, (size_t)cqe->res);
         uint64_t t = n_complete ? now_ns() : 0;
 
         io_uring_buf_ring_add(buffer_ring, data, RING_BUFFER_BYTES, id, RING_BUFFERS - 1, 0);
@@ -145,8 +146,7 @@ static void run_on_ring(struct connection *all)
                 die("send");
             }
             c->wants_out = 0;
-            c->to_send -= (size_t)cqe->res;
-            c->send_offset = (c->send_offset + (size_t)cqe->res) % opt.size_bytes;
+            took(c, (size_t)cqe->res);
             ring_send(all, c);
         }
         io_uring_cq_advance(&ring, n);

@@ -21,11 +21,15 @@ from benchmarks.machine import REPOSITORY, child_environment
 
 @dataclass(frozen=True)
 class LoopSpec:
-    """How one named loop is made. ``module`` None means the standard library."""
+    """How one named loop is made. ``module`` None means the standard library.
+
+    on_aiofastnet: with the transports of aiofastnet on top, which replace the loop's own.
+    """
 
     name: str
     module: str | None
     options: dict[str, Any] = field(default_factory=dict)
+    on_aiofastnet: bool = False
 
 
 LOOPS = {
@@ -40,6 +44,8 @@ LOOPS = {
         LoopSpec("zuvloop", "zuvloop"),
         LoopSpec("rsloop", "rsloop"),
         LoopSpec("blazio", "blazio"),
+        LoopSpec("uringloop-aiofastnet", "uringloop", {"fdmon": "io_uring"}, on_aiofastnet=True),
+        LoopSpec("uvloop-aiofastnet", "uvloop", on_aiofastnet=True),
     )
 }
 
@@ -57,7 +63,7 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     if wanted is not None and loop.fdmon != wanted:
         # A silent fallback would publish epoll's figures under io_uring's name.
         raise RuntimeError(f"asked for fdmon={wanted!r} and got {loop.fdmon!r}")
-    return loop
+    return importlib.import_module("aiofastnet").loop_factory(lambda: loop)() if spec.on_aiofastnet else loop
 
 
 def version_of(spec: LoopSpec) -> str:

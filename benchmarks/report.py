@@ -12,6 +12,7 @@ _TITLES = {
     "echo/protocol": "Echo over TCP, `asyncio.Protocol`",
     "echo/streams": "Echo over TCP, asyncio streams",
     "echo/unix": "Echo over a UNIX socket, `asyncio.Protocol`",
+    "echo/tls": "Echo over TLS, `asyncio.Protocol`",
     "churn/tcp": "Connect, echo, close over TCP",
     "churn/unix": "Connect, echo, close over a UNIX socket",
     "micro": "Callbacks, tasks and timers",

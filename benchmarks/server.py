@@ -13,9 +13,10 @@ import json
 import os
 import resource
 import socket
+import ssl
 
 from benchmarks.loops import new_event_loop
-from benchmarks.machine import settle_in
+from benchmarks.machine import REPOSITORY, settle_in
 
 BACKLOG = 4096
 
@@ -49,15 +50,26 @@ def stream_echo(size_bytes: int):
     return echo
 
 
+def tls_context() -> ssl.SSLContext:
+    """The tests' self-signed certificate; the client asks for none in particular."""
+    data = REPOSITORY / "tests" / "behaviour" / "data"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(data / "cert.pem", data / "key.pem")
+    return context
+
+
 async def serve(style: str, path: str | None, size_bytes: int) -> asyncio.AbstractServer:
     """Listen on *path*, or on a free port of the loopback interface."""
     loop = asyncio.get_running_loop()
     # Two whole messages fit below the reader's limit, or readexactly() would pause the transport in each.
     limit = max(65536, 2 * size_bytes)
-    if style == "protocol":
+    if style in ("protocol", "tls"):
+        context = tls_context() if style == "tls" else None
         if path:
-            return await loop.create_unix_server(Echo, path, backlog=BACKLOG)
-        return await loop.create_server(Echo, "127.0.0.1", 0, backlog=BACKLOG, family=socket.AF_INET)
+            return await loop.create_unix_server(Echo, path, backlog=BACKLOG, ssl=context)
+        return await loop.create_server(
+            Echo, "127.0.0.1", 0, backlog=BACKLOG, family=socket.AF_INET, ssl=context
+        )
     handler = stream_echo(size_bytes)
     if path:
         return await asyncio.start_unix_server(handler, path, backlog=BACKLOG, limit=limit)
@@ -67,7 +79,7 @@ async def serve(style: str, path: str | None, size_bytes: int) -> asyncio.Abstra
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", required=True)
-    parser.add_argument("--style", choices=("protocol", "streams"), required=True)
+    parser.add_argument("--style", choices=("protocol", "streams", "tls"), required=True)
     parser.add_argument("--path")
     parser.add_argument("--size-bytes", type=int, default=1024)
     parser.add_argument("--cpu", type=int, required=True)
