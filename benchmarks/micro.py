@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from benchmarks.children import CHILDREN
 from benchmarks.loops import new_event_loop
 from benchmarks.machine import settle_in
 
@@ -148,6 +149,10 @@ def timers_cancel_all(loop: Loop, n: int) -> Elapsed:
     return _timed(loop, body)
 
 
+def _asynchronous(body: Callable[[int], Awaitable[Any]]) -> Callable[[Loop, int], Elapsed]:
+    return lambda loop, n: _timed(loop, lambda: body(n))
+
+
 # Operations per repetition: between about 50 and 500 ms for the loops known today.
 OPERATIONS: dict[str, tuple[Callable[[Loop, int], Elapsed], int]] = {
     "call_soon_chain": (call_soon_chain, 200_000),
@@ -156,17 +161,19 @@ OPERATIONS: dict[str, tuple[Callable[[Loop, int], Elapsed], int]] = {
     "future_wakeup": (future_wakeup, 60_000),
     "call_later_cancel": (call_later_cancel, 100_000),
     "timers_cancel_all": (timers_cancel_all, 50_000),
+    **{name: (_asynchronous(body), n) for name, (body, n) in CHILDREN.items()},
 }
 
 
 def measure_operations(loop_name: str, case: str, scale: float) -> dict[str, float]:
     """Nanoseconds per operation, best of three."""
     function, n = OPERATIONS[case]
-    n = max(BATCH, round(n * scale / BATCH) * BATCH)
+    batch = min(n, BATCH)
+    n = max(batch, round(n * scale / batch) * batch)
     loop = new_event_loop(loop_name)
     asyncio.set_event_loop(loop)
     try:
-        function(loop, max(BATCH, n // 10 // BATCH * BATCH))  # warm caches and CPython's specialised bytecode
+        function(loop, max(batch, n // 10 // batch * batch))  # warm caches and CPython's specialised bytecode
         results = [function(loop, n) for _ in range(REPETITIONS)]
     finally:
         loop.close()
