@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -269,4 +270,118 @@ async def test_children_do_not_inherit_the_loops_descriptors():
     process = await python(source, stdout=PIPE, close_fds=False)
     assert await process.communicate() == (b"", None)
     assert process.returncode == 0
+    await finish(process)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+
+
+@needs_root
+async def test_user_and_groups_are_passed_on():
+    process = await asyncio.create_subprocess_shell(
+        "id -u; id -g; id -G", user=65534, group=65533, extra_groups=[65532, 65531], stdout=PIPE
+    )
+    out, _ = await process.communicate()
+    assert sorted(map(int, out.split())) == [65531, 65532, 65533, 65533, 65534]
+    await finish(process)
+
+
+async def test_executable_is_passed_on():
+    process = await asyncio.create_subprocess_exec(
+        "by another name", "-c", "echo $0", executable="/bin/sh", stdout=PIPE
+    )
+    assert await process.communicate() == (b"by another name\n", None)
+    await finish(process)
+
+
+async def test_pipesize_is_passed_on():
+    import fcntl
+
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.subprocess_exec(
+        asyncio.SubprocessProtocol, "/bin/cat", stderr=None, pipesize=4096
+    )
+    for fd in (0, 1):
+        pipe = transport.get_pipe_transport(fd).get_extra_info("pipe")
+        assert fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) == 4096
+    transport.close()
+    await transport._wait()
+    await all_told()
+
+
+@pytest.mark.parametrize("close_fds", [True, False])
+async def test_close_fds_is_passed_on(close_fds):
+    read_fd, write_fd = os.pipe()
+    os.set_inheritable(write_fd, True)
+    source = f"import os\ntry: os.fstat({write_fd})\nexcept OSError: print('closed')\nelse: print('open')"
+    process = await python(source, stdout=PIPE, close_fds=close_fds)
+    assert await process.communicate() == (b"closed\n" if close_fds else b"open\n", None)
+    os.close(read_fd)
+    os.close(write_fd)
+    await finish(process)
+
+
+async def test_devnull_is_nothing():
+    devnull = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_shell(
+        "cat; echo out; echo err >&2", stdin=devnull, stdout=devnull, stderr=devnull
+    )
+    assert (process.stdin, process.stdout, process.stderr) == (None, None, None)
+    assert await process.wait() == 0
+    await finish(process)
+
+
+async def test_sockets_can_be_the_childs_input_and_output():
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    process = await asyncio.create_subprocess_exec("/bin/cat", stdin=far, stdout=far)
+    far.close()
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(near, b"through a socket")
+    assert await loop.sock_recv(near, 100) == b"through a socket"
+    near.shutdown(socket.SHUT_WR)
+    assert await process.wait() == 0
+    assert await loop.sock_recv(near, 100) == b""
+    near.close()
+    await finish(process)
+
+
+async def test_numbers_of_fds_can_be_the_childs_output():
+    read_fd, write_fd = os.pipe()
+    process = await asyncio.create_subprocess_shell(
+        "echo out; echo err >&2", stdout=write_fd, stderr=write_fd
+    )
+    os.close(write_fd)
+    assert await process.wait() == 0
+    assert os.read(read_fd, 100) == b"out\nerr\n"
+    os.close(read_fd)
+    await finish(process)
+
+
+async def test_a_failing_preexec_fn_is_an_error_and_leaves_no_child():
+    def fail():
+        raise OSError("no")
+
+    with pytest.raises(subprocess.SubprocessError):
+        await asyncio.create_subprocess_exec("/bin/true", preexec_fn=fail)
+
+
+async def test_a_cancelled_start_kills_the_child():
+    starting = asyncio.ensure_future(asyncio.create_subprocess_exec("/bin/cat", stdin=PIPE, stdout=PIPE))
+    await turns(1)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await all_told()
+
+
+async def test_a_child_that_closes_its_input_is_noticed():
+    process = await asyncio.create_subprocess_shell(
+        "exec <&-; read x <&2", stdin=PIPE, stderr=subprocess.DEVNULL
+    )
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        while True:
+            process.stdin.write(b"x" * 100_000)
+            await process.stdin.drain()
+    await process.wait()
     await finish(process)

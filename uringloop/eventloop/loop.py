@@ -1,7 +1,7 @@
 """Loop: asyncio's event loop on an AioContext.
 
-Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), SocketsMixin (sock_*), StdlibHooks
-(borrowed from stock asyncio), asyncio.BaseEventLoop (everything else).
+Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), SocketsMixin (sock_*), ProcessesMixin
+(children), StdlibHooks (borrowed from stock asyncio), asyncio.BaseEventLoop (everything else).
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from asyncio.log import logger
 
 from ..fdmon.select import make_monitor
 from .core import LoopCore
+from .processes import ProcessesMixin
 from .serve import ServeMixin
 from .sockets import SocketsMixin
 from .stdlib_hooks import StdlibHooks
@@ -22,7 +23,7 @@ from .stdlib_hooks import StdlibHooks
 _live_loops = weakref.WeakSet()
 
 
-class Loop(LoopCore, ServeMixin, SocketsMixin, StdlibHooks, asyncio.BaseEventLoop):
+class Loop(LoopCore, ServeMixin, SocketsMixin, ProcessesMixin, StdlibHooks, asyncio.BaseEventLoop):
     """A drop-in asyncio event loop.
 
     Parameters:
@@ -42,6 +43,7 @@ class Loop(LoopCore, ServeMixin, SocketsMixin, StdlibHooks, asyncio.BaseEventLoo
         self._given_listeners = weakref.WeakSet()  # sockets that were passed to create_server
         self._pid = os.getpid()
         self.setup_stdlib()
+        self.setup_processes()
         _live_loops.add(self)
 
     @property
@@ -100,6 +102,7 @@ class Loop(LoopCore, ServeMixin, SocketsMixin, StdlibHooks, asyncio.BaseEventLoo
             return
         if self._pid == _getpid():
             self.close_stdlib()
+            self.close_processes()
         super().close()
         self._acceptors.clear()
         self._close_aio_context()
@@ -149,6 +152,7 @@ class Loop(LoopCore, ServeMixin, SocketsMixin, StdlibHooks, asyncio.BaseEventLoo
 
     def _after_fork_in_child(self):
         self._forget_signals()
+        self.close_processes()
         self._acceptors.clear()
         self._forget_aio_context()
 

@@ -2,11 +2,12 @@ import asyncio
 from typing import Any
 
 from .core import LoopCore
+from .processes import ProcessesMixin
 from .serve import ServeMixin
 from .sockets import SocketsMixin
 from .stdlib_hooks import StdlibHooks
 
-class Loop(LoopCore, ServeMixin, SocketsMixin, StdlibHooks, asyncio.BaseEventLoop):
+class Loop(LoopCore, ServeMixin, SocketsMixin, ProcessesMixin, StdlibHooks, asyncio.BaseEventLoop):
     def __init__(self, fdmon: str | None = None) -> None: ...
     @property
     def fdmon(self) -> str: ...

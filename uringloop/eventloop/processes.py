@@ -1,0 +1,140 @@
+"""Child processes: asyncio's transport, and how the loop learns that a child ended.
+
+The loop watches a pidfd (since Linux 5.3) in its own monitor, in whatever thread it runs: no SIGCHLD handler, no thread
+per child, and one fd each.  Before Python 3.14 a child watcher that the application has set is honoured; the two
+kinds that asyncio sets by itself only wait, as we do, and are passed over.  Where there is no pidfd, asyncio's thread
+waits.
+
+Invariant: `_pidfds` are open and watched, and nobody else closes them.
+"""
+
+import os
+import warnings
+from asyncio import events, unix_events
+from asyncio.log import logger
+
+from .stdlib_hooks import StdlibHooks
+
+_HAS_WATCHERS = hasattr(unix_events, "AbstractChildWatcher")  # gone since Python 3.14
+_Threaded = getattr(unix_events, "ThreadedChildWatcher", None) or unix_events._ThreadedChildWatcher
+
+# Somebody traces the child and has not looked at its end yet: the kernel lets us wait for that.
+_TRACED_RETRY_S = 0.01
+
+
+class _UnixSubprocessTransport(unix_events._UnixSubprocessTransport):
+    def send_signal(self, signal):
+        # Pipes that a grandchild holds keep the transport open long after the child was reaped, and its number may
+        # be another process's by then.
+        self._check_proc()
+        if self._proc.returncode is None:
+            super().send_signal(signal)
+
+
+def _watcher_of_the_user():
+    """The child watcher that the application set; None if it left the choice to asyncio."""
+    if not _HAS_WATCHERS:
+        return None
+    policy = events.get_event_loop_policy()
+    stock = unix_events._UnixDefaultEventLoopPolicy
+    if type(policy).get_child_watcher is stock.get_child_watcher:
+        watcher = policy._watcher
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            try:
+                watcher = policy.get_child_watcher()
+            except NotImplementedError:
+                return None  # a policy that does not think of children
+    if watcher is None or type(watcher) in (unix_events.ThreadedChildWatcher, unix_events.PidfdChildWatcher):
+        return None
+    return watcher
+
+
+def _reap(pidfd, process):
+    """The exit status of the child, as Popen.returncode; None when it is not to be had yet."""
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        if process.returncode is not None:
+            return process.returncode  # Popen.poll() was first
+        logger.warning(
+            "child process pid %d exit status already read:  will report returncode 255", process.pid
+        )
+        return 255
+    if result is None:
+        return None
+    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+
+class ProcessesMixin:
+    """The part of Loop that knows children."""
+
+    def setup_processes(self):
+        self._pidfds = set()
+        self._child_threads = None  # asyncio's watcher for kernels without pidfd, made when needed
+
+    def close_processes(self):
+        """The loop closes, or is forgotten after a fork: nobody hears of these children any more."""
+        while self._pidfds:
+            os.close(self._pidfds.pop())
+
+    async def _make_subprocess_transport(
+        self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs
+    ):
+        if _watcher_of_the_user() is not None:
+            return await StdlibHooks._make_subprocess_transport(
+                self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs
+            )
+        waiter = self.create_future()
+        transport = _UnixSubprocessTransport(
+            self,
+            protocol,
+            args,
+            shell,
+            stdin,
+            stdout,
+            stderr,
+            bufsize,
+            waiter=waiter,
+            extra=extra,
+            **kwargs,
+        )
+        self._watch_child(transport)
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        return transport
+
+    def _watch_child(self, transport):
+        pid = transport.get_pid()
+        try:
+            pidfd = os.pidfd_open(pid)  # close-on-exec always
+        except OSError:
+            # ENOSYS: before Linux 5.3; EPERM: a sandbox; EMFILE, ENFILE: no fd to be had; ESRCH: SIGCHLD is ignored,
+            # and the child is gone. The child runs, so that somebody has to wait for it.
+            if self._child_threads is None:
+                self._child_threads = _Threaded()
+            self._child_threads.add_child_handler(pid, self._child_watcher_callback, transport)
+            return
+        self._pidfds.add(pidfd)
+        self._add_reader(pidfd, self._child_ended, pidfd, transport)
+
+    def _child_ended(self, pidfd, transport):
+        process = transport.get_extra_info("subprocess")
+        self._remove_reader(pidfd)
+        returncode = _reap(pidfd, process)
+        if returncode is None:
+            self.call_later(_TRACED_RETRY_S, self._add_reader, pidfd, self._child_ended, pidfd, transport)
+            return
+        self._pidfds.discard(pidfd)
+        os.close(pidfd)
+        # from now on its number may be given to another process
+        process.returncode = returncode
+        # a turn later: the protocol hears first of output that came with the end
+        self.call_soon(transport._process_exited, returncode)
