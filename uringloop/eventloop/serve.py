@@ -101,6 +101,40 @@ class ServeMixin:
         if server is not None:
             self._detach(server, transport)
 
+    # -- sendfile --------------------------------------------------------------------------------------
+
+    async def _sendfile_native(self, transport, file, offset, count):
+        """BaseEventLoop.sendfile calls this: what was written before goes first, and nothing is read meanwhile.
+
+        The transport refuses writes as long as it has an empty waiter.  The file goes out through a second fd of the
+        socket: the first is the wire's, and the monitor must not mix up who waits for what, for example when somebody
+        calls resume_reading() meanwhile.
+        """
+        is_empty = transport._make_empty_waiter()
+        was_reading = transport.is_reading()
+        transport.pause_reading()
+        try:
+            await is_empty
+            if transport._conn_lost:
+                raise ConnectionError("Connection is closed by peer")
+            with transport._sock.dup() as sock:
+                self._sendfiles[transport] = future = self.create_future()
+                try:
+                    return await self._sock_sendfile_native(sock, file, offset, count, future)
+                finally:
+                    del self._sendfiles[transport]
+                    future = None  # its exception would be in a cycle with this frame
+        finally:
+            transport._reset_empty_waiter()
+            if was_reading:
+                transport.resume_reading()
+
+    def _sendfile_lost(self, transport, is_empty, error):
+        """The connection of a sendfile is lost, or was closed."""
+        for future in (is_empty, self._sendfiles.get(transport)):
+            if future is not None and not future.done():
+                future.set_exception(error or ConnectionError("Connection is closed by peer"))
+
     # -- listening -------------------------------------------------------------------------------------
 
     @functools.wraps(asyncio.BaseEventLoop.create_server)

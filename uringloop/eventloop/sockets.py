@@ -1,14 +1,32 @@
-"""The receiving sock_* methods, so that a cancelled one never loses data or a connection.
+"""The sock_* methods: the non-blocking call first, and only when it would block a wait for readiness.
 
-Stock asyncio receives in the reader's callback and hands the result to a future; when the task is cancelled in the turn
-between, what was received is gone.  Here the callback only wakes the task, which then receives by itself: whoever is
-cancelled before leaves everything in the socket.
+Receiving and accepting: the reader's callback only wakes the task, which then receives by itself.  Stock asyncio
+receives in the callback and hands the result to a future; when the task is cancelled in the turn between, what was
+received is gone.  Here whoever is cancelled before leaves everything in the socket.
+
+Sending: the writer's callback sends, so that a long send costs one wake-up per piece and no task step; what a
+cancelled send has sent is sent, as with stock asyncio.
+
+Invariant: a reader or writer of ours is removed before the method returns or raises, and never one that somebody else
+has put in its place meanwhile (the fd may have been closed and its number used again).
 """
+
+import errno
+import io
+import os
+import socket
+from asyncio import exceptions
 
 try:
     import ssl
 except ImportError:  # a Python without OpenSSL
     ssl = None
+
+# Bytes per sendfile(2).  While the peer keeps reading, one call goes on and on, and nobody else has a turn.
+_SENDFILE_MOST_BYTES = 2 << 20
+# Between attempts to connect to a UNIX socket whose backlog is full: nothing tells when there is room.
+_BACKLOG_FULL_FIRST_S = 0.001
+_BACKLOG_FULL_MOST_S = 0.05
 
 
 def _check(loop, sock):
@@ -18,8 +36,36 @@ def _check(loop, sock):
         raise ValueError("the socket must be non-blocking")
 
 
+class _FileSender:
+    """One os.sendfile after the other, and how far they came."""
+
+    def __init__(self, sock, file_fd, offset, count):
+        self._socket_fd = sock.fileno()
+        self._file_fd = file_fd
+        self._offset = offset
+        self._left = count  # None: to the end of the file
+        self.total_bytes = 0
+
+    def step(self):
+        """Send what the socket takes; true at the end."""
+        most = _SENDFILE_MOST_BYTES if self._left is None else min(self._left, _SENDFILE_MOST_BYTES)
+        sent = os.sendfile(self._socket_fd, self._file_fd, self._offset, most)
+        self._offset += sent
+        self.total_bytes += sent
+        if self._left is not None:
+            self._left -= sent
+        return not sent or self._left == 0
+
+    def leave_file_position(self):
+        """As stock asyncio: after what was sent, so that file.tell() says how far it came."""
+        if self.total_bytes:
+            os.lseek(self._file_fd, self._offset, os.SEEK_SET)
+
+
 class SocketsMixin:
-    """sock_recv and its relatives; sending and connecting are asyncio's own (stdlib_hooks)."""
+    """sock_recv and its relatives."""
+
+    # -- waiting ---------------------------------------------------------------------------------------
 
     def _readable(self, fd, future):
         self._remove_reader(fd)
@@ -36,6 +82,43 @@ class SocketsMixin:
         finally:
             if not handle.cancelled():
                 self._remove_reader(fd)
+
+    def _writable(self, fd, future, step):
+        if future.done():
+            return  # cancelled; the task removes the writer
+        try:
+            is_over = step()
+        except (BlockingIOError, InterruptedError):
+            return
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._remove_writer(fd)
+            future.set_exception(error)
+        else:
+            if is_over:
+                self._remove_writer(fd)
+                future.set_result(None)
+
+    async def _while_writable(self, sock, step, future=None):
+        """Call step() whenever the socket is writable, until it returns true or raises.
+
+        Parameters:
+            future: to wait for; somebody else may end the wait by an exception in it.
+        """
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        if future is None:
+            future = self.create_future()
+        handle = self._add_writer(fd, self._writable, fd, future, step)
+        try:
+            await future
+        finally:
+            future = None  # with an exception it would be in a cycle with this frame
+            if not handle.cancelled():
+                self._remove_writer(fd)
+
+    # -- receiving -------------------------------------------------------------------------------------
 
     async def _receive(self, sock, method, *args):
         """Call a receiving method of the socket until it has something."""
@@ -68,3 +151,122 @@ class SocketsMixin:
         connection, address = await self._receive(sock, sock.accept)
         connection.setblocking(False)
         return connection, address
+
+    # -- sending ---------------------------------------------------------------------------------------
+
+    async def sock_sendall(self, sock, data):
+        """See asyncio.loop.sock_sendall."""
+        _check(self, sock)
+        try:
+            sent = sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        n_bytes = len(data) if isinstance(data, (bytes, bytearray)) else memoryview(data).nbytes
+        if sent == n_bytes:
+            return
+        with memoryview(data) as whole, whole.cast("B") as view:
+
+            def step():
+                nonlocal sent
+                with view[sent:] as rest:
+                    sent += sock.send(rest)
+                return sent == n_bytes
+
+            await self._while_writable(sock, step)
+
+    async def sock_sendto(self, sock, data, address):
+        """See asyncio.loop.sock_sendto."""
+        _check(self, sock)
+        try:
+            return sock.sendto(data, address)
+        except (BlockingIOError, InterruptedError):
+            pass
+        sent = 0
+
+        def step():
+            nonlocal sent
+            sent = sock.sendto(data, address)
+            return True
+
+        await self._while_writable(sock, step)
+        return sent
+
+    async def _sock_sendfile_native(self, sock, file, offset, count, future=None):
+        """BaseEventLoop.sock_sendfile calls this after its checks, and falls back if it is not available.
+
+        Parameters:
+            future: as in _while_writable.
+        """
+        try:
+            file_fd = file.fileno()
+        except (AttributeError, io.UnsupportedOperation):
+            raise exceptions.SendfileNotAvailableError("not a regular file") from None
+        try:
+            size = os.fstat(file_fd).st_size
+        except OSError:
+            raise exceptions.SendfileNotAvailableError("not a regular file") from None
+        if not count and not size:
+            return 0
+        sender = _FileSender(sock, file_fd, offset, count or None)
+        try:
+            try:
+                is_over = sender.step()
+            except (BlockingIOError, InterruptedError):
+                is_over = False
+            if not is_over:
+                await self._while_writable(sock, sender.step, future)
+        except ConnectionError:
+            raise  # nothing would be better without sendfile(2)
+        except OSError as error:
+            if not sender.total_bytes:
+                raise exceptions.SendfileNotAvailableError("os.sendfile call failed") from error
+            raise
+        finally:
+            future = None
+            sender.leave_file_position()
+        return sender.total_bytes
+
+    # -- connecting ------------------------------------------------------------------------------------
+
+    async def sock_connect(self, sock, address):
+        """See asyncio.loop.sock_connect."""
+        _check(self, sock)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            infos = await self._ensure_resolved(
+                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
+            )
+            if not infos:
+                raise OSError("getaddrinfo() returned empty list")
+            address = infos[0][4]
+        pause_s = _BACKLOG_FULL_FIRST_S
+        while True:
+            try:
+                sock.connect(address)
+                return
+            except InterruptedError:
+                break  # the connection is being made all the same
+            except BlockingIOError as error:
+                if error.errno != errno.EAGAIN or sock.family != socket.AF_UNIX:
+                    break
+            # A UNIX listener's backlog is full.  The socket is not connecting and would count as writable, so
+            # that stock asyncio calls it connected.
+            future = self.create_future()
+            timer = self.call_later(pause_s, _wake, future)
+            try:
+                await future
+            finally:
+                timer.cancel()
+            pause_s = min(2 * pause_s, _BACKLOG_FULL_MOST_S)
+
+        def step():
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                raise OSError(error, f"Connect call failed {address}")
+            return True
+
+        await self._while_writable(sock, step)
+
+
+def _wake(future):
+    if not future.done():
+        future.set_result(None)

@@ -24,15 +24,6 @@ _FROM_SELECTOR = (
     "remove_reader",
     "add_writer",
     "remove_writer",
-    "sock_sendall",
-    "_sock_sendall",
-    "sock_sendto",
-    "_sock_sendto",
-    "sock_connect",
-    "_sock_connect",
-    "_sock_write_done",
-    "_sock_connect_cb",
-    "_sendfile_native",
 )
 _FROM_UNIX = (
     "_process_self_data",
@@ -45,10 +36,6 @@ _FROM_UNIX = (
     "_child_watcher_callback",
     "create_unix_connection",
     "create_unix_server",
-    "_sock_sendfile_native",
-    "_sock_sendfile_native_impl",
-    "_sock_sendfile_update_filepos",
-    "_sock_add_cancellation_callback",
 )
 
 

@@ -4,8 +4,7 @@ They give each transport a `__dict__`, so that methods can be patched, and async
 class cannot inherit from asyncio.Transport, which has `__slots__` (layout conflict).
 """
 
-import asyncio
-from asyncio import constants
+from asyncio import constants, transports
 
 from .stream import StreamTransport
 
@@ -18,4 +17,5 @@ class SocketTransport(StreamTransport):
 
     @property
     def __class__(self):  # type: ignore[no-untyped-def]
-        return asyncio.Transport
+        # an asyncio.Transport; this one because the fall-back of loop.sendfile() asks for it
+        return transports._FlowControlMixin

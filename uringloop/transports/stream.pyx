@@ -518,8 +518,8 @@ cdef class StreamTransport(WireEnd):
                 self.protocol.connection_lost(error)
         finally:
             self.is_connected = False
-            if self.empty_waiter is not None and not self.empty_waiter.done():
-                self.empty_waiter.set_exception(error or ConnectionError("Connection is closed by peer"))
+            if self.empty_waiter is not None:
+                loop._sendfile_lost(self, self.empty_waiter, error)
             if self.wire is not None:
                 self.wire.detach()
                 self.wire = None
