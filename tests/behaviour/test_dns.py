@@ -5,7 +5,7 @@ import socket
 import threading
 
 import pytest
-from helpers import Recorder, turns
+from helpers import STOCK, Recorder, monitor_of, turns
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,108 @@ async def test_cancelled_lookup_raises_cancelled_error_and_leaves_the_loop_usabl
         await task
     release.set()
     await turns(3)
+
+
+# Numbers never reach a thread
+
+
+@pytest.fixture
+def no_thread(monkeypatch):
+    """A function that makes run_in_executor of the running loop fail."""
+
+    def forbid():
+        loop = asyncio.get_running_loop()
+        if monitor_of(loop) == STOCK:
+            pytest.skip("stock asyncio asks a thread")
+
+        def refuse(*_args):
+            raise AssertionError("run_in_executor was called")
+
+        monkeypatch.setattr(loop, "run_in_executor", refuse)
+        return loop
+
+    return forbid
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        ("127.0.0.1", 80),
+        ("127.0.0.1", "80"),
+        (b"127.0.0.1", b"80"),
+        ("127.1", 80),
+        ("0x7f.1", 80),
+        ("::1", None),
+        ("::ffff:127.0.0.1", 80),
+        ("fe80::1%lo", 80),
+        (None, 80),
+    ],
+)
+@pytest.mark.parametrize("debug", [False, True])
+async def test_numbers_are_resolved_without_a_thread(no_thread, host, port, debug):
+    loop = no_thread()
+    loop.set_debug(debug)
+    answer = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    loop.set_debug(False)
+    assert answer == socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+@pytest.mark.parametrize("host", ["localhost", "1.2.3.4.invalid", "cafe", "", "a:b", "1.2.3", "fe80::1%"])
+async def test_names_are_looked_up_in_a_thread_or_are_numbers(monkeypatch, host):
+    """Whatever the resolver needs to look up must not hold up the loop."""
+    loop_thread = threading.get_ident()
+
+    def look_up(host, port, family=0, type=0, proto=0, flags=0):
+        if not flags & socket.AI_NUMERICHOST:
+            assert threading.get_ident() != loop_thread
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with pytest.raises(socket.gaierror):
+        await asyncio.get_running_loop().getaddrinfo(host, 80)
+
+
+async def test_getnameinfo_of_numbers_needs_no_thread(no_thread):
+    flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    assert await no_thread().getnameinfo(("127.0.0.1", 80), flags) == ("127.0.0.1", "80")
+    with pytest.raises(socket.gaierror):
+        await asyncio.get_running_loop().getnameinfo(("no.number.invalid", 80), flags)
+
+
+async def test_connecting_and_serving_by_number_need_no_thread(no_thread):
+    loop = no_thread()
+    for host in (None, "127.0.0.1", ["127.0.0.1", "127.0.0.2"]):
+        server = await loop.create_server(Recorder, host, 0)
+        port = server.sockets[0].getsockname()[1]
+        where = server.sockets[0].getsockname()[0]
+        connect = loop.create_connection(Recorder, where, port, local_addr=(where, 0))
+        transport, protocol = await connect
+        transport.close()
+        await protocol.lost.wait()
+        await turns(5)
+        server.close()
+    endpoint, _ = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, ("127.0.0.1", 0), remote_addr=("127.0.0.1", 9)
+    )
+    endpoint.close()
+    await turns(3)
+
+
+async def test_the_zone_of_an_ipv6_address_survives(no_thread):
+    loop = no_thread()
+    scope = socket.if_nametoindex("lo")
+    answer = await loop.getaddrinfo("fe80::1%lo", 80, type=socket.SOCK_STREAM)
+    assert answer[0][4] == ("fe80::1", 80, 0, scope)
+    asked = []
+
+    async def record(sock, address):
+        asked.append(address)
+        raise ConnectionRefusedError("enough seen")
+
+    loop.sock_connect = record
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            await loop.create_connection(Recorder, "fe80::1%lo", 80)
+    finally:
+        del loop.sock_connect
+    assert asked == [("fe80::1", 80, 0, scope)]

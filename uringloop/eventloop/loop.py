@@ -1,7 +1,7 @@
 """Loop: asyncio's event loop on an AioContext.
 
-Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), SocketsMixin (sock_*), ProcessesMixin
-(children), StdlibHooks (borrowed from stock asyncio), asyncio.BaseEventLoop (everything else).
+Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), SocketsMixin (sock_*), ResolveMixin
+(getaddrinfo), ProcessesMixin (children), StdlibHooks (borrowed from stock asyncio), asyncio.BaseEventLoop (everything else).
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from asyncio.log import logger
 from ..fdmon.select import make_monitor
 from .core import LoopCore
 from .processes import ProcessesMixin
+from .resolve import ResolveMixin
 from .serve import ServeMixin
 from .sockets import SocketsMixin
 from .stdlib_hooks import StdlibHooks
@@ -23,7 +24,9 @@ from .stdlib_hooks import StdlibHooks
 _live_loops = weakref.WeakSet()
 
 
-class Loop(LoopCore, ServeMixin, SocketsMixin, ProcessesMixin, StdlibHooks, asyncio.BaseEventLoop):
+class Loop(
+    LoopCore, ServeMixin, SocketsMixin, ResolveMixin, ProcessesMixin, StdlibHooks, asyncio.BaseEventLoop
+):
     """A drop-in asyncio event loop.
 
     Parameters:
@@ -40,6 +43,7 @@ class Loop(LoopCore, ServeMixin, SocketsMixin, ProcessesMixin, StdlibHooks, asyn
         self._fdmon_reason = reason
         self._has_requests = monitor.has_requests
         self._acceptors = {}  # listening fd -> Acceptor
+        self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
         self._given_listeners = weakref.WeakSet()  # sockets that were passed to create_server
         self._pid = os.getpid()
         self.setup_stdlib()

@@ -3,11 +3,14 @@ from typing import Any
 
 from .core import LoopCore
 from .processes import ProcessesMixin
+from .resolve import ResolveMixin
 from .serve import ServeMixin
 from .sockets import SocketsMixin
 from .stdlib_hooks import StdlibHooks
 
-class Loop(LoopCore, ServeMixin, SocketsMixin, ProcessesMixin, StdlibHooks, asyncio.BaseEventLoop):
+class Loop(
+    LoopCore, ServeMixin, SocketsMixin, ResolveMixin, ProcessesMixin, StdlibHooks, asyncio.BaseEventLoop
+):
     def __init__(self, fdmon: str | None = None) -> None: ...
     @property
     def fdmon(self) -> str: ...

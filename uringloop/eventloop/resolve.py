@@ -1,0 +1,53 @@
+"""getaddrinfo and getnameinfo: what is a number already is answered at once, everything else by a thread.
+
+A thread for "127.0.0.1" would cost a hundred times the answer, and wait behind slow lookups.  The resolver itself reads
+the number, told to look nothing up, so that the answer is its own in every detail (IPv6 zones, order, errors).
+"""
+
+import asyncio
+import socket
+
+_NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+_NUMERIC_NAMES = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+
+
+def _is_literal(host):
+    """An IPv4 or IPv6 address, or None, which stands for the wildcard or the loopback address."""
+    if host is None:
+        return True
+    try:
+        if isinstance(host, (bytes, bytearray)):
+            host = host.decode("ascii")
+        if ":" in host:
+            socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        else:
+            socket.inet_aton(host)
+    except (OSError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _is_number(port):
+    return port is None or isinstance(port, int) or (isinstance(port, (str, bytes)) and port.isdigit())
+
+
+class ResolveMixin:
+    """Loop's name resolution."""
+
+    async def getaddrinfo(self, host, port, *, family=0, type=0, proto=0, flags=0):
+        """See asyncio.loop.getaddrinfo."""
+        if _is_literal(host) and _is_number(port):
+            look_up = self._getaddrinfo_debug if self.get_debug() else socket.getaddrinfo
+            try:
+                return look_up(host, port, family, type, proto, flags | _NUMERIC)
+            except socket.gaierror:
+                pass  # the full lookup has the last word, and the right error
+        return await asyncio.BaseEventLoop.getaddrinfo(
+            self, host, port, family=family, type=type, proto=proto, flags=flags
+        )
+
+    async def getnameinfo(self, sockaddr, flags=0):
+        """See asyncio.loop.getnameinfo."""
+        if flags & _NUMERIC_NAMES == _NUMERIC_NAMES:
+            return socket.getnameinfo(sockaddr, flags)
+        return await asyncio.BaseEventLoop.getnameinfo(self, sockaddr, flags)
