@@ -1,7 +1,8 @@
 """Loop: asyncio's event loop on an AioContext.
 
 Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), SocketsMixin (sock_*), ResolveMixin
-(getaddrinfo), ProcessesMixin (children), StdlibHooks (borrowed from stock asyncio), asyncio.BaseEventLoop (everything else).
+(getaddrinfo), ProcessesMixin (children), StdlibHooks (borrowed from stock asyncio), asyncio.BaseEventLoop (everything
+else).
 """
 
 import asyncio
