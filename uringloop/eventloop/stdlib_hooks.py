@@ -30,13 +30,16 @@ _FROM_UNIX = (
     "_handle_signal",
     "remove_signal_handler",
     "_check_signal",
-    "_make_read_pipe_transport",
     "_make_write_pipe_transport",
     "_make_subprocess_transport",
     "_child_watcher_callback",
     "create_unix_connection",
     "create_unix_server",
 )
+
+# What a pipe holds by default.  Stock's 256 KiB make malloc() map and unmap memory for every read of a busy pipe
+# (measured on epoll, 64 KiB chunks through cat: 69 us of CPU per chunk, 39 us with this).
+PIPE_READ_BYTES = 64 * 1024
 
 
 class SelectorView:
@@ -96,6 +99,11 @@ class StdlibHooks:
         if removed and not self._signal_handlers and self._csock is not None:
             self._close_self_pipe()
         return removed
+
+    def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
+        transport = unix_events._UnixReadPipeTransport(self, pipe, protocol, waiter, extra)
+        transport.max_size = PIPE_READ_BYTES
+        return transport
 
     def _forget_signals(self):
         """In a fork child: the parent's wake-up socketpair must hear nothing from us."""
