@@ -17,8 +17,9 @@ class Case:
     """One thing to measure.
 
     kind: "traffic" (a server and the C client) or "micro" (one process).
-    style: "protocol", "streams" or "tls" (a protocol on TLS).
-    mode: "echo" or "churn", see loadgen.c.
+    style: "protocol", "streams", "tls" (a protocol on TLS) or "datagram".
+    mode: "echo", "churn" or "datagram", see loadgen.c.
+    window: messages that each connection keeps under way.
     is_unix: UNIX socket instead of TCP.
     """
 
@@ -29,6 +30,7 @@ class Case:
     is_unix: bool = False
     n_connections: int = 1
     size_bytes: int = 1024
+    window: int = 1
 
     @property
     def group(self) -> str:
@@ -49,6 +51,19 @@ CASES: tuple[Case, ...] = (
     *_traffic("echo/streams", style="streams"),
     *_traffic("echo/unix", is_unix=True),
     *_traffic("echo/tls", style="tls"),
+    *(
+        Case(
+            f"datagram/{size}/{name}",
+            "traffic",
+            style="datagram",
+            mode="datagram",
+            size_bytes=size_bytes,
+            window=window,
+            n_connections=n,
+        )
+        for size, size_bytes in (("64B", 64), ("1200B", 1200))
+        for name, window, n in (("window1", 1, 1), ("window64", 64, 1), ("100peers", 2, 100))
+    ),
     *(
         Case(f"churn/{where}/1KiB/{n}", "traffic", mode="churn", is_unix=where == "unix", n_connections=n)
         for where in ("tcp", "unix")

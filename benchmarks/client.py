@@ -58,7 +58,9 @@ def build_loadgen() -> Path:
     """Compile the client at first use; the name carries a hash of the source, so edits rebuild it."""
     source = PACKAGE / "loadgen.c"
     flags = _library_flags("liburing", "WITH_LIBURING") + _library_flags("openssl", "WITH_OPENSSL")
-    headers = b"".join((PACKAGE / name).read_bytes() for name in ("loadgen_ring.h", "loadgen_tls.h"))
+    headers = b"".join(
+        (PACKAGE / name).read_bytes() for name in ("loadgen_datagram.h", "loadgen_ring.h", "loadgen_tls.h")
+    )
     content = source.read_bytes() + headers + " ".join(flags).encode()
     digest = hashlib.sha256(content).hexdigest()[:12]
     program = PACKAGE / ".build" / f"loadgen-{digest}"
@@ -138,6 +140,7 @@ def _run_client(
 ) -> dict[str, Any]:
     command = [os.fspath(build_loadgen()), "-m", case.mode, "-n", str(case.n_connections)]
     command += ["-s", str(case.size_bytes), "-t", str(seconds), "-w", str(warmup_s), *arguments]
+    command += ["-d", str(case.window)]
     command += ["-T"] if case.style == "tls" else []
     limit_s = seconds + warmup_s + 25
     try:

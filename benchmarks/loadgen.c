@@ -5,11 +5,12 @@
  * every loop under test. One JSON line on stdout is its whole result.
  *
  *   loadgen (-p PORT | -x PATH) [-n CONNECTIONS] [-s SIZE_BYTES] [-d DEPTH] [-t SECONDS] [-w WARMUP_SECONDS]
- *           [-m echo|churn] [-T] [-P SERVER_PID] [-S]
+ *           [-m echo|churn|datagram] [-T] [-P SERVER_PID] [-S]
  *
  * echo:  N connections, each keeps DEPTH messages of SIZE bytes under way for ever.
  * churn: N slots, each repeats connect, send SIZE bytes, receive them back, shutdown, wait for EOF, close. One
  *        "message" is one such cycle.
+ * datagram: as echo, with datagrams to PORT (loadgen_datagram.h).
  *
  * -T: TLS, in the echo mode only (loadgen_tls.h).
  * -P: the client itself reads the CPU clock of the server process (all its threads) when the measured window
@@ -74,7 +75,7 @@ static struct {
     size_t size_bytes;
     unsigned depth;
     double seconds, warmup_seconds;
-    int is_churn, is_tls, count_syscalls;
+    int is_churn, is_datagram, is_tls, count_syscalls;
     pid_t server_pid;
 } opt = {.n_connections = 1, .size_bytes = 1024, .depth = 1, .seconds = 1, .warmup_seconds = 0.3};
 
@@ -505,6 +506,7 @@ static void churn_event(struct connection *c, uint32_t events)
     churn_start(c);
 }
 
+#include "loadgen_datagram.h"
 #ifdef WITH_LIBURING
 #include "loadgen_ring.h"
 #endif
@@ -555,7 +557,7 @@ static void parse(int argc, char **argv)
         case 'd': opt.depth = (unsigned)atoi(optarg); break;
         case 't': opt.seconds = atof(optarg); break;
         case 'w': opt.warmup_seconds = atof(optarg); break;
-        case 'm': opt.is_churn = !strcmp(optarg, "churn"); break;
+        case 'm': opt.is_churn = !strcmp(optarg, "churn"); opt.is_datagram = !strcmp(optarg, "datagram"); break;
         case 'P': opt.server_pid = atoi(optarg); break;
         case 'T': opt.is_tls = 1; break;
         case 'S': opt.count_syscalls = 1; break;
@@ -624,10 +626,15 @@ int main(int argc, char **argv)
         if (!(all[i].sent_ns = calloc(opt.depth, sizeof(uint64_t))))
             die("set-up");
 #ifdef WITH_LIBURING
-    is_on_ring = !opt.is_churn && opt.size_bytes <= RING_LARGEST_BYTES && opt.n_connections >= RING_CONNECTIONS;
+    is_on_ring = !opt.is_churn && !opt.is_datagram && opt.size_bytes <= RING_LARGEST_BYTES && opt.n_connections >= RING_CONNECTIONS;
 #endif
-    if (!opt.is_churn)
+    if (!opt.is_churn && !opt.is_datagram)
         connect_all_blocking(all);
+    if (opt.is_datagram) {
+        run_datagrams(all);
+        print_result();
+        return 0;
+    }
 #ifdef WITH_LIBURING
     if (is_on_ring)
         run_on_ring(all);

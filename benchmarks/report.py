@@ -13,6 +13,7 @@ _TITLES = {
     "echo/streams": "Echo over TCP, asyncio streams",
     "echo/unix": "Echo over a UNIX socket, `asyncio.Protocol`",
     "echo/tls": "Echo over TLS, `asyncio.Protocol`",
+    "datagram": "Echo of datagrams over UDP, `asyncio.DatagramProtocol`",
     "churn/tcp": "Connect, echo, close over TCP",
     "churn/unix": "Connect, echo, close over a UNIX socket",
     "micro": "Callbacks, tasks and timers",

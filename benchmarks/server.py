@@ -34,6 +34,16 @@ class Echo(asyncio.Protocol):
         del self.transport
 
 
+class EchoDatagrams(asyncio.DatagramProtocol):
+    """The same for datagrams, from whomever they come."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple) -> None:
+        self.transport.sendto(data, addr)  # type: ignore[attr-defined]
+
+
 def stream_echo(size_bytes: int):
     """A handler for ``start_server`` that echoes whole messages and lets ``drain`` apply back-pressure."""
 
@@ -79,7 +89,7 @@ async def serve(style: str, path: str | None, size_bytes: int) -> asyncio.Abstra
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", required=True)
-    parser.add_argument("--style", choices=("protocol", "streams", "tls"), required=True)
+    parser.add_argument("--style", choices=("protocol", "streams", "tls", "datagram"), required=True)
     parser.add_argument("--path")
     parser.add_argument("--size-bytes", type=int, default=1024)
     parser.add_argument("--cpu", type=int, required=True)
@@ -92,8 +102,12 @@ def main() -> None:
 
     loop = new_event_loop(options.loop)
     asyncio.set_event_loop(loop)
-    server = loop.run_until_complete(serve(options.style, options.path, options.size_bytes))
-    port = None if options.path else server.sockets[0].getsockname()[1]
+    if options.style == "datagram":
+        endpoint = loop.create_datagram_endpoint(EchoDatagrams, local_addr=("127.0.0.1", 0))
+        port = loop.run_until_complete(endpoint)[0].get_extra_info("sockname")[1]
+    else:
+        server = loop.run_until_complete(serve(options.style, options.path, options.size_bytes))
+        port = None if options.path else server.sockets[0].getsockname()[1]
     print(json.dumps({"pid": os.getpid(), "port": port}), flush=True)
     loop.run_forever()
 
