@@ -8,7 +8,7 @@ import socket
 from asyncio import base_events, constants, sslproto, trsock
 from asyncio.log import logger
 
-from ..transports.classes import SocketTransport
+from ..transports.classes import DatagramTransport, SocketTransport
 from ..transports.wire import ReadinessWire
 from .stdlib_hooks import StdlibHooks
 
@@ -22,25 +22,31 @@ except ImportError:  # a build without liburing: no monitor has requests
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
+def _describe(sock, extra):
+    """What get_extra_info() knows of a socket; in `extra`, if that is a dict."""
+    extra = {} if extra is None else extra
+    extra["socket"] = trsock.TransportSocket(sock)
+    try:
+        extra["sockname"] = sock.getsockname()
+    except OSError:
+        extra["sockname"] = None
+    if "peername" not in extra:
+        try:
+            extra["peername"] = sock.getpeername()
+        except OSError:
+            extra["peername"] = None
+    return extra
+
+
 class ServeMixin:
-    """The part of Loop that makes stream transports and accepts connections."""
+    """The part of Loop that makes transports and accepts connections."""
 
     def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
         """A transport for a connected socket, which it owns from now on."""
-        extra = {} if extra is None else extra
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
         base_events._set_nodelay(sock)
-        extra["socket"] = trsock.TransportSocket(sock)
-        try:
-            extra["sockname"] = sock.getsockname()
-        except OSError:
-            extra["sockname"] = None
-        if "peername" not in extra:
-            try:
-                extra["peername"] = sock.getpeername()
-            except OSError:
-                extra["peername"] = None
+        extra = _describe(sock, extra)
         transport = SocketTransport.__new__(SocketTransport)
         transport.setup(self, self.aio_context, sock, protocol, extra, server)
         wire = RingWire if self._has_requests else ReadinessWire
@@ -48,6 +54,16 @@ class ServeMixin:
         self._transports[fd] = transport
         if server is not None:
             self._attach(server, transport)
+        transport.start(waiter)
+        return transport
+
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        """A transport for a datagram socket, which it owns from now on."""
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        transport = DatagramTransport.__new__(DatagramTransport)
+        transport.setup(self, self.aio_context, sock, protocol, address, _describe(sock, extra))
+        self._transports[fd] = transport
         transport.start(waiter)
         return transport
 

@@ -14,7 +14,6 @@ _SELECTOR = selector_events.BaseSelectorEventLoop
 _UNIX = unix_events._UnixSelectorEventLoop
 
 _FROM_SELECTOR = (
-    "_make_datagram_transport",
     "_make_self_pipe",
     "_close_self_pipe",
     "_read_from_self",
@@ -43,7 +42,7 @@ PIPE_READ_BYTES = 64 * 1024
 
 
 class SelectorView:
-    """What asyncio's datagram and pipe transports ask a selector for their repr: who watches which fd."""
+    """What asyncio's pipe transports ask a selector for their repr: who watches which fd."""
 
     def __init__(self, loop):
         self._loop = weakref.proxy(loop)

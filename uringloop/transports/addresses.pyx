@@ -1,0 +1,185 @@
+"""Socket addresses: from the kernel's names (struct sockaddr) to Python's tuples and back, without a system call.
+
+What a datagram server needs per packet: the address of a peer that was heard of before is the same tuple object again,
+and a tuple that was sent to before has its name ready.  Both ways go through a direct-mapped table, shared by all
+loops, in which a newcomer replaces who was in its place.
+
+Invariant: an entry of `names` keeps its tuple alive, so that no other tuple can have its address in memory.  Only
+tuples of exact str and int are entered: those never change.
+
+Source of the conversions: socket.socket.recvfrom and sendto, whose results these are.  Whatever is not a literal
+address is not known here, and left to them: names to resolve, "<broadcast>", an IPv6 zone in the host's text.
+
+Thread: any, with the GIL.
+"""
+
+from libc.stdint cimport uint32_t, uintptr_t
+from libc.string cimport memcmp, memcpy, memset, strlen
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.long cimport PyLong_CheckExact
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+
+cdef extern from "Python.h":
+    bint PyUnicode_CheckExact(object)
+    object PyUnicode_DecodeFSDefaultAndSize(const char *, Py_ssize_t)
+    const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
+    long long PyLong_AsLongLongAndOverflow(object, int *) except? -1
+
+cdef extern from *:
+    """
+    static uint32_t ul_name_hash(const ul_name *name)
+    {
+        const unsigned *w = name->words;
+        uint32_t mixed = w[0] * 0x9E3779B1u ^ w[1] * 0x85EBCA77u;
+        if (name->any.sa_family == AF_INET6)
+            mixed ^= (w[2] ^ w[3]) * 0xC2B2AE3Du ^ (w[4] ^ w[5]) * 0x27D4EB2Fu ^ w[6];
+        return mixed >> 16 ^ mixed;
+    }
+    #define ul_family(name) ((name)->any.sa_family)
+    #define ul_port(name) ntohs((name)->four.sin_port)     /* at the same place in both */
+    #define ul_flow(name) ntohl((name)->six.sin6_flowinfo)
+    #define ul_scope(name) ((name)->six.sin6_scope_id)
+    static const char *ul_host(const ul_name *name, char *text)
+    {
+        if (name->any.sa_family == AF_INET)
+            return inet_ntop(AF_INET, &name->four.sin_addr, text, INET6_ADDRSTRLEN);
+        return inet_ntop(AF_INET6, &name->six.sin6_addr, text, INET6_ADDRSTRLEN);
+    }
+    static int ul_set_host(ul_name *name, int family, const char *host)
+    {
+        name->any.sa_family = (sa_family_t)family;
+        if (family == AF_INET)
+            return inet_pton(AF_INET, host, &name->four.sin_addr) == 1;
+        return inet_pton(AF_INET6, host, &name->six.sin6_addr) == 1;
+    }
+    #define ul_set_port(name, port) ((name)->four.sin_port = htons((uint16_t)(port)))
+    #define ul_set_six(name, flow, scope) \
+        ((name)->six.sin6_flowinfo = htonl((uint32_t)(flow)), (name)->six.sin6_scope_id = (uint32_t)(scope))
+    """
+    uint32_t ul_name_hash(const ul_name *)
+    int ul_family(const ul_name *)
+    int ul_port(const ul_name *)
+    unsigned ul_flow(const ul_name *)
+    unsigned ul_scope(const ul_name *)
+    const char *ul_host(const ul_name *, char *)
+    bint ul_set_host(ul_name *, int, const char *)
+    void ul_set_port(ul_name *, long long)
+    void ul_set_six(ul_name *, long long, long long)
+    enum:
+        FOUR_BYTES "sizeof(struct sockaddr_in)"
+        SIX_BYTES "sizeof(struct sockaddr_in6)"
+        PATH_BEGIN "offsetof(struct sockaddr_un, sun_path)"
+
+cdef enum:
+    ENTRIES = 1024  # a power of two
+
+cdef struct Entry:
+    PyObject *address         # an owned tuple, or NULL
+    unsigned n_bytes          # of name
+    ul_name name
+
+cdef Entry heard[ENTRIES]     # by the hash of the name
+cdef Entry names[ENTRIES]     # by the tuple's address in memory
+
+
+cdef inline int enter(Entry *entry, object address, const ul_name *name, unsigned n_bytes) except -1:
+    cdef PyObject *old = entry.address
+    Py_INCREF(address)  # undone by the next enter() here
+    entry.address = <PyObject *>address
+    entry.n_bytes = n_bytes
+    memcpy(&entry.name, name, n_bytes)
+    Py_XDECREF(old)
+    return 0
+
+
+cdef inline Entry *entry_of(object address) noexcept:
+    cdef uintptr_t place = <uintptr_t><PyObject *>address
+    return &names[(place >> 4 ^ place >> 14) & (ENTRIES - 1)]
+
+
+cdef object internet_address(const ul_name *name, unsigned n_bytes):
+    """The address of an IPv4 or IPv6 name: (host, port), or (host, port, flow information, zone)."""
+    cdef Entry *entry = &heard[ul_name_hash(name) & (ENTRIES - 1)]
+    cdef char text[64]
+    cdef object address
+    if entry.address != NULL and entry.n_bytes == n_bytes and memcmp(&entry.name, name, n_bytes) == 0:
+        return <object>entry.address
+    host = ul_host(name, text).decode("ascii")
+    if ul_family(name) == AF_INET:
+        address = (host, ul_port(name))
+    else:
+        address = (host, ul_port(name), ul_flow(name), ul_scope(name))
+    enter(entry, address, name, n_bytes)
+    enter(entry_of(address), address, name, n_bytes)  # an answer to it is likely
+    return address
+
+
+cdef object unix_address(const char *name, unsigned n_bytes):
+    """The address of an AF_UNIX name: a path as str, an abstract name as bytes, None for a socket without a name."""
+    if n_bytes <= PATH_BEGIN:
+        return None if n_bytes == 0 else ""
+    name += PATH_BEGIN
+    n_bytes -= PATH_BEGIN
+    if name[0] == 0:
+        return PyBytes_FromStringAndSize(name, n_bytes)
+    # the kernel ends a path with a NUL where there is room for one
+    cdef Py_ssize_t length = 0
+    while length < n_bytes and name[length]:
+        length += 1
+    return PyUnicode_DecodeFSDefaultAndSize(name, length)
+
+
+cdef long long number(object value, long long most) except? -2:
+    """An int between 0 and `most`; -1 for anything else."""
+    cdef int overflow = 0
+    cdef long long found
+    if not PyLong_CheckExact(value):
+        return -1
+    found = PyLong_AsLongLongAndOverflow(value, &overflow)
+    return found if not overflow and 0 <= found <= most else -1
+
+
+cdef unsigned internet_name(object address, int family, ul_name *name) except? 999:
+    """The name of a literal address for a socket of this family.
+
+    Returns: its length in bytes; 0 for everything else, valid or not, which socket.sendto has to judge.
+    """
+    cdef Entry *entry
+    cdef Py_ssize_t length, n_items
+    cdef const char *host
+    cdef long long port
+    cdef long long flow = 0
+    cdef long long scope = 0
+    cdef unsigned n_bytes
+    if not PyTuple_CheckExact(address):
+        return 0
+    entry = entry_of(address)
+    if entry.address == <PyObject *>address and ul_family(&entry.name) == family:
+        memcpy(name, &entry.name, entry.n_bytes)
+        return entry.n_bytes
+    n_items = PyTuple_GET_SIZE(address)
+    if n_items < 2 or n_items > (2 if family == AF_INET else 4):
+        return 0
+    if not PyUnicode_CheckExact(<object>PyTuple_GET_ITEM(address, 0)):
+        return 0
+    if not (<str>PyTuple_GET_ITEM(address, 0)).isascii():
+        return 0  # lone surrogates have no UTF-8
+    port = number(<object>PyTuple_GET_ITEM(address, 1), 0xFFFF)
+    if n_items > 2:
+        flow = number(<object>PyTuple_GET_ITEM(address, 2), 0xFFFFF)
+    if n_items > 3:
+        scope = number(<object>PyTuple_GET_ITEM(address, 3), 0xFFFFFFFF)
+    if port < 0 or flow < 0 or scope < 0:
+        return 0
+    host = PyUnicode_AsUTF8AndSize(<object>PyTuple_GET_ITEM(address, 0), &length)
+    memset(name, 0, sizeof(ul_name))
+    if length != <Py_ssize_t>strlen(host) or not ul_set_host(name, family, host):
+        return 0
+    ul_set_port(name, port)
+    n_bytes = FOUR_BYTES
+    if family == AF_INET6:
+        ul_set_six(name, flow, scope)
+        n_bytes = SIX_BYTES
+    enter(entry, address, name, n_bytes)
+    return n_bytes

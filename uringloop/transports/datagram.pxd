@@ -1,0 +1,42 @@
+# asyncio's face of a datagram socket.
+from ..aio.context cimport AioContext, Flushable
+from .packets cimport Batch, DatagramQueue
+
+cdef class DatagramTransport(Flushable):
+    cdef object loop                    # the asyncio loop; None after connection_lost
+    cdef AioContext aio_context
+    cdef object protocol                # None after connection_lost
+    cdef object extra                   # dict of get_extra_info
+    cdef object sock                    # the Python socket, which owns the fd; None when closed
+    cdef object address                 # remote_addr, or None
+    cdef readonly int fd                # of sock; the number stays for the repr
+    cdef int family
+    cdef bint is_internet               # family is AF_INET or AF_INET6
+    cdef bint is_connected              # the socket has a peer: everything is sent there
+    cdef int conn_lost                  # connection_lost is scheduled; then sends after that, for asyncio's warning
+    cdef bint is_closing_               # close or abort was called, or the endpoint failed
+    cdef bint is_paused                 # by pause_reading
+    cdef bint is_protocol_paused        # pause_writing was called
+    cdef bint is_blocked                # the kernel had no room: the fd is watched for it
+    cdef bint has_scheduled_news
+    cdef Py_ssize_t high_bytes
+    cdef Py_ssize_t low_bytes
+    cdef list errors                    # of sending, that the protocol was not told of yet
+    cdef Batch batch                    # received, not delivered
+    cdef DatagramQueue queue            # to send; not empty while blocked
+    cdef int receive(self) except -1
+    cdef int receive_by_python(self) except -1
+    cdef int deliver(self) except -1
+    cdef int report_failure(self) except -1
+    cdef int send_now(self, object data) except -1
+    cdef int send_some(self) except -1
+    cdef int send_by_python(self, object data, object address) except? -1
+    cdef int wait_for_room(self) except -1
+    cdef int stop_waiting(self) except -1
+    cdef int tell_errors(self) except -1
+    cdef int schedule_news(self) except -1
+    cdef int pause_if_full(self) except -1
+    cdef int call_flow_control(self, str name) except -1
+    cdef int lose(self, object error) except -1
+    cdef int force_close(self, object error) except -1
+    cdef int fatal_error(self, object error, str message) except -1

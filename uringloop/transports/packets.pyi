@@ -1,0 +1,6 @@
+from typing import Self
+
+class Batch: ...
+
+class DatagramQueue:
+    def __new__(cls, header_bytes: int) -> Self: ...
