@@ -38,7 +38,7 @@ _FROM_UNIX = (
 
 # What a pipe holds by default.  Stock's 256 KiB make malloc() map and unmap memory for every read of a busy pipe
 # (measured on epoll, 64 KiB chunks through cat: 69 us of CPU per chunk, 39 us with this).
-PIPE_READ_BYTES = 64 * 1024
+_PIPE_READ_BYTES = 64 * 1024
 
 
 class SelectorView:
@@ -101,7 +101,7 @@ class StdlibHooks:
 
     def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
         transport = unix_events._UnixReadPipeTransport(self, pipe, protocol, waiter, extra)
-        transport.max_size = PIPE_READ_BYTES
+        transport.max_size = _PIPE_READ_BYTES
         return transport
 
     def _forget_signals(self):
