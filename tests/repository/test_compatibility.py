@@ -1,0 +1,54 @@
+"""docs/compatibility.md: every line is proven by tests that exist, and every behaviour test proves a line."""
+
+import importlib.util
+import re
+
+from .documents import ROOT
+
+_spec = importlib.util.spec_from_file_location("compatibility", ROOT / "tools" / "compatibility.py")
+compatibility = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(compatibility)
+
+
+def behaviour_tests():
+    for path in sorted((ROOT / "tests" / "behaviour").glob("test_*.py")):
+        for name in re.findall(r"^(?:async )?def test_(\w+)", path.read_text(), re.MULTILINE):
+            yield path.stem.removeprefix("test_"), name
+
+
+def patterns():
+    return [one for rows in compatibility.read_features().values() for row in rows.values() for one in row]
+
+
+def test_every_pattern_finds_a_test():
+    tests = list(behaviour_tests())
+    stale = [one for one in patterns() if not any(compatibility.proves(one, *test) for test in tests)]
+    assert not stale
+
+
+def test_every_behaviour_test_proves_a_feature():
+    known = patterns()
+    orphans = [
+        test for test in behaviour_tests() if not any(compatibility.proves(one, *test) for one in known)
+    ]
+    assert not orphans
+
+
+def test_the_document_has_every_feature():
+    text = compatibility.DOCUMENT.read_text()
+    rows = re.findall(r"^\| (.+?) \| (?:yes|-|\*\*no\*\*) \|", text, re.MULTILINE)
+    assert rows == [name for features in compatibility.read_features().values() for name in features]
+    assert "**no**" not in text.split("\n## ", 1)[1]
+
+
+def test_a_failure_shows_in_the_table(tmp_path):
+    results = tmp_path / "tests.xml"
+    results.write_text(
+        '<testsuites><testsuite><testcase classname="tests.behaviour.test_udp" name="test_a[io_uring]"/>'
+        '<testcase classname="tests.behaviour.test_udp" name="test_a[x-epoll]"><failure/></testcase>'
+        '<testcase classname="tests.behaviour.test_udp" name="test_a[poll]"><skipped/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    features = {"Area": {"datagrams": ["udp"]}}
+    table = compatibility.render(features, compatibility.read_results(str(results)))
+    assert "| datagrams | yes | **no** | - | - | [udp](../tests/behaviour/test_udp.py) |" in table
