@@ -324,3 +324,189 @@ def test_sigchld_handlers_of_the_user_are_accepted(monitor, watched):
         """,
         monitor,
     )
+
+
+def test_a_refused_handler_leaves_no_sockets(monitor):
+    run_script(
+        """
+        import gc, signal
+        loop = make_loop(MONITOR)
+        loop.close()
+        before = len(os.listdir("/proc/self/fd"))
+        try:
+            loop.add_signal_handler(signal.SIGUSR1, print)
+        except RuntimeError:
+            pass
+        assert len(os.listdir("/proc/self/fd")) == before
+        """,
+        monitor,
+    )
+
+
+def test_the_wakeup_fd_is_ours_only_while_there_are_handlers(monitor):
+    run_script(
+        """
+        import signal
+        def current():
+            fd = signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(fd)
+            return fd
+        loop = make_loop(MONITOR)
+        loop.add_signal_handler(signal.SIGUSR1, int)
+        loop.add_signal_handler(signal.SIGUSR2, int)
+        assert current() != -1
+        assert loop.remove_signal_handler(signal.SIGUSR1)
+        assert current() != -1
+        assert loop.remove_signal_handler(signal.SIGUSR2)
+        assert current() == -1
+        assert not loop.remove_signal_handler(signal.SIGUSR2)
+        assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+        loop.add_signal_handler(signal.SIGINT, int)
+        loop.close()
+        assert current() == -1
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        """,
+        monitor,
+    )
+
+
+def test_a_wakeup_fd_that_somebody_set_meanwhile_stays(monitor):
+    run_script(
+        """
+        import signal
+        if MONITOR == STOCK:
+            raise SystemExit  # takes it away
+        first, second = make_loop(MONITOR), make_loop(MONITOR)
+        got = []
+        first.add_signal_handler(signal.SIGUSR1, int)
+        second.add_signal_handler(signal.SIGUSR2, got.append, 2)
+        first.close()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        turn_until(second, lambda: got)
+        second.close()
+        assert signal.set_wakeup_fd(-1) == -1
+        """,
+        monitor,
+    )
+
+
+def test_a_second_ctrl_c_interrupts_a_task_that_ignores_the_first(monitor):
+    run_script(
+        """
+        import signal, threading
+        steps = []
+        async def main():
+            try:
+                while True:
+                    try:
+                        if not steps:
+                            signal.raise_signal(signal.SIGINT)
+                        await asyncio.sleep(60)
+                    except asyncio.CancelledError:
+                        if len(steps) == 2:
+                            raise  # the runner cancels what is left
+                        steps.append("cancelled")
+                        # while the loop sleeps
+                        asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGINT)
+                        steps.append("asked")
+            finally:
+                steps.append("over")
+        try:
+            with asyncio.Runner(loop_factory=lambda: make_loop(MONITOR)) as runner:
+                runner.run(main())
+        except KeyboardInterrupt:
+            steps.append("interrupted")
+        assert steps == ["cancelled", "asked", "over", "interrupted"], steps
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        """,
+        monitor,
+    )
+
+
+def test_ctrl_c_reaches_the_loop_while_another_thread_gets_the_signal(monitor):
+    """The kernel may give a signal to any thread; Python runs its handler in the main one."""
+    run_script(
+        """
+        import signal, threading
+        async def main():
+            thread = threading.Thread(target=lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
+            got = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, got.set)
+            asyncio.get_running_loop().call_later(0.01, thread.start)
+            await got.wait()
+            thread.join()
+        loop = make_loop(MONITOR)
+        loop.run_until_complete(main())
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+def test_a_loop_in_a_thread_is_not_disturbed_by_signals(monitor):
+    run_script(
+        """
+        import signal, threading
+        loop = make_loop(MONITOR)
+        idents, handled = [], []
+        signal.signal(signal.SIGUSR1, lambda *_: handled.append(threading.get_ident()))
+        async def main():
+            idents.append(threading.get_ident())
+            started = loop.time()
+            await asyncio.sleep(0.05)
+            return loop.time() - started
+        results = []
+        thread = threading.Thread(target=lambda: results.append(loop.run_until_complete(main())))
+        thread.start()
+        wait_until(lambda: idents)
+        while thread.is_alive():
+            try:
+                signal.pthread_kill(idents[0], signal.SIGUSR1)
+            except ProcessLookupError:
+                break
+            time.sleep(0.001)
+        thread.join()
+        assert 0.05 <= results[0] < 5
+        assert handled and set(handled) == {threading.main_thread().ident}
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+def test_runners_in_threads_leave_the_signals_alone(monitor):
+    run_script(
+        """
+        import signal, threading
+        seen = []
+        async def main():
+            seen.append(signal.getsignal(signal.SIGINT))
+        def work():
+            with asyncio.Runner(loop_factory=lambda: make_loop(MONITOR)) as runner:
+                runner.run(main())
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert seen == [signal.default_int_handler]
+        """,
+        monitor,
+    )
+
+
+def test_a_handler_of_pythons_signal_module_may_use_the_loop(monitor):
+    run_script(
+        """
+        import signal
+        loop = make_loop(MONITOR)
+        got = []
+        def handler(number, frame):
+            loop.call_soon_threadsafe(got.append, number)
+            loop.call_soon_threadsafe(loop.stop)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        loop.run_forever()
+        assert got == [signal.SIGALRM]
+        loop.close()
+        """,
+        monitor,
+    )

@@ -84,6 +84,7 @@ class StdlibHooks:
         The wake-up fd needs a socketpair of its own, made with the first handler: set_wakeup_fd writes one byte,
         which an eventfd refuses.
         """
+        self._check_closed()
         if self._csock is None:
             self._make_self_pipe()
         try:
@@ -94,10 +95,21 @@ class StdlibHooks:
 
     def remove_signal_handler(self, sig):
         """See asyncio.loop.remove_signal_handler."""
+        others_fd = self._foreign_wakeup_fd() if list(self._signal_handlers) == [sig] else -1
         removed = _UNIX.remove_signal_handler(self, sig)
+        if others_fd != -1:
+            signal.set_wakeup_fd(others_fd)
         if removed and not self._signal_handlers and self._csock is not None:
             self._close_self_pipe()
         return removed
+
+    def _foreign_wakeup_fd(self):
+        """The wake-up fd that somebody set after us, another loop for example: it stays when ours goes; else -1."""
+        try:
+            fd = signal.set_wakeup_fd(-1)
+        except ValueError:
+            return -1  # not the main thread
+        return -1 if fd == self._csock.fileno() else fd
 
     def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
         transport = unix_events._UnixReadPipeTransport(self, pipe, protocol, waiter, extra)
