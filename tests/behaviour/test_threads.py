@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import sys
 import threading
+import time
 
 import pytest
 from helpers import Recorder, one_turn, run, turns
@@ -57,6 +59,47 @@ def test_call_soon_threadsafe_returns_a_handle_that_can_be_cancelled(loop):
     handle.cancel()
     one_turn(loop)
     assert ran == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="handles wait for their callback since Python 3.14")
+def test_cancel_in_another_thread_waits_while_the_callback_runs(loop):
+    started, cancelling = threading.Event(), threading.Event()
+    order = []
+
+    def callback():
+        started.set()
+        assert cancelling.wait(10)
+        time.sleep(0.05)  # the time in which a cancel that does not wait would be over
+        order.append("ran")
+
+    def other():
+        handle = loop.call_soon_threadsafe(callback)
+        assert isinstance(handle, asyncio.Handle)
+        assert started.wait(10)
+        cancelling.set()
+        handle.cancel()
+        order.append("cancelled")
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    loop.run_forever()
+    thread.join()
+    assert order == ["ran", "cancelled"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="handles wait for their callback since Python 3.14")
+def test_a_callback_may_cancel_its_own_thread_safe_handle(loop):
+    handles, ran = [], []
+
+    def callback():
+        handles[0].cancel()
+        ran.append(handles[0].cancelled())
+
+    handles.append(loop.call_soon_threadsafe(callback))
+    one_turn(loop)
+    handles.pop().cancel()
+    assert ran == [True]
 
 
 def test_many_threads_lose_no_call_and_keep_their_own_order(loop):

@@ -28,3 +28,6 @@ cdef class Handle:
 
 cdef class TimerHandle(Handle):
     pass
+
+cdef class ThreadSafeHandle(Handle):
+    cdef object lock               # threading.RLock: held while the callback runs

@@ -13,6 +13,7 @@ from cpython.tuple cimport PyTuple_GET_SIZE
 import asyncio
 import asyncio.events
 import sys
+import threading
 
 from asyncio import format_helpers
 
@@ -33,6 +34,7 @@ cdef extern from "Python.h":
 
 _asyncio_handle = asyncio.events.Handle
 _asyncio_timer_handle = asyncio.events.TimerHandle
+_asyncio_thread_safe_handle = getattr(asyncio.events, "_ThreadSafeHandle", asyncio.events.Handle)
 
 
 cdef class TimerOwner:
@@ -201,6 +203,32 @@ cdef class Handle:
         if type(self.debug_info) is str:
             return self.debug_info
         return "<{}>".format(" ".join(self._repr_info()))
+
+
+cdef class ThreadSafeHandle(Handle):
+    """What call_soon_threadsafe returns from Python 3.14 on.
+
+    cancel() in another thread waits while the callback runs, so that afterwards it either has run or never will.
+    """
+
+    def __cinit__(self):
+        self.lock = threading.RLock()
+
+    @property
+    def __class__(self):
+        return _asyncio_thread_safe_handle
+
+    cdef int run(self) except -1:
+        with self.lock:
+            return Handle.run(self)
+
+    cdef int do_cancel(self) except -1:
+        with self.lock:
+            return Handle.do_cancel(self)
+
+    def cancelled(self):
+        with self.lock:
+            return self.is_cancelled
 
 
 cdef class TimerHandle(Handle):

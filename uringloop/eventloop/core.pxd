@@ -22,6 +22,7 @@ cdef class LoopCore:
     cdef int follow_time(self) except -1
     cdef int follow_slowness(self) except -1
     cdef Handle new_handle(self, object callback, object args, object context)
+    cdef int fill_plain(self, Handle handle, object callback, object args, object context) except -1
     cdef int check_callback(self, object callback, str method) except -1
     cdef TimerHandle schedule(self, double when_s, object callback, object args, object context, str method)
     cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer) except -1

@@ -13,7 +13,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from ..aio.context cimport AioContext, ul_monotonic_ns
-from ..aio.handles cimport Handle, TimerHandle
+from ..aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
 from ..fdmon.base cimport FDMonitor, FdHandler, Stopwatch
 
 import selectors
@@ -38,6 +38,7 @@ cdef double FARTHEST_S = 9.0e9
 cdef int64_t FARTHEST_NS = 0x7FFFFFFFFFFFFFFF
 
 cdef object Future = futures.Future
+cdef bint has_thread_safe_handles = hasattr(events, "_ThreadSafeHandle")  # since Python 3.14
 
 
 cdef class FdCallbacks(FdHandler):
@@ -91,6 +92,10 @@ cdef class LoopCore:
 
     cdef Handle new_handle(self, object callback, object args, object context):
         cdef Handle handle = Handle.__new__(Handle)
+        self.fill_plain(handle, callback, args, context)
+        return handle
+
+    cdef int fill_plain(self, Handle handle, object callback, object args, object context) except -1:
         handle.callback = callback
         handle.args = args
         handle.n_args = -1
@@ -98,7 +103,7 @@ cdef class LoopCore:
         handle.aio_context = PyContext_CopyCurrent() if context is None else context
         if self.is_debug:
             handle.debug_info = format_helpers.extract_stack(sys._getframe(0))
-        return handle
+        return 0
 
     def call_soon(self, callback, *args, context=None):
         """See asyncio.loop.call_soon."""
@@ -119,7 +124,8 @@ cdef class LoopCore:
             raise RuntimeError("Event loop is closed")
         if self.is_debug:
             self.check_callback(callback, "call_soon_threadsafe")
-        handle = self.new_handle(callback, args, context)
+        handle = ThreadSafeHandle.__new__(ThreadSafeHandle) if has_thread_safe_handles else Handle.__new__(Handle)
+        self.fill_plain(handle, callback, args, context)
         self.aio_context.ready.push(handle)
         self.aio_context.notifier.notify()
         return handle
