@@ -126,6 +126,9 @@ cdef class LoopCore:
             self.check_callback(callback, "call_soon_threadsafe")
         handle = ThreadSafeHandle.__new__(ThreadSafeHandle) if has_thread_safe_handles else Handle.__new__(Handle)
         self.fill_plain(handle, callback, args, context)
+        if self.is_loop_closed:
+            # closed meanwhile: making a lock and a traceback are Python code, between which threads change places
+            raise RuntimeError("Event loop is closed")
         self.aio_context.ready.push(handle)
         self.aio_context.notifier.notify()
         return handle
