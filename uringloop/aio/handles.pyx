@@ -13,7 +13,7 @@ from cpython.tuple cimport PyTuple_GET_SIZE
 import asyncio
 import asyncio.events
 import sys
-import threading
+from _thread import RLock  # the C type: threading.RLock is a Python function around it
 
 from asyncio import format_helpers
 
@@ -212,7 +212,7 @@ cdef class ThreadSafeHandle(Handle):
     """
 
     def __cinit__(self):
-        self.lock = threading.RLock()
+        self.lock = RLock()
 
     @property
     def __class__(self):

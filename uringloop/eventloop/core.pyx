@@ -127,7 +127,7 @@ cdef class LoopCore:
         handle = ThreadSafeHandle.__new__(ThreadSafeHandle) if has_thread_safe_handles else Handle.__new__(Handle)
         self.fill_plain(handle, callback, args, context)
         if self.is_loop_closed:
-            # closed meanwhile: making a lock and a traceback are Python code, between which threads change places
+            # closed meanwhile: the traceback of debug mode is made by Python code, between which threads change places
             raise RuntimeError("Event loop is closed")
         self.aio_context.ready.push(handle)
         self.aio_context.notifier.notify()
