@@ -32,6 +32,9 @@ PLAIN = [
     "transports.packets",
     "transports.stream",
     "transports.wire",
+    "transports.tls_engine",
+    "transports.tls",
+    "transports.tls_transport",
     "eventloop.core",
     "testing",
 ]
@@ -46,6 +49,7 @@ RING = [
     "testing_ring",
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/aio/clock.h", "uringloop/aio/collect.h"]
+HEADERS += ["uringloop/transports/tls_openssl.h"]
 
 # The cffi module for raw requests, and the compiler flags that it shares with the others.
 CFFI_MODULES = ["uringloop/liburing/build_ffi.py:ffibuilder"]

@@ -1,8 +1,8 @@
 """Loop: asyncio's event loop on an AioContext.
 
-Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), SocketsMixin (sock_*), ResolveMixin
-(getaddrinfo), ProcessesMixin (children), StdlibHooks (borrowed from stock asyncio), asyncio.BaseEventLoop (everything
-else).
+Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), TlsMixin (TLS), SocketsMixin (sock_*),
+ResolveMixin (getaddrinfo), ProcessesMixin (children), StdlibHooks (borrowed from stock asyncio),
+asyncio.BaseEventLoop (everything else).
 """
 
 import asyncio
@@ -21,12 +21,20 @@ from .resolve import ResolveMixin
 from .serve import ServeMixin
 from .sockets import SocketsMixin
 from .stdlib_hooks import StdlibHooks
+from .tls import TlsMixin
 
 _live_loops = weakref.WeakSet()
 
 
 class Loop(
-    LoopCore, ServeMixin, SocketsMixin, ResolveMixin, ProcessesMixin, StdlibHooks, asyncio.BaseEventLoop
+    LoopCore,
+    ServeMixin,
+    TlsMixin,
+    SocketsMixin,
+    ResolveMixin,
+    ProcessesMixin,
+    StdlibHooks,
+    asyncio.BaseEventLoop,
 ):
     """A drop-in asyncio event loop.
 

@@ -7,9 +7,17 @@ from .resolve import ResolveMixin
 from .serve import ServeMixin
 from .sockets import SocketsMixin
 from .stdlib_hooks import StdlibHooks
+from .tls import TlsMixin
 
 class Loop(
-    LoopCore, ServeMixin, SocketsMixin, ResolveMixin, ProcessesMixin, StdlibHooks, asyncio.BaseEventLoop
+    LoopCore,
+    ServeMixin,
+    TlsMixin,
+    SocketsMixin,
+    ResolveMixin,
+    ProcessesMixin,
+    StdlibHooks,
+    asyncio.BaseEventLoop,
 ):
     def __init__(self, fdmon: str | None = None) -> None: ...
     @property

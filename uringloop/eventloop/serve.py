@@ -5,7 +5,7 @@ import errno
 import functools
 import os
 import socket
-from asyncio import base_events, constants, sslproto, trsock
+from asyncio import base_events, constants, trsock
 from asyncio.log import logger
 
 from ..transports.classes import DatagramTransport, SocketTransport
@@ -66,35 +66,6 @@ class ServeMixin:
         self._transports[fd] = transport
         transport.start(waiter)
         return transport
-
-    def _make_ssl_transport(
-        self,
-        rawsock,
-        protocol,
-        sslcontext,
-        waiter=None,
-        *,
-        server_side=False,
-        server_hostname=None,
-        extra=None,
-        server=None,
-        ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
-    ):
-        """asyncio's own TLS on one of our transports."""
-        self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = sslproto.SSLProtocol(
-            self,
-            protocol,
-            sslcontext,
-            waiter,
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
-        return ssl_protocol._app_transport
 
     if hasattr(asyncio.Server, "close_clients"):  # since Python 3.13
 
