@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import os
 import sys
+from asyncio.subprocess import PIPE
 
 import pytest
 from helpers import run, turns
@@ -172,3 +174,63 @@ async def test_task_group_cancels_its_other_tasks():
             waiting = group.create_task(asyncio.wait_for(loop.create_future(), 100))
             group.create_task(bad())
     assert waiting.cancelled()
+
+
+since_3_14 = pytest.mark.skipif(sys.version_info < (3, 14), reason="new in Python 3.14")
+
+
+@since_3_14
+def test_a_task_factory_gets_every_keyword(loop):
+    seen = []
+
+    def factory(loop, coroutine, **keywords):
+        seen.append(keywords)
+        return asyncio.Task(coroutine, loop=loop)
+
+    async def main():
+        await asyncio.get_running_loop().create_task(asyncio.sleep(0), name="named", mine=5)
+
+    async def with_factory():
+        loop.set_task_factory(factory)
+        try:
+            await main()
+        finally:
+            loop.set_task_factory(None)
+
+    run(loop, with_factory())
+    assert {"name": "named", "mine": 5} in [
+        {name: keywords[name] for name in keywords if name != "context"} for keywords in seen
+    ]
+
+
+@since_3_14
+async def test_the_call_graph_names_who_waits():
+    async def leaf():
+        return asyncio.format_call_graph()
+
+    async def middle():
+        return await leaf()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(middle(), name="walker")
+    text = task.result()
+    assert "walker" in text
+    assert text.index("leaf()") < text.index("middle()") < text.index("Awaited by")
+
+
+@since_3_14
+async def test_another_process_can_list_the_tasks():
+    """python -m asyncio ps"""
+
+    async def look():
+        command = (sys.executable, "-m", "asyncio", "ps", str(os.getpid()))
+        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+        return process, await process.communicate()
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(look(), name="looking out")
+    process, (printed, complaints) = task.result()
+    if b"ermission" in complaints:
+        pytest.skip("reading another process's memory is forbidden here")
+    assert process.returncode == 0, complaints
+    assert b"looking out" in printed
