@@ -44,7 +44,7 @@ def read_features(path: pathlib.Path = FEATURES) -> dict[str, dict[str, list[str
 def proves(pattern: str, file: str, name: str) -> bool:
     """Whether the test `name` (without "test_") in `file` is one of the pattern."""
     in_file, _, named = pattern.partition("::")
-    return in_file == file and fnmatch.fnmatch(name, named or "*")
+    return fnmatch.fnmatch(file, in_file) and fnmatch.fnmatch(name, named or "*")
 
 
 def read_results(path: str) -> dict[tuple[str, str], dict[str, set[str]]]:
@@ -81,12 +81,13 @@ def render(features: dict[str, dict[str, list[str]]], results: dict) -> str:
         ]
         for feature, patterns in rows.items():
             found: dict[str, set[str]] = defaultdict(set)
+            files = set()
             for (file, name), by_loop in results.items():
                 if any(proves(pattern, file, name) for pattern in patterns):
+                    files.add(file)
                     for loop, outcomes in by_loop.items():
                         found[loop] |= outcomes
-            files = sorted({pattern.partition("::")[0] for pattern in patterns})
-            links = ", ".join(f"[{file}](../tests/behaviour/test_{file}.py)" for file in files)
+            links = ", ".join(f"[{file}](../tests/behaviour/test_{file}.py)" for file in sorted(files))
             marks = " | ".join(mark(found[loop]) for loop in LOOPS)
             lines.append(f"| {feature} | {marks} | {links} |")
         lines.append("")
