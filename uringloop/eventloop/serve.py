@@ -1,6 +1,7 @@
 """Listening sockets and the transports of new connections; once per connection, so Python."""
 
 import asyncio
+import contextvars
 import errno
 import functools
 import os
@@ -165,7 +166,8 @@ class ServeMixin:
             ssl_shutdown_timeout,
         )
         if self._has_requests and sock not in self._given_listeners:
-            self._acceptors[fd] = Acceptor(self.aio_context, sock, self._accepted, details)
+            accepted = functools.partial(contextvars.copy_context().run, self._accepted)  # as a Handle would
+            self._acceptors[fd] = Acceptor(self.aio_context, sock, accepted, details)
         else:
             self._add_reader(fd, self._accept_ready, details)
 

@@ -7,7 +7,6 @@ cdef class StreamTransport(WireEnd):
     cdef object data_received           # bound method of the protocol, None for a BufferedProtocol
     cdef object get_buffer              # bound methods of a BufferedProtocol
     cdef object buffer_updated
-    cdef object aio_ctx                 # contextvars.Context in which the protocol hears of data
     cdef object extra                   # dict of get_extra_info
     cdef object sock                    # the Python socket, which owns the fd; None when closed
     cdef object server                  # asyncio.Server or None
@@ -27,7 +26,6 @@ cdef class StreamTransport(WireEnd):
     cdef int set_protocol_(self, object protocol) except -1
     cdef int pause_if_full(self) except -1
     cdef int resume_if_drained(self) except -1
-    cdef int after_sent(self) except -1
     cdef int refuse_write(self, object data) except -1
     cdef int force_close(self, object error) except -1
     cdef int fatal_error(self, object error, str message) except -1

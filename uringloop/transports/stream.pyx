@@ -79,6 +79,7 @@ cdef class StreamTransport(WireEnd):
         self.high_bytes, self.low_bytes = buffer_limits(None, None)
         self.set_protocol_(protocol)
         self.server = server
+        self.aio_ctx = PyContext_CopyCurrent()
 
     def attach_wire(self, Wire wire not None):
         """The wire to use from now on, made for this transport."""
@@ -89,7 +90,7 @@ cdef class StreamTransport(WireEnd):
         self.loop.call_soon(self._connection_made, waiter)
 
     def _connection_made(self, waiter):
-        """In a context of its own, which is the one that data_received runs in, too."""
+        """In a context of its own, which is the one that everything else is told in, too."""
         self.aio_ctx = PyContext_CopyCurrent()
         self.is_started = True
         if self.conn_lost:
@@ -279,13 +280,14 @@ cdef class StreamTransport(WireEnd):
         except BaseException as error:
             self.fatal_error(error, "Fatal error: protocol.eof_received() call failed.")
             return 0
+        else:
+            if not keep_open:
+                self.close()
         finally:
             PyContext_Exit(aio_ctx)
-        if not keep_open:
-            self.close()
         return 0
 
-    cdef int read_failed(self, int error) except -1:
+    cdef int fail_reading(self, int error) except -1:
         return self.fatal_error(OSError(error, os.strerror(error)), "Fatal read error on socket transport")
 
     # -- writing ---------------------------------------------------------------------------------------
@@ -310,7 +312,7 @@ cdef class StreamTransport(WireEnd):
             return 0
         error = self.wire.send_now()
         if error:
-            return self.write_failed(error)
+            return self.fail_writing(error)
         return self.pause_if_full()
 
     def writelines(self, list_of_data):
@@ -331,7 +333,7 @@ cdef class StreamTransport(WireEnd):
             return
         error = self.wire.send_now()
         if error:
-            self.write_failed(error)
+            self.fail_writing(error)
         else:
             self.pause_if_full()
 
@@ -372,9 +374,6 @@ cdef class StreamTransport(WireEnd):
         if self.wire is not None:
             self.wire.tell_news()
 
-    cdef int sent(self) except -1:
-        return self.after_sent()
-
     cdef int after_sent(self) except -1:
         """The queue became shorter: resume the protocol, finish what waited for the end of the queue."""
         self.resume_if_drained()
@@ -389,7 +388,7 @@ cdef class StreamTransport(WireEnd):
             c_shutdown(self.fd, SHUT_WR)
         return 0
 
-    cdef int write_failed(self, int error) except -1:
+    cdef int fail_writing(self, int error) except -1:
         self.queue.clear()
         exception = OSError(error, os.strerror(error))
         if self.empty_waiter is not None and not self.empty_waiter.done():
@@ -407,7 +406,7 @@ cdef class StreamTransport(WireEnd):
         if self.queue.n_bytes:
             error = self.wire.send_now()
             if error:
-                self.write_failed(error)
+                self.fail_writing(error)
                 return
         if not self.queue.n_bytes:
             c_shutdown(self.fd, SHUT_WR)
@@ -466,7 +465,7 @@ cdef class StreamTransport(WireEnd):
         if self.queue.n_bytes:
             error = self.wire.send_now()
             if error:
-                self.write_failed(error)
+                self.fail_writing(error)
                 return
         if not self.queue.n_bytes:
             self.conn_lost += 1
@@ -583,7 +582,7 @@ cdef class StreamTransport(WireEnd):
         if self.queue.n_bytes:
             error = self.wire.send_now()
             if error:
-                self.write_failed(error)
+                self.fail_writing(error)
         self.empty_waiter = self.loop.create_future()
         if not self.queue.n_bytes:
             self.empty_waiter.set_result(None)

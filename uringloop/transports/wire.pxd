@@ -22,6 +22,7 @@ cdef class WireEnd(Flushable):
     cdef AioContext aio_context
     cdef Wire wire                 # None once the socket is closed
     cdef SendQueue queue
+    cdef object aio_ctx            # contextvars.Context in which the protocol hears what the wire tells
     cdef bint is_hearing           # between start_reading and stop_reading
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1
     cdef int bytes_arrived(self, bytes data) except -1
@@ -31,6 +32,10 @@ cdef class WireEnd(Flushable):
     cdef bint wants_news(self) noexcept
     cdef int schedule_news(self) except -1
     cdef int write_failed(self, int error) except -1
+    # what the transport makes of it
+    cdef int fail_reading(self, int error) except -1
+    cdef int fail_writing(self, int error) except -1
+    cdef int after_sent(self) except -1
 
 cdef class Wire:
     cdef int fd                    # borrowed from the transport

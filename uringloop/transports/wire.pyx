@@ -42,6 +42,8 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
+    int PyContext_Enter(object) except -1
+    int PyContext_Exit(object) except -1
 
 cdef enum:
     POLLIN = 1
@@ -127,11 +129,43 @@ cdef class WireEnd(Flushable):
     cdef int eof_arrived(self) except -1:
         raise NotImplementedError
 
+    # A wire is the loop's, and the loop's context nobody's: what follows from these happens in the connection's.
+    # They are for wires; nothing that a transport does on behalf of its user may come this way.
+
     cdef int read_failed(self, int error) except -1:
-        raise NotImplementedError
+        cdef object aio_ctx = self.aio_ctx
+        PyContext_Enter(aio_ctx)
+        try:
+            return self.fail_reading(error)
+        finally:
+            PyContext_Exit(aio_ctx)
+
+    cdef int write_failed(self, int error) except -1:
+        cdef object aio_ctx = self.aio_ctx
+        PyContext_Enter(aio_ctx)
+        try:
+            return self.fail_writing(error)
+        finally:
+            PyContext_Exit(aio_ctx)
 
     cdef int sent(self) except -1:
         """The queue became shorter."""
+        cdef object aio_ctx = self.aio_ctx
+        if not self.wants_news():
+            return 0
+        PyContext_Enter(aio_ctx)
+        try:
+            return self.after_sent()
+        finally:
+            PyContext_Exit(aio_ctx)
+
+    cdef int fail_reading(self, int error) except -1:
+        raise NotImplementedError
+
+    cdef int fail_writing(self, int error) except -1:
+        raise NotImplementedError
+
+    cdef int after_sent(self) except -1:
         raise NotImplementedError
 
     cdef bint wants_news(self) noexcept:
@@ -140,9 +174,6 @@ cdef class WireEnd(Flushable):
 
     cdef int schedule_news(self) except -1:
         """Have wire.tell_news() called soon, outside of wait and flush.  No user code."""
-        raise NotImplementedError
-
-    cdef int write_failed(self, int error) except -1:
         raise NotImplementedError
 
 

@@ -1,0 +1,119 @@
+"""The contextvars.Context in which protocols, and the factories that make them, are called."""
+
+import asyncio
+import contextvars
+import socket
+import struct
+
+import pytest
+
+place = contextvars.ContextVar("place", default="the loop's")
+
+
+class Hearing(asyncio.Protocol):
+    """Notes in which place each method was called."""
+
+    def __init__(self):
+        self.heard = {"factory": place.get()}
+        self.transport = None
+        self.paused = asyncio.Event()
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.heard["connection_made"] = place.get()
+
+    def data_received(self, data):
+        self.heard["data_received"] = place.get()
+
+    def eof_received(self):
+        self.heard["eof_received"] = place.get()
+
+    def pause_writing(self):
+        self.paused.set()
+
+    def resume_writing(self):
+        self.heard["resume_writing"] = place.get()
+
+    def connection_lost(self, exc):
+        self.heard["connection_lost"] = place.get()
+        self.lost.set()
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+async def connected(factory=Hearing):
+    """(protocol, its blocking peer)"""
+    ours, peer = socket.socketpair()
+    _, protocol = await asyncio.get_running_loop().create_connection(factory, sock=ours)
+    return protocol, peer
+
+
+# The loop of each test runs outside of the test's task, in a context where `place` has its default.
+
+
+async def test_a_server_calls_in_the_context_that_created_it():
+    place.set("created")
+    loop, protocols = asyncio.get_running_loop(), []
+    server = await loop.create_server(lambda: protocols.append(Hearing()) or protocols[-1], "127.0.0.1", 0)
+    place.set("later")
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"x")
+    writer.write_eof()
+    assert await reader.read() == b""
+    await protocols[0].lost.wait()
+    heard = ("factory", "connection_made", "data_received", "eof_received", "connection_lost")
+    assert protocols[0].heard == dict.fromkeys(heard, "created")
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+
+
+async def test_the_end_is_told_in_the_context_of_the_connection():
+    place.set("connected")
+    protocol, peer = await connected()
+    place.set("later")
+    peer.close()
+    await protocol.lost.wait()
+    heard = ("factory", "connection_made", "eof_received", "connection_lost")
+    assert protocol.heard == dict.fromkeys(heard, "connected")
+
+
+async def test_a_reset_is_told_in_the_context_of_the_connection():
+    listener = socket.create_server(("127.0.0.1", 0))
+    place.set("connected")
+    loop = asyncio.get_running_loop()
+    _, protocol = await loop.create_connection(Hearing, *listener.getsockname())
+    place.set("later")
+    peer, _ = listener.accept()
+    listener.close()
+    reset(peer)
+    await protocol.lost.wait()
+    assert protocol.heard == dict.fromkeys(("factory", "connection_made", "connection_lost"), "connected")
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["open", "closed"])
+async def test_what_a_finished_write_tells_is_not_told_in_the_loop_s_context(is_closed):
+    """asyncio tells it in the writer's context, and uringloop in the connection's: here they are the same."""
+    place.set("connected")
+    protocol, peer = await connected()
+    transport = protocol.transport
+    transport.write(b"x" * (1 << 20))
+    assert protocol.paused.is_set()
+    if is_closed:
+        transport.close()
+    with peer:
+        peer.setblocking(False)
+        heard = "connection_lost" if is_closed else "resume_writing"
+        while heard not in protocol.heard:
+            try:
+                peer.recv(1 << 20)
+            except BlockingIOError:
+                await asyncio.sleep(0)
+    assert protocol.heard[heard] == "connected"
+    if not is_closed:
+        transport.abort()
+        await protocol.lost.wait()
