@@ -39,6 +39,9 @@ cdef int64_t FARTHEST_NS = 0x7FFFFFFFFFFFFFFF
 
 cdef object Future = futures.Future
 cdef bint has_thread_safe_handles = hasattr(events, "_ThreadSafeHandle")  # since Python 3.14
+# C variables: a transport's __del__ asks when module globals may be gone.
+cdef int EVENT_READ = selectors.EVENT_READ
+cdef int EVENT_WRITE = selectors.EVENT_WRITE
 
 
 cdef class FdCallbacks(FdHandler):
@@ -337,8 +340,7 @@ cdef class LoopCore:
         cdef FdCallbacks found = self.fd_callbacks.get(fd)
         if found is None:
             return 0
-        return ((selectors.EVENT_READ if found.reader is not None else 0)
-                | (selectors.EVENT_WRITE if found.writer is not None else 0))
+        return (EVENT_READ if found.reader is not None else 0) | (EVENT_WRITE if found.writer is not None else 0)
 
     # -- slow callbacks --------------------------------------------------------------------------------
 

@@ -45,11 +45,12 @@ class SelectorView:
     """What asyncio's pipe transports ask a selector for their repr: who watches which fd."""
 
     def __init__(self, loop):
-        self._loop = weakref.proxy(loop)
+        self._loop = weakref.ref(loop)
 
     def get_key(self, fileobj):
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        events = self._loop._watched_events(fd)
+        loop = self._loop()
+        events = 0 if loop is None else loop._watched_events(fd)
         if not events:
             raise KeyError(f"{fileobj!r} is not registered")
         return selectors.SelectorKey(fileobj, fd, events, None)

@@ -26,10 +26,10 @@ from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 from ..aio.context cimport AioContext, Flushable
 from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, ul_name
 from .packets cimport BATCH, MOST_BYTES, Batch, DatagramQueue, Incoming, Outgoing, send_to_peer
+from .wire cimport warn_unclosed
 
 import os
 import sys
-import warnings
 
 from asyncio import constants
 from asyncio.futures import _set_result_unless_cancelled
@@ -94,7 +94,7 @@ cdef class DatagramTransport(Flushable):
 
     def __del__(self):
         if self.sock is not None:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            warn_unclosed(self)
             self.sock.close()
 
     def __repr__(self):

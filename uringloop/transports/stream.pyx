@@ -17,11 +17,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.ref cimport PyObject
 
 from ..aio.context cimport AioContext
-from .wire cimport SendQueue, Wire, WireEnd
+from .wire cimport SendQueue, Wire, WireEnd, warn_unclosed
 
 import asyncio
 import os
-import warnings
 
 from asyncio import constants
 from asyncio.log import logger
@@ -106,7 +105,7 @@ cdef class StreamTransport(WireEnd):
 
     def __del__(self):
         if self.fd >= 0 and self.loop is not None and not self.is_closing_:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            warn_unclosed(self)
             self.sock.close()
             self.fd = -1
 

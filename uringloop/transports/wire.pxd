@@ -74,3 +74,5 @@ cdef class ReadinessWire(Wire):
     cdef int learn(self, Py_ssize_t count) except -1
 
 cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count)
+
+cdef int warn_unclosed(object transport) except -1

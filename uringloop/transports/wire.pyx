@@ -21,6 +21,8 @@ from cpython.ref cimport PyObject
 from ..aio.context cimport Flushable
 from ..fdmon.base cimport FdHandler
 
+import warnings
+
 cdef extern from "<sys/socket.h>" nogil:
     """
     #include <string.h>
@@ -57,6 +59,14 @@ cdef enum:
 
 # Shared by all loops: a read ends in a copy before any Python code can run (the GIL is held).
 cdef char *staging = NULL
+
+cdef object warn = warnings.warn  # a C variable: module globals may be gone when the interpreter ends
+
+
+cdef int warn_unclosed(object transport) except -1:
+    """A transport is deleted that nobody closed."""
+    warn(f"unclosed transport {transport!r}", ResourceWarning, source=transport)
+    return 0
 
 
 cdef class SendQueue:

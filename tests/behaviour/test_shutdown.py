@@ -1,0 +1,237 @@
+"""The interpreter ends while loops are alive: no crash, no hang, no more noise than stock asyncio makes."""
+
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from helpers import STOCK, TESTS
+
+
+def end(source, monitor, *, status=0, options=()):
+    """Run a script to the interpreter's end in a process of its own; what it printed, and its stderr."""
+    code = f"import sys\nsys.path += {[str(TESTS), str(TESTS.parent)]!r}\n"
+    code += f"MONITOR = {monitor!r}\nfrom helpers import *\n" + textwrap.dedent(source)
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=40, check=False
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr
+
+
+def without_details(text):
+    """What it is about, without addresses and where exactly a task stands."""
+    return re.sub(r"0x[0-9a-f]+|(?<=^task: ).*", "...", text, flags=re.MULTILINE)
+
+
+OPEN = {
+    "nothing": "",
+    "connection": """
+        near, far = socket.socketpair()
+        transport, _ = loop.run_until_complete(loop.create_connection(Recorder, sock=near))
+        far.send(b"x")
+        one_turn(loop)
+        transport.write(b"not flushed")
+    """,
+    "datagrams": """
+        transport, _ = loop.run_until_complete(loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)))
+        one_turn(loop)
+    """,
+    "server": """
+        server = loop.run_until_complete(loop.create_server(Recorder, "127.0.0.1", 0))
+        one_turn(loop)
+    """,
+    "reader": """
+        near, far = socket.socketpair()
+        loop.add_reader(near, print)
+        one_turn(loop)
+    """,
+    "timer": """
+        loop.call_later(1000, print)
+    """,
+    "receive": """
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        future = loop.create_task(loop.sock_recv(near, 10))
+        one_turn(loop)
+    """,
+    "pipe": """
+        read_fd, write_fd = os.pipe()
+        transport, _ = loop.run_until_complete(loop.connect_read_pipe(Recorder, open(read_fd, "rb", 0)))
+        one_turn(loop)
+    """,
+    "child": """
+        process = loop.run_until_complete(asyncio.create_subprocess_exec("/bin/cat", stdin=-1, stdout=-1))
+        one_turn(loop)
+    """,
+    "signal": """
+        import signal
+        loop.add_signal_handler(signal.SIGUSR1, print)
+    """,
+    "executor": """
+        future = loop.run_in_executor(None, time.sleep, 0.02)
+    """,
+}
+
+
+@pytest.mark.parametrize("is_current", [True, False])
+@pytest.mark.parametrize("what", OPEN)
+def test_a_loop_that_was_left_open_ends_as_quietly_as_stock(monitor, what, is_current):
+    """Held by the module, or by asyncio, which goes later."""
+    source = "loop = make_loop(MONITOR)\n" + textwrap.dedent(OPEN[what])
+    if is_current:
+        source += "asyncio.set_event_loop(loop)\nasyncio.keep = loop\n"
+    _, errors = end(source, monitor)
+    if monitor != STOCK and errors:
+        assert without_details(errors) == without_details(end(source, STOCK)[1])
+
+
+@pytest.mark.parametrize("what", ["connection", "receive", "reader", "nothing"])
+def test_it_ends_in_a_cycle_with_what_watches_it(monitor, what):
+    """__del__ runs while modules are taken apart, and may use the loop."""
+    source = "loop = make_loop(MONITOR)\n" + textwrap.dedent(OPEN[what])
+    source += textwrap.dedent(
+        """
+        class Late:
+            def __del__(self):
+                for use in (lambda: self.loop.call_soon_threadsafe(int), self.loop.close):
+                    try:
+                        use()
+                    except Exception:
+                        pass
+        late = Late()
+        late.loop, loop.late = loop, late
+        """
+    )
+    end(source, monitor)
+
+
+def test_daemon_threads_run_loops_when_the_interpreter_ends(monitor):
+    source = """
+        import threading
+        loops = []
+        def busy():
+            loop = make_loop(MONITOR)
+            near, far = socket.socketpair()
+            loop.run_until_complete(loop.create_connection(Recorder, sock=near))
+            def tick():
+                far.send(b"x")
+                loop.call_later(0.0001, tick)
+            tick()
+            loops.append(loop)
+            loop.run_forever()
+        def idle():
+            loop = make_loop(MONITOR)
+            loops.append(loop)
+            loop.run_forever()
+        for function in (busy, busy, idle, idle):
+            threading.Thread(target=function, daemon=True).start()
+        wait_until(lambda: len(loops) == 4)
+        time.sleep(0.02)
+        """
+    assert end(source, monitor) == ("", "")
+
+
+def test_threads_that_are_no_daemons_finish_their_loops_first(monitor):
+    source = """
+        import threading
+        def work():
+            loop = make_loop(MONITOR)
+            loop.run_until_complete(asyncio.sleep(0.02))
+            loop.close()
+            print("finished")
+        threading.Thread(target=work).start()
+        """
+    assert end(source, monitor) == ("finished\n", "")
+
+
+def test_atexit_handlers_may_use_loops(monitor):
+    source = """
+        import atexit
+        loop = make_loop(MONITOR)
+        async def main(name):
+            await asyncio.sleep(0.001)
+            near, far = socket.socketpair()
+            reader, writer = await asyncio.open_connection(sock=near)
+            far.send(b"hello")
+            assert await reader.readexactly(5) == b"hello"
+            writer.close()
+            await writer.wait_closed()
+            process = await asyncio.create_subprocess_exec("/bin/true")
+            assert await process.wait() == 0
+            await until(lambda: not any(
+                "waitpid" in thread.name for thread in __import__("threading").enumerate()))
+            print(name)
+        def old():
+            loop.run_until_complete(main("old"))
+            loop.close()
+        def new():
+            with asyncio.Runner(loop_factory=lambda: make_loop(MONITOR)) as runner:
+                runner.run(main("new"))
+        atexit.register(old)
+        atexit.register(new)
+        loop.run_until_complete(main("first"))
+        """
+    assert end(source, monitor, options=("-W", "ignore")) == ("first\nnew\nold\n", "")
+
+
+@pytest.mark.parametrize("where", ["callback", "task", "reader"])
+def test_sys_exit_inside_the_loop_ends_the_process_with_its_status(monitor, where):
+    source = f"""
+        loop = make_loop(MONITOR)
+        async def task():
+            sys.exit(3)
+        near, far = socket.socketpair()
+        if {where!r} == "callback":
+            loop.call_soon(sys.exit, 3)
+        elif {where!r} == "reader":
+            loop.add_reader(near, sys.exit, 3)
+            far.send(b"x")
+        else:
+            wanted = loop.create_task(task())
+        loop.run_forever()
+        """
+    out, _errors = end(source, monitor, status=3)
+    assert out == ""
+
+
+def test_ctrl_c_in_run_forever_ends_the_process_as_stock(monitor):
+    source = """
+        import signal
+        loop = make_loop(MONITOR)
+        loop.call_later(0.005, os.kill, os.getpid(), signal.SIGINT)
+        loop.run_forever()
+        """
+    _, errors = end(source, monitor, status=-2)
+    assert errors.endswith("KeyboardInterrupt\n")
+    assert "Exception ignored" not in errors
+
+
+def test_subinterpreters_say_that_they_cannot(monitor):
+    if monitor == STOCK:
+        pytest.skip("about compiled modules")
+    source = """
+        try:
+            import _interpreters
+        except ImportError:
+            import _xxsubinterpreters as _interpreters
+        import uringloop
+        code = (
+            "import sys\\n"
+            f"sys.path[:] = {sys.path!r}\\n"
+            "try: import uringloop\\n"
+            "except ImportError as error: print('refused:', error, flush=True)\\n"
+        )
+        ident = _interpreters.create()
+        _interpreters.run_string(ident, code)
+        _interpreters.destroy(ident)
+        loop = make_loop(MONITOR)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        """
+    out, errors = end(source, monitor)
+    assert out.startswith("refused:")
+    assert "interpreter" in out
+    assert errors == ""
