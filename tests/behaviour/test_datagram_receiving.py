@@ -173,7 +173,7 @@ async def test_ipv4_peers_of_an_ipv6_endpoint():
 
 async def test_netlink():
     """A family whose addresses only the socket module knows."""
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)  # NETLINK_ROUTE
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0)  # NETLINK_ROUTE
     sock.bind((0, 0))
     loop = asyncio.get_running_loop()
     transport, listener = await loop.create_datagram_endpoint(Listener, sock=sock)
