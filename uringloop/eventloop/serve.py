@@ -1,12 +1,13 @@
 """Listening sockets and the transports of new connections; once per connection, so Python."""
 
+import _socket
 import asyncio
 import contextvars
 import errno
 import functools
 import os
 import socket
-from asyncio import base_events, constants, trsock
+from asyncio import constants, trsock
 from asyncio.log import logger
 
 from ..transports.classes import DatagramTransport, SocketTransport
@@ -21,6 +22,10 @@ except ImportError:  # a build without liburing: no monitor has requests
 
 # What accept(2) answers when something has run out; asyncio waits a second and tries again.
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+# socket.socket's own properties make an enum member each time, which costs more than accept(2).
+_family_of, _kind_of = _socket.socket.family.__get__, _socket.socket.type.__get__
+_TCP = int(socket.IPPROTO_TCP)
 
 
 def _describe(sock, extra):
@@ -44,9 +49,14 @@ class ServeMixin:
 
     def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
         """A transport for a connected socket, which it owns from now on."""
+        self._ensure_fd_no_transport(sock.fileno())
+        return self._new_socket_transport(sock, protocol, waiter, extra, server)
+
+    def _new_socket_transport(self, sock, protocol, waiter, extra, server):
+        """The same where nobody can have a transport for the fd yet."""
         fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)
-        base_events._set_nodelay(sock)
+        if sock.proto == _TCP:  # as asyncio: only where it was asked for by name
+            sock.setsockopt(_TCP, socket.TCP_NODELAY, 1)
         extra = _describe(sock, extra)
         transport = SocketTransport.__new__(SocketTransport)
         transport.setup(self, self.aio_context, sock, protocol, extra, server)
@@ -200,13 +210,18 @@ class ServeMixin:
         sock, backlog = details[1], details[4]
         for _ in range(backlog):
             try:
-                connection, _address = sock.accept()
+                if type(sock) is socket.socket:
+                    fd, address = sock._accept()
+                    connection = socket.socket(_family_of(sock), _kind_of(sock), sock.proto, fd)
+                else:
+                    connection, address = sock.accept()  # it may have an accept() of its own
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
                 self._accept_failed(error, details)
                 return
-            self._accepted(connection, None, details)
+            connection.setblocking(False)
+            self._accepted(connection, None, details, address)
 
     def _accept_failed(self, error, details):
         sock = details[1]
@@ -230,8 +245,8 @@ class ServeMixin:
         self._remove_reader(sock.fileno())
         self.call_later(constants.ACCEPT_RETRY_DELAY, self._start_serving, *details)
 
-    def _accepted(self, connection, error, details):
-        """A new connection (a socket), or an OSError instead."""
+    def _accepted(self, connection, error, details, address=None):
+        """A new connection (a socket) and its peer's address if that is known, or an OSError instead."""
         protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout = details
         if error is not None:
             self._accept_failed(error, details)
@@ -240,13 +255,11 @@ class ServeMixin:
             connection.close()  # accepted by the kernel before the server was closed
             return
         try:
-            extra = {"peername": connection.getpeername()}
+            extra = {"peername": connection.getpeername() if address is None else address}
         except OSError:
             extra = {"peername": None}  # reset meanwhile; its transport will see that
         if self._debug:
             logger.debug("%r got a new connection from %r: %r", server, extra["peername"], connection)
-        if not self._has_requests:
-            connection.setblocking(False)
         if sslcontext:
             self.create_task(
                 self._accept_connection2(
@@ -263,7 +276,7 @@ class ServeMixin:
         protocol = None
         try:
             protocol = protocol_factory()
-            self._make_socket_transport(connection, protocol, extra=extra, server=server)
+            self._new_socket_transport(connection, protocol, None, extra, server)
         except (SystemExit, KeyboardInterrupt):
             connection.close()
             raise

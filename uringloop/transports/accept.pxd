@@ -13,6 +13,6 @@ cdef class Acceptor:
     cdef object on_accept            # on_accept(socket or None, error or None, details)
     cdef object details
     cdef int fd                      # borrowed; the listening socket
-    cdef object listener             # the listening socket: family, type and protocol of what it accepts
+    cdef object family, kind, proto  # of what it accepts; the kind says "non-blocking" as well
     cdef int arm(self) except -1
     cdef int accepted(self, int32_t res, bint is_over) except -1

@@ -16,11 +16,14 @@ from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport *
 from ..uring.request cimport Request
 
+import _socket
 import os
 import socket
 
 cdef extern from "<sys/socket.h>" nogil:
     int SOCK_CLOEXEC, SOCK_NONBLOCK
+
+cdef object make_socket = socket.socket
 
 
 @cython.no_gc_clear
@@ -52,7 +55,10 @@ cdef class Acceptor:
     def __cinit__(self, AioContext aio_context not None, listener, on_accept, details):
         self.monitor = <IoUringMonitor>aio_context.monitor
         self.fd = listener.fileno()
-        self.listener = listener
+        # The plain numbers: socket.socket's own properties make an enum member each time.
+        self.family = _socket.socket.family.__get__(listener)
+        self.kind = _socket.socket.type.__get__(listener) | SOCK_NONBLOCK
+        self.proto = listener.proto
         self.on_accept = on_accept
         self.details = details
         self.arm()
@@ -72,9 +78,7 @@ cdef class Acceptor:
         if res >= 0:
             if is_over:
                 self.arm()
-            listener = self.listener
-            kind = listener.type | socket.SOCK_NONBLOCK
-            connection = socket.socket(listener.family, kind, listener.proto, fileno=res)
+            connection = make_socket(self.family, self.kind, self.proto, res)
             self.on_accept(connection, None, self.details)
         elif res in (-EAGAIN, -EINTR, -ECONNABORTED, -ECANCELED):
             # -ECANCELED: a broad cancel of somebody, or the loop moved to another thread
