@@ -35,6 +35,8 @@ BARS: tuple[Bar, ...] = (
     _cpu("echo/protocol/16KiB/100", 1.15),
     _cpu("echo/protocol/128KiB/10", 1.1),
     _cpu("echo/streams/1KiB/100", 1.2),
+    _cpu("echo/tls/1KiB/10", 1.2),
+    _cpu("echo/tls/1KiB/100", 1.3),
     Bar("echo/protocol/1KiB/1", "syscalls", "<=", 1.0),
     Bar("echo/protocol/1KiB/10", "syscalls", "<=", 0.5),
     Bar("echo/protocol/1KiB/100", "syscalls", "<=", 0.1),
