@@ -344,3 +344,125 @@ def test_a_subprocess_made_by_fork_exec_leaves_the_loop_alone(monitor):
         """,
         monitor,
     )
+
+
+def test_a_child_that_goes_on_with_the_parents_loop_is_told(monitor):
+    """It leaves the callback in which it was forked: the loop must neither sleep for ever nor touch the parent's."""
+    run_forking(
+        """
+        if MONITOR == STOCK:
+            raise SystemExit  # runs on, with the parent's epoll object
+        async def main():
+            pid = os.fork()
+            if pid:
+                await asyncio.get_running_loop().run_in_executor(None, ended, pid)
+            else:
+                await asyncio.sleep(0)
+                await asyncio.get_running_loop().create_future()
+        parent = os.getpid()
+        loop = make_loop(MONITOR)
+        coroutine = main()
+        try:
+            loop.run_until_complete(coroutine)
+        except RuntimeError as error:
+            assert os.getpid() != parent
+            assert "fork" in str(error)
+            os._exit(0)
+        assert os.getpid() == parent
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+@pytest.mark.parametrize("way", ["sys.exit(0)", "loop.stop()"])
+def test_a_child_may_leave_the_parents_loop(monitor, way):
+    run_forking(
+        f"""
+        loop = make_loop(MONITOR)
+        pids = []
+        def callback():
+            pid = os.fork()
+            if pid:
+                pids.append(pid)
+            else:
+                {way}
+        loop.call_soon(callback)
+        try:
+            loop.call_later(0.01, loop.stop)
+            loop.run_forever()
+        except SystemExit:
+            assert not pids
+        if not pids:
+            os._exit(0)
+        ended(pids[0])
+        loop.close()
+        """,
+        monitor,
+    )
+
+
+def test_the_current_loop_of_a_child_is_a_new_one(monitor):
+    run_forking(
+        """
+        import warnings
+        if MONITOR != STOCK:
+            import uringloop
+            policy = uringloop.EventLoopPolicy()
+            policy._loop_factory = lambda: make_loop(MONITOR)
+            asyncio.set_event_loop_policy(policy)
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(asyncio.sleep(0))
+
+        def child():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                mine = asyncio.get_event_loop()
+            assert mine.run_until_complete(asyncio.sleep(0.001, 5)) == 5
+            mine.close()
+
+        if sys.version_info < (3, 14):
+            ended(fork(child))
+        loop.close()
+        asyncio.set_event_loop(None)
+        """,
+        monitor,
+    )
+
+
+def test_peers_of_the_parent_see_the_end_although_children_were_started(monitor):
+    """Neither children of the loop nor of multiprocessing's spawn hold its connections."""
+    run_forking(
+        """
+        async def main():
+            loop = asyncio.get_running_loop()
+            near, far = tcp_socketpair()
+            far.setblocking(False)
+            protocol = Recorder()
+            await loop.create_connection(lambda: protocol, sock=near)
+            server = await loop.create_server(Recorder, "127.0.0.1", 0)
+            address = server.sockets[0].getsockname()
+            child = await asyncio.create_subprocess_exec("/bin/cat", stdin=-1, close_fds=False)
+            protocol.transport.close()
+            await protocol.lost.wait()
+            assert await read_to_end(far) == b""
+            server.close()
+            await turns(2)
+            try:
+                socket.create_connection(address).close()
+            except ConnectionRefusedError:
+                pass
+            else:
+                raise AssertionError("the closed listener still accepts")
+            child.stdin.close()
+            assert await child.wait() == 0
+            far.close()
+
+        loop = make_loop(MONITOR)
+        loop.run_until_complete(main())
+        loop.close()
+        """,
+        monitor,
+    )

@@ -209,6 +209,8 @@ cdef class LoopCore:
                 self.aio_context.turn(True)
                 if self.is_stopping:
                     break
+                if self.is_loop_closed:
+                    raise RuntimeError("Event loop is closed: this process is a fork of the one that runs it")
         finally:
             try:
                 # what was written right before the stop, or before an exception, still goes out

@@ -175,6 +175,10 @@ def _forget_loops():
     for loop in list(_live_loops):
         loop._after_fork_in_child()
     _live_loops.clear()
+    if sys.version_info < (3, 12):  # since then asyncio does it
+        policy = events._event_loop_policy
+        if isinstance(getattr(getattr(policy, "_local", None), "_loop", None), Loop):
+            policy._local = type(policy._local)()
     try:
         from ..uring.ring import forget_spare_rings
     except ImportError:
