@@ -9,11 +9,11 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-from . import cpython, engine, targets
+from . import cpython, engine, projects, targets
 from .judge import Verdict
+from .suite import Suite
 
-#: A suite is a module with modules(named) and check(name, target, test_seconds=, renew=) -> Verdict.
-SUITES = {"cpython": cpython}
+SUITES: dict[str, Suite] = {cpython.suite.name: cpython.suite, **projects.SUITES}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--module", action="append", help="only this module of the suite (repeatable)")
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--jobs", type=int, default=1, help="modules at once; more is quicker but flakier")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds that one test may take")
+    parser.add_argument("--timeout", type=float, help="seconds that one test may take")
     parser.add_argument("--rebaseline", action="store_true", help="measure asyncio anew")
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="tracebacks, exceptions with their reasons"

@@ -1,6 +1,6 @@
 """Runs test modules in worker processes and survives whatever those do.
 
-A worker reports to a file as it goes (see inject/conformance_worker.py).  When it crashes, or a test exceeds
+A worker reports to a file as it goes (see inject/conformance_report.py).  When it crashes, or a test exceeds
 its time, the test at hand is booked as `crash` or `timeout` and a new worker goes on with the tests that are
 left: a segfault of a young event loop costs one test and not its module.
 """
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,8 @@ EXIT_TIMEOUT = 20.0
 MAX_RESTARTS = 40
 #: More failures than this in one module are not flakiness, and running them again would only take time.
 MAX_RERUNS = 25
+#: How often a line on stderr says how far a long module has come.
+PROGRESS_SECONDS = 20.0
 
 _live: set[subprocess.Popen] = set()
 _stopping = threading.Event()
@@ -33,6 +36,17 @@ _stopping = threading.Event()
 
 def is_ok(record: dict) -> bool:
     return record["o"] in OK
+
+
+@dataclass(frozen=True)
+class Job:
+    """The worker for one module of a suite: what to start, and where."""
+
+    name: str
+    command: tuple[str, ...]
+    folder: Path | None = None  # its working directory, an empty one of its own if None
+    path: tuple[str, ...] = ()  # leads PYTHONPATH
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -102,10 +116,9 @@ class _EventFile:
 class _Worker:
     """One worker process, from start to end."""
 
-    def __init__(
-        self, module: str, target: Target, results: Results, plan: dict, folder: Path, limits: Limits
-    ):
-        self.results, self.limits = results, limits
+    def __init__(self, job: Job, target: Target, results: Results, plan: dict, folder: Path, limits: Limits):
+        self.job, self.label, self.results, self.limits = job, target.label, results, limits
+        self.said = time.monotonic()  # when progress was last reported
         self.current: str | None = None  # the test at hand
         self.since = time.monotonic()  # when it, or the time outside of tests, began
         self.finished = False  # all tests are done, only the process has yet to end
@@ -115,7 +128,8 @@ class _Worker:
         self.events = _EventFile(events)
         (folder / "plan").write_text(json.dumps(plan))
         env = {
-            **target.environment(),
+            **target.environment(job.path),
+            **job.environment,
             "CONFORMANCE_EVENTS": str(events),
             "CONFORMANCE_PLAN": str(folder / "plan"),
         }
@@ -123,9 +137,9 @@ class _Worker:
         work.mkdir(exist_ok=True)
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "conformance_worker", module],
+                job.command,
                 env=env,
-                cwd=work,
+                cwd=job.folder or work,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -145,6 +159,14 @@ class _Worker:
             else:
                 self.finished = True
 
+    def _say_progress(self) -> None:
+        now = time.monotonic()
+        if now - self.said >= PROGRESS_SECONDS:
+            self.said = now
+            took, done = now - self.limits.begin, len(self.results.tests)
+            where = f", at {self.current}" if self.current else ""
+            print(f"  … {self.label} {self.job.name}: {done} tests in {took:.0f} s{where}", file=sys.stderr)
+
     def _book(self, outcome: str, message: str) -> None:
         trace = self.log.read_bytes()[-6000:].decode(errors="replace")
         took = round(time.monotonic() - self.since, 1)
@@ -162,6 +184,7 @@ class _Worker:
             while True:
                 status = self.process.poll()  # before reading: nothing is added after the end
                 self._read()
+                self._say_progress()
                 if status is not None or self.limits.is_over():
                     break
                 if time.monotonic() - self.since > self._patience():
@@ -192,7 +215,7 @@ class _Worker:
 
 
 def run_module(
-    module: str,
+    job: Job,
     target: Target,
     *,
     only: set[str] | None = None,
@@ -209,10 +232,10 @@ def run_module(
                 "only": None if only is None else sorted(only),
                 "skip": list(skip),
             }
-            if not _Worker(module, target, results, plan, Path(name), limits).watch() or _stopping.is_set():
+            if not _Worker(job, target, results, plan, Path(name), limits).watch() or _stopping.is_set():
                 break
             if limits.is_over():
-                results.problems.append(f"{module} takes longer than {limits.module_seconds:g} s")
+                results.problems.append(f"{job.name} takes longer than {limits.module_seconds:g} s")
                 break
         else:
             results.problems.append(f"gave up after {MAX_RESTARTS} restarts")
@@ -220,9 +243,9 @@ def run_module(
     return results
 
 
-def rerun(module: str, target: Target, ids: set[str], limits: Limits) -> dict[str, dict]:
+def rerun(job: Job, target: Target, ids: set[str], limits: Limits) -> dict[str, dict]:
     """Run failed tests once more: the records of those that pass this time."""
     if not ids or len(ids) > MAX_RERUNS or limits.is_over():
         return {}
-    again = run_module(module, target, only=ids, limits=limits)
+    again = run_module(job, target, only=ids, limits=limits)
     return {test_id: record for test_id, record in again.tests.items() if test_id in ids and is_ok(record)}

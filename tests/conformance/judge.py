@@ -17,6 +17,7 @@ EXCEPTIONS = Path(__file__).with_name("exceptions.toml")
 class ExceptionEntry:
     """One [[exception]]: a test that may fail, where, and why."""
 
+    suite: str
     test: str
     pythons: tuple[str, ...]
     monitors: tuple[str, ...]
@@ -24,8 +25,10 @@ class ExceptionEntry:
 
     def __post_init__(self):
         strange = {*self.pythons} - {*PYTHONS} | {*self.monitors} - {*MONITORS}
-        if strange or not self.reason.strip() or not self.test:
-            raise ValueError(f"{EXCEPTIONS.name}: {self.test!r}: no reason, or unknown: {sorted(strange)}")
+        if strange or not self.reason.strip() or not self.test or not self.suite:
+            raise ValueError(
+                f"{EXCEPTIONS.name}: {self.test!r}: no suite or reason, or unknown: {sorted(strange)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,19 @@ class Exceptions:
     """All of exceptions.toml."""
 
     entries: tuple[ExceptionEntry, ...]
-    excluded: tuple[str, ...]
+    patterns: tuple[tuple[str, str], ...]  # (suite, pattern of excluded tests)
 
-    def applying(self, python: str, monitor: str | None) -> dict[str, str]:
-        """{test id: reason} for a Python and a monitor."""
+    def applying(self, suite: str, python: str, monitor: str | None) -> dict[str, str]:
+        """{test id: reason} for a suite, a Python and a monitor."""
         return {
             entry.test: entry.reason
             for entry in self.entries
-            if python in entry.pythons and monitor in entry.monitors
+            if entry.suite == suite and python in entry.pythons and monitor in entry.monitors
         }
+
+    def excluded(self, suite: str) -> tuple[str, ...]:
+        """Patterns of a suite's tests that say nothing about a loop."""
+        return tuple(pattern for name, pattern in self.patterns if name == suite)
 
 
 def load_exceptions(path: Path = EXCEPTIONS) -> Exceptions:
@@ -51,21 +58,21 @@ def load_exceptions(path: Path = EXCEPTIONS) -> Exceptions:
         raise ValueError(f"{path.name}: unknown tables {sorted(unknown)}")
     entries = []
     for raw in data.get("exception", ()):
-        if unknown := set(raw) - {"test", "pythons", "monitors", "reason"}:
+        if unknown := set(raw) - {"suite", "test", "pythons", "monitors", "reason"}:
             raise ValueError(f"{path.name}: {raw.get('test')!r}: unknown keys {sorted(unknown)}")
         pythons, monitors = raw.get("pythons", PYTHONS), raw.get("monitors", MONITORS)
-        entry = ExceptionEntry(raw.get("test", ""), tuple(pythons), tuple(monitors), raw.get("reason", ""))
-        entries.append(entry)
+        names = (raw.get("suite", ""), raw.get("test", ""))
+        entries.append(ExceptionEntry(*names, tuple(pythons), tuple(monitors), raw.get("reason", "")))
     patterns = []
     for raw in data.get("excluded", ()):
-        if set(raw) != {"tests", "reason"}:
-            raise ValueError(f"{path.name}: an [[excluded]] needs `tests` and `reason` only: {raw}")
-        patterns += raw["tests"]
+        if set(raw) != {"suite", "tests", "reason"}:
+            raise ValueError(f"{path.name}: an [[excluded]] needs `suite`, `tests`, `reason` only: {raw}")
+        patterns += [(raw["suite"], pattern) for pattern in raw["tests"]]
     return Exceptions(tuple(entries), tuple(patterns))
 
 
-def counted(baseline: dict[str, dict], excluded: tuple[str, ...]) -> set[str]:
-    """The ids that count: asyncio passes them, and they made a loop through the redirection while they ran.
+def counted(baseline: dict[str, dict], excluded: tuple[str, ...], each_makes_a_loop: bool) -> set[str]:
+    """The ids that count: asyncio passes them, and (if asked for) each made a loop through the redirection.
 
     Tests that lean on asyncio's internals were not run for the baseline and are therefore not among them.
     """
@@ -73,7 +80,7 @@ def counted(baseline: dict[str, dict], excluded: tuple[str, ...]) -> set[str]:
     return {
         test_id
         for test_id, record in baseline.items()
-        if is_ok(record) and record["loops"] and not skip.match(test_id)
+        if is_ok(record) and (record["loops"] or not each_makes_a_loop) and not skip.match(test_id)
     }
 
 
@@ -105,13 +112,30 @@ class Verdict:
         self.seconds += other.seconds
 
 
-def judge(ids: set[str], baseline: dict[str, dict], results: Results, allowed: dict[str, str]) -> Verdict:
-    """Compare a module's results with what asyncio passes (`ids`) and with the exceptions for this module."""
+def made(records: dict[str, dict]) -> int:
+    """How many loops were made through the redirection."""
+    return sum(record.get("loops", 0) for record in records.values())
+
+
+def judge(
+    ids: set[str],
+    baseline: dict[str, dict],
+    results: Results,
+    allowed: dict[str, str],
+    each_makes_a_loop: bool,
+) -> Verdict:
+    """Compare a module's results with what asyncio passes (`ids`) and with the exceptions for this module.
+
+    If asyncio was used, the loop under test has to be used: by each test, or (where fixtures make the loops, which
+    tests share) by the module.
+    """
     verdict = Verdict(problems=results.problems, seconds=results.seconds)
+    if ids and made(baseline) and not made(results.tests):
+        verdict.problems.append("no loop under test was made")
     trouble = "; ".join(results.problems) or "the worker never came to it"
     for test_id in sorted(ids):
         record = results.tests.get(test_id, {"o": "not run", "m": trouble, "loops": 0})
-        if is_ok(record) and not record["loops"]:
+        if is_ok(record) and each_makes_a_loop and not record["loops"]:
             record = {**record, "o": "not used", "m": "passed without making a loop under test"}
         if is_ok(record):
             verdict.passed.append(test_id)

@@ -1,11 +1,13 @@
 """The loops that a suite can be run on, and the environment that puts one into a worker."""
 
+import hashlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,20 +32,46 @@ class Target:
     def label(self) -> str:
         return f"{self.loop}/{self.monitor}" if self.monitor else self.loop
 
-    def environment(self) -> dict[str, str]:
-        """The environment of workers.  Settings which would change what the tests see do not get through."""
+    def environment(self, path: Iterable[str] = ()) -> dict[str, str]:
+        """The environment of workers, with `path` leading PYTHONPATH.
+
+        Settings which would change what the tests see do not get through.
+        """
         env = {
             **os.environ,
             "CONFORMANCE_LOOP": self.loop,
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONHASHSEED": "0",
         }
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(INJECT), self.folder)))
-        for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONWARNINGS", "URINGLOOP_FDMON"):
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (*path, str(INJECT), self.folder)))
+        for name in (
+            "PYTEST_ADDOPTS",
+            "PYTHONASYNCIODEBUG",
+            "PYTHONDEVMODE",
+            "PYTHONWARNINGS",
+            "URINGLOOP_FDMON",
+        ):
             env.pop(name, None)
         if self.monitor:
             env["URINGLOOP_FDMON"] = self.monitor
         return env
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "uringloop" / "conformance"
+
+
+def _folder_of_nothing_but(package: Path) -> Path:
+    """A folder from which `package` can be imported, and nothing that lies beside it."""
+    name = hashlib.sha256(str(package).encode()).hexdigest()[:16]
+    link = cache_folder() / "loops" / name / package.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        link.symlink_to(package)
+    except FileExistsError:
+        pass  # from an earlier run: its name says that it leads there
+    return link.parent
 
 
 def find(loop: str, monitor: str | None = None) -> Target:
@@ -53,7 +81,7 @@ def find(loop: str, monitor: str | None = None) -> Target:
     spec = importlib.util.find_spec(loop)
     if spec is None or spec.origin is None:
         raise Unavailable(f"{loop} cannot be imported by {sys.executable}")
-    return Target(loop, monitor, str(Path(spec.origin).resolve().parent.parent))
+    return Target(loop, monitor, str(_folder_of_nothing_but(Path(spec.origin).resolve().parent)))
 
 
 def describe(target: Target) -> dict:

@@ -5,7 +5,8 @@ Left out are the modules about tasks, which take long because they sleep and ask
 
 import pytest
 
-from . import cpython, targets
+from . import targets
+from .cpython import suite
 
 SLEEPY = {"test_tasks", "test_taskgroups"}
 TEST_SECONDS = 15.0
@@ -14,7 +15,7 @@ MODULE_SECONDS = 45.0  # less than the patience of tests/conftest.py, which ends
 
 def quick_modules() -> list[str]:
     try:
-        return [name for name in cpython.modules() if name not in SLEEPY]
+        return [name for name in suite.modules() if name not in SLEEPY]
     except targets.Unavailable as error:
         return [pytest.param("none", marks=pytest.mark.skip(reason=str(error)))]
 
@@ -23,13 +24,13 @@ def quick_modules() -> list[str]:
 def baselines():
     """asyncio's own results, measured before the first test and not within its time."""
     for name in quick_modules():
-        cpython.baseline(name, test_seconds=TEST_SECONDS)
+        suite.baseline(name, test_seconds=TEST_SECONDS)
 
 
 @pytest.mark.parametrize("name", quick_modules())
 def test_what_asyncio_passes_passes_on_each_monitor(baselines, monitor, name):
     place = targets.find("uringloop", monitor)
-    verdict = cpython.check(name, place, test_seconds=TEST_SECONDS, module_seconds=MODULE_SECONDS)
+    verdict = suite.check(name, place, test_seconds=TEST_SECONDS, module_seconds=MODULE_SECONDS)
     lines = [f"{test_id}: {record['o']}: {record['m']}" for test_id, record in verdict.failed.items()]
     lines += [f"{test_id}: {what}" for test_id, what in verdict.stale.items()] + verdict.problems
     traces = [

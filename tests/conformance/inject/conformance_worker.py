@@ -1,30 +1,26 @@
 """Runs one unittest module and reports test by test: `python -m conformance_worker MODULE`.
 
-Reports go to the file CONFORMANCE_EVENTS, one JSON object a line, written at once so that a crash loses none:
-  {"t": "start", "id": ...}
-  {"t": "end", "id": ..., "o": outcome, "d": seconds, "m": message, "loops": n, "trace": text}
-  {"t": "done"}
-CONFORMANCE_PLAN names a JSON file: {"done": [ids], "only": [ids] or null, "skip": [patterns]}.
+Plan and reports are those of conformance_report.  CONFORMANCE_ADAPTER may name a module with `adapt(module)`, which
+prepares the suite's module for other loops and returns a function: which of its tests are to be run?
 
 `python -m conformance_worker` without a module makes one loop and prints what it is.
 """
 
 import asyncio
 import atexit
-import faulthandler
-import fnmatch
 import importlib
 import inspect
 import json
 import os
 import re
-import resource
 import sys
 import time
 import traceback
 import unittest
+import warnings
 
 import conformance_loop
+from conformance_report import RANK, Plan, Reporter, prepare_process
 
 #: Marks of a test that leans on asyncio's implementation: private members of its loop, transports and
 #: servers, attributes of the loop replaced by mocks, asyncio's modules patched.  Looked for in the source.
@@ -38,8 +34,6 @@ INTERNALS = re.compile(
     r"|transport\._(?:sock|ssl_protocol|buffer|loop|conn_lost|proc|sslcontext|empty_waiter)\b"
     r"|srv\._|server\._(?:sockets|waiters|clients|active_count)"
 )
-#: An outcome replaces one to its left: a test may report several (subtests, an error in tearDown).
-RANK = ("passed", "skipped", "xfail", "xpass", "failed")
 
 
 def uses_internals(test):
@@ -48,24 +42,6 @@ def uses_internals(test):
         return bool(INTERNALS.search(inspect.getsource(getattr(test, test._testMethodName))))
     except (AttributeError, OSError, TypeError):
         return False
-
-
-class Reporter:
-    """The worker's end of the events file.  A forked child of a test stays silent."""
-
-    def __init__(self):
-        path = os.environ["CONFORMANCE_EVENTS"]
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self.pid = os.getpid()
-
-    def emit(self, **event):
-        if os.getpid() == self.pid:
-            os.write(self.fd, (json.dumps(event) + "\n").encode())
-
-    def whole(self, test_id, outcome, message="", trace=""):
-        """Report something that happened outside of a test, or a test that was not run."""
-        self.emit(t="start", id=test_id)
-        self.emit(t="end", id=test_id, o=outcome, d=0, m=message, loops=0, trace=trace)
 
 
 class Result(unittest.TestResult):
@@ -133,45 +109,26 @@ def flatten(suite):
             yield item
 
 
-def make_close_loop_general():
-    """CPython's test cases read loop._default_executor before they close a loop; ours need not have it."""
-    from test.test_asyncio import utils
-
-    plain = utils.TestCase.close_loop
-
-    def close_loop(loop):
-        if hasattr(loop, "_default_executor"):
-            return plain(loop)
-        if not loop.is_closed():
-            loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-
-    utils.TestCase.close_loop = staticmethod(close_loop)
-
-
 def run(module_name):
-    with open(os.environ["CONFORMANCE_PLAN"]) as file:
-        plan = json.load(file)
-    done, only = set(plan["done"]), None if plan["only"] is None else set(plan["only"])
-    skip = re.compile("|".join(map(fnmatch.translate, plan["skip"])) or r"(?!)")
-    reporter = Reporter()
+    plan, reporter = Plan(), Reporter()
     try:
         module = importlib.import_module(module_name)
     except unittest.SkipTest as ex:
         reporter.whole(module_name, "skipped", str(ex))
         reporter.emit(t="done")
         return
-    if module_name.startswith("test.test_asyncio."):
-        make_close_loop_general()
-    asyncio.set_event_loop_policy(
-        None
-    )  # the module may have made a policy, and with it a loop, while it loaded
+    adapter = os.environ.get("CONFORMANCE_ADAPTER")
+    is_part_of_suite = importlib.import_module(adapter).adapt(module) if adapter else lambda test: True
+    # The module may have made a policy, and with it a loop, while it loaded.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # policies, since Python 3.14
+        asyncio.set_event_loop_policy(None)
     wanted = unittest.TestSuite()
     for test in flatten(unittest.defaultTestLoader.loadTestsFromModule(module)):
         test_id = test.id()
-        if test_id in done or skip.match(test_id) or (only is not None and test_id not in only):
+        if not plan.wants(test_id) or not is_part_of_suite(test):
             continue
-        if uses_internals(test):
+        if os.environ.get("CONFORMANCE_INTERNALS") == "leave out" and uses_internals(test):
             reporter.whole(test_id, "internal")
         else:
             wanted.addTest(test)
@@ -197,8 +154,7 @@ def main():
     if len(sys.argv) < 2:
         describe()
         return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    faulthandler.enable()  # the engine's SIGABRT then dumps the stacks of a hanging test
+    prepare_process()
     module_name = sys.argv.pop()
     run(module_name)
     # A leaked thread must not keep the worker alive, but exit hooks shall run.
