@@ -219,6 +219,20 @@ async def test_tcp_nodelay_is_set_on_both_sides():
     await turns(3)
 
 
+async def test_pausing_shows_in_the_attribute_that_others_read():
+    """uvloop's transports have asyncio's private `_paused`, too."""
+    ours, peer = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(Recorder, sock=ours)
+    seen = [transport._paused]
+    transport.pause_reading()
+    seen.append(transport._paused)
+    transport.resume_reading()
+    assert [*seen, transport._paused] == [False, True, False]
+    transport.abort()
+    peer.close()
+    await turns(3)
+
+
 async def test_transports_are_instances_of_asyncios_classes():
     async with open_transport() as (transport, _protocol, _peer):
         assert isinstance(transport, asyncio.Transport)

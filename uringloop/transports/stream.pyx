@@ -261,14 +261,14 @@ cdef class StreamTransport(WireEnd):
 
     cdef int eof_arrived(self) except -1:
         cdef object aio_ctx = self.aio_ctx
-        cdef object keep_open = None
         self.has_eof_received = True
         self.may_read()
         if self.loop.get_debug():
             logger.debug("%r received EOF", self)
         PyContext_Enter(aio_ctx)
         try:
-            keep_open = self.protocol.eof_received()
+            if not self.protocol.eof_received():
+                self.close()
         except (SystemExit, KeyboardInterrupt):
             if self.wire is not None:
                 # as asyncio: the protocol hears of the end again
@@ -278,10 +278,6 @@ cdef class StreamTransport(WireEnd):
             raise
         except BaseException as error:
             self.fatal_error(error, "Fatal error: protocol.eof_received() call failed.")
-            return 0
-        else:
-            if not keep_open:
-                self.close()
         finally:
             PyContext_Exit(aio_ctx)
         return 0
@@ -568,6 +564,10 @@ cdef class StreamTransport(WireEnd):
     @property
     def _conn_lost(self):
         return self.conn_lost
+
+    @property
+    def _paused(self):
+        return self.is_paused
 
     @property
     def _protocol_paused(self):
