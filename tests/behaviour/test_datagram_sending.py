@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import socket
 import sys
@@ -151,7 +152,7 @@ async def test_each_failed_datagram_of_many_is_told():
         for number in range(100):
             transport.sendto(b"%d" % number, name)
             if number % 10 == 0:
-                transport.sendto(bytes(70_000), name)
+                transport.sendto(b"x", ("127.0.0.1", 0))
         await turns(2)
         assert everything(far) == numbered(100)
         assert protocol.calls == ["OSError"] * 10
@@ -369,10 +370,24 @@ async def test_refused_datagrams_of_a_connected_endpoint():
 
 async def test_an_error_is_told_before_connection_lost():
     async with sending() as (transport, protocol, far):
-        transport.sendto(bytes(70_000), far.getsockname())
+        transport.sendto(b"x", ("127.0.0.1", 0))
+        transport.sendto(b"y", far.getsockname())
         transport.close()
+        assert everything(far) == [b"y"]
         await protocol.lost.wait()
         assert protocol.calls == ["OSError", "lost"]
+
+
+async def test_an_error_is_told_in_the_context_of_the_sendto():
+    variable = contextvars.ContextVar("variable", default="nobody's")
+    async with sending() as (transport, protocol, _):
+        seen = []
+        protocol.error_received = lambda error: seen.append(variable.get())
+        variable.set("the sender's")
+        transport.sendto(b"x", ("127.0.0.1", 0))
+        variable.set("another")
+        await turns(3)
+        assert seen == ["the sender's"]
 
 
 async def test_error_received_may_send_again_and_close():
@@ -384,14 +399,14 @@ async def test_error_received_may_send_again_and_close():
             transport.close()
 
         protocol.error_received = error_received
-        transport.sendto(bytes(70_000), name)
+        transport.sendto(b"x", ("127.0.0.1", 0))
         await protocol.lost.wait()
         assert everything(far) == [b"shorter"]
 
 
 async def test_two_errors_and_an_error_received_that_raises():
     """Each is told; where the exception goes depends on when asyncio sends."""
-    async with sending() as (transport, protocol, far):
+    async with sending() as (transport, protocol, _):
         loop = asyncio.get_running_loop()
         raised = []
         loop.set_exception_handler(lambda _loop, context: raised.append(type(context["exception"])))
@@ -402,7 +417,7 @@ async def test_two_errors_and_an_error_received_that_raises():
         protocol.error_received = error_received
         for _ in range(2):
             try:
-                transport.sendto(bytes(70_000), far.getsockname())
+                transport.sendto(b"x", ("127.0.0.1", 0))
             except ZeroDivisionError:
                 raised.append(ZeroDivisionError)
         await turns(4)

@@ -19,6 +19,7 @@ cdef class DatagramTransport(Flushable):
     cdef bint is_protocol_paused        # pause_writing was called
     cdef bint is_blocked                # the kernel had no room: the fd is watched for it
     cdef bint has_scheduled_news
+    cdef object sending_context         # a copy of the one in which sendto() was called since the last flush; or None
     cdef Py_ssize_t high_bytes
     cdef Py_ssize_t low_bytes
     cdef list errors                    # of sending, that the protocol was not told of yet

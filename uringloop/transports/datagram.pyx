@@ -43,6 +43,9 @@ cdef extern from "Python.h":
     """
     PyObject *PyObject_VectorcallMethod(PyObject *name, PyObject **args, size_t n, PyObject *names)
     object ul_datagram_error()
+    int PyContext_Enter(object) except -1
+    int PyContext_Exit(object) except -1
+    object PyContext_CopyCurrent()
 
 # Since Python 3.13 empty datagrams are sent, and each datagram counts 8 bytes more in the write buffer.
 cdef bint sends_empty = sys.version_info >= (3, 13)
@@ -264,6 +267,8 @@ cdef class DatagramTransport(Flushable):
             if not self.is_blocked:
                 if (name_bytes and self.queue.count() < BATCH and self.queue.n_bytes <= self.high_bytes
                         and not self.is_closing_):
+                    if self.sending_context is None:
+                        self.sending_context = PyContext_CopyCurrent()
                     self.aio_context.mark_dirty(self, PyBytes_GET_SIZE(<bytes>data))
                     return
                 self.send_some()
@@ -323,9 +328,18 @@ cdef class DatagramTransport(Flushable):
     cdef int flush(self) except -1:
         if self.is_blocked or self.queue.first == self.queue.end or self.sock is None:
             return 0
-        self.send_some()
-        if self.errors or (self.queue.n_bytes > self.high_bytes and not self.is_protocol_paused):
-            self.schedule_news()
+        # What comes of it is told in the context of the first sendto(), whose callbacks asyncio runs there.
+        cdef object context = self.sending_context
+        if context is not None:
+            self.sending_context = None
+            PyContext_Enter(context)
+        try:
+            self.send_some()
+            if self.errors or (self.queue.n_bytes > self.high_bytes and not self.is_protocol_paused):
+                self.schedule_news()
+        finally:
+            if context is not None:
+                PyContext_Exit(context)
         return 0
 
     cdef int flush_last(self) except -1:
