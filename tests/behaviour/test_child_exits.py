@@ -88,10 +88,9 @@ async def test_a_status_that_popen_took_first_is_not_lost(caplog):
 
 
 async def test_a_status_that_a_stranger_took_is_255():
-    process = await asyncio.create_subprocess_exec("/bin/cat", stdin=PIPE)
-    loop = asyncio.get_running_loop()
-    if monitor_of(loop) == STOCK and sys.version_info < (3, 12):
+    if monitor_of(asyncio.get_running_loop()) == STOCK and sys.version_info < (3, 12):
         pytest.skip("a thread waits for it already")
+    process = await asyncio.create_subprocess_exec("/bin/cat", stdin=PIPE)
     process.kill()
     os.waitpid(process.pid, 0)
     assert await process.wait() == 255
