@@ -455,6 +455,35 @@ HANDLES = [("uringloop.aio.handles", "Handle"), ("uringloop.aio.handles", "Timer
             )
             for transport in TRANSPORTS
         ],
+        (
+            ("uringloop.transports.classes", "DatagramTransport"),
+            """
+            repr(it)
+            it.sendto(b"x")
+            it.sendto(b"x", ("127.0.0.1", 1))
+            it._read_ready()
+            it._sendto_ready()
+            it._force_close(None)
+            it.pause_reading()
+            it.resume_reading()
+            it.get_write_buffer_size()
+            it.set_write_buffer_limits(high=10)
+            it.abort()
+            it.close()
+            """,
+        ),
+        (
+            ("uringloop.transports.tls", "TlsProtocol"),
+            """
+            repr(it)
+            it.data_received(b"x")
+            it.eof_received()
+            it.pause_writing()
+            it.resume_writing()
+            it.connection_lost(None)
+            it._sslobj
+            """,
+        ),
         *[
             (
                 handle,

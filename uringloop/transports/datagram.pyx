@@ -57,7 +57,12 @@ cdef class DatagramTransport(Flushable):
     """See asyncio.DatagramTransport; made by the loop.  Subclassed in transports/classes.py for asyncio's class."""
 
     def __cinit__(self, *args, **kwargs):
+        # what nobody set up is a transport whose connection was lost
         self.fd = -1
+        self.conn_lost = 1
+        self.errors = []
+        self.batch = Batch()
+        self.queue = DatagramQueue(HEADER_BYTES)
 
     def setup(self, loop, AioContext aio_context not None, sock, protocol, address, extra):
         """Take over a non-blocking socket.
@@ -79,9 +84,7 @@ cdef class DatagramTransport(Flushable):
         self.protocol = protocol
         self.address = address if address else None
         self.extra = extra
-        self.errors = []
-        self.batch = Batch()
-        self.queue = DatagramQueue(HEADER_BYTES)
+        self.conn_lost = 0
         self.high_bytes, self.low_bytes = buffer_limits(None, None)
 
     def start(self, waiter=None):

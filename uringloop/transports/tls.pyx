@@ -77,6 +77,11 @@ cdef class TlsProtocol:
     Raises: ValueError for a timeout that is not positive, or a server without a context; whatever wrap_bio raises.
     """
 
+    def __cinit__(self, *args, **kwargs):
+        self.engine = _no_engine
+        self.extra = {}
+        self.backlog = deque()
+
     def __init__(self, loop, app_protocol, sslcontext, waiter, server_side=False, server_hostname=None,
                  call_connection_made=True, ssl_handshake_timeout=None, ssl_shutdown_timeout=None):
         self.handshake_timeout = positive(
@@ -87,7 +92,6 @@ cdef class TlsProtocol:
             sslcontext = default_context(server_side, server_hostname)
         self.sslcontext = sslcontext
         self.extra = {"sslcontext": sslcontext}
-        self.backlog = deque()
         self.waiter = waiter
         self.loop = loop
         self.set_app_protocol(app_protocol)
