@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.micro import LIFECYCLES, OPERATIONS
+from benchmarks.micro import LIFECYCLES, OPERATIONS, SENDFILE
 
 CONNECTIONS = (1, 10, 100, 1000)
 SIZES_BYTES = {"1KiB": 1024, "16KiB": 16 * 1024, "128KiB": 128 * 1024}
@@ -71,6 +71,7 @@ CASES: tuple[Case, ...] = (
     ),
     *(Case(f"micro/{name}", "micro") for name in OPERATIONS),
     *(Case(f"lifecycle/{name}", "micro") for name in LIFECYCLES),
+    Case(f"sendfile/{SENDFILE}", "micro"),
 )
 
 BY_NAME = {case.name: case for case in CASES}

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.children import CHILDREN
 from benchmarks.loops import new_event_loop
 from benchmarks.machine import settle_in
+from benchmarks.sendfile import measure_sendfile
 
 Loop = asyncio.AbstractEventLoop
 Elapsed = tuple[int, int]
@@ -208,19 +209,22 @@ def measure_lifecycle(loop_name: str, is_run: bool, scale: float) -> dict[str, f
     }
 
 
+SENDFILE = "100MiB"
 LIFECYCLES = {"create_close": False, "create_run_close": True}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", required=True)
-    parser.add_argument("--case", choices=[*OPERATIONS, *LIFECYCLES], required=True)
+    parser.add_argument("--case", choices=[*OPERATIONS, *LIFECYCLES, SENDFILE], required=True)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--cpu", type=int, required=True)
     parser.add_argument("--lifetime-s", type=int, required=True)
     options = parser.parse_args()
     settle_in(options.cpu, options.lifetime_s)
-    if options.case in LIFECYCLES:
+    if options.case == SENDFILE:
+        result = measure_sendfile(options.loop)
+    elif options.case in LIFECYCLES:
         result = measure_lifecycle(options.loop, LIFECYCLES[options.case], options.scale)
     else:
         result = measure_operations(options.loop, options.case, options.scale)

@@ -18,6 +18,7 @@ _TITLES = {
     "churn/unix": "Connect, echo, close over a UNIX socket",
     "micro": "Callbacks, tasks and timers",
     "lifecycle": "Making and closing a loop",
+    "sendfile": "loop.sendfile of 100 MiB; per MiB",
 }
 
 
