@@ -413,3 +413,77 @@ async def test_a_pipe_of_random_data_arrives_whole(pair):
 
     got, _ = await asyncio.gather(receive(), loop.sock_sendall(near, data))
     assert got == data
+
+
+# Two at once, and numbers that are used again
+
+
+async def test_a_second_receiver_takes_the_first_ones_place(pair):
+    near, far = pair
+    loop = asyncio.get_running_loop()
+    first = asyncio.ensure_future(loop.sock_recv(near, 10))
+    await turns(2)
+    second = asyncio.ensure_future(loop.sock_recv(near, 10))
+    await turns(2)
+    first.cancel()  # must not take the second one's reader away
+    await turns(2)
+    assert first.cancelled()
+    far.send(b"data")
+    assert await second == b"data"
+    assert not loop.remove_reader(near)
+
+
+async def test_cancelled_sendall_leaves_no_writer(pair):
+    near, _far = pair
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(loop.sock_sendall(near, bytes(64 << 20)))
+    await turns(3)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not loop.remove_writer(near)
+
+
+async def test_sendall_of_wide_items_sends_every_byte(pair):
+    from array import array
+
+    from helpers import STOCK, monitor_of
+
+    loop = asyncio.get_running_loop()
+    if monitor_of(loop) == STOCK:
+        pytest.skip("stock asyncio counts items where send(2) counts bytes, and never ends")
+    near, far = pair
+    data = array("I", range(400_000))
+    sending = asyncio.ensure_future(loop.sock_sendall(near, data))
+    assert await read_exactly(far, 1_600_000) == data.tobytes()
+    await sending
+    await loop.sock_sendall(near, array("I"))
+
+
+async def test_a_number_that_is_used_again_belongs_to_the_new_socket():
+    """A receiver whose socket was closed under it and a new socket with the same number."""
+    from helpers import STOCK, monitor_of
+
+    loop = asyncio.get_running_loop()
+    if monitor_of(loop) == STOCK:
+        pytest.skip("stock asyncio's selector does not notice")
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    forgotten = asyncio.ensure_future(loop.sock_recv(near, 10))
+    await turns(2)
+    number = near.fileno()
+    near.close()
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    assert number in (left.fileno(), right.fileno())
+    new, peer = (left, right) if left.fileno() == number else (right, left)
+    new.setblocking(False)
+    receiving = asyncio.ensure_future(loop.sock_recv(new, 10))
+    await turns(2)
+    forgotten.cancel()
+    await turns(2)
+    peer.send(b"new")
+    assert await receiving == b"new"
+    for sock in (far, left, right):
+        sock.close()
