@@ -1,7 +1,10 @@
 """What a TLS protocol's callbacks may do, and what asyncio's log says about them."""
 
 import asyncio
+import contextlib
+import gc
 import logging
+import ssl
 
 import pytest
 from helpers import (
@@ -226,3 +229,22 @@ def test_an_unclosed_transport_warns(loop):
     assert texts.count("unclosed transport <asyncio._SSLProtocolTransport object>") == 1
     far.close()
     near.close()
+
+
+async def test_an_ssl_object_that_is_kept_is_harmless_after_the_end():
+    async with secured(Echo()) as (transport, protocol, peer):
+        session = transport.get_extra_info("ssl_object")
+        transport.pause_reading()
+        await peer.write(bytes(100_000))  # ciphertext that the application never reads
+        await turns(5)
+        transport.abort()
+        await protocol.lost.wait()
+        protocol.transport = None
+    del transport, protocol
+    gc.collect()
+    assert session.version() == "TLSv1.3"
+    session.write(b"to nobody")
+    with contextlib.suppress(ssl.SSLError):
+        session.read(10)
+    with pytest.raises(ssl.SSLError):
+        session.unwrap()

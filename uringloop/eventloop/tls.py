@@ -98,5 +98,5 @@ def _move_buffered(protocol, tls):
     if isinstance(protocol, asyncio.StreamReaderProtocol):
         reader = protocol._stream_reader
         if reader is not None and reader._buffer:
-            tls._incoming.write(reader._buffer)
+            tls.receive_early(reader._buffer)
             reader._buffer.clear()

@@ -173,6 +173,10 @@ cdef class TlsProtocol:
         elif self.state == SHUTDOWN:
             self.do_shutdown()
 
+    def receive_early(self, data):
+        """Ciphertext that came before connection_made; the handshake finds it."""
+        self.engine.feed(bytes(data))
+
     def eof_received(self):
         """The peer closed its side; a true value keeps ours open until the application has read everything."""
         self.has_eof_received = True
@@ -547,14 +551,6 @@ cdef class TlsProtocol:
     @property
     def _sslobj(self):
         return self.engine.sslobj
-
-    @property
-    def _incoming(self):
-        return self.engine.incoming
-
-    @property
-    def _outgoing(self):
-        return self.engine.outgoing
 
     @property
     def _loop(self):

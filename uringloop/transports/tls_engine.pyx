@@ -3,16 +3,20 @@
 Two engines. `TlsEngine` calls the ssl module's methods. `DirectTlsEngine` calls OpenSSL's own functions for the data,
 on the session that the ssl module made; handshake, shutdown, certificates and every error stay with the ssl module.
 What both avoid: the exception SSLWantReadError for each message (they know when nothing is left), and a 256 KiB `bytes`
-that is cut down to a message. The direct engine also saves objects and giving the GIL away.
+that is cut down to a message. The direct engine also saves objects and giving the GIL away, and has BIOs of its own,
+which lend OpenSSL the received bytes instead of copying them first (tls_openssl.h).
 
-The direct engine needs the address of the session, a field of a private struct of CPython.  That struct's beginning is
-the same since 3.6; it is only looked at in versions that were checked, if its size is one that was checked, and if the
-session found there owns the very BIO that we gave it.  Otherwise, and with URINGLOOP_TLS_DIRECT=0, the plain engine.
+The direct engine needs the address of the session, a field of a private struct of CPython.  That is only looked at in
+versions that were checked, if the struct's size is one that was checked, and it is only used if the session found there
+owns the very BIO that we gave it.  Otherwise, and with URINGLOOP_TLS_DIRECT=0, the plain engine.
 
 Invariant: between two calls no plaintext waits inside OpenSSL, except behind a pause of the reader.
 
 Errors: where OpenSSL reports one, the ssl module's method is called again. A failed session repeats its error (it is
 still in OpenSSL's queue), so that the exception and its text are those of the ssl module.
+
+Ownership: the session owns its BIOs and their pipes; `raw` keeps the session.  What pipe_in borrows is kept by `fed`,
+and forgotten when the engine goes first.
 
 Thread: the loop's.  The GIL is held all the time: a record is at most 16 KiB, a few microseconds.
 """
@@ -38,9 +42,9 @@ cdef extern from "../transports/tls_openssl.h" nogil:
     int SSL_get_error "ul_openssl.get_error"(void *session, int result)
     void *SSL_get_rbio "ul_openssl.get_rbio"(void *session)
     void *SSL_get_wbio "ul_openssl.get_wbio"(void *session)
-    int BIO_read "ul_openssl.bio_read"(void *bio, void *data, int n_bytes)
-    int BIO_write "ul_openssl.bio_write"(void *bio, const void *data, int n_bytes)
-    size_t BIO_ctrl_pending "ul_openssl.bio_pending"(void *bio)
+    int ul_pipe_add(ul_pipe *pipe, const char *data, size_t n_bytes)
+    void ul_pipe_reset(ul_pipe *pipe, size_t most_bytes)
+    int ul_take_over(void *session, ul_pipe **incoming, ul_pipe **outgoing)
     unsigned long ERR_peek_error "ul_openssl.peek_error"()
     void ERR_clear_error "ul_openssl.clear_error"()
 
@@ -57,7 +61,7 @@ cdef extern from *:
 
 cdef enum:
     RECORD_BYTES = 16384            # the most plaintext that one record carries
-    PIECE_MOST = 1 << 30            # BIO_read and BIO_write take an int
+    KEEP_BYTES = 256 * 1024         # a buffer for ciphertext that is larger is given back at once
     WANTS_MORE = -2                 # what read_record says besides a count: nothing more to decrypt,
     AT_END = -3                     # and: the peer said close_notify
 
@@ -135,20 +139,25 @@ cdef class TlsEngine:
         return self.outgoing.pending
 
 
+@cython.no_gc_clear  # `raw` owns the pipes that __dealloc__ looks at
 @cython.auto_pickle(False)
 cdef class DirectTlsEngine(TlsEngine):
-    """The same with OpenSSL's functions; made by make_engine only, which knows that `ssl` is a session."""
+    """The same with OpenSSL's functions and BIOs of ours; made by make_engine, which knows that `ssl` is a session."""
+
+    def __dealloc__(self):
+        # The session may live on in somebody's ssl_object, the bytes that it borrows do not.
+        if self.pipe_in != NULL:
+            ul_pipe_reset(self.pipe_in, 0)
 
     cdef int feed(self, bytes data) except -1:
-        cdef Py_ssize_t offset = 0
-        cdef Py_ssize_t n_bytes = PyBytes_GET_SIZE(data)
-        cdef int piece
-        while offset < n_bytes:
-            piece = <int>min(n_bytes - offset, <Py_ssize_t>PIECE_MOST)
-            if BIO_write(self.rbio, PyBytes_AS_STRING(data) + offset, piece) != piece:
-                ERR_clear_error()
-                raise MemoryError()
-            offset += piece
+        if self.pipe_in.n_bytes == 0:
+            self.fed = data  # borrowed until it is decrypted
+            self.pipe_in.data = PyBytes_AS_STRING(data)
+            self.pipe_in.n_bytes = PyBytes_GET_SIZE(data)
+        elif ul_pipe_add(self.pipe_in, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) < 0:
+            raise MemoryError()
+        else:
+            self.fed = None
         return 0
 
     cdef Py_ssize_t read_record(self, char *data, Py_ssize_t n_bytes) except -1:
@@ -180,13 +189,15 @@ cdef class DirectTlsEngine(TlsEngine):
                 self.is_at_end = more == AT_END
                 break
             count += more
-            if count < n_bytes and BIO_ctrl_pending(self.rbio) == 0:
+            if count < n_bytes and self.pipe_in.n_bytes == 0:
                 break  # nothing is left; the next call would find that out, too, but costs more
+        if self.pipe_in.n_bytes == 0:
+            self.fed = None
         return count
 
     cdef bytes read(self):
         cdef Py_ssize_t count
-        cdef Py_ssize_t room = <Py_ssize_t>BIO_ctrl_pending(self.rbio)
+        cdef Py_ssize_t room = <Py_ssize_t>self.pipe_in.n_bytes
         cdef bytes made
         cdef PyObject *data
         cdef char staging[2 * RECORD_BYTES]
@@ -219,27 +230,25 @@ cdef class DirectTlsEngine(TlsEngine):
         return TlsEngine.write(self, data, offset, n_bytes)  # the ssl module knows what to raise
 
     cdef bytes take(self):
-        cdef Py_ssize_t n_bytes = min(<Py_ssize_t>BIO_ctrl_pending(self.wbio), <Py_ssize_t>PIECE_MOST)
         cdef bytes data
-        if n_bytes == 0:
+        if self.pipe_out.n_bytes == 0:
             return b""
-        data = PyBytes_FromStringAndSize(NULL, n_bytes)
-        if BIO_read(self.wbio, PyBytes_AS_STRING(data), <int>n_bytes) != n_bytes:
-            raise RuntimeError("uringloop bug: a memory BIO gave less than it has")
+        data = PyBytes_FromStringAndSize(self.pipe_out.data, <Py_ssize_t>self.pipe_out.n_bytes)
+        ul_pipe_reset(self.pipe_out, KEEP_BYTES)
         return data
 
     cdef Py_ssize_t incoming_bytes(self) except -1:
-        return <Py_ssize_t>BIO_ctrl_pending(self.rbio)
+        return <Py_ssize_t>self.pipe_in.n_bytes
 
     cdef Py_ssize_t outgoing_bytes(self) except -1:
-        return <Py_ssize_t>BIO_ctrl_pending(self.wbio)
+        return <Py_ssize_t>self.pipe_out.n_bytes
 
 
 cdef bint direct_is_possible():
     """Whether this Python is one whose session objects we may look into."""
     if os.environ.get("URINGLOOP_TLS_DIRECT", "1") == "0":
         return False
-    if not (3, 11) <= sys.version_info[:2] <= (3, 14) or sys.implementation.name != "cpython":
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.implementation.name != "cpython":
         return False
     if sysconfig.get_config_var("Py_GIL_DISABLED") or hasattr(sys, "getobjects"):
         return False  # other object headers, and the first needs a lock per session
@@ -272,7 +281,9 @@ cdef TlsEngine make_engine(sslcontext, bint server_side, server_hostname):
     direct.ssl = ul_field(<void *>direct.raw, 1)
     if direct.ssl == NULL:
         return TlsEngine(sslobj, incoming, outgoing)
-    direct.rbio, direct.wbio = SSL_get_rbio(direct.ssl), SSL_get_wbio(direct.ssl)
-    if direct.rbio != ul_field(<void *>incoming, 0) or direct.wbio != ul_field(<void *>outgoing, 0):
+    if (SSL_get_rbio(direct.ssl) != ul_field(<void *>incoming, 0)
+            or SSL_get_wbio(direct.ssl) != ul_field(<void *>outgoing, 0)):
         return TlsEngine(sslobj, incoming, outgoing)
+    if ul_take_over(direct.ssl, &direct.pipe_in, &direct.pipe_out) < 0:
+        raise MemoryError()
     return direct
