@@ -380,6 +380,23 @@ def test_a_file_that_is_closed_while_watched_does_not_break_the_loop(loop):
         assert loop.statistics()["in_flight"] >= 0
 
 
+@pytest.mark.parametrize("kind", ["reader", "writer"])
+def test_a_closed_file_is_found_by_what_it_was(loop, kind):
+    """anyio closes a socket and then takes it out of the loop."""
+    add, remove = getattr(loop, f"add_{kind}"), getattr(loop, f"remove_{kind}")
+    near, far = socket.socketpair()
+    add(near, print)
+    near.close()
+    with socket.socket() as other:
+        pass
+    with pytest.raises(ValueError):
+        remove(other)
+    assert remove(near) is True
+    with pytest.raises(ValueError):
+        remove(near)
+    far.close()
+
+
 def test_asyncio_event_can_be_set_from_a_reader(loop, pair):
     near, far = pair
 

@@ -7,6 +7,7 @@ cdef class FdCallbacks(FdHandler):
     cdef AioContext aio_context
     cdef Handle reader               # of add_reader, or None
     cdef Handle writer               # of add_writer, or None
+    cdef object file                 # what was to be watched: a number, or an object with fileno()
 
 cdef class LoopCore:
     cdef readonly AioContext aio_context   # owned; None before __init__
@@ -25,4 +26,5 @@ cdef class LoopCore:
     cdef int fill_plain(self, Handle handle, object callback, object args, object context) except -1
     cdef int check_callback(self, object callback, str method) except -1
     cdef TimerHandle schedule(self, double when_s, object callback, object args, object context, str method)
-    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer) except -1
+    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file) except -1
+    cdef FdCallbacks callbacks_of(self, object fd)

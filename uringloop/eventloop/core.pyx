@@ -266,7 +266,7 @@ cdef class LoopCore:
 
     # -- watching fds ----------------------------------------------------------------------------------
 
-    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer) except -1:
+    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file) except -1:
         """Watch fd for these two from now on; no handle, no interest."""
         cdef FdCallbacks new = None
         cdef short kept = 0
@@ -276,6 +276,7 @@ cdef class LoopCore:
             new.aio_context = self.aio_context
             new.reader = reader
             new.writer = writer
+            new.file = old.file if old is not None and type(file) is int else file
         if old is not None and old.is_queued and new is not None:
             # An event that waits for dispatch stays with the callback it is for, or changing the other
             # direction in each turn would starve it.
@@ -293,13 +294,24 @@ cdef class LoopCore:
             self.fd_callbacks.pop(fd, None)
         return 0
 
+    cdef FdCallbacks callbacks_of(self, object fd):
+        """Those of a number or file, or None; as by selectors also those of a file that has been closed."""
+        cdef FdCallbacks one
+        try:
+            return self.fd_callbacks.get(as_fd(fd))
+        except ValueError:
+            for one in self.fd_callbacks.values():
+                if one.file is fd:
+                    return one
+            raise
+
     def _add_reader(self, fd, callback, *args):
         cdef int number = as_fd(fd)
         cdef FdCallbacks old = self.fd_callbacks.get(number)
         cdef Handle handle
         self._check_closed()
         handle = self.new_handle(callback, args, None)
-        self.change(number, old, handle, old.writer if old is not None else None)
+        self.change(number, old, handle, old.writer if old is not None else None, fd)
         if old is not None and old.reader is not None:
             old.reader.cancel()
         return handle
@@ -310,7 +322,7 @@ cdef class LoopCore:
         cdef Handle handle
         self._check_closed()
         handle = self.new_handle(callback, args, None)
-        self.change(number, old, old.reader if old is not None else None, handle)
+        self.change(number, old, old.reader if old is not None else None, handle, fd)
         if old is not None and old.writer is not None:
             old.writer.cancel()
         return handle
@@ -319,10 +331,10 @@ cdef class LoopCore:
         cdef FdCallbacks old
         if self.is_loop_closed:
             return False
-        old = self.fd_callbacks.get(as_fd(fd))
+        old = self.callbacks_of(fd)
         if old is None or old.reader is None:
             return False
-        self.change(old.fd, old, None, old.writer)
+        self.change(old.fd, old, None, old.writer, old.file)
         old.reader.cancel()
         return True
 
@@ -330,10 +342,10 @@ cdef class LoopCore:
         cdef FdCallbacks old
         if self.is_loop_closed:
             return False
-        old = self.fd_callbacks.get(as_fd(fd))
+        old = self.callbacks_of(fd)
         if old is None or old.writer is None:
             return False
-        self.change(old.fd, old, old.reader, None)
+        self.change(old.fd, old, old.reader, None, old.file)
         old.writer.cancel()
         return True
 
