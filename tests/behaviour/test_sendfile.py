@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import sys
 
 import pytest
 from helpers import (
@@ -83,6 +84,13 @@ async def test_sock_sendfile_waits_for_a_slow_reader(pair, file, monkeypatch):
     assert await task == SIZE
     assert file.tell() == SIZE
     assert not loop.remove_writer(near)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14, 10), reason="asyncio leaves the position where it was")
+async def test_sock_sendfile_from_the_end_leaves_the_position_there(pair, file):
+    file.seek(123)
+    assert await asyncio.get_running_loop().sock_sendfile(pair[0], file, SIZE, fallback=False) == 0
+    assert file.tell() == SIZE
 
 
 async def test_cancelled_sock_sendfile_tells_by_the_files_position_how_far_it_came(pair, file):

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import os
 import socket
 
@@ -487,3 +488,21 @@ async def test_a_number_that_is_used_again_belongs_to_the_new_socket():
     assert await receiving == b"new"
     for sock in (far, left, right):
         sock.close()
+
+
+async def test_a_refused_connection_leaves_no_cycle():
+    loop = asyncio.get_running_loop()
+    with socket.socket() as unused, socket.socket() as sock:
+        unused.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        gc.collect()
+        gc.disable()
+        try:
+            try:
+                await loop.sock_connect(sock, unused.getsockname())
+            except ConnectionRefusedError:
+                pass
+            await turns(3)
+            assert not [one for one in gc.get_objects() if type(one) is ConnectionRefusedError]
+        finally:
+            gc.enable()

@@ -56,9 +56,12 @@ class _FileSender:
             self._left -= sent
         return not sent or self._left == 0
 
-    def leave_file_position(self):
-        """As stock asyncio: after what was sent, so that file.tell() says how far it came."""
-        if self.total_bytes:
+    def leave_file_position(self, is_over=False):
+        """As stock asyncio: after what was sent, so that file.tell() says how far it came.
+
+        If it is over, also when there was nothing to send (stock: since Python 3.14.9 or so).
+        """
+        if self.total_bytes or is_over:
             os.lseek(self._file_fd, self._offset, os.SEEK_SET)
 
 
@@ -99,6 +102,8 @@ class SocketsMixin:
             if is_over:
                 self._remove_writer(fd)
                 future.set_result(None)
+        finally:
+            future = None  # its exception knows this frame
 
     async def _while_writable(self, sock, step, future=None):
         """Call step() whenever the socket is writable, until it returns true or raises.
@@ -224,6 +229,7 @@ class SocketsMixin:
         finally:
             future = None
             sender.leave_file_position()
+        sender.leave_file_position(is_over=True)
         return sender.total_bytes
 
     # -- connecting ------------------------------------------------------------------------------------
