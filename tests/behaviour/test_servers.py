@@ -364,3 +364,28 @@ def test_a_listener_that_was_given_is_shared_fairly_by_processes(monitor):
         """,
         monitor,
     )
+
+
+class Wrapper:
+    """A listener as gunicorn's: no socket, but with everything that a socket has."""
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+
+async def test_a_listener_may_be_a_wrapper_of_a_socket():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        protocols = []
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: protocols.append(Recorder()) or protocols[-1], sock=Wrapper(sock)
+        )
+        transport, _ = await loop.create_connection(Recorder, *sock.getsockname())
+        await until(lambda: protocols and protocols[0].transport is not None)
+        transport.abort()
+        await protocols[0].lost.wait()
+        server.close()

@@ -175,7 +175,8 @@ class ServeMixin:
             ssl_handshake_timeout,
             ssl_shutdown_timeout,
         )
-        if self._has_requests and sock not in self._given_listeners:
+        # what is no socket.socket was given, too: gunicorn's listeners are wrappers of sockets
+        if self._has_requests and isinstance(sock, socket.socket) and sock not in self._given_listeners:
             accepted = functools.partial(contextvars.copy_context().run, self._accepted)  # as a Handle would
             self._acceptors[fd] = Acceptor(self.aio_context, sock, accepted, details)
         else:
