@@ -102,6 +102,15 @@ class Verdict:
     def is_good(self) -> bool:
         return not self.failed and not self.stale and not self.problems
 
+    def complaints(self) -> str:
+        """What is not good, with tracebacks."""
+        lines = [f"{test_id}: {record['o']}: {record['m']}" for test_id, record in self.failed.items()]
+        lines += [f"{test_id}: {what}" for test_id, what in self.stale.items()] + self.problems
+        traces = [
+            f"{test_id}\n{record['trace']}" for test_id, record in self.failed.items() if record.get("trace")
+        ]
+        return "\n".join(lines + traces)
+
     def merge(self, other: "Verdict") -> None:
         self.passed += other.passed
         self.failed |= other.failed

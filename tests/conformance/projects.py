@@ -118,6 +118,21 @@ class UvloopSuite(UnittestSuite):
         return Job(job.name, job.command, job.folder, (*front, *job.path), environment)
 
 
+class SmokeSuite(ProjectSuite):
+    """Ours: what the servers and clients of several projects do together."""
+
+    def environment(self) -> environments.Environment:
+        return environments.Environment.of(self.name, self.project.requirements)
+
+    def tests_folder(self) -> Path:
+        return Path(__file__).with_name("smoke")
+
+    def fingerprint(self, module: str) -> bytes:
+        return super().fingerprint(module) + b"".join(
+            p.read_bytes() for p in sorted(self.tests_folder().iterdir())
+        )
+
+
 def _modules(package: str, names: str) -> dict[str, tuple[str, ...]]:
     return {name: (f"{package}.{name}",) for name in names.split()}
 
@@ -344,6 +359,24 @@ AIOQUIC = Project(
     {"asyncio": ("tests/test_asyncio.py",)},
 )
 
+SMOKE = Project(
+    "smoke",
+    "",
+    (
+        *(
+            *PYTEST,
+            "uvicorn[standard]==0.54.0",
+            "uvicorn-worker",
+            "gunicorn",
+            "hypercorn==0.18.0",
+            "aiohttp==3.14.5",
+        ),
+        *("trustme", "ipykernel", "jupyter_client", "redis", "asyncpg", "pyzmq", "distributed"),
+    ),
+    {name: (f"smoke_{name}.py",) for name in ("asgi", "aiohttp", "clients", "programs")},
+    test_seconds=90.0,
+)
+
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
@@ -354,5 +387,6 @@ SUITES: dict[str, Suite] = {
             ProjectSuite(project)
             for project in (AIOSMTPD, HYPERCORN, AIOCONSOLE, PYTEST_ASYNCIO_ITSELF, AIOQUIC)
         ),
+        SmokeSuite(SMOKE),
     )
 }

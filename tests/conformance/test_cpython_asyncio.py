@@ -31,12 +31,7 @@ def baselines():
 def test_what_asyncio_passes_passes_on_each_monitor(baselines, monitor, name):
     place = targets.find("uringloop", monitor)
     verdict = suite.check(name, place, test_seconds=TEST_SECONDS, module_seconds=MODULE_SECONDS)
-    lines = [f"{test_id}: {record['o']}: {record['m']}" for test_id, record in verdict.failed.items()]
-    lines += [f"{test_id}: {what}" for test_id, what in verdict.stale.items()] + verdict.problems
-    traces = [
-        f"{test_id}\n{record['trace']}" for test_id, record in verdict.failed.items() if record.get("trace")
-    ]
     for test_id in verdict.flaky:
         print(f"flaky: {test_id} passed on the second try only")
     if not verdict.is_good:
-        pytest.fail("\n".join(lines + traces), pytrace=False)
+        pytest.fail(verdict.complaints(), pytrace=False)

@@ -45,6 +45,24 @@ def make_loop(*args, **kwargs):
     return loop
 
 
+@functools.cache
+def subclassable():
+    """The class of the loop under test, for those who derive from SelectorEventLoop and pass a selector on."""
+    loop_class = target()[1]
+    if NAME == "asyncio":
+        return loop_class
+
+    class TakesSelector(loop_class):
+        def __init__(self, selector=None):
+            global made
+            if selector is not None:
+                selector.close()
+            super().__init__()
+            made += 1
+
+    return TakesSelector
+
+
 class LoopClassProxy:
     """Stands where asyncio.SelectorEventLoop and asyncio.EventLoop stood.
 
@@ -61,7 +79,7 @@ class LoopClassProxy:
         return issubclass(cls, target()[1])
 
     def __mro_entries__(self, bases):
-        return (target()[1],)
+        return (subclassable(),)
 
     def __getattr__(self, name):
         return getattr(target()[1], name)
