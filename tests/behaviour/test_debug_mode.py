@@ -175,6 +175,17 @@ def test_the_hook_hears_of_slow_readers_and_protocols(hooked):
     assert len(told) == 2
 
 
+def test_the_hook_names_the_task(hooked):
+    loop, told = hooked
+
+    async def slow():
+        time.sleep(0.006)
+
+    task = loop.create_task(slow())
+    run(loop, task)
+    assert told[0][0] is task
+
+
 @pytest.mark.expects_loop_errors
 def test_a_hook_that_fails_is_reported(hooked, loop_errors):
     loop, _ = hooked

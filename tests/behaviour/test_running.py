@@ -6,7 +6,7 @@ import sys
 import weakref
 
 import pytest
-from helpers import one_turn, run, turn_until
+from helpers import STOCK, one_turn, run, turn_until
 
 
 def test_stop_before_run_forever_runs_exactly_one_turn(loop):
@@ -188,6 +188,24 @@ def test_a_loop_that_is_forgotten_open_warns(new_loop, monitor):
     with pytest.warns(ResourceWarning, match="unclosed event loop"):  # noqa: PT031
         del loop
         gc.collect()
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_loop_that_is_forgotten_open_goes_with_its_last_reference(monitor, debug):
+    """Without the garbage collector; in debug mode, too, where people look for the warning."""
+    from helpers import make_loop
+
+    if monitor == STOCK:
+        pytest.skip("stock asyncio's loop and its self-pipe's reader hold each other")
+    loop = make_loop(monitor)
+    loop.set_debug(debug)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.warns(ResourceWarning, match="unclosed event loop"):
+            del loop
+    finally:
+        gc.enable()
 
 
 def test_a_closed_loop_is_collected(monitor):

@@ -30,10 +30,12 @@ def in_thread(function, *args):
 
 
 def test_call_soon_threadsafe_wakes_a_sleeping_loop(loop):
-    threading.Timer(0.01, loop.call_soon_threadsafe, [loop.stop]).start()
+    timer = threading.Timer(0.01, loop.call_soon_threadsafe, [loop.stop])
+    timer.start()
     guard = loop.call_later(20, print)
     loop.run_forever()
     guard.cancel()
+    timer.join()  # its frame holds the handle
 
 
 def test_call_soon_threadsafe_before_the_run_is_not_lost(loop):

@@ -18,6 +18,7 @@ from ..fdmon.base cimport FDMonitor, FdHandler, Stopwatch
 
 import selectors
 import sys
+import weakref
 
 from asyncio import coroutines, events, format_helpers, futures
 import inspect
@@ -373,8 +374,8 @@ cdef class LoopCore:
         """Called as hook(what, seconds) after each callback that took slow_callback_duration or longer.
 
         Also without debug mode; it costs two looks at the clock per callback while it is set, and nothing while it is
-        None.  `what` is the asyncio.Handle, or the transport whose protocol was called.  Runs in the loop's thread;
-        an exception goes to the loop's exception handler.
+        None.  `what` is the asyncio.Task that ran, else the asyncio.Handle, or the transport whose protocol was called.
+        Runs in the loop's thread; an exception goes to the loop's exception handler.
         """
         return self.slow_hook
 
@@ -390,9 +391,11 @@ cdef class LoopCore:
         cdef Stopwatch stopwatch = None
         if self.aio_context is None:
             return 0
+        # Weak: a loop that is forgotten open goes, and warns, with its last reference, not when garbage is collected.
+        loop = weakref.ref(self)
         if self.is_debug or self.slow_hook is not None:
-            stopwatch = Stopwatch(self._tell_slow, as_ns(self.slow_s))
-        self.aio_context.run_handle_debug = self._run_debug if self.is_debug else None
+            stopwatch = Stopwatch(lambda what, seconds: loop()._tell_slow(what, seconds), as_ns(self.slow_s))
+        self.aio_context.run_handle_debug = (lambda handle: loop()._run_debug(handle)) if self.is_debug else None
         return self.aio_context.set_stopwatch(stopwatch)
 
     # -- asyncio's private names, kept true ------------------------------------------------------------

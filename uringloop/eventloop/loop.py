@@ -121,11 +121,10 @@ class Loop(
         self._close_aio_context()
 
     def __del__(self, _warn=warnings.warn, _is_finalizing=sys.is_finalizing):
-        if _is_finalizing():
-            return  # modules are being taken apart, and the kernel closes everything
         if self.aio_context is not None and not self.is_closed():
             _warn(f"unclosed event loop {self!r}", ResourceWarning, source=self)
-            if not self.is_running():
+            # at the interpreter's end modules are being taken apart, and the kernel closes everything
+            if not self.is_running() and not _is_finalizing():
                 self.close()
 
     # -- debug mode ------------------------------------------------------------------------------------
@@ -155,7 +154,8 @@ class Loop(
         if self.slow_callback_hook is None:
             return
         try:
-            self.slow_callback_hook(what, seconds)
+            owner = getattr(what._callback, "__self__", None) if isinstance(what, events.Handle) else None
+            self.slow_callback_hook(owner if isinstance(owner, asyncio.Task) else what, seconds)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
