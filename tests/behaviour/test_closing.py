@@ -95,6 +95,19 @@ async def test_abort_drops_what_waits():
         assert len(await read_to_end(peer)) == filled
 
 
+async def test_abort_does_not_take_back_what_was_written_right_before():
+    """asyncio's write() has sent it by then; aiohttp's tests of connections that vanish rely on it."""
+    ours, peer = socket.socketpair()
+    transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, sock=ours)
+    transport.write(b"one ")
+    transport.writelines([b"two ", b"three"])
+    transport.abort()
+    await protocol.lost.wait()
+    with peer:
+        assert peer.recv(100) == b"one two three"
+        assert peer.recv(100) == b""
+
+
 async def test_abort_with_linger_zero_sends_a_reset():
     async with open_transport() as (transport, protocol, peer):
         reset_on_close(transport.get_extra_info("socket"))

@@ -467,6 +467,8 @@ cdef class StreamTransport(WireEnd):
             self.loop.call_soon(self._call_connection_lost, None)
 
     def abort(self):
+        if self.queue.n_bytes and not self.conn_lost:
+            self.wire.send_now()  # as much as stock asyncio's write() would have sent already
         self.force_close(None)
 
     cdef int force_close(self, object error) except -1:
