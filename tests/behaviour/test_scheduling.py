@@ -311,6 +311,18 @@ def test_a_replaced_time_moves_the_timers(loop, monkeypatch):
     assert ran == [1]
 
 
+def test_with_a_replaced_time_a_timer_is_due_at_its_time(loop, monkeypatch):
+    now, ran = loop.time(), []
+    handle = loop.call_at(now + 75.3, ran.append, 1)
+    monkeypatch.setattr(loop, "time", lambda: handle.when() - 0.001)
+    one_turn(loop)
+    assert ran == []
+    monkeypatch.setattr(loop, "time", handle.when)
+    one_turn(loop)
+    one_turn(loop)
+    assert ran == [1]
+
+
 # Exceptions
 
 

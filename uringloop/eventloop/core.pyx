@@ -90,7 +90,7 @@ cdef class LoopCore:
         return 0
 
     def _time_ns(self):
-        return <int64_t>(<double>self.time() * 1e9)
+        return as_ns(<double>self.time())  # rounded as the timers are: at its time one is due
 
     # -- callbacks -------------------------------------------------------------------------------------
 
