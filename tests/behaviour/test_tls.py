@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import ssl
+import weakref
 
 import pytest
 from helpers import Recorder, client_tls, pattern, server_tls, turns
+
+import uringloop
 
 
 class Echo(Recorder):
@@ -241,6 +245,28 @@ async def test_start_tls_upgrades_both_sides():
     await inner.lost.wait()
     server.close()
     await turns(3)
+
+
+async def test_a_failed_start_tls_leaves_no_cycle():
+    """CPython tests for it since 3.14.10."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, uringloop.Loop):
+        pytest.skip("stock asyncio leaves one in older versions")
+    async with serving() as (address, _):
+        transport, protocol = await loop.create_connection(asyncio.Protocol, *address)
+        seen = weakref.ref(transport)
+        gc.collect()
+        gc.disable()
+        try:
+            with contextlib.suppress(ssl.SSLCertVerificationError):
+                await loop.start_tls(
+                    transport, protocol, ssl.create_default_context(), server_hostname="localhost"
+                )
+            del transport, protocol
+            await turns(5)
+            assert seen() is None
+        finally:
+            gc.enable()
 
 
 async def test_streams_can_start_tls():

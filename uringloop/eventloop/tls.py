@@ -86,6 +86,8 @@ class TlsMixin:
             made.cancel()
             resumed.cancel()
             raise
+        finally:
+            waiter = None  # its exception knows this frame
         return tls._app_transport
 
 
