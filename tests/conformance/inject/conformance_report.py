@@ -13,6 +13,7 @@ import json
 import os
 import re
 import resource
+import signal
 import sys
 
 #: An outcome replaces one to its left: a test may report several (subtests, an error in tearDown).
@@ -20,7 +21,11 @@ RANK = ("passed", "skipped", "xfail", "xpass", "failed")
 
 
 def prepare_process():
-    """No core files; and the engine's SIGABRT dumps the stacks of a hanging test."""
+    """No core files, and the engine's SIGABRT dumps the stacks of a hanging test.
+
+    Ctrl-C works as in a terminal: a shell starts what it runs in the background with SIGINT ignored.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable()
 
