@@ -334,3 +334,21 @@ async def test_a_transport_that_is_forgotten_open_warns():
         gc.collect()
     far.close()
     gc.collect()
+
+
+@pytest.mark.expects_loop_errors
+async def test_what_was_written_before_data_received_raised_arrives():
+    """Servers answer with an error and raise; asyncio's write() has sent the answer by then."""
+
+    class Failing(Recorder):
+        def data_received(self, data):
+            self.transport.write(b"bad request")
+            raise ValueError("bad")
+
+    ours, peer = socket.socketpair()
+    _, protocol = await asyncio.get_running_loop().create_connection(Failing, sock=ours)
+    peer.send(b"x")
+    await protocol.lost.wait()
+    with peer:
+        assert peer.recv(100) == b"bad request"
+    assert isinstance(protocol.error, ValueError)

@@ -8,7 +8,7 @@ import socket
 import struct
 
 import pytest
-from helpers import STOCK, Datagrams, monitor_of, one_turn, run, turns, until
+from helpers import STOCK, Datagrams, monitor_of, one_turn, run, turn_until, turns, until
 
 MANY = 150  # more than one batch
 
@@ -433,3 +433,54 @@ async def test_an_endpoint_with_a_literal_address_starts_no_thread(monkeypatch):
         for one, which in ((transport, protocol), (client, asking)):
             one.abort()
             await which.lost.wait()
+
+
+def test_interrupts_out_of_the_last_datagram_lose_nothing_and_do_no_harm(loop):
+    """Once this let the batch grow beyond its memory."""
+    got = []
+
+    class Interrupted(asyncio.DatagramProtocol):
+        def datagram_received(self, data, addr):
+            got.append(data)
+            raise KeyboardInterrupt
+
+    transport, _ = run(loop, loop.create_datagram_endpoint(Interrupted, local_addr=("127.0.0.1", 0)))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for number in range(200):
+            sender.sendto(b"%d" % number, transport.get_extra_info("sockname"))
+            with pytest.raises(KeyboardInterrupt):
+                turn_until(loop, lambda: False)
+    assert got == [b"%d" % number for number in range(200)]
+    transport.close()
+    one_turn(loop)
+    one_turn(loop)
+
+
+def test_bytes_whose_end_runs_code_may_be_sent(loop):
+    """Each datagram's last reference goes in the middle of the queue's bookkeeping."""
+    sent = []
+
+    class Talkative(bytes):
+        def __del__(self):
+            if len(sent) < 400:
+                for _ in range(40):
+                    sent.append(b"again")
+                    transport.sendto(b"again", address)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        receiver.settimeout(10)
+        address = receiver.getsockname()
+        transport, _ = run(
+            loop, loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+        )
+        for number in range(5):
+            transport.sendto(Talkative(b"%d" % number), address)
+            one_turn(loop)
+        one_turn(loop)
+        got = [receiver.recv(100) for _ in range(5 + len(sent))]
+    assert [data for data in got if data != b"again"] == [b"%d" % number for number in range(5)]
+    transport.close()
+    one_turn(loop)
+    one_turn(loop)

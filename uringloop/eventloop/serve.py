@@ -223,6 +223,8 @@ class ServeMixin:
                 return
             connection.setblocking(False)
             self._accepted(connection, None, details, address)
+            if sock.fileno() < 0:
+                return  # the protocol factory closed the server
 
     def _accept_failed(self, error, details):
         sock = details[1]

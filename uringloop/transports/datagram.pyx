@@ -20,7 +20,7 @@ Ownership: the transport owns `sock`; connection_lost closes it.  Thread: the lo
 """
 
 from libc.errno cimport EAGAIN, EINTR
-from cpython.bytes cimport PyBytes_Check, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 
 from ..aio.context cimport AioContext, Flushable
@@ -166,6 +166,8 @@ cdef class DatagramTransport(Flushable):
     cdef int receive(self) except -1:
         """Take a batch from the kernel; returns whether there is one."""
         cdef int error = 0
+        # Everything was delivered; an interrupt out of the last one left the numbers as they were.
+        self.batch.next = self.batch.count = 0
         try:
             if self.is_internet or self.family == AF_UNIX:
                 error = self.batch.receive(self.fd, self.family)
@@ -257,8 +259,9 @@ cdef class DatagramTransport(Flushable):
                 logger.warning("socket.send() raised exception.")
             self.conn_lost += 1
             return
-        if not PyBytes_Check(data):
-            data = bytes(data)
+        if not PyBytes_CheckExact(data):
+            # also of subclasses: their __del__ must not run in the middle of the queue
+            data = bytes(memoryview(data))
         if self.is_connected:
             if not self.is_blocked:
                 self.send_now(data)

@@ -246,14 +246,17 @@ cdef class DatagramQueue:
     cdef int drop(self, size_t count) noexcept:
         """The oldest `count` are sent, or given up."""
         cdef size_t i
-        cdef Outgoing *item
-        while count:
+        cdef PyObject *data
+        cdef PyObject *address
+        while count and self.first != self.end:
             count -= 1
-            item = &self.items[self.first]
+            # read before anything is let go of: an address may run user code, which may push and move the items
+            data = self.items[self.first].data
+            address = self.items[self.first].address
             self.first += 1
-            self.n_bytes -= PyBytes_GET_SIZE(<object>item.data) + self.header_bytes
-            Py_DECREF(<object>item.data)  # taken by push(), and the other
-            Py_XDECREF(item.address)
+            self.n_bytes -= PyBytes_GET_SIZE(<object>data) + self.header_bytes
+            Py_DECREF(<object>data)  # taken by push(), and the other
+            Py_XDECREF(address)
         if self.first == self.end:
             self.first = self.end = 0
         elif self.first > 256:

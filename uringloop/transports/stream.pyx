@@ -467,14 +467,14 @@ cdef class StreamTransport(WireEnd):
             self.loop.call_soon(self._call_connection_lost, None)
 
     def abort(self):
-        if self.queue.n_bytes and not self.conn_lost:
-            self.wire.send_now()  # as much as stock asyncio's write() would have sent already
         self.force_close(None)
 
     cdef int force_close(self, object error) except -1:
         """Give up what is queued; connection_lost(error) comes with the next turn."""
         if self.conn_lost:
             return 0
+        if self.queue.n_bytes and self.wire is not None:
+            self.wire.send_now()  # as much as stock asyncio's write() would have sent already
         self.queue.clear()
         self.is_closing_ = True
         self.conn_lost += 1
