@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import ssl
+import sys
 import weakref
 
 import pytest
@@ -245,6 +246,30 @@ async def test_start_tls_upgrades_both_sides():
     await inner.lost.wait()
     server.close()
     await turns(3)
+
+
+async def test_the_shutdown_timeout_ends_what_a_peer_that_is_gone_quiet_does_not_read():
+    """The peer half-closes without a word of TLS, and reads nothing: stock asyncio has a limit since 3.14.10."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, uringloop.Loop) and sys.version_info < (3, 14, 10):
+        pytest.skip("stock asyncio waits for ever")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            sock, _ = listener.accept()
+            return server_tls().wrap_socket(sock, server_side=True)
+
+        accepting = loop.run_in_executor(None, serve)
+        transport, protocol = await connect(listener.getsockname(), ssl_shutdown_timeout=0.05)
+        peer = await accepting
+        while not transport.get_write_buffer_size():
+            transport.write(bytes(1 << 20))
+            await turns(3)
+        peer.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(10):
+            await protocol.lost.wait()
+        assert isinstance(protocol.error, TimeoutError)
+        peer.close()
 
 
 async def test_a_failed_start_tls_leaves_no_cycle():

@@ -315,10 +315,14 @@ cdef class TlsProtocol:
         return 0
 
     cdef int shutdown_ended(self, object error) except -1:
-        self.shutdown_timer = cancelled(self.shutdown_timer)
         if error is not None:
+            self.shutdown_timer = cancelled(self.shutdown_timer)
             self.fatal_error(error, "Fatal error on transport")
         elif self.transport is not None:
+            # What is queued below is still to be sent, and the peer need not ever read it: so the clock runs on until
+            # connection_lost, and starts now if the peer was first to close.
+            if self.shutdown_timer is None:
+                self.shutdown_timer = self.loop.call_later(self.shutdown_timeout, self._check_shutdown_timeout)
             self.loop.call_soon(self.transport.close)
         return 0
 
