@@ -1,18 +1,26 @@
 """uringloop.liburing.ffi and lib say what the header and the kernel's ABI say."""
 
 import errno
+import os
 import pathlib
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 
 import pytest
+from cffi import FFI
 
 liburing = pytest.importorskip("uringloop.liburing._ffi", reason="this build has no liburing")
 ffi, lib = liburing.ffi, liburing.lib
 
 ROOT = pathlib.Path(__file__).parents[2]
-HEADER = pathlib.Path("/usr/include/liburing.h")
+
+
+def build_ffi():
+    """The names of the module that builds it; the package does not import it."""
+    return runpy.run_path(str(ROOT / "uringloop" / "liburing" / "build_ffi.py"))
 
 
 @pytest.mark.parametrize(
@@ -79,13 +87,49 @@ def test_a_prep_helper_fills_an_sqe():
     assert sqe.addr == int(ffi.cast("uintptr_t", buffer))
 
 
-def test_every_prep_helper_of_the_floor_is_there():
-    """Of the header that this was built against, as far as liburing 2.3 has them."""
-    if ffi.string(lib.ul_liburing_version) != b"2.3" or not HEADER.exists():
-        pytest.skip("not built against liburing 2.3")
-    names = set(re.findall(r"^static inline void (io_uring_prep_\w+)\(", HEADER.read_text(), re.MULTILINE))
-    assert len(names) > 60
+def built_against():
+    """The header that this was built against; skips where another one is installed, or none."""
+    pkg_config = shutil.which(os.environ.get("PKG_CONFIG", "pkg-config"))
+    if pkg_config is None:
+        pytest.skip("no pkg-config")
+    asked = [
+        subprocess.run(
+            [pkg_config, *what, "liburing"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        for what in (["--modversion"], ["--variable=includedir"])
+    ]
+    header = pathlib.Path(asked[1] or "/usr/include") / "liburing.h"
+    if asked[0] != ffi.string(lib.ul_liburing_version).decode() or not header.exists():
+        pytest.skip("built against another liburing than the installed one")
+    return header
+
+
+def test_every_prep_helper_of_the_installed_header_is_there():
+    names = set(re.findall(r"\b(io_uring_prep_\w+)\(", built_against().read_text()))
+    assert len(names) > 70
     assert sorted(name for name in names if not hasattr(lib, name)) == []
+
+
+def test_every_build_has_the_prep_helpers_of_our_table():
+    """As many as liburing 2.15 has, whatever the header has; the others are our own, by the ABI."""
+    names = [name for name in build_ffi()["declared"]() if name.startswith("io_uring_prep_")]
+    assert len(names) == 103
+    assert sorted(name for name in names if not hasattr(lib, name)) == []
+
+
+def test_a_helper_that_only_a_newer_header_has_is_declared_as_there():
+    """An imagined header: one helper that we know, one that we do not, and one of a type that nobody knows."""
+    builder, builders = FFI(), build_ffi()
+    builder.cdef(builders["base_declarations"]())
+    text = """
+        static inline void io_uring_prep_nop(struct io_uring_sqe *sqe) { }
+        static inline void io_uring_prep_dream(struct io_uring_sqe *sqe, int fd,
+                                               const struct dream *what) { io_uring_prep_rw(1, sqe, fd); }
+        static inline void io_uring_prep_odd(struct io_uring_sqe *sqe, __odd_t what) { }
+    """
+    builders["unknown_to_us"](builder, text)
+    found = [one for one in builder._parser._declarations if "io_uring_prep" in one]
+    assert found == ["function io_uring_prep_dream"]
 
 
 def test_a_request_goes_through_a_ring():

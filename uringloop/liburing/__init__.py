@@ -2,7 +2,7 @@
 
     from uringloop.liburing import ffi, lib
 
-    lib.io_uring_prep_nop(sqe)                # every io_uring_prep_* of liburing 2.3
+    lib.io_uring_prep_nop(sqe)                # every io_uring_prep_* of liburing 2.15, on every build
     lib.IOSQE_ASYNC                           # and its constants
     how = ffi.new("struct open_how *")        # structs that requests point to
 
