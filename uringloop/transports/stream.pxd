@@ -4,9 +4,6 @@ from .wire cimport WireEnd
 cdef class StreamTransport(WireEnd):
     cdef object loop                    # the asyncio loop; None after connection_lost
     cdef object protocol
-    cdef object data_received           # bound method of the protocol, None for a BufferedProtocol
-    cdef object get_buffer              # bound methods of a BufferedProtocol
-    cdef object buffer_updated
     cdef object extra                   # dict of get_extra_info
     cdef object sock                    # the Python socket, which owns the fd; None when closed
     cdef object server                  # asyncio.Server or None
@@ -15,6 +12,7 @@ cdef class StreamTransport(WireEnd):
     cdef Py_ssize_t high_bytes
     cdef Py_ssize_t low_bytes
     cdef int conn_lost                  # writes after the connection was lost, for asyncio's warning
+    cdef bint is_buffered               # the protocol is a BufferedProtocol
     cdef bint is_closing_               # close or abort was called, or the connection failed
     cdef bint is_paused                 # by pause_reading
     cdef bint is_protocol_paused        # pause_writing was called

@@ -32,7 +32,7 @@ cdef extern from "Python.h":
     #define ul_drop(object) Py_DECREF(object)
     static PyObject *ul_error_is_set(void) { return NULL; }
     """
-    PyObject *PyObject_CallOneArg(object callable, object arg)
+    PyObject *PyObject_CallMethodOneArg(object self, object name, object arg)
     void ul_drop(PyObject *)
     object ul_error_is_set()
     int PyContext_Enter(object) except -1
@@ -49,6 +49,7 @@ cdef enum:
     WRITE_AT_ONCE = 32 * 1024
 
 _buffered_protocol = asyncio.BufferedProtocol
+cdef object received_name = "data_received"
 
 
 cdef class StreamTransport(WireEnd):
@@ -125,13 +126,9 @@ cdef class StreamTransport(WireEnd):
     # -- the protocol ----------------------------------------------------------------------------------
 
     cdef int set_protocol_(self, object protocol) except -1:
+        # Only the kind is remembered: a protocol may replace its methods at any time.
         self.protocol = protocol
-        self.data_received = self.get_buffer = self.buffer_updated = None
-        if isinstance(protocol, _buffered_protocol):
-            self.get_buffer = protocol.get_buffer
-            self.buffer_updated = protocol.buffer_updated
-        else:
-            self.data_received = getattr(protocol, "data_received", None)
+        self.is_buffered = isinstance(protocol, _buffered_protocol)
         return 0
 
     def set_protocol(self, protocol):
@@ -185,22 +182,22 @@ cdef class StreamTransport(WireEnd):
             logger.debug("%r resumes reading", self)
 
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
-        if self.get_buffer is not None:
+        if self.is_buffered:
             return self.buffered_arrived(data, n_bytes)
         return self.call_data_received(PyBytes_FromStringAndSize(data, n_bytes))
 
     cdef int bytes_arrived(self, bytes data) except -1:
-        if self.get_buffer is not None:
+        if self.is_buffered:
             return self.buffered_arrived(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         return self.call_data_received(data)
 
     cdef int call_data_received(self, bytes data) except -1:
         # own references: the protocol may be replaced, or the transport closed, meanwhile
-        cdef object data_received = self.data_received
+        cdef object protocol = self.protocol
         cdef object aio_ctx = self.aio_ctx
         cdef PyObject *result
         PyContext_Enter(aio_ctx)
-        result = PyObject_CallOneArg(data_received, data)
+        result = PyObject_CallMethodOneArg(protocol, received_name, data)
         if result != NULL:
             ul_drop(result)
             return PyContext_Exit(aio_ctx)
@@ -223,10 +220,10 @@ cdef class StreamTransport(WireEnd):
         cdef bytes rest = None
         PyContext_Enter(aio_ctx)
         try:
-            while n_bytes > 0 and self.get_buffer is not None and not self.conn_lost:
+            while n_bytes > 0 and self.is_buffered and not self.conn_lost:
                 is_filled = False
                 try:
-                    buffer = self.get_buffer(n_bytes)
+                    buffer = self.protocol.get_buffer(n_bytes)
                     if not len(buffer):
                         raise RuntimeError("get_buffer() returned an empty buffer")
                     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
@@ -236,7 +233,7 @@ cdef class StreamTransport(WireEnd):
                     is_filled = True
                     data += count
                     n_bytes -= count
-                    self.buffer_updated(count)
+                    self.protocol.buffer_updated(count)
                     if n_bytes > 0 and not self.is_hearing:
                         if self.wire is not None:
                             # put it before what the wire may hold already: it came earlier
@@ -253,7 +250,7 @@ cdef class StreamTransport(WireEnd):
                     else:
                         self.fatal_error(error, "Fatal error: protocol.get_buffer() call failed.")
                     return 0
-            if n_bytes > 0 and self.data_received is not None and not self.conn_lost:
+            if n_bytes > 0 and self.protocol is not None and not self.conn_lost:
                 rest = PyBytes_FromStringAndSize(data, n_bytes)  # the protocol was replaced in the middle
         finally:
             PyContext_Exit(aio_ctx)
@@ -520,7 +517,7 @@ cdef class StreamTransport(WireEnd):
                 self.wire.detach()
                 self.wire = None
             self.close_socket()
-            self.protocol = self.data_received = self.get_buffer = self.buffer_updated = None
+            self.set_protocol_(None)
             self.loop = None
             self.server = None
             if loop is not None:

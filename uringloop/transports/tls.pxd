@@ -6,10 +6,8 @@ cdef class TlsProtocol:
     cdef object loop
     cdef TlsEngine engine
     cdef object transport               # the transport below; None before connection_made and after connection_lost
-    cdef object transport_write         # its bound method
     cdef object app_protocol            # None after connection_lost
-    cdef object app_data_received       # bound method of app_protocol, None for a BufferedProtocol
-    cdef object app_get_buffer          # bound methods of a BufferedProtocol
+    cdef object app_get_buffer          # bound methods of a BufferedProtocol, else None
     cdef object app_buffer_updated
     cdef object app_transport           # the TlsTransport; None after connection_lost
     cdef object waiter                  # future that is done when the handshake is, or None

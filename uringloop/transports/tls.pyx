@@ -108,13 +108,12 @@ cdef class TlsProtocol:
         self.app_transport = app_transport
 
     cdef int set_app_protocol(self, object protocol) except -1:
+        # As asyncio: data_received may be replaced at any time, a BufferedProtocol's methods only before this.
         self.app_protocol = protocol
-        self.app_data_received = self.app_get_buffer = self.app_buffer_updated = None
+        self.app_get_buffer = self.app_buffer_updated = None
         if isinstance(protocol, _buffered_protocol):
             self.app_get_buffer = protocol.get_buffer
             self.app_buffer_updated = protocol.buffer_updated
-        else:
-            self.app_data_received = getattr(protocol, "data_received", None)
         return 0
 
     cdef int wake_waiter(self, object error) except -1:
@@ -138,7 +137,6 @@ cdef class TlsProtocol:
     def connection_made(self, transport):
         """Start the handshake."""
         self.transport = transport
-        self.transport_write = transport.write
         self.start_handshake()
 
     def connection_lost(self, error):
@@ -151,8 +149,8 @@ cdef class TlsProtocol:
             self.app_state = APP_LOST
             self.loop.call_soon(self.app_protocol.connection_lost, error)
         self.set_state(UNWRAPPED)
-        self.transport = self.transport_write = self.app_transport = None
-        self.app_protocol = self.app_data_received = self.app_get_buffer = self.app_buffer_updated = None
+        self.transport = self.app_transport = None
+        self.app_protocol = self.app_get_buffer = self.app_buffer_updated = None
         if self.is_closed_again:
             # As asyncio: close() a second time says that nobody will ask about the session.  The pending call of
             # connection_lost keeps protocol and transport alive, and they must not keep the context alive with them.
@@ -385,7 +383,7 @@ cdef class TlsProtocol:
             if PyBytes_GET_SIZE(data) == 0:
                 break
             if self.transport is not None:
-                self.transport_write(data)
+                self.transport.write(data)
         return self.control_app_writing()
 
     # -- reading ---------------------------------------------------------------------------------------
@@ -411,8 +409,7 @@ cdef class TlsProtocol:
     cdef int read_copied(self) except -1:
         cdef bytes data = self.engine.read()
         if data is not None:
-            data_received = self.app_data_received
-            data_received(data)
+            self.app_protocol.data_received(data)
         if self.engine.is_at_end:
             self.call_eof_received()
             self.start_shutdown()
@@ -439,7 +436,7 @@ cdef class TlsProtocol:
         if self.engine.is_at_end:
             self.call_eof_received()
             self.start_shutdown()
-        elif is_full and self.app_get_buffer is None and self.app_data_received is not None:
+        elif is_full and self.app_get_buffer is None and self.app_protocol is not None:
             self.read_copied()  # the protocol was replaced in the middle
         return 0
 

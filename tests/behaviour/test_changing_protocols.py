@@ -1,0 +1,111 @@
+"""Protocols whose methods change while the connection is open: each call takes the method that is there then."""
+
+import asyncio
+
+import pytest
+from helpers import BufferedRecorder, Recorder, open_transport
+
+from .test_tls_by_hand import secured
+
+KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
+
+
+def spy(protocol, name):
+    """Replace one method of this one protocol by another, which records the name as "new" and goes on."""
+    was = getattr(protocol, name)
+
+    def new(*arguments):
+        protocol.calls.append(f"new {name}")
+        return was(*arguments)
+
+    setattr(protocol, name, new)
+
+
+@KINDS
+async def test_a_replaced_data_received_gets_the_next_data(kind):
+    async with open_transport(kind=kind) as (_transport, protocol, peer):
+        peer.send(b"a")
+        await protocol.received(1)
+        spy(protocol, "data_received")
+        peer.send(b"b")
+        assert await protocol.received(2) == b"ab"
+        del protocol.data_received
+        peer.send(b"c")
+        assert await protocol.received(3) == b"abc"
+        assert protocol.calls == [
+            "connection_made",
+            "data_received",
+            "new data_received",
+            "data_received",
+            "data_received",
+        ]
+
+
+@KINDS
+async def test_a_data_received_replaced_in_the_class_gets_the_next_data(kind):
+    class Changing(Recorder):
+        pass
+
+    async with open_transport(Changing(), kind=kind) as (_transport, protocol, peer):
+        peer.send(b"a")
+        await protocol.received(1)
+
+        def new(self, data):
+            self.calls.append("new")
+            Recorder.data_received(self, data)
+
+        Changing.data_received = new
+        peer.send(b"b")
+        assert await protocol.received(2) == b"ab"
+        assert protocol.calls == ["connection_made", "data_received", "new", "data_received"]
+
+
+@pytest.mark.parametrize("name", ["get_buffer", "buffer_updated"])
+async def test_replaced_methods_of_a_buffered_protocol_get_the_next_data(name):
+    async with open_transport(BufferedRecorder()) as (_transport, protocol, peer):
+        peer.send(b"a")
+        await protocol.received(1)
+        assert f"new {name}" not in protocol.calls
+        spy(protocol, name)
+        peer.send(b"b")
+        assert await protocol.received(2) == b"ab"
+        assert f"new {name}" in protocol.calls
+
+
+@pytest.mark.parametrize("name", ["eof_received", "connection_lost"])
+async def test_replaced_methods_hear_of_the_end(name):
+    async with open_transport() as (_transport, protocol, peer):
+        spy(protocol, name)
+        peer.close()
+        await protocol.lost.wait()
+        assert protocol.calls.count(f"new {name}") == 1
+
+
+@pytest.mark.expects_loop_errors
+async def test_a_protocol_without_data_received_loses_the_connection_when_data_come(loop_errors):
+    class Deaf(asyncio.BaseProtocol):
+        def connection_made(self, transport):
+            self.lost = asyncio.Event()
+            self.transport = transport
+
+        def connection_lost(self, error):
+            self.error = error
+            self.lost.set()
+
+    async with open_transport(Deaf()) as (_transport, protocol, peer):
+        peer.send(b"a")
+        await protocol.lost.wait()
+        assert isinstance(protocol.error, AttributeError)
+        assert [context["message"] for context in loop_errors] == [
+            "Fatal error: protocol.data_received() call failed."
+        ]
+
+
+async def test_a_replaced_data_received_gets_the_next_plaintext():
+    async with secured(Recorder()) as (_transport, protocol, peer):
+        await peer.write(b"a")
+        await protocol.received(1)
+        spy(protocol, "data_received")
+        await peer.write(b"b")
+        assert await protocol.received(2) == b"ab"
+        assert protocol.calls == ["connection_made", "data_received", "new data_received", "data_received"]
