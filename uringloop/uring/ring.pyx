@@ -25,6 +25,7 @@ import os
 import time
 
 from ..exceptions import MonitorUnavailable
+from ..liburing.refusal import explain
 
 cdef unsigned RING_ENTRIES = 256
 # 1,024 CQEs: ring memory is charged against RLIMIT_MEMLOCK per user, and a larger CQ buys nothing, because
@@ -56,40 +57,6 @@ cdef list flag_ladder(bint single_issuer):
     # Nothing plainer: without these flags completions interrupt the thread (measured: slower than epoll), and before
     # 5.19 the kernel has neither ASYNC_CANCEL_ANY nor multishot accept, and 5.15 no CQE_SKIP_SUCCESS for cancels.
     return ladder
-
-
-def explain(int error):
-    """The likely cause of a refused io_uring_setup(2), and the remedy.
-
-    Parameters:
-        error: the errno, positive.
-
-    Returns: a sentence without a full stop.  Source: io_uring_setup(2), kernel.io_uring_disabled in the
-    kernel's sysctl documentation.
-    """
-    import errno
-    if error == errno.EPERM:
-        disabled = ""
-        try:
-            with open("/proc/sys/kernel/io_uring_disabled") as setting:
-                disabled = setting.read().strip()
-        except OSError:
-            disabled = ""
-        if disabled in ("1", "2"):
-            return f"kernel.io_uring_disabled={disabled} forbids it; set it to 0 with sysctl"
-        return "a seccomp filter forbids it, as container runtimes do by default; allow the io_uring_* system calls"
-    if error == errno.ENOSYS:
-        return "the kernel was built without io_uring, or a seccomp filter hides it"
-    if error == errno.EMFILE:
-        return "this process has no free file descriptor; raise RLIMIT_NOFILE"
-    if error == errno.ENFILE:
-        return "the system has no free file; raise fs.file-max"
-    if error == errno.ENOMEM:
-        return ("this user's locked memory is used up (ring memory counts, also of rings closed just now); "
-                "raise RLIMIT_MEMLOCK")
-    if error == errno.EINVAL:
-        return "the kernel is too old; io_uring is used from Linux 5.19 on"
-    return "io_uring_setup refused it"
 
 
 cdef class Ring:
