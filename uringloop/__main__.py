@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 from . import __version__, new_event_loop
-from .liburing import probe
+from .liburing import features
 
 
 def _loop() -> dict[str, Any]:
@@ -32,7 +32,7 @@ def _loop() -> dict[str, Any]:
 
 
 def _liburing() -> dict[str, Any] | None:
-    build = probe.liburing_build()
+    build = features.liburing_build()
     return None if build is None else {"version": build[0], "is_static": build[1]}
 
 
@@ -42,7 +42,7 @@ def _memlock_bytes() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def report(findings: list[probe.Finding]) -> dict[str, Any]:
+def report(findings: list[features.Finding]) -> dict[str, Any]:
     """Everything, for machines."""
     return {
         "uringloop": __version__,
@@ -71,7 +71,7 @@ def _because(facts: dict[str, Any]) -> str:
     return "it is the best there is, and nothing forbids it"
 
 
-def _describe(facts: dict[str, Any], findings: list[probe.Finding]) -> str:
+def _describe(facts: dict[str, Any], findings: list[features.Finding]) -> str:
     """Everything, for people."""
     build, limit = facts["liburing"], facts["memlock_bytes"]
     if build is None:
@@ -90,7 +90,7 @@ def _describe(facts: dict[str, Any], findings: list[probe.Finding]) -> str:
     ]
     text = "\n".join(f"{name:10} {value}" for name, value in lines)
     n_there = sum(one.is_available is True for one in findings)
-    table = "\n".join("  " + probe.describe(one) for one in findings)
+    table = "\n".join("  " + features.describe(one) for one in findings)
     return f"{text}\n\nfeatures of the kernel, {n_there} of {len(findings)}:\n{table}"
 
 
@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="for machines")
     arguments = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
-    findings = probe.probe()
+    findings = features.try_all()
     facts = report(findings)
     print(json.dumps(facts, indent=2) if arguments.json else _describe(facts, findings))
     return 0 if facts["fdmon"] else 1

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import uringloop
-from uringloop.liburing import probe
+from uringloop.liburing import features
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ def test_it_tells_the_monitor_and_the_versions():
         loop.close()
     assert found["uringloop"] == uringloop.__version__
     assert found["cpus"] == len(os.sched_getaffinity(0))
-    assert len(found["features"]) == len(probe.FEATURES) + 1
+    assert len(found["features"]) == len(features.FEATURES) + 1
 
 
 def test_people_get_the_same_as_a_text():

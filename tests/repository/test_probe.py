@@ -1,60 +1,131 @@
-"""The table of kernel features: complete, up to date in docs/, and probed without leaving anything behind."""
+"""uringloop.liburing.probe(): what the kernel says it has, once per process."""
 
+import dataclasses
+import errno
 import os
-import pathlib
+import resource
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from uringloop.exceptions import MonitorUnavailable
-from uringloop.fdmon.select import make_monitor
-from uringloop.liburing import probe
+from uringloop.liburing import Feature, Op, Probe, enums, probe, probing
 
-ROOT = pathlib.Path(__file__).parents[2]
+from .test_kernel_features import ROOT, io_uring_works
 
-
-def io_uring_works():
-    try:
-        monitor, _ = make_monitor("io_uring")
-    except MonitorUnavailable:
-        return False
-    del monitor
-    return True
+needs_io_uring = pytest.mark.skipif(not io_uring_works(), reason="no io_uring here")
 
 
-def test_the_document_is_generated_from_the_table():
-    path = ROOT / "docs" / "kernel-support.md"
-    assert path.read_text() == probe.markdown(), (
-        "python -m uringloop.liburing.probe --markdown > docs/kernel-support.md"
-    )
+@pytest.fixture(autouse=True)
+def _asked_anew():
+    probing._kept = None
+    yield
+    probing._kept = None
 
 
-def test_each_feature_is_found_or_explained():
-    findings = probe.probe()
-    assert [one.feature for one in findings] == [*probe.FEATURES, probe.EPOLL_PWAIT2]
-    for one in findings:
-        assert one.is_available is not None or one.reason
+@needs_io_uring
+def test_it_says_what_the_kernel_has():
+    found = probe()
+    assert {Op.NOP, Op.POLL_ADD, Op.SEND} <= found.ops
+    assert Feature.NODROP | Feature.EXT_ARG in found.features
+    assert found.supports(Op.NOP)
+    assert found.supports(0)
+    assert not found.supports(250)
+    assert not found.supports(-1)
+    assert found.ops == {op for op in Op if found.supports(op)}
 
 
-def test_io_uring_is_found_exactly_where_a_loop_gets_it():
-    assert bool(probe.probe()[0].is_available) == io_uring_works()
+@needs_io_uring
+def test_what_comes_with_one_kernel_is_there_or_not_as_a_whole():
+    """The "since" of operations and features agree with each other on this kernel."""
+    found = probe()
+    newest = max((op.since for op in found.ops), key=enums.version)
+    older = {op for op in Op if enums.version(op.since) < enums.version(newest)}
+    assert older - found.ops <= {
+        Op.EPOLL_CTL,
+        Op.EPOLL_WAIT,
+        Op.RECV_ZC,
+        Op.URING_CMD,
+    }  # the kernel's options
+    old = [feature for feature in Feature if enums.version(feature.since) < enums.version(newest)]
+    assert [feature for feature in old if feature not in found.features] == []
 
 
-def test_what_old_kernels_have_is_not_missed():
-    """A probe that says no where newer features work is itself at fault."""
-    found = {one.feature.name: one.is_available for one in probe.probe()}
-    if not found["`FEAT_NO_IOWAIT`"]:
-        pytest.skip("Linux before 6.15, or no io_uring")
-    assert [name for name, is_available in found.items() if is_available is False] == []
-
-
-def test_probing_leaves_no_fd_behind():
-    probe.probe()
+@needs_io_uring
+def test_it_is_asked_once_and_closed():
     before = os.listdir("/proc/self/fd")
-    probe.probe()
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    first = probe()
+    assert probe() is first
+    assert os.listdir("/proc/self/fd") == before
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.features = Feature(0)
+    assert isinstance(first, Probe)
+    assert "_numbers" not in repr(first)
 
 
-def test_a_missing_feature_is_described_with_its_consequence():
-    text = probe.describe(probe.Finding(probe.FEATURES[1], False, "EINVAL"))
-    assert text.startswith("no")
-    assert "EINVAL; io_uring is not used" in text
+@needs_io_uring
+async def test_it_can_be_asked_while_a_loop_runs_and_in_another_thread():
+    heard = []
+    thread = threading.Thread(target=lambda: heard.append(probe()))
+    thread.start()
+    thread.join()
+    assert heard == [probe()]
+
+
+@needs_io_uring
+def test_a_fork_child_asks_anew():
+    """It may have been given other limits, as here: no file descriptor for a ring."""
+    probe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+            probe()
+        except MonitorUnavailable as error:
+            status = 0 if error.errno == errno.EMFILE else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@needs_io_uring
+def test_a_refusal_is_not_kept(monkeypatch):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(MonitorUnavailable, match=r"EMFILE .*RLIMIT_NOFILE"):
+            probe()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert Op.NOP in probe().ops
+
+
+def run(script):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, env=environment)
+
+
+ASK = (
+    "from uringloop.exceptions import MonitorUnavailable\n"
+    "from uringloop.liburing import Op, probe\n"
+    "try:\n"
+    "    probe()\n"
+    "except MonitorUnavailable as error:\n"
+    "    assert {expected!r} in str(error), error\n"
+    "else:\n"
+    "    raise SystemExit('no error')\n"
+)
+
+
+@pytest.mark.parametrize(("error", "expected"), [(errno.EPERM, "seccomp"), (errno.ENOSYS, "ENOSYS")])
+def test_a_refusal_says_why(error, expected):
+    run(f"from helpers import refuse_io_uring\nrefuse_io_uring({error})\n" + ASK.format(expected=expected))
+
+
+def test_a_build_without_liburing_says_so():
+    script = "import sys\nsys.modules['uringloop.liburing._ffi'] = None\n"
+    run(script + ASK.format(expected="this build of uringloop has no liburing"))

@@ -1,25 +1,89 @@
 """liburing itself, for raw requests: `ffi` and `lib` of a cffi module that is compiled against its header.
 
-    from uringloop.liburing import ffi, lib
+    from uringloop.liburing import Op, SqeFlag, ffi, lib, probe
 
     lib.io_uring_prep_nop(sqe)                # every io_uring_prep_* of liburing 2.15, on every build
-    lib.IOSQE_ASYNC                           # and its constants
+    sqe.flags |= SqeFlag.ASYNC                # the kernel's numbers as enums: Op.WAITID.since == "6.7"
     how = ffi.new("struct open_how *")        # structs that requests point to
+    probe().supports(Op.WAITID)               # what this kernel has
 
-Both are loaded when first asked for: a loop needs neither.  A build without liburing has none; then asking
-raises ImportError.
+All is loaded when first asked for: a loop needs none of it.  A build without liburing has no `ffi` and `lib`;
+then asking raises ImportError.
 """
 
+import importlib
 from typing import Any
 
-__all__ = ["ffi", "lib"]
+# Where each name is defined.
+_HOMES = {
+    "ffi": "_ffi",
+    "lib": "_ffi",
+    "Probe": "probing",
+    "probe": "probing",
+    "AcceptFlag": "enums",
+    "BufferRingFlag": "enums",
+    "CancelFlag": "enums",
+    "CqRingFlag": "enums",
+    "CqeFlag": "enums",
+    "EnterFlag": "enums",
+    "Feature": "enums",
+    "FixedFdFlag": "enums",
+    "FsyncFlag": "enums",
+    "FutexFlag": "enums",
+    "MsgRingCommand": "enums",
+    "MsgRingFlag": "enums",
+    "NopFlag": "enums",
+    "Op": "enums",
+    "PollFlag": "enums",
+    "RegisterOp": "enums",
+    "SendRecvFlag": "enums",
+    "SetupFlag": "enums",
+    "SocketOp": "enums",
+    "SpliceFlag": "enums",
+    "SqRingFlag": "enums",
+    "SqeFlag": "enums",
+    "TimeoutFlag": "enums",
+    "UringCmdFlag": "enums",
+}
+
+__all__ = [
+    "AcceptFlag",
+    "BufferRingFlag",
+    "CancelFlag",
+    "CqRingFlag",
+    "CqeFlag",
+    "EnterFlag",
+    "Feature",
+    "FixedFdFlag",
+    "FsyncFlag",
+    "FutexFlag",
+    "MsgRingCommand",
+    "MsgRingFlag",
+    "NopFlag",
+    "Op",
+    "PollFlag",
+    "Probe",
+    "RegisterOp",
+    "SendRecvFlag",
+    "SetupFlag",
+    "SocketOp",
+    "SpliceFlag",
+    "SqRingFlag",
+    "SqeFlag",
+    "TimeoutFlag",
+    "UringCmdFlag",
+    "ffi",
+    "lib",
+    "probe",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    home = _HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module 'uringloop.liburing' has no attribute {name!r}")
     try:
-        from ._ffi import ffi, lib
+        module = importlib.import_module(f".{home}", __name__)
     except ModuleNotFoundError as error:
         if error.name == "_cffi_backend":
             raise ImportError("uringloop.liburing needs cffi at run time: pip install cffi") from error
@@ -28,9 +92,9 @@ def __getattr__(name: str) -> Any:
             "or the source tree was not built); install liburing-dev and pkg-config and build it again",
             name=error.name,
         ) from error
-    globals().update(ffi=ffi, lib=lib)
-    return globals()[name]
+    value = globals()[name] = getattr(module, name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

@@ -25,9 +25,12 @@ import sysconfig
 LIBURING_FLOOR = "2.3"
 HERE = os.path.dirname(os.path.abspath(__file__))
 
+MADE_OF = ("build_ffi.py", "compat.h", "declarations.py", "enums.py", "newer.h")
+
 SOURCE = """
 #include "compat.h"
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -38,7 +41,7 @@ SOURCE = """
 #include <sys/wait.h>
 """
 
-# After it come the `#define UL_LACKS_...` that newer.h looks at.
+# Between the two come the `#define UL_LACKS_...` that newer.h looks at, and numbers.
 SOURCE_END = """
 #include "newer.h"
 static const char *const ul_liburing_version = "{version}";
@@ -76,9 +79,9 @@ def liburing_flags() -> dict[str, list[str]]:
 
 
 def header_text(cflags: list[str]) -> str:
-    """The header and all that it includes, as the compiler sees it, without comments and macros."""
+    """The header and all that it includes, as the compiler sees it, with the macros and without comments."""
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    command = [*compiler, "-E", "-P", "-x", "c", f"-I{HERE}", *cflags, "-"]
+    command = [*compiler, "-E", "-P", "-dD", "-x", "c", f"-I{HERE}", *cflags, "-"]
     try:
         done = subprocess.run(command, input=SOURCE, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -106,10 +109,16 @@ def declared() -> dict[str, str]:
     return found
 
 
+def numbers() -> dict[str, int]:
+    """{name in C: value} of all members of enums.py."""
+    enums = runpy.run_path(os.path.join(HERE, "enums.py"))
+    return {member.c_name: int(member) for name in enums["__all__"] for member in enums[name]}
+
+
 def base_declarations() -> str:
     """Constants, types and our own additions, for FFI.cdef."""
     table = runpy.run_path(os.path.join(HERE, "declarations.py"))
-    constants = [f"#define {name} ..." for name in table["CONSTANTS"].split()]
+    constants = [f"#define {name} ..." for name in [*numbers(), *table["CONSTANTS"].split()]]
     return "\n".join([*constants, table["TYPES"], "static const char *const ul_liburing_version;"])
 
 
@@ -137,8 +146,9 @@ def ffibuilder():  # type: ignore[no-untyped-def]
     flags = liburing_flags()
     text = header_text(flags["extra_compile_args"])
     known = declared()
-    has = set(re.findall(r"\b(\w+)\s*\(", text))
-    lacks = "".join(f"#define UL_LACKS_{name} 1\n" for name in known if name not in has)
+    has = set(re.findall(r"\w+", text))
+    lacks = [f"#define UL_LACKS_{name} 1\n" for name in known if name not in has]
+    lacks += [f"#define {name} {value}U\n" for name, value in numbers().items() if name not in has]
     end = SOURCE_END.format(version=pkg_config("--modversion") or "", is_static="extra_objects" in flags)
     flags["extra_compile_args"] += ["-O2", "-Wall", "-Wno-unused-function", "-Wno-cpp"]
     builder = FFI()
@@ -147,11 +157,9 @@ def ffibuilder():  # type: ignore[no-untyped-def]
     unknown_to_us(builder, text)
     builder.set_source(
         "uringloop.liburing._ffi",
-        SOURCE + lacks + end,
+        SOURCE + "".join(lacks) + end,
         include_dirs=["uringloop/liburing"],
-        depends=[
-            f"uringloop/liburing/{one}" for one in ("compat.h", "newer.h", "build_ffi.py", "declarations.py")
-        ],
+        depends=[f"uringloop/liburing/{one}" for one in MADE_OF],
         **flags,
     )
     return builder

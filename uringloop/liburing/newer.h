@@ -2,15 +2,14 @@
  * What a newer liburing has and the installed one lacks, by the kernel's documented ABI (io_uring_enter(2),
  * io_uring_register(2)), under liburing's names, so that every build of `uringloop.liburing.lib` is alike.
  *
- * build_ffi.py looks into the header and defines UL_LACKS_<name> for each that is missing; the others are
- * liburing's own.  The kernel may still be too old for a request: its completion then says -EINVAL.
+ * build_ffi.py looks into the header and defines UL_LACKS_<name> for each that is missing, and missing numbers by
+ * enums.py; the others are liburing's own.  The kernel may still be too old for a request: its completion then says -EINVAL.
  */
 #ifndef URINGLOOP_NEWER_H
 #define URINGLOOP_NEWER_H
 
 #include "compat.h"
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <linux/ioctl.h>
 #include <stddef.h>
 
@@ -23,31 +22,7 @@ struct futex_waitv { /* headers older than Linux 5.16 */
 };
 #endif
 
-/* enum io_uring_op, as far as an older header may not have it. */
-enum {
-    UL_OP_READ_MULTISHOT = 49, /* since Linux 6.7, as are the next four */
-    UL_OP_WAITID = 50,
-    UL_OP_FUTEX_WAIT = 51,
-    UL_OP_FUTEX_WAKE = 52,
-    UL_OP_FUTEX_WAITV = 53,
-    UL_OP_FIXED_FD_INSTALL = 54, /* since Linux 6.8 */
-    UL_OP_FTRUNCATE = 55,        /* since Linux 6.9 */
-    UL_OP_BIND = 56,             /* since Linux 6.11 */
-    UL_OP_LISTEN = 57,           /* since Linux 6.11 */
-    UL_OP_EPOLL_WAIT = 59,       /* since Linux 6.15 */
-    UL_OP_READV_FIXED = 60,      /* since Linux 6.15 */
-    UL_OP_WRITEV_FIXED = 61,     /* since Linux 6.15 */
-    UL_OP_PIPE = 62,             /* since Linux 6.16 */
-    UL_OP_NOP128 = 63,           /* since Linux 6.19 */
-    UL_OP_URING_CMD128 = 64,     /* since Linux 6.19 */
-};
-
-#define UL_RECVSEND_BUNDLE (1U << 4)       /* IORING_RECVSEND_BUNDLE, since Linux 6.10 */
-#define UL_MSG_RING_FLAGS_PASS (1U << 1)   /* IORING_MSG_RING_FLAGS_PASS, since Linux 6.3 */
-#define UL_SOCKET_OP_GETSOCKNAME 5         /* SOCKET_URING_OP_GETSOCKNAME, since Linux 6.19 */
-#define UL_BLOCK_CMD_DISCARD _IO(0x12, 0)  /* BLOCK_URING_CMD_DISCARD, since Linux 6.12 */
-#define UL_REGISTER_PBUF_STATUS 26         /* IORING_REGISTER_PBUF_STATUS, since Linux 6.8 */
-#define UL_REGISTER_RESIZE_RINGS 33        /* IORING_REGISTER_RESIZE_RINGS, since Linux 6.13 */
+#define UL_BLOCK_CMD_DISCARD _IO(0x12, 0) /* BLOCK_URING_CMD_DISCARD, since Linux 6.12 */
 
 static inline uint64_t ul_address(const void *pointer)
 {
@@ -90,7 +65,7 @@ static inline void io_uring_sqe_set_buf_group(struct io_uring_sqe *sqe, int bgid
 static inline void io_uring_prep_readv_fixed(struct io_uring_sqe *sqe, int fd, const struct iovec *iovecs,
                                              unsigned nr_vecs, __u64 offset, int flags, int buf_index)
 {
-    ul_fill(sqe, UL_OP_READV_FIXED, fd, iovecs, nr_vecs, offset);
+    ul_fill(sqe, IORING_OP_READV_FIXED, fd, iovecs, nr_vecs, offset);
     sqe->rw_flags = flags;
     sqe->buf_index = (uint16_t)buf_index;
 }
@@ -100,7 +75,7 @@ static inline void io_uring_prep_readv_fixed(struct io_uring_sqe *sqe, int fd, c
 static inline void io_uring_prep_writev_fixed(struct io_uring_sqe *sqe, int fd, const struct iovec *iovecs,
                                               unsigned nr_vecs, __u64 offset, int flags, int buf_index)
 {
-    ul_fill(sqe, UL_OP_WRITEV_FIXED, fd, iovecs, nr_vecs, offset);
+    ul_fill(sqe, IORING_OP_WRITEV_FIXED, fd, iovecs, nr_vecs, offset);
     sqe->rw_flags = flags;
     sqe->buf_index = (uint16_t)buf_index;
 }
@@ -110,7 +85,7 @@ static inline void io_uring_prep_writev_fixed(struct io_uring_sqe *sqe, int fd, 
 static inline void io_uring_prep_read_multishot(struct io_uring_sqe *sqe, int fd, unsigned nbytes, __u64 offset,
                                                 int buf_group)
 {
-    ul_fill(sqe, UL_OP_READ_MULTISHOT, fd, NULL, nbytes, offset);
+    ul_fill(sqe, IORING_OP_READ_MULTISHOT, fd, NULL, nbytes, offset);
     sqe->flags = IOSQE_BUFFER_SELECT;
     sqe->buf_group = (uint16_t)buf_group;
 }
@@ -137,7 +112,7 @@ static inline void io_uring_prep_open_direct(struct io_uring_sqe *sqe, const cha
 #ifdef UL_LACKS_io_uring_prep_ftruncate
 static inline void io_uring_prep_ftruncate(struct io_uring_sqe *sqe, int fd, int64_t len)
 {
-    ul_fill(sqe, UL_OP_FTRUNCATE, fd, NULL, 0, (uint64_t)len);
+    ul_fill(sqe, IORING_OP_FTRUNCATE, fd, NULL, 0, (uint64_t)len);
 }
 #endif
 
@@ -162,7 +137,7 @@ static inline void io_uring_prep_madvise64(struct io_uring_sqe *sqe, void *addr,
 #ifdef UL_LACKS_io_uring_prep_pipe
 static inline void io_uring_prep_pipe(struct io_uring_sqe *sqe, int *fds, int pipe_flags)
 {
-    ul_fill(sqe, UL_OP_PIPE, 0, fds, 0, 0);
+    ul_fill(sqe, IORING_OP_PIPE, 0, fds, 0, 0);
     sqe->rw_flags = pipe_flags;
 }
 #endif
@@ -171,7 +146,7 @@ static inline void io_uring_prep_pipe(struct io_uring_sqe *sqe, int *fds, int pi
 static inline void io_uring_prep_pipe_direct(struct io_uring_sqe *sqe, int *fds, int pipe_flags,
                                              unsigned file_index)
 {
-    ul_fill(sqe, UL_OP_PIPE, 0, fds, 0, 0);
+    ul_fill(sqe, IORING_OP_PIPE, 0, fds, 0, 0);
     sqe->rw_flags = pipe_flags;
     sqe->file_index = ul_file_slot(file_index);
 }
@@ -180,7 +155,7 @@ static inline void io_uring_prep_pipe_direct(struct io_uring_sqe *sqe, int *fds,
 #ifdef UL_LACKS_io_uring_prep_fixed_fd_install
 static inline void io_uring_prep_fixed_fd_install(struct io_uring_sqe *sqe, int fd, unsigned flags)
 {
-    ul_fill(sqe, UL_OP_FIXED_FD_INSTALL, fd, NULL, 0, 0);
+    ul_fill(sqe, IORING_OP_FIXED_FD_INSTALL, fd, NULL, 0, 0);
     sqe->flags = IOSQE_FIXED_FILE;
     sqe->rw_flags = (int)flags;
 }
@@ -192,14 +167,14 @@ static inline void io_uring_prep_fixed_fd_install(struct io_uring_sqe *sqe, int 
 static inline void io_uring_prep_bind(struct io_uring_sqe *sqe, int fd, const struct sockaddr *addr,
                                       socklen_t addrlen)
 {
-    ul_fill(sqe, UL_OP_BIND, fd, addr, 0, addrlen);
+    ul_fill(sqe, IORING_OP_BIND, fd, addr, 0, addrlen);
 }
 #endif
 
 #ifdef UL_LACKS_io_uring_prep_listen
 static inline void io_uring_prep_listen(struct io_uring_sqe *sqe, int fd, int backlog)
 {
-    ul_fill(sqe, UL_OP_LISTEN, fd, NULL, (uint32_t)backlog, 0);
+    ul_fill(sqe, IORING_OP_LISTEN, fd, NULL, (uint32_t)backlog, 0);
 }
 #endif
 
@@ -208,7 +183,7 @@ static inline void io_uring_prep_send_bundle(struct io_uring_sqe *sqe, int sockf
 {
     ul_fill(sqe, IORING_OP_SEND, sockfd, NULL, (uint32_t)len, 0);
     sqe->msg_flags = (uint32_t)flags;
-    sqe->ioprio = UL_RECVSEND_BUNDLE;
+    sqe->ioprio = IORING_RECVSEND_BUNDLE;
 }
 #endif
 
@@ -252,14 +227,14 @@ static inline void io_uring_prep_uring_cmd(struct io_uring_sqe *sqe, int cmd_op,
 #ifdef UL_LACKS_io_uring_prep_uring_cmd128
 static inline void io_uring_prep_uring_cmd128(struct io_uring_sqe *sqe, int cmd_op, int fd)
 {
-    ul_fill_command(sqe, UL_OP_URING_CMD128, cmd_op, fd);
+    ul_fill_command(sqe, IORING_OP_URING_CMD128, cmd_op, fd);
 }
 #endif
 
 #ifdef UL_LACKS_io_uring_prep_nop128
 static inline void io_uring_prep_nop128(struct io_uring_sqe *sqe)
 {
-    ul_fill(sqe, UL_OP_NOP128, -1, NULL, 0, 0);
+    ul_fill(sqe, IORING_OP_NOP128, -1, NULL, 0, 0);
 }
 #endif
 
@@ -280,7 +255,7 @@ static inline void io_uring_prep_cmd_sock(struct io_uring_sqe *sqe, int cmd_op, 
 static inline void io_uring_prep_cmd_getsockname(struct io_uring_sqe *sqe, int fd, struct sockaddr *sockaddr,
                                                  socklen_t *sockaddr_len, int peer)
 {
-    ul_fill_command(sqe, IORING_OP_URING_CMD, UL_SOCKET_OP_GETSOCKNAME, fd);
+    ul_fill_command(sqe, IORING_OP_URING_CMD, SOCKET_URING_OP_GETSOCKNAME, fd);
     sqe->addr = ul_address(sockaddr);
     sqe->addr3 = ul_address(sockaddr_len);
     sqe->file_index = (uint32_t)peer;
@@ -302,7 +277,7 @@ static inline void io_uring_prep_cmd_discard(struct io_uring_sqe *sqe, int fd, u
 static inline void io_uring_prep_epoll_wait(struct io_uring_sqe *sqe, int fd, struct epoll_event *events,
                                             int maxevents, unsigned flags)
 {
-    ul_fill(sqe, UL_OP_EPOLL_WAIT, fd, events, (uint32_t)maxevents, 0);
+    ul_fill(sqe, IORING_OP_EPOLL_WAIT, fd, events, (uint32_t)maxevents, 0);
     sqe->rw_flags = (int)flags;
 }
 #endif
@@ -311,7 +286,7 @@ static inline void io_uring_prep_epoll_wait(struct io_uring_sqe *sqe, int fd, st
 static inline void io_uring_prep_waitid(struct io_uring_sqe *sqe, int idtype, unsigned id, siginfo_t *infop,
                                         int options, unsigned flags)
 {
-    ul_fill(sqe, UL_OP_WAITID, (int)id, NULL, (uint32_t)idtype, ul_address(infop));
+    ul_fill(sqe, IORING_OP_WAITID, (int)id, NULL, (uint32_t)idtype, ul_address(infop));
     sqe->file_index = (uint32_t)options;
     sqe->rw_flags = (int)flags;
 }
@@ -322,7 +297,7 @@ static inline void io_uring_prep_waitid(struct io_uring_sqe *sqe, int idtype, un
 static inline void io_uring_prep_futex_wait(struct io_uring_sqe *sqe, const uint32_t *futex, uint64_t val,
                                             uint64_t mask, uint32_t futex_flags, unsigned flags)
 {
-    ul_fill(sqe, UL_OP_FUTEX_WAIT, (int)futex_flags, futex, 0, val);
+    ul_fill(sqe, IORING_OP_FUTEX_WAIT, (int)futex_flags, futex, 0, val);
     sqe->addr3 = mask;
     sqe->rw_flags = (int)flags;
 }
@@ -332,7 +307,7 @@ static inline void io_uring_prep_futex_wait(struct io_uring_sqe *sqe, const uint
 static inline void io_uring_prep_futex_wake(struct io_uring_sqe *sqe, const uint32_t *futex, uint64_t val,
                                             uint64_t mask, uint32_t futex_flags, unsigned flags)
 {
-    ul_fill(sqe, UL_OP_FUTEX_WAKE, (int)futex_flags, futex, 0, val);
+    ul_fill(sqe, IORING_OP_FUTEX_WAKE, (int)futex_flags, futex, 0, val);
     sqe->addr3 = mask;
     sqe->rw_flags = (int)flags;
 }
@@ -342,7 +317,7 @@ static inline void io_uring_prep_futex_wake(struct io_uring_sqe *sqe, const uint
 static inline void io_uring_prep_futex_waitv(struct io_uring_sqe *sqe, const struct futex_waitv *futex,
                                              uint32_t nr_futex, unsigned flags)
 {
-    ul_fill(sqe, UL_OP_FUTEX_WAITV, 0, futex, nr_futex, 0);
+    ul_fill(sqe, IORING_OP_FUTEX_WAITV, 0, futex, nr_futex, 0);
     sqe->rw_flags = (int)flags;
 }
 #endif
@@ -354,7 +329,7 @@ static inline void io_uring_prep_msg_ring_cqe_flags(struct io_uring_sqe *sqe, in
                                                     unsigned flags, unsigned cqe_flags)
 {
     ul_fill(sqe, IORING_OP_MSG_RING, fd, NULL, len, data);
-    sqe->msg_ring_flags = flags | UL_MSG_RING_FLAGS_PASS;
+    sqe->msg_ring_flags = flags | IORING_MSG_RING_FLAGS_PASS;
     sqe->file_index = cqe_flags;
 }
 #endif
@@ -424,7 +399,7 @@ static inline int io_uring_buf_ring_head(struct io_uring *ring, int buf_group, u
 {
     uint32_t status[10] = {(uint32_t)buf_group}; /* in: the group; out: [1], the head; the rest is reserved */
 
-    if (syscall(__NR_io_uring_register, ring->ring_fd, UL_REGISTER_PBUF_STATUS, status, 1) < 0)
+    if (syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_PBUF_STATUS, status, 1) < 0)
         return -errno;
     *head = (uint16_t)status[1];
     return 0;
@@ -456,7 +431,7 @@ static inline int io_uring_resize_rings(struct io_uring *ring, struct io_uring_p
 
     if (old.sq.sqe_head != old.sq.sqe_tail)
         return -EBUSY;
-    if (syscall(__NR_io_uring_register, ring->ring_fd, UL_REGISTER_RESIZE_RINGS, p, 1) < 0)
+    if (syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_RESIZE_RINGS, p, 1) < 0)
         return -errno;
     p->features = old.features; /* not reported here; whether one mapping holds both rings stands in them */
     result = io_uring_queue_mmap(old.ring_fd, p, ring);

@@ -1,13 +1,13 @@
 """What the kernel and this process may do: one table, probed and never guessed from a version number.
 
-    python -m uringloop.liburing.probe              # what works here
-    python -m uringloop.liburing.probe --markdown   # docs/kernel-support.md
+    python -m uringloop.liburing.features              # what works here
+    python -m uringloop.liburing.features --markdown   # docs/kernel-support.md
 
-Each feature is tried on a small ring of its own, or asked for by io_uring_get_probe; distributions backport,
+Each feature is tried on a small ring of its own, or asked for by `probing.probe`; distributions backport,
 containers forbid, so `uname` says little.  The loop does not call this: it probes what it needs where it
 needs it (`uring/ring`, `uring/buffers`, `uring/sendprobe`), by the same attempts.
 
-Thread: any; each call of `probe` opens and closes its own ring.
+Thread: any; each call of `try_all` opens and closes its own ring.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FEATURES", "Feature", "Finding", "liburing_build", "markdown", "probe"]
+from .enums import Feature as ReportedFeature
+from .enums import Op
+from .probing import probe
+
+__all__ = ["FEATURES", "Feature", "Finding", "liburing_build", "markdown", "try_all"]
 
 WAIT_MS = 1000  # what a probe waits for at most; each of them completes at once where it works
 GROUP = 1  # buffer group of the probes
@@ -103,11 +107,11 @@ def _always(kit: _Kit) -> bool:
     return True  # the kit has an open ring
 
 
-def _has_feature(name: str) -> Callable[[_Kit], bool]:
+def _has_feature(which: ReportedFeature) -> Callable[[_Kit], bool]:
     """An IORING_FEAT_* bit that io_uring_setup reports."""
 
     def attempt(kit: _Kit) -> bool:
-        return bool(kit.params.features & getattr(kit.lib, name))
+        return which in probe().features
 
     return attempt
 
@@ -125,17 +129,11 @@ def _accepts(*names: str) -> Callable[[_Kit], bool]:
     return attempt
 
 
-def _has_opcode(name: str) -> Callable[[_Kit], bool]:
+def _has_opcode(op: Op) -> Callable[[_Kit], bool]:
     """io_uring_get_probe lists an operation."""
 
     def attempt(kit: _Kit) -> bool:
-        answer = kit.lib.io_uring_get_probe_ring(kit.ring)
-        if answer == kit.ffi.NULL:
-            return False
-        try:
-            return bool(kit.lib.io_uring_opcode_supported(answer, getattr(kit.lib, name)))
-        finally:
-            kit.lib.io_uring_free_probe(answer)
+        return probe().supports(op)
 
     return attempt
 
@@ -165,7 +163,7 @@ def _registers_buffer_ring(kit: _Kit) -> bool:
 
 
 def _registers_incremental_buffer_ring(kit: _Kit) -> bool:
-    with _buffer_ring(kit, kit.lib.UL_PBUF_RING_INC):
+    with _buffer_ring(kit, kit.lib.IOU_PBUF_RING_INC):
         return True
 
 
@@ -254,11 +252,11 @@ _CQE_PER_SEND = "every send posts a completion of its own"
 
 FEATURES = (
     Feature("io_uring", "5.1", "`io_uring_setup`", "epoll, else poll; no raw requests", _always),
-    Feature("`FEAT_NODROP`", "5.5", _REPORTED, _NOT_USED, _has_feature("IORING_FEAT_NODROP")),
+    Feature("`FEAT_NODROP`", "5.5", _REPORTED, _NOT_USED, _has_feature(ReportedFeature.NODROP)),
     Feature("`SETUP_R_DISABLED`", "5.10", _SETUP, _NOT_USED, _accepts("IORING_SETUP_R_DISABLED")),
-    Feature("`FEAT_EXT_ARG`", "5.11", _REPORTED, _NOT_USED, _has_feature("IORING_FEAT_EXT_ARG")),
+    Feature("`FEAT_EXT_ARG`", "5.11", _REPORTED, _NOT_USED, _has_feature(ReportedFeature.EXT_ARG)),
     Feature("multishot poll", "5.13", "attempt on a socket pair", _NEEDED, _polls_multishot),
-    Feature("`FEAT_CQE_SKIP`", "5.17", _REPORTED, _CQE_PER_SEND, _has_feature("IORING_FEAT_CQE_SKIP")),
+    Feature("`FEAT_CQE_SKIP`", "5.17", _REPORTED, _CQE_PER_SEND, _has_feature(ReportedFeature.CQE_SKIP)),
     Feature(
         "`SETUP_SUBMIT_ALL`",
         "5.18",
@@ -316,21 +314,21 @@ FEATURES = (
         "6.15",
         _REPORTED,
         "a sleeping loop is shown as waiting for I/O by `top`; nothing else",
-        _has_feature("IORING_FEAT_NO_IOWAIT"),
+        _has_feature(ReportedFeature.NO_IOWAIT),
     ),
     Feature(
         "`OP_SOCKET`, `OP_URING_CMD`",
         "5.19",
         "`io_uring_get_probe`",
         "for raw requests only: they fail with `EINVAL`",
-        _has_opcode("IORING_OP_URING_CMD"),
+        _has_opcode(Op.URING_CMD),
     ),
     Feature(
         "`OP_SEND_ZC`",
         "6.0",
         "`io_uring_get_probe`",
         "for raw requests only: they fail with `EINVAL`",
-        _has_opcode("IORING_OP_SEND_ZC"),
+        _has_opcode(Op.SEND_ZC),
     ),
 )
 EPOLL_PWAIT2 = Feature(
@@ -351,7 +349,7 @@ def liburing_build() -> tuple[str, bool] | None:
     return ffi.string(lib.ul_liburing_version).decode(), bool(lib.UL_LIBURING_IS_STATIC)
 
 
-def probe() -> list[Finding]:
+def try_all() -> list[Finding]:
     """Probe every feature; the epoll one last.  Raises nothing."""
     findings = []
     try:
@@ -394,7 +392,7 @@ def _probe_one(feature: Feature, ffi: Any, lib: Any) -> Finding:
 _HEAD = """\
 # What uringloop needs of the kernel
 
-Generated by `python -m uringloop.liburing.probe --markdown` from the table in `uringloop/liburing/probe.py`;
+Generated by `python -m uringloop.liburing.features --markdown` from the table in `uringloop/liburing/features.py`;
 do not edit. `python -m uringloop` shows what of it works where you are. Nothing is decided by the kernel's
 version number: everything is tried, because distributions backport and containers forbid. The versions below
 are for orientation.
@@ -428,13 +426,13 @@ def describe(finding: Finding) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m uringloop.liburing.probe", description="What works here."
+        prog="python -m uringloop.liburing.features", description="What works here."
     )
     parser.add_argument("--markdown", action="store_true", help="print docs/kernel-support.md instead")
     if parser.parse_args().markdown:
         sys.stdout.write(markdown())
     else:
-        print("\n".join(map(describe, probe())))
+        print("\n".join(map(describe, try_all())))
     return 0
 
 

@@ -1,0 +1,60 @@
+"""The table of kernel features: complete, up to date in docs/, and probed without leaving anything behind."""
+
+import os
+import pathlib
+
+import pytest
+
+from uringloop.exceptions import MonitorUnavailable
+from uringloop.fdmon.select import make_monitor
+from uringloop.liburing import features
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def io_uring_works():
+    try:
+        monitor, _ = make_monitor("io_uring")
+    except MonitorUnavailable:
+        return False
+    del monitor
+    return True
+
+
+def test_the_document_is_generated_from_the_table():
+    path = ROOT / "docs" / "kernel-support.md"
+    assert path.read_text() == features.markdown(), (
+        "python -m uringloop.liburing.features --markdown > docs/kernel-support.md"
+    )
+
+
+def test_each_feature_is_found_or_explained():
+    findings = features.try_all()
+    assert [one.feature for one in findings] == [*features.FEATURES, features.EPOLL_PWAIT2]
+    for one in findings:
+        assert one.is_available is not None or one.reason
+
+
+def test_io_uring_is_found_exactly_where_a_loop_gets_it():
+    assert bool(features.try_all()[0].is_available) == io_uring_works()
+
+
+def test_what_old_kernels_have_is_not_missed():
+    """A probe that says no where newer features work is itself at fault."""
+    found = {one.feature.name: one.is_available for one in features.try_all()}
+    if not found["`FEAT_NO_IOWAIT`"]:
+        pytest.skip("Linux before 6.15, or no io_uring")
+    assert [name for name, is_available in found.items() if is_available is False] == []
+
+
+def test_probing_leaves_no_fd_behind():
+    features.try_all()
+    before = os.listdir("/proc/self/fd")
+    features.try_all()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_missing_feature_is_described_with_its_consequence():
+    text = features.describe(features.Finding(features.FEATURES[1], False, "EINVAL"))
+    assert text.startswith("no")
+    assert "EINVAL; io_uring is not used" in text
