@@ -130,6 +130,27 @@ def test_direct_descriptors(ring, tmp_path):
     assert [ring.do(lib.io_uring_prep_close_direct, one) for one in range(4)] == [0] * 4
 
 
+def test_a_free_slot_is_found_by_each_helper_that_opens(ring, tmp_path):
+    """liburing 2.3 itself opens an ordinary fd when it is asked for any slot."""
+    assert lib.io_uring_register_files_sparse(ring.ring, 4) == 0
+    name = ffi.from_buffer(bytes(tmp_path) + b"\0")
+    how = ffi.new("struct open_how *")
+    anywhere = lib.IORING_FILE_INDEX_ALLOC
+    before = os.listdir("/proc/self/fd")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind("")  # a free abstract address
+        listener.listen()
+        client.connect(listener.getsockname())
+        slots = [
+            ring.do(lib.io_uring_prep_openat_direct, lib.AT_FDCWD, name, os.O_RDONLY, 0, anywhere),
+            ring.do(lib.io_uring_prep_openat2_direct, lib.AT_FDCWD, name, how, anywhere),
+            ring.do(lib.io_uring_prep_socket_direct, socket.AF_UNIX, socket.SOCK_STREAM, 0, anywhere, 0),
+            ring.do(lib.io_uring_prep_accept_direct, listener.fileno(), NULL, NULL, 0, anywhere),
+        ]
+    assert os.listdir("/proc/self/fd") == before
+    assert sorted(slots) == [0, 1, 2, 3]
+
+
 def test_read_multishot(ring):
     problem, page = ffi.new("int *"), ffi.new("char[]", 64)
     buffers = lib.io_uring_setup_buf_ring(ring.ring, 4, 3, 0, problem)

@@ -52,6 +52,41 @@ static inline uint32_t ul_file_slot(unsigned index)
     return index == IORING_FILE_INDEX_ALLOC ? index : index + 1;
 }
 
+/*
+ * liburing 2.3 (the one that has no version macros) adds 1 to IORING_FILE_INDEX_ALLOC as to any index, which
+ * makes 0 of it: an ordinary fd instead of a free slot.  Later ones do as these do.
+ */
+#ifndef IO_URING_VERSION_MAJOR
+static inline void ul_prep_accept_direct(struct io_uring_sqe *sqe, int fd, struct sockaddr *addr,
+                                         socklen_t *addrlen, int flags, unsigned file_index)
+{
+    io_uring_prep_accept(sqe, fd, addr, addrlen, flags);
+    sqe->file_index = ul_file_slot(file_index);
+}
+static inline void ul_prep_openat_direct(struct io_uring_sqe *sqe, int dfd, const char *path, int flags,
+                                         mode_t mode, unsigned file_index)
+{
+    io_uring_prep_openat(sqe, dfd, path, flags, mode);
+    sqe->file_index = ul_file_slot(file_index);
+}
+static inline void ul_prep_openat2_direct(struct io_uring_sqe *sqe, int dfd, const char *path,
+                                          struct open_how *how, unsigned file_index)
+{
+    io_uring_prep_openat2(sqe, dfd, path, how);
+    sqe->file_index = ul_file_slot(file_index);
+}
+static inline void ul_prep_socket_direct(struct io_uring_sqe *sqe, int domain, int type, int protocol,
+                                         unsigned file_index, unsigned flags)
+{
+    io_uring_prep_socket(sqe, domain, type, protocol, flags);
+    sqe->file_index = ul_file_slot(file_index);
+}
+#define io_uring_prep_accept_direct ul_prep_accept_direct
+#define io_uring_prep_openat_direct ul_prep_openat_direct
+#define io_uring_prep_openat2_direct ul_prep_openat2_direct
+#define io_uring_prep_socket_direct ul_prep_socket_direct
+#endif
+
 #ifdef UL_LACKS_io_uring_sqe_set_buf_group
 static inline void io_uring_sqe_set_buf_group(struct io_uring_sqe *sqe, int bgid)
 {
