@@ -81,7 +81,8 @@ def liburing_flags() -> dict[str, list[str]]:
 def header_text(cflags: list[str]) -> str:
     """The header and all that it includes, as the compiler sees it, with the macros and without comments."""
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    command = [*compiler, "-E", "-P", "-dD", "-x", "c", f"-I{HERE}", *cflags, "-"]
+    environment = shlex.split(f"{os.environ.get('CPPFLAGS', '')} {os.environ.get('CFLAGS', '')}")
+    command = [*compiler, "-E", "-P", "-dD", "-x", "c", f"-I{HERE}", *environment, *cflags, "-"]
     try:
         done = subprocess.run(command, input=SOURCE, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
