@@ -196,6 +196,34 @@ def test_callbacks_that_wait_run_before_timers_that_are_due(loop):
     assert ran == ["soon", "timer"]
 
 
+@pytest.mark.parametrize("delay", [0, 1e-9, 0.0001])
+def test_a_timer_set_in_a_callback_does_not_overtake_what_was_scheduled_before(loop, delay):
+    """As with wait_for(): the task is begun before its timeout, however long the caller takes to wait for it."""
+    ran = []
+
+    def first():
+        loop.call_soon(ran.append, "soon")
+        loop.call_later(delay, ran.append, "timer")
+        time.sleep(2 * delay)  # computes until its own timer is due
+
+    loop.call_soon(first)
+    turn_until(loop, lambda: len(ran) == 2)
+    assert ran == ["soon", "timer"]
+
+
+def test_a_timer_that_gets_due_in_the_turn_of_stop_waits_for_the_next_run(loop):
+    ran = []
+
+    def last():
+        loop.call_later(0, ran.append, "timer")
+        loop.stop()
+
+    loop.call_soon(last)
+    loop.run_forever()
+    assert ran == []
+    turn_until(loop, lambda: ran)
+
+
 @pytest.mark.parametrize("delay", [0.0002, 0.001, 0.0025, 0.02])
 def test_timers_are_never_early(loop, delay):
     """Half a nanosecond of rounding and the clock's resolution are the only excuses."""

@@ -41,7 +41,8 @@ cdef class AioContext:
     cdef int set_stopwatch(self, Stopwatch stopwatch) except -1
     cdef int dispatch_fds(self) except -1
     cdef int schedule(self, object callback, object loop) except -1
-    cdef int run_timers(self) except -1
+    cdef int take_due_timers(self) except -1
+    cdef int run_due_timers(self) except -1
     cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1
     cdef int flush_dirty(self) except -1
     cdef int settle(self) except -1

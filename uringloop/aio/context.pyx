@@ -5,7 +5,7 @@ One turn (QEMU: aio_poll), in the order that asyncio's users can see:
  2. wait: the monitor submits, blocks for the next timer at most, and fills lists; no user code;
  3. callbacks that were ready when the turn began;
  4. completions and ready fds, in the order in which they were found;
- 5. timers that are due.
+ 5. timers that were due after the wait, earliest first.
 What these schedule waits for the next turn.  Stock asyncio runs all of it from one FIFO in the same order.
 
 A nested turn from any callback is allowed: lists and queues are the context's, and each entry leaves its list before
@@ -106,14 +106,16 @@ cdef class AioContext:
             self.flush_dirty()
         n_ready = self.ready.count()
         self.wait(self.timeout_ns(blocking and n_ready == 0))
+        if self.timers.count:
+            self.take_due_timers()
         if n_ready:
             self.run_ready(n_ready)
         if self.monitor.has_undispatched():
             self.monitor.dispatch()
         if self.ready_list.head != self.ready_list.tail:
             self.dispatch_fds()
-        if self.timers.count or self.due.count():
-            self.run_timers()
+        if self.due.count():
+            self.run_due_timers()
         return 0
 
     cdef int64_t now_ns(self) except? -1:
@@ -210,16 +212,23 @@ cdef class AioContext:
                 self.stopwatch.check(behind, started_ns)
         return 0
 
-    cdef int run_timers(self) except -1:
-        """Run what is due at one look at the clock, earliest first; what these schedule waits for the next turn."""
+    cdef int take_due_timers(self) except -1:
+        """Take out what is due at one look at the clock, right after the wait.
+
+        A later look would let a timer that this turn's callbacks set overtake a callback that they scheduled before.
+        """
         cdef int64_t now_ns = self.now_ns()
         cdef int64_t when_ns
-        cdef Handle handle
         while True:
             when_ns = self.timers.next_when_ns()
             if when_ns < 0 or when_ns > now_ns:
                 break
             self.due.push(self.timers.pop())
+        return 0
+
+    cdef int run_due_timers(self) except -1:
+        """Earliest first."""
+        cdef Handle handle
         # a list of the context's own: an exception that ends the turn, or a nested turn, loses none of them
         while self.due.count():
             handle = self.due.pop()
