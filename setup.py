@@ -46,6 +46,8 @@ RING = [
     "fdmon.io_uring",
     "transports.ring_wire",
     "transports.accept",
+    "eventloop.raw_request",
+    "eventloop.raw",
     "testing_ring",
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/aio/clock.h", "uringloop/aio/collect.h"]

@@ -19,17 +19,33 @@ except ModuleNotFoundError as _error:
         "`pip install -e .` there"
     ) from _error
 from ._version import __version__
-from .exceptions import MonitorUnavailable, UringLoopError
+from .exceptions import MonitorUnavailable, SqeNotSupported, UringLoopError
 from .policy import new_event_loop, run
 
-__all__ = ["Loop", "MonitorUnavailable", "UringLoopError", "__version__", "new_event_loop", "run"]
+__all__ = [
+    "Loop",
+    "MonitorUnavailable",
+    "SqeNotSupported",
+    "UringLoopError",
+    "__version__",
+    "new_event_loop",
+    "run",
+]
 
 if sys.version_info < (3, 16):
     __all__ += ["EventLoopPolicy", "install"]
 
 
 def __getattr__(name: str) -> Any:
-    """EventLoopPolicy and install, lazily: even naming policies warns on new Pythons."""
+    """What is made or loaded when somebody asks: even naming policies warns on new Pythons."""
+    if name in ("Cqe", "RawRequest"):
+        from .eventloop import raw_request
+
+        return getattr(raw_request, name)
+    if name == "FIRST_RESERVED_GROUP":
+        from .uring.buffers import FIRST_RESERVED_GROUP
+
+        return FIRST_RESERVED_GROUP
     if name in ("EventLoopPolicy", "install") and sys.version_info < (3, 16):
         from . import policy
 

@@ -3,18 +3,31 @@ import sys
 
 from ._version import __version__ as __version__
 from .eventloop.loop import Loop as Loop
+from .eventloop.raw_request import Cqe as Cqe
+from .eventloop.raw_request import RawRequest as RawRequest
 from .exceptions import MonitorUnavailable as MonitorUnavailable
+from .exceptions import SqeNotSupported as SqeNotSupported
 from .exceptions import UringLoopError as UringLoopError
 from .policy import new_event_loop as new_event_loop
 from .policy import run as run
+from .uring.buffers import FIRST_RESERVED_GROUP as FIRST_RESERVED_GROUP
 
 if sys.version_info >= (3, 16):
-    __all__ = ["Loop", "MonitorUnavailable", "UringLoopError", "__version__", "new_event_loop", "run"]
+    __all__ = [
+        "Loop",
+        "MonitorUnavailable",
+        "SqeNotSupported",
+        "UringLoopError",
+        "__version__",
+        "new_event_loop",
+        "run",
+    ]
 else:
     __all__ = [
         "EventLoopPolicy",
         "Loop",
         "MonitorUnavailable",
+        "SqeNotSupported",
         "UringLoopError",
         "__version__",
         "install",

@@ -3,7 +3,7 @@
 import errno as _errno
 import os
 
-__all__ = ["MonitorUnavailable", "UringLoopError"]
+__all__ = ["MonitorUnavailable", "SqeNotSupported", "UringLoopError"]
 
 
 class UringLoopError(Exception):
@@ -39,3 +39,20 @@ class MonitorUnavailable(UringLoopError, OSError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.monitor, self.errno, self.cause)
+
+
+class SqeNotSupported(UringLoopError):
+    """Raw requests were asked of a loop that does not run on io_uring.
+
+    Parameters:
+        monitor: the name of the one that runs, "epoll" or "poll".
+        reason: why it is not io_uring (loop.fdmon_reason).
+    """
+
+    def __init__(self, monitor: str, reason: str) -> None:
+        super().__init__(monitor, reason)
+        self.monitor = monitor
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"add_sqe() needs io_uring, and this loop runs on {self.monitor}: {self.reason}"

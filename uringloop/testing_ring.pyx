@@ -174,6 +174,8 @@ cdef class RingDriver:
 
     def enable(self):
         self.ring.enable()
+        while self.ring.move_overflow():
+            self.ring.enter(0, -1)
 
     def enter(self, unsigned wait_count=0, int64_t timeout_ns=-1):
         return self.ring.enter(wait_count, timeout_ns)

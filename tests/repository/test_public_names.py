@@ -8,12 +8,14 @@ import pytest
 
 import uringloop
 
-ALWAYS = {"Loop", "MonitorUnavailable", "UringLoopError", "__version__", "new_event_loop", "run"}
+ALWAYS = {"Loop", "MonitorUnavailable", "SqeNotSupported", "UringLoopError", "__version__"}
+ALWAYS |= {"new_event_loop", "run"}
 WHILE_THERE_ARE_POLICIES = {"EventLoopPolicy", "install"}
 EXPECTED = ALWAYS | (WHILE_THERE_ARE_POLICIES if sys.version_info < (3, 16) else set())
 
 # What a Loop has beyond asyncio.AbstractEventLoop.
 OF_A_LOOP = {"fdmon", "fdmon_reason", "statistics", "aio_context"}
+OF_A_LOOP |= {"add_sqe", "add_sqes", "supports_sqe", "register_buffers", "register_files"}
 
 
 def test_the_public_names_are_these():

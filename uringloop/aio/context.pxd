@@ -32,6 +32,7 @@ cdef class AioContext:
     cdef object own_clock             # a callable giving nanoseconds instead of CLOCK_MONOTONIC; or None
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef readonly unsigned long long n_turns
+    cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: tells progress
     cdef int64_t now_ns(self) except? -1
     cdef int turn(self, bint blocking) except -1
     cdef int64_t timeout_ns(self, bint blocking) except? -2

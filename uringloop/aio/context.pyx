@@ -92,12 +92,21 @@ cdef class AioContext:
             self.close()
 
     def poll(self, bint blocking=True):
-        """Run one turn.
+        """Run one turn; also from a callback of an outer one, which then finds less to do.
 
         Parameters:
             blocking: wait for something to happen; False only takes what is there.
+
+        Returns: whether a callback, completion, ready fd or timer ran (the notifier's own does not count).
+        Raises: RuntimeError when the context is closed; SystemExit and KeyboardInterrupt of callbacks.
+        Thread: the one that runs the loop.  Source: QEMU's aio_poll().
         """
+        cdef unsigned long long n_before = self.n_dispatched
+        if self.monitor.is_closed:
+            raise RuntimeError("Event loop is closed")
+        self.monitor.begin_run()
         self.turn(blocking)
+        return self.n_dispatched != n_before
 
     cdef int turn(self, bint blocking) except -1:
         cdef size_t n_ready
@@ -109,8 +118,10 @@ cdef class AioContext:
         if self.timers.count:
             self.take_due_timers()
         if n_ready:
+            self.n_dispatched += n_ready
             self.run_ready(n_ready)
         if self.monitor.has_undispatched():
+            self.n_dispatched += 1
             self.monitor.dispatch()
         if self.ready_list.head != self.ready_list.tail:
             self.dispatch_fds()
@@ -202,6 +213,8 @@ cdef class AioContext:
             handler = self.ready_list.pop()
             if handler.is_removed:
                 continue
+            if handler is not self.notifier:
+                self.n_dispatched += 1
             if self.stopwatch is None:
                 handler.on_ready(handler.revents)
                 continue
@@ -232,6 +245,7 @@ cdef class AioContext:
         # a list of the context's own: an exception that ends the turn, or a nested turn, loses none of them
         while self.due.count():
             handle = self.due.pop()
+            self.n_dispatched += 1
             self.run_handle(handle)
         return 0
 
@@ -303,6 +317,7 @@ cdef class AioContext:
             self.ready_list.pop()
         self.monitor.close()
         self.notifier.close()
+        self.monitor.deliver_last()
 
     cdef int forget(self) except -1:
         """In a fork child: close our copies of the kernel objects; the parent's loop goes on undisturbed."""

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any, TypeVarTuple
 
@@ -46,6 +46,18 @@ class LoopCore:
     def is_running(self) -> bool: ...
     def is_closed(self) -> bool: ...
     def get_debug(self) -> bool: ...
+    # raises SqeNotSupported; RawCore in raw.pyi does it
+    @property
+    def supports_sqe(self) -> bool: ...
+    def add_sqe(
+        self,
+        prep: Callable[..., object],
+        *args: Any,
+        callback: Callable[[Any], object] | None = None,
+        keepalive: object = None,
+        multishot: bool = False,
+    ) -> Any: ...
+    def add_sqes(self, chain: Iterable[tuple[Any, ...]], *, keepalive: object = None) -> list[Any]: ...
     slow_callback_duration: float
     @property
     def slow_callback_hook(self) -> Callable[[Any, float], object] | None: ...

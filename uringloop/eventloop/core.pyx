@@ -23,6 +23,8 @@ import weakref
 from asyncio import coroutines, events, format_helpers, futures
 import inspect
 
+from ..exceptions import SqeNotSupported
+
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     int PyObject_GenericSetAttr(object, object, object) except -1
@@ -356,6 +358,22 @@ cdef class LoopCore:
         if found is None:
             return 0
         return (EVENT_READ if found.reader is not None else 0) | (EVENT_WRITE if found.writer is not None else 0)
+
+    # -- raw requests: see raw.pyx, which is there in builds with liburing -----------------------------------
+
+    @property
+    def supports_sqe(self):
+        """Whether add_sqe() works: this loop runs on io_uring."""
+        return False
+
+    def add_sqe(self, prep, *args, callback=None, keepalive=None, multishot=False):
+        """Make an io_uring request; here there is none: SqeNotSupported."""
+        self._check_closed()
+        raise SqeNotSupported(self.aio_context.monitor.name, self.fdmon_reason)
+
+    def add_sqes(self, chain, *, keepalive=None):
+        """Make linked io_uring requests; here there are none: SqeNotSupported."""
+        return self.add_sqe(None)
 
     # -- slow callbacks --------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """Loop: asyncio's event loop on an AioContext.
 
-Order of bases: LoopCore (compiled, per callback), ServeMixin (connections), TlsMixin (TLS), SocketsMixin (sock_*),
-ResolveMixin (getaddrinfo), ProcessesMixin (children), StdlibHooks (borrowed from stock asyncio),
-asyncio.BaseEventLoop (everything else).
+Order of bases: RawCore, or LoopCore in a build without liburing (compiled: callbacks, raw requests), ServeMixin
+(connections), TlsMixin (TLS), SocketsMixin (sock_*), ResolveMixin (getaddrinfo), ProcessesMixin (children),
+StdlibHooks (borrowed from stock asyncio), asyncio.BaseEventLoop (everything else).
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from asyncio import base_events, events
 from asyncio.log import logger
 
 from ..fdmon.select import make_monitor
-from .core import LoopCore
 from .processes import ProcessesMixin
 from .resolve import ResolveMixin
 from .serve import ServeMixin
@@ -23,11 +22,18 @@ from .sockets import SocketsMixin
 from .stdlib_hooks import StdlibHooks
 from .tls import TlsMixin
 
+try:
+    from .raw import RawCore as Core
+except ModuleNotFoundError as _error:
+    if not (_error.name or "").startswith("uringloop."):
+        raise
+    from .core import LoopCore as Core  # a build without liburing
+
 _live_loops = weakref.WeakSet()
 
 
 class Loop(
-    LoopCore,
+    Core,
     ServeMixin,
     TlsMixin,
     SocketsMixin,

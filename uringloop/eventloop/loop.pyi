@@ -1,8 +1,8 @@
 import asyncio
 from typing import Any
 
-from .core import LoopCore
 from .processes import ProcessesMixin
+from .raw import RawCore
 from .resolve import ResolveMixin
 from .serve import ServeMixin
 from .sockets import SocketsMixin
@@ -10,7 +10,7 @@ from .stdlib_hooks import StdlibHooks
 from .tls import TlsMixin
 
 class Loop(
-    LoopCore,
+    RawCore,
     ServeMixin,
     TlsMixin,
     SocketsMixin,

@@ -45,6 +45,7 @@ cdef class FDMonitor:
     cdef int settle(self) except -1
     cdef int fileno(self) noexcept
     cdef int close(self) except -1
+    cdef int deliver_last(self) except -1
     cdef int forget(self) except -1
 
 cdef int check_pollable(int fd) except -1

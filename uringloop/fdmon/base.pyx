@@ -198,6 +198,10 @@ cdef class FDMonitor:
         self.handlers.clear()
         return 0
 
+    cdef int deliver_last(self) except -1:
+        """The context is closed: tell those who wait for the end of a request of their own.  Runs user code."""
+        return 0
+
     cdef int forget(self) except -1:
         """In a fork child: close our copies of the kernel objects without touching what the parent sees."""
         return self.close()

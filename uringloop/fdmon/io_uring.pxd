@@ -32,6 +32,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef size_t n_unsettled
     cdef size_t unsettled_capacity
     cdef bint has_run                  # begin_run was called
+    cdef bint has_tables               # buffers or files were registered with this ring
     cdef readonly bint skip_sends      # a failed SEND reports its partial count: CQE-less sends are sound
     cdef unsigned long long n_completed
     cdef unsigned long long n_cq_overflows
@@ -41,6 +42,9 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef int add(self, Request request, io_uring_sqe *sqe) except -1
     cdef int add_skip_send(self, Request request, io_uring_sqe *sqe) except -1
+    cdef int add_raw(self, PyObject **requests, unsigned n, const io_uring_sqe *filled) except -1
+    cdef int make_room(self, unsigned n_sqes) except -1
+    cdef int prepare_for_raw(self) except -1
     cdef int cancel(self, Request request) except -1
     cdef BufferRing buffer_ring(self)
     cdef int harvest(self) except -1
@@ -52,7 +56,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1
     cdef int move(self) except -1
     cdef bint hand_on(self) except -1
-    cdef int drop_all(self) except -1
+    cdef int drop_all(self, bint was_enabled) except -1
     cdef int drain(self) except -1
     cdef int grow_fifo(self) except -1
     cdef int complete_timed(self, Request request, Completion slot) except -1

@@ -24,16 +24,17 @@ Not here: what a completion means (`transports/ring_wire`), memory rules (`uring
 """
 
 cimport cython
-from libc.errno cimport EBADF
+from libc.errno cimport EAGAIN, EBADF
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
 from ..uring.buffers cimport BufferRing
-from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_SKIP_SEND,
+from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_RAW, KIND_SKIP_SEND,
                               InFlight, Request, decode, encode, hold, release)
-from ..uring.ring cimport Ring
+from ..uring.ring cimport RING_ENTRIES, Ring
 from ..uring.sendprobe cimport failed_send_reports_count
 from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable, ul_monotonic_ns
 
@@ -106,6 +107,56 @@ cdef class IoUringMonitor(FDMonitor):
         hold(request, self.in_flight, sqe)
         self.unsettled[self.n_unsettled] = <PyObject *>request
         self.n_unsettled += 1
+        return 0
+
+    cdef int add_raw(self, PyObject **requests, unsigned n, const io_uring_sqe *filled) except -1:
+        """Somebody's own requests, as one unit that no submission tears apart; all of them or none.
+
+        Parameters:
+            requests: n Requests of KIND_RAW, borrowed; held until their final completions.
+            filled: their SQEs, copied; user_data is set here.
+
+        Raises: RuntimeError from a thread that may not touch the ring, OSError (EAGAIN) where the kernel takes nothing.
+        Completions may be harvested, for dispatch; no user code runs.
+        """
+        cdef io_uring_sqe *sqe
+        cdef unsigned i
+        self.prepare_for_raw()
+        if not self.ring.has_room(n):
+            self.make_room(n)
+        for i in range(n):
+            sqe = self.ring.get_sqe()
+            memcpy(sqe, &filled[i], sizeof(io_uring_sqe))
+            hold(<Request>requests[i], self.in_flight, sqe)
+        return 0
+
+    cdef int make_room(self, unsigned n_sqes) except -1:
+        """Submit what is queued until so many SQEs fit into the SQ at once."""
+        cdef int rounds = 0
+        if self.ready_list is None:
+            self.ready_list = ReadyList()
+        while not self.ring.has_room(n_sqes):
+            if rounds == DRAIN_ROUNDS:
+                raise OSError(EAGAIN, "io_uring_enter: the kernel takes no requests at the moment")
+            rounds += 1
+            # with what is done harvested, a full CQ is no reason to refuse more
+            self.enter_and_harvest(0, -1)
+        return 0
+
+    cdef int prepare_for_raw(self) except -1:
+        """This thread may touch the ring, and before the first run any other may be the one that runs the loop."""
+        cdef Ring fresh
+        if self.ring.is_enabled and not self.ring.is_mine():
+            raise RuntimeError("Non-thread-safe operation: this thread does not run the loop; "
+                               "use loop.call_soon_threadsafe() to make requests")
+        if self.has_run or not self.ring.is_enabled or self.in_flight.count or self.ring.has_unsubmitted():
+            return 0
+        # a spare ring, which belongs to this thread for ever
+        fresh = _ring.take_ring(only_disabled=True)
+        if not _ring.give_back(self.ring):
+            self.ring.close()
+        self.ring = fresh
+        self.buffers = None
         return 0
 
     cdef int cancel(self, Request request) except -1:
@@ -231,9 +282,9 @@ cdef class IoUringMonitor(FDMonitor):
             if user_data == 0:
                 continue
             request = decode(user_data)
-            if request.kind == KIND_COMPLETION:
+            if request.kind == KIND_COMPLETION or request.kind == KIND_RAW:
                 data = NULL
-                if flags & IORING_CQE_F_BUFFER:
+                if flags & IORING_CQE_F_BUFFER and request.kind == KIND_COMPLETION:
                     data = self.buffers.take(res, flags)
                     self.harvested_bytes += res
                 self.push(request, res, flags, data)
@@ -355,6 +406,8 @@ cdef class IoUringMonitor(FDMonitor):
                 self.move()
             else:
                 self.ring.enable()
+                while self.ring.move_overflow():
+                    self.make_room(RING_ENTRIES)
         self.has_run = True
         if sends_report_count is None:
             sends_report_count = failed_send_reports_count()
@@ -367,8 +420,12 @@ cdef class IoUringMonitor(FDMonitor):
         The old ring's owner can never be asked again.  Nothing is lost: `settle` left no send half-way, data
         that no CQE reported is still in its socket, and what was harvested is in the FIFO.
         """
-        cdef Ring fresh = _ring.take_ring(single_issuer=not self.has_run)
+        cdef Ring fresh
         cdef Request request
+        raw = [one for one in self.in_flight.snapshot() if (<Request>one).kind == KIND_RAW]
+        if raw or self.has_tables:
+            raise RuntimeError(f"a loop with requests in flight or tables registered stays in its thread: {raw}")
+        fresh = _ring.take_ring(single_issuer=not self.has_run)
         if self.ready_list is None:
             self.ready_list = ReadyList()
         self.harvest()
@@ -405,8 +462,9 @@ cdef class IoUringMonitor(FDMonitor):
             waiting = [one for one in self.in_flight.snapshot() if (<Request>one).must_settle]
         else:
             # This thread may end, and nobody else could make the kernel let go of a socket then: nothing stays in
-            # flight.  The next run delivers the cancellations, and whoever still wants to hear arms again.
-            waiting = self.in_flight.snapshot()
+            # flight.  The next run delivers the cancellations, and whoever still wants to hear arms again.  But raw
+            # requests are their makers': while one is in flight the loop stays with this thread.
+            waiting = [one for one in self.in_flight.snapshot() if (<Request>one).kind != KIND_RAW]
         for request in waiting:
             self.cancel(request)
         while rounds < DRAIN_ROUNDS and any([(<Request>one).owner is not None for one in waiting]):
@@ -439,6 +497,7 @@ cdef class IoUringMonitor(FDMonitor):
         if self.ready_list is None:
             self.ready_list = ReadyList()
         self.to_arm = []
+        was_enabled = self.ring.is_enabled
         try:
             if self.ring.is_mine():
                 self.drain()
@@ -448,13 +507,13 @@ cdef class IoUringMonitor(FDMonitor):
             if not self.hand_on():
                 self.ring.close()
         finally:
-            self.drop_all()
+            self.drop_all(was_enabled)
         return 0
 
     cdef bint hand_on(self) except -1:
         """Give an empty ring to the next loop; False where it must be closed."""
         cdef Ring ring = self.ring
-        if self.in_flight.count or (self.has_run and not ring.is_mine()):
+        if self.in_flight.count or self.has_tables or (self.has_run and not ring.is_mine()):
             return False
         if self.buffers is not None and not self.buffers.unregister():
             return False
@@ -484,26 +543,53 @@ cdef class IoUringMonitor(FDMonitor):
                 "closing a ring with %d requests that the kernel does not give back", self.in_flight.count)
         return 0
 
-    cdef int drop_all(self) except -1:
-        """The ring is closed: nobody will see what is left."""
+    cdef int drop_all(self, bint was_enabled) except -1:
+        """The ring is closed: only raw requests are still told, by deliver_last."""
         cdef Completion slot
         cdef Request request
-        for request in self.in_flight.snapshot():
-            if not self.has_run or request.keepalive is None:
+        cdef size_t n
+        for request in reversed(self.in_flight.snapshot()):
+            if not was_enabled or request.keepalive is None:
                 release(request)
             else:
                 # Closed from another thread: memory the kernel may still touch is kept for ever, and counted.
                 self.n_in_limbo += 1
+                Py_INCREF(request.keepalive)
+            if request.kind == KIND_RAW:
+                self.push(request, -ECANCELED, 0, NULL)
         self.n_unsettled = 0
         self.to_arm = []  # cancelled handlers are back on it
         while self.ready_list.count():
             self.ready_list.pop()
+        n = self.fifo_tail - self.fifo_head
+        while n:
+            n -= 1
+            slot = self.fifo[self.fifo_head & self.fifo_mask]
+            self.fifo_head += 1
+            request = <Request>slot.request
+            if request.kind == KIND_RAW:
+                self.push(request, slot.res, slot.flags, NULL)
+            else:
+                request.drop(slot.res, slot.flags)
+            Py_DECREF(request)  # taken by push
+        return 0
+
+    cdef int deliver_last(self) except -1:
+        """See FDMonitor: each raw request hears of its end, whatever the callbacks of others raise."""
+        cdef Completion slot
+        cdef Request request
+        cdef object first_error = None
         while self.fifo_head != self.fifo_tail:
             slot = self.fifo[self.fifo_head & self.fifo_mask]
             self.fifo_head += 1
             request = <Request>slot.request
             Py_DECREF(request)  # taken by push
-            request.drop(slot.res, slot.flags)
+            try:
+                request.complete(slot.res, slot.flags, slot.data)
+            except BaseException as error:
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
         return 0
 
     cdef int forget(self) except -1:

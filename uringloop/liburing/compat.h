@@ -77,6 +77,11 @@ static inline unsigned ul_unsubmitted(struct io_uring *ring)
     return ring->sq.sqe_tail - io_uring_smp_load_acquire(ring->sq.khead);
 }
 
+static inline unsigned ul_free_sqes(struct io_uring *ring)
+{
+    return ring->sq.ring_entries - ul_unsubmitted(ring);
+}
+
 static inline unsigned ul_visible_cqes(struct io_uring *ring)
 {
     return io_uring_smp_load_acquire(ring->cq.ktail) - *ring->cq.khead;

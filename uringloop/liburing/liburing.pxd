@@ -20,10 +20,18 @@ cdef extern from "../liburing/compat.h" nogil:
         unsigned cq_entries
         unsigned features
     struct io_uring_sqe:
+        unsigned char opcode
         unsigned char flags
-        uint16_t buf_group
         uint16_t ioprio
+        int32_t fd
+        uint64_t off
+        uint64_t addr
+        uint32_t len
+        uint32_t timeout_flags
         uint64_t user_data
+        uint16_t buf_group
+        uint16_t buf_index
+        uint32_t file_index
     struct io_uring_cqe:
         uint64_t user_data
         int32_t res
@@ -57,12 +65,14 @@ cdef extern from "../liburing/compat.h" nogil:
     unsigned IORING_FEAT_NODROP, IORING_FEAT_EXT_ARG, IORING_FEAT_CQE_SKIP, IORING_FEAT_NO_IOWAIT
     unsigned IORING_SQ_TASKRUN, IORING_SQ_CQ_OVERFLOW
     unsigned IORING_CQE_F_MORE, IORING_CQE_F_BUFFER, IORING_CQE_BUFFER_SHIFT, UL_CQE_F_BUF_MORE
-    unsigned IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS
+    unsigned IORING_CQE_F_NOTIF
+    unsigned IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_DRAIN, IOSQE_IO_LINK, IOSQE_IO_HARDLINK
     unsigned UL_PBUF_RING_INC
     int ECANCELED, ENOBUFS, ECONNABORTED, ETIME
 
     void ul_identity_sq_array(io_uring *ring)
     unsigned ul_unsubmitted(io_uring *ring)
+    unsigned ul_free_sqes(io_uring *ring)
     unsigned ul_visible_cqes(io_uring *ring)
     unsigned ul_sq_flags(io_uring *ring)
     int ul_enter(io_uring *ring, unsigned wait_count, unsigned flags, int64_t timeout_ns)

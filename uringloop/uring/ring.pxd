@@ -16,6 +16,7 @@ cdef class Ring:
     cdef bint has_taskrun_flag         # IORING_SQ_TASKRUN tells of deferred completions
     cdef io_uring_sqe *overflow        # SQEs beyond the SQ while the ring is disabled; owned
     cdef unsigned n_overflow
+    cdef bint is_sq_left               # disabled, and from now on SQEs go to `overflow`
     cdef unsigned overflow_capacity
 
     cdef io_uring_sqe *get_sqe(self) except NULL
@@ -25,8 +26,11 @@ cdef class Ring:
     cdef bint has_unsubmitted(self) noexcept
     cdef bint has_completions(self) noexcept
     cdef int close(self) except -1
-    cdef int flush_overflow(self) except -1
+    cdef bint has_room(self, unsigned n_sqes) noexcept
+    cdef bint move_overflow(self) except -1
     cdef int setup(self, bint single_issuer)
+
+cdef bint is_a_loops_ring(int fd) except -1
 
 cdef unsigned RING_ENTRIES
 cdef unsigned CQ_ENTRIES

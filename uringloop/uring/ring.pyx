@@ -6,7 +6,7 @@ How it works:
     its only owner for ever (measured: any other thread gets -EEXIST from then on).
  2. Set-up flags are tried from best to plainest; what the kernel does not know it refuses with EINVAL.
  3. A disabled ring accepts no submission (-EBADFD).  SQEs that do not fit into the SQ until then wait in
-    an array of ours and move into the SQ when the ring is enabled, in order.
+    an array of ours and move into the SQ when the ring is enabled, in order, linked ones together.
  4. All submitting and waiting is one function, `enter`.
 
 Invariant: only the owner thread calls anything here after `enable`, except `close`.
@@ -17,7 +17,7 @@ Not here: who is in flight (`request`), what a completion means (`fdmon/io_uring
 from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from ..liburing.liburing cimport *
 
@@ -42,6 +42,12 @@ ENOMEM_BACKOFF_MS = (1, 2, 4, 8, 16, 32, 64, 73)
 cdef list spare_rings = []
 cdef int SPARE_RINGS = 4
 cdef object owner_pid = os.getpid()
+cdef set open_rings = set()  # ring fds of this process's loops; guarded by the GIL
+
+
+cdef bint is_a_loops_ring(int fd) except -1:
+    """Completions on it are taken for requests of a loop."""
+    return fd in open_rings
 
 
 cdef list flag_ladder(bint single_issuer):
@@ -109,10 +115,12 @@ cdef class Ring:
             # A sleeping loop always has requests in flight; without this the CPU looks 100 % in iowait.
             self.wait_flags |= UL_ENTER_NO_IOWAIT
         ul_identity_sq_array(&self.ring)
+        open_rings.add(self.ring.ring_fd)
         return 0
 
     def __dealloc__(self):
         if self.is_open:
+            open_rings.discard(self.ring.ring_fd)
             io_uring_queue_exit(&self.ring)
             self.is_open = False
         free(self.overflow)
@@ -127,7 +135,7 @@ cdef class Ring:
         cdef io_uring_sqe *grown
         if not self.is_open:
             raise RuntimeError("the loop is closed: its ring takes no requests")
-        if self.is_enabled or self.n_overflow == 0:
+        if self.is_enabled or not (self.n_overflow or self.is_sq_left):
             sqe = io_uring_get_sqe(&self.ring)
             if sqe != NULL:
                 # prep does not clear it: if filling fails before hold(), an old request's address must not stand here
@@ -153,7 +161,7 @@ cdef class Ring:
         return sqe
 
     cdef int enable(self) except -1:
-        """Accept submissions from now on; the calling thread becomes the owner."""
+        """Accept submissions from now on; the calling thread becomes the owner.  move_overflow comes next."""
         cdef int result
         if self.is_enabled:
             return 0
@@ -162,23 +170,47 @@ cdef class Ring:
             raise OSError(-result, "io_uring_register(ENABLE_RINGS): " + os.strerror(-result))
         self.is_enabled = True
         self.owner_thread = ul_thread_serial()
-        self.flush_overflow()
         return 0
 
     cdef bint is_mine(self) noexcept:
         """Enabled by the calling thread: nobody else may enter it."""
         return self.is_enabled and self.owner_thread == ul_thread_serial()
 
-    cdef int flush_overflow(self) except -1:
-        cdef unsigned i
-        cdef io_uring_sqe *sqe
-        for i in range(self.n_overflow):
-            sqe = self.get_sqe()
-            memcpy(sqe, &self.overflow[i], sizeof(io_uring_sqe))
+    cdef bint has_room(self, unsigned n_sqes) noexcept:
+        """The next `n_sqes` calls of get_sqe submit nothing, so that no submission comes between them.
+
+        As long as the ring is disabled they get one place, too: all in the SQ, or all in what waits for `enable`.
+        """
+        if ul_free_sqes(&self.ring) >= n_sqes:
+            return True
+        self.is_sq_left = not self.is_enabled
+        return self.is_sq_left
+
+    cdef bint move_overflow(self) except -1:
+        """Take what waited for `enable` into the SQ as far as there is room; True while more waits.
+
+        A chain of linked SQEs goes whole: an enter between two of them would tear it apart.
+        """
+        cdef unsigned first = 0
+        cdef unsigned after, i
+        while first < self.n_overflow:
+            after = first + 1
+            while after < self.n_overflow and self.overflow[after - 1].flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK):
+                after += 1
+            if not self.has_room(after - first):
+                break
+            for i in range(first, after):
+                memcpy(self.get_sqe(), &self.overflow[i], sizeof(io_uring_sqe))
+            first = after
+        self.is_sq_left = False
+        self.n_overflow -= first
+        if self.n_overflow:
+            memmove(self.overflow, &self.overflow[first], self.n_overflow * sizeof(io_uring_sqe))
+            return True
         free(self.overflow)
         self.overflow = NULL
-        self.n_overflow = self.overflow_capacity = 0
-        return 0
+        self.overflow_capacity = 0
+        return False
 
     cdef int enter(self, unsigned wait_count, int64_t timeout_ns) except? -1:
         """Submit everything and wait; the one place where the ring's owner gives up the GIL.
@@ -225,6 +257,7 @@ cdef class Ring:
         if self.is_open:
             self.is_open = False
             self.is_enabled = False
+            open_rings.discard(self.ring.ring_fd)
             io_uring_queue_exit(&self.ring)
         free(self.overflow)
         self.overflow = NULL
@@ -232,7 +265,7 @@ cdef class Ring:
         return 0
 
 
-def take_ring(bint single_issuer=True):
+def take_ring(bint single_issuer=True, bint only_disabled=False):
     """A ring for the calling thread, or a disabled one for whoever enables it.  Raises MonitorUnavailable."""
     cdef Ring ring
     global owner_pid
@@ -242,7 +275,7 @@ def take_ring(bint single_issuer=True):
         owner_pid = os.getpid()
     if single_issuer:
         for ring in reversed(spare_rings):
-            if ring.is_mine() or not ring.is_enabled:
+            if not ring.is_enabled or (ring.is_mine() and not only_disabled):
                 spare_rings.remove(ring)
                 return ring
     return Ring(single_issuer)

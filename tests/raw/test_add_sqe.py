@@ -1,0 +1,552 @@
+"""add_sqe(): results, callbacks, multishot, chains, when the kernel sees a request, nested turns."""
+
+import asyncio
+import contextlib
+import contextvars
+import errno
+import os
+import socket
+import threading
+
+import pytest
+from helpers import make_loop, turns, until
+
+import uringloop
+from uringloop.liburing import ffi, lib
+
+NOP = lib.io_uring_prep_nop
+
+
+@pytest.fixture
+def pipe():
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def read_of(loop, fd, buffer, **kwargs):
+    """A read that cannot complete while the pipe is empty."""
+    return loop.add_sqe(lib.io_uring_prep_read, fd, ffi.from_buffer(buffer), len(buffer), 0, **kwargs)
+
+
+# -- results -------------------------------------------------------------------------------------------
+
+
+async def test_await_gives_the_result(pipe):
+    loop = asyncio.get_running_loop()
+    os.write(pipe[1], b"hello")
+    buffer = bytearray(16)
+    request = read_of(loop, pipe[0], buffer)
+    assert not request.done()
+    assert request.cqe is None
+    assert await request == 5
+    assert buffer[:5] == b"hello"
+    assert request.done()
+    assert request.cqe == uringloop.Cqe(5, 0)
+
+
+async def test_a_negative_result_is_the_os_error_of_its_errno():
+    loop = asyncio.get_running_loop()
+    request = loop.add_sqe(lib.io_uring_prep_openat, lib.AT_FDCWD, b"/nowhere", os.O_RDONLY, 0)
+    with pytest.raises(FileNotFoundError) as caught:
+        await request
+    assert caught.value.errno == errno.ENOENT
+    assert caught.value.strerror == os.strerror(errno.ENOENT)
+    assert request.cqe.res == -errno.ENOENT
+
+
+async def test_after_the_completion_every_await_gives_the_same():
+    loop = asyncio.get_running_loop()
+    request = loop.add_sqe(NOP)
+    assert await request == 0
+    assert await request == 0
+    failing = loop.add_sqe(lib.io_uring_prep_close, 1 << 20)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await failing
+
+
+async def test_a_second_await_while_the_first_waits_is_an_error(pipe):
+    loop = asyncio.get_running_loop()
+    request = read_of(loop, pipe[0], bytearray(4))
+    first = asyncio.ensure_future(request)
+    await turns(2)
+    with pytest.raises(RuntimeError, match="awaited already"):
+        await request
+    os.write(pipe[1], b"x")
+    assert await first == 1
+
+
+async def test_gather_and_wait_for_take_requests(pipe):
+    loop = asyncio.get_running_loop()
+    assert not asyncio.isfuture(loop.add_sqe(NOP))
+    assert await asyncio.gather(*[loop.add_sqe(NOP) for _ in range(10)]) == [0] * 10
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(read_of(loop, pipe[0], bytearray(4)), 0.001)
+    assert await asyncio.wait_for(loop.add_sqe(NOP), 10) == 0
+
+
+async def test_a_request_that_is_never_awaited_and_fails_is_reported_like_a_future(request):
+    loop = asyncio.get_running_loop()
+    reports = []
+    loop.set_exception_handler(lambda _loop, context: reports.append(context))
+    loop.add_sqe(lib.io_uring_prep_close, 1 << 20)
+    await until(lambda: reports)
+    assert isinstance(reports[0]["exception"], OSError)
+    assert "nobody awaited it" in reports[0]["message"]
+    seen = loop.add_sqe(lib.io_uring_prep_close, 1 << 20)
+    await until(seen.done)
+    assert seen.cqe.res == -errno.EBADF  # looked at: nothing to report
+    del seen
+    await turns(3)
+    assert len(reports) == 1
+
+
+async def test_a_zero_copy_send_is_over_when_its_memory_is_free():
+    if not hasattr(lib, "io_uring_prep_send_zc"):
+        pytest.fail("liburing 2.3 has it")
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.connect(listener.getsockname())
+        peer, _ = listener.accept()
+        with peer:
+            data = bytearray(b"z" * 1000)
+            request = loop.add_sqe(
+                lib.io_uring_prep_send_zc, client.fileno(), ffi.from_buffer(data), 1000, 0, 0
+            )
+            assert await request == 1000
+            assert not request.cqe.is_notification
+            assert peer.recv(2000) == data
+
+
+# -- callbacks -----------------------------------------------------------------------------------------
+
+
+async def test_a_callback_gets_the_raw_completion_once():
+    loop = asyncio.get_running_loop()
+    seen = []
+    loop.add_sqe(lib.io_uring_prep_close, 1 << 20, callback=seen.append)
+    await until(lambda: seen)
+    await turns(3)
+    assert [(cqe.res, cqe.more) for cqe in seen] == [(-errno.EBADF, False)]
+
+
+async def test_a_callback_runs_in_the_context_that_made_the_request():
+    loop = asyncio.get_running_loop()
+    variable = contextvars.ContextVar("variable", default="nothing")
+    seen = []
+    variable.set("made")
+    loop.add_sqe(NOP, callback=lambda cqe: seen.append(variable.get()))
+    variable.set("changed since")
+    await until(lambda: seen)
+    assert seen == ["made"]
+
+
+@pytest.mark.expects_loop_errors
+async def test_a_callback_that_raises_is_reported_and_stops_nobody(loop_errors):
+    loop = asyncio.get_running_loop()
+    seen = []
+
+    def fail(cqe):
+        raise ZeroDivisionError
+
+    loop.add_sqe(NOP, callback=fail)
+    loop.add_sqe(NOP, callback=seen.append)
+    await until(lambda: seen)
+    assert [type(context["exception"]) for context in loop_errors] == [ZeroDivisionError]
+
+
+async def test_a_request_with_a_callback_is_not_awaited():
+    loop = asyncio.get_running_loop()
+    seen = []
+    request = loop.add_sqe(NOP, callback=seen.append)
+    with pytest.raises(TypeError, match="tells its callback"):
+        await request
+    await until(lambda: seen)
+
+
+def test_keyboard_interrupt_out_of_a_callback_loses_no_completion(loop):
+    seen = []
+
+    def interrupt(cqe):
+        raise KeyboardInterrupt
+
+    loop.add_sqe(NOP, callback=interrupt)
+    loop.add_sqe(NOP, callback=seen.append)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert len(seen) == 1
+
+
+# -- multishot -----------------------------------------------------------------------------------------
+
+
+async def test_multishot_is_iterated_and_its_last_completion_has_no_more(pipe):
+    loop = asyncio.get_running_loop()
+    request = loop.add_sqe(lib.io_uring_prep_poll_multishot, pipe[0], 1, multishot=True)
+    seen = []
+
+    async def follow():
+        async for cqe in request:
+            seen.append(cqe)
+
+    follower = asyncio.create_task(follow())
+    await turns(2)
+    for n in range(1, 4):
+        os.write(pipe[1], b"x")
+        await until(lambda n=n: len(seen) == n)
+    assert request.cancel()
+    await follower
+    assert [cqe.more for cqe in seen] == [True, True, True, False]
+    assert seen[-1].res == -errno.ECANCELED
+    assert request.done()
+    assert not request.cancel()
+
+
+async def test_multishot_tells_its_callback_each_time():
+    loop = asyncio.get_running_loop()
+    seen = []
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        request = loop.add_sqe(
+            lib.io_uring_prep_multishot_accept, listener.fileno(), ffi.NULL, ffi.NULL, 0,
+            callback=seen.append, multishot=True,
+        )  # fmt: skip
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        await until(lambda: len(seen) == 3)
+        request.cancel()
+        await until(lambda: len(seen) == 4)
+    assert [cqe.more for cqe in seen] == [True, True, True, False]
+    for cqe in seen[:3]:
+        os.close(cqe.res)
+
+
+async def test_cancelling_who_iterates_cancels_the_request(pipe):
+    loop = asyncio.get_running_loop()
+    request = loop.add_sqe(lib.io_uring_prep_poll_multishot, pipe[0], 1, multishot=True)
+
+    async def follow():
+        async for _ in request:
+            pass
+
+    follower = asyncio.create_task(follow())
+    await turns(2)
+    follower.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await follower
+    assert request.done()
+
+
+async def test_aclose_ends_a_multishot_request(pipe):
+    loop = asyncio.get_running_loop()
+    request = loop.add_sqe(lib.io_uring_prep_poll_multishot, pipe[0], 1, multishot=True)
+    os.write(pipe[1], b"x")
+    async with contextlib.aclosing(request):
+        assert (await anext(request)).more
+    assert request.done()
+
+
+async def test_what_is_awaited_and_what_is_iterated_are_not_mixed_up(pipe):
+    loop = asyncio.get_running_loop()
+    once = loop.add_sqe(NOP)
+    with pytest.raises(TypeError, match="multishot=True"):
+        async for _ in once:
+            pass
+    await once
+    several = loop.add_sqe(lib.io_uring_prep_poll_multishot, pipe[0], 1, multishot=True)
+    with pytest.raises(TypeError, match="async for"):
+        await several
+    await several.aclose()
+
+
+# -- cancelling ----------------------------------------------------------------------------------------
+
+
+async def test_cancel_brings_exactly_one_completion(pipe):
+    loop = asyncio.get_running_loop()
+    seen = []
+    request = read_of(loop, pipe[0], bytearray(4), callback=seen.append)
+    assert request.cancel()
+    assert request.cancel()
+    await until(lambda: seen)
+    await turns(3)
+    assert [cqe.res for cqe in seen] == [-errno.ECANCELED]
+    assert not request.cancel()
+
+
+async def test_a_cancelled_task_goes_on_when_the_kernel_has_let_go(pipe):
+    loop = asyncio.get_running_loop()
+    request = read_of(loop, pipe[0], bytearray(4))
+    task = asyncio.ensure_future(request)
+    await turns(2)
+    task.cancel("why")
+    with pytest.raises(asyncio.CancelledError, match="why"):
+        await task
+    assert request.done()
+    assert request.cqe.res == -errno.ECANCELED
+    os.write(pipe[1], b"kept")
+    assert os.read(pipe[0], 4) == b"kept"
+
+
+async def test_a_second_cancel_does_not_cut_the_wait_short(pipe):
+    """Both come before the kernel's answer."""
+    loop = asyncio.get_running_loop()
+    request = read_of(loop, pipe[0], bytearray(4))
+    done_at_the_end = []
+
+    async def use():
+        try:
+            await request
+        finally:
+            done_at_the_end.append(request.done())
+
+    task = asyncio.create_task(use())
+    await turns(2)
+    task.cancel()
+    await turns(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done_at_the_end == [True]
+
+
+async def test_after_a_cancellation_that_came_too_late_the_true_result_is_there(pipe):
+    loop = asyncio.get_running_loop()
+    buffer = bytearray(4)
+    request = read_of(loop, pipe[0], buffer)
+    task = asyncio.ensure_future(request)
+    await turns(2)
+    os.write(pipe[1], b"data")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert request.cqe.res == 4
+    assert buffer == b"data"
+    assert await request == 4
+
+
+async def test_a_task_that_is_thrown_away_leaves_the_request_to_the_kernel(pipe):
+    loop = asyncio.get_running_loop()
+    request = read_of(loop, pipe[0], bytearray(4))
+
+    async def use():
+        await request
+
+    coroutine = use()
+    coroutine.send(None)
+    coroutine.close()
+    await until(request.done)
+    assert request.cqe.res == -errno.ECANCELED
+
+
+# -- chains --------------------------------------------------------------------------------------------
+
+
+async def test_a_chain_runs_in_order_and_stops_at_a_failure(tmp_path):
+    loop = asyncio.get_running_loop()
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    buffer = bytearray(5)
+    try:
+        write, read = loop.add_sqes(
+            [
+                (lib.io_uring_prep_write, fd, b"chain", 5, 0),
+                (lib.io_uring_prep_read, fd, ffi.from_buffer(buffer), 5, 0),
+            ]
+        )
+        assert await read == 5
+        assert await write == 5
+        assert buffer == b"chain"
+        failing, never = loop.add_sqes([(lib.io_uring_prep_close, 1 << 20), (NOP,)])
+        with pytest.raises(OSError, match="Bad file"):
+            await failing
+        with pytest.raises(OSError) as caught:
+            await never
+        assert caught.value.errno == errno.ECANCELED
+    finally:
+        os.close(fd)
+
+
+async def test_a_hard_link_goes_on_after_a_failure():
+    loop = asyncio.get_running_loop()
+
+    def close_hard(sqe):
+        lib.io_uring_prep_close(sqe, 1 << 20)
+        sqe.flags |= lib.IOSQE_IO_HARDLINK
+
+    failing, after = loop.add_sqes([(close_hard,), (NOP,)])
+    assert await after == 0
+    assert failing.done()
+    assert failing.cqe.res == -errno.EBADF
+
+
+async def test_no_chain_is_torn_apart_by_a_full_queue():
+    """Of a chain cut in two the second half would run although the first has failed."""
+    loop = asyncio.get_running_loop()
+    for filled in range(250, 258):
+        nops = [loop.add_sqe(NOP) for _ in range(filled)]
+        chain = loop.add_sqes([(lib.io_uring_prep_close, 1 << 20), *[(NOP,)] * 9])
+        behind = loop.add_sqe(NOP)
+        await asyncio.gather(*nops, behind, *chain, return_exceptions=True)
+        assert [request.cqe.res for request in chain] == [-errno.EBADF] + [-errno.ECANCELED] * 9
+        assert behind.cqe.res == 0
+
+
+def test_no_chain_is_torn_apart_before_the_first_run(loop):
+    nops = [loop.add_sqe(NOP) for _ in range(250)]
+    chains = [loop.add_sqes([(lib.io_uring_prep_close, 1 << 20), *[(NOP,)] * 9]) for _ in range(100)]
+
+    async def finish():
+        await asyncio.gather(*nops, *[one for chain in chains for one in chain], return_exceptions=True)
+
+    loop.run_until_complete(finish())
+    for chain in chains:
+        assert [request.cqe.res for request in chain] == [-errno.EBADF] + [-errno.ECANCELED] * 9
+
+
+async def test_a_chain_is_made_whole_or_not_at_all():
+    loop = asyncio.get_running_loop()
+    before = loop.statistics()["in_flight"]
+    with pytest.raises(ZeroDivisionError):
+        loop.add_sqes([(NOP,), (lambda sqe: 1 / 0,)])
+    with pytest.raises(ValueError, match="too long"):
+        loop.add_sqes([(NOP,)] * 257)
+    with pytest.raises(ValueError, match="a tuple"):
+        loop.add_sqes([(NOP,), ()])
+    assert loop.add_sqes([]) == []
+    assert loop.statistics()["in_flight"] == before
+    assert len(await asyncio.gather(*loop.add_sqes([(NOP,)] * 256))) == 256
+
+
+# -- when the kernel sees it -------------------------------------------------------------------------------
+
+
+def test_thousands_of_requests_before_the_first_run(loop):
+    requests = [loop.add_sqe(NOP) for _ in range(5000)]
+    assert loop.run_until_complete(asyncio.wait_for(gathered(requests), 10)) == [0] * 5000
+
+
+async def gathered(requests):
+    return [await request for request in requests]
+
+
+async def test_thousands_of_requests_in_one_callback():
+    loop = asyncio.get_running_loop()
+    assert await gathered([loop.add_sqe(NOP) for _ in range(5000)]) == [0] * 5000
+
+
+async def test_64_requests_in_one_turn_cost_one_system_call():
+    loop = asyncio.get_running_loop()
+    await turns(3)
+    before = loop.statistics()
+    await asyncio.gather(*[loop.add_sqe(NOP) for _ in range(64)])
+    after = loop.statistics()
+    assert after["submitted"] - before["submitted"] == 64
+    assert after["syscalls"] - before["syscalls"] == 1
+
+
+def test_a_request_made_from_a_callback_is_not_left_when_the_loop_would_sleep(loop):
+    """Upstream's bug: the loop slept on with the request in user space."""
+    seen = []
+
+    def done(cqe):
+        seen.append(cqe)
+        loop.stop()
+
+    loop.call_later(0.001, lambda: loop.add_sqe(NOP, callback=done))
+    loop.call_later(30, loop.stop)
+    before = loop.time()
+    loop.run_forever()
+    assert seen
+    assert loop.time() - before < 10
+
+
+def test_a_request_by_call_soon_threadsafe_wakes_the_loop(loop):
+    seen = []
+
+    def done(cqe):
+        seen.append(cqe)
+        loop.stop()
+
+    def make():
+        loop.call_soon_threadsafe(lambda: loop.add_sqe(NOP, callback=done))
+
+    thread = threading.Thread(target=make)
+    loop.call_soon(thread.start)
+    loop.run_forever()
+    thread.join()
+    assert len(seen) == 1
+
+
+def test_requests_are_submitted_when_the_loop_stops(loop, pipe):
+    loop.call_soon(lambda: (loop.add_sqe(lib.io_uring_prep_write, pipe[1], b"last", 4, 0), loop.stop()))
+    loop.run_forever()
+    assert os.read(pipe[0], 4) == b"last"
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
+# -- nested turns ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_nested_turn_delivers_what_the_outer_one_has_left_in_order_and_once(loop, blocking):
+    order = []
+
+    def nest(cqe):
+        order.append("nest")
+        assert loop.aio_context.poll(blocking) is True
+        order.append("nested")
+
+    loop.add_sqe(NOP, callback=nest)
+    for number in range(5):
+        loop.add_sqe(NOP, callback=lambda cqe, number=number: order.append(number))
+    for _ in range(3):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    assert order == ["nest", 0, 1, 2, 3, 4, "nested"]
+
+
+def test_requests_made_and_finished_in_nested_turns(loop):
+    order = []
+
+    def nest(cqe, depth):
+        order.append(depth)
+        if depth < 20:
+            loop.add_sqe(NOP, callback=lambda cqe: nest(cqe, depth + 1))
+            while len(order) <= depth + 1:
+                loop.aio_context.poll(True)
+        order.append(-depth)
+
+    loop.add_sqe(NOP, callback=lambda cqe: nest(cqe, 0))
+    while 0 not in order[1:]:
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    assert order == [*range(21), *range(-20, 1)]
+
+
+def test_poll_without_anything_to_do_makes_no_progress(loop):
+    loop.aio_context.poll(False)
+    assert loop.aio_context.poll(False) is False
+    loop.call_soon(lambda: None)
+    assert loop.aio_context.poll(False) is True
+
+
+# -- other loops and threads ---------------------------------------------------------------------------------
+
+
+def test_a_request_of_another_loop_cannot_be_awaited(loop):
+    other = make_loop("io_uring")
+    request = other.add_sqe(NOP)
+
+    async def use():
+        await request
+
+    with pytest.raises(RuntimeError, match="different loop"):
+        loop.run_until_complete(use())
+    other.close()

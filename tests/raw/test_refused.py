@@ -1,0 +1,216 @@
+"""Misuse of add_sqe(): a clear exception, and the loop goes on."""
+
+import asyncio
+import contextlib
+import os
+import threading
+
+import pytest
+from helpers import make_loop, turns, until
+
+import uringloop
+from uringloop.liburing import ffi, lib
+
+NOP = lib.io_uring_prep_nop
+
+
+def with_flags(flags):
+    def prep(sqe):
+        NOP(sqe)
+        sqe.flags |= flags
+
+    return prep
+
+
+def set_user_data(sqe):
+    NOP(sqe)
+    sqe.user_data = 1
+
+
+def in_reserved_group(sqe):
+    lib.io_uring_prep_recv(sqe, 0, ffi.NULL, 0, 0)
+    sqe.flags |= lib.IOSQE_BUFFER_SELECT
+    sqe.buf_group = uringloop.FIRST_RESERVED_GROUP
+
+
+def divide(sqe):
+    NOP(sqe)
+    raise ZeroDivisionError
+
+
+async def not_called(sqe):
+    NOP(sqe)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        ((divide,), ZeroDivisionError, None),
+        ((lambda sqe: None,), ValueError, "filled no SQE"),
+        ((set_user_data,), ValueError, "user_data"),
+        ((with_flags(lib.IOSQE_IO_DRAIN),), ValueError, "DRAIN"),
+        ((with_flags(lib.IOSQE_CQE_SKIP_SUCCESS),), ValueError, "SKIP_SUCCESS"),
+        ((with_flags(lib.IOSQE_IO_LINK),), ValueError, "add_sqes"),
+        ((with_flags(lib.IOSQE_IO_HARDLINK),), ValueError, "add_sqes"),
+        ((in_reserved_group,), ValueError, "buffer groups"),
+        ((lib.io_uring_prep_provide_buffers, ffi.NULL, 1, 1, 0xFF00, 0), ValueError, "buffer groups"),
+        ((lib.io_uring_prep_poll_update, 1, 2, 0, lib.IORING_POLL_UPDATE_USER_DATA), ValueError, "user_data"),
+        ((lib.io_uring_prep_poll_multishot, 0, 1), ValueError, "multishot=True"),
+        ((lib.io_uring_prep_multishot_accept, 0, ffi.NULL, ffi.NULL, 0), ValueError, "multishot=True"),
+        ((lib.io_uring_prep_recv_multishot, 0, ffi.NULL, 0, 0), ValueError, "multishot=True"),
+        ((lib.io_uring_prep_read, 0, b"immutable", 9, 0), ValueError, "immutable"),
+        ((lib.io_uring_prep_write, 1, b"short", 6, 0), ValueError, "6 bytes of a bytes object of 5"),
+        ((lib.io_uring_prep_readv, 0, [{}], 1, 0), TypeError, r"ffi\.new"),
+        ((lib.io_uring_prep_read, "0", ffi.NULL, 9, 0), TypeError, None),
+        ((lib.io_uring_prep_read, 0), TypeError, None),
+        ((None,), TypeError, "callable"),
+        ((), TypeError, None),
+    ],
+)
+async def test_what_is_refused_leaves_nothing_behind(call, error, words):
+    loop = asyncio.get_running_loop()
+    before = loop.statistics()["in_flight"]
+    with pytest.raises(error, match=words):
+        loop.add_sqe(*call)
+    assert loop.statistics()["in_flight"] == before
+    assert await loop.add_sqe(NOP) == 0
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'not_called' was never awaited")
+async def test_a_coroutine_function_is_no_prep_function():
+    loop = asyncio.get_running_loop()
+    with pytest.raises(ValueError, match="filled no SQE"):
+        loop.add_sqe(not_called)
+
+
+async def test_a_callback_must_be_callable():
+    with pytest.raises(TypeError, match="callback must be callable"):
+        asyncio.get_running_loop().add_sqe(NOP, callback=1)
+
+
+async def test_a_message_for_a_loops_ring_must_not_look_like_a_request():
+    loop = asyncio.get_running_loop()
+    other = make_loop("io_uring")
+    try:
+        ring_fd = other.aio_context.monitor.statistics() and ring_of(other)
+        with pytest.raises(ValueError, match="data 0"):
+            loop.add_sqe(lib.io_uring_prep_msg_ring, ring_fd, 0, 1234, 0)
+    finally:
+        other.close()
+
+
+def ring_of(loop):
+    return loop._ring_pointer().ring_fd
+
+
+async def test_requests_may_be_made_while_prep_runs():
+    """Its SQE is no slot of the ring yet: nothing half-filled is submitted."""
+    loop = asyncio.get_running_loop()
+    inner = []
+
+    def prep(sqe):
+        sqe.opcode = 200  # no such opcode: must never reach the kernel
+        inner.extend(loop.add_sqe(NOP) for _ in range(300))
+        NOP(sqe)
+
+    assert await loop.add_sqe(prep) == 0
+    assert [await request for request in inner] == [0] * 300
+
+
+async def test_a_kept_pointer_harms_nobody():
+    loop = asyncio.get_running_loop()
+    kept = []
+
+    def prep(sqe):
+        NOP(sqe)
+        kept.append(sqe)
+
+    request = loop.add_sqe(prep)
+    kept[0].opcode = 200
+    kept[0].user_data = 1
+    assert await request == 0
+
+
+@pytest.mark.expects_loop_errors
+async def test_a_kept_pointer_that_is_used_is_told_of_in_debug_mode(loop_errors):
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    kept = []
+
+    def prep(sqe):
+        NOP(sqe)
+        kept.append(sqe)
+
+    untouched = loop.add_sqe(prep)
+    assert kept[0].opcode == 0xDB  # poisoned
+    await untouched
+    assert not loop_errors
+    request = loop.add_sqe(prep)
+    kept[1].len = 7
+    assert await request == 0
+    assert "after its prep function had returned" in loop_errors[0]["message"]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+async def test_another_thread_is_refused(debug):
+    loop = asyncio.get_running_loop()
+    loop.set_debug(debug)
+    pipe = os.pipe()
+    request = loop.add_sqe(lib.io_uring_prep_poll_add, pipe[0], 1)
+    await turns(2)
+    errors = []
+
+    def misuse():
+        for use in (lambda: loop.add_sqe(NOP), lambda: loop.add_sqes([(NOP,)]), request.cancel):
+            try:
+                use()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    thread = threading.Thread(target=misuse)
+    thread.start()
+    await until(lambda: not thread.is_alive())
+    thread.join()
+    assert len(errors) == 3
+    assert all("Non-thread-safe" in error for error in errors)
+    request.cancel()
+    await until(request.done)
+    for fd in pipe:
+        os.close(fd)
+
+
+def test_a_closed_loop_takes_no_requests():
+    loop = make_loop("io_uring")
+    loop.close()
+    for use in (lambda: loop.add_sqe(NOP), lambda: loop.add_sqes([(NOP,)]), lambda: loop.register_files(1)):
+        with pytest.raises(RuntimeError, match="Event loop is closed"):
+            use()
+
+
+def test_a_loop_that_is_closed_by_prep_takes_none(new_loop):
+    loop = new_loop()
+
+    def prep(sqe):
+        NOP(sqe)
+        loop.close()
+
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        loop.add_sqe(prep)
+
+
+@pytest.mark.parametrize("name", ["epoll", "poll"])
+def test_the_other_monitors_say_which_they_are_and_why(name):
+    loop = make_loop(name)
+    with contextlib.closing(loop):
+        assert loop.supports_sqe is False
+        for use in (lambda: loop.add_sqe(NOP), lambda: loop.add_sqes([(NOP,)])):
+            with pytest.raises(uringloop.SqeNotSupported) as caught:
+                use()
+            assert caught.value.monitor == name
+            assert name in str(caught.value)
+            assert f"fdmon={name}" in str(caught.value)
+
+
+async def test_requests_are_made_by_loops_only():
+    with pytest.raises(TypeError, match="add_sqe"):
+        uringloop.RawRequest()

@@ -1,0 +1,29 @@
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from .core import LoopCore
+from .raw_request import Cqe, RawRequest
+from .registered import RegisteredBuffers, RegisteredFiles
+
+FIRST_RESERVED_GROUP: int
+
+class Scratch:
+    def was_touched(self) -> bool: ...
+
+class RawCore(LoopCore):
+    @property
+    def supports_sqe(self) -> bool: ...
+    def add_sqe(
+        self,
+        prep: Callable[..., object],
+        *args: Any,
+        callback: Callable[[Cqe], object] | None = None,
+        keepalive: object = None,
+        multishot: bool = False,
+    ) -> RawRequest: ...
+    # each part: (prep, *args)
+    def add_sqes(self, chain: Iterable[tuple[Any, ...]], *, keepalive: object = None) -> list[RawRequest]: ...
+    def register_buffers(self, buffers: Iterable[Any]) -> RegisteredBuffers: ...
+    def register_files(self, files: int | Sequence[int]) -> RegisteredFiles: ...
+    _registered_buffers: RegisteredBuffers | None
+    _registered_files: RegisteredFiles | None
