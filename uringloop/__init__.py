@@ -42,6 +42,15 @@ def __getattr__(name: str) -> Any:
         from .eventloop import raw_request
 
         return getattr(raw_request, name)
+    if name == "open":  # not in __all__: `import *` would hide the builtin
+        from .files import open
+
+        globals()["open"] = open
+        return open
+    if name == "files":
+        import importlib
+
+        return importlib.import_module(".files", __name__)
     if name == "FIRST_RESERVED_GROUP":
         from .uring.buffers import FIRST_RESERVED_GROUP
 

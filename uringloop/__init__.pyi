@@ -1,6 +1,7 @@
 import asyncio
 import sys
 
+from . import files as files
 from ._version import __version__ as __version__
 from .eventloop.loop import Loop as Loop
 from .eventloop.raw_request import Cqe as Cqe
@@ -8,6 +9,7 @@ from .eventloop.raw_request import RawRequest as RawRequest
 from .exceptions import MonitorUnavailable as MonitorUnavailable
 from .exceptions import SqeNotSupported as SqeNotSupported
 from .exceptions import UringLoopError as UringLoopError
+from .files import open as open
 from .policy import new_event_loop as new_event_loop
 from .policy import run as run
 from .uring.buffers import FIRST_RESERVED_GROUP as FIRST_RESERVED_GROUP

@@ -59,3 +59,10 @@ def test_importing_changes_nothing():
         "assert not {'uringloop.liburing._ffi', 'cffi', '_cffi_backend'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
+def test_files_are_there_when_somebody_asks():
+    assert uringloop.open is uringloop.files.open
+    assert "open" not in uringloop.__all__  # `import *` would hide the builtin
+    for name in uringloop.files.__all__:
+        assert inspect.getdoc(getattr(uringloop.files, name))

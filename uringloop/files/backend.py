@@ -1,0 +1,197 @@
+"""What file objects ask the operating system for, and who answers: io_uring requests or threads.
+
+How it works:
+1. `Backend` is the list of operations. `ring_backend.RingBackend` makes each one a request on the loop's ring,
+   `thread_backend.ThreadBackend` a call in the loop's default executor. `backend_of(loop)` says which a loop has.
+2. Everything above (binary, text, functions, copying, temporary) knows this class only.
+
+Invariant: an operation that is cancelled does not return before the kernel, or the thread, is done with it. The
+CancelledError then carries what really happened as its `outcome` (see `outcome_of`): bytes that were read from a
+pipe can be kept, and positions stay exact. A file descriptor nobody waits for any more is closed by the backend.
+
+Offsets: a number of bytes from the beginning of the file, or STREAM for what has no positions (pipes, terminals,
+sockets: the operation waits until it can proceed), or APPEND to write where the kernel's own position is (files
+opened with O_APPEND: at the end).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+__all__ = ["APPEND", "STREAM", "Backend", "Opened", "Path", "backend_of", "outcome_of"]
+
+STREAM = -1
+APPEND = -2
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+_T = TypeVar("_T")
+
+_RELEASE_AGAIN_S = 0.02
+
+
+class Opened(NamedTuple):
+    """An open file, and what `open` needs to know of it."""
+
+    fd: int
+    st_mode: int
+    st_size: int
+    st_blksize: int
+
+
+def outcome_of(error: BaseException) -> Any:
+    """What a cancelled operation did all the same: its result, or None if it did nothing."""
+    return getattr(error, "outcome", None)
+
+
+class Backend:
+    """The operations. All are coroutines, run in the loop's task, and raise OSError without a file's name."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+
+    # Files
+
+    async def open(self, path: Path, flags: int, mode: int, dir_fd: int | None = None) -> Opened:
+        """Open a file, never inherited by children. Cancelled: closed again."""
+        raise NotImplementedError
+
+    async def describe(self, fd: int) -> Opened:
+        """The same for a descriptor that is open."""
+        raise NotImplementedError
+
+    async def close(self, fd: int) -> None:
+        """Close it. Not cancellable: it is closed in any case."""
+        raise NotImplementedError
+
+    async def read(self, fd: int, count: int, offset: int) -> bytes:
+        """At most `count` bytes; fewer at the end of a file, and what there is of a stream."""
+        raise NotImplementedError
+
+    async def readinto(self, fd: int, buffer: memoryview, offset: int) -> int:
+        """The same into somebody's memory, which is held until the kernel is done."""
+        raise NotImplementedError
+
+    async def write(self, fd: int, data: Buffer, offset: int) -> int:
+        """How many bytes were written: at least one, often all."""
+        raise NotImplementedError
+
+    async def readv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        raise NotImplementedError
+
+    async def writev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        raise NotImplementedError
+
+    async def fsync(self, fd: int, data_only: bool) -> None:
+        raise NotImplementedError
+
+    async def truncate(self, fd: int, length: int) -> None:
+        raise NotImplementedError
+
+    async def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
+        raise NotImplementedError
+
+    async def fadvise(self, fd: int, offset: int, length: int, advice: int) -> None:
+        raise NotImplementedError
+
+    async def splice(
+        self, source_fd: int, source_offset: int, target_fd: int, target_offset: int, count: int
+    ) -> int:
+        """splice(2): one of the two is a pipe, whose offset is STREAM. Waits until something can be moved."""
+        raise NotImplementedError
+
+    # Names
+
+    async def stat(self, path: Path | int, dir_fd: int | None, follow_symlinks: bool) -> os.stat_result:
+        raise NotImplementedError
+
+    async def rename(
+        self, source: Path, target: Path, source_dir: int | None, target_dir: int | None
+    ) -> None:
+        raise NotImplementedError
+
+    async def unlink(self, path: Path, dir_fd: int | None, is_directory: bool) -> None:
+        """Remove a name, or with `is_directory` an empty directory."""
+        raise NotImplementedError
+
+    async def mkdir(self, path: Path, mode: int, dir_fd: int | None) -> None:
+        raise NotImplementedError
+
+    async def symlink(self, target: Path, path: Path, dir_fd: int | None) -> None:
+        raise NotImplementedError
+
+    async def link(
+        self,
+        source: Path,
+        target: Path,
+        source_dir: int | None,
+        target_dir: int | None,
+        follow_symlinks: bool,
+    ) -> None:
+        raise NotImplementedError
+
+    # Whatever has no operation of its own
+
+    async def call(
+        self,
+        function: Callable[..., _T],
+        *args: Any,
+        undo: Callable[[_T], object] | None = None,
+        release: Callable[[], object] | None = None,
+    ) -> _T:
+        """`function(*args)` in the default executor. Cancelled: not begun any more, or waited for.
+
+        Parameters:
+            undo: called with the result, in the loop's thread, if nobody is going to see it.
+            release: makes a call that may wait for ever return; called again and again until it does.
+        """
+        begun = [True]  # pop() is atomic: either the thread takes it, or whoever cancels
+
+        def job() -> _T | None:
+            try:
+                begun.pop()
+            except IndexError:
+                return None
+            return function(*args)
+
+        future = self.loop.run_in_executor(None, job)
+        try:
+            return await asyncio.shield(future)  # type: ignore[arg-type]
+        except asyncio.CancelledError as error:
+            try:
+                begun.pop()
+            except IndexError:
+                error.outcome = await _finish(future, undo, release)  # type: ignore[attr-defined]
+            raise
+
+
+async def _finish(
+    future: asyncio.Future[Any],
+    undo: Callable[[Any], object] | None,
+    release: Callable[[], object] | None,
+) -> Any:
+    """Wait for a call that cannot be taken back, however often we are cancelled; None if it failed."""
+    while not future.done():
+        if release is not None:
+            release()
+        try:
+            # A release before the thread is where it waits is lost, hence another one after a while.
+            await asyncio.wait([future], timeout=None if release is None else _RELEASE_AGAIN_S)
+        except asyncio.CancelledError:
+            continue  # the first cancellation is going to be raised
+    if future.cancelled() or future.exception() is not None:
+        return None
+    if undo is not None:
+        undo(future.result())
+        return None
+    return future.result()
+
+
+def backend_of(loop: asyncio.AbstractEventLoop) -> Backend:
+    """A backend for a loop; stock asyncio has one, too."""
+    from .thread_backend import ThreadBackend
+
+    return ThreadBackend(loop)

@@ -1,0 +1,389 @@
+"""BufferedFile: binary files with read-ahead and collected writes, as io.BufferedReader, Writer and Random in one.
+
+How it works:
+1. Reading takes from `_ahead`, bytes that were read already; `_at` is the first that nobody had. What is not there
+   is read in chunks. A chunk that follows the one before it is twice as large, up to READ_AHEAD_MOST_BYTES; after a
+   jump it is small again. A `buffering=` of one's own fixes the size of chunks.
+2. Writing collects in `_dirty`, which is written when it would grow beyond the size of the buffer, and by flush().
+   What is larger than the buffer goes out at once, from the caller's memory.
+3. What can be answered from memory is answered without giving control away.
+
+Invariant: there are bytes in `_ahead` or in `_dirty`, never in both; for a seekable file `_position` is that of
+`_ahead[_at]`, or the end of `_dirty`. A cancelled read leaves `_ahead` and `_position` as if it had not begun (of a
+stream, what was taken stays in `_ahead`); a cancelled write has removed from `_dirty` exactly what was written.
+
+Memory: at most READ_AHEAD_MOST_BYTES or WRITE_BUFFER_BYTES (or what `buffering=` says), and what the caller asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from typing import Any
+
+from .backend import STREAM, Backend, Buffer, Opened, outcome_of
+from .common import BinaryFile, bytes_view
+from .modes import Mode
+
+READ_AHEAD_FIRST_BYTES = 8 * 1024
+READ_AHEAD_MOST_BYTES = 256 * 1024
+WRITE_BUFFER_BYTES = 128 * 1024
+
+
+class BufferedFile(BinaryFile):
+    """What `open(..., "rb")` and other binary modes give."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        opened: Opened,
+        mode: Mode,
+        name: str | bytes | int,
+        closefd: bool,
+        buffering: int = -1,
+    ) -> None:
+        super().__init__(backend, opened, mode, name, closefd)
+        self._ahead = b""
+        self._at = 0
+        self._dirty = bytearray()
+        if buffering > 1:
+            self._chunk_first_bytes = self._chunk_most_bytes = self._most_dirty_bytes = buffering
+        else:
+            self._chunk_first_bytes = READ_AHEAD_FIRST_BYTES
+            self._chunk_most_bytes = READ_AHEAD_MOST_BYTES
+            self._most_dirty_bytes = WRITE_BUFFER_BYTES
+        self._chunk_bytes = self._chunk_first_bytes
+        self._chunk_end = -1  # where the last chunk ended: the next one begins there if reading is sequential
+
+    def _check_readable(self, what: str) -> None:
+        if not self._mode.is_readable:
+            raise io.UnsupportedOperation(what)
+
+    def _check_writable(self, what: str) -> None:
+        if not self._mode.is_writable:
+            raise io.UnsupportedOperation(what)
+
+    # Reading
+
+    async def read(self, size: int | None = -1, /) -> bytes:
+        """`size` bytes, fewer only at the end; or everything to the end."""
+        if size is None:
+            size = -1
+        if size >= 0 and not self._lock.locked():
+            end = self._at + size
+            if end <= len(self._ahead) and not self._is_closing and size:
+                data = self._ahead[self._at : end]
+                self._at = end
+                self._position += size
+                return data
+        self._check_readable("read")
+        if size < -1:
+            raise ValueError("read length must be non-negative or -1")
+        self._check_open("read of closed file")
+        async with self._lock:
+            return await (self._read_everything() if size < 0 else self._read(size))
+
+    async def _read(self, size: int) -> bytes:
+        if self._dirty:
+            await self._write_dirty()
+        have = len(self._ahead) - self._at
+        if size <= have:
+            return self._take(size)
+        if self._is_seekable and size >= self._chunk_most_bytes:
+            parts = [self._ahead[self._at :]] if have else []
+            position = self._position + have
+            missing = size - have
+            while missing:
+                part = await self._read_at(missing, position)
+                parts.append(part)
+                position += len(part)
+                missing -= len(part)
+                if not part or (missing and self._is_regular and self._size_hint_bytes):
+                    break
+            self._forget_ahead()
+            self._position = self._chunk_end = position
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        await self._fill(size)
+        return self._take(min(size, len(self._ahead) - self._at))
+
+    async def _read_everything(self) -> bytes:
+        if self._dirty:
+            await self._write_dirty()
+        have = self._ahead[self._at :]
+        rest = await self._read_rest(self._position + len(have))
+        self._forget_ahead()
+        self._position = self._chunk_end = self._position + len(have) + len(rest)
+        return have + rest if have else rest
+
+    def _take(self, size: int) -> bytes:
+        data = self._ahead if size == len(self._ahead) else self._ahead[self._at : self._at + size]
+        self._at += size
+        self._position += size
+        if self._at == len(self._ahead):
+            self._ahead, self._at = b"", 0
+        return data
+
+    def _forget_ahead(self) -> None:
+        self._ahead, self._at = b"", 0
+
+    def _give_back(self, parts: list[bytes]) -> None:
+        if not self._is_seekable and parts:
+            self._ahead, self._at = self._ahead[self._at :] + b"".join(parts), 0
+
+    def _changed(self) -> None:
+        super()._changed()
+        if self._ahead and self._is_seekable:
+            self._forget_ahead()
+
+    async def _fill(self, size: int) -> None:
+        """Read until there are `size` bytes ahead, or the end."""
+        while True:
+            n_changes = self._n_changes
+            parts: list[bytes] = []
+            have = len(self._ahead) - self._at
+            try:
+                while have < size:
+                    part = await self._chunk(size - have, self._position + have)
+                    if not part:
+                        break
+                    parts.append(part)
+                    have += len(part)
+            except BaseException:
+                self._give_back(parts)
+                raise
+            if n_changes == self._n_changes or not self._is_seekable:
+                break  # else a pwrite() came in between: what was ahead is gone, what was read may be out of date
+        if parts:
+            if self._at < len(self._ahead):
+                parts.insert(0, self._ahead[self._at :])
+            self._ahead, self._at = parts[0] if len(parts) == 1 else b"".join(parts), 0
+
+    async def _chunk(self, wanted: int, position: int) -> bytes:
+        """One read of a good size; nothing at the end."""
+        if not self._is_seekable:
+            try:
+                return await self._read_at(max(self._chunk_bytes, wanted), STREAM)
+            except asyncio.CancelledError as error:
+                self._give_back([outcome_of(error) or b""])
+                raise
+        if position == self._chunk_end:
+            self._chunk_bytes = min(2 * self._chunk_bytes, self._chunk_most_bytes)
+        else:
+            self._chunk_bytes = self._chunk_first_bytes
+        while True:
+            n_changes = self._n_changes
+            part = await self._read_at(max(self._chunk_bytes, wanted), position)
+            if (
+                n_changes == self._n_changes
+            ):  # else a pwrite() came in between, and part may be from before it
+                self._chunk_end = position + len(part)
+                return part
+
+    async def read1(self, size: int = -1, /) -> bytes:
+        """What there is, at most `size` bytes, with at most one read."""
+        self._check_readable("read1")
+        self._check_open("read of closed file")
+        if size < 0:
+            size = self._chunk_first_bytes
+        async with self._lock:
+            if size and self._at == len(self._ahead):
+                if self._dirty:
+                    await self._write_dirty()
+                self._ahead, self._at = await self._chunk(size if self._is_seekable else 1, self._position), 0
+            return self._take(min(size, len(self._ahead) - self._at))
+
+    async def readinto(self, buffer: Any, /) -> int:
+        """Fill somebody's memory as far as there is data; how many bytes."""
+        return await self._readinto(buffer, self.read)
+
+    async def readinto1(self, buffer: Any, /) -> int:
+        """The same with at most one read."""
+        return await self._readinto(buffer, self.read1)
+
+    async def _readinto(self, buffer: Any, how: Any) -> int:
+        self._check_readable("read")
+        self._check_open("readinto of closed file")
+        view = bytes_view(buffer)
+        if not self._is_seekable or len(view) < self._chunk_most_bytes or how == self.read1:
+            data = await how(len(view))
+            view[: len(data)] = data
+            return len(data)
+        async with self._lock:
+            if self._dirty:
+                await self._write_dirty()
+            done = len(self._ahead) - self._at
+            if done >= len(view):
+                done = len(view)
+                view[:] = self._take(done)
+                return done
+            view[:done] = self._ahead[self._at :]
+            while done < len(view):
+                fd = self._enter()
+                try:
+                    count = await self._backend.readinto(fd, view[done:], self._position + done)
+                finally:
+                    self._leave()
+                if not count:
+                    break
+                done += count
+            self._forget_ahead()
+            self._position = self._chunk_end = self._position + done
+            return done
+
+    async def peek(self, size: int = 0, /) -> bytes:
+        """What is there without taking it, after at most one read."""
+        self._check_readable("peek")
+        self._check_open("peek of closed file")
+        async with self._lock:
+            if self._at == len(self._ahead):
+                if self._dirty:
+                    await self._write_dirty()
+                self._ahead, self._at = await self._chunk(1, self._position), 0
+            return self._ahead[self._at :]
+
+    async def readline(self, size: int | None = -1, /) -> bytes:
+        """A line with its end; at most `size` bytes of it."""
+        line = b"" if self._lock.locked() or self._is_closing else self._line_ahead(size)
+        if line:
+            return line
+        self._check_readable("read")
+        self._check_open("readline of closed file")
+        async with self._lock:
+            if self._dirty:
+                await self._write_dirty()
+            searched = 0
+            most = -1 if size is None or size < 0 else size
+            while True:
+                have = len(self._ahead) - self._at
+                end = self._ahead.find(b"\n", self._at + searched) + 1 - self._at
+                if 0 <= most <= (end if end > 0 else have):
+                    return self._take(most)
+                if end > 0:
+                    return self._take(end)
+                searched = have
+                await self._fill(have + 1)
+                if len(self._ahead) - self._at == have:
+                    return self._take(have)
+
+    def _line_ahead(self, size: int | None) -> bytes:
+        """The next line, if all of it is in memory."""
+        end = self._ahead.find(b"\n", self._at) + 1
+        if not end or (size is not None and size >= 0):
+            return b""
+        line = self._ahead[self._at : end]
+        self._position += end - self._at
+        self._at = end
+        return line
+
+    # Writing
+
+    async def write(self, data: Any, /) -> int:
+        """Take all of `data`, writing when the buffer is full; returns its length.
+
+        Cancelled, or out of space: `characters_written` of the exception says how much of `data` was taken, which is
+        written or stays in the buffer; the position is behind it.
+        """
+        self._check_writable("write")
+        view = data if type(data) is bytes else bytes_view(data)
+        size = len(view)
+        self._check_open("write to closed file")
+        if len(self._dirty) + size <= self._most_dirty_bytes and not self._ahead and not self._lock.locked():
+            self._dirty += view
+            self._position += size
+            return size
+        async with self._lock:
+            self._forget_ahead()
+            try:
+                if len(self._dirty) + size > self._most_dirty_bytes:
+                    if self._dirty:
+                        await self._write_dirty()
+                    if size > self._most_dirty_bytes:
+                        await self._write_directly(view)
+                        return size
+            except (OSError, asyncio.CancelledError) as error:
+                if not hasattr(error, "characters_written"):
+                    error.characters_written = 0  # type: ignore[union-attr]
+                raise
+            self._dirty += view
+            self._position += size
+            return size
+
+    async def _write_directly(self, view: Buffer) -> None:
+        count = len(view)
+        try:
+            await self._write_all(view, self._write_offset(self._position))
+        except (OSError, asyncio.CancelledError) as error:
+            count = outcome_of(error) or 0
+            error.characters_written = count  # type: ignore[union-attr]
+            raise
+        finally:
+            self._position += count
+            self._note_appended()
+
+    async def _write_dirty(self) -> None:
+        """With the lock held: write what was collected. What could not be written stays."""
+        dirty = self._dirty
+        count = len(dirty)
+        try:
+            await self._write_all(dirty, self._write_offset(self._position - count))
+        except (OSError, asyncio.CancelledError) as error:
+            count = outcome_of(error) or 0
+            raise
+        finally:
+            # A new object: the kernel or a thread may look at the old one's memory as long as a view of it exists.
+            self._dirty = bytearray(memoryview(dirty)[count:]) if count < len(dirty) else bytearray()
+            self._note_appended()
+
+    async def flush(self) -> None:
+        """Write what was collected to the file (the kernel's memory; for the disk see fsync)."""
+        self._check_open("flush of closed file")
+        async with self._lock:
+            if self._dirty:
+                await self._write_dirty()
+
+    async def _settle(self) -> None:
+        while self._dirty:
+            async with self._lock:
+                if self._dirty:
+                    await self._write_dirty()
+
+    async def _finish(self) -> None:
+        async with self._lock:
+            if self._dirty:
+                await self._write_dirty()
+            if not self._closefd and self._is_seekable and not self._mode.is_appending:
+                # Whoever goes on with the descriptor goes on where this file ended, as after io's close().
+                os.lseek(self._fd, self._position, os.SEEK_SET)
+
+    def _unwritten(self) -> Buffer:
+        return self._dirty
+
+    # Positions
+
+    async def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._check_open("seek of closed file")
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
+            raise ValueError(f"whence value {whence} unsupported")
+        self._check_seekable()
+        async with self._lock:
+            if self._dirty:
+                await self._write_dirty()
+            position = await self._target(offset, whence)
+            at = self._at + position - self._position
+            if 0 <= at <= len(self._ahead):
+                self._at = at
+            else:
+                self._forget_ahead()
+            self._position = position
+            return position
+
+    async def truncate(self, size: int | None = None, /) -> int:
+        """Cut or extend the file, to the position if no size is given; the position stays."""
+        self._check_writable("truncate")
+        self._check_open("truncate of closed file")
+        async with self._lock:
+            if self._dirty:
+                await self._write_dirty()
+            self._forget_ahead()
+            return await self._truncate(size)

@@ -1,0 +1,468 @@
+"""What all binary files share: the descriptor, who uses it, positional reads and writes, closing.
+
+How it works:
+1. Operations on the position (read, write, seek ...) go one after the other, by `_lock`; positional ones (pread,
+   pwrite ...) run side by side and are only counted.
+2. The kernel's own file position is not used: each file keeps its position and gives offsets, so that a cancelled
+   operation cannot move it. Files opened for appending write at the kernel's position, which is read back.
+
+Invariant: the descriptor is closed only when nobody uses it any more (`_n_users` is 0): in a thread, or in a request
+that was not submitted yet, its number could otherwise mean another file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import operator
+import os
+import stat
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .backend import APPEND, STREAM, Backend, Buffer, Opened, Path, outcome_of
+from .modes import Mode
+
+_F = TypeVar("_F", bound="BinaryFile")
+
+# Bytes that `read()` asks for where a file does not tell its size (in /proc, for instance).
+UNKNOWN_SIZE_BYTES = 64 * 1024
+
+
+def bytes_view(data: Any) -> memoryview:
+    """The memory of a bytes-like object as plain bytes; TypeError with io's text for others."""
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(f"a bytes-like object is required, not {type(data).__name__!r}") from None
+    return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+
+
+class BinaryFile:
+    """A file of bytes; RawFile and BufferedFile say how it is read and written."""
+
+    def __init__(
+        self, backend: Backend, opened: Opened, mode: Mode, name: str | bytes | int, closefd: bool
+    ) -> None:
+        self._backend = backend
+        self._fd = opened.fd
+        self._mode = mode
+        self._closefd = closefd
+        self._lock = asyncio.Lock()
+        self._n_users = 0
+        self._is_closing = False
+        self._idle: asyncio.Future[None] | None = None
+        self._closed_waiter: asyncio.Future[None] | None = None
+        self.name: Any = name
+        self._delete_path: Path | None = None  # of a temporary file: its name goes when it is closed
+        self._is_regular = stat.S_ISREG(opened.st_mode)
+        self._size_hint_bytes = opened.st_size
+        # Where the next read or write takes place, if the file is seekable.
+        self._position = 0
+        self._is_seekable = self._is_regular or stat.S_ISBLK(opened.st_mode)
+        if not self._is_seekable or isinstance(name, int):
+            # lseek() that moves nothing does not wait for anything.
+            try:
+                self._position = os.lseek(opened.fd, 0, os.SEEK_CUR)
+                self._is_seekable = True
+            except OSError:
+                self._is_seekable = False
+        if mode.is_appending and self._is_seekable and self._is_regular:
+            self._position = opened.st_size
+        # Counts pwrite() and the like: what was read ahead before one may be out of date.
+        self._n_changes = 0
+
+    # What it is
+
+    def __repr__(self) -> str:
+        return f"<uringloop.files.{type(self).__name__} name={self.name!r} mode={self.mode!r}>"
+
+    @property
+    def mode(self) -> str:
+        return self._mode.raw_name
+
+    @property
+    def closed(self) -> bool:
+        return self._is_closing
+
+    @property
+    def closefd(self) -> bool:
+        """Whether close() closes the descriptor."""
+        return self._closefd
+
+    def fileno(self) -> int:
+        """The descriptor. Its own file position is not where this file reads or writes."""
+        self._check_open()
+        return self._fd
+
+    async def readable(self) -> bool:
+        self._check_open()
+        return self._mode.is_readable
+
+    async def writable(self) -> bool:
+        self._check_open()
+        return self._mode.is_writable
+
+    async def seekable(self) -> bool:
+        self._check_open()
+        return self._is_seekable
+
+    async def isatty(self) -> bool:
+        self._check_open()
+        return False if self._is_regular else os.isatty(self._fd)
+
+    def _check_open(self, text: str = "I/O operation on closed file") -> None:
+        if self._is_closing:
+            raise ValueError(text)
+
+    def _check_readable(self, what: str) -> None:
+        raise NotImplementedError
+
+    def _check_writable(self, what: str) -> None:
+        raise NotImplementedError
+
+    def _check_seekable(self) -> None:
+        if not self._is_seekable:
+            raise io.UnsupportedOperation("File or stream is not seekable.")
+
+    # Who uses the descriptor
+
+    def _enter(self) -> int:
+        """The descriptor, for one operation; every _enter() has its _leave()."""
+        if self._fd < 0:
+            raise ValueError("I/O operation on closed file")
+        self._n_users += 1
+        return self._fd
+
+    def _leave(self) -> None:
+        self._n_users -= 1
+        if self._n_users == 0 and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    # Operations on the descriptor, each of them once or until all is done
+
+    async def _read_at(self, count: int, offset: int) -> bytes:
+        fd = self._enter()
+        try:
+            return await self._backend.read(fd, count, offset)
+        finally:
+            self._leave()
+
+    async def _write_all(self, data: Buffer, offset: int) -> None:
+        """Write everything. An exception's `outcome` says how many bytes were written nevertheless."""
+        fd = self._enter()
+        done = 0
+        try:
+            done = await self._backend.write(fd, data, offset)
+            while done < len(data):
+                rest = memoryview(data)[done:]
+                done += await self._backend.write(fd, rest, offset + done if offset >= 0 else offset)
+        except (OSError, asyncio.CancelledError) as error:
+            error.outcome = done + (outcome_of(error) or 0)  # type: ignore[union-attr]
+            raise
+        finally:
+            self._leave()
+
+    def _write_offset(self, position: int) -> int:
+        if self._mode.is_appending:
+            return APPEND if self._is_seekable else STREAM
+        return position if self._is_seekable else STREAM
+
+    async def _read_rest(self, position: int) -> bytes:
+        """Everything from here to the end."""
+        parts: list[bytes] = []
+        hint_bytes = max(self._size_hint_bytes - position, 0) if self._is_regular else 0
+        count = hint_bytes + 1 if hint_bytes else UNKNOWN_SIZE_BYTES
+        try:
+            while True:
+                part = await self._read_at(count, position if self._is_seekable else STREAM)
+                parts.append(part)
+                position += len(part)
+                # A regular file gives less than asked for only at its end; one in /proc, whose size is 0, always may.
+                if not part or (hint_bytes and len(part) < count):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+                count = max(UNKNOWN_SIZE_BYTES, min(2 * count, 1 << 23))
+        except BaseException:
+            self._give_back(parts)
+            raise
+
+    def _give_back(self, parts: list[bytes]) -> None:
+        """Keep what a failed read took out of a stream."""
+
+    # Positional operations
+
+    async def pread(self, count: int, offset: int, /) -> bytes:
+        """Up to `count` bytes from `offset` on, as os.pread. Neither uses nor moves the position."""
+        self._check_open()
+        self._check_readable("read")
+        if offset < 0 or count < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        await self._settle()
+        return await self._read_at(count, offset)
+
+    async def pwrite(self, data: Buffer, offset: int, /) -> int:
+        """Write all of `data` at `offset`; returns its length. Neither uses nor moves the position.
+
+        Cancelled, or out of space: the exception's `characters_written` says how many bytes were written.
+        """
+        self._check_open()
+        self._check_writable("write")
+        if offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        view = data if type(data) is bytes else bytes_view(data)
+        await self._settle()
+        self._changed()
+        try:
+            await self._write_all(view, offset)
+        except (OSError, asyncio.CancelledError) as error:
+            error.characters_written = outcome_of(error)  # type: ignore[union-attr]
+            raise
+        finally:
+            self._changed()
+        return len(view)
+
+    async def preadv(self, buffers: Sequence[Any], offset: int, /) -> int:
+        """Fill several buffers, as os.preadv."""
+        self._check_open()
+        self._check_readable("read")
+        views = [bytes_view(one) for one in buffers]
+        await self._settle()
+        fd = self._enter()
+        try:
+            return await self._backend.readv(fd, views, offset)
+        finally:
+            self._leave()
+
+    async def pwritev(self, buffers: Sequence[Any], offset: int, /) -> int:
+        """Write several buffers, as os.pwritev; returns how many bytes were written, which may be fewer."""
+        self._check_open()
+        self._check_writable("write")
+        views = [bytes_view(one) for one in buffers]
+        await self._settle()
+        self._changed()
+        fd = self._enter()
+        try:
+            return await self._backend.writev(fd, views, offset)
+        finally:
+            self._leave()
+            self._changed()
+
+    async def fsync(self) -> None:
+        """Write buffers and the file's data and metadata to the disk, as flush() and os.fsync."""
+        await self._sync(False)
+
+    async def fdatasync(self) -> None:
+        """The same without metadata that reading does not need, as os.fdatasync."""
+        await self._sync(True)
+
+    async def _sync(self, data_only: bool) -> None:
+        self._check_open()
+        await self._settle()
+        fd = self._enter()
+        try:
+            await self._backend.fsync(fd, data_only)
+        finally:
+            self._leave()
+
+    async def fallocate(self, offset: int, length: int, mode: int = 0) -> None:
+        """Reserve space, or with a `mode` punch holes and more, as fallocate(2)."""
+        self._check_open()
+        self._check_writable("write")
+        await self._settle()
+        fd = self._enter()
+        try:
+            await self._backend.fallocate(fd, mode, offset, length)
+        finally:
+            self._changed()
+            self._leave()
+
+    async def fadvise(self, offset: int, length: int, advice: int) -> None:
+        """Tell the kernel how the file is going to be read, as os.posix_fadvise."""
+        self._check_open()
+        fd = self._enter()
+        try:
+            await self._backend.fadvise(fd, offset, length, advice)
+        finally:
+            self._leave()
+
+    async def _settle(self) -> None:
+        """Write what is buffered, so that positional operations see it."""
+
+    def _changed(self) -> None:
+        """The file was changed not through the buffer."""
+        self._n_changes += 1
+
+    # Positions
+
+    async def tell(self) -> int:
+        self._check_open()
+        if not self._is_seekable:
+            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+        return self._position
+
+    async def _target(self, offset: int, whence: int) -> int:
+        """Where a seek leads."""
+        offset = operator.index(offset)
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        elif whence == os.SEEK_END and self._is_regular:
+            fd = self._enter()
+            try:
+                offset += (await self._backend.describe(fd)).st_size
+            finally:
+                self._leave()
+        elif whence != os.SEEK_SET:
+            fd = self._enter()
+            try:
+                return await self._backend.call(os.lseek, fd, offset, whence)
+            finally:
+                self._leave()
+        if offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return offset
+
+    async def _truncate(self, size: int | None) -> int:
+        """With the lock held and nothing buffered."""
+        size = self._position if size is None else operator.index(size)
+        fd = self._enter()
+        try:
+            await self._backend.truncate(fd, size)
+        finally:
+            self._leave()
+            self._changed()
+        self._size_hint_bytes = size
+        return size
+
+    def _note_appended(self) -> None:
+        """After a write to a file opened for appending: where it ended, only the kernel knows."""
+        if self._mode.is_appending and self._is_seekable:
+            self._position = os.lseek(self._fd, 0, os.SEEK_CUR) + len(self._unwritten())
+
+    # The rest of the interface, by means of what subclasses have
+
+    async def read(self, size: int | None = -1, /) -> bytes:
+        raise NotImplementedError
+
+    async def readline(self, size: int | None = -1, /) -> bytes:
+        raise NotImplementedError
+
+    async def write(self, data: Any, /) -> int:
+        raise NotImplementedError
+
+    async def flush(self) -> None:
+        self._check_open()
+
+    async def readlines(self, hint: int | None = None, /) -> list[bytes]:
+        """All lines, or as many as make up `hint` bytes."""
+        lines: list[bytes] = []
+        n_bytes = 0
+        while line := await self.readline():
+            lines.append(line)
+            n_bytes += len(line)
+            if hint is not None and 0 < hint < n_bytes:
+                break
+        return lines
+
+    async def writelines(self, lines: Iterable[Any], /) -> None:
+        self._check_open()
+        for line in lines:
+            await self.write(line)
+
+    def __aiter__(self: _F) -> _F:
+        self._check_open()
+        return self
+
+    async def __anext__(self) -> bytes:
+        line = await self.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+    async def __aenter__(self: _F) -> _F:
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Closing
+
+    async def close(self) -> None:
+        """Write what is buffered and close the descriptor, in any case; cancellation waits for it.
+
+        What cannot be written without waiting for somebody else (to a pipe) is given up when close() is cancelled.
+        """
+        if self._is_closing:
+            if self._closed_waiter is not None:  # somebody else is at it
+                await asyncio.shield(self._closed_waiter)
+            return
+        self._is_closing = True
+        self._closed_waiter = done = self._backend.loop.create_future()
+        problem: BaseException | None = None
+        try:
+            problem = await self._outlast(self._finish)
+            while self._n_users:
+                self._idle = self._backend.loop.create_future()
+                problem = await self._outlast(lambda: asyncio.wait([self._idle])) or problem
+            fd, self._fd = self._fd, -1
+            if self._closefd:
+                problem = await self._outlast(lambda: self._backend.close(fd), is_once=True) or problem
+            if self._delete_path is not None:
+                problem = await self._outlast(self._delete) or problem
+        finally:
+            done.set_result(None)
+            self._closed_waiter = None
+        if problem is not None:
+            raise problem
+
+    async def _outlast(self, step: Any, is_once: bool = False) -> BaseException | None:
+        """Run a step of closing to its end in spite of cancellations; returns the first exception."""
+        problem: BaseException | None = None
+        while True:
+            try:
+                await step()
+                return problem
+            except asyncio.CancelledError as error:
+                problem = problem or error
+                if is_once or not self._is_seekable:
+                    return problem
+            except Exception as error:
+                return problem or error
+
+    async def _delete(self) -> None:
+        assert self._delete_path is not None
+        with suppress(FileNotFoundError):
+            await self._backend.unlink(self._delete_path, None, False)
+
+    async def _finish(self) -> None:
+        """Before closing: write what is buffered."""
+
+    def _unwritten(self) -> Buffer:
+        return b""
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        fd = getattr(self, "_fd", -1)
+        if fd < 0 or not self._closefd:
+            return
+        self._fd = -1
+        self._is_closing = True
+        if sys is not None and not sys.is_finalizing():
+            _warn(f"unclosed file {self!r}", ResourceWarning, source=self)
+        with suppress(OSError):
+            if rest := self._unwritten():  # as io does; nobody is left who could wait for it
+                if self._is_seekable and not self._mode.is_appending:
+                    os.pwrite(fd, rest, self._position - len(rest))
+                elif self._is_seekable:
+                    os.write(fd, rest)
+        with suppress(OSError):
+            os.close(fd)
+        if self._delete_path is not None:
+            with suppress(OSError):
+                os.unlink(self._delete_path)

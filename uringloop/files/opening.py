@@ -1,0 +1,215 @@
+"""`open`: what it returns can be awaited or used with `async with`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import os
+import stat
+import sys
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from .backend import Backend, Opened, Path, backend_of
+from .buffered import BufferedFile
+from .common import BinaryFile
+from .modes import (
+    Mode,
+    check_file,
+    check_text_arguments,
+    parse_mode,
+    resolve_encoding,
+    warn_of_line_buffering,
+)
+from .raw import RawFile
+from .text import TextFile
+
+AnyFile = RawFile | BufferedFile | TextFile
+_F = TypeVar("_F", bound=AnyFile)
+Opener = Callable[[str, int], int]
+
+
+class Opening(Generic[_F]):
+    """A file that is going to be opened: by `await`, or by `async with`, which also closes it."""
+
+    def __init__(self, open_it: Callable[[], Any]) -> None:
+        self._open_it: Callable[[], Any] | None = open_it
+        self._file: _F | None = None
+
+    async def _open(self) -> _F:
+        if self._open_it is None:
+            raise RuntimeError("this uringloop.open() was awaited already")
+        open_it, self._open_it = self._open_it, None
+        file: _F = await open_it()
+        return file
+
+    def __await__(self) -> Generator[Any, Any, _F]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> _F:
+        self._file = await self._open()
+        return self._file
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        await self._file.close()
+
+
+@overload
+def open(
+    file: Path | int,
+    mode: Literal["r", "w", "a", "x", "r+", "w+", "a+", "x+", "rt", "wt", "at", "xt", "r+t", "w+t"] = "r",
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Opener | None = None,
+) -> Opening[TextFile]: ...
+@overload
+def open(  # type: ignore[overload-overlap]
+    file: Path | int,
+    mode: Literal["rb", "wb", "ab", "xb", "rb+", "r+b", "wb+", "w+b", "ab+", "a+b", "xb+", "x+b"],
+    buffering: Literal[0],
+    encoding: None = None,
+    errors: None = None,
+    newline: None = None,
+    closefd: bool = True,
+    opener: Opener | None = None,
+) -> Opening[RawFile]: ...
+@overload
+def open(
+    file: Path | int,
+    mode: Literal["rb", "wb", "ab", "xb", "rb+", "r+b", "wb+", "w+b", "ab+", "a+b", "xb+", "x+b"],
+    buffering: int = -1,
+    encoding: None = None,
+    errors: None = None,
+    newline: None = None,
+    closefd: bool = True,
+    opener: Opener | None = None,
+) -> Opening[BufferedFile]: ...
+@overload
+def open(
+    file: Path | int,
+    mode: str,
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Opener | None = None,
+) -> Opening[Any]: ...
+def open(
+    file: Path | int,
+    mode: str = "r",
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Opener | None = None,
+) -> Opening[Any]:
+    """Open a file, with the arguments and exceptions of the builtin `open`.
+
+    `async with uringloop.open(path) as file:` or `file = await uringloop.open(path)`. On io_uring without threads (but
+    for an `opener`), on other loops in the default executor; stock asyncio included.
+
+    Raises: ValueError and TypeError at once, OSError when it is awaited.
+    """
+    wanted = parse_mode(mode)
+    target = check_file(file)
+    if not closefd and not isinstance(target, int):
+        raise ValueError("Cannot use closefd=False with file name")
+    check_text_arguments(wanted, buffering, encoding, errors, newline)
+    warn_of_line_buffering(wanted, buffering)
+    if not wanted.is_binary:
+        encoding = resolve_encoding(encoding)
+    sys.audit("open", file, mode, wanted.flags)
+    name = file if isinstance(file, int) else target
+
+    async def open_it() -> AnyFile:
+        backend = backend_of(asyncio.get_running_loop())
+        opened = await open_fd(backend, target, wanted.flags, opener)
+        return await make_file(
+            backend, opened, wanted, mode, name, closefd, buffering, encoding, errors, newline
+        )
+
+    return Opening(open_it)
+
+
+async def open_fd(
+    backend: Backend, target: str | bytes | int, flags: int, opener: Opener | None = None
+) -> Opened:
+    """The descriptor for `open`; directories are refused."""
+    is_own = not isinstance(target, int)
+    try:
+        if isinstance(target, int):
+            opened = await backend.describe(target)
+        elif opener is not None:
+            opened = await _by_opener(backend, opener, target, flags)
+        else:
+            opened = await backend.open(target, flags, 0o666)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = target
+        raise
+    if stat.S_ISDIR(opened.st_mode):
+        if is_own:
+            await backend.close(opened.fd)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+    return opened
+
+
+async def _by_opener(backend: Backend, opener: Opener, target: str | bytes, flags: int) -> Opened:
+    """Somebody's own function opens the file, in a thread: it may wait for whatever it wants."""
+    fd = await backend.call(opener, target, flags | os.O_CLOEXEC, undo=os.close)
+    if not isinstance(fd, int):
+        raise TypeError("expected integer from opener")
+    if fd < 0:
+        raise ValueError(f"opener returned {fd}")
+    os.set_inheritable(fd, False)
+    try:
+        return await backend.describe(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+async def make_file(
+    backend: Backend,
+    opened: Opened,
+    wanted: Mode,
+    mode: str,
+    name: Any,
+    closefd: bool,
+    buffering: int,
+    encoding: str | None,
+    errors: str | None,
+    newline: str | None,
+) -> AnyFile:
+    """The file object for a descriptor, which is closed if there cannot be one."""
+    file: BinaryFile | None = None
+    try:
+        if wanted.is_binary and buffering == 0:
+            file = raw = RawFile(backend, opened, wanted, name, closefd)
+            return raw
+        # For binary files one is no size: the default is used, after a warning.
+        size = buffering if buffering > 1 else -1
+        file = buffered = BufferedFile(backend, opened, wanted, name, closefd, size)
+        if wanted.is_readable and wanted.is_writable and not buffered._is_seekable:
+            raise io.UnsupportedOperation("File or stream is not seekable.")
+        if wanted.is_binary:
+            return buffered
+        assert encoding is not None
+        is_line_buffered = buffering == 1 or (buffering < 0 and await buffered.isatty())
+        return TextFile(buffered, mode, encoding, errors, newline, is_line_buffered)
+    except BaseException:
+        if file is not None:
+            await file.close()
+        elif closefd:
+            await backend.close(opened.fd)
+        raise
