@@ -132,6 +132,21 @@ def test_a_helper_that_only_a_newer_header_has_is_declared_as_there():
     assert found == ["function io_uring_prep_dream"]
 
 
+def test_what_a_header_lacks_or_gets_wrong_is_ours():
+    builders = build_ffi()
+    everything = " ".join([*builders["declared"](), *builders["numbers"]()])
+    wrong = [f"#define UL_LACKS_{name} 1" for name in builders["WRONG_BEFORE"]]
+    substitutes = builders["substitutes"]
+    assert [line for line in substitutes(everything, "2.3") if "LACKS" in line] == wrong
+    assert substitutes(everything, "2.15") == substitutes(everything, "2.8") == []
+    assert substitutes(everything, "2.7") == [
+        "#define UL_LACKS_io_uring_prep_read_multishot 1",
+        "#define io_uring_prep_read_multishot ul_io_uring_prep_read_multishot",
+    ]
+    less = everything.replace("io_uring_prep_nop ", "").replace("IORING_OP_PIPE ", "")
+    assert substitutes(less, "2.15") == ["#define UL_LACKS_io_uring_prep_nop 1", "#define IORING_OP_PIPE 62U"]
+
+
 def test_a_request_goes_through_a_ring():
     ring = ffi.new("struct io_uring *")
     error = lib.io_uring_queue_init(4, ring, 0)

@@ -374,6 +374,7 @@ def test_a_length_that_does_not_fit_is_refused():
 def test_a_ring_grows_and_keeps_what_it_holds():
     one = PlainRing(lib.IORING_SETUP_SINGLE_ISSUER | lib.IORING_SETUP_DEFER_TASKRUN)
     try:
+        fd = one.ring.ring_fd
         one.sqe(lib.io_uring_prep_nop)
         assert lib.io_uring_submit(one.ring) == 1
         params = ffi.new("struct io_uring_params *")
@@ -382,10 +383,14 @@ def test_a_ring_grows_and_keeps_what_it_holds():
         if error == -errno.EINVAL:
             pytest.skip("rings can be resized since Linux 6.13")
         assert error == 0
+        assert one.ring.ring_fd == fd
         assert one.harvest()[0] == 0
         assert lib.io_uring_sq_space_left(one.ring) == 64
-        for _ in range(64):
-            one.sqe(lib.io_uring_prep_nop)
-        assert [one.harvest()[0] for _ in range(64)] == [0] * 64
+        for number in range(64):
+            one.sqe(lib.io_uring_prep_nop).user_data = number
+        assert lib.io_uring_submit_and_wait(one.ring, 64) == 64
+        cqes = ffi.new("struct io_uring_cqe *[64]")
+        assert lib.io_uring_peek_batch_cqe(one.ring, cqes, 64) == 64
+        assert [cqe.user_data for cqe in cqes] == list(range(64))
     finally:
         lib.io_uring_queue_exit(one.ring)

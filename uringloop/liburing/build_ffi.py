@@ -23,6 +23,17 @@ import sys
 import sysconfig
 
 LIBURING_FLOOR = "2.3"
+
+# Helpers that a header may have and get wrong, and the liburing that mended them; ours are used before it.
+WRONG_BEFORE = {
+    "io_uring_prep_accept_direct": "2.4",  # IORING_FILE_INDEX_ALLOC opened an ordinary fd, here and below
+    "io_uring_prep_openat_direct": "2.4",
+    "io_uring_prep_openat2_direct": "2.4",
+    "io_uring_prep_socket_direct": "2.4",
+    "io_uring_prep_cmd_sock": "2.6",  # ignored level, option and value
+    "io_uring_prep_read_multishot": "2.8",  # did not ask for provided buffers, which it cannot do without
+}
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 MADE_OF = ("build_ffi.py", "compat.h", "declarations.py", "enums.py", "newer.h")
@@ -140,25 +151,37 @@ def unknown_to_us(builder, text: str) -> None:  # type: ignore[no-untyped-def]
             print(f"warning: {name} is new in this liburing and left out: {error}", file=sys.stderr)
 
 
+def substitutes(text: str, version: str) -> list[str]:
+    """Lines of C for newer.h: what is not in the header's text, or wrong in this version of liburing."""
+
+    def ordered(dotted: str) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", dotted)]
+
+    has = set(re.findall(r"\w+", text))
+    lines = [f"#define UL_LACKS_{name} 1" for name in declared() if name not in has]
+    lines += [f"#define {name} {value}U" for name, value in numbers().items() if name not in has]
+    for name, mended in WRONG_BEFORE.items():
+        if name in has and ordered(version) < ordered(mended):
+            lines += [f"#define UL_LACKS_{name} 1", f"#define {name} ul_{name}"]
+    return lines
+
+
 def ffibuilder():  # type: ignore[no-untyped-def]
     """The cffi.FFI that setup.py's `cffi_modules` compiles."""
     from cffi import FFI
 
     flags = liburing_flags()
     text = header_text(flags["extra_compile_args"])
-    known = declared()
-    has = set(re.findall(r"\w+", text))
-    lacks = [f"#define UL_LACKS_{name} 1\n" for name in known if name not in has]
-    lacks += [f"#define {name} {value}U\n" for name, value in numbers().items() if name not in has]
-    end = SOURCE_END.format(version=pkg_config("--modversion") or "", is_static="extra_objects" in flags)
+    version = pkg_config("--modversion") or ""
+    end = SOURCE_END.format(version=version, is_static="extra_objects" in flags)
     flags["extra_compile_args"] += ["-O2", "-Wall", "-Wno-unused-function", "-Wno-cpp"]
     builder = FFI()
     builder.cdef(base_declarations())
-    builder.cdef("\n".join(known.values()))
+    builder.cdef("\n".join(declared().values()))
     unknown_to_us(builder, text)
     builder.set_source(
         "uringloop.liburing._ffi",
-        SOURCE + "".join(lacks) + end,
+        SOURCE + "\n".join(substitutes(text, version)) + end,
         include_dirs=["uringloop/liburing"],
         depends=[f"uringloop/liburing/{one}" for one in MADE_OF],
         **flags,

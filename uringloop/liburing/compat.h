@@ -12,11 +12,12 @@
 #define _GNU_SOURCE
 #endif
 
-/* liburing >= 2.5 includes <linux/blkdev.h>, which older linux-libc-dev lacks; nothing of it is used here. */
+/* liburing >= 2.8 wants this of <linux/blkdev.h>, which older linux-libc-dev lacks. */
 #if defined(__has_include)
 #if !__has_include(<linux/blkdev.h>)
 #ifndef BLOCK_URING_CMD_DISCARD
-#define BLOCK_URING_CMD_DISCARD 0
+#include <linux/ioctl.h>
+#define BLOCK_URING_CMD_DISCARD _IO(0x12, 0) /* since Linux 6.12 */
 #endif
 #endif
 #endif

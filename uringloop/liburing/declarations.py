@@ -107,6 +107,7 @@ TYPES = """
 
 # io_uring_prep_*, without the first parameter, which is always `struct io_uring_sqe *sqe`.  A length that
 # liburing declares as size_t or off_t and cuts to 32 bits is a __u32 here: cffi then raises OverflowError.
+# Where versions of liburing differ in a `const`, there is none here.
 PREP = """
     nop()
     nop128() since 2.13
@@ -166,7 +167,7 @@ PREP = """
     socket(int domain, int type, int protocol, unsigned flags)
     socket_direct(int domain, int type, int protocol, unsigned file_index, unsigned flags)
     socket_direct_alloc(int domain, int type, int protocol, unsigned flags)
-    bind(int fd, const struct sockaddr *addr, socklen_t addrlen) since 2.7
+    bind(int fd, struct sockaddr *addr, socklen_t addrlen) since 2.7
     listen(int fd, int backlog) since 2.7
     connect(int fd, const struct sockaddr *addr, socklen_t addrlen)
     accept(int fd, struct sockaddr *addr, socklen_t *addrlen, int flags)
@@ -207,11 +208,11 @@ PREP = """
     cancel(void *user_data, int flags)
     cancel_fd(int fd, unsigned flags)
     waitid(int idtype, unsigned id, siginfo_t *infop, int options, unsigned flags) since 2.6
-    futex_wait(const uint32_t *futex, uint64_t val, uint64_t mask, uint32_t futex_flags,
+    futex_wait(uint32_t *futex, uint64_t val, uint64_t mask, uint32_t futex_flags,
         unsigned flags) since 2.6
-    futex_wake(const uint32_t *futex, uint64_t val, uint64_t mask, uint32_t futex_flags,
+    futex_wake(uint32_t *futex, uint64_t val, uint64_t mask, uint32_t futex_flags,
         unsigned flags) since 2.6
-    futex_waitv(const struct futex_waitv *futex, uint32_t nr_futex, unsigned flags) since 2.6
+    futex_waitv(struct futex_waitv *futex, uint32_t nr_futex, unsigned flags) since 2.6
     provide_buffers(void *addr, int len, int nr, int bgid, int bid)
     remove_buffers(int nr, int bgid)
     msg_ring(int fd, unsigned len, __u64 data, unsigned flags)

@@ -2,8 +2,8 @@
  * What a newer liburing has and the installed one lacks, by the kernel's documented ABI (io_uring_enter(2),
  * io_uring_register(2)), under liburing's names, so that every build of `uringloop.liburing.lib` is alike.
  *
- * build_ffi.py looks into the header and defines UL_LACKS_<name> for each that is missing, and missing numbers by
- * enums.py; the others are liburing's own.  The kernel may still be too old for a request: its completion then says -EINVAL.
+ * build_ffi.py looks into the header and defines UL_LACKS_<name> for each that is missing or known to be wrong (then
+ * the name is a macro for another one), and missing numbers by enums.py; the others are liburing's own.  The kernel may still be too old for a request: its completion then says -EINVAL.
  */
 #ifndef URINGLOOP_NEWER_H
 #define URINGLOOP_NEWER_H
@@ -51,41 +51,6 @@ static inline uint32_t ul_file_slot(unsigned index)
 {
     return index == IORING_FILE_INDEX_ALLOC ? index : index + 1;
 }
-
-/*
- * liburing 2.3 (the one that has no version macros) adds 1 to IORING_FILE_INDEX_ALLOC as to any index, which
- * makes 0 of it: an ordinary fd instead of a free slot.  Later ones do as these do.
- */
-#ifndef IO_URING_VERSION_MAJOR
-static inline void ul_prep_accept_direct(struct io_uring_sqe *sqe, int fd, struct sockaddr *addr,
-                                         socklen_t *addrlen, int flags, unsigned file_index)
-{
-    io_uring_prep_accept(sqe, fd, addr, addrlen, flags);
-    sqe->file_index = ul_file_slot(file_index);
-}
-static inline void ul_prep_openat_direct(struct io_uring_sqe *sqe, int dfd, const char *path, int flags,
-                                         mode_t mode, unsigned file_index)
-{
-    io_uring_prep_openat(sqe, dfd, path, flags, mode);
-    sqe->file_index = ul_file_slot(file_index);
-}
-static inline void ul_prep_openat2_direct(struct io_uring_sqe *sqe, int dfd, const char *path,
-                                          struct open_how *how, unsigned file_index)
-{
-    io_uring_prep_openat2(sqe, dfd, path, how);
-    sqe->file_index = ul_file_slot(file_index);
-}
-static inline void ul_prep_socket_direct(struct io_uring_sqe *sqe, int domain, int type, int protocol,
-                                         unsigned file_index, unsigned flags)
-{
-    io_uring_prep_socket(sqe, domain, type, protocol, flags);
-    sqe->file_index = ul_file_slot(file_index);
-}
-#define io_uring_prep_accept_direct ul_prep_accept_direct
-#define io_uring_prep_openat_direct ul_prep_openat_direct
-#define io_uring_prep_openat2_direct ul_prep_openat2_direct
-#define io_uring_prep_socket_direct ul_prep_socket_direct
-#endif
 
 #ifdef UL_LACKS_io_uring_sqe_set_buf_group
 static inline void io_uring_sqe_set_buf_group(struct io_uring_sqe *sqe, int bgid)
@@ -144,6 +109,25 @@ static inline void io_uring_prep_open_direct(struct io_uring_sqe *sqe, const cha
 }
 #endif
 
+#ifdef UL_LACKS_io_uring_prep_openat_direct
+static inline void io_uring_prep_openat_direct(struct io_uring_sqe *sqe, int dfd, const char *path, int flags,
+                                               mode_t mode, unsigned file_index)
+{
+    ul_fill(sqe, IORING_OP_OPENAT, dfd, path, mode, 0);
+    sqe->open_flags = (uint32_t)flags;
+    sqe->file_index = ul_file_slot(file_index);
+}
+#endif
+
+#ifdef UL_LACKS_io_uring_prep_openat2_direct
+static inline void io_uring_prep_openat2_direct(struct io_uring_sqe *sqe, int dfd, const char *path,
+                                                struct open_how *how, unsigned file_index)
+{
+    ul_fill(sqe, IORING_OP_OPENAT2, dfd, path, sizeof *how, ul_address(how));
+    sqe->file_index = ul_file_slot(file_index);
+}
+#endif
+
 #ifdef UL_LACKS_io_uring_prep_ftruncate
 static inline void io_uring_prep_ftruncate(struct io_uring_sqe *sqe, int fd, int64_t len)
 {
@@ -197,6 +181,26 @@ static inline void io_uring_prep_fixed_fd_install(struct io_uring_sqe *sqe, int 
 #endif
 
 /* -- sockets -------------------------------------------------------------------------------------------- */
+
+#ifdef UL_LACKS_io_uring_prep_socket_direct
+static inline void io_uring_prep_socket_direct(struct io_uring_sqe *sqe, int domain, int type, int protocol,
+                                               unsigned file_index, unsigned flags)
+{
+    ul_fill(sqe, IORING_OP_SOCKET, domain, NULL, (uint32_t)protocol, (uint32_t)type);
+    sqe->rw_flags = (int)flags;
+    sqe->file_index = ul_file_slot(file_index);
+}
+#endif
+
+#ifdef UL_LACKS_io_uring_prep_accept_direct
+static inline void io_uring_prep_accept_direct(struct io_uring_sqe *sqe, int fd, struct sockaddr *addr,
+                                               socklen_t *addrlen, int flags, unsigned file_index)
+{
+    ul_fill(sqe, IORING_OP_ACCEPT, fd, addr, 0, ul_address(addrlen));
+    sqe->accept_flags = (uint32_t)flags;
+    sqe->file_index = ul_file_slot(file_index);
+}
+#endif
 
 #ifdef UL_LACKS_io_uring_prep_bind
 static inline void io_uring_prep_bind(struct io_uring_sqe *sqe, int fd, const struct sockaddr *addr,
@@ -329,7 +333,7 @@ static inline void io_uring_prep_waitid(struct io_uring_sqe *sqe, int idtype, un
 
 /* The word's FUTEX2_* flags stand in fd; `flags` is for flags of the request, of which there are none. */
 #ifdef UL_LACKS_io_uring_prep_futex_wait
-static inline void io_uring_prep_futex_wait(struct io_uring_sqe *sqe, const uint32_t *futex, uint64_t val,
+static inline void io_uring_prep_futex_wait(struct io_uring_sqe *sqe, uint32_t *futex, uint64_t val,
                                             uint64_t mask, uint32_t futex_flags, unsigned flags)
 {
     ul_fill(sqe, IORING_OP_FUTEX_WAIT, (int)futex_flags, futex, 0, val);
@@ -339,7 +343,7 @@ static inline void io_uring_prep_futex_wait(struct io_uring_sqe *sqe, const uint
 #endif
 
 #ifdef UL_LACKS_io_uring_prep_futex_wake
-static inline void io_uring_prep_futex_wake(struct io_uring_sqe *sqe, const uint32_t *futex, uint64_t val,
+static inline void io_uring_prep_futex_wake(struct io_uring_sqe *sqe, uint32_t *futex, uint64_t val,
                                             uint64_t mask, uint32_t futex_flags, unsigned flags)
 {
     ul_fill(sqe, IORING_OP_FUTEX_WAKE, (int)futex_flags, futex, 0, val);
@@ -453,6 +457,18 @@ static inline int io_uring_buf_ring_available(struct io_uring *ring, struct io_u
 #endif
 
 /*
+ * Where the SQ array lies after a resize, which Linux 6.18 does not report: behind the CQEs, at the next cache line
+ * (measured: an array there that names other slots is obeyed).  64 bytes is right for larger cache lines, too,
+ * from 16 CQEs on.
+ */
+static inline uint32_t ul_sq_array_offset(const struct io_uring_params *p, unsigned flags)
+{
+    uint32_t cqe_bytes = sizeof(struct io_uring_cqe) << !!(flags & IORING_SETUP_CQE32);
+
+    return (p->cq_off.cqes + p->cq_entries * cqe_bytes + 63) & ~63U;
+}
+
+/*
  * The kernel moves what is queued into rings of the new size; they are mapped anew, the old ones unmapped.
  * Requests that were filled and never submitted are not known to it: -EBUSY, and nothing happens.
  * Should the mapping fail, which the kernel cannot take back, the ring must be left with io_uring_queue_exit().
@@ -469,17 +485,21 @@ static inline int io_uring_resize_rings(struct io_uring *ring, struct io_uring_p
     if (syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_RESIZE_RINGS, p, 1) < 0)
         return -errno;
     p->features = old.features; /* not reported here; whether one mapping holds both rings stands in them */
-    result = io_uring_queue_mmap(old.ring_fd, p, ring);
+    if (old.sq.array && !p->sq_off.array)
+        p->sq_off.array = ul_sq_array_offset(p, old.flags);
+    result = io_uring_queue_mmap(old.ring_fd, p, ring); /* clears what the versions of liburing do not agree on */
     if (result < 0) {
         *ring = old;
         return result;
     }
+    ring->ring_fd = old.ring_fd;
     ring->flags = old.flags;
     ring->features = old.features;
     ring->enter_ring_fd = old.enter_ring_fd;
     ring->int_flags = old.int_flags;
     ring->sq.sqe_head = old.sq.sqe_head;
     ring->sq.sqe_tail = old.sq.sqe_tail;
+    ul_identity_sq_array(ring);
     munmap(old.sq.sqes, old.sq.ring_entries * sqe_bytes);
     if (old.cq.ring_ptr && old.cq.ring_ptr != old.sq.ring_ptr)
         munmap(old.cq.ring_ptr, old.cq.ring_sz);
