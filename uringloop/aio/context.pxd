@@ -24,9 +24,11 @@ cdef class AioContext:
     cdef ReadyQueue due               # timers that are due and not run yet, in the order of their times
     cdef ReadyList ready_list         # handlers found ready, not dispatched yet
     cdef PyObject **dirty             # Flushables with something to write; owned references
-    cdef size_t n_dirty
+    cdef size_t dirty_head            # the first that was not taken yet; 0 when none is left
+    cdef size_t n_dirty               # where the next will be put; 0 when none is left
     cdef size_t dirty_capacity
     cdef Py_ssize_t dirty_bytes       # what they hold together, at least
+    cdef bint is_flushing             # flush_dirty is at work
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
     cdef Stopwatch stopwatch          # who wants to know of slow callbacks, or None
     cdef object own_clock             # a callable giving nanoseconds instead of CLOCK_MONOTONIC; or None
@@ -45,6 +47,7 @@ cdef class AioContext:
     cdef int take_due_timers(self) except -1
     cdef int run_due_timers(self) except -1
     cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1
+    cdef Flushable pop_dirty(self)
     cdef int flush_dirty(self) except -1
     cdef int settle(self) except -1
     cdef int set_handler(self, FdHandler old, FdHandler new) except -1

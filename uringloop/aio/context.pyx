@@ -20,6 +20,7 @@ Not here: asyncio.  This file knows callbacks (Handle) but no event loop.
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memmove
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
@@ -80,8 +81,7 @@ cdef class AioContext:
 
     def __dealloc__(self):
         while self.n_dirty:
-            self.n_dirty -= 1
-            Py_DECREF(<object>self.dirty[self.n_dirty])
+            self.pop_dirty()
         free(self.dirty)
 
     def __del__(self):
@@ -255,39 +255,54 @@ cdef class AioContext:
         self.dirty_bytes += n_bytes
         if flushable.is_dirty:
             return 0  # it waits in its place
+        if self.n_dirty == self.dirty_capacity and self.dirty_head:
+            # marked while a flush runs
+            self.n_dirty -= self.dirty_head
+            memmove(self.dirty, self.dirty + self.dirty_head, self.n_dirty * sizeof(PyObject *))
+            self.dirty_head = 0
         if self.n_dirty == self.dirty_capacity:
             grown = <PyObject **>realloc(self.dirty, 2 * self.dirty_capacity * sizeof(PyObject *))
             if grown == NULL:
                 raise MemoryError()
             self.dirty = grown
             self.dirty_capacity *= 2
-        Py_INCREF(flushable)  # undone by flush_dirty
+        Py_INCREF(flushable)  # undone by pop_dirty
         flushable.is_dirty = True
         self.dirty[self.n_dirty] = <PyObject *>flushable
         self.n_dirty += 1
-        if self.dirty_bytes >= (FLUSH_BYTES_LARGE if n_bytes >= LARGE_WRITE else FLUSH_BYTES):
+        if self.dirty_bytes >= (FLUSH_BYTES_LARGE if n_bytes >= LARGE_WRITE else FLUSH_BYTES) and not self.is_flushing:
             self.flush_dirty()
             self.monitor.submit()
         return 0
 
+    cdef Flushable pop_dirty(self):
+        """Take the one that was marked first; there is one."""
+        cdef Flushable flushable = <Flushable>self.dirty[self.dirty_head]
+        self.dirty_head += 1
+        if self.dirty_head == self.n_dirty:
+            self.dirty_head = self.n_dirty = 0
+        flushable.is_dirty = False
+        Py_DECREF(flushable)  # taken by mark_dirty
+        return flushable
+
     cdef int flush_dirty(self) except -1:
-        cdef size_t i
+        """Flush what is marked now; what these mark waits for the next flush, also after an exception.
+
+        A flush runs no user code, but letting go of the last reference does, and that may write, or run a turn: each
+        leaves the list before its flush, so an inner flush takes what the outer one has left, each once.
+        """
+        cdef bint is_inner = self.is_flushing
         cdef Flushable flushable
-        cdef size_t count = self.n_dirty
-        cdef size_t taken = 0
+        cdef size_t left = self.n_dirty - self.dirty_head
         self.dirty_bytes = 0
+        self.is_flushing = True
         try:
-            while taken < count:
-                flushable = <Flushable>self.dirty[taken]
-                taken += 1
-                flushable.is_dirty = False
-                Py_DECREF(flushable)  # taken by mark_dirty
+            while left and self.n_dirty:
+                left -= 1
+                flushable = self.pop_dirty()
                 flushable.flush()
         finally:
-            # others may have been marked behind us; they keep their place, also after an exception
-            for i in range(taken, self.n_dirty):
-                self.dirty[i - taken] = self.dirty[i]
-            self.n_dirty -= taken
+            self.is_flushing = is_inner
         return 0
 
     cdef int settle(self) except -1:
@@ -304,11 +319,7 @@ cdef class AioContext:
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
         cdef Flushable flushable
         while self.n_dirty:
-            # written while the loop did not run
-            self.n_dirty -= 1
-            flushable = <Flushable>self.dirty[self.n_dirty]
-            flushable.is_dirty = False
-            Py_DECREF(flushable)  # taken by mark_dirty
+            flushable = self.pop_dirty()  # written while the loop did not run
             flushable.flush_last()
         self.ready.clear()
         self.timers.clear()
