@@ -64,8 +64,8 @@ cdef class Acceptor:
         self.arm()
 
     cdef int arm(self) except -1:
+        cdef AcceptRequest request = AcceptRequest()  # first: making it may run out of memory, or a destructor
         cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
-        cdef AcceptRequest request = AcceptRequest()
         request.acceptor = self
         io_uring_prep_multishot_accept(sqe, self.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
         self.monitor.add(request, sqe)

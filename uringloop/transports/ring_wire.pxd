@@ -30,6 +30,7 @@ cdef class RingWire(Wire):
     cdef unsigned n_short          # short bulk reads in a row
     cdef Py_ssize_t hint
     cdef int arm(self) except -1
+    cdef int prep_receive(self) except -1
     cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1
     cdef int judge_size(self, int32_t res) except -1
@@ -38,4 +39,6 @@ cdef class RingWire(Wire):
     cdef void enter_bulk(self) noexcept
     cdef int send_completed(self, int32_t res) except -1
     cdef int submit_send(self, bint with_cqe) except -1
+    cdef int prep_send(self, bint with_cqe) except -1
     cdef void skip_send_settled(self, int32_t res) noexcept
+    cdef int judge_sent(self, WireEnd end, int32_t res) except -1

@@ -32,6 +32,10 @@ from ..uring.buffers cimport BufferRing
 from ..uring.request cimport ALL_SENT, KIND_COMPLETION, KIND_SKIP_SEND, Request
 from .wire cimport SendQueue, Wire, WireEnd, iovec, read_direct
 
+cdef extern from "../transports/collector.h":
+    bint ul_collector_pause()
+    void ul_collector_resume(bint was_enabled)
+
 cdef extern from "<sys/socket.h>" nogil:
     int MSG_WAITALL, MSG_DONTWAIT, MSG_NOSIGNAL
 
@@ -117,6 +121,13 @@ cdef class RingWire(Wire):
 
     cdef int arm(self) except -1:
         """Put a RECV or, in bulk mode, a POLL_ADD into the ring."""
+        cdef bint is_collecting = ul_collector_pause()
+        try:
+            return self.prep_receive()
+        finally:
+            ul_collector_resume(is_collecting)
+
+    cdef int prep_receive(self) except -1:
         cdef io_uring_sqe *sqe
         cdef ReceiveRequest request = ReceiveRequest()
         request.wire = self
@@ -270,6 +281,13 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int submit_send(self, bint with_cqe) except -1:
+        cdef bint is_collecting = ul_collector_pause()
+        try:
+            return self.prep_send(with_cqe)
+        finally:
+            ul_collector_resume(is_collecting)
+
+    cdef int prep_send(self, bint with_cqe) except -1:
         cdef SendQueue queue = self.end.queue
         cdef SendRequest request = self.send
         cdef io_uring_sqe *sqe
@@ -319,26 +337,33 @@ cdef class RingWire(Wire):
     cdef void skip_send_settled(self, int32_t res) noexcept:
         """Runs inside wait: bookkeeping only; whatever the end must hear waits for its flush."""
         cdef WireEnd end = self.end
+        cdef bint is_collecting
         self.sends_in_flight = False
         if end is None:
             return
+        is_collecting = ul_collector_pause()
         try:
-            if res == ALL_SENT:
-                end.queue.consume(self.send.asked)
-                if end.queue.n_bytes == 0 and end.wants_news():
-                    end.schedule_news()
-            elif res >= 0 or res == -EAGAIN:
-                end.queue.consume(max(res, 0))
-                self.needs_cqe = True
-                self.aio_context.mark_dirty(end, 0)
-                end.schedule_news()
-            elif res == -ECANCELED or res == -EINTR:
-                self.aio_context.mark_dirty(end, 0)
-            else:
-                self.send_error = -res
-                end.schedule_news()
+            self.judge_sent(end, res)
         except MemoryError:
             self.send_error = ENOBUFS
+        ul_collector_resume(is_collecting)
+
+    cdef int judge_sent(self, WireEnd end, int32_t res) except -1:
+        if res == ALL_SENT:
+            end.queue.consume(self.send.asked)
+            if end.queue.n_bytes == 0 and end.wants_news():
+                end.schedule_news()
+        elif res >= 0 or res == -EAGAIN:
+            end.queue.consume(max(res, 0))
+            self.needs_cqe = True
+            self.aio_context.mark_dirty(end, 0)
+            end.schedule_news()
+        elif res == -ECANCELED or res == -EINTR:
+            self.aio_context.mark_dirty(end, 0)
+        else:
+            self.send_error = -res
+            end.schedule_news()
+        return 0
 
     cdef int send_completed(self, int32_t res) except -1:
         """A SEND that waited for room is over."""
