@@ -283,6 +283,42 @@ async def test_client_that_resets_before_it_is_accepted_does_not_stop_the_server
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.expects_loop_errors
+async def test_what_is_no_protocol_is_reported_in_debug_mode_only(debug, loop_errors):
+    loop = asyncio.get_running_loop()
+    made = []
+
+    def factory():
+        made.append(Recorder() if made else None)
+        return made[-1]
+
+    server = await loop.create_server(factory, "127.0.0.1", 0)
+    loop.set_debug(debug)
+    refused, accepted = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(2)]
+    await until(lambda: len(made) == 2 and made[1].transport)
+    messages = [context["message"] for context in loop_errors]
+    assert messages == (["Error on transport creation for incoming connection"] if debug else [])
+    assert all(isinstance(context["exception"], AttributeError) for context in loop_errors)
+    loop_errors.clear()
+    gc.collect()  # stock asyncio leaves the transport that it began to the collector
+    refused.close()
+    accepted.close()
+    await made[1].lost.wait()
+    await close_all(server)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+async def test_a_client_gets_the_error_of_what_is_no_protocol():
+    loop = asyncio.get_running_loop()
+    server, _ = await make()
+    with pytest.raises(AttributeError, match="connection_made"):
+        await loop.create_connection(lambda: None, *server.sockets[0].getsockname())
+    gc.collect()
+    await close_all(server)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_protocol_factory_that_raises_is_reported_and_the_server_goes_on():
     loop = asyncio.get_running_loop()
     seen = []

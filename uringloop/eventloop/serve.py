@@ -54,6 +54,7 @@ class ServeMixin:
 
     def _new_socket_transport(self, sock, protocol, waiter, extra, server):
         """The same where nobody can have a transport for the fd yet."""
+        connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
         fd = sock.fileno()
         if sock.proto == _TCP:  # as asyncio: only where it was asked for by name
             sock.setsockopt(_TCP, socket.TCP_NODELAY, 1)
@@ -65,7 +66,7 @@ class ServeMixin:
         self._transports[fd] = transport
         if server is not None:
             self._attach(server, transport)
-        transport.start(waiter)
+        transport.start(connection_made, waiter)
         return transport
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):

@@ -85,11 +85,11 @@ cdef class StreamTransport(WireEnd):
         """The wire to use from now on, made for this transport."""
         self.wire = wire
 
-    def start(self, waiter=None):
+    def start(self, connection_made, waiter=None):
         """Call connection_made, begin reading, and wake who waits for the connection; by call_soon."""
-        self.loop.call_soon(self._connection_made, waiter)
+        self.loop.call_soon(self._connection_made, connection_made, waiter)
 
-    def _connection_made(self, waiter):
+    def _connection_made(self, connection_made, waiter):
         """In a context of its own, which is the one that everything else is told in, too."""
         self.aio_ctx = PyContext_CopyCurrent()
         self.is_started = True
@@ -98,7 +98,7 @@ cdef class StreamTransport(WireEnd):
             self.is_paused = True
         self.is_connected = True
         try:
-            self.protocol.connection_made(self)
+            connection_made(self)
         finally:
             self.may_read()
             if waiter is not None and not waiter.cancelled():
