@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import ssl
+import struct
 import sys
 import weakref
 
@@ -270,6 +271,49 @@ async def test_the_shutdown_timeout_ends_what_a_peer_that_is_gone_quiet_does_not
             await protocol.lost.wait()
         assert isinstance(protocol.error, TimeoutError)
         peer.close()
+
+
+async def test_a_writer_that_drains_hears_that_the_connection_is_lost():
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, uringloop.Loop) and sys.version_info < (3, 14):
+        pytest.skip("stock asyncio is not closing then, and never lets connection_lost run")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            sock, _ = listener.accept()
+            return server_tls().wrap_socket(sock, server_side=True)
+
+        accepting = loop.run_in_executor(None, serve)
+        _, writer = await asyncio.open_connection(
+            *listener.getsockname(), ssl=client_tls(), server_hostname="localhost"
+        )
+        peer = await accepting
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        n_writes = 0
+        with pytest.raises(ConnectionError):
+            while n_writes < 10_000:
+                n_writes += 1
+                writer.write(b"x")
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_a_transport_is_closing_once_the_one_below_is():
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, uringloop.Loop) and sys.version_info < (3, 14):
+        pytest.skip("stock asyncio is not")
+    async with serving() as (address, _):
+        plain, protocol = await loop.create_connection(asyncio.Protocol, *address)
+        protocol = Recorder()
+        transport = await loop.start_tls(plain, protocol, client_tls(), server_hostname="localhost")
+        assert not transport.is_closing()
+        plain.abort()
+        assert transport.is_closing()
+        await turns(3)
+        assert transport.is_closing()
 
 
 async def test_a_failed_start_tls_leaves_no_cycle():

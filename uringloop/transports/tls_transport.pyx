@@ -47,7 +47,9 @@ cdef class TlsTransport:
         return self.tls.app_protocol
 
     def is_closing(self):
-        return self.tls.is_app_closed
+        # Also if the transport below failed in a write: StreamWriter.drain() gives connection_lost a turn only then.
+        transport = self.tls.transport
+        return self.tls.is_app_closed or (transport is not None and transport.is_closing())
 
     def close(self):
         if not self.tls.is_app_closed:
