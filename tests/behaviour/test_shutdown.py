@@ -34,6 +34,14 @@ OPEN = {
         one_turn(loop)
         transport.write(b"not flushed")
     """,
+    "TLS": """
+        near, far = socket.socketpair()
+        async def connect():
+            await asyncio.gather(
+                loop.connect_accepted_socket(Recorder, near, ssl=server_tls()),
+                loop.create_connection(Recorder, sock=far, ssl=client_tls(), server_hostname="localhost"))
+        loop.run_until_complete(connect())
+    """,
     "datagrams": """
         transport, _ = loop.run_until_complete(loop.create_datagram_endpoint(
             asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)))

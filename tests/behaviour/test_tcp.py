@@ -294,6 +294,7 @@ async def test_connect_accepted_socket_makes_a_server_side_transport():
 async def test_repr_of_a_transport_works_in_every_state():
     async with open_transport() as (transport, protocol, _peer):
         assert "fd=" in repr(transport)
+        assert type(transport).__name__ in repr(transport)
         transport.close()
         assert "clos" in repr(transport)
         await protocol.lost.wait()

@@ -159,6 +159,7 @@ async def link(
 
 async def readlink(path: Path, *, dir_fd: int | None = None) -> Any:
     """As os.readlink. In the default executor."""
+
     def read() -> Any:
         return os.readlink(path, dir_fd=dir_fd)  # type: ignore[type-var]
 

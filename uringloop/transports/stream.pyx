@@ -111,7 +111,7 @@ cdef class StreamTransport(WireEnd):
             self.fd = -1
 
     def __repr__(self):
-        info = ["_SelectorSocketTransport"]
+        info = [type(self).__name__]
         if self.fd < 0 or self.loop is None:
             info.append("closed")
         elif self.is_closing_:

@@ -7,8 +7,9 @@ that is cut down to a message. The direct engine also saves objects and giving t
 which lend OpenSSL the received bytes instead of copying them first (tls_openssl.h).
 
 The direct engine needs the address of the session, a field of a private struct of CPython.  That is only looked at in
-versions that were checked, if the struct's size is one that was checked, and it is only used if the session found there
-owns the very BIO that we gave it.  Otherwise, and with URINGLOOP_TLS_DIRECT=0, the plain engine.
+versions that were checked, if the struct's size is one that was checked, and if the field behind it is the context that
+we gave; it is only used if the session found there owns the very BIO that we gave it.  Otherwise, and with
+URINGLOOP_TLS_DIRECT=0, the plain engine.
 
 Invariant: between two calls no plaintext waits inside OpenSSL, except behind a pause of the reader.
 
@@ -248,7 +249,7 @@ cdef bint direct_is_possible():
     """Whether this Python is one whose session objects we may look into."""
     if os.environ.get("URINGLOOP_TLS_DIRECT", "1") == "0":
         return False
-    if not (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.implementation.name != "cpython":
+    if not (3, 11) <= sys.version_info[:2] <= (3, 14) or sys.implementation.name != "cpython":
         return False
     if sysconfig.get_config_var("Py_GIL_DISABLED") or hasattr(sys, "getobjects"):
         return False  # other object headers, and the first needs a lock per session
@@ -278,8 +279,9 @@ cdef TlsEngine make_engine(sslcontext, bint server_side, server_hostname):
         return TlsEngine(sslobj, incoming, outgoing)
     direct = DirectTlsEngine(sslobj, incoming, outgoing)
     direct.raw = sslobj._sslobj
+    # PySSLSocket is {header, Socket, ssl, ctx, ...}; a neighbour that is right tells that `ssl` may be followed
     direct.ssl = ul_field(<void *>direct.raw, 1)
-    if direct.ssl == NULL:
+    if direct.ssl == NULL or ul_field(<void *>direct.raw, 2) != <void *>sslcontext:
         return TlsEngine(sslobj, incoming, outgoing)
     if (SSL_get_rbio(direct.ssl) != ul_field(<void *>incoming, 0)
             or SSL_get_wbio(direct.ssl) != ul_field(<void *>outgoing, 0)):

@@ -15,6 +15,9 @@ from asyncio import constants
 from . import tls as _tls
 from .tls import tls_limits
 
+cdef object warn = warnings.warn  # C variables: module globals may be gone when the interpreter ends
+cdef object unclosed = ResourceWarning
+
 
 cdef class TlsTransport:
     """What the application writes to.  Subclassed in tls_classes.py for asyncio's class."""
@@ -23,13 +26,13 @@ cdef class TlsTransport:
         self.tls = tls
 
     def __del__(self):
-        if not self.tls.is_app_closed:
+        if self.tls is not None and not self.tls.is_app_closed:  # None: __cinit__ refused its argument
             self.tls.is_app_closed = True
-            warnings.warn("unclosed transport <asyncio._SSLProtocolTransport object>", ResourceWarning)
+            warn("unclosed transport <asyncio._SSLProtocolTransport object>", unclosed)
 
     def __repr__(self):
         tls = self.tls
-        info = ["_SSLProtocolTransport"]
+        info = [type(self).__name__]
         if tls.is_app_closed:
             info.append("closing")
         info.append(_tls.STATE_NAMES[tls.state])
