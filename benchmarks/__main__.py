@@ -68,7 +68,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _list() -> None:
     print("loops")
     for name, found in probe(LOOPS).items():
-        print(f"  {name:<17}{found.get('version') or 'not here: ' + found['error']}")
+        print(f"  {name:<21}{found.get('version') or 'not here: ' + found['error']}")
     print("cases (* = has a bar)")
     for case in CASES:
         print(f"  {case.name}{' *' if case.name in bars.BARRED_CASES else ''}")
