@@ -46,6 +46,7 @@ RING = [
     "fdmon.io_uring",
     "transports.ring_wire",
     "transports.accept",
+    "files.ring_requests",
     "eventloop.raw_request",
     "eventloop.raw",
     "testing_ring",

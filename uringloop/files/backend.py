@@ -191,7 +191,11 @@ async def _finish(
 
 
 def backend_of(loop: asyncio.AbstractEventLoop) -> Backend:
-    """A backend for a loop; stock asyncio has one, too."""
+    """A backend for a loop: requests where it has add_sqe(), threads on all others, stock asyncio among them."""
+    if getattr(loop, "supports_sqe", False):
+        from .ring_backend import RingBackend
+
+        return RingBackend(loop)
     from .thread_backend import ThreadBackend
 
     return ThreadBackend(loop)

@@ -1,0 +1,274 @@
+"""Files by requests on the loop's ring: no threads of ours, and for what the page cache has none of the kernel's.
+
+What the kernel does while requests are submitted: reads that hit the page cache, opens of what the name cache knows,
+close. What it hands to its own workers: writes on most file systems (not XFS, Btrfs), fsync, truncate, statx and
+everything about names, opens that create. A worker can be cancelled where the call it makes can be interrupted.
+
+What an SQE points to is held by its request (`keepalive`, or the arguments of add_sqe) until the final completion,
+which every await here outlasts, cancelled or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+from ..liburing import ffi, lib
+from .backend import STREAM, Backend, Buffer, Opened, Path
+from .ring_requests import Block, RingFiles, describe_now
+
+# Bytes of a file per request: more would be copied within one submission, and nobody else had a turn.
+_PIECE_BYTES = 512 * 1024
+# Bytes asked of a stream: what a pipe holds.
+_STREAM_BYTES = 64 * 1024
+
+_AT_FDCWD = -100
+_AT_REMOVEDIR = 0x200
+_AT_SYMLINK_FOLLOW = 0x400
+_AT_SYMLINK_NOFOLLOW = 0x100
+_AT_EMPTY_PATH = 0x1000
+_STATX_BASIC_STATS = 0x7FF
+_IOV_MOST = 1024
+
+
+def _at(dir_fd: int | None) -> int:
+    return _AT_FDCWD if dir_fd is None else dir_fd
+
+
+class RingBackend(Backend):
+    """Each operation is a request."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._ring = RingFiles(loop)
+        self._add: Any = loop.add_sqe  # type: ignore[attr-defined]
+
+    async def open(self, path: Path, flags: int, mode: int, dir_fd: int | None = None) -> Opened:
+        name = os.fsencode(path)
+        flags |= os.O_CLOEXEC
+        # Submissions open without waiting, as if O_NONBLOCK were given: the writing end of a FIFO then fails, the
+        # reading end is there before anybody writes. For these a worker waits, who can be cancelled.
+        must_wait = not flags & os.O_NONBLOCK
+        try:
+            fd = await self._openat(dir_fd, name, flags, mode, False)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not must_wait:
+                raise
+            fd = await self._openat(dir_fd, name, flags, mode, True)
+            must_wait = False
+        try:
+            opened = Opened(fd, *describe_now(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        if must_wait and stat.S_ISFIFO(opened.st_mode) and not flags & os.O_RDWR:
+            try:
+                return opened._replace(fd=await self._openat(dir_fd, name, flags, mode, True))
+            finally:
+                os.close(fd)
+        return opened
+
+    async def _openat(self, dir_fd: int | None, name: bytes, flags: int, mode: int, is_async: bool) -> int:
+        request = self._ring.openat(_at(dir_fd), name, flags, mode, is_async)
+        try:
+            return await request
+        except asyncio.CancelledError:
+            if (fd := _result(request)) >= 0:
+                os.close(fd)
+            raise
+
+    async def describe(self, fd: int) -> Opened:
+        return Opened(fd, *describe_now(fd))
+
+    async def close(self, fd: int) -> None:
+        request = self._ring.close(fd)
+        try:
+            await request
+        except asyncio.CancelledError:
+            if _result(request) == -errno.ECANCELED:
+                os.close(fd)
+            raise
+
+    # Reading and writing
+
+    async def read(self, fd: int, count: int, offset: int) -> bytes:
+        if offset < 0:
+            return await self._read_stream(fd, min(count, _STREAM_BYTES))
+        block = Block(count)
+        if count <= _PIECE_BYTES:
+            return block.take(await self._ring.read(fd, block, 0, count, offset))
+        done = 0
+        while done < count:
+            some = min(_PIECE_BYTES, count - done)
+            n = await self._ring.read(fd, block, done, some, offset + done)
+            done += n
+            if n < some:
+                break
+        return block.take(done)
+
+    async def _read_stream(self, fd: int, count: int) -> bytes:
+        while True:
+            block = Block(count)
+            request = self._ring.read(fd, block, 0, count, STREAM)
+            try:
+                return block.take(await request)
+            except BlockingIOError:
+                await self._ready(fd, select.POLLIN)
+            except asyncio.CancelledError as error:
+                if (n := _result(request)) > 0:
+                    error.outcome = block.take(n)  # type: ignore[attr-defined]
+                raise
+
+    async def readinto(self, fd: int, buffer: memoryview, offset: int) -> int:
+        done = 0
+        while done < len(buffer):
+            some = buffer[done : done + _PIECE_BYTES]
+            n = await self._ring.readinto(fd, some, offset + done)
+            done += n
+            if n < len(some):
+                break
+        return done
+
+    async def write(self, fd: int, data: Buffer, offset: int) -> int:
+        while True:
+            request = self._ring.write(fd, data, offset if offset >= 0 else STREAM)
+            try:
+                return await request
+            except BlockingIOError:
+                await self._ready(fd, select.POLLOUT)
+            except asyncio.CancelledError as error:
+                error.outcome = max(_result(request), 0)  # type: ignore[attr-defined]
+                raise
+
+    async def readv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        return await self._vectored(lib.io_uring_prep_readv, fd, buffers, offset, True)
+
+    async def writev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        return await self._vectored(lib.io_uring_prep_writev, fd, buffers, offset, False)
+
+    async def _vectored(
+        self, prep: Any, fd: int, buffers: Sequence[Buffer], offset: int, is_written_to: bool
+    ) -> int:
+        views = [ffi.from_buffer("char[]", one, require_writable=is_written_to) for one in buffers]
+        if len(views) > _IOV_MOST:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        vectors = ffi.new("struct iovec[]", len(views))
+        for vector, view in zip(vectors, views, strict=True):
+            vector.iov_base, vector.iov_len = view, len(view)
+        result: int = await self._add(prep, fd, vectors, len(views), offset, keepalive=views)
+        return result
+
+    async def splice(
+        self, source_fd: int, source_offset: int, target_fd: int, target_offset: int, count: int
+    ) -> int:
+        while True:
+            request = self._add(
+                lib.io_uring_prep_splice, source_fd, source_offset, target_fd, target_offset, count, 0
+            )
+            try:
+                moved: int = await request
+                return moved
+            except BlockingIOError:  # one of them is a non-blocking socket or pipe
+                if source_offset < 0:
+                    await self._ready(source_fd, select.POLLIN)
+                if target_offset < 0:
+                    await self._ready(target_fd, select.POLLOUT)
+            except asyncio.CancelledError as error:
+                error.outcome = max(_result(request), 0)  # type: ignore[attr-defined]
+                raise
+
+    async def _ready(self, fd: int, events: int) -> None:
+        await self._add(lib.io_uring_prep_poll_add, fd, events)
+
+    # What changes a file without reading or writing it
+
+    async def fsync(self, fd: int, data_only: bool) -> None:
+        await self._add(lib.io_uring_prep_fsync, fd, lib.IORING_FSYNC_DATASYNC if data_only else 0)
+
+    async def truncate(self, fd: int, length: int) -> None:
+        try:
+            if length >= 0:
+                await self._add(lib.io_uring_prep_ftruncate, fd, length)
+                return
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        # The kernel has no such request before Linux 6.9, or the length is wrong.
+        await self.call(os.ftruncate, fd, length)
+
+    async def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
+        await self._add(lib.io_uring_prep_fallocate, fd, mode, offset, length)
+
+    async def fadvise(self, fd: int, offset: int, length: int, advice: int) -> None:
+        if length >= 1 << 32:  # in the request it is 32 bits wide before Linux 6.10; 0 means to the end
+            await self.call(os.posix_fadvise, fd, offset, length, advice)
+            return
+        await self._add(lib.io_uring_prep_fadvise, fd, offset, length, advice)
+
+    # Names
+
+    async def stat(self, path: Path | int, dir_fd: int | None, follow_symlinks: bool) -> os.stat_result:
+        answer = ffi.new("struct statx *")
+        if isinstance(path, int):
+            at, name, flags = path, b"", _AT_EMPTY_PATH
+        else:
+            at, name, flags = _at(dir_fd), os.fsencode(path), 0 if follow_symlinks else _AT_SYMLINK_NOFOLLOW
+        await self._add(lib.io_uring_prep_statx, at, name, flags, _STATX_BASIC_STATS, answer)
+        return _stat_result(answer)
+
+    async def rename(
+        self, source: Path, target: Path, source_dir: int | None, target_dir: int | None
+    ) -> None:
+        names = _at(source_dir), os.fsencode(source), _at(target_dir), os.fsencode(target)
+        await self._add(lib.io_uring_prep_renameat, *names, 0)
+
+    async def unlink(self, path: Path, dir_fd: int | None, is_directory: bool) -> None:
+        flags = _AT_REMOVEDIR if is_directory else 0
+        await self._add(lib.io_uring_prep_unlinkat, _at(dir_fd), os.fsencode(path), flags)
+
+    async def mkdir(self, path: Path, mode: int, dir_fd: int | None) -> None:
+        await self._add(lib.io_uring_prep_mkdirat, _at(dir_fd), os.fsencode(path), mode)
+
+    async def symlink(self, target: Path, path: Path, dir_fd: int | None) -> None:
+        await self._add(lib.io_uring_prep_symlinkat, os.fsencode(target), _at(dir_fd), os.fsencode(path))
+
+    async def link(
+        self,
+        source: Path,
+        target: Path,
+        source_dir: int | None,
+        target_dir: int | None,
+        follow_symlinks: bool,
+    ) -> None:
+        # os.link follows only where it calls linkat(2); link(2), which it calls otherwise, does not on Linux.
+        is_linkat = source_dir is not None or target_dir is not None
+        flags = _AT_SYMLINK_FOLLOW if follow_symlinks and is_linkat else 0
+        names = _at(source_dir), os.fsencode(source), _at(target_dir), os.fsencode(target)
+        await self._add(lib.io_uring_prep_linkat, *names, flags)
+
+
+def _result(request: Any) -> int:
+    """What a request that was cancelled did in the end."""
+    result: int = request.cqe.res
+    return result
+
+
+def _stat_result(seen: Any) -> os.stat_result:
+    """struct statx as what os.stat returns."""
+    times = [seen.stx_atime, seen.stx_mtime, seen.stx_ctime]
+    device = os.makedev(seen.stx_dev_major, seen.stx_dev_minor)
+    numbers = seen.stx_mode, seen.stx_ino, device, seen.stx_nlink, seen.stx_uid, seen.stx_gid, seen.stx_size
+    more: dict[str, Any] = {
+        "st_blksize": seen.stx_blksize,
+        "st_blocks": seen.stx_blocks,
+        "st_rdev": os.makedev(seen.stx_rdev_major, seen.stx_rdev_minor),
+    }
+    for letter, time in zip("amc", times, strict=True):
+        more[f"st_{letter}time"] = time.tv_sec + 1e-9 * time.tv_nsec
+        more[f"st_{letter}time_ns"] = time.tv_sec * 1_000_000_000 + time.tv_nsec
+    return os.stat_result((*numbers, *(time.tv_sec for time in times)), more)

@@ -1,0 +1,200 @@
+"""The requests that files make most often, filled in C: read, write, openat, close.
+
+How it works:
+1. `Block` is memory that is going to be a bytes object: the kernel reads straight into it.
+2. `RingFiles` makes the requests; what they are, and how they are awaited, is add_sqe()'s RawRequest.
+3. What is in the page cache is read while the requests are submitted, that is, in the loop's own time. A turn takes
+   INLINE_MOST_BYTES in this way; what goes beyond is sent to the kernel's workers (IOSQE_ASYNC), so that nobody else
+   waits for it.
+
+Invariant: what an SQE points to is `keepalive` of its request until the final completion: the Block, the bytes object,
+a memoryview (whose export forbids resizing what it shows), the path.
+
+Thread: the loop's.
+Not here: everything that is asked for less often (`ring_backend`, by add_sqe() and cffi).
+"""
+
+import weakref
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.ref cimport PyObject, Py_XDECREF
+
+from ..eventloop.raw cimport RawCore
+from ..eventloop.raw_request cimport RawRequest
+from ..fdmon.io_uring cimport IoUringMonitor
+from ..liburing.liburing cimport io_uring_sqe
+
+import os
+
+cdef extern from "Python.h":
+    PyObject *PyBytes_FromStringAndSize(const char *, Py_ssize_t)
+    int _PyBytes_Resize(PyObject **, Py_ssize_t)
+    char *UL_BYTES "PyBytes_AS_STRING" (PyObject *)
+
+cdef extern from "<sys/stat.h>" nogil:
+    struct statx_answer "statx":
+        uint16_t stx_mode
+        uint64_t stx_size
+        uint32_t stx_blksize
+    int statx(int, const char *, int, unsigned, statx_answer *)
+
+cdef enum:
+    # Numbers are ABI (linux/io_uring.h, linux/stat.h).
+    OP_OPENAT = 18
+    OP_CLOSE = 19
+    OP_READ = 22
+    OP_WRITE = 23
+    ASYNC = 1 << 4                     # IOSQE_ASYNC, since Linux 5.6
+    EMPTY_PATH = 0x1000                # AT_EMPTY_PATH
+    DONT_SYNC = 0x4000                 # AT_STATX_DONT_SYNC: what is known here, without asking a server
+    BASIC_STATS = 0x7FF
+    LENGTH_MOST = 0x7FFFF000           # MAX_RW_COUNT, in bytes
+    INLINE_MOST_BYTES = 1 << 20
+
+
+cdef class Block:
+    """Memory for `size` bytes that the kernel fills, and then the bytes object."""
+
+    cdef PyObject *data     # a bytes object that nobody else knows; NULL once it was taken
+    cdef readonly Py_ssize_t size
+
+    def __cinit__(self, Py_ssize_t size):
+        self.size = size
+        self.data = PyBytes_FromStringAndSize(NULL, size)
+        if self.data == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        Py_XDECREF(self.data)
+
+    def take(self, Py_ssize_t size):
+        """The first `size` bytes, once, when no request is in flight that reads into it."""
+        cdef PyObject *data = self.data
+        if data == NULL or not 0 <= size <= self.size:
+            raise ValueError("nothing to take")
+        self.data = NULL
+        if size != self.size and _PyBytes_Resize(&data, size) < 0:
+            raise MemoryError()
+        result = <bytes>data
+        Py_XDECREF(data)  # `result` has its own reference
+        return result
+
+
+cdef class Turn:
+    """How much was read within the current turn of a loop."""
+
+    cdef unsigned long long number
+    cdef size_t n_bytes
+    cdef object __weakref__
+
+
+# loop -> Turn
+cdef object turns = weakref.WeakKeyDictionary()
+
+
+cdef class RingFiles:
+    """Makes requests on the ring of one loop."""
+
+    cdef RawCore loop
+    cdef Turn turn
+
+    def __cinit__(self, RawCore loop not None):
+        self.loop = loop
+        self.turn = turns.get(loop)
+        if self.turn is None:
+            self.turn = turns[loop] = Turn()
+
+    def read(self, int fd, Block block not None, Py_ssize_t at, Py_ssize_t count, int64_t offset):
+        """A request that reads `count` bytes into `block` from `at` on; offset -1 for what has no positions."""
+        cdef io_uring_sqe sqe
+        if block.data == NULL or at < 0 or count < 0 or at + count > block.size:
+            raise ValueError("outside of the block")
+        return self.transfer(OP_READ, fd, UL_BYTES(block.data) + at, count, offset, block)
+
+    def readinto(self, int fd, object buffer, int64_t offset):
+        """The same into somebody's memory."""
+        cdef object view = memoryview(buffer)
+        cdef Py_buffer memory
+        PyObject_GetBuffer(view, &memory, PyBUF_WRITABLE)
+        try:  # the memory stays where it is as long as the memoryview exists
+            return self.transfer(OP_READ, fd, <char *>memory.buf, memory.len, offset, view)
+        finally:
+            PyBuffer_Release(&memory)
+
+    def write(self, int fd, object data, int64_t offset):
+        """A request that writes; offset -1 for the kernel's own position, or what has none."""
+        cdef object view
+        cdef Py_buffer memory
+        if type(data) is bytes:
+            return self.transfer(OP_WRITE, fd, PyBytes_AS_STRING(data), len(data), offset, data)
+        view = memoryview(data)
+        PyObject_GetBuffer(view, &memory, PyBUF_SIMPLE)
+        try:
+            return self.transfer(OP_WRITE, fd, <char *>memory.buf, memory.len, offset, view)
+        finally:
+            PyBuffer_Release(&memory)
+
+    def openat(self, int dir_fd, bytes path not None, int flags, unsigned mode, bint is_async):
+        """A request that opens a file; never by the submission itself if `is_async`."""
+        cdef io_uring_sqe sqe
+        memset(&sqe, 0, sizeof(sqe))
+        sqe.opcode = OP_OPENAT
+        sqe.fd = dir_fd
+        sqe.addr = <uint64_t><uintptr_t>PyBytes_AS_STRING(path)
+        sqe.len = mode
+        sqe.timeout_flags = <uint32_t>flags  # open_flags
+        if is_async:
+            sqe.flags = ASYNC
+        return self.submit(&sqe, path, True)
+
+    def close(self, int fd):
+        cdef io_uring_sqe sqe
+        memset(&sqe, 0, sizeof(sqe))
+        sqe.opcode = OP_CLOSE
+        sqe.fd = fd
+        return self.submit(&sqe, None, False)
+
+    cdef object transfer(self, unsigned char opcode, int fd, char *memory, Py_ssize_t count, int64_t offset,
+                         object keepalive):
+        cdef io_uring_sqe sqe
+        memset(&sqe, 0, sizeof(sqe))
+        sqe.opcode = opcode
+        sqe.fd = fd
+        sqe.off = <uint64_t>offset
+        sqe.addr = <uint64_t><uintptr_t>memory
+        sqe.len = <uint32_t>min(count, <Py_ssize_t>LENGTH_MOST)
+        if opcode == OP_READ and offset >= 0:
+            if self.turn.number != self.loop.aio_context.n_turns:
+                self.turn.number = self.loop.aio_context.n_turns
+                self.turn.n_bytes = 0
+            if self.turn.n_bytes >= INLINE_MOST_BYTES:
+                sqe.flags = ASYNC
+            self.turn.n_bytes += sqe.len
+        return self.submit(&sqe, keepalive, False)
+
+    cdef object submit(self, io_uring_sqe *sqe, object keepalive, bint makes_fds):
+        """Held by add_raw until the final completion, which drops `keepalive` (raw_request)."""
+        cdef RawRequest request
+        cdef PyObject *borrowed
+        self.loop.check_ready()
+        request = RawRequest.__new__(RawRequest)
+        request.loop = self.loop
+        request.opcode = sqe.opcode
+        request.fd = sqe.fd
+        request.makes_fds = makes_fds
+        request.keepalive = keepalive
+        borrowed = <PyObject *>request
+        (<IoUringMonitor>self.loop.aio_context.monitor).add_raw(&borrowed, 1, sqe)
+        return request
+
+
+def describe_now(int fd):
+    """(mode, size, block size) of an open file, as far as they are known without asking a server: never waits."""
+    cdef statx_answer seen
+    if statx(fd, b"", EMPTY_PATH | DONT_SYNC, BASIC_STATS, &seen) != 0:
+        raise OSError(errno, os.strerror(errno))
+    return seen.stx_mode, seen.stx_size, seen.stx_blksize
