@@ -141,12 +141,14 @@ class Backend:
         *args: Any,
         undo: Callable[[_T], object] | None = None,
         release: Callable[[], object] | None = None,
+        is_due: bool = False,
     ) -> _T:
         """`function(*args)` in the default executor. Cancelled: not begun any more, or waited for.
 
         Parameters:
             undo: called with the result, in the loop's thread, if nobody is going to see it.
             release: makes a call that may wait for ever return; called again and again until it does.
+            is_due: it is made in any case.
         """
         begun = [True]  # pop() is atomic: either the thread takes it, or whoever cancels
 
@@ -161,9 +163,13 @@ class Backend:
         try:
             return await asyncio.shield(future)  # type: ignore[arg-type]
         except asyncio.CancelledError as error:
-            try:
-                begun.pop()
-            except IndexError:
+            is_begun = is_due
+            if not is_due:
+                try:
+                    begun.pop()
+                except IndexError:
+                    is_begun = True
+            if is_begun:
                 error.outcome = await _finish(future, undo, release)  # type: ignore[attr-defined]
             raise
 

@@ -319,7 +319,7 @@ class BufferedFile(BinaryFile):
             raise
         finally:
             self._position += count
-            self._note_appended()
+            self._note_appended(count)
 
     async def _write_dirty(self) -> None:
         """With the lock held: write what was collected. What could not be written stays."""
@@ -333,7 +333,7 @@ class BufferedFile(BinaryFile):
         finally:
             # A new object: the kernel or a thread may look at the old one's memory as long as a view of it exists.
             self._dirty = bytearray(memoryview(dirty)[count:]) if count < len(dirty) else bytearray()
-            self._note_appended()
+            self._note_appended(count)
 
     async def flush(self) -> None:
         """Write what was collected to the file (the kernel's memory; for the disk see fsync)."""

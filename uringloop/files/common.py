@@ -130,6 +130,12 @@ class BinaryFile:
         if not self._is_seekable:
             raise io.UnsupportedOperation("File or stream is not seekable.")
 
+    def _check_positional(self, offset: int) -> None:
+        if offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if not self._is_seekable:  # io_uring would read a pipe as if no offset had been given
+            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+
     # Who uses the descriptor
 
     def _enter(self) -> int:
@@ -200,8 +206,7 @@ class BinaryFile:
         """Up to `count` bytes from `offset` on, as os.pread. Neither uses nor moves the position."""
         self._check_open()
         self._check_readable("read")
-        if offset < 0 or count < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._check_positional(min(offset, count))
         await self._settle()
         return await self._read_at(count, offset)
 
@@ -212,8 +217,7 @@ class BinaryFile:
         """
         self._check_open()
         self._check_writable("write")
-        if offset < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._check_positional(offset)
         view = data if type(data) is bytes else bytes_view(data)
         await self._settle()
         self._changed()
@@ -230,6 +234,7 @@ class BinaryFile:
         """Fill several buffers, as os.preadv."""
         self._check_open()
         self._check_readable("read")
+        self._check_positional(offset)
         views = [bytes_view(one) for one in buffers]
         await self._settle()
         fd = self._enter()
@@ -242,6 +247,7 @@ class BinaryFile:
         """Write several buffers, as os.pwritev; returns how many bytes were written, which may be fewer."""
         self._check_open()
         self._check_writable("write")
+        self._check_positional(offset)
         views = [bytes_view(one) for one in buffers]
         await self._settle()
         self._changed()
@@ -338,9 +344,9 @@ class BinaryFile:
         self._size_hint_bytes = size
         return size
 
-    def _note_appended(self) -> None:
+    def _note_appended(self, count: int) -> None:
         """After a write to a file opened for appending: where it ended, only the kernel knows."""
-        if self._mode.is_appending and self._is_seekable:
+        if count and self._mode.is_appending and self._is_seekable:
             self._position = os.lseek(self._fd, 0, os.SEEK_CUR) + len(self._unwritten())
 
     # The rest of the interface, by means of what subclasses have

@@ -32,9 +32,9 @@ async def _named(operation: Awaitable[_T], path: Path | int, path2: Path | None 
         return await operation
     except OSError as error:
         if error.filename is None:
-            error.filename = path
+            error.filename = path if isinstance(path, int) else os.fspath(path)
             if path2 is not None:
-                error.filename2 = path2
+                error.filename2 = os.fspath(path2)
         raise
 
 

@@ -124,7 +124,7 @@ class RawFile(BinaryFile):
                 raise
             finally:
                 self._position += count
-                self._note_appended()
+                self._note_appended(count)
                 self._leave()
             return count
 

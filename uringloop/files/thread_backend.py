@@ -54,7 +54,7 @@ class ThreadBackend(Backend):
         return await self.call(_describe, fd)
 
     async def close(self, fd: int) -> None:
-        await self.call(os.close, fd)
+        await self.call(os.close, fd, is_due=True)
 
     # Reading and writing
 

@@ -1,0 +1,310 @@
+"""Files without positions: FIFOs, pipes, terminals. Nothing blocks the loop, and a cancelled reader loses nothing."""
+
+import asyncio
+import io
+import os
+import pty
+import socket
+import sys
+
+import pytest
+from helpers import turns, until
+
+from uringloop import files
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
+
+
+async def both_ends(path):
+    reading, writing = files.open(path, "rb"), files.open(path, "wb")
+    return await asyncio.gather(reading, writing)
+
+
+async def test_opening_a_fifo_waits_for_the_other_end(fifo):
+    for first, second in (("rb", "wb"), ("wb", "rb")):
+        waiting = asyncio.ensure_future(files.open(fifo, first)._open())
+        await asyncio.sleep(0.05)  # whoever does not wait has opened it by now
+        assert not waiting.done()
+        async with files.open(fifo, second) as other:
+            async with await waiting as one:
+                writer, reader = (one, other) if first == "wb" else (other, one)
+                await writer.write(b"through\n")
+                await writer.flush()
+                assert await reader.readline() == b"through\n"
+
+
+@pytest.mark.parametrize("mode", ["rb", "wb", "r", "w"])
+async def test_waiting_for_the_other_end_can_be_cancelled(fifo, mode):
+    opening = asyncio.ensure_future(files.open(fifo, mode)._open())
+    await turns(5)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+
+
+async def test_a_fifo_is_read_to_its_end(fifo):
+    reader, writer = await both_ends(fifo)
+    async with reader:
+        reading = asyncio.ensure_future(reader.read())
+        async with writer:
+            for _ in range(5):
+                await writer.write(b"x" * 50_000)
+                await writer.flush()
+        assert await reading == b"x" * 250_000
+        assert await reader.read() == b""
+
+
+async def test_lines_come_as_they_are_written(fifo):
+    reader, writer = await both_ends(fifo)
+    async with reader, writer:
+        for number in range(20):
+            await writer.write(b"%d\n" % number)
+            await writer.flush()
+            assert await reader.readline() == b"%d\n" % number
+
+
+async def test_a_reader_that_waits_blocks_nobody(fifo):
+    reader, writer = await both_ends(fifo)
+    async with reader, writer:
+        reading = asyncio.ensure_future(reader.read(3))
+        await turns(20)
+        assert not reading.done()
+        await writer.write(b"abc")
+        await writer.flush()
+        assert await reading == b"abc"
+
+
+@pytest.mark.parametrize("buffering", [-1, 0])
+async def test_a_cancelled_reader_loses_nothing(fifo, buffering):
+    writer_fd = os.open(fifo, os.O_RDWR)
+    try:
+        async with files.open(fifo, "rb", buffering) as reader:
+            received = b""
+            sent = b""
+            for number in range(50):
+                reading = asyncio.ensure_future(reader.read(10))
+                await turns(number % 4)
+                data = b"<%03d>" % number
+                os.write(writer_fd, data)
+                sent += data
+                await turns(number % 3)
+                reading.cancel()
+                try:
+                    received += await reading
+                except asyncio.CancelledError:
+                    pass
+            rest = asyncio.ensure_future(reader.read(1)) if received == sent else None
+            while received != sent:
+                received += await reader.read(1)
+            if rest is not None:
+                rest.cancel()
+                await asyncio.gather(rest, return_exceptions=True)
+            assert received == sent
+    finally:
+        os.close(writer_fd)
+
+
+async def test_a_line_that_was_cancelled_in_its_middle_is_read_whole(fifo):
+    writer_fd = os.open(fifo, os.O_RDWR)
+    try:
+        async with files.open(fifo, "r", encoding="utf-8") as reader:
+            reading = asyncio.ensure_future(reader.readline())
+            os.write(writer_fd, "begin ä".encode()[:-1])
+            await turns(20)
+            assert not reading.done()
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            os.write(writer_fd, "ä".encode()[1:] + b" end\n")
+            assert await reader.readline() == "begin ä end\n"
+    finally:
+        os.close(writer_fd)
+
+
+async def test_a_cancelled_writer_says_how_much_it_wrote(fifo):
+    reader_fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        writer = await files.open(fifo, "wb")
+        writing = asyncio.ensure_future(writer.write(b"x" * 1_000_000))
+        await until(lambda: _unread(reader_fd) > 60_000)
+        assert not writing.done()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await writing
+        written = _unread(reader_fd)
+        assert caught.value.characters_written == written > 0
+        await writer.close()
+        assert len(os.read(reader_fd, 1_000_000)) == written
+    finally:
+        os.close(reader_fd)
+
+
+def _unread(fd):
+    import array
+    import fcntl
+    import termios
+
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
+
+
+async def test_closing_with_a_full_pipe_can_be_cancelled(fifo):
+    reader_fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        writer = await files.open(fifo, "wb")
+        os.write(reader_fd, b"f" * 65536)
+        await writer.write(b"never to be written")
+        closing = asyncio.ensure_future(writer.close())
+        await turns(10)
+        assert not closing.done()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert writer.closed
+        assert os.read(reader_fd, 100_000) == b"f" * 65536
+    finally:
+        os.close(reader_fd)
+
+
+async def test_a_broken_pipe_is_pythons(fifo):
+    reader, writer = await both_ends(fifo)
+    await reader.close()
+    await writer.write(b"x")
+    with pytest.raises(BrokenPipeError):
+        await writer.flush()
+    with pytest.raises(BrokenPipeError):
+        await writer.close()
+
+
+async def test_streams_have_no_positions(fifo):
+    reader, writer = await both_ends(fifo)
+    async with reader, writer:
+        assert not await reader.seekable()
+        with pytest.raises(OSError, match="Illegal seek"):
+            await reader.tell()
+        with pytest.raises(io.UnsupportedOperation, match="not seekable"):
+            await reader.seek(0)
+        with pytest.raises(OSError, match="Illegal seek"):
+            await reader.pread(1, 0)
+    with pytest.raises(io.UnsupportedOperation, match="not seekable"):
+        await files.open(fifo, "r+b")
+    async with files.open(fifo, "r+b", 0) as both:
+        await both.write(b"raw")
+        assert await both.read(10) == b"raw"
+
+
+async def test_a_descriptor_that_does_not_block_is_waited_for():
+    reading_fd, writing_fd = os.pipe()
+    os.set_blocking(reading_fd, False)
+    os.set_blocking(writing_fd, False)
+    async with files.open(reading_fd, "rb") as reader, files.open(writing_fd, "wb") as writer:
+        line = asyncio.ensure_future(reader.readline())
+        await turns(10)
+        await writer.write(b"late\n")
+        await writer.flush()
+        assert await line == b"late\n"
+        much = asyncio.ensure_future(reader.read(500_000))
+        await writer.write(b"y" * 500_000)
+        await writer.flush()
+        assert await much == b"y" * 500_000
+
+
+async def test_terminals():
+    controlling_fd, terminal_fd = pty.openpty()
+    try:
+        async with files.open(os.ttyname(terminal_fd), "r") as terminal:
+            assert await terminal.isatty()
+            assert terminal.line_buffering
+            line = asyncio.ensure_future(terminal.readline())
+            await turns(10)
+            assert not line.done()
+            os.write(controlling_fd, b"typed\n")
+            assert await line == "typed\n"
+    finally:
+        os.close(controlling_fd)
+        os.close(terminal_fd)
+
+
+async def test_standard_input(monkeypatch):
+    script = (
+        "import asyncio, sys, uringloop\n"
+        "async def main():\n"
+        "    ticks = 0\n"
+        "    async def tick():\n"
+        "        nonlocal ticks\n"
+        "        while True:\n"
+        "            await asyncio.sleep(0.001)\n"
+        "            ticks += 1\n"
+        "    ticking = asyncio.ensure_future(tick())\n"
+        "    async with uringloop.open('/dev/stdin') as file:\n"
+        "        print('ready', flush=True)\n"
+        "        async for line in file:\n"
+        "            print(line.strip() if ticks else 'no ticks', flush=True)\n"
+        "    ticking.cancel()\n"
+        "uringloop.run(main())\n"
+    )
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert await child.stdout.readline() == b"ready\n"
+    await asyncio.sleep(0.05)  # time for ticks
+    child.stdin.write(b"one\n")
+    assert await child.stdout.readline() == b"one\n"
+    child.stdin.write(b"two\n")
+    child.stdin.close()
+    assert await child.stdout.read() == b"two\n"
+    assert await child.wait() == 0
+
+
+async def test_splice_between_pipes_files_and_sockets(tmp_path):
+    content = os.urandom(300_000)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    async with files.open(path, "rb") as file:
+        with left, right:
+            sending = asyncio.ensure_future(files.splice(file, left, 1 << 30, offset_src=100))
+            received = b""
+            while len(received) < len(content) - 100:
+                received += await asyncio.get_running_loop().sock_recv(right, 65536)
+            assert received == content[100:]
+            assert await sending == len(content) - 100
+        reading_fd, writing_fd = os.pipe()
+        async with files.open(tmp_path / "copy", "wb") as copy:
+            moved = await asyncio.gather(
+                files.splice(file, writing_fd, 200_000, offset_src=0),
+                files.splice(reading_fd, copy, 200_000, offset_dst=7),
+            )
+        assert moved == [200_000, 200_000]
+        os.close(writing_fd)
+        os.close(reading_fd)
+    assert (tmp_path / "copy").read_bytes() == bytes(7) + content[:200_000]
+
+
+async def test_a_cancelled_splice_says_how_much_arrived(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(5 << 20))
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    with left, right:
+        async with files.open(path, "rb") as file:
+            sending = asyncio.ensure_future(files.splice(file, left, 5 << 20, offset_src=0))
+            received = 0
+            while received < 1 << 20:
+                received += len(await asyncio.get_running_loop().sock_recv(right, 65536))
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await sending
+        left.close()
+        while data := await asyncio.get_running_loop().sock_recv(right, 65536):
+            received += len(data)
+        assert caught.value.characters_written == received
