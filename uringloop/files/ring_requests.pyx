@@ -110,7 +110,6 @@ cdef class RingFiles:
 
     def read(self, int fd, Block block not None, Py_ssize_t at, Py_ssize_t count, int64_t offset):
         """A request that reads `count` bytes into `block` from `at` on; offset -1 for what has no positions."""
-        cdef io_uring_sqe sqe
         if block.data == NULL or at < 0 or count < 0 or at + count > block.size:
             raise ValueError("outside of the block")
         return self.transfer(OP_READ, fd, UL_BYTES(block.data) + at, count, offset, block)
