@@ -365,6 +365,33 @@ async def test_sendfile_of_what_is_no_file_falls_back_or_is_refused(tmp_path):
         assert await read_exactly(peer, 5) == b"after"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((-1,), ValueError),
+        ((0.0,), TypeError),
+        ((0, -1), ValueError),
+        ((0, 0), ValueError),
+        ((0, 1.5), TypeError),
+    ],
+)
+async def test_sendfile_refuses_numbers_that_are_none(arguments, error, file):
+    loop = asyncio.get_running_loop()
+    async with open_transport() as (transport, _, peer):
+        with pytest.raises(error, match=r"must be a (positive|non-negative) integer"):
+            await loop.sendfile(transport, file, *arguments)
+        transport.write(b"goes on")
+        assert await read_exactly(peer, 7) == b"goes on"
+
+
+async def test_sendfile_refuses_text_files(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("text")
+    async with open_transport() as (transport, _, _peer):
+        with open(path) as text, pytest.raises(ValueError, match="binary mode"):
+            await asyncio.get_running_loop().sendfile(transport, text)
+
+
 async def test_sendfile_wants_a_socket_transport(file, tmp_path):
     loop = asyncio.get_running_loop()
     with open(tmp_path / "pipe", "wb") as out, contextlib.suppress(ValueError):

@@ -109,6 +109,7 @@ class ServeMixin:
         socket: the first is the wire's, and the monitor must not mix up who waits for what, for example when somebody
         calls resume_reading() meanwhile.
         """
+        self._check_sendfile_params(transport._sock, file, offset, count)
         is_empty = transport._make_empty_waiter()
         was_reading = transport.is_reading()
         transport.pause_reading()
