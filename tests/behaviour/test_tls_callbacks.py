@@ -8,8 +8,10 @@ import ssl
 
 import pytest
 from helpers import (
+    DATA,
     BufferedRecorder,
     Recorder,
+    client_tls,
     close_with_open_transport,
     monitor_of,
     run,
@@ -248,3 +250,39 @@ async def test_an_ssl_object_that_is_kept_is_harmless_after_the_end():
         session.read(10)
     with pytest.raises(ssl.SSLError):
         session.unwrap()
+
+
+async def test_a_server_name_callback_may_take_another_context():
+    def take_other(tls, _name, _context):
+        tls.context = other
+
+    def prepare(context):
+        context.sni_callback = take_other
+        return context
+
+    other = server_tls()
+    async with secured(Echo(), prepare=prepare) as (transport, _protocol, peer):
+        assert transport.get_extra_info("ssl_object").context is other
+        await peer.write(b"a" * 40_000)
+        assert await peer.read(40_000) == b"a" * 40_000
+
+
+async def test_post_handshake_authentication_goes_on_between_data():
+    def prepare(context):
+        context.post_handshake_auth = True
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.load_verify_locations(DATA / "cert.pem")
+        return context
+
+    context = client_tls()
+    context.post_handshake_auth = True
+    context.load_cert_chain(DATA / "cert.pem", DATA / "key.pem")
+    async with secured(Echo(), prepare=prepare, peer_context=context) as (transport, _protocol, peer):
+        session = transport.get_extra_info("ssl_object")
+        assert session.getpeercert() is None
+        session.verify_client_post_handshake()
+        transport.write(b"a")
+        assert await peer.read(1) == b"a"
+        await peer.write(b"b")
+        assert await peer.read(1) == b"b"
+        assert session.getpeercert()["serialNumber"]
