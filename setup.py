@@ -19,6 +19,7 @@ SANITIZE = os.environ.get("URINGLOOP_SANITIZE", "") not in ("", "0")
 
 # Modules that need no liburing; the others do.
 PLAIN = [
+    "fdmon.polling",
     "fdmon.base",
     "fdmon.poll",
     "fdmon.epoll",
@@ -41,6 +42,7 @@ PLAIN = [
 RING = [
     "uring.ring",
     "uring.request",
+    "uring.completions",
     "uring.buffers",
     "uring.sendprobe",
     "fdmon.io_uring",

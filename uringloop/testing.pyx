@@ -18,6 +18,7 @@ from .aio.handles cimport Handle, TimerHandle
 from .aio.notifier cimport Notifier
 from .aio.ready cimport ReadyQueue
 from .aio.timers cimport Timers
+from .fdmon.polling cimport PolledEvent, PollList
 from .fdmon.base cimport FDMonitor, FdHandler, ReadyList
 from .fdmon.poll cimport PollMonitor
 from .transports.wire cimport SendQueue, iovec
@@ -425,3 +426,34 @@ cdef class FakeMonitor(PollMonitor):
         for handler, revents in reports:
             ready_list.append(handler, revents)
         return 0
+
+
+cdef class PollListDriver:
+    """A PollList by names of events; an event exists from its first touch to `forget`."""
+
+    cdef PollList polling
+    cdef dict events
+
+    def __init__(self, *args):
+        self.polling = PollList(*args)
+        self.events = {}
+
+    def turn(self, names, int64_t block_ns, int64_t now_ns):
+        """A turn that waited block_ns and dispatched the events of these names."""
+        for name in names:
+            self.events[name] = self.polling.touch(<PolledEvent>self.events.get(name))
+        self.polling.adjust(0, block_ns, now_ns)
+
+    def forget(self, name):
+        """Its handler is gone."""
+        del self.events[name]
+
+    def spin_ns(self, int64_t now_ns):
+        return self.polling.spin_ns(now_ns)
+
+    def times(self):
+        """{name: ns} of the events that are on the list."""
+        return {name: (<PolledEvent>event).ns for name, event in self.events.items() if (<PolledEvent>event).ns}
+
+    def __len__(self):
+        return len(self.polling)

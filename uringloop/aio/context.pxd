@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t
 from cpython.ref cimport PyObject
 
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
+from ..fdmon.polling cimport PollList
 from .handles cimport Handle, TimerHandle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
@@ -31,6 +32,7 @@ cdef class AioContext:
     cdef bint is_flushing             # flush_dirty is at work
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
     cdef Stopwatch stopwatch          # who wants to know of slow callbacks, or None
+    cdef readonly PollList polling    # what is worth looking for before blocking; None while that is off
     cdef object own_clock             # a callable giving nanoseconds instead of CLOCK_MONOTONIC; or None
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef readonly unsigned long long n_turns
@@ -38,7 +40,8 @@ cdef class AioContext:
     cdef int64_t now_ns(self) except? -1
     cdef int turn(self, bint blocking) except -1
     cdef int64_t timeout_ns(self, bint blocking) except? -2
-    cdef int wait(self, int64_t timeout_ns) except -1
+    cdef int64_t wait(self, int64_t timeout_ns) except -1
+    cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2
     cdef int run_ready(self, size_t count) except -1
     cdef int run_handle(self, Handle handle) except -1
     cdef int set_stopwatch(self, Stopwatch stopwatch) except -1

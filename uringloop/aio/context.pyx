@@ -25,6 +25,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
+from ..fdmon.polling cimport PollList
 from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
@@ -110,11 +111,13 @@ cdef class AioContext:
 
     cdef int turn(self, bint blocking) except -1:
         cdef size_t n_ready
+        cdef Py_ssize_t n_touched = len(self.polling.touched) if self.polling is not None else 0
+        cdef int64_t block_ns
         self.n_turns += 1
         if self.n_dirty:
             self.flush_dirty()
         n_ready = self.ready.count()
-        self.wait(self.timeout_ns(blocking and n_ready == 0))
+        block_ns = self.wait(self.timeout_ns(blocking and n_ready == 0))
         if self.timers.count:
             self.take_due_timers()
         if n_ready:
@@ -125,6 +128,8 @@ cdef class AioContext:
             self.monitor.dispatch()
         if self.ready_list.head != self.ready_list.tail:
             self.dispatch_fds()
+        if self.polling is not None and self.polling.touched:
+            self.polling.adjust(n_touched, block_ns, ul_monotonic_ns())
         if self.due.count():
             self.run_due_timers()
         return 0
@@ -144,7 +149,12 @@ cdef class AioContext:
             return -1
         return max(when_ns - self.now_ns(), 0)
 
-    cdef int wait(self, int64_t timeout_ns) except -1:
+    cdef int64_t wait(self, int64_t timeout_ns) except -1:
+        """Look, then block, for that long at most; how long it took, 0 if nobody wants to know."""
+        cdef int64_t started_ns = 0
+        if timeout_ns != 0 and self.polling is not None:
+            started_ns = ul_monotonic_ns()
+            timeout_ns = self.spin(started_ns, timeout_ns)
         if timeout_ns != 0:
             # A signal that arrived since the last byte code must not sleep with us.
             PyErr_CheckSignals()
@@ -160,7 +170,45 @@ cdef class AioContext:
                 self.notifier.end_wait()
             if self.monitor.need_wait():
                 self.monitor.wait(self.ready_list, 0)
-        return 0
+        return ul_monotonic_ns() - started_ns if started_ns else 0
+
+    cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2:
+        """Look for as long as it is likely to pay; what remains of the timeout, 0 when something was found."""
+        cdef int64_t spin_ns = self.polling.spin_ns(started_ns)
+        if timeout_ns > 0:
+            spin_ns = min(spin_ns, timeout_ns)
+        if spin_ns <= 0:
+            return timeout_ns
+        if self.monitor.spin(self.ready_list, &self.notifier.notified, started_ns + spin_ns):
+            self.polling.n_hits += 1
+            if self.notifier.notified:
+                # its eventfd was not written: this is how it came
+                self.notifier.polled = self.polling.touch(self.notifier.polled)
+            return 0
+        if self.ready.head != self.ready.tail:
+            return 0  # news of a send that was settled meanwhile
+        self.polling.n_misses += 1
+        return timeout_ns if timeout_ns < 0 else max(timeout_ns - (ul_monotonic_ns() - started_ns), 0)
+
+    def set_poll_params(self, int64_t max_ns, int64_t grow=2, int64_t shrink=0, *, idle_ns=None):
+        """Adaptive polling: look at memory for a while before blocking, as long as that pays.
+
+        Parameters:
+            max_ns: nanoseconds to look at most; 0 switches it off.
+            grow, shrink: the factor by which an event's time grows while it comes soon after we stopped looking, and
+                the divisor by which it shrinks when it comes late; 0 means 2, and "to 0".
+            idle_ns: nanoseconds after which an event that does not come is not looked for; None for 7 s.
+
+        What was learned so far is forgotten.  Raises: ValueError for negative numbers.
+        Thread: the loop's.  Source: QEMU's aio_context_set_poll_params().
+        """
+        if max_ns < 0 or grow < 0 or shrink < 0 or (idle_ns is not None and idle_ns < 0):
+            raise ValueError("poll parameters must not be negative")
+        self.polling = None
+        if max_ns:
+            self.polling = PollList(max_ns, grow, shrink, *(() if idle_ns is None else (idle_ns,)))
+        self.monitor.polling = self.polling
+        self.notifier.notify()
 
     cdef int run_ready(self, size_t count) except -1:
         """Run the oldest `count` callbacks; a nested turn may have taken some of them."""
@@ -215,6 +263,8 @@ cdef class AioContext:
                 continue
             if handler is not self.notifier:
                 self.n_dispatched += 1
+            if self.polling is not None:
+                handler.polled = self.polling.touch(handler.polled)
             if self.stopwatch is None:
                 handler.on_ready(handler.revents)
                 continue

@@ -61,6 +61,7 @@ class Loop(
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
         self._given_listeners = weakref.WeakSet()  # sockets that were passed to create_server
         self._pid = os.getpid()
+        self._poll_as_environment_says()
         self.setup_stdlib()
         self.setup_processes()
         _live_loops.add(self)
@@ -87,9 +88,33 @@ class Loop(
     def statistics(self):
         """What the loop did so far: FDMonitor.statistics() and the context's own counts, a dict."""
         numbers = self.aio_context.monitor.statistics()
+        if self.aio_context.polling is not None:
+            numbers["poll_hits"] = self.aio_context.polling.n_hits
+            numbers["poll_misses"] = self.aio_context.polling.n_misses
         numbers["turns"] = self.aio_context.n_turns
         numbers["wakeups"] = self.aio_context.notifier.n_wakeups
         return numbers
+
+    def _poll_as_environment_says(self):
+        text = os.environ.get("URINGLOOP_POLL_MAX_NS")
+        if not text:
+            return
+        try:
+            self.aio_context.set_poll_params(int(text))
+        except (ValueError, OverflowError) as error:
+            self._close_aio_context()
+            self._closed = True
+            raise ValueError(f"URINGLOOP_POLL_MAX_NS must be nanoseconds, 0 or more, not {text!r}") from error
+
+    def set_poll_params(self, max_ns, grow=2, shrink=0):
+        """Adaptive polling: look at memory for a while before blocking; see AioContext.set_poll_params.
+
+        Parameters:
+            max_ns: nanoseconds to look at most; 0 switches it off.
+            grow, shrink: factor and divisor by which that time follows what comes; 0 means 2, and "to 0".
+        """
+        self._check_closed()
+        self.aio_context.set_poll_params(max_ns, grow, shrink)
 
     # -- running ---------------------------------------------------------------------------------------
 

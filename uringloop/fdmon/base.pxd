@@ -2,6 +2,8 @@
 from libc.stdint cimport int64_t
 from cpython.ref cimport PyObject
 
+from .polling cimport PolledEvent, PollList
+
 cdef extern from "../aio/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept
 
@@ -12,6 +14,7 @@ cdef class FdHandler:
     cdef bint is_removed          # never reported again, even if already queued
     cdef bint is_queued           # on the ready list
     cdef object arming            # io_uring only: the PollRequest that watches for it
+    cdef PolledEvent polled       # how long looking for it pays; None until polling is on and it came
     cdef int on_ready(self, short revents) except -1
     cdef object behind(self)
 
@@ -35,9 +38,11 @@ cdef class FDMonitor:
     cdef dict handlers               # fd -> FdHandler with interest
     cdef unsigned long long n_syscalls
     cdef Stopwatch stopwatch         # who wants to know of slow callbacks, or None
+    cdef PollList polling            # the context's, None while adaptive polling is off
     cdef int update(self, FdHandler old, FdHandler new) except -1
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1
     cdef bint need_wait(self) noexcept
+    cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1
     cdef bint has_undispatched(self) noexcept
     cdef int dispatch(self) except -1
     cdef int submit(self) except -1

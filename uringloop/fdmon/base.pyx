@@ -151,6 +151,19 @@ cdef class FDMonitor:
         """
         return True
 
+    cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
+        """Look, without blocking and without system calls, until something happened or time is over.
+
+        Parameters:
+            ready_list: may be filled, as by wait.
+            notified: also over when this becomes true; other threads write it.
+            until_ns: the end, on the monotonic clock.
+
+        Returns: True when wait(0) has something to do.  Releases the GIL.  A monitor that cannot tell from user space
+            says False at once.
+        """
+        return False
+
     cdef bint has_undispatched(self) noexcept:
         """Completions are collected and wait for dispatch."""
         return False

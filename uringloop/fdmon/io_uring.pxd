@@ -3,15 +3,10 @@ from cpython.ref cimport PyObject
 
 from ..liburing.liburing cimport io_uring_sqe
 from ..uring.buffers cimport BufferRing
+from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport InFlight, Request
 from ..uring.ring cimport Ring
 from .base cimport FDMonitor, FdHandler, ReadyList
-
-cdef struct Completion:
-    PyObject *request   # owned reference
-    char *data          # the provided buffer's bytes, or NULL
-    int32_t res
-    uint32_t flags
 
 cdef class PollRequest(Request):
     cdef FdHandler handler
@@ -22,10 +17,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef BufferRing buffers            # made on first use; None until then
     cdef bint has_no_buffers           # the kernel has no buffer ring or no multishot RECV, or memory is short
     cdef ReadyList ready_list          # the context's, known from the first wait on
-    cdef Completion *fifo              # harvested, not dispatched; a ring
-    cdef size_t fifo_head
-    cdef size_t fifo_tail
-    cdef size_t fifo_mask
+    cdef CompletionFifo fifo           # harvested, not dispatched
     cdef Py_ssize_t harvested_bytes    # received since this wait began
     cdef list to_arm                   # FdHandlers whose POLL_ADD goes out with the next wait
     cdef PyObject **unsettled          # KIND_SKIP_SENDs of this enter; kept alive by hold
@@ -48,7 +40,6 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int cancel(self, Request request) except -1
     cdef BufferRing buffer_ring(self)
     cdef int harvest(self) except -1
-    cdef int push(self, Request request, int32_t res, uint32_t flags, char *data) except -1
     cdef int poll_completed(self, PollRequest request, int32_t res) except -1
     cdef int arm_polls(self) except -1
     cdef int settle_sends(self) except -1
@@ -58,5 +49,4 @@ cdef class IoUringMonitor(FDMonitor):
     cdef bint hand_on(self) except -1
     cdef int drop_all(self, bint was_enabled) except -1
     cdef int drain(self) except -1
-    cdef int grow_fifo(self) except -1
     cdef int complete_timed(self, Request request, Completion slot) except -1

@@ -32,11 +32,13 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
 from ..uring.buffers cimport BufferRing
+from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_RAW, KIND_SKIP_SEND,
                               InFlight, Request, decode, encode, hold, release)
 from ..uring.ring cimport RING_ENTRIES, Ring
 from ..uring.sendprobe cimport failed_send_reports_count
 from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable, ul_monotonic_ns
+from .polling cimport PolledEvent
 
 import logging
 
@@ -74,19 +76,14 @@ cdef class IoUringMonitor(FDMonitor):
         self.has_requests = True
         self.in_flight = InFlight()
         self.to_arm = []
-        self.fifo_mask = 127
-        self.fifo = <Completion *>malloc((self.fifo_mask + 1) * sizeof(Completion))
+        self.fifo = CompletionFifo()
         self.unsettled_capacity = 64
         self.unsettled = <PyObject **>malloc(self.unsettled_capacity * sizeof(PyObject *))
-        if self.fifo == NULL or self.unsettled == NULL:
+        if self.unsettled == NULL:
             raise MemoryError()
 
     def __dealloc__(self):
         # close() was called by the context; a monitor that never was leaves closing to Ring.__dealloc__
-        while self.fifo != NULL and self.fifo_head != self.fifo_tail:
-            Py_DECREF(<object>self.fifo[self.fifo_head & self.fifo_mask].request)
-            self.fifo_head += 1
-        free(self.fifo)
         free(self.unsettled)
 
     # -- what transports use ---------------------------------------------------------------------------
@@ -228,8 +225,24 @@ cdef class IoUringMonitor(FDMonitor):
         return (self.ring.has_completions() or self.ring.has_unsubmitted() or len(self.to_arm) != 0
                 or self.n_unsettled != 0)
 
+    cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
+        cdef bint is_hit
+        self.ready_list = ready_list
+        if self.to_arm:
+            self.arm_polls()
+        # what is queued goes out first: its answers are what to look for
+        if self.ring.has_unsubmitted():
+            harvested = self.enter_and_harvest(0, -1)
+            self.settle_sends()
+            if harvested:
+                return True
+        with nogil:
+            # Other threads write `notified` meanwhile, the kernel the ring; nobody else touches either.
+            is_hit = ul_spin(&self.ring.ring, notified, until_ns)
+        return is_hit
+
     cdef bint has_undispatched(self) noexcept:
-        return self.fifo_head != self.fifo_tail
+        return self.fifo.head != self.fifo.tail
 
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
         cdef int harvested, total
@@ -287,7 +300,7 @@ cdef class IoUringMonitor(FDMonitor):
                 if flags & IORING_CQE_F_BUFFER and request.kind == KIND_COMPLETION:
                     data = self.buffers.take(res, flags)
                     self.harvested_bytes += res
-                self.push(request, res, flags, data)
+                self.fifo.push(request, res, flags, data)
                 if not flags & IORING_CQE_F_MORE:
                     release(request)
             else:
@@ -298,33 +311,6 @@ cdef class IoUringMonitor(FDMonitor):
                     request.settle(res)
         self.n_completed += count
         return <int>count
-
-    cdef int push(self, Request request, int32_t res, uint32_t flags, char *data) except -1:
-        cdef Completion *slot
-        if self.fifo_tail - self.fifo_head > self.fifo_mask:
-            self.grow_fifo()
-        slot = &self.fifo[self.fifo_tail & self.fifo_mask]
-        Py_INCREF(request)  # undone by dispatch or drop_all
-        slot.request = <PyObject *>request
-        slot.res = res
-        slot.flags = flags
-        slot.data = data
-        self.fifo_tail += 1
-        return 0
-
-    cdef int grow_fifo(self) except -1:
-        cdef size_t i, n = self.fifo_tail - self.fifo_head
-        cdef Completion *grown = <Completion *>malloc(2 * (self.fifo_mask + 1) * sizeof(Completion))
-        if grown == NULL:
-            raise MemoryError()
-        for i in range(n):
-            grown[i] = self.fifo[(self.fifo_head + i) & self.fifo_mask]
-        free(self.fifo)
-        self.fifo = grown
-        self.fifo_mask = 2 * self.fifo_mask + 1
-        self.fifo_head = 0
-        self.fifo_tail = n
-        return 0
 
     cdef int poll_completed(self, PollRequest request, int32_t res) except -1:
         cdef FdHandler handler = request.handler
@@ -368,16 +354,17 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int dispatch(self) except -1:
         cdef Completion slot
         cdef Request request
-        cdef size_t n = self.fifo_tail - self.fifo_head
+        cdef size_t n = self.fifo.count()
         cdef int count = 0
         # What arrives meanwhile waits for the next turn, or one busy socket would keep timers waiting.
-        while n != 0 and self.fifo_head != self.fifo_tail:
+        while n != 0 and self.fifo.head != self.fifo.tail:
             n -= 1
-            slot = self.fifo[self.fifo_head & self.fifo_mask]
-            self.fifo_head += 1
+            slot = self.fifo.pop()
             request = <Request>slot.request
             Py_DECREF(request)  # taken by push
             count += 1
+            if self.polling is not None:
+                request.polled = self.polling.touch(<PolledEvent>request.polled)
             if self.stopwatch is None:
                 request.complete(slot.res, slot.flags, slot.data)
             else:
@@ -443,7 +430,7 @@ cdef class IoUringMonitor(FDMonitor):
             if request.kind == KIND_POLL:
                 self.poll_completed(<PollRequest>request, -ECANCELED)
             elif request.kind == KIND_COMPLETION:
-                self.push(request, -ECANCELED, 0, NULL)
+                self.fifo.push(request, -ECANCELED, 0, NULL)
         return 0
 
     cdef int settle(self) except -1:
@@ -556,19 +543,18 @@ cdef class IoUringMonitor(FDMonitor):
                 self.n_in_limbo += 1
                 Py_INCREF(request.keepalive)
             if request.kind == KIND_RAW:
-                self.push(request, -ECANCELED, 0, NULL)
+                self.fifo.push(request, -ECANCELED, 0, NULL)
         self.n_unsettled = 0
         self.to_arm = []  # cancelled handlers are back on it
         while self.ready_list.count():
             self.ready_list.pop()
-        n = self.fifo_tail - self.fifo_head
+        n = self.fifo.count()
         while n:
             n -= 1
-            slot = self.fifo[self.fifo_head & self.fifo_mask]
-            self.fifo_head += 1
+            slot = self.fifo.pop()
             request = <Request>slot.request
             if request.kind == KIND_RAW:
-                self.push(request, slot.res, slot.flags, NULL)
+                self.fifo.push(request, slot.res, slot.flags, NULL)
             else:
                 request.drop(slot.res, slot.flags)
             Py_DECREF(request)  # taken by push
@@ -579,9 +565,8 @@ cdef class IoUringMonitor(FDMonitor):
         cdef Completion slot
         cdef Request request
         cdef object first_error = None
-        while self.fifo_head != self.fifo_tail:
-            slot = self.fifo[self.fifo_head & self.fifo_mask]
-            self.fifo_head += 1
+        while self.fifo.count():
+            slot = self.fifo.pop()
             request = <Request>slot.request
             Py_DECREF(request)  # taken by push
             try:

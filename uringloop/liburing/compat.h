@@ -31,6 +31,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef IORING_FEAT_NO_IOWAIT
@@ -187,5 +188,25 @@ static inline void ul_cpu_pause(void)
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+/*
+ * Look until a completion is visible, the kernel has deferred one (IORING_SQ_TASKRUN), `notified` is set, or the
+ * monotonic clock passes until_ns.  Plain memory reads: no system call.  1 when there is something, else 0.
+ */
+static inline int ul_spin(struct io_uring *ring, const int *notified, int64_t until_ns)
+{
+    struct timespec now;
+    for (;;) {
+        for (int i = 0; i < 16; i++) {
+            if (ul_visible_cqes(ring) || (ul_sq_flags(ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
+                || __atomic_load_n(notified, __ATOMIC_SEQ_CST))
+                return 1;
+            ul_cpu_pause();
+        }
+        clock_gettime(CLOCK_MONOTONIC, &now); /* vDSO */
+        if ((int64_t)now.tv_sec * 1000000000 + now.tv_nsec >= until_ns)
+            return 0;
+    }
 }
 #endif

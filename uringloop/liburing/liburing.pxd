@@ -84,4 +84,5 @@ cdef extern from "../liburing/compat.h" nogil:
     void ul_prep_cancel_any(io_uring_sqe *)
     uint64_t ul_thread_serial()
     bint ul_is_main_thread()
+    bint ul_spin(io_uring *ring, const int *notified, int64_t until_ns)
     void ul_cpu_pause()

@@ -230,7 +230,7 @@ cdef class RingWire(Wire):
                 return self.monitor.cancel(request)
             if rounds == 0:
                 # Others have a turn; the edge will not come again, so come back by ourselves.
-                return self.monitor.push(request, revents, IORING_CQE_F_MORE, NULL)
+                return self.monitor.fifo.push(request, revents, IORING_CQE_F_MORE, NULL)
             rounds -= 1
             asked = self.hint
             data = read_direct(self.fd, asked, &count)
@@ -253,7 +253,7 @@ cdef class RingWire(Wire):
                 self.end.bytes_arrived(<bytes>data)
             except BaseException:
                 # KeyboardInterrupt or SystemExit: the edge will not come again for what is still there
-                self.monitor.push(request, revents, IORING_CQE_F_MORE, NULL)
+                self.monitor.fifo.push(request, revents, IORING_CQE_F_MORE, NULL)
                 raise
             if count < asked and not has_end:
                 return 0

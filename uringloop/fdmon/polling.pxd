@@ -1,0 +1,32 @@
+# Adaptive polling: how long to look before blocking.
+from libc.stdint cimport int64_t
+from cpython.ref cimport PyObject
+
+cdef class PolledEvent:
+    cdef int64_t ns               # how long looking for this one pays; 0: not on the list
+    cdef int64_t last_ns          # when it came last
+    cdef PollList owner           # whose list it is on; None while ns is 0
+    cdef PyObject *before         # neighbours on that list; borrowed
+    cdef PyObject *after
+
+cdef class PollList:
+    cdef readonly int64_t max_ns  # poll_max_ns
+    cdef readonly int64_t grow    # poll_grow
+    cdef readonly int64_t shrink  # poll_shrink
+    cdef readonly int64_t idle_ns  # an event that did not come for so long leaves the list
+    cdef PyObject *head           # borrowed: an event leaves the list when it goes
+    cdef Py_ssize_t n_events      # on the list
+    cdef int64_t most_ns          # the largest ns on the list; valid unless is_stale
+    cdef bint is_stale
+    cdef int64_t next_expiry_ns   # when to look for idle ones again
+    cdef list touched             # PolledEvents that were dispatched and not adjusted yet
+    cdef readonly unsigned long long n_hits
+    cdef readonly unsigned long long n_misses
+    cdef int64_t spin_ns(self, int64_t now_ns) noexcept
+    cdef PolledEvent touch(self, PolledEvent event)
+    cdef int adjust(self, Py_ssize_t first, int64_t block_ns, int64_t now_ns) except -1
+    cdef void set_ns(self, PolledEvent event, int64_t ns) noexcept
+    cdef void unlink(self, PolledEvent event) noexcept
+    cdef void expire(self, int64_t now_ns) noexcept
+
+cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow, int64_t shrink) noexcept

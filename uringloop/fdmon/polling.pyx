@@ -1,0 +1,148 @@
+"""Adaptive polling: for how long a context looks at memory before it blocks.
+
+How it works (QEMU: AioPolledEvent, poll_max_ns, poll_grow, poll_shrink):
+ 1. Each watched fd and each standing request has a PolledEvent of its own: how long looking for it pays.
+ 2. After a turn's dispatch, the events that were dispatched in it are adjusted by how long the wait took, without the
+    handlers' own time (`next_ns`).  So a fast peer keeps being looked for although a slow one shares the loop.
+ 3. Before blocking the context looks for as long as the greediest event on the list wants.
+ 4. An event that did not come for `idle_ns` leaves the list, and returns when it comes again.
+
+Invariant: an event is on the list exactly while its ns is not 0; it leaves when it goes.
+
+Thread: the loop's.  Not here: the looking itself (FDMonitor.spin), what a turn is (aio/context).
+"""
+
+from libc.stdint cimport int64_t
+from cpython.ref cimport PyObject
+
+cdef enum:
+    FIRST_NS = 4000                    # the first step up
+    POLL_IDLE_INTERVAL_NS = 7_000_000_000  # 7 s
+
+
+cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow, int64_t shrink) noexcept:
+    """How long to look for an event from now on.
+
+    Parameters, in nanoseconds where the name says so:
+        ns: how long it was until now.
+        block_ns: how long the wait took that ended with it, looking included.
+        max_ns: the upper bound (poll_max_ns).
+        grow, shrink: factor and divisor; grow 0 means 2, shrink 0 means "to 0".
+
+    Source: QEMU, adjust_polling_time().
+    """
+    if block_ns <= ns:
+        return ns  # it came while we looked
+    if block_ns > max_ns:
+        return ns // shrink if shrink else 0  # looking could not have helped
+    if ns >= max_ns:
+        return ns
+    if ns == 0:
+        return min(FIRST_NS, max_ns)
+    # a factor of 1 would never get there, and a product may not overflow
+    return max_ns if ns > max_ns // max(grow or 2, 1) else min(max(ns * (grow or 2), ns + 1), max_ns)
+
+
+cdef class PolledEvent:
+    """How long looking for one event pays."""
+
+    def __dealloc__(self):
+        if self.owner is not None:
+            self.owner.unlink(self)
+
+
+cdef class PollList:
+    """The events of one context that are worth looking for.
+
+    Parameters: as AioContext.set_poll_params; idle_ns: nanoseconds until an event leaves, for tests.
+    """
+
+    def __cinit__(self, int64_t max_ns, int64_t grow=2, int64_t shrink=0, int64_t idle_ns=POLL_IDLE_INTERVAL_NS):
+        self.max_ns, self.grow, self.shrink, self.idle_ns = max_ns, grow, shrink, idle_ns
+        self.touched = []
+
+    def __dealloc__(self):
+        # events hold their list while they are on it, so there are none
+        self.head = NULL
+
+    def __len__(self):
+        return self.n_events
+
+    cdef int64_t spin_ns(self, int64_t now_ns) noexcept:
+        """For how long to look now; 0 not at all."""
+        cdef PyObject *at
+        if self.head == NULL:
+            return 0
+        if now_ns >= self.next_expiry_ns:
+            self.expire(now_ns)
+        if self.is_stale:
+            self.is_stale = False
+            self.most_ns = 0
+            at = self.head
+            while at != NULL:
+                self.most_ns = max(self.most_ns, (<PolledEvent>at).ns)
+                at = (<PolledEvent>at).after
+        return self.most_ns if self.head != NULL else 0
+
+    cdef PolledEvent touch(self, PolledEvent event):
+        """It came and is dispatched now; `event` may be None.  Returns it, for its handler to keep."""
+        if event is None:
+            event = PolledEvent()
+        self.touched.append(event)
+        return event
+
+    cdef int adjust(self, Py_ssize_t first, int64_t block_ns, int64_t now_ns) except -1:
+        """A turn's dispatch is over: learn from it.  `first`: how many were touched before this turn (nested ones)."""
+        cdef PolledEvent event
+        cdef Py_ssize_t i
+        for i in range(first, len(self.touched)):
+            event = <PolledEvent>self.touched[i]
+            event.last_ns = now_ns
+            self.set_ns(event, next_ns(event.ns, block_ns, self.max_ns, self.grow, self.shrink))
+        del self.touched[first:]
+        return 0
+
+    cdef void set_ns(self, PolledEvent event, int64_t ns) noexcept:
+        if ns == event.ns:
+            return
+        if ns == 0:
+            self.unlink(event)
+            return
+        if event.owner is None:
+            event.owner = self
+            event.before = NULL
+            event.after = self.head
+            if self.head != NULL:
+                (<PolledEvent>self.head).before = <PyObject *>event
+            self.head = <PyObject *>event
+            self.n_events += 1
+        if event.ns == self.most_ns:
+            self.is_stale = True
+        event.ns = ns
+        if ns > self.most_ns and not self.is_stale:
+            self.most_ns = ns
+
+    cdef void unlink(self, PolledEvent event) noexcept:
+        if event.before != NULL:
+            (<PolledEvent>event.before).after = event.after
+        else:
+            self.head = event.after
+        if event.after != NULL:
+            (<PolledEvent>event.after).before = event.before
+        event.before = event.after = NULL
+        if event.ns == self.most_ns:
+            self.is_stale = True
+        event.ns = 0
+        self.n_events -= 1
+        event.owner = None  # last: it may be what keeps this list
+
+    cdef void expire(self, int64_t now_ns) noexcept:
+        """Take off what did not come for long, and know when to look again."""
+        cdef PyObject *at = self.head
+        cdef PyObject *after
+        self.next_expiry_ns = now_ns + self.idle_ns // 8 + 1
+        while at != NULL:
+            after = (<PolledEvent>at).after
+            if now_ns - (<PolledEvent>at).last_ns >= self.idle_ns:
+                self.unlink(<PolledEvent>at)
+            at = after

@@ -1,0 +1,93 @@
+"""The FIFO between harvest and dispatch.
+
+Harvest copies CQEs to its end, dispatch takes from its head before it calls anybody: a nested wait appends to the same
+FIFO, a nested dispatch takes what the outer one has left, and each completion is delivered once and in order.
+
+Invariant: tail - head completions are queued, and each holds one reference to its request.
+Thread: the ring's owner.
+"""
+
+from libc.stdint cimport int32_t, uint32_t
+from libc.stdlib cimport free, malloc
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+
+from .request cimport Request
+
+
+cdef class CompletionFifo:
+    """Completions in the order in which they were harvested."""
+
+    def __cinit__(self):
+        self.mask = 127
+        self.items = <Completion *>malloc((self.mask + 1) * sizeof(Completion))
+        if self.items == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        while self.items != NULL and self.head != self.tail:
+            Py_DECREF(<object>self.items[self.head & self.mask].request)
+            self.head += 1
+        free(self.items)
+
+    cdef size_t count(self) noexcept:
+        return self.tail - self.head
+
+    cdef int push(self, Request request, int32_t res, uint32_t flags, char *data) except -1:
+        cdef Completion *slot
+        if self.tail - self.head > self.mask:
+            self.grow()
+        slot = &self.items[self.tail & self.mask]
+        Py_INCREF(request)  # undone by who pops it
+        slot.request = <PyObject *>request
+        slot.res = res
+        slot.flags = flags
+        slot.data = data
+        self.tail += 1
+        return 0
+
+    cdef Completion pop(self) noexcept:
+        """The oldest one, which is the caller's then, with its reference; the FIFO is not empty."""
+        self.head += 1
+        return self.items[(self.head - 1) & self.mask]
+
+    cdef int grow(self) except -1:
+        cdef size_t i, n = self.tail - self.head
+        cdef Completion *grown = <Completion *>malloc(2 * (self.mask + 1) * sizeof(Completion))
+        if grown == NULL:
+            raise MemoryError()
+        for i in range(n):
+            grown[i] = self.items[(self.head + i) & self.mask]
+        free(self.items)
+        self.items = grown
+        self.mask = 2 * self.mask + 1
+        self.head = 0
+        self.tail = n
+        return 0
+
+
+# -- garbage collection: see collect.h -----------------------------------------------------------------------
+
+cdef extern from "../aio/collect.h":
+    ctypedef int (*visitproc)(PyObject *, void *) noexcept
+    ctypedef int (*ul_traverse_own)(PyObject *, visitproc, void *) noexcept
+
+cdef extern from *:
+    """
+    UL_COLLECTED(CompletionFifo)
+    """
+    void ul_collect_CompletionFifo(object, ul_traverse_own)
+
+
+cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
+    cdef CompletionFifo fifo = <CompletionFifo>self
+    cdef size_t at = fifo.head
+    cdef int stop
+    while at != fifo.tail:
+        stop = visit(fifo.items[at & fifo.mask].request, arg)
+        if stop:
+            return stop
+        at += 1
+    return 0
+
+
+ul_collect_CompletionFifo(CompletionFifo, traverse_own)
