@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.files import FILES
 from benchmarks.micro import LIFECYCLES, OPERATIONS, SENDFILE
 
 CONNECTIONS = (1, 10, 100, 1000)
@@ -72,6 +73,7 @@ CASES: tuple[Case, ...] = (
     *(Case(f"micro/{name}", "micro") for name in OPERATIONS),
     *(Case(f"lifecycle/{name}", "micro") for name in LIFECYCLES),
     Case(f"sendfile/{SENDFILE}", "micro"),
+    *(Case(f"files/{name}", "micro") for name in FILES),
 )
 
 BY_NAME = {case.name: case for case in CASES}

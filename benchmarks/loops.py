@@ -39,6 +39,7 @@ LOOPS = {
         LoopSpec("uringloop-epoll", "uringloop", {"fdmon": "epoll"}),
         LoopSpec("uringloop-poll", "uringloop", {"fdmon": "poll"}),
         LoopSpec("asyncio", None),
+        LoopSpec("asyncio-anyio", None),  # for files only, which are then anyio's
         LoopSpec("uvloop", "uvloop"),
         LoopSpec("rloop", "rloop"),
         LoopSpec("zuvloop", "zuvloop"),

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from benchmarks.children import CHILDREN
+from benchmarks.files import FILES, measure_files
 from benchmarks.loops import new_event_loop
 from benchmarks.machine import settle_in
 from benchmarks.sendfile import measure_sendfile
@@ -216,7 +217,7 @@ LIFECYCLES = {"create_close": False, "create_run_close": True}
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", required=True)
-    parser.add_argument("--case", choices=[*OPERATIONS, *LIFECYCLES, SENDFILE], required=True)
+    parser.add_argument("--case", choices=[*OPERATIONS, *LIFECYCLES, *FILES, SENDFILE], required=True)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--cpu", type=int, required=True)
     parser.add_argument("--lifetime-s", type=int, required=True)
@@ -224,6 +225,8 @@ def main() -> None:
     settle_in(options.cpu, options.lifetime_s)
     if options.case == SENDFILE:
         result = measure_sendfile(options.loop)
+    elif options.case in FILES:
+        result = measure_files(options.loop, options.case, options.scale)
     elif options.case in LIFECYCLES:
         result = measure_lifecycle(options.loop, LIFECYCLES[options.case], options.scale)
     else:

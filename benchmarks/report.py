@@ -19,6 +19,7 @@ _TITLES = {
     "micro": "Callbacks, tasks and timers",
     "lifecycle": "Making and closing a loop",
     "sendfile": "loop.sendfile of 100 MiB; per MiB",
+    "files": "Files; per read, file, or MiB",
 }
 
 
@@ -69,13 +70,16 @@ def _traffic_table(group: list[Row], baseline: str) -> list[str]:
 
 
 def _micro_table(group: list[Row], baseline: str) -> list[str]:
-    head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU ns", "wall ns"]
+    more = {"gain": "vs blocking", "p99_us": "ticker p99 us"}
+    more = {key: title for key, title in more.items() if any(key in row.values for row in group)}
+    head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU ns", "wall ns", *more.values()]
     lines = []
     for row in group:
         if not row.n_samples:
             lines.append(_failed(row, len(head)))
             continue
         times = [f"{row.values[key]:,.0f}" for key in ("cpu_ns", "wall_ns")]
+        times += [f"{row.values[key]:,.2f}" if key in row.values else "-" for key in more]
         lines.append([row.case, row.loop, str(row.cpu_ratio or "-"), str(row.rate_ratio or "-"), *times])
     return _table(head, lines)
 

@@ -17,6 +17,7 @@ opened with O_APPEND: at the end).
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -198,10 +199,15 @@ async def _finish(
 
 def backend_of(loop: asyncio.AbstractEventLoop) -> Backend:
     """A backend for a loop: requests where it has add_sqe(), threads on all others, stock asyncio among them."""
-    if getattr(loop, "supports_sqe", False):
+    return _backend_class(getattr(loop, "supports_sqe", False))(loop)
+
+
+@functools.cache
+def _backend_class(supports_sqe: bool) -> type[Backend]:
+    if supports_sqe:
         from .ring_backend import RingBackend
 
-        return RingBackend(loop)
+        return RingBackend
     from .thread_backend import ThreadBackend
 
-    return ThreadBackend(loop)
+    return ThreadBackend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import io
 import locale
 import os
@@ -29,6 +30,11 @@ def parse_mode(mode: str) -> Mode:
     """Raises: TypeError, ValueError, with io.open's texts."""
     if not isinstance(mode, str):
         raise TypeError(f"open() argument 'mode' must be str, not {type(mode).__name__}")
+    return _parse(mode)
+
+
+@functools.lru_cache(maxsize=64)
+def _parse(mode: str) -> Mode:
     letters = set(mode)
     if letters - set("axrwb+t") or len(mode) > len(letters):
         raise ValueError(f"invalid mode: {mode!r}")

@@ -1,0 +1,264 @@
+"""Benchmarks of files; see micro.py, which runs them.
+
+What is measured on a loop is the files that come with it: `uringloop.open` (requests on io_uring, threads on the other
+monitors), `blazio.open`, and for loops without files of their own aiofiles; on `asyncio-anyio` anyio.open_file.
+Files lie where TMPDIR says; RESULTS names the file system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.loops import LOOPS, new_event_loop
+
+KIB = 1024
+MIB = 1024 * KIB
+BIG_MIB = 1024
+BLOCK_BYTES = 4 * KIB
+SMALL_BYTES = 64 * KIB
+READ_FROM_MIB = 64
+WORKERS = 16
+CHUNK_BYTES = 1 * MIB
+TICK_S = 0.001
+
+
+class Library:
+    """One way to open and read files."""
+
+    def __init__(self, loop_name: str) -> None:
+        spec = LOOPS[loop_name]
+        self.has_pread = spec.module == "uringloop"
+        if loop_name == "asyncio-anyio":
+            self._open = importlib.import_module("anyio").open_file
+            self._close_name = "aclose"
+        else:
+            name = spec.module if spec.module in ("uringloop", "blazio") else "aiofiles"
+            self._open = importlib.import_module(name).open
+            self._close_name = "close"
+
+    async def open(self, path: Path | str, mode: str) -> Any:
+        return await self._open(str(path), mode)
+
+    async def close(self, file: Any) -> None:
+        await getattr(file, self._close_name)()
+
+    def reader_at(self, file: Any) -> Callable[[int], Awaitable[bytes]]:
+        """A function that reads BLOCK_BYTES at an offset: in one call where there is one."""
+        if self.has_pread:
+            pread = file.pread
+            return lambda offset: pread(BLOCK_BYTES, offset)
+
+        async def seek_and_read(offset: int) -> bytes:
+            await file.seek(offset)
+            return await file.read(BLOCK_BYTES)
+
+        return seek_and_read
+
+
+def _fill(path: Path, n_mib: int) -> None:
+    piece = os.urandom(MIB)
+    with open(path, "wb") as file:
+        for _ in range(n_mib):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())  # or nothing of it can be dropped from the page cache
+
+
+async def _read_randomly(library: Library, path: Path, n: int, depth: int) -> None:
+    """n blocks from the page cache, `depth` at a time, each by a task with a file of its own."""
+    numbers = random.Random(1)
+    last = READ_FROM_MIB * MIB // BLOCK_BYTES - 1
+    offsets = [numbers.randint(0, last) * BLOCK_BYTES for _ in range(n)]
+    files = [await library.open(path, "rb") for _ in range(depth)]
+
+    async def worker(file: Any, own: list[int]) -> None:
+        read = library.reader_at(file)
+        for offset in own:
+            if len(await read(offset)) != BLOCK_BYTES:
+                raise RuntimeError("short read")
+
+    await asyncio.gather(*[worker(file, offsets[i::depth]) for i, file in enumerate(files)])
+    for file in files:
+        await library.close(file)
+
+
+async def _small_files(library: Library, folder: Path, n: int, is_writing: bool) -> None:
+    """n files of 64 KiB, 16 at a time: open, read or write, close."""
+    data = os.urandom(SMALL_BYTES)
+    numbers = iter(range(n))
+
+    async def worker() -> None:
+        for number in numbers:
+            file = await library.open(folder / str(number), "wb" if is_writing else "rb")
+            if is_writing:
+                await file.write(data)
+            elif len(await file.read()) != SMALL_BYTES:
+                raise RuntimeError("short read")
+            await library.close(file)
+
+    await asyncio.gather(*[worker() for _ in range(WORKERS)])
+
+
+async def _sequentially(library: Library, path: Path) -> None:
+    file = await library.open(path, "rb")
+    n_bytes = 0
+    while data := await file.read(CHUNK_BYTES):
+        n_bytes += len(data)
+    await library.close(file)
+    if n_bytes != BIG_MIB * MIB:
+        raise RuntimeError(f"{n_bytes} bytes")
+
+
+def _sequentially_blocking(path: Path) -> None:
+    with open(path, "rb") as file:
+        while file.read(CHUNK_BYTES):
+            pass
+
+
+async def _lateness_us(work: Awaitable[Any]) -> list[float]:
+    """How late a 1 ms ticker was while something else went on."""
+    late: list[float] = []
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        due = time.perf_counter() + TICK_S
+        await asyncio.sleep(TICK_S)
+        late.append((time.perf_counter() - due) * 1e6)
+    await task
+    return late
+
+
+async def _write_slowly(library: Library, path: Path, data: bytes) -> None:
+    """Several large writes, each followed by an fsync."""
+    file = await library.open(path, "wb")
+    loop = asyncio.get_running_loop()
+    for _ in range(4):
+        await file.write(data)
+        await file.flush()
+        if hasattr(file, "fsync"):
+            await file.fsync()
+        else:
+            await loop.run_in_executor(None, os.fsync, file.fileno())
+    await library.close(file)
+
+
+def _drop_from_cache(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def _per(n: int, elapsed: list[tuple[int, int]]) -> dict[str, float]:
+    """Nanoseconds per operation, best of the repetitions."""
+    return {
+        "operations": n,
+        "wall_ns": min(wall_ns for wall_ns, _ in elapsed) / n,
+        "cpu_ns": min(cpu_ns for _, cpu_ns in elapsed) / n,
+    }
+
+
+def _time(function: Callable[[], Any]) -> tuple[int, int]:
+    wall_ns, cpu_ns = time.perf_counter_ns(), time.process_time_ns()
+    function()
+    return time.perf_counter_ns() - wall_ns, time.process_time_ns() - cpu_ns
+
+
+def _repeated(
+    loop: asyncio.AbstractEventLoop,
+    n: int,
+    make: Callable[[], Any],
+    prepare: Callable[[], Any] = lambda: None,
+) -> dict[str, float]:
+    elapsed = []
+    for _ in range(4):
+        prepare()
+        elapsed.append(_time(lambda: loop.run_until_complete(make())))
+    return _per(n, elapsed[1:])
+
+
+def _empty(folder: Path) -> None:
+    """ext4 writes out at once what replaces the contents of a file; that is not what is measured."""
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def _against_blocking(loop: asyncio.AbstractEventLoop, library: Library, path: Path) -> dict[str, float]:
+    _sequentially_blocking(path)
+    ours, plain = [], []
+    for _ in range(3):
+        plain.append(_time(lambda: _sequentially_blocking(path)))
+        ours.append(_time(lambda: loop.run_until_complete(_sequentially(library, path))))
+    best = _per(BIG_MIB, ours)
+    return {**best, "gain": _per(BIG_MIB, plain)["wall_ns"] / best["wall_ns"]}
+
+
+def _ticking(
+    loop: asyncio.AbstractEventLoop, make: Callable[[], Any], prepare: Callable[[], Any]
+) -> dict[str, float]:
+    late: list[float] = []
+    elapsed = []
+    for _ in range(3):
+        prepare()
+        elapsed.append(_time(lambda: late.extend(loop.run_until_complete(_lateness_us(make())))))
+    return {
+        **_per(BIG_MIB, elapsed),
+        "p50_us": statistics.median(late),
+        "p99_us": statistics.quantiles(late, n=100)[98],
+        "most_us": max(late),
+    }
+
+
+# name -> operations per repetition
+FILES = {
+    "read4k_1": 3000,
+    "read4k_64": 6000,
+    "read_files": 1000,
+    "write_files": 1000,
+    "sequential": BIG_MIB,
+    "ticker_hot": BIG_MIB,
+    "ticker_cold": BIG_MIB,
+    "ticker_fsync": 128,
+}
+
+
+def measure_files(loop_name: str, case: str, scale: float) -> dict[str, float]:
+    """One case in a fresh process."""
+    library = Library(loop_name)
+    loop = new_event_loop(loop_name)
+    asyncio.set_event_loop(loop)
+    folder = Path(tempfile.mkdtemp(prefix="files-"))
+    big = folder / "big"
+    n = max(WORKERS, round(FILES[case] * scale))
+    try:
+        if case.startswith("read4k"):
+            _fill(big, READ_FROM_MIB)
+            depth = int(case.rpartition("_")[2])
+            return _repeated(loop, n, lambda: _read_randomly(library, big, n, depth))
+        if case == "read_files":
+            loop.run_until_complete(_small_files(library, folder, n, True))
+            return _repeated(loop, n, lambda: _small_files(library, folder, n, False))
+        if case == "write_files":
+            return _repeated(loop, n, lambda: _small_files(library, folder, n, True), lambda: _empty(folder))
+        if case == "ticker_fsync":
+            data = os.urandom(32 * MIB)
+            return _ticking(loop, lambda: _write_slowly(library, big, data), lambda: None)
+        _fill(big, BIG_MIB)
+        if case == "sequential":
+            return _against_blocking(loop, library, big)
+        is_cold = case == "ticker_cold"
+        return _ticking(
+            loop, lambda: _sequentially(library, big), lambda: _drop_from_cache(big) if is_cold else None
+        )
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+        shutil.rmtree(folder)
