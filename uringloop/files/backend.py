@@ -17,7 +17,6 @@ opened with O_APPEND: at the end).
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -199,15 +198,22 @@ async def _finish(
 
 def backend_of(loop: asyncio.AbstractEventLoop) -> Backend:
     """A backend for a loop: requests where it has add_sqe(), threads on all others, stock asyncio among them."""
-    return _backend_class(getattr(loop, "supports_sqe", False))(loop)
+    supports_sqe = getattr(loop, "supports_sqe", False)
+    kind = _kinds.get(supports_sqe) or _load(supports_sqe)
+    return kind(loop)
 
 
-@functools.cache
-def _backend_class(supports_sqe: bool) -> type[Backend]:
+# supports_sqe -> class; a build without liburing has no ring_backend
+_kinds: dict[bool, type[Backend]] = {}
+
+
+def _load(supports_sqe: bool) -> type[Backend]:
     if supports_sqe:
         from .ring_backend import RingBackend
 
-        return RingBackend
-    from .thread_backend import ThreadBackend
+        _kinds[True] = RingBackend
+    else:
+        from .thread_backend import ThreadBackend
 
-    return ThreadBackend
+        _kinds[False] = ThreadBackend
+    return _kinds[supports_sqe]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import functools
 import io
 import locale
 import os
@@ -26,14 +25,20 @@ class Mode(NamedTuple):
     raw_name: str  # FileIO's word for it: "rb", "rb+", "wb", "ab+" ...
 
 
+# mode string -> Mode; there are few, apart from what raises.
+_known: dict[str, Mode] = {}
+
+
 def parse_mode(mode: str) -> Mode:
     """Raises: TypeError, ValueError, with io.open's texts."""
     if not isinstance(mode, str):
         raise TypeError(f"open() argument 'mode' must be str, not {type(mode).__name__}")
-    return _parse(mode)
+    known = _known.get(mode)
+    if known is None:
+        known = _known[mode] = _parse(mode)
+    return known
 
 
-@functools.lru_cache(maxsize=64)
 def _parse(mode: str) -> Mode:
     letters = set(mode)
     if letters - set("axrwb+t") or len(mode) > len(letters):

@@ -1,0 +1,99 @@
+"""Follow log files as `tail -F` does: what is appended is printed, also after a file was rotated or cut.
+
+python examples/log_tailer.py FILE ...
+python examples/log_tailer.py --check           # follows files of its own, and ends
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+
+import uringloop
+from uringloop import files
+
+LOOK_S = 0.2
+
+
+async def follow(path: str, from_start: bool = False) -> AsyncIterator[str]:
+    """Complete lines, as they are appended; for ever."""
+    while True:
+        try:
+            file = await uringloop.open(path, "rb")
+        except FileNotFoundError:
+            from_start = True  # it is new when it comes
+            await asyncio.sleep(LOOK_S)
+            continue
+        async with file:
+            if not from_start:
+                await file.seek(0, os.SEEK_END)
+            from_start = True
+            unfinished = b""
+            while True:
+                while line := await file.readline():
+                    unfinished += line
+                    if unfinished.endswith(b"\n"):
+                        yield unfinished.decode(errors="replace")
+                        unfinished = b""
+                await asyncio.sleep(LOOK_S)
+                here = await files.stat(file.fileno())
+                if here.st_size < await file.tell():
+                    await file.seek(0)  # somebody cut it
+                    unfinished = b""
+                elif here.st_size == await file.tell():
+                    try:
+                        named = await files.stat(path)
+                    except FileNotFoundError:
+                        continue
+                    if not os.path.samestat(here, named):
+                        break  # rotated, and read to its end
+
+
+async def print_lines(path: str, is_alone: bool) -> None:
+    async for line in follow(path):
+        print(line if is_alone else f"{path}: {line}", end="", flush=True)
+
+
+async def check() -> None:
+    async with files.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "log")
+        seen: list[str] = []
+
+        async def collect() -> None:
+            async for line in follow(path, from_start=True):
+                seen.append(line)
+
+        async def write(text: str, mode: str = "a") -> None:
+            wanted = len(seen) + text.count("\n")
+            async with uringloop.open(path, mode) as file:
+                await file.write(text)
+            async with asyncio.timeout(10):
+                while len(seen) < wanted:
+                    await asyncio.sleep(0.01)
+
+        collecting = asyncio.create_task(collect())
+        await write("one\ntwo\nhalf of")
+        await write(" three\n")
+        await files.rename(path, path + ".1")
+        await write("after rotation\n")
+        await write("cut\n", "w")
+        collecting.cancel()
+        await asyncio.gather(collecting, return_exceptions=True)
+        assert seen == ["one\n", "two\n", "half of three\n", "after rotation\n", "cut\n"], seen
+    print("followed 5 lines")
+
+
+async def main() -> None:
+    if sys.argv[1:] == ["--check"]:
+        await check()
+        return
+    await asyncio.gather(*(print_lines(path, len(sys.argv) == 2) for path in sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    try:
+        uringloop.run(main())
+    except KeyboardInterrupt:
+        pass
