@@ -1,6 +1,10 @@
 # Cancellable callbacks: asyncio's Handle and TimerHandle.
 from libc.stdint cimport int64_t
 
+cdef extern from "Python.h":
+    int PyContext_Enter(object)  # -1 with an exception set, for the caller to see to
+    int PyContext_Exit(object) except -1
+
 cdef class TimerOwner:
     cdef void handle_cancelled(self) noexcept
 
@@ -31,3 +35,19 @@ cdef class TimerHandle(Handle):
 
 cdef class ThreadSafeHandle(Handle):
     cdef object lock               # threading.RLock: held while the callback runs
+
+cdef list enter_entered(object context)
+cdef list leave_down_to(object context)
+cdef int enter_again(list left) except -1
+
+
+cdef inline list enter_context(object context):
+    """Enter it, also when a frame further down on this stack is in it; gives what leave_context wants."""
+    if PyContext_Enter(context) == 0:
+        return None
+    return enter_entered(context)
+
+
+cdef inline int leave_context(object context, list left) except -1:
+    PyContext_Exit(context)
+    return 0 if left is None else enter_again(left)

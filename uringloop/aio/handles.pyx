@@ -22,19 +22,71 @@ cdef extern from "Python.h":
     #define UL_TUPLE_ITEMS(tuple) (&PyTuple_GET_ITEM((tuple), 0))
     #define ul_drop(object) Py_DECREF(object)
     static PyObject *ul_error_is_set(void) { return NULL; }
+    static PyObject *ul_current_context(void)
+    {
+        PyObject *context = PyThreadState_Get()->context;
+        return Py_NewRef(context == NULL ? Py_None : context);
+    }
     """
     PyObject **UL_TUPLE_ITEMS(object)
     void ul_drop(PyObject *)
     object ul_error_is_set()
+    object ul_current_context()
     PyObject *PyObject_Vectorcall(object callable, PyObject **args, size_t n_args, PyObject *names)
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET
-    int PyContext_Enter(object)
-    int PyContext_Exit(object) except -1
+    int enter_free "PyContext_Enter"(object) except -1
     object PyContext_CopyCurrent()
 
 _asyncio_handle = asyncio.events.Handle
 _asyncio_timer_handle = asyncio.events.TimerHandle
 _asyncio_thread_safe_handle = getattr(asyncio.events, "_ThreadSafeHandle", asyncio.events.Handle)
+
+
+# -- contexts in nested turns -------------------------------------------------------------------------------
+#
+# A context cannot be entered twice.  A nested turn, though, may have to call somebody in a context that a frame further
+# down on the stack is in: the same connection's protocol, or a task that shares its context with the one that waits.
+# Then the contexts from there up are left, and entered again after the call.
+
+cdef list enter_entered(object context):
+    """enter_context(), whose error is set."""
+    cdef object problem = None
+    cdef list left
+    try:
+        ul_error_is_set()
+    except BaseException as error:
+        problem = error
+    left = leave_down_to(context)
+    if left is None:
+        raise problem
+    enter_free(context)
+    return left
+
+
+cdef list leave_down_to(object context):
+    """Leave the contexts of this stack down to this one, which is left, too; None if it is not among them.
+
+    The list is for enter_again().
+    """
+    cdef list left = []
+    cdef object current = ul_current_context()
+    while current is not None:
+        try:
+            PyContext_Exit(current)
+        except RuntimeError:
+            break  # the thread's first one was never entered
+        left.append(current)
+        if current is context:
+            return left
+        current = ul_current_context()
+    enter_again(left)
+    return None
+
+
+cdef int enter_again(list left) except -1:
+    while left:
+        enter_free(left.pop())
+    return 0
 
 
 cdef class TimerOwner:
@@ -99,11 +151,21 @@ cdef class Handle:
 
     cdef int refused(self, object callback) except -1:
         """The context could not be entered (it is entered already, or it is none); as a failing callback."""
+        cdef object problem = None
+        cdef list left = None
         try:
             ul_error_is_set()
         except BaseException as error:
-            self.report(error, callback)
-        return 0
+            problem = error
+        if getattr(self.loop, "_n_nested", 0):
+            left = leave_down_to(self.aio_context)
+        if left is None:
+            self.report(problem, callback)
+            return 0
+        try:
+            return self.run()
+        finally:
+            enter_again(left)
 
     cdef int failed(self, object callback, object aio_context) except -1:
         """The callback raised: the way out of run() that need not be fast."""

@@ -17,6 +17,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.ref cimport PyObject
 
 from ..aio.context cimport AioContext
+from ..aio.handles cimport enter_context, leave_context
 from .wire cimport SendQueue, Wire, WireEnd, warn_unclosed
 
 import asyncio
@@ -35,8 +36,6 @@ cdef extern from "Python.h":
     PyObject *PyObject_CallMethodOneArg(object self, object name, object arg)
     void ul_drop(PyObject *)
     object ul_error_is_set()
-    int PyContext_Enter(object) except -1
-    int PyContext_Exit(object) except -1
     object PyContext_CopyCurrent()
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -196,11 +195,11 @@ cdef class StreamTransport(WireEnd):
         cdef object protocol = self.protocol
         cdef object aio_ctx = self.aio_ctx
         cdef PyObject *result
-        PyContext_Enter(aio_ctx)
+        left = enter_context(aio_ctx)
         result = PyObject_CallMethodOneArg(protocol, received_name, data)
         if result != NULL:
             ul_drop(result)
-            return PyContext_Exit(aio_ctx)
+            return leave_context(aio_ctx, left)
         try:
             ul_error_is_set()
         except (SystemExit, KeyboardInterrupt):
@@ -208,7 +207,7 @@ cdef class StreamTransport(WireEnd):
         except BaseException as error:
             self.fatal_error(error, "Fatal error: protocol.data_received() call failed.")
         finally:
-            PyContext_Exit(aio_ctx)
+            leave_context(aio_ctx, left)
         return 0
 
     cdef int buffered_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
@@ -218,7 +217,7 @@ cdef class StreamTransport(WireEnd):
         cdef object aio_ctx = self.aio_ctx
         cdef bint is_filled
         cdef bytes rest = None
-        PyContext_Enter(aio_ctx)
+        left = enter_context(aio_ctx)
         try:
             while n_bytes > 0 and self.is_buffered and not self.conn_lost:
                 is_filled = False
@@ -253,7 +252,7 @@ cdef class StreamTransport(WireEnd):
             if n_bytes > 0 and self.protocol is not None and not self.conn_lost:
                 rest = PyBytes_FromStringAndSize(data, n_bytes)  # the protocol was replaced in the middle
         finally:
-            PyContext_Exit(aio_ctx)
+            leave_context(aio_ctx, left)
         return self.call_data_received(rest) if rest is not None else 0
 
     cdef int eof_arrived(self) except -1:
@@ -262,7 +261,7 @@ cdef class StreamTransport(WireEnd):
         self.may_read()
         if self.loop.get_debug():
             logger.debug("%r received EOF", self)
-        PyContext_Enter(aio_ctx)
+        left = enter_context(aio_ctx)
         try:
             if not self.protocol.eof_received():
                 self.close()
@@ -276,7 +275,7 @@ cdef class StreamTransport(WireEnd):
         except BaseException as error:
             self.fatal_error(error, "Fatal error: protocol.eof_received() call failed.")
         finally:
-            PyContext_Exit(aio_ctx)
+            leave_context(aio_ctx, left)
         return 0
 
     cdef int fail_reading(self, int error) except -1:

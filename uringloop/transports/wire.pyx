@@ -19,6 +19,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport PyObject
 
 from ..aio.context cimport Flushable
+from ..aio.handles cimport enter_context, leave_context
 from ..fdmon.base cimport FdHandler
 
 import warnings
@@ -44,8 +45,6 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
-    int PyContext_Enter(object) except -1
-    int PyContext_Exit(object) except -1
 
 cdef enum:
     POLLIN = 1
@@ -144,30 +143,30 @@ cdef class WireEnd(Flushable):
 
     cdef int read_failed(self, int error) except -1:
         cdef object aio_ctx = self.aio_ctx
-        PyContext_Enter(aio_ctx)
+        left = enter_context(aio_ctx)
         try:
             return self.fail_reading(error)
         finally:
-            PyContext_Exit(aio_ctx)
+            leave_context(aio_ctx, left)
 
     cdef int write_failed(self, int error) except -1:
         cdef object aio_ctx = self.aio_ctx
-        PyContext_Enter(aio_ctx)
+        left = enter_context(aio_ctx)
         try:
             return self.fail_writing(error)
         finally:
-            PyContext_Exit(aio_ctx)
+            leave_context(aio_ctx, left)
 
     cdef int sent(self) except -1:
         """The queue became shorter."""
         cdef object aio_ctx = self.aio_ctx
         if not self.wants_news():
             return 0
-        PyContext_Enter(aio_ctx)
+        left = enter_context(aio_ctx)
         try:
             return self.after_sent()
         finally:
-            PyContext_Exit(aio_ctx)
+            leave_context(aio_ctx, left)
 
     cdef int fail_reading(self, int error) except -1:
         raise NotImplementedError
