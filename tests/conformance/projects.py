@@ -359,6 +359,10 @@ AIOQUIC = Project(
     {"asyncio": ("tests/test_asyncio.py",)},
 )
 
+# On a loop of uringloop both only turn on its nested mode.
+NEST_ASYNCIO = Project("nest-asyncio", "1.6.0", PYTEST, {"all": ("tests/nest_test.py",)})
+NEST_ASYNCIO2 = Project("nest-asyncio2", "1.7.4", PYTEST, {"all": ("tests/nest_test.py",)})
+
 SMOKE = Project(
     "smoke",
     "",
@@ -371,7 +375,16 @@ SMOKE = Project(
             "hypercorn==0.18.0",
             "aiohttp==3.14.5",
         ),
-        *("trustme", "ipykernel", "jupyter_client", "redis", "asyncpg", "pyzmq", "distributed"),
+        *(
+            "trustme",
+            "ipykernel",
+            "jupyter_client",
+            "redis",
+            "asyncpg",
+            "pyzmq",
+            "distributed",
+            "nest-asyncio2",
+        ),
     ),
     {name: (f"smoke_{name}.py",) for name in ("asgi", "aiohttp", "clients", "programs")},
     test_seconds=90.0,
@@ -385,7 +398,10 @@ SUITES: dict[str, Suite] = {
         InstalledUnittests(TORNADO),
         *(
             ProjectSuite(project)
-            for project in (AIOSMTPD, HYPERCORN, AIOCONSOLE, PYTEST_ASYNCIO_ITSELF, AIOQUIC)
+            for project in (
+                *(AIOSMTPD, HYPERCORN, AIOCONSOLE, PYTEST_ASYNCIO_ITSELF, AIOQUIC),
+                *(NEST_ASYNCIO, NEST_ASYNCIO2),
+            )
         ),
         SmokeSuite(SMOKE),
     )

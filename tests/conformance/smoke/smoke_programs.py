@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -13,26 +14,70 @@ import conformance_loop
 import pytest
 
 
-def test_a_jupyter_kernel():
-    """Runs code, awaits at its top level, and says which loop it runs on."""
+@contextlib.contextmanager
+def kernel():
+    """A Jupyter kernel, as a function that runs a cell and gives what it printed or the name of its exception."""
     from jupyter_client.manager import start_new_kernel
 
     manager, client = start_new_kernel(kernel_name="python3", startup_timeout=50)
+
+    def ask(code):
+        texts = []
+
+        def on_output(message):
+            texts.append(message["content"].get("text", "") or message["content"].get("ename", ""))
+
+        client.execute_interactive(code, timeout=30, output_hook=on_output)
+        return "".join(texts).strip()
+
     try:
-
-        def ask(code):
-            texts = []
-            client.execute_interactive(
-                code, timeout=30, output_hook=lambda m: texts.append(m["content"].get("text", ""))
-            )
-            return "".join(texts).strip()
-
-        assert ask("print(6 * 7)") == "42"
-        code = "import asyncio\nawait asyncio.sleep(0.05)\nprint(type(asyncio.get_running_loop()).__module__)"
-        assert ask(code) == conformance_loop.target()[1].__module__
+        yield ask
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+
+
+def test_a_jupyter_kernel():
+    """Runs code, awaits at its top level, and says which loop it runs on."""
+    with kernel() as ask:
+        assert ask("print(6 * 7)") == "42"
+        code = "import asyncio\nawait asyncio.sleep(0.05)\nprint(type(asyncio.get_running_loop()).__module__)"
+        assert ask(code) == conformance_loop.target()[1].__module__
+
+
+CELL = """
+import asyncio
+async def nested(level):
+    await asyncio.sleep(0.01)
+    return level if level == 0 else 1 + loop.run_until_complete(nested(level - 1))
+async def tick():
+    while True:
+        ticks.append(len(ticks))
+        await asyncio.sleep(0.001)
+loop, ticks = asyncio.get_running_loop(), []
+ticking = loop.create_task(tick())
+print(loop.run_until_complete(nested(3)), len(ticks) > 3)
+ticking.cancel()
+"""
+
+
+def test_cells_that_run_the_loop_of_their_kernel():
+    """asyncio's has to be patched for it; ours is told."""
+    with kernel() as ask:
+        assert "RuntimeError" in ask(CELL.replace("nested(3)", "asyncio.sleep(0)"))
+        if conformance_loop.NAME != "asyncio":
+            assert ask("loop.nested = True") == ""
+            assert ask(CELL) == "3 True"
+            assert ask("loop.nested = False") == ""
+            assert ask("import uringloop\nuringloop.allow_nested()\nprint(asyncio.run(nested(2)))") == "2"
+            assert ask("uringloop.disallow_nested()") == ""
+        assert ask("import nest_asyncio2\nnest_asyncio2.apply()") == ""
+        assert ask(CELL) == "3 True"
+        assert ask("await asyncio.sleep(0.01)\nprint(await nested(1))") == "1"
+        if conformance_loop.NAME != "asyncio":
+            assert (
+                ask("print(loop.nested, type(loop).run_forever is uringloop.Loop.run_forever)") == "True True"
+            )
 
 
 def test_a_loop_in_each_thread():
