@@ -37,6 +37,7 @@ PLAIN = [
     "transports.tls",
     "transports.tls_transport",
     "eventloop.core",
+    "eventloop.nested",
     "testing",
 ]
 RING = [

@@ -125,7 +125,7 @@ def _watched_loop(name):
 def _monitors(config, path):
     wanted = config.getoption("--monitor")
     folders = path.relative_to(TESTS).parts
-    with_stock = folders[0] in ("behaviour", "stress")
+    with_stock = folders[0] in ("behaviour", "stress") and not path.name.startswith("test_nested")  # ours
     names = [*URING_MONITORS, STOCK] if with_stock else list(URING_MONITORS)
     if (
         folders[0] == "raw"

@@ -19,6 +19,7 @@ except ModuleNotFoundError as _error:
         "`pip install -e .` there"
     ) from _error
 from ._version import __version__
+from .eventloop.nested_mode import allow_nested, disallow_nested
 from .exceptions import MonitorUnavailable, SqeNotSupported, UringLoopError
 from .policy import new_event_loop, run
 
@@ -28,6 +29,8 @@ __all__ = [
     "SqeNotSupported",
     "UringLoopError",
     "__version__",
+    "allow_nested",
+    "disallow_nested",
     "new_event_loop",
     "run",
 ]

@@ -4,6 +4,8 @@ import sys
 from . import files as files
 from ._version import __version__ as __version__
 from .eventloop.loop import Loop as Loop
+from .eventloop.nested_mode import allow_nested as allow_nested
+from .eventloop.nested_mode import disallow_nested as disallow_nested
 from .eventloop.raw_request import Cqe as Cqe
 from .eventloop.raw_request import RawRequest as RawRequest
 from .exceptions import MonitorUnavailable as MonitorUnavailable
@@ -21,6 +23,8 @@ if sys.version_info >= (3, 16):
         "SqeNotSupported",
         "UringLoopError",
         "__version__",
+        "allow_nested",
+        "disallow_nested",
         "new_event_loop",
         "run",
     ]
@@ -32,6 +36,8 @@ else:
         "SqeNotSupported",
         "UringLoopError",
         "__version__",
+        "allow_nested",
+        "disallow_nested",
         "install",
         "new_event_loop",
         "run",

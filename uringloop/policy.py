@@ -9,19 +9,21 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .eventloop.loop import Loop
+from .eventloop.nested_mode import allow_nested, run_main, running_nestable_loop
 
 _T = TypeVar("_T")
 
 
-def new_event_loop(fdmon: str | None = None) -> Loop:
+def new_event_loop(fdmon: str | None = None, *, nested: bool = False) -> Loop:
     """A new event loop; also what `--loop uringloop:new_event_loop` and `loop_factory=` want.
 
     Parameters:
         fdmon: "io_uring", "epoll" or "poll" to force a monitor.
+        nested: whether run_until_complete() and run_forever() may be called while the loop runs.
 
     Raises: MonitorUnavailable, ValueError.
     """
-    return Loop(fdmon)
+    return Loop(fdmon, nested)
 
 
 def run(
@@ -30,7 +32,10 @@ def run(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = new_event_loop,
     debug: bool | None = None,
 ) -> _T:
-    """Run a coroutine on a new uringloop loop, as asyncio.run does."""
+    """Run a coroutine on a new uringloop loop, as asyncio.run does; after allow_nested() on one that runs."""
+    running = running_nestable_loop()
+    if running is not None:
+        return run_main(running, main, debug=debug)
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("asyncio.run() cannot be called from a running event loop")
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
@@ -57,8 +62,12 @@ def make_policy_class() -> type:
     return EventLoopPolicy
 
 
-def install() -> None:
-    """Make uringloop the default for the process, by setting the event-loop policy."""
+def install(*, nested: bool = False) -> None:
+    """Make uringloop the default for the process, by setting the event-loop policy.
+
+    Parameters:
+        nested: call allow_nested(), too.
+    """
     from . import EventLoopPolicy
 
     if sys.version_info >= (3, 12):
@@ -68,3 +77,5 @@ def install() -> None:
             stacklevel=2,
         )
     asyncio.set_event_loop_policy(EventLoopPolicy())
+    if nested:
+        allow_nested()

@@ -9,7 +9,7 @@ import pytest
 import uringloop
 
 ALWAYS = {"Loop", "MonitorUnavailable", "SqeNotSupported", "UringLoopError", "__version__"}
-ALWAYS |= {"new_event_loop", "run"}
+ALWAYS |= {"allow_nested", "disallow_nested", "new_event_loop", "run"}
 WHILE_THERE_ARE_POLICIES = {"EventLoopPolicy", "install"}
 EXPECTED = ALWAYS | (WHILE_THERE_ARE_POLICIES if sys.version_info < (3, 16) else set())
 

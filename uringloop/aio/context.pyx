@@ -105,8 +105,13 @@ cdef class AioContext:
         cdef unsigned long long n_before = self.n_dispatched
         if self.monitor.is_closed:
             raise RuntimeError("Event loop is closed")
-        self.monitor.begin_run()
-        self.turn(blocking)
+        after = self.around_turn() if self.around_turn is not None else None
+        try:
+            self.monitor.begin_run()
+            self.turn(blocking)
+        finally:
+            if after is not None:
+                after()
         return self.n_dispatched != n_before
 
     cdef int turn(self, bint blocking) except -1:

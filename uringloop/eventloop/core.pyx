@@ -204,6 +204,8 @@ cdef class LoopCore:
 
     def run_forever(self):
         """See asyncio.loop.run_forever."""
+        if self.running_thread is not None and self._is_nested_call():
+            return self._run_nested_forever()
         self._run_forever_setup()
         try:
             self.aio_context.monitor.begin_run()

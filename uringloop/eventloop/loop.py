@@ -1,8 +1,8 @@
 """Loop: asyncio's event loop on an AioContext.
 
-Order of bases: RawCore, or LoopCore in a build without liburing (compiled: callbacks, raw requests), ServeMixin
-(connections), TlsMixin (TLS), SocketsMixin (sock_*), ResolveMixin (getaddrinfo), ProcessesMixin (children),
-StdlibHooks (borrowed from stock asyncio), asyncio.BaseEventLoop (everything else).
+Order of bases: RawCore, or LoopCore in a build without liburing (compiled: callbacks, raw requests), NestedMixin
+(runs inside of runs), ServeMixin (connections), TlsMixin (TLS), SocketsMixin (sock_*), ResolveMixin (getaddrinfo),
+ProcessesMixin (children), StdlibHooks (borrowed from stock asyncio), asyncio.BaseEventLoop (everything else).
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from asyncio import base_events, events
 from asyncio.log import logger
 
 from ..fdmon.select import make_monitor
+from .nested_mode import NestedMixin
 from .processes import ProcessesMixin
 from .resolve import ResolveMixin
 from .serve import ServeMixin
@@ -34,6 +35,7 @@ _live_loops = weakref.WeakSet()
 
 class Loop(
     Core,
+    NestedMixin,
     ServeMixin,
     TlsMixin,
     SocketsMixin,
@@ -46,11 +48,12 @@ class Loop(
 
     Parameters:
         fdmon: "io_uring", "epoll" or "poll" to force a monitor; None for $URINGLOOP_FDMON, else the best there is.
+        nested: whether run_until_complete() and run_forever() may be called while the loop runs.
 
     Raises: MonitorUnavailable, ValueError; see fdmon/select.py.
     """
 
-    def __init__(self, fdmon=None):
+    def __init__(self, fdmon=None, nested=False):
         self._closed = True  # until everything is there: __del__ must not complain about half a loop
         monitor, reason = make_monitor(fdmon)
         asyncio.BaseEventLoop.__init__(self)
@@ -64,6 +67,7 @@ class Loop(
         self._poll_as_environment_says()
         self.setup_stdlib()
         self.setup_processes()
+        self.setup_nested(nested)
         _live_loops.add(self)
 
     @property
@@ -170,11 +174,12 @@ class Loop(
         """Debug mode: run one callback; an exception that it reports can name where its handle was made."""
         if handle.cancelled():
             return
+        interrupted = self._current_handle  # in a nested run
         try:
             self._current_handle = handle
             handle._run()
         finally:
-            self._current_handle = None
+            self._current_handle = interrupted
             handle = None  # a traceback of a task may keep this frame, which must not keep the task
 
     def _tell_slow(self, what, seconds):

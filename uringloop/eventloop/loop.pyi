@@ -1,6 +1,7 @@
 import asyncio
 from typing import Any
 
+from .nested_mode import NestedMixin
 from .processes import ProcessesMixin
 from .raw import RawCore
 from .resolve import ResolveMixin
@@ -11,6 +12,7 @@ from .tls import TlsMixin
 
 class Loop(
     RawCore,
+    NestedMixin,
     ServeMixin,
     TlsMixin,
     SocketsMixin,
@@ -19,7 +21,7 @@ class Loop(
     StdlibHooks,
     asyncio.BaseEventLoop,
 ):
-    def __init__(self, fdmon: str | None = None) -> None: ...
+    def __init__(self, fdmon: str | None = None, nested: bool = False) -> None: ...
     @property
     def fdmon(self) -> str: ...
     @property

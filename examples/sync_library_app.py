@@ -1,0 +1,41 @@
+"""A Starlette application that calls a synchronous library, which calls asyncio.run() itself.
+
+Alone:          python examples/sync_library_app.py
+On uringloop:   the same; asyncio refuses `asyncio.run()` inside of a running loop, uringloop.allow_nested() lets it.
+"""
+
+import asyncio
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+import uringloop
+
+
+class Library:
+    """Has an asynchronous core, and a face for people who do not want to know of it."""
+
+    async def _look_up(self, number):
+        await asyncio.sleep(0.001)
+        return number * number
+
+    async def _look_up_all(self, numbers):
+        return await asyncio.gather(*(self._look_up(number) for number in numbers))
+
+    def squares(self, count):
+        return asyncio.run(self._look_up_all(range(count)))
+
+
+async def squares(request):
+    return JSONResponse(Library().squares(int(request.path_params["count"])))
+
+
+app = Starlette(routes=[Route("/squares/{count}", squares)])
+
+if __name__ == "__main__":
+    import uvicorn
+
+    uringloop.allow_nested()
+    server = uvicorn.Server(uvicorn.Config(app, port=8080, log_level="warning"))
+    uringloop.run(server.serve())
