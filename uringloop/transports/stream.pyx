@@ -215,8 +215,9 @@ cdef class StreamTransport(WireEnd):
         cdef Py_buffer view
         cdef Py_ssize_t count
         cdef object aio_ctx = self.aio_ctx
-        cdef bint is_filled
         cdef bytes rest = None
+        if self.n_rest:
+            self._deliver_rest()
         left = enter_context(aio_ctx)
         try:
             while n_bytes > 0 and self.is_buffered and not self.conn_lost:
@@ -230,12 +231,17 @@ cdef class StreamTransport(WireEnd):
                     memcpy(view.buf, data, count)
                     PyBuffer_Release(&view)
                     is_filled = True
-                    data += count
-                    n_bytes -= count
-                    self.protocol.buffer_updated(count)
+                    data, n_bytes = data + count, n_bytes - count
+                    self.rest, self.n_rest = data, n_bytes
+                    if n_bytes > 0 and not self.is_rest_due:
+                        self.is_rest_due = True
+                        self.aio_context.schedule(self._deliver_rest, self.loop)
+                    try:
+                        self.protocol.buffer_updated(count)
+                    finally:
+                        n_bytes, self.n_rest = self.n_rest, 0
                     if n_bytes > 0 and not self.is_hearing:
-                        if self.wire is not None:
-                            # put it before what the wire may hold already: it came earlier
+                        if self.wire is not None:  # before what the wire may hold already: it came earlier
                             self.wire.hold_first(PyBytes_FromStringAndSize(data, n_bytes))
                         return 0
                 except (SystemExit, KeyboardInterrupt):
@@ -244,10 +250,8 @@ cdef class StreamTransport(WireEnd):
                         self.loop.call_soon(self._deliver_held)
                     raise
                 except BaseException as error:
-                    if is_filled:
-                        self.fatal_error(error, "Fatal error: protocol.buffer_updated() call failed.")
-                    else:
-                        self.fatal_error(error, "Fatal error: protocol.get_buffer() call failed.")
+                    method = "buffer_updated" if is_filled else "get_buffer"
+                    self.fatal_error(error, f"Fatal error: protocol.{method}() call failed.")
                     return 0
             if n_bytes > 0 and self.protocol is not None and not self.conn_lost:
                 rest = PyBytes_FromStringAndSize(data, n_bytes)  # the protocol was replaced in the middle

@@ -24,6 +24,9 @@ cdef class WireEnd(Flushable):
     cdef SendQueue queue
     cdef object aio_ctx            # contextvars.Context in which the protocol hears what the wire tells
     cdef bint is_hearing           # between start_reading and stop_reading
+    cdef const char *rest          # of a chunk whose delivery is on the stack: what comes next, for nested turns
+    cdef Py_ssize_t n_rest         # 0: there is none; valid while buffered_arrived() is in the protocol's method
+    cdef bint is_rest_due          # _deliver_rest is scheduled
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1
     cdef int bytes_arrived(self, bytes data) except -1
     cdef int eof_arrived(self) except -1

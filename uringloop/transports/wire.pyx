@@ -135,6 +135,17 @@ cdef class WireEnd(Flushable):
         """The same, in an object of their own."""
         raise NotImplementedError
 
+    def _deliver_rest(self):
+        """In a nested turn, made by the protocol in the middle of a chunk: the rest of that comes before anything else.
+
+        The frame below on the stack keeps its memory, and finds the rest taken.
+        """
+        cdef Py_ssize_t n_bytes = self.n_rest
+        self.is_rest_due = False
+        if n_bytes and self.is_hearing:
+            self.n_rest = 0
+            self.data_arrived(self.rest, n_bytes)
+
     cdef int eof_arrived(self) except -1:
         raise NotImplementedError
 
