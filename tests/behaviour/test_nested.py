@@ -8,20 +8,38 @@ import sys
 import threading
 
 import pytest
-from helpers import Recorder, one_turn, open_pair, run, run_script, turn_until, turns
+from helpers import (
+    BufferedRecorder,
+    Recorder,
+    abort,
+    client_tls,
+    one_turn,
+    open_pair,
+    open_transport,
+    pattern,
+    run,
+    run_script,
+    server_tls,
+    turn_until,
+    turns,
+)
 
 TASKS = [asyncio.Task, asyncio.tasks._PyTask]
 var = contextvars.ContextVar("var", default="unset")
 
 
-@pytest.fixture(params=TASKS, ids=["C", "Python"])
-def any_task(request, loop, monkeypatch):
-    """A loop whose tasks are those of the C module, or those of the Python module."""
-    if sys.version_info >= (3, 14) and request.param is not asyncio.Task:
-        # since then each has a current task and tasks of its own
+def look_at_tasks_of(kind, monkeypatch):
+    """Since Python 3.14 each module has a current task and tasks of its own."""
+    if sys.version_info >= (3, 14) and kind is not asyncio.Task:
         for owner in (asyncio, asyncio.tasks):
             monkeypatch.setattr(owner, "current_task", asyncio.tasks._py_current_task)
             monkeypatch.setattr(owner, "all_tasks", asyncio.tasks._py_all_tasks)
+
+
+@pytest.fixture(params=TASKS, ids=["C", "Python"])
+def any_task(request, loop, monkeypatch):
+    """A loop whose tasks are those of the C module, or those of the Python module."""
+    look_at_tasks_of(request.param, monkeypatch)
     loop.set_task_factory(lambda loop, coro, **kwargs: request.param(coro, loop=loop, **kwargs))
     return loop
 
@@ -234,7 +252,8 @@ def test_turns_of_the_context_set_the_current_task_aside(any_task):
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
 @pytest.mark.parametrize("factory", [asyncio.Task, asyncio.tasks._PyTask], ids=["C", "Python"])
-def test_a_nested_run_in_the_first_step_of_an_eager_task(loop, factory):
+def test_a_nested_run_in_the_first_step_of_an_eager_task(loop, factory, monkeypatch):
+    look_at_tasks_of(factory, monkeypatch)
     loop.set_task_factory(asyncio.create_eager_task_factory(factory))
 
     async def eager():
@@ -801,6 +820,70 @@ def test_a_protocol_may_wait_in_its_callbacks(loop):
             await turns(3)
             assert bytes(near.data) == b"first and more"
             assert near.calls[-1] == "waited"
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("size", [3, 4, 64])
+def test_a_buffered_protocol_may_wait_in_its_callbacks(loop, size):
+    """What its buffer had no room for comes first, and then what arrives meanwhile."""
+
+    class Nesting(BufferedRecorder):
+        async def have(self, count):
+            while len(self.data) < count:
+                await asyncio.sleep(0)
+
+        def buffer_updated(self, count):
+            first = not self.data
+            super().buffer_updated(count)
+            if first:
+                loop.run_nested(self.have(8))
+                peer.send(b"ijkl")
+                loop.run_nested(self.have(12))
+
+    async def main():
+        nonlocal peer
+        async with open_transport(Nesting(size)) as (_, protocol, peer):
+            peer.send(b"abcdefgh")
+            await protocol.have(12)
+            peer.send(b"mnopqrst")
+            await protocol.have(20)
+            assert bytes(protocol.data) == b"abcdefghijklmnopqrst"
+
+    peer = None
+    run(loop, main())
+
+
+def test_tls_in_nested_runs(loop):
+    class Nesting(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            if len(self.chunks) == 1:
+                loop.run_nested(self.received(200_008))
+
+    async def main():
+        accepted = loop.create_future()
+
+        def accept():
+            protocol = Nesting()
+            accepted.set_result(protocol)
+            return protocol
+
+        server = await loop.create_server(accept, "127.0.0.1", 0, ssl=server_tls())
+        port = server.sockets[0].getsockname()[1]
+        transport, client = await loop.create_connection(
+            Recorder, "127.0.0.1", port, ssl=client_tls(), server_hostname="localhost"
+        )
+        transport.write(b"abcdefgh")
+        transport.write(pattern(100_000))
+        protocol = await accepted
+        await protocol.received(8)
+        transport.write(pattern(100_000))
+        assert await protocol.received(200_008) == b"abcdefgh" + 2 * pattern(100_000)
+        for one in (client, protocol):
+            await abort(one)
+        server.close()
+        await server.wait_closed()
 
     run(loop, main())
 

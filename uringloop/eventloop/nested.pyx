@@ -21,6 +21,7 @@ from cpython.ref cimport PyObject
 from ..aio.context cimport AioContext
 from .core cimport LoopCore
 
+import sys
 import weakref
 from asyncio import CancelledError, TaskGroup, events, futures, tasks
 from functools import partial
@@ -125,12 +126,15 @@ def _turn_over(loop, aside):
 # Up to Python 3.13 the C and the Python task module share one dict; from 3.14 on each has a current task of its own.
 
 cdef list modules = []  # (current_task, leave, enter) of each
+cdef object bound_enter = None  # the one that wants its loop to be the running one, which it is not in a fork child
 if hasattr(tasks, "_swap_current_task"):  # since Python 3.12
     for _prefix in ("_c_", "_py_"):
         if hasattr(tasks, _prefix + "swap_current_task"):
             _swap = getattr(tasks, _prefix + "swap_current_task")
             modules.append((getattr(tasks, _prefix + "current_task"), lambda loop, task, swap=_swap: swap(loop, None),
                             _swap))
+    if sys.version_info >= (3, 14):
+        bound_enter = getattr(tasks, "_c_swap_current_task", None)
 else:
     modules.append((tasks.current_task, tasks._leave_task, tasks._enter_task))
 
@@ -152,7 +156,8 @@ cdef list set_aside(loop):
 def _put_back(loop, aside):
     """The task goes on where it was."""
     for enter, task in aside or ():
-        enter(loop, task)
+        if enter is not bound_enter or events._get_running_loop() is loop:
+            enter(loop, task)
 
 
 # -- cancellation --------------------------------------------------------------------------------------------
