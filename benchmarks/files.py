@@ -120,9 +120,12 @@ async def _sequentially(library: Library, path: Path) -> None:
 
 
 def _sequentially_blocking(path: Path) -> None:
+    n_bytes = 0
     with open(path, "rb") as file:
-        while file.read(CHUNK_BYTES):
-            pass
+        while data := file.read(CHUNK_BYTES):
+            n_bytes += len(data)
+    if n_bytes != BIG_MIB * MIB:
+        raise RuntimeError(f"{n_bytes} bytes")
 
 
 async def _lateness_us(work: Awaitable[Any]) -> list[float]:
@@ -232,6 +235,8 @@ FILES = {
 
 def measure_files(loop_name: str, case: str, scale: float) -> dict[str, float]:
     """One case in a fresh process."""
+    # Not on one CPU only, as the other cases: threads, and the kernel's workers, are there to use several.
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
     library = Library(loop_name)
     loop = new_event_loop(loop_name)
     asyncio.set_event_loop(loop)
