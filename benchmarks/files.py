@@ -144,7 +144,7 @@ async def _write_slowly(library: Library, path: Path, data: bytes) -> None:
     """Several large writes, each followed by an fsync."""
     file = await library.open(path, "wb")
     loop = asyncio.get_running_loop()
-    for _ in range(4):
+    for _ in range(16):
         await file.write(data)
         await file.flush()
         if hasattr(file, "fsync"):
@@ -186,12 +186,6 @@ def _repeated(
         prepare()
         elapsed.append(_time(lambda: loop.run_until_complete(make())))
     return _per(n, elapsed[1:])
-
-
-def _empty(folder: Path) -> None:
-    """ext4 writes out at once what replaces the contents of a file; that is not what is measured."""
-    for path in folder.iterdir():
-        path.unlink()
 
 
 def _against_blocking(loop: asyncio.AbstractEventLoop, library: Library, path: Path) -> dict[str, float]:
@@ -252,9 +246,16 @@ def measure_files(loop_name: str, case: str, scale: float) -> dict[str, float]:
             loop.run_until_complete(_small_files(library, folder, n, True))
             return _repeated(loop, n, lambda: _small_files(library, folder, n, False))
         if case == "write_files":
-            return _repeated(loop, n, lambda: _small_files(library, folder, n, True), lambda: _empty(folder))
+            # Each time into a new folder: names and blocks that are free again cost ext4 more than new ones.
+            folders: list[Path] = []
+
+            def prepare() -> None:
+                folders.append(folder / f"folder {len(folders)}")
+                folders[-1].mkdir()
+
+            return _repeated(loop, n, lambda: _small_files(library, folders[-1], n, True), prepare)
         if case == "ticker_fsync":
-            data = os.urandom(32 * MIB)
+            data = os.urandom(8 * MIB)
             return _ticking(loop, lambda: _write_slowly(library, big, data), lambda: None)
         _fill(big, BIG_MIB)
         if case == "sequential":

@@ -54,8 +54,9 @@ class Pair:
                 await outcome(getattr(self.theirs, name), *args),
                 await outcome(getattr(self.ours, name), *args),
             )
-        assert results[0] == results[1], (name, args)
-        return results[0]
+        is_io_wrong = name == "seek" and isinstance(results[0], int) and results[0] < 0  # CPython 3.11
+        assert results[0] == results[1] or is_io_wrong, (name, args)
+        return results[1]
 
     async def steps(self, *steps):
         for step in steps:

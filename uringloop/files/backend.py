@@ -63,8 +63,13 @@ class Backend:
         """The same for a descriptor that is open."""
         raise NotImplementedError
 
-    async def close(self, fd: int) -> None:
-        """Close it. Not cancellable: it is closed in any case."""
+    async def close(self, fd: int, is_slow: bool = False) -> None:
+        """Close it. Not cancellable: it is closed in any case.
+
+        Parameters:
+            is_slow: much was written. ext4 begins to write out, on close, what replaces other contents; and a file
+                without a name goes, with all its blocks.
+        """
         raise NotImplementedError
 
     async def read(self, fd: int, count: int, offset: int) -> bytes:

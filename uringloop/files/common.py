@@ -33,6 +33,9 @@ _F = TypeVar("_F", bound="BinaryFile")
 # Bytes that `read()` asks for where a file does not tell its size (in /proc, for instance).
 UNKNOWN_SIZE_BYTES = 64 * 1024
 
+# After so much was written, closing may take long.
+MUCH_BYTES = 1024 * 1024
+
 
 def bytes_view(data: Any) -> memoryview:
     """The memory of a bytes-like object as plain bytes; TypeError with io's text for others."""
@@ -74,6 +77,7 @@ class BinaryFile:
                 self._is_seekable = False
         if mode.is_appending and self._is_seekable and self._is_regular:
             self._position = opened.st_size
+        self._n_written_bytes = 0
         # Counts pwrite() and the like: what was read ahead before one may be out of date.
         self._n_changes = 0
 
@@ -172,6 +176,7 @@ class BinaryFile:
             error.outcome = done + (outcome_of(error) or 0)  # type: ignore[union-attr]
             raise
         finally:
+            self._n_written_bytes += done
             self._leave()
 
     def _write_offset(self, position: int) -> int:
@@ -419,7 +424,10 @@ class BinaryFile:
                 problem = await self._outlast(lambda: asyncio.wait([self._idle])) or problem
             fd, self._fd = self._fd, -1
             if self._closefd:
-                problem = await self._outlast(lambda: self._backend.close(fd), is_once=True) or problem
+                is_slow = self._n_written_bytes > MUCH_BYTES
+                problem = (
+                    await self._outlast(lambda: self._backend.close(fd, is_slow), is_once=True) or problem
+                )
             if self._delete_path is not None:
                 problem = await self._outlast(self._delete) or problem
         finally:

@@ -87,8 +87,8 @@ class RingBackend(Backend):
     async def describe(self, fd: int) -> Opened:
         return Opened(fd, *describe_now(fd))
 
-    async def close(self, fd: int) -> None:
-        request = self._ring.close(fd)
+    async def close(self, fd: int, is_slow: bool = False) -> None:
+        request = self._ring.close(fd, is_slow)
         try:
             await request
         except asyncio.CancelledError:

@@ -150,11 +150,14 @@ cdef class RingFiles:
             sqe.flags = ASYNC
         return self.submit(&sqe, path, True)
 
-    def close(self, int fd):
+    def close(self, int fd, bint is_async):
+        """A request that closes; by a worker if `is_async`."""
         cdef io_uring_sqe sqe
         memset(&sqe, 0, sizeof(sqe))
         sqe.opcode = OP_CLOSE
         sqe.fd = fd
+        if is_async:
+            sqe.flags = ASYNC
         return self.submit(&sqe, None, False)
 
     cdef object transfer(self, unsigned char opcode, int fd, char *memory, Py_ssize_t count, int64_t offset,

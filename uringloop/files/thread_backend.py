@@ -53,7 +53,7 @@ class ThreadBackend(Backend):
     async def describe(self, fd: int) -> Opened:
         return await self.call(_describe, fd)
 
-    async def close(self, fd: int) -> None:
+    async def close(self, fd: int, is_slow: bool = False) -> None:
         await self.call(os.close, fd, is_due=True)
 
     # Reading and writing
