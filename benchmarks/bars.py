@@ -62,7 +62,8 @@ BARS: tuple[Bar, ...] = (
     Bar("files/sequential", "gain", ">=", 0.9),
     Bar("files/ticker_hot", "p99_us", "<=", 2000),
     Bar("files/ticker_cold", "p99_us", "<=", 2000),
-    Bar("files/ticker_fsync", "p99_us", "<=", 2000),
+    # An fsync of 8 MiB takes longer than that; threads, on any loop, have the same figure.
+    Bar("files/ticker_fsync", "p99_us", "<=", 5000),
     _cpu("echo/protocol/1KiB/10", 0.95, "uringloop-epoll"),
     _cpu("echo/protocol/1KiB/100", 0.95, "uringloop-epoll"),
     _cpu("echo/protocol/16KiB/10", 0.95, "uringloop-epoll"),

@@ -657,6 +657,22 @@ async def test_thousands_of_files(tmp_path):
         assert all(await asyncio.gather(*(one(number) for number in range(start, start + 200))))
 
 
+async def test_a_large_read_leaves_others_their_turns(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(32 << 20))
+    async with files.open(path, "rb") as file:
+        for read in (file.read(), file.pread(32 << 20, 0), file.seek(0), file.readinto(bytearray(32 << 20))):
+            task = asyncio.ensure_future(read)
+            n_turns = 0
+            while not task.done():
+                await turns(1)
+                n_turns += 1
+            result = await task
+            if result:
+                assert (result if isinstance(result, int) else len(result)) == 32 << 20
+                assert n_turns >= 20
+
+
 async def test_files_of_proc_are_read_whole():
     for path in ("/proc/self/status", "/proc/cpuinfo", "/proc/self/maps"):
         async with files.open(path, "rb") as file:
