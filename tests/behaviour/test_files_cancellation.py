@@ -1,7 +1,9 @@
 """Cancelled file operations: positions stay exact, nothing is torn, what was written is known."""
 
 import asyncio
+import gc
 import os
+import random
 
 import pytest
 from helpers import turns
@@ -160,3 +162,37 @@ async def test_the_loop_may_end_while_operations_wait(tmp_path):
     await asyncio.gather(*reading, return_exceptions=True)
     await file.close()
     os.close(both_fd)
+
+
+@pytest.mark.slow
+async def test_thousands_of_races_leave_nothing(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(1 << 20))
+    chance = random.Random(5)
+    fds = len(os.listdir("/proc/self/fd"))
+    outcomes = {True: 0, False: 0}
+    async with files.open(path, "r+b") as file:
+        for _ in range(3000):
+            result = await cancelled_after(_one(chance, file, path), chance.randrange(8))
+            outcomes[isinstance(result, asyncio.CancelledError)] += 1
+            if hasattr(result, "close"):
+                await result.close()
+    assert all(outcomes.values())
+    assert len(os.listdir("/proc/self/fd")) == fds
+    gc.collect()
+    kinds = ("RawRequest", "Block", "BufferedFile")
+    assert [one for one in gc.get_objects() if type(one).__name__ in kinds and one is not file] == []
+
+
+def _one(chance, file, path):
+    """A random operation, not begun."""
+    which = chance.randrange(5)
+    if which == 0:
+        return file.pread(chance.choice([10, 4096, 300_000]), chance.randrange(1 << 20))
+    if which == 1:
+        return file.pwrite(bytes(chance.choice([1, 5000])), chance.randrange(1 << 19))
+    if which == 2:
+        return files.stat(path)
+    if which == 3:
+        return file.read(5000)
+    return files.open(path, "rb")._open()
