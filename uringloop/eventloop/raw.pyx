@@ -22,8 +22,8 @@ from cpython.ref cimport Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 
 from ..fdmon.io_uring cimport IoUringMonitor
-from ..liburing.liburing cimport (IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_DRAIN, IOSQE_IO_HARDLINK,
-                                  IOSQE_IO_LINK, io_uring_sqe)
+from ..liburing.liburing cimport (IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_FIXED_FILE, IOSQE_IO_DRAIN,
+                                  IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe)
 from ..uring.ring cimport RING_ENTRIES, is_a_loops_ring
 from .core cimport LoopCore
 from .raw_request cimport RawRequest
@@ -215,6 +215,7 @@ cdef class RawCore(LoopCore):
         if self._registered_buffers is not None:
             raise RuntimeError("this loop has registered buffers already: close() those first")
         self._registered_buffers = RegisteredBuffers(self, buffers)
+        self._follow_tables()
         return self._registered_buffers
 
     def register_files(self, files):
@@ -229,7 +230,12 @@ cdef class RawCore(LoopCore):
         if self._registered_files is not None:
             raise RuntimeError("this loop has registered files already: close() those first")
         self._registered_files = RegisteredFiles(self, files)
+        self._follow_tables()
         return self._registered_files
+
+    def _follow_tables(self):
+        """With a table the loop stays in its thread, and its ring is not handed on."""
+        self.ring_monitor().has_tables = self._registered_buffers is not None or self._registered_files is not None
 
     def _ring_pointer(self):
         """The ring as cffi `struct io_uring *`, for io_uring_register_*; valid until the loop moves to a thread."""
@@ -238,11 +244,10 @@ cdef class RawCore(LoopCore):
         self.check_ready()
         monitor = self.ring_monitor()
         monitor.prepare_for_raw()
-        monitor.has_tables = True
         return ffi.cast("struct io_uring *", <uintptr_t>&monitor.ring.ring)
 
     cdef int check_ready(self) except -1:
-        if self.is_loop_closed:
+        if self.is_loop_closed or self.aio_context.monitor.is_closed:
             raise RuntimeError("Event loop is closed")
         if self.is_debug:
             self._check_thread()
@@ -274,7 +279,7 @@ cdef class RawCore(LoopCore):
         sqe.opcode = OP_NONE
         sqe.user_data = UNTOUCHED
         call_prep(scratch, call)
-        if self.is_loop_closed:
+        if self.is_loop_closed or self.aio_context.monitor.is_closed:
             raise RuntimeError("Event loop is closed")
         check_sqe(sqe, call, is_linked)
         if not is_multishot and posts_several(sqe):
@@ -330,7 +335,7 @@ cdef int check_sqe(const io_uring_sqe *sqe, tuple call, bint is_linked) except -
         raise ValueError(f"buffer groups from {FIRST_RESERVED:#x} on (uringloop.FIRST_RESERVED_GROUP) are the loop's")
     if sqe.opcode == OP_POLL_REMOVE and sqe.len & POLL_UPDATE_USER_DATA:
         raise ValueError("IORING_POLL_UPDATE_USER_DATA: user_data belongs to the loop")
-    if sqe.opcode == OP_MSG_RING and sqe.off != 0 and is_a_loops_ring(sqe.fd):
+    if sqe.opcode == OP_MSG_RING and sqe.off != 0 and (sqe.flags & IOSQE_FIXED_FILE or is_a_loops_ring(sqe.fd)):
         raise ValueError("a message to a loop's ring must carry the data 0: other would be taken for a request")
     for arg in call:
         if type(arg) is bytes:

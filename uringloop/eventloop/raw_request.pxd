@@ -16,6 +16,7 @@ cdef class RawRequest(Request):
     cdef object arrived                # deque of Cqes that nobody took yet; multishot without a callback only
     cdef object waiter                 # the asyncio.Future that somebody waits for in RequestWait, or None
     cdef object touched                # debug mode: callable that says whether the SQE was touched after prep; or None
+    cdef object retry                  # TimerHandle of the next cancel, if the kernel missed the last one; or None
     cdef int32_t fd                    # as in the SQE, for repr
     cdef unsigned char opcode
     cdef bint is_multishot

@@ -22,7 +22,7 @@ from ..aio.handles cimport Handle
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport (ECANCELED, IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE,
                                   IORING_CQE_F_NOTIF)
-from ..uring.request cimport KIND_RAW, Request, encode
+from ..uring.request cimport CANCELLING, IN_FLIGHT, KIND_RAW, Request, encode
 from .core cimport LoopCore
 
 # A StopIteration raised by compiled code gets a traceback, with a frame made for it: 200 ns per await.  So the slot
@@ -59,6 +59,8 @@ cdef object Future = futures.Future
 # Unbound, which saves looking them up for each completion.
 cdef object is_future_done = Future.done
 cdef object resolve_future = Future.set_result
+cdef double FIRST_RETRY_S = 0.002
+cdef double LAST_RETRY_S = 0.25
 cdef object is_finalizing = sys.is_finalizing  # C variables: module globals may be gone when the last request goes
 
 
@@ -166,8 +168,22 @@ cdef class RawRequest(Request):
         if monitor.ring.is_enabled and not monitor.ring.is_mine():
             raise RuntimeError("Non-thread-safe operation: this thread does not run the loop; "
                                "use loop.call_soon_threadsafe(request.cancel)")
+        if self.state == CANCELLING:
+            self.state = IN_FLIGHT  # asked again: the kernel may have missed it
         monitor.cancel(self)
+        if self.retry is None:
+            self.retry = self.loop.call_later(FIRST_RETRY_S, self.cancel_again, FIRST_RETRY_S)
         return True
+
+    def cancel_again(self, delay_s):
+        """The kernel does not find a request that is just changing hands (measured: IOSQE_ASYNC reads on their way to
+        being polled for, multishot timeouts between two ticks): ask again until it is over.
+        """
+        self.retry = None
+        if not self.is_over and self.owner is not None and not self.loop.is_loop_closed:
+            delay_s = min(2 * delay_s, LAST_RETRY_S)
+            self.retry = self.loop.call_later(delay_s, self.cancel_again, delay_s)
+            self.cancel()
 
     def __await__(self):
         if self.is_multishot:
@@ -221,21 +237,25 @@ cdef class RawRequest(Request):
 
     cdef int tell(self, Cqe cqe) except -1:
         """Run the callback as the loop runs callbacks; an exception goes to the loop's exception handler."""
-        cdef Handle handle = self.loop.aio_context.ready.new_handle()
+        cdef LoopCore loop = self.loop  # a nested turn in the callback may bring the end, which lets go of it
+        cdef Handle handle = loop.aio_context.ready.new_handle()
         self.is_seen = True
         handle.callback = self.callback
         handle.first = cqe
         handle.n_args = 1
-        handle.loop = self.loop
+        handle.loop = loop
         handle.aio_context = self.callback_context
         handle.run()
-        return self.loop.aio_context.ready.recycle(handle)
+        return loop.aio_context.ready.recycle(handle)
 
     cdef int finish(self) except -1:
         """The kernel has let go: let go of everything, too."""
         cdef LoopCore loop = self.loop
         cdef object touched = self.touched
         self.is_over = True
+        if self.retry is not None:
+            self.retry.cancel()
+            self.retry = None
         self.wake()
         self.loop = None
         self.callback = self.callback_context = self.touched = None
@@ -267,6 +287,7 @@ cdef class RawRequest(Request):
             for cqe in self.arrived if self.arrived is not None else (() if self.is_seen else (self.last_cqe,)):
                 if cqe is not None and (<Cqe>cqe).res >= 0:
                     close_fd((<Cqe>cqe).res)
+            self.makes_fds = False
         if self.untold is not None and not self.is_seen and not is_finalizing():
             loop, self.untold = self.untold, None
             loop.call_exception_handler({
@@ -324,6 +345,8 @@ cdef class RequestWait:
             error = error()
         if traceback is not None:
             error = error.with_traceback(traceback)
+        if self.request.waiter is not None and self.request.waiter is not self.future:
+            raise error  # another task waits for it: this one never did
         if self.request.is_over or not isinstance(error, CancelledError):
             # not a cancellation: the coroutine is closed, or its task may not await this (another loop's)
             if self.request.waiter is self.future:

@@ -45,6 +45,7 @@ class RegisteredBuffers:
             if not loop.is_closed():
                 _check(lib.io_uring_unregister_buffers(loop._ring_pointer()), "unregister BUFFERS")
             loop._registered_buffers = None
+            loop._follow_tables()
 
 
 class RegisteredFiles:
@@ -85,6 +86,7 @@ class RegisteredFiles:
             if not loop.is_closed():
                 _check(lib.io_uring_unregister_files(loop._ring_pointer()), "unregister FILES")
             loop._registered_files = None
+            loop._follow_tables()
 
 
 def _check(result: int, what: str) -> None:

@@ -176,6 +176,13 @@ static inline uint64_t ul_thread_serial(void)
     return mine;
 }
 
+/* Two fds of this process are the same open file; 0 also where the kernel does not tell (kcmp needs CONFIG_KCMP). */
+static inline int ul_is_same_file(int one, int other)
+{
+    long me = getpid();
+    return syscall(SYS_kcmp, me, me, 0 /* KCMP_FILE */, (unsigned long)one, (unsigned long)other) == 0;
+}
+
 static inline int ul_is_main_thread(void)
 {
     return syscall(SYS_gettid) == getpid();

@@ -66,7 +66,8 @@ cdef extern from "../liburing/compat.h" nogil:
     unsigned IORING_SQ_TASKRUN, IORING_SQ_CQ_OVERFLOW
     unsigned IORING_CQE_F_MORE, IORING_CQE_F_BUFFER, IORING_CQE_BUFFER_SHIFT, UL_CQE_F_BUF_MORE
     unsigned IORING_CQE_F_NOTIF
-    unsigned IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_DRAIN, IOSQE_IO_LINK, IOSQE_IO_HARDLINK
+    unsigned IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_FIXED_FILE, IOSQE_IO_DRAIN
+    unsigned IOSQE_IO_LINK, IOSQE_IO_HARDLINK
     unsigned UL_PBUF_RING_INC
     int ECANCELED, ENOBUFS, ECONNABORTED, ETIME
 
@@ -82,6 +83,7 @@ cdef extern from "../liburing/compat.h" nogil:
                        unsigned offset)
     void ul_buffer_publish(io_uring_buf_ring *, unsigned count)
     void ul_prep_cancel_any(io_uring_sqe *)
+    bint ul_is_same_file(int one, int other)
     uint64_t ul_thread_serial()
     bint ul_is_main_thread()
     bint ul_spin(io_uring *ring, const int *notified, int64_t until_ns)

@@ -46,8 +46,8 @@ cdef set open_rings = set()  # ring fds of this process's loops; guarded by the 
 
 
 cdef bint is_a_loops_ring(int fd) except -1:
-    """Completions on it are taken for requests of a loop."""
-    return fd in open_rings
+    """Completions on it are taken for requests of a loop; also of a duplicate of its fd, where kcmp(2) can tell."""
+    return fd in open_rings or any([ul_is_same_file(fd, ring_fd) for ring_fd in open_rings])
 
 
 cdef list flag_ladder(bint single_issuer):
