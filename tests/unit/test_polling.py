@@ -154,10 +154,14 @@ def test_a_fast_peer_is_looked_for_and_found():
     loop.set_poll_params(1_000_000)
 
     async def ping_pong():
+        served = asyncio.Event()
+
         async def serve(reader, writer):
             while data := await reader.read(100):
                 writer.write(data)
             writer.close()
+            await writer.wait_closed()
+            served.set()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -166,6 +170,7 @@ def test_a_fast_peer_is_looked_for_and_found():
             await reader.readexactly(4)
         writer.close()
         await writer.wait_closed()
+        await served.wait()
         server.close()
         await server.wait_closed()
 
