@@ -772,3 +772,27 @@ def test_encoding_warnings_are_pythons(tmp_path):
         check=False,
     )
     assert "EncodingWarning" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["w", "wb", "a", "ab"])
+def test_close_after_the_loop_has_ended_loses_nothing(new_loop, tmp_path, mode):
+    """The file said that it was closed, and what was buffered was gone."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old ")
+    pending = "pending" if mode in "wa" else b"pending"
+
+    async def write():
+        file = await files.open(path, mode)
+        await file.write(pending)
+        return file
+
+    async def close(file):
+        await file.close()
+
+    loop = new_loop()
+    file = loop.run_until_complete(write())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    new_loop().run_until_complete(close(file))
+    assert file.closed
+    assert path.read_bytes() == (b"pending" if "w" in mode else b"old pending")

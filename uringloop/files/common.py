@@ -414,6 +414,11 @@ class BinaryFile:
             if self._closed_waiter is not None:  # somebody else is at it
                 await asyncio.shield(self._closed_waiter)
             return
+        if (
+            self._backend.loop.is_closed()
+        ):  # nobody could wait for anything: what is buffered must not be lost for that
+            self._close_at_once()
+            return
         self._is_closing = True
         self._closed_waiter = done = self._backend.loop.create_future()
         problem: BaseException | None = None
@@ -460,6 +465,29 @@ class BinaryFile:
 
     def _unwritten(self) -> Buffer:
         return b""
+
+    def _close_at_once(self) -> None:
+        """Close by blocking calls: the loop that the file was opened on is closed."""
+        fd, self._fd = self._fd, -1
+        self._is_closing = True
+        try:
+            rest = bytes(self._unwritten())
+            start = self._position - len(rest)
+            n_written = 0
+            while n_written < len(rest):
+                piece = rest[n_written:]
+                if self._is_seekable and not self._mode.is_appending:
+                    n_written += os.pwrite(fd, piece, start + n_written)
+                else:
+                    n_written += os.write(fd, piece)
+            if not self._closefd and self._is_seekable and not self._mode.is_appending:
+                os.lseek(fd, self._position, os.SEEK_SET)
+        finally:
+            if self._closefd:
+                os.close(fd)
+            if self._delete_path is not None:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._delete_path)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         fd = getattr(self, "_fd", -1)
