@@ -25,6 +25,7 @@ from benchmarks.machine import (
     REPOSITORY,
     busy_cpu_ns,
     child_environment,
+    congestion_control,
     process_cpu_ns,
     say,
     settle_in,
@@ -59,7 +60,8 @@ def build_loadgen() -> Path:
     source = PACKAGE / "loadgen.c"
     flags = _library_flags("liburing", "WITH_LIBURING") + _library_flags("openssl", "WITH_OPENSSL")
     headers = b"".join(
-        (PACKAGE / name).read_bytes() for name in ("loadgen_datagram.h", "loadgen_ring.h", "loadgen_tls.h")
+        (PACKAGE / name).read_bytes()
+        for name in ("loadgen_options.h", "loadgen_datagram.h", "loadgen_ring.h", "loadgen_tls.h")
     )
     content = source.read_bytes() + headers + " ".join(flags).encode()
     digest = hashlib.sha256(content).hexdigest()[:12]
@@ -141,6 +143,7 @@ def _run_client(
     command = [os.fspath(build_loadgen()), "-m", case.mode, "-n", str(case.n_connections)]
     command += ["-s", str(case.size_bytes), "-t", str(seconds), "-w", str(warmup_s), *arguments]
     command += ["-d", str(case.window)]
+    command += ["-C", congestion_control()]
     command += ["-T"] if case.style == "tls" else []
     limit_s = seconds + warmup_s + 25
     try:

@@ -5,7 +5,7 @@
  * every loop under test. One JSON line on stdout is its whole result.
  *
  *   loadgen (-p PORT | -x PATH) [-n CONNECTIONS] [-s SIZE_BYTES] [-d DEPTH] [-t SECONDS] [-w WARMUP_SECONDS]
- *           [-m echo|churn|datagram] [-T] [-P SERVER_PID] [-S]
+ *           [-m echo|churn|datagram] [-T] [-C ALGORITHM] [-P SERVER_PID] [-S]
  *
  * echo:  N connections, each keeps DEPTH messages of SIZE bytes under way for ever.
  * churn: N slots, each repeats connect, send SIZE bytes, receive them back, shutdown, wait for EOF, close. One
@@ -13,6 +13,7 @@
  * datagram: as echo, with datagrams to PORT (loadgen_datagram.h).
  *
  * -T: TLS, in the echo mode only (loadgen_tls.h).
+ * -C: the TCP congestion control of our side, instead of the system's own one.
  * -P: the client itself reads the CPU clock of the server process (all its threads) when the measured window
  *     begins and ends. Nobody else could hit both ends of the window, and the server is not disturbed. The kernel
  *     brings a foreign clock up to date once a tick, so each end is up to a few milliseconds old; that error has no
@@ -54,6 +55,8 @@
 #define MAX_EVENTS 1024
 #define MAX_COUNTERS 256
 
+#include "loadgen_options.h"
+
 enum state { CONNECTING, ECHOING, AWAITING_EOF };
 
 struct connection {
@@ -68,38 +71,12 @@ struct connection {
     struct tls *tls;      /* with -T: loadgen_tls.h */
 };
 
-static struct {
-    int port;
-    const char *path;
-    int n_connections;
-    size_t size_bytes;
-    unsigned depth;
-    double seconds, warmup_seconds;
-    int is_churn, is_datagram, is_tls, count_syscalls;
-    pid_t server_pid;
-} opt = {.n_connections = 1, .size_bytes = 1024, .depth = 1, .seconds = 1, .warmup_seconds = 0.3};
-
 static int epoll_fd;
 static char *pattern; /* two periods of the message, so that any window of one message is contiguous */
 static char *receive_buffer;
 static int is_measuring, has_begun;
 static int is_on_ring; /* the echo mode runs on io_uring: loadgen_ring.h */
 static uint64_t n_messages, n_verified_bytes;
-
-static void die(const char *format, ...)
-{
-    va_list args;
-    int saved_errno = errno;
-
-    va_start(args, format);
-    fputs("loadgen: ", stderr);
-    vfprintf(stderr, format, args);
-    va_end(args);
-    if (saved_errno)
-        fprintf(stderr, ": %s", strerror(saved_errno));
-    fputc('\n', stderr);
-    exit(1);
-}
 
 static uint64_t clock_ns(clockid_t clock)
 {
@@ -313,6 +290,8 @@ static int start_connect(struct connection *c, int flags)
     if ((c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0)) < 0)
         die("socket");
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (opt.congestion)
+        setsockopt(c->fd, IPPROTO_TCP, TCP_CONGESTION, opt.congestion, strlen(opt.congestion));
     if (opt.is_churn)
         bind_next_source(c->fd);
     return connect(c->fd, (struct sockaddr *)&peer, sizeof peer);
@@ -543,41 +522,6 @@ static void run(struct connection *all)
 }
 
 /* --- start and result --- */
-
-static void parse(int argc, char **argv)
-{
-    int option;
-
-    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:P:ST")) != -1) {
-        switch (option) {
-        case 'p': opt.port = atoi(optarg); break;
-        case 'x': opt.path = optarg; break;
-        case 'n': opt.n_connections = atoi(optarg); break;
-        case 's': opt.size_bytes = strtoul(optarg, NULL, 10); break;
-        case 'd': opt.depth = (unsigned)atoi(optarg); break;
-        case 't': opt.seconds = atof(optarg); break;
-        case 'w': opt.warmup_seconds = atof(optarg); break;
-        case 'm': opt.is_churn = !strcmp(optarg, "churn"); opt.is_datagram = !strcmp(optarg, "datagram"); break;
-        case 'P': opt.server_pid = atoi(optarg); break;
-        case 'T': opt.is_tls = 1; break;
-        case 'S': opt.count_syscalls = 1; break;
-        default: exit(2);
-        }
-    }
-    errno = 0;
-    if ((!opt.port && !opt.path) || opt.n_connections < 1 || !opt.size_bytes || !opt.depth || opt.seconds <= 0)
-        die("needs -p or -x, and positive -n, -s, -d, -t");
-    if (opt.count_syscalls && !opt.server_pid)
-        die("-S needs -P");
-    if (opt.is_tls && opt.is_churn)
-        die("TLS is for echo only");
-#ifndef WITH_OPENSSL
-    if (opt.is_tls)
-        die("built without OpenSSL's headers (libssl-dev)");
-#endif
-    if (opt.is_churn)
-        opt.depth = 1;
-}
 
 static void print_result(void)
 {

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -39,6 +40,29 @@ def choose_cpus() -> tuple[int, int]:
     """One CPU for the server, another for the client; the same one twice when there is only one."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[1] if len(usable) > 1 else usable[0]
+
+
+def congestion_control() -> str:
+    """The TCP congestion control of both sides: Linux's default, cubic, unless TCP_CONGESTION names another one.
+
+    Machines that are set to bbr pace what they send, also over loopback, with a timer per segment; that timer then is
+    most of what a benchmark measures.  Setting one that the machine does not offer to everybody needs root; without
+    it the machine's own one is used, and the report says so.
+    """
+    wanted = os.environ.get("TCP_CONGESTION", "cubic")
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, wanted.encode())
+        except OSError:
+            pass  # not there, or not for us
+        name = probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    return name.rstrip(b"\0").decode()
+
+
+def set_congestion_control(fd: int) -> None:
+    """For this TCP socket, and for what a listening one accepts."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control().encode())
 
 
 def settle_in(cpu: int, lifetime_s: int) -> None:
@@ -94,6 +118,7 @@ def describe() -> dict[str, Any]:
         "libc": " ".join(platform.libc_ver()),
         "python": f"{sys.implementation.name} {platform.python_version()}, {platform.python_compiler()}",
         "environment": {k: v for k, v in os.environ.items() if k.startswith(("URINGLOOP_", "MALLOC_"))},
+        "congestion_control": congestion_control(),
         "load_average": os.getloadavg(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }

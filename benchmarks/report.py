@@ -70,7 +70,7 @@ def _traffic_table(group: list[Row], baseline: str) -> list[str]:
 
 
 def _micro_table(group: list[Row], baseline: str) -> list[str]:
-    more = {"gain": "vs blocking", "p99_us": "ticker p99 us"}
+    more = {"gain": "vs blocking", "cpu_gain": "CPU vs read and write", "p99_us": "ticker p99 us"}
     more = {key: title for key, title in more.items() if any(key in row.values for row in group)}
     head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU ns", "wall ns", *more.values()]
     lines = []
@@ -98,6 +98,8 @@ def _head(document: dict[str, Any]) -> list[str]:
         f"* rounds: {settings['rounds']}; {settings['seconds']} s each, warm-up {settings['warmup_s']} s",
         f"* server on CPU {settings['cpus'][0]}, client on CPU {settings['cpus'][1]}",
     ]
+    if "congestion_control" in machine:
+        lines.append(f"* TCP congestion control of both sides: {machine['congestion_control']}")
     if machine["environment"]:
         lines.append("* environment: " + ", ".join(f"`{k}={v}`" for k, v in machine["environment"].items()))
     load = foreign_load(document)

@@ -15,6 +15,7 @@ from contextlib import closing
 from typing import IO
 
 from benchmarks.loops import new_event_loop
+from benchmarks.machine import set_congestion_control
 
 MIB = 1 << 20
 FILE_MIB = 100
@@ -48,6 +49,7 @@ async def _by_writing(writer: asyncio.StreamWriter, file: IO[bytes]) -> None:
 async def _send(how, file: IO[bytes], address) -> tuple[int, int]:
     """(wall ns, CPU ns) until the receiver has everything."""
     reader, writer = await asyncio.open_connection(*address)
+    set_congestion_control(writer.get_extra_info("socket").fileno())
     file.seek(0)
     wall_ns, cpu_ns = time.perf_counter_ns(), time.process_time_ns()
     await how(writer, file)
@@ -66,12 +68,11 @@ async def _measure(file: IO[bytes], address) -> dict[str, float]:
         sent.append(await _send(_by_sendfile, file, address))
         written.append(await _send(_by_writing, file, address))
     wall_ns, cpu_ns = (min(column) for column in zip(*sent, strict=True))
-    slow_wall_ns, slow_cpu_ns = (min(column) for column in zip(*written, strict=True))
+    slow_cpu_ns = min(cpu_ns for _, cpu_ns in written)
     return {
         "operations": FILE_MIB,
         "wall_ns": wall_ns / FILE_MIB,
         "cpu_ns": cpu_ns / FILE_MIB,
-        "wall_gain": slow_wall_ns / wall_ns,
         "cpu_gain": slow_cpu_ns / cpu_ns,
     }
 

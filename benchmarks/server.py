@@ -16,7 +16,7 @@ import socket
 import ssl
 
 from benchmarks.loops import new_event_loop
-from benchmarks.machine import REPOSITORY, settle_in
+from benchmarks.machine import REPOSITORY, set_congestion_control, settle_in
 
 BACKLOG = 4096
 
@@ -107,7 +107,10 @@ def main() -> None:
         port = loop.run_until_complete(endpoint)[0].get_extra_info("sockname")[1]
     else:
         server = loop.run_until_complete(serve(options.style, options.path, options.size_bytes))
-        port = None if options.path else server.sockets[0].getsockname()[1]
+        port = None
+        if not options.path:
+            port = server.sockets[0].getsockname()[1]
+            set_congestion_control(server.sockets[0].fileno())
     print(json.dumps({"pid": os.getpid(), "port": port}), flush=True)
     loop.run_forever()
 

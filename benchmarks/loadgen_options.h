@@ -1,0 +1,65 @@
+/*
+ * The options of loadgen, and how it gives up. Part of loadgen.c.
+ */
+static struct {
+    int port;
+    const char *path;
+    int n_connections;
+    size_t size_bytes;
+    unsigned depth;
+    double seconds, warmup_seconds;
+    int is_churn, is_datagram, is_tls, count_syscalls;
+    pid_t server_pid;
+    const char *congestion; /* TCP congestion control, or NULL for the system's own */
+} opt = {.n_connections = 1, .size_bytes = 1024, .depth = 1, .seconds = 1, .warmup_seconds = 0.3};
+
+static void die(const char *format, ...)
+{
+    va_list args;
+    int saved_errno = errno;
+
+    va_start(args, format);
+    fputs("loadgen: ", stderr);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    if (saved_errno)
+        fprintf(stderr, ": %s", strerror(saved_errno));
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static void parse(int argc, char **argv)
+{
+    int option;
+
+    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:P:C:ST")) != -1) {
+        switch (option) {
+        case 'p': opt.port = atoi(optarg); break;
+        case 'x': opt.path = optarg; break;
+        case 'n': opt.n_connections = atoi(optarg); break;
+        case 's': opt.size_bytes = strtoul(optarg, NULL, 10); break;
+        case 'd': opt.depth = (unsigned)atoi(optarg); break;
+        case 't': opt.seconds = atof(optarg); break;
+        case 'w': opt.warmup_seconds = atof(optarg); break;
+        case 'm': opt.is_churn = !strcmp(optarg, "churn"); opt.is_datagram = !strcmp(optarg, "datagram"); break;
+        case 'P': opt.server_pid = atoi(optarg); break;
+        case 'C': opt.congestion = optarg; break;
+        case 'T': opt.is_tls = 1; break;
+        case 'S': opt.count_syscalls = 1; break;
+        default: exit(2);
+        }
+    }
+    errno = 0;
+    if ((!opt.port && !opt.path) || opt.n_connections < 1 || !opt.size_bytes || !opt.depth || opt.seconds <= 0)
+        die("needs -p or -x, and positive -n, -s, -d, -t");
+    if (opt.count_syscalls && !opt.server_pid)
+        die("-S needs -P");
+    if (opt.is_tls && opt.is_churn)
+        die("TLS is for echo only");
+#ifndef WITH_OPENSSL
+    if (opt.is_tls)
+        die("built without OpenSSL's headers (libssl-dev)");
+#endif
+    if (opt.is_churn)
+        opt.depth = 1;
+}
