@@ -247,6 +247,20 @@ def _forget_failures():
         gc.collect()
 
 
+# Each test ends with a full collection.  Reports and modules pile up, and after some thousand tests looking at them
+# took longer than the tests; what has outlived this many tests is set aside.
+TESTS_BETWEEN_FREEZES = 50
+_tests_since_freeze = 0
+
+
+def _set_old_objects_aside():
+    global _tests_since_freeze
+    _tests_since_freeze += 1
+    if _tests_since_freeze >= TESTS_BETWEEN_FREEZES:
+        _tests_since_freeze = 0
+        gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind(request):
     global _watch
@@ -256,6 +270,7 @@ def _nothing_is_left_behind(request):
     log = _ErrorLog()
     logging.getLogger("asyncio").addHandler(log)
     _forget_failures()
+    _set_old_objects_aside()
     objects_before, (fds_before, rings_before) = _live_objects(), _open_fds()
     seconds = HANG_SECONDS_SLOW if slow else HANG_SECONDS
     faulthandler.dump_traceback_later(seconds, exit=True, file=request.config.stash[_stderr_fd])

@@ -1,0 +1,12 @@
+"""Fixtures that only the behaviour tests use."""
+
+import pytest
+from nested_tools import TASKS, look_at_tasks_of
+
+
+@pytest.fixture(params=TASKS, ids=["C", "Python"])
+def any_task(request, loop, monkeypatch):
+    """A loop whose tasks are those of the C module, or those of the Python module."""
+    look_at_tasks_of(request.param, monkeypatch)
+    loop.set_task_factory(lambda loop, coro, **kwargs: request.param(coro, loop=loop, **kwargs))
+    return loop
