@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import bars, plot, report, runner
 from benchmarks.cases import CASES, select
-from benchmarks.loops import BASELINE, LOOPS, probe
+from benchmarks.loops import BASELINE, LOOPS, probe, spec_of
 from benchmarks.machine import choose_cpus, describe, mount_tracefs, one_at_a_time, say
 
 DEFAULT_LOOPS = ("uringloop", "uvloop")
@@ -77,9 +77,8 @@ def _list() -> None:
 def _usable_loops(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """(name -> version, name -> why it is skipped) of the loops asked for."""
     wanted = list(LOOPS) if "all" in names else list(dict.fromkeys(names))
-    unknown = [name for name in wanted if name not in LOOPS]
-    if unknown:
-        raise ValueError(f"unknown loop {unknown[0]!r}; known: {', '.join(LOOPS)}")
+    for name in wanted:
+        spec_of(name)
     usable, skipped = {}, {}
     for name, found in probe(wanted).items():
         if "version" in found:

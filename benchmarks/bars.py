@@ -13,8 +13,8 @@ _COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 @dataclass(frozen=True)
 class Bar:
-    """metric: "cpu_ratio", "rate_ratio" (to the baseline), "syscalls" (per message), "cpu_us" (CPU), "gain" or
-    "cpu_gain" (over what the case itself compares with) or "p99_us"."""
+    """metric: "cpu_ratio", "rate_ratio", "p50_ratio" (to the baseline), "syscalls" (per message), "cpu_us" (CPU),
+    "kept" (of the gain of polling), "gain" or "cpu_gain" (over what the case itself compares with) or "p99_us"."""
 
     case: str
     metric: str
@@ -65,6 +65,11 @@ BARS: tuple[Bar, ...] = (
     Bar("files/ticker_cold", "p99_us", "<=", 2000),
     # An fsync of 8 MiB takes longer than that; threads, on any loop, have the same figure.
     Bar("files/ticker_fsync", "p99_us", "<=", 5000),
+    Bar("echo/protocol/1KiB/1", "rate_ratio", ">=", 2.0, "uringloop-polling"),
+    Bar("echo/protocol/1KiB/1", "p50_ratio", ">=", 1 / 0.45, "uringloop-polling"),
+    _cpu("echo/protocol/1KiB/1", 1 / 1.1, "uringloop-polling"),
+    Bar("polling/mixed", "kept", ">=", 0.9, "uringloop-polling"),
+    Bar("polling/beside", "kept", ">=", 0.9, "uringloop-polling"),
     _cpu("echo/protocol/1KiB/10", 0.95, "uringloop-epoll"),
     _cpu("echo/protocol/1KiB/100", 0.95, "uringloop-epoll"),
     _cpu("echo/protocol/16KiB/10", 0.95, "uringloop-epoll"),
@@ -83,11 +88,13 @@ def _measured(bar: Bar, row: Row | None) -> tuple[float | None, str]:
         return row.cpu_ratio.median, f"{row.cpu_ratio}"
     if bar.metric == "rate_ratio" and row.rate_ratio:
         return row.rate_ratio.median, f"{row.rate_ratio}"
+    if bar.metric == "p50_ratio" and row.p50_ratio:
+        return row.p50_ratio.median, f"{row.p50_ratio}"
     if bar.metric == "syscalls" and row.syscalls is not None:
         return row.syscalls, f"{row.syscalls:.3f}"
     if bar.metric == "cpu_us" and row.n_samples:
         return row.values["cpu_ns"] / 1000, f"{row.values['cpu_ns'] / 1000:.1f}"
-    if bar.metric in ("gain", "cpu_gain", "p99_us") and row.n_samples:
+    if bar.metric in ("gain", "cpu_gain", "kept", "p99_us") and row.n_samples:
         return row.values[bar.metric], f"{row.values[bar.metric]:.2f}"
     return None, row.errors[-1] if row.errors else "not measured"
 
@@ -97,6 +104,8 @@ def check(document: dict[str, Any]) -> tuple[list[str], bool]:
     what = {
         "cpu_ratio": f"CPU per message, ratio to {document['baseline']}",
         "rate_ratio": f"messages per second, ratio to {document['baseline']}",
+        "p50_ratio": f"median latency, ratio of {document['baseline']}'s to it",
+        "kept": "what is left of the gain of polling",
         "syscalls": "system calls per message",
         "cpu_us": "CPU, us",
         "gain": "rate, ratio to blocking Python",
@@ -111,6 +120,6 @@ def check(document: dict[str, Any]) -> tuple[list[str], bool]:
         if value is not None:
             verdict = "PASS" if _COMPARE[bar.comparison](value, bar.bound) else "FAIL"
         is_good = is_good and verdict == "PASS"
-        subject = f"{bar.loop:<15} {bar.case:<27} {what[bar.metric]:<40}"
+        subject = f"{bar.loop:<17} {bar.case:<27} {what[bar.metric]:<40}"
         lines.append(f"{verdict}  {subject} {bar.comparison} {bar.bound:g}: {text}")
     return lines, is_good

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.files import FILES
 from benchmarks.micro import LIFECYCLES, OPERATIONS, SENDFILE
+from benchmarks.polling import POLLING
 
 CONNECTIONS = (1, 10, 100, 1000)
 SIZES_BYTES = {"1KiB": 1024, "16KiB": 16 * 1024, "128KiB": 128 * 1024}
@@ -74,6 +75,7 @@ CASES: tuple[Case, ...] = (
     *(Case(f"lifecycle/{name}", "micro") for name in LIFECYCLES),
     Case(f"sendfile/{SENDFILE}", "micro"),
     *(Case(f"files/{name}", "micro") for name in FILES),
+    *(Case(f"polling/{name}", "micro") for name in POLLING),
 )
 
 BY_NAME = {case.name: case for case in CASES}

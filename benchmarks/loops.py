@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.machine import REPOSITORY, child_environment
@@ -24,20 +24,26 @@ class LoopSpec:
     """How one named loop is made. ``module`` None means the standard library.
 
     on_aiofastnet: with the transports of aiofastnet on top, which replace the loop's own.
+    poll_max_ns: adaptive polling, uringloop's only; None: not.
+    shares_polled_event: one learned time for the whole loop instead of one for each fd and request.
     """
 
     name: str
     module: str | None
     options: dict[str, Any] = field(default_factory=dict)
     on_aiofastnet: bool = False
+    poll_max_ns: int | None = None
+    shares_polled_event: bool = False
 
 
+POLL_MAX_NS = 100_000
 LOOPS = {
     spec.name: spec
     for spec in (
         LoopSpec("uringloop", "uringloop", {"fdmon": "io_uring"}),
         LoopSpec("uringloop-epoll", "uringloop", {"fdmon": "epoll"}),
         LoopSpec("uringloop-poll", "uringloop", {"fdmon": "poll"}),
+        LoopSpec("uringloop-polling", "uringloop", {"fdmon": "io_uring"}, poll_max_ns=POLL_MAX_NS),
         LoopSpec("asyncio", None),
         LoopSpec("asyncio-anyio", None),  # for files only, which are then anyio's
         LoopSpec("uvloop", "uvloop"),
@@ -50,12 +56,37 @@ LOOPS = {
     )
 }
 
+# Not among "all": the same polling with another limit, as "uringloop-polling:50000", and with one time for all, to show
+# what that would be like.
+SHARED = replace(LOOPS["uringloop-polling"], name="uringloop-polling-shared", shares_polled_event=True)
+
 BASELINE = "uvloop"
+
+
+def spec_of(name: str) -> LoopSpec:
+    """Raises ValueError for a name that means nothing."""
+    if name in LOOPS:
+        return LOOPS[name]
+    if name == SHARED.name:
+        return SHARED
+    base, _, number = name.partition(":")
+    if base == "uringloop-polling" and number.isdecimal():
+        return replace(LOOPS[base], name=name, poll_max_ns=int(number))
+    raise ValueError(f"unknown loop {name!r}; known: {', '.join(LOOPS)}, {SHARED.name}, uringloop-polling:NS")
+
+
+def set_polling(loop: asyncio.AbstractEventLoop, spec: LoopSpec, is_on: bool = True) -> None:
+    """Adaptive polling as *spec* says, or none."""
+    if spec.poll_max_ns is None:
+        return
+    loop.set_poll_params(spec.poll_max_ns if is_on else 0)  # type: ignore[attr-defined]
+    if is_on and spec.shares_polled_event:
+        importlib.import_module("uringloop.testing").share_polled_event(loop.aio_context)  # type: ignore[attr-defined]
 
 
 def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     """Make the loop called *name*; raises ImportError or whatever its constructor raises."""
-    spec = LOOPS[name]
+    spec = spec_of(name)
     if spec.module is None:
         return asyncio.new_event_loop()
     module = importlib.import_module(spec.module)
@@ -64,6 +95,7 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     if wanted is not None and loop.fdmon != wanted:
         # A silent fallback would publish epoll's figures under io_uring's name.
         raise RuntimeError(f"asked for fdmon={wanted!r} and got {loop.fdmon!r}")
+    set_polling(loop, spec)
     return importlib.import_module("aiofastnet").loop_factory(lambda: loop)() if spec.on_aiofastnet else loop
 
 
@@ -110,7 +142,7 @@ def _probe_here(name: str) -> dict[str, str]:
             loop.close()
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"version": version_of(LOOPS[name])}
+    return {"version": version_of(spec_of(name))}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from benchmarks.children import CHILDREN
 from benchmarks.files import FILES, measure_files
 from benchmarks.loops import new_event_loop
 from benchmarks.machine import settle_in
+from benchmarks.polling import POLLING, measure_polling
 from benchmarks.sendfile import measure_sendfile
 
 Loop = asyncio.AbstractEventLoop
@@ -217,7 +218,9 @@ LIFECYCLES = {"create_close": False, "create_run_close": True}
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", required=True)
-    parser.add_argument("--case", choices=[*OPERATIONS, *LIFECYCLES, *FILES, SENDFILE], required=True)
+    parser.add_argument(
+        "--case", choices=[*OPERATIONS, *LIFECYCLES, *FILES, *POLLING, SENDFILE], required=True
+    )
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--cpu", type=int, required=True)
     parser.add_argument("--lifetime-s", type=int, required=True)
@@ -225,6 +228,8 @@ def main() -> None:
     settle_in(options.cpu, options.lifetime_s)
     if options.case == SENDFILE:
         result = measure_sendfile(options.loop)
+    elif options.case in POLLING:
+        result = measure_polling(options.loop, options.case, options.scale)
     elif options.case in FILES:
         result = measure_files(options.loop, options.case, options.scale)
     elif options.case in LIFECYCLES:

@@ -20,6 +20,7 @@ _TITLES = {
     "lifecycle": "Making and closing a loop",
     "sendfile": "loop.sendfile of 100 MiB; per MiB",
     "files": "Files; per read, file, or MiB",
+    "polling": "Adaptive polling; per round trip, message, or tick",
 }
 
 
@@ -71,6 +72,7 @@ def _traffic_table(group: list[Row], baseline: str) -> list[str]:
 
 def _micro_table(group: list[Row], baseline: str) -> list[str]:
     more = {"gain": "vs blocking", "cpu_gain": "CPU vs read and write", "p99_us": "ticker p99 us"}
+    more |= {"p50_us": "p50 us", "kept": "gain kept"}
     more = {key: title for key, title in more.items() if any(key in row.values for row in group)}
     head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU ns", "wall ns", *more.values()]
     lines = []

@@ -37,6 +37,7 @@ class Row:
     values: dict[str, float]
     cpu_ratio: Ratio | None
     rate_ratio: Ratio | None
+    p50_ratio: Ratio | None
     syscalls: float | None
     errors: list[str]
 
@@ -64,6 +65,9 @@ def _row(case: dict[str, Any], loop: str, baseline: str) -> Row:
         values={key: statistics.median(sample[key] for sample in good) for key in keys},
         cpu_ratio=_ratio([(base["cpu_ns"], ours["cpu_ns"]) for ours, base in both]),
         rate_ratio=_ratio([(ours["rate"], base["rate"]) for ours, base in both]),
+        p50_ratio=_ratio(
+            [(base["p50_us"], ours["p50_us"]) for ours, base in both if "p50_us" in ours and "p50_us" in base]
+        ),
         syscalls=case["syscalls"].get(loop, {}).get("value"),
         errors=[sample["error"] for sample in samples if "error" in sample],
     )

@@ -457,3 +457,20 @@ cdef class PollListDriver:
 
     def __len__(self):
         return len(self.polling)
+
+
+cdef class SharedPollList(PollList):
+    """One PolledEvent for the whole context, as QEMU had it before each handler got its own: to show what that loses."""
+
+    cdef PolledEvent shared
+
+    cdef PolledEvent touch(self, PolledEvent event):
+        if not self.touched:
+            self.shared = PollList.touch(self, self.shared)
+        return self.shared
+
+
+def share_polled_event(AioContext context not None):
+    """Adaptive polling, which is on, with one learned time for all that comes."""
+    cdef PollList polling = context.polling
+    context.polling = context.monitor.polling = SharedPollList(polling.max_ns, polling.grow, polling.shrink)
