@@ -460,7 +460,7 @@ cdef class PollListDriver:
 
 
 cdef class SharedPollList(PollList):
-    """One PolledEvent for the whole context, as QEMU had it before each handler got its own: to show what that loses."""
+    """One PolledEvent for the whole context, as QEMU had it before each handler got its own: shows what that loses."""
 
     cdef PolledEvent shared
 

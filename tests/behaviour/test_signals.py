@@ -510,3 +510,40 @@ def test_a_handler_of_pythons_signal_module_may_use_the_loop(monitor):
         """,
         monitor,
     )
+
+
+@pytest.mark.parametrize("what", ["soon", "later", "write"])
+def test_what_pythons_handler_schedules_right_before_the_loop_sleeps_is_done(monitor, what):
+    """The signal comes from C: its handler runs when the loop has decided to sleep and looks for signals once more."""
+    run_script(
+        """
+        import ctypes, signal, socket, sys, threading
+        loop = make_loop(MONITOR)
+        near, far = socket.socketpair()
+        far.settimeout(20)
+        transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=near))
+        def handler(number, frame):
+            if WHAT == "soon":
+                loop.call_soon(loop.stop)
+            elif WHAT == "later":
+                loop.call_later(0.001, loop.stop)
+            else:
+                transport.write(b"x")
+        WHAT = sys.argv[1]
+        signal.signal(signal.SIGUSR1, handler)
+        loop.call_soon(getattr(ctypes.CDLL(None), "raise"), int(signal.SIGUSR1))
+        if WHAT == "write":
+            thread = threading.Thread(target=lambda: (far.recv(1), loop.call_soon_threadsafe(loop.stop)))
+            thread.start()
+        loop.run_forever()
+        if WHAT == "write":
+            thread.join()
+        transport.abort()
+        loop.run_until_complete(asyncio.sleep(0.001))
+        loop.close()
+        far.close()
+        """,
+        monitor,
+        arguments=[what],
+        seconds=15,
+    )

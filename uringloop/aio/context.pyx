@@ -161,8 +161,10 @@ cdef class AioContext:
             started_ns = ul_monotonic_ns()
             timeout_ns = self.spin(started_ns, timeout_ns)
         if timeout_ns != 0:
-            # A signal that arrived since the last byte code must not sleep with us.
+            # A signal that arrived since the last byte code must not sleep with us, nor what its handler schedules.
             PyErr_CheckSignals()
+            timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
+        if timeout_ns != 0:
             if not self.notifier.begin_wait():
                 timeout_ns = 0
             try:
