@@ -2,8 +2,8 @@
 # Install the Debian packages that are missing, and only those.
 #
 #     tools/system_packages.sh PYTHON build   what compiling needs; failing to get it is an error
-#     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests;
-#                                             never an error
+#     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests, and
+#                                             spin, for docs/spin; never an error
 #
 # What is there is found out by trying, not by package names: an interpreter may come from elsewhere.
 set -euo pipefail
@@ -99,7 +99,16 @@ prepare_build() {
     check_version
 }
 
-prepare_test() {
+prepare_spin() {
+    if command -v spin >/dev/null; then return; fi
+    if command -v apt-get >/dev/null && update && apt install --no-install-recommends spin; then
+        echo "installed spin"
+    else
+        echo "spin could not be installed: the model of the notify protocol will not be checked"
+    fi
+}
+
+prepare_testsuite() {
     local version package
     if python_has 'import test.test_asyncio'; then return; fi
     version=$(debian_version) || version=
@@ -116,6 +125,6 @@ prepare_test() {
 
 case $purpose in
     build) prepare_build ;;
-    test) prepare_test ;;
+    test) prepare_testsuite; prepare_spin ;;
     *) echo "unknown purpose: $purpose" >&2; exit 2 ;;
 esac

@@ -13,6 +13,7 @@ will look anyway.  Who says what, in which order (QEMU: aio_notify):
 
 Either the publisher sees notify_me and writes, or the loop sees `notified` and does not block; without the
 two full barriers both could miss the other's store, and the loop would sleep on a published callback.
+Model-checked: docs/spin.
 
 Invariant: with notify_me 0 the loop looks at everything again before its next block.
 """
