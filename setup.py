@@ -31,6 +31,7 @@ PLAIN = [
     "transports.addresses",
     "transports.datagram",
     "transports.packets",
+    "transports.endpoint",
     "transports.stream",
     "transports.wire",
     "transports.tls_engine",

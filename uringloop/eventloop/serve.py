@@ -1,6 +1,5 @@
 """Listening sockets and the transports of new connections; once per connection, so Python."""
 
-import _socket
 import asyncio
 import contextvars
 import errno
@@ -11,6 +10,7 @@ from asyncio import constants, trsock
 from asyncio.log import logger
 
 from ..transports.classes import DatagramTransport, SocketTransport
+from ..transports.endpoint import Kind, accept, peer_of, socket_of
 from ..transports.wire import ReadinessWire
 from .stdlib_hooks import StdlibHooks
 
@@ -22,10 +22,6 @@ except ImportError:  # a build without liburing: no monitor has requests
 
 # What accept(2) answers when something has run out; asyncio waits a second and tries again.
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-# socket.socket's own properties make an enum member each time, which costs more than accept(2).
-_family_of, _kind_of = _socket.socket.family.__get__, _socket.socket.type.__get__
-_TCP = int(socket.IPPROTO_TCP)
 
 
 def _describe(sock, extra):
@@ -55,19 +51,20 @@ class ServeMixin:
     def _new_socket_transport(self, sock, protocol, waiter, extra, server):
         """The same where nobody can have a transport for the fd yet."""
         connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
-        fd = sock.fileno()
-        if sock.proto == _TCP:  # as asyncio: only where it was asked for by name
-            sock.setsockopt(_TCP, socket.TCP_NODELAY, 1)
-        extra = _describe(sock, extra)
         transport = SocketTransport.__new__(SocketTransport)
-        transport.setup(self, self.aio_context, sock, protocol, extra, server)
-        wire = RingWire if self._has_requests else ReadinessWire
-        transport.attach_wire(wire(transport, fd))
+        transport.take_socket(sock, extra)
+        self._start_transport(transport, connection_made, protocol, waiter, server)
+        return transport
+
+    def _start_transport(self, transport, connection_made, protocol, waiter, server):
+        """A transport that has its socket begins."""
+        fd = transport.fd
+        transport.setup(self, self.aio_context, protocol, server)
+        transport.attach_wire((RingWire if self._has_requests else ReadinessWire)(transport, fd))
         self._transports[fd] = transport
         if server is not None:
             self._attach(server, transport)
         transport.start(connection_made, waiter)
-        return transport
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         """A transport for a datagram socket, which it owns from now on."""
@@ -179,10 +176,19 @@ class ServeMixin:
         )
         # what is no socket.socket was given, too: gunicorn's listeners are wrappers of sockets
         if self._has_requests and isinstance(sock, socket.socket) and sock not in self._given_listeners:
-            accepted = functools.partial(contextvars.copy_context().run, self._accepted)  # as a Handle would
-            self._acceptors[fd] = Acceptor(self.aio_context, sock, accepted, details)
+            kind = Kind(sock)
+            # in a context as a Handle would
+            accepted = functools.partial(contextvars.copy_context().run, self._accepted, kind)
+            self._acceptors[fd] = Acceptor(self.aio_context, sock, kind, accepted, details)
         else:
-            self._add_reader(fd, self._accept_ready, details)
+            self._watch_listener(sock, details)
+
+    def _watch_listener(self, sock, details):
+        """Accept when it is readable."""
+        if type(sock) is socket.socket:
+            self._add_reader(sock.fileno(), self._accept_ready, sock, Kind(sock), details)
+        else:
+            self._add_reader(sock.fileno(), self._accept_by_method, details)
 
     def _stop_serving(self, sock):
         """Accept nothing more and close the listening socket."""
@@ -208,31 +214,41 @@ class ServeMixin:
         except OSError as error:
             logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
-    def _accept_ready(self, details):
+    def _accept_ready(self, listener, kind, details):
         """Readiness monitors: take what is in the backlog."""
-        sock, backlog = details[1], details[4]
-        for _ in range(backlog):
+        for _ in range(details[4]):
             try:
-                if type(sock) is socket.socket:
-                    fd, address = sock._accept()
-                    connection = socket.socket(_family_of(sock), _kind_of(sock), sock.proto, fd)
-                else:
-                    connection, address = sock.accept()  # it may have an accept() of its own
+                accepted = accept(listener.fileno(), kind)
+            except OSError as error:
+                self._accept_failed(error, details)
+                return
+            if accepted is None:
+                return
+            self._accepted(kind, *accepted, None, details)
+            if listener.fileno() < 0:
+                return  # the protocol factory closed the server
+
+    def _accept_by_method(self, details):
+        """The same for a listener that is no socket.socket, or a subclass, and may have an accept() of its own."""
+        listener = details[1]
+        for _ in range(details[4]):
+            try:
+                connection, peername = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
                 self._accept_failed(error, details)
                 return
             connection.setblocking(False)
-            self._accepted(connection, None, details, address)
-            if sock.fileno() < 0:
-                return  # the protocol factory closed the server
+            self._accepted_socket(connection, peername, details)
+            if listener.fileno() < 0:
+                return
 
     def _accept_failed(self, error, details):
         sock = details[1]
         if error.errno == errno.EINVAL and self._acceptors.pop(sock.fileno(), None) is not None:
             # before Linux 5.19: no multishot ACCEPT
-            self._add_reader(sock.fileno(), self._accept_ready, details)
+            self._watch_listener(sock, details)
             return
         message = "socket.accept() out of system resource"
         if error.errno not in OUT_OF_RESOURCES:
@@ -250,21 +266,43 @@ class ServeMixin:
         self._remove_reader(sock.fileno())
         self.call_later(constants.ACCEPT_RETRY_DELAY, self._start_serving, *details)
 
-    def _accepted(self, connection, error, details, address=None):
-        """A new connection (a socket) and its peer's address if that is known, or an OSError instead."""
-        protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout = details
+    def _accepted(self, kind, fd, peername, error, details):
+        """A new connection's fd, which is ours, and the address of its peer; or an OSError instead."""
+        protocol_factory, _, sslcontext, server, _, _, _ = details
         if error is not None:
             self._accept_failed(error, details)
             return
-        if server is not None and server._sockets is None:
-            connection.close()  # accepted by the kernel before the server was closed
+        if sslcontext or self._debug or not kind.is_known:
+            if peername is None:
+                peername = peer_of(fd, kind)
+            self._accepted_socket(socket_of(fd, kind), peername, details)
             return
+        if server is not None and server._sockets is None:
+            os.close(fd)  # accepted by the kernel before the server was closed
+            return
+        protocol = transport = None
         try:
-            extra = {"peername": connection.getpeername() if address is None else address}
-        except OSError:
-            extra = {"peername": None}  # reset meanwhile; its transport will see that
+            protocol = protocol_factory()
+            connection_made = protocol.connection_made
+            transport = SocketTransport.__new__(SocketTransport)
+            transport.take_fd(fd, kind, peername)
+            self._start_transport(transport, connection_made, protocol, None, server)
+        except BaseException as failure:
+            if transport is None or transport.fd < 0:
+                os.close(fd)
+            else:
+                transport.close_socket()
+            self._refused(failure, protocol)
+
+    def _accepted_socket(self, connection, peername, details):
+        """The same with a socket; where TLS or debug mode want one, or the listener is of another kind."""
+        protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout = details
+        if server is not None and server._sockets is None:
+            connection.close()
+            return
+        extra = {"peername": peername}
         if self._debug:
-            logger.debug("%r got a new connection from %r: %r", server, extra["peername"], connection)
+            logger.debug("%r got a new connection from %r: %r", server, peername, connection)
         if sslcontext:
             self.create_task(
                 self._accept_connection2(
@@ -282,16 +320,19 @@ class ServeMixin:
         try:
             protocol = protocol_factory()
             self._new_socket_transport(connection, protocol, None, extra, server)
-        except (SystemExit, KeyboardInterrupt):
-            connection.close()
-            raise
         except BaseException as failure:
             connection.close()
-            if self._debug:
-                context = {
-                    "message": "Error on transport creation for incoming connection",
-                    "exception": failure,
-                }
-                if protocol is not None:
-                    context["protocol"] = protocol
-                self.call_exception_handler(context)
+            self._refused(failure, protocol)
+
+    def _refused(self, failure, protocol):
+        """The application could not take a connection, which is closed."""
+        if isinstance(failure, SystemExit | KeyboardInterrupt):
+            raise failure
+        if self._debug:
+            context = {
+                "message": "Error on transport creation for incoming connection",
+                "exception": failure,
+            }
+            if protocol is not None:
+                context["protocol"] = protocol
+            self.call_exception_handler(context)

@@ -10,6 +10,8 @@ import signal
 import weakref
 from asyncio import selector_events, unix_events
 
+from ..transports.endpoint import TransportTable
+
 _SELECTOR = selector_events.BaseSelectorEventLoop
 _UNIX = unix_events._UnixSelectorEventLoop
 
@@ -63,7 +65,7 @@ class StdlibHooks:
         """The attributes that the borrowed functions expect."""
         self._signal_handlers = {}
         self._unix_server_sockets = {}
-        self._transports = weakref.WeakValueDictionary()
+        self._transports = TransportTable()
         self._ssock = self._csock = None
         self._selector = SelectorView(self)
         watcher = getattr(unix_events, "_PidfdChildWatcher", None)

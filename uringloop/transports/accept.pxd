@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, uint32_t
 
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..uring.request cimport Request
+from .endpoint cimport Kind
 
 cdef class AcceptRequest(Request):
     cdef Acceptor acceptor           # None when orphaned: accepted fds are closed
@@ -10,9 +11,9 @@ cdef class AcceptRequest(Request):
 cdef class Acceptor:
     cdef IoUringMonitor monitor
     cdef AcceptRequest request       # armed, or None
-    cdef object on_accept            # on_accept(socket or None, error or None, details)
+    cdef object on_accept            # on_accept(fd or -1, peername, error or None, details)
     cdef object details
     cdef int fd                      # borrowed; the listening socket
-    cdef object family, kind, proto  # of what it accepts; the kind says "non-blocking" as well
+    cdef Kind kind                   # of what it accepts
     cdef int arm(self) except -1
     cdef int accepted(self, int32_t res, bint is_over) except -1

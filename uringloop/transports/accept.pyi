@@ -4,6 +4,7 @@ from typing import Any, Self
 
 from ..aio.context import AioContext
 from ..uring.request import Request
+from .endpoint import Kind
 
 class AcceptRequest(Request): ...
 
@@ -12,7 +13,8 @@ class Acceptor:
         cls,
         aio_context: AioContext,
         listener: socket,
-        on_accept: Callable[[socket | None, OSError | None, Any], object],
+        kind: Kind,
+        on_accept: Callable[[int, Any, OSError | None, Any], object],
         details: Any,
     ) -> Self: ...
     def close(self) -> None: ...

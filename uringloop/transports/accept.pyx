@@ -15,15 +15,12 @@ from ..aio.context cimport AioContext
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport *
 from ..uring.request cimport Request
+from .endpoint cimport Kind, name_of
 
-import _socket
 import os
-import socket
 
 cdef extern from "<sys/socket.h>" nogil:
     int SOCK_CLOEXEC, SOCK_NONBLOCK
-
-cdef object make_socket = socket.socket
 
 
 @cython.no_gc_clear
@@ -47,18 +44,16 @@ cdef class Acceptor:
     Parameters:
         aio_context: whose io_uring monitor to use.
         listener: the listening socket; borrowed until close.
-        on_accept: called with (socket, None, details) for each connection, or with (None, OSError, details) once
-            when accepting ended; the new socket is the callee's.
+        kind: of what it accepts.
+        on_accept: called with (fd, peername, None, details) for each connection, or with (-1, None, OSError, details)
+            once when accepting ended; the new fd is the callee's.
         details: passed through.
     """
 
-    def __cinit__(self, AioContext aio_context not None, listener, on_accept, details):
+    def __cinit__(self, AioContext aio_context not None, listener, Kind kind not None, on_accept, details):
         self.monitor = <IoUringMonitor>aio_context.monitor
         self.fd = listener.fileno()
-        # The plain numbers: socket.socket's own properties make an enum member each time.
-        self.family = _socket.socket.family.__get__(listener)
-        self.kind = _socket.socket.type.__get__(listener) | SOCK_NONBLOCK
-        self.proto = listener.proto
+        self.kind = kind
         self.on_accept = on_accept
         self.details = details
         self.arm()
@@ -78,14 +73,13 @@ cdef class Acceptor:
         if res >= 0:
             if is_over:
                 self.arm()
-            connection = make_socket(self.family, self.kind, self.proto, res)
-            self.on_accept(connection, None, self.details)
+            self.on_accept(res, name_of(res, self.kind, True), None, self.details)
         elif res in (-EAGAIN, -EINTR, -ECONNABORTED, -ECANCELED):
             # -ECANCELED: a broad cancel of somebody, or the loop moved to another thread
             if is_over:
                 self.arm()
         else:
-            self.on_accept(None, OSError(-res, os.strerror(-res)), self.details)
+            self.on_accept(-1, None, OSError(-res, os.strerror(-res)), self.details)
         return 0
 
     def close(self):

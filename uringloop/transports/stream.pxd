@@ -1,14 +1,11 @@
 # asyncio's face of a connected stream socket.
-from .wire cimport WireEnd
+from .endpoint cimport Endpoint
 
-cdef class StreamTransport(WireEnd):
+cdef class StreamTransport(Endpoint):
     cdef object loop                    # the asyncio loop; None after connection_lost
     cdef object protocol
-    cdef object extra                   # dict of get_extra_info
-    cdef object sock                    # the Python socket, which owns the fd; None when closed
     cdef object server                  # asyncio.Server or None
     cdef object empty_waiter            # future of sendfile, done when the queue is empty
-    cdef readonly int fd                # of sock; -1 when closed
     cdef Py_ssize_t high_bytes
     cdef Py_ssize_t low_bytes
     cdef int conn_lost                  # writes after the connection was lost, for asyncio's warning

@@ -1,22 +1,18 @@
 import asyncio
 from collections.abc import Callable, Iterable
-from socket import socket
 from typing import Any
 
 from ..aio.context import AioContext
-from .wire import Wire, WireEnd
+from .endpoint import Endpoint
+from .wire import Wire
 
 # At run time `__class__` of transports/classes.py names asyncio.Transport; see docs/differences.md.
-class StreamTransport(WireEnd):
-    @property
-    def fd(self) -> int: ...
+class StreamTransport(Endpoint):
     def setup(
         self,
         loop: asyncio.AbstractEventLoop,
         aio_context: AioContext,
-        sock: socket,
         protocol: asyncio.BaseProtocol,
-        extra: dict[str, Any] | None,
         server: asyncio.AbstractServer | None,
     ) -> None: ...
     def attach_wire(self, wire: Wire) -> None: ...
@@ -40,6 +36,4 @@ class StreamTransport(WireEnd):
     def is_closing(self) -> bool: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
-    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
     def call_flow_control(self, name: str) -> None: ...
-    def close_socket(self) -> None: ...

@@ -6,7 +6,7 @@ monitors; how bytes travel is the wire's business.
 Invariant: connection_made and connection_lost are called at most once each, in that order; data_received only in
 between and never while paused.
 
-Ownership: the transport owns the fd until `sock` is made, then the socket object does; connection_lost closes it.
+Ownership: of the socket, see transports/endpoint; connection_lost closes it.
 Thread: the loop's.
 """
 
@@ -18,7 +18,8 @@ from cpython.ref cimport PyObject
 
 from ..aio.context cimport AioContext
 from ..aio.handles cimport enter_context, leave_context
-from .wire cimport SendQueue, Wire, WireEnd, warn_unclosed
+from .endpoint cimport Endpoint
+from .wire cimport SendQueue, Wire, warn_unclosed
 
 import asyncio
 import os
@@ -51,30 +52,25 @@ _buffered_protocol = asyncio.BufferedProtocol
 cdef object received_name = "data_received"
 
 
-cdef class StreamTransport(WireEnd):
+cdef class StreamTransport(Endpoint):
     """See asyncio.Transport; made by the loop.  Subclassed in transports/classes.py for asyncio's class."""
 
     def __cinit__(self, *args, **kwargs):
-        self.fd = -1
         self.conn_lost = 1  # until setup(): nothing can be written
         self.queue = SendQueue()
 
-    def setup(self, loop, AioContext aio_context not None, sock, protocol, extra, server):
-        """Take over a connected, non-blocking socket.
+    def setup(self, loop, AioContext aio_context not None, protocol, server):
+        """After take_socket() or take_fd().
 
         Parameters:
             loop, aio_context: who runs it.
-            sock: the Python socket; closed by connection_lost.
-            protocol, extra (dict or None), server (asyncio.Server or None): as in asyncio.
+            protocol, server (asyncio.Server or None): as in asyncio.
 
         The caller sets `wire` right afterwards (attach_wire).
         """
         self.loop = loop
         self.aio_context = aio_context
-        self.fd = sock.fileno()
         self.conn_lost = 0
-        self.sock = sock
-        self.extra = {} if extra is None else extra
         self.high_bytes, self.low_bytes = buffer_limits(None, None)
         self.set_protocol_(protocol)
         self.server = server
@@ -106,8 +102,9 @@ cdef class StreamTransport(WireEnd):
     def __del__(self):
         if self.fd >= 0 and self.loop is not None and not self.is_closing_:
             warn_unclosed(self)
-            self.sock.close()
-            self.fd = -1
+            self.close_fd()
+        else:
+            self.python_socket()  # which closes the fd, and warns, if there is one
 
     def __repr__(self):
         info = [type(self).__name__]
@@ -519,33 +516,14 @@ cdef class StreamTransport(WireEnd):
             if self.wire is not None:
                 self.wire.detach()
                 self.wire = None
-            self.close_socket()
+            self.close_fd()
             self.set_protocol_(None)
             self.loop = None
             self.server = None
             if loop is not None:
                 loop._transport_closed(self, server)
 
-    def close_socket(self):
-        """Close the socket; the wire is detached."""
-        self.fd = -1
-        sock, self.sock = self.sock, None
-        if sock is not None:
-            sock.close()
-
     # -- what asyncio's own modules reach for ------------------------------------------------------------
-
-    def get_extra_info(self, name, default=None):
-        """See asyncio.BaseTransport."""
-        return self.extra.get(name, default)
-
-    @property
-    def _sock(self):
-        return self.sock
-
-    @property
-    def _sock_fd(self):
-        return self.fd
 
     @property
     def _loop(self):
@@ -554,10 +532,6 @@ cdef class StreamTransport(WireEnd):
     @property
     def _protocol(self):
         return self.protocol
-
-    @property
-    def _extra(self):
-        return self.extra
 
     @property
     def _closing(self):

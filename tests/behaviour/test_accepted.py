@@ -1,0 +1,157 @@
+"""Accepted connections: their socket, their names, and what is left when nobody closes them."""
+
+import asyncio
+import gc
+import os
+import socket
+import warnings
+
+import pytest
+from helpers import Recorder, turns, until
+
+HOSTS = [
+    pytest.param("127.0.0.1", socket.AF_INET, id="IPv4"),
+    pytest.param("::1", socket.AF_INET6, id="IPv6"),
+    pytest.param("0.0.0.0", socket.AF_INET, id="any-IPv4"),
+    pytest.param("::", socket.AF_INET6, id="any-IPv6"),
+]
+
+
+class Accepted:
+    """A server with one client, which is a plain socket."""
+
+    def __init__(self, protocol=None):
+        self.protocol = Recorder() if protocol is None else protocol
+
+    async def __aenter__(self):
+        loop = asyncio.get_running_loop()
+        self.server = await loop.create_server(lambda: self.protocol, "127.0.0.1", 0)
+        self.client = socket.create_connection(self.server.sockets[0].getsockname())
+        await until(lambda: self.protocol.transport)
+        self.transport = self.protocol.transport
+        return self
+
+    async def __aexit__(self, *error):
+        self.client.close()
+        self.protocol = self.transport = None
+        self.server.close()
+        await self.server.wait_closed()
+
+
+@pytest.mark.parametrize(("host", "family"), HOSTS)
+async def test_names_are_those_of_the_connection(host, family):
+    protocol = Recorder()
+    server = await asyncio.get_running_loop().create_server(lambda: protocol, host, 0, family=family)
+    port = server.sockets[0].getsockname()[1]
+    address = ("127.0.0.1", port) if family == socket.AF_INET else ("::1", port, 0, 0)
+    with socket.socket(family) as client:
+        client.connect(address)
+        await until(lambda: protocol.transport)
+        assert protocol.transport.get_extra_info("peername") == client.getsockname()
+        assert protocol.transport.get_extra_info("sockname") == client.getpeername() == address
+        sock = protocol.transport.get_extra_info("socket")
+        assert (sock.family, sock.type, sock.proto) == (family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        assert sock.getsockname() == address
+        assert sock.gettimeout() == 0
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        protocol.transport.close()
+        await protocol.lost.wait()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_names_of_unix_connections(tmp_path):
+    protocol = Recorder()
+    path = str(tmp_path / "socket")
+    server = await asyncio.get_running_loop().create_unix_server(lambda: protocol, path)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.bind(str(tmp_path / "client"))
+        client.connect(path)
+        await until(lambda: protocol.transport)
+        assert protocol.transport.get_extra_info("peername") == str(tmp_path / "client")
+        assert protocol.transport.get_extra_info("sockname") == path
+        assert protocol.transport.get_extra_info("socket").family == socket.AF_UNIX
+        protocol.transport.close()
+        await protocol.lost.wait()
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_names_stay_known_after_the_end(asked):
+    async with Accepted() as accepted:
+        transport, protocol = accepted.transport, accepted.protocol
+        if asked:
+            assert transport.get_extra_info("socket").fileno() >= 0
+        names = accepted.client.getsockname(), accepted.client.getpeername()
+        transport.close()
+        await protocol.lost.wait()
+        await turns(2)
+        assert (transport.get_extra_info("peername"), transport.get_extra_info("sockname")) == names
+        assert transport.get_extra_info("socket").fileno() == -1
+        assert transport.get_extra_info("nothing", 42) == 42
+
+
+async def test_the_socket_is_one_object_and_dies_with_the_connection():
+    async with Accepted() as accepted:
+        sock = accepted.transport.get_extra_info("socket")
+        assert accepted.transport.get_extra_info("socket") is sock
+        protocol, fd = accepted.protocol, sock.fileno()
+        accepted.transport.close()
+        await protocol.lost.wait()
+        await turns(2)
+        assert sock.fileno() == -1
+        taken = os.open(os.devnull, os.O_RDONLY)  # most likely the number that became free
+        try:
+            accepted.transport = protocol = None
+            gc.collect()
+            os.fstat(taken)
+            assert taken <= fd
+        finally:
+            os.close(taken)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_what_nobody_closes_warns_and_is_closed(asked):
+    class Forgetful(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.pause_reading()  # nobody else keeps it
+
+    async with Accepted(Forgetful()) as accepted:
+        if asked:
+            accepted.transport.get_extra_info("socket")
+        await turns(2)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            accepted.protocol.transport = None
+            accepted.protocol = accepted.transport = None
+            gc.collect()
+            await turns(2)
+            gc.collect()
+        assert any("unclosed transport" in str(warning.message) for warning in caught)
+        caught.clear()
+        accepted.client.settimeout(10)
+        assert accepted.client.recv(10) == b""
+
+
+async def test_the_same_number_may_have_a_transport_again():
+    """What knows the transports of fds forgets those that are gone."""
+    async with Accepted() as first:
+        fd = first.transport.get_extra_info("socket").fileno()
+        protocol = first.protocol
+        first.transport.close()
+        await protocol.lost.wait()
+        await turns(2)
+    near, far = socket.socketpair()
+    if near.fileno() != fd:
+        os.dup2(near.fileno(), fd, inheritable=False)
+        near.close()
+        near = socket.socket(fileno=fd)
+    near.setblocking(False)
+    transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, sock=near)
+    with pytest.raises(RuntimeError, match="is used by transport"):
+        asyncio.get_running_loop().add_reader(fd, print)
+    transport.close()
+    await protocol.lost.wait()
+    far.close()

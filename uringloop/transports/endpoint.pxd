@@ -1,0 +1,24 @@
+# The socket of a stream transport: its fd, its names, and the Python object for it when somebody asks.
+from .wire cimport WireEnd
+
+cdef class Kind:
+    cdef readonly object family        # the plain numbers: an enum member costs more than accept(2) when it is made
+    cdef readonly object type
+    cdef readonly object proto
+    cdef readonly object sockname      # what each connection has as its own name: AF_UNIX; None if it is asked for
+    cdef readonly bint is_known        # the family's names are converted here
+    cdef bint has_path                 # AF_UNIX
+
+cdef class Endpoint(WireEnd):
+    cdef readonly int fd               # -1 when closed
+    cdef object sock                   # the Python socket, which owns the fd; None until somebody asks, and when closed
+    cdef object kind                   # Kind of an accepted connection; None if it began as a Python socket
+    cdef dict extra                    # of get_extra_info
+    cdef object python_socket(self)
+    cdef int complete_extra(self) except -1
+    cdef int close_fd(self) except -1
+
+cdef object name_of(int fd, Kind kind, bint of_peer)
+
+cdef class TransportTable:
+    cdef dict by_fd                    # fd -> weak reference

@@ -1,0 +1,250 @@
+"""The socket under a stream transport, and accepting new ones without a Python object for each.
+
+A connection that was accepted is a bare fd with the name of its peer.  Its socket.socket, its own name and the
+TransportSocket of get_extra_info() are made when somebody asks: most servers never do, and making and closing them
+took a quarter of the time of a short connection.
+
+Ownership: the endpoint owns the fd until `sock` is made, then the socket object does.  What is deleted without having
+been closed closes its fd through a socket object, which warns as any forgotten socket does.
+Thread: the loop's.
+"""
+
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from posix.unistd cimport close
+
+from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_address, ul_name, unix_address
+from .wire cimport WireEnd
+
+import _socket
+import os
+import socket
+from asyncio import trsock
+
+cdef extern from "Python.h":
+    object PyWeakref_NewRef(object, object)
+
+cdef extern from *:
+    """
+    #include <netinet/tcp.h>
+    typedef union {
+        ul_name internet;
+        struct sockaddr_un path;
+    } ul_peer;
+    static int ul_accept(int fd, ul_peer *peer, unsigned *n_bytes)
+    {
+        socklen_t length = sizeof *peer;
+        int accepted = accept4(fd, (struct sockaddr *)peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        *n_bytes = length;
+        return accepted;
+    }
+    static int ul_name_of(int fd, int of_peer, ul_peer *name, unsigned *n_bytes)
+    {
+        socklen_t length = sizeof *name;
+        int result = of_peer ? getpeername(fd, (struct sockaddr *)name, &length)
+                             : getsockname(fd, (struct sockaddr *)name, &length);
+        *n_bytes = length;
+        return result;
+    }
+    static int ul_no_delay(int fd)
+    {
+        int one = 1;
+        return setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    }
+    """
+    ctypedef union ul_peer:
+        ul_name internet
+    int ul_accept(int fd, ul_peer *peer, unsigned *n_bytes)
+    int ul_name_of(int fd, bint of_peer, ul_peer *name, unsigned *n_bytes)
+    int ul_no_delay(int fd)
+    int IPPROTO_TCP, SOCK_NONBLOCK
+
+# C variables: module globals may be gone when the interpreter ends
+cdef object make_socket = socket.socket
+cdef object closed_socket = socket.socket.__new__
+cdef object transport_socket = trsock.TransportSocket
+
+
+cdef class Kind:
+    """What the connections of one listener have in common.
+
+    Parameters:
+        listener: a listening socket.socket.
+    """
+
+    def __cinit__(self, listener):
+        self.family = _socket.socket.family.__get__(listener)
+        self.type = _socket.socket.type.__get__(listener) | SOCK_NONBLOCK
+        self.proto = listener.proto
+        self.is_known = self.family in (AF_INET, AF_INET6, AF_UNIX)
+        self.has_path = self.family == AF_UNIX
+        if self.has_path:
+            self.sockname = listener.getsockname()  # others may differ: wildcards, transparent proxies, BPF
+
+
+cdef object address_of(Kind kind, const ul_peer *name, unsigned n_bytes):
+    if kind.has_path:
+        return unix_address(<const char *>name, n_bytes)
+    return internet_address(&name.internet, n_bytes)
+
+
+def accept(int fd, Kind kind not None):
+    """accept(2) on a non-blocking listener: (fd, the peer's address), or None if there is nobody for the moment.
+
+    The address is None where the family is not known here; getpeername() of its socket tells.
+    Raises: OSError.  The fd is the caller's.
+    """
+    cdef ul_peer peer
+    cdef unsigned n_bytes = 0
+    cdef int accepted = ul_accept(fd, &peer, &n_bytes)
+    if accepted < 0:
+        if errno in (EAGAIN, EINTR, ECONNABORTED):
+            return None  # without an exception, which takes longer than the call
+        raise OSError(errno, os.strerror(errno))
+    return accepted, address_of(kind, &peer, n_bytes) if kind.is_known else None
+
+
+cdef object name_of(int fd, Kind kind, bint of_peer):
+    """An address, or None where the kernel has none any more (the connection was reset)."""
+    cdef ul_peer name
+    cdef unsigned n_bytes = 0
+    if not kind.is_known:
+        sock = make_socket(kind.family, kind.type, kind.proto, fd)
+        try:
+            return sock.getpeername() if of_peer else sock.getsockname()
+        except OSError:
+            return None
+        finally:
+            sock.detach()
+    if ul_name_of(fd, of_peer, &name, &n_bytes) < 0:
+        return None
+    return address_of(kind, &name, n_bytes)
+
+
+def peer_of(int fd, Kind kind not None):
+    """The address of the peer of an accepted connection, None if it is gone."""
+    return name_of(fd, kind, True)
+
+
+def socket_of(int fd, Kind kind not None):
+    """A socket.socket for an accepted connection; owns the fd from now on."""
+    return make_socket(kind.family, kind.type, kind.proto, fd)
+
+
+cdef class Endpoint(WireEnd):
+    """What owns the fd of a connection.  See StreamTransport."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.fd = -1
+
+    def take_socket(self, sock, extra):
+        """Own a connected, non-blocking socket.
+
+        Parameters:
+            sock: the Python socket.
+            extra: what get_extra_info() shall say besides, a dict or None.
+        """
+        self.fd = sock.fileno()
+        self.sock = sock
+        self.extra = {} if extra is None else extra
+        if sock.proto == IPPROTO_TCP:  # as asyncio: only where it was asked for by name
+            sock.setsockopt(IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        self.complete_extra()
+
+    def take_fd(self, int fd, Kind kind not None, peername):
+        """Own an accepted connection."""
+        self.fd = fd
+        self.kind = kind
+        self.extra = {"peername": peername}
+        if kind.sockname is not None:
+            self.extra["sockname"] = kind.sockname
+        if kind.proto == IPPROTO_TCP:
+            ul_no_delay(fd)  # fails for a connection that is reset already, as it may
+
+    cdef object python_socket(self):
+        """The Python socket, made now if it was not there; None when closed."""
+        if self.sock is None and self.fd >= 0:
+            self.sock = make_socket(self.kind.family, self.kind.type, self.kind.proto, self.fd)
+        return self.sock
+
+    cdef int complete_extra(self) except -1:
+        """Everything that get_extra_info() can say."""
+        sock = self.python_socket()
+        if "socket" not in self.extra:
+            # after the end: one that is closed, as it would be then
+            self.extra["socket"] = transport_socket(closed_socket(make_socket) if sock is None else sock)
+        for key in ("sockname", "peername"):
+            if key not in self.extra:
+                try:
+                    self.extra[key] = sock.getsockname() if key == "sockname" else sock.getpeername()
+                except OSError:
+                    self.extra[key] = None
+        return 0
+
+    cdef int close_fd(self) except -1:
+        """Close the socket; its names stay known.  The wire is detached."""
+        cdef int fd = self.fd
+        sock, self.sock = self.sock, None
+        self.fd = -1
+        if sock is not None:
+            sock.close()
+        elif fd >= 0:
+            if "sockname" not in self.extra:
+                self.extra["sockname"] = name_of(fd, self.kind, False)
+            close(fd)
+        return 0
+
+    def close_socket(self):
+        """Give up before anybody heard of the connection."""
+        self.close_fd()
+
+    def get_extra_info(self, name, default=None):
+        """See asyncio.BaseTransport."""
+        if name not in self.extra:
+            self.complete_extra()
+        return self.extra.get(name, default)
+
+    # -- what asyncio's own modules reach for ------------------------------------------------------------
+
+    @property
+    def _sock(self):
+        return self.python_socket()
+
+    @property
+    def _sock_fd(self):
+        return self.fd
+
+    @property
+    def _extra(self):
+        self.complete_extra()
+        return self.extra
+
+
+cdef class TransportTable:
+    """Which transport has an fd; like a WeakValueDictionary, but without a callback per entry.
+
+    An entry of a transport that is gone stays until the fd's number is used again, so there are never more than fds.
+    """
+
+    def __cinit__(self):
+        self.by_fd = {}
+
+    def __setitem__(self, int fd, transport):
+        self.by_fd[fd] = PyWeakref_NewRef(transport, None)
+
+    def __getitem__(self, int fd):
+        transport = self.by_fd[fd]()
+        if transport is None:
+            raise KeyError(fd)
+        return transport
+
+    def __contains__(self, int fd):
+        return fd in self.by_fd and self.by_fd[fd]() is not None
+
+    def __len__(self):
+        return len(list(self))
+
+    def __iter__(self):
+        return iter([fd for fd, reference in self.by_fd.items() if reference() is not None])
+
+    def get(self, int fd, default=None):
+        return self[fd] if fd in self else default
