@@ -1,9 +1,11 @@
 """Files without positions: FIFOs, pipes, terminals. Nothing blocks the loop, and a cancelled reader loses nothing."""
 
 import asyncio
+import fcntl
 import io
 import os
 import pty
+import signal
 import socket
 import sys
 
@@ -27,7 +29,7 @@ async def both_ends(path):
 
 async def test_opening_a_fifo_waits_for_the_other_end(fifo):
     for first, second in (("rb", "wb"), ("wb", "rb")):
-        waiting = asyncio.ensure_future(files.open(fifo, first)._open())
+        waiting = asyncio.ensure_future(files.open(fifo, first))
         await asyncio.sleep(0.05)  # whoever does not wait has opened it by now
         assert not waiting.done()
         async with files.open(fifo, second) as other:
@@ -40,11 +42,66 @@ async def test_opening_a_fifo_waits_for_the_other_end(fifo):
 
 @pytest.mark.parametrize("mode", ["rb", "wb", "r", "w"])
 async def test_waiting_for_the_other_end_can_be_cancelled(fifo, mode):
-    opening = asyncio.ensure_future(files.open(fifo, mode)._open())
+    opening = asyncio.ensure_future(files.open(fifo, mode))
     await turns(5)
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening
+
+
+@pytest.mark.parametrize("mode", ["rb", "wb", "w"])
+async def test_many_fifos_that_wait_hold_up_no_other_file(tmp_path, mode):
+    """A few of them took all threads of the executor, or all workers of the ring."""
+    paths = [tmp_path / f"fifo {number}" for number in range(40)]
+    for path in paths:
+        os.mkfifo(path)
+    waiting = [asyncio.ensure_future(files.open(path, mode)) for path in paths]
+    await turns(20)
+    async with files.open(tmp_path / "file", "wb") as file:
+        await file.write(b"x")
+        await file.fsync()
+    assert not any(task.done() for task in waiting)
+    others = [await files.open(path, "wb" if mode == "rb" else "rb") for path in paths[:20]]
+    for one in [*others, *await asyncio.gather(*waiting[:20])]:
+        assert os.get_blocking(one.fileno())
+        await one.close()
+    for task in waiting[20:]:
+        task.cancel()
+    results = await asyncio.gather(*waiting[20:], return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+@pytest.mark.parametrize("mode", ["wb", "xb", "ab", "r+b"])
+async def test_files_are_blocking_as_those_of_open(tmp_path, mode):
+    path = tmp_path / "file"
+    if mode == "r+b":
+        path.touch()
+    async with files.open(path, mode) as file:
+        assert os.get_blocking(file.fileno())
+        assert bool(fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_APPEND) == (mode == "ab")
+    async with files.TemporaryFile() as file:
+        assert os.get_blocking(file.fileno())
+
+
+async def test_opening_waits_for_a_lease_to_be_given_back(tmp_path):
+    """Who has it is told by a signal, and may take its time."""
+    path = tmp_path / "file"
+    path.touch()
+    fd = os.open(path, os.O_RDWR)
+    was = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        opening = asyncio.ensure_future(files.open(path, "wb"))
+        # Its holder can see that somebody wants the file.
+        await until(lambda: fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_WRLCK)
+        await turns(5)
+        assert not opening.done()
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        async with await opening as file:
+            assert os.get_blocking(file.fileno())
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGIO, was)
 
 
 async def test_a_fifo_is_read_to_its_end(fifo):

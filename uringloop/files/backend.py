@@ -18,7 +18,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 __all__ = ["APPEND", "STREAM", "Backend", "Opened", "Path", "backend_of", "outcome_of"]
@@ -145,14 +148,12 @@ class Backend:
         function: Callable[..., _T],
         *args: Any,
         undo: Callable[[_T], object] | None = None,
-        release: Callable[[], object] | None = None,
         is_due: bool = False,
     ) -> _T:
         """`function(*args)` in the default executor. Cancelled: not begun any more, or waited for.
 
         Parameters:
             undo: called with the result, in the loop's thread, if nobody is going to see it.
-            release: makes a call that may wait for ever return; called again and again until it does.
             is_due: it is made in any case.
         """
         begun = [True]  # pop() is atomic: either the thread takes it, or whoever cancels
@@ -175,16 +176,61 @@ class Backend:
                 except IndexError:
                     is_begun = True
             if is_begun:
-                error.outcome = await _finish(future, undo, release)  # type: ignore[attr-defined]
+                error.outcome = await _finish(future, undo)  # type: ignore[attr-defined]
             raise
+
+    async def open_fifo(self, path: Path, flags: int, mode: int, dir_fd: int | None) -> int:
+        """Open what waits until somebody opens the other end, in a thread of its own.
+
+        The executor and the kernel have few threads for all files: some FIFOs that nobody opens would take them all.
+        Cancelled: the other end is opened for a moment, which lets the thread go.
+        """
+        loop = self.loop
+        future: asyncio.Future[int] = loop.create_future()
+
+        def job() -> None:
+            fd, problem = -1, None
+            try:
+                fd = os.open(path, flags, mode, dir_fd=dir_fd)
+            except BaseException as error:
+                problem = error
+            try:
+                loop.call_soon_threadsafe(settle, fd, problem)
+            except RuntimeError:  # the loop is closed: nobody is going to see it
+                if fd >= 0:
+                    os.close(fd)
+
+        def settle(fd: int, problem: BaseException | None) -> None:
+            if problem is None:
+                future.set_result(fd)
+            else:
+                future.set_exception(problem)
+
+        threading.Thread(target=job, name=f"open {os.fsdecode(path)}", daemon=True).start()
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await _finish(future, os.close, lambda: _release_fifo(path, dir_fd))
+            raise
+
+
+def _release_fifo(path: Path, dir_fd: int | None) -> None:
+    """Let a thread go that waits in open() for the other end of a FIFO."""
+    with suppress(OSError):
+        if stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
+            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd))
 
 
 async def _finish(
     future: asyncio.Future[Any],
     undo: Callable[[Any], object] | None,
-    release: Callable[[], object] | None,
+    release: Callable[[], object] | None = None,
 ) -> Any:
-    """Wait for a call that cannot be taken back, however often we are cancelled; None if it failed."""
+    """Wait for a call that cannot be taken back, however often we are cancelled; None if it failed.
+
+    Parameters:
+        release: makes a call that may wait for ever return; called again and again until it does.
+    """
     while not future.done():
         if release is not None:
             release()

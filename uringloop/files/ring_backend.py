@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -37,6 +38,9 @@ _AT_EMPTY_PATH = 0x1000
 _STATX_BASIC_STATS = 0x7FF
 _IOV_MOST = 1024
 
+# Flags of open(2) with which a submission never opens (the second is O_TMPFILE without what it has of others).
+_FOR_WORKERS = os.O_CREAT | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
+
 
 def _at(dir_fd: int | None) -> int:
     return _AT_FDCWD if dir_fd is None else dir_fd
@@ -53,30 +57,33 @@ class RingBackend(Backend):
     async def open(self, path: Path, flags: int, mode: int, dir_fd: int | None = None) -> Opened:
         name = os.fsencode(path)
         flags |= os.O_CLOEXEC
-        # Submissions open without waiting, as if O_NONBLOCK were given: the writing end of a FIFO then fails, the
-        # reading end is there before anybody writes. For these a worker waits, who can be cancelled.
-        must_wait = not flags & os.O_NONBLOCK
+        if flags & os.O_NONBLOCK:
+            return _described(await self._openat(dir_fd, name, flags, mode))
+        # What the submission opens, it opens without waiting, as if O_NONBLOCK were given: the writing end of a FIFO
+        # then fails, the reading end is there before anybody writes. What only a worker opens would wait there, and
+        # workers are few: eight FIFOs that nobody reads, and no file could be written any more.
+        is_for_worker = bool(flags & _FOR_WORKERS)
         try:
-            fd = await self._openat(dir_fd, name, flags, mode, False)
+            fd = await self._openat(dir_fd, name, flags | (os.O_NONBLOCK if is_for_worker else 0), mode)
         except OSError as error:
-            if error.errno != errno.ENXIO or not must_wait:
+            if error.errno == errno.ENXIO:
+                return _described(await self.open_fifo(path, flags, mode, dir_fd))
+            if error.errno != errno.EAGAIN:
                 raise
-            fd = await self._openat(dir_fd, name, flags, mode, True)
-            must_wait = False
-        try:
-            opened = Opened(fd, *describe_now(fd))
-        except BaseException:
-            os.close(fd)
-            raise
-        if must_wait and stat.S_ISFIFO(opened.st_mode) and not flags & os.O_RDWR:
+            # Somebody has a lease on the file, and a minute at most to give it back.
+            return _described(await self._openat(dir_fd, name, flags, mode))
+        opened = _described(fd)
+        if stat.S_ISFIFO(opened.st_mode) and not flags & (os.O_WRONLY | os.O_RDWR):
             try:
-                return opened._replace(fd=await self._openat(dir_fd, name, flags, mode, True))
+                return opened._replace(fd=await self.open_fifo(path, flags, mode, dir_fd))
             finally:
                 os.close(fd)
+        if is_for_worker:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
         return opened
 
-    async def _openat(self, dir_fd: int | None, name: bytes, flags: int, mode: int, is_async: bool) -> int:
-        request = self._ring.openat(_at(dir_fd), name, flags, mode, is_async)
+    async def _openat(self, dir_fd: int | None, name: bytes, flags: int, mode: int) -> int:
+        request = self._ring.openat(_at(dir_fd), name, flags, mode)
         try:
             return await request
         except asyncio.CancelledError:
@@ -254,6 +261,14 @@ class RingBackend(Backend):
         flags = _AT_SYMLINK_FOLLOW if follow_symlinks and is_linkat else 0
         names = _at(source_dir), os.fsencode(source), _at(target_dir), os.fsencode(target)
         await self._add(lib.io_uring_prep_linkat, *names, flags)
+
+
+def _described(fd: int) -> Opened:
+    try:
+        return Opened(fd, *describe_now(fd))
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def _result(request: Any) -> int:

@@ -137,8 +137,8 @@ cdef class RingFiles:
         finally:
             PyBuffer_Release(&memory)
 
-    def openat(self, int dir_fd, bytes path not None, int flags, unsigned mode, bint is_async):
-        """A request that opens a file; never by the submission itself if `is_async`."""
+    def openat(self, int dir_fd, bytes path not None, int flags, unsigned mode):
+        """A request that opens a file."""
         cdef io_uring_sqe sqe
         memset(&sqe, 0, sizeof(sqe))
         sqe.opcode = OP_OPENAT
@@ -146,8 +146,6 @@ cdef class RingFiles:
         sqe.addr = <uint64_t><uintptr_t>PyBytes_AS_STRING(path)
         sqe.len = mode
         sqe.timeout_flags = <uint32_t>flags  # open_flags
-        if is_async:
-            sqe.flags = ASYNC
         return self.submit(&sqe, path, True)
 
     def close(self, int fd, bint is_async):

@@ -2,8 +2,7 @@
 
 What may wait for ever does not wait in a thread: reads and writes of pipes, terminals and sockets wait in the loop
 until the descriptor is ready, through a duplicate of it (somebody else may watch the same number), and then take or
-give no more than is possible without waiting. Opening a FIFO whose other end nobody opens does wait in a thread;
-cancelling it opens the other end for a moment, which lets the thread go.
+give no more than is possible without waiting. Opening a FIFO waits in a thread of its own (`Backend.open_fifo`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import os
 import select
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from .backend import APPEND, Backend, Buffer, Opened, Path
@@ -27,8 +25,11 @@ def _describe(fd: int) -> Opened:
     return Opened(fd, seen.st_mode, seen.st_size, seen.st_blksize)
 
 
-def _open(path: Path, flags: int, mode: int, dir_fd: int | None) -> Opened:
-    fd = os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=dir_fd)
+def _open(path: Path, flags: int, mode: int, dir_fd: int | None) -> Opened | None:
+    """None if it is a FIFO, which may wait for ever."""
+    if not flags & os.O_NONBLOCK and _is_fifo(path, dir_fd):
+        return None
+    fd = os.open(path, flags, mode, dir_fd=dir_fd)
     try:
         return _describe(fd)
     except BaseException:
@@ -36,19 +37,25 @@ def _open(path: Path, flags: int, mode: int, dir_fd: int | None) -> Opened:
         raise
 
 
+def _unopen(opened: Opened | None) -> None:
+    if opened is not None:
+        os.close(opened.fd)
+
+
+def _is_fifo(path: Path, dir_fd: int | None) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 class ThreadBackend(Backend):
     """Each operation is a call in a thread."""
 
     async def open(self, path: Path, flags: int, mode: int, dir_fd: int | None = None) -> Opened:
-        return await self.call(
-            _open,
-            path,
-            flags,
-            mode,
-            dir_fd,
-            undo=lambda opened: os.close(opened.fd),
-            release=lambda: _release_fifo(path, dir_fd),
-        )
+        flags |= os.O_CLOEXEC
+        opened = await self.call(_open, path, flags, mode, dir_fd, undo=_unopen)
+        return opened or _describe(await self.open_fifo(path, flags, mode, dir_fd))
 
     async def describe(self, fd: int) -> Opened:
         return await self.call(_describe, fd)
@@ -204,13 +211,6 @@ def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if libc.fallocate(fd, mode, offset, length) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-
-
-def _release_fifo(path: Path, dir_fd: int | None) -> None:
-    """Let a thread go that waits in open() for the other end of a FIFO."""
-    with suppress(OSError):
-        if stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
-            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd))
 
 
 def _wake(ready: asyncio.Future[None]) -> None:
