@@ -122,10 +122,25 @@ async def test_a_cancelled_open_leaves_no_descriptor(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     for number in range(100):
         mode = ("rb", "wb", "r")[number % 3]
-        result = await cancelled_after(files.open(path, mode)._open(), number % 6)
+        result = await cancelled_after(files.open(path, mode), number % 6)
         if not isinstance(result, asyncio.CancelledError):
             await result.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_after_a_timeout_its_cause_says_how_much_was_written(tmp_path):
+    reading_fd, writing_fd = os.pipe()
+    async with files.open(reading_fd, "rb") as reader:
+        async with files.open(writing_fd, "wb") as writer:
+            with pytest.raises(TimeoutError) as caught:
+                await asyncio.wait_for(writer.write(bytes(1 << 20)), 0.05)
+            written = caught.value.__cause__.characters_written
+            assert 0 < written < 1 << 20
+            with pytest.raises(TimeoutError) as caught:
+                async with asyncio.timeout(0.05):
+                    await writer.write(bytes(1 << 20))
+            assert caught.value.__cause__.characters_written == 0  # nobody has read anything
+        assert len(await reader.read()) == written
 
 
 async def test_a_timeout_around_an_operation_is_one(tmp_path):
@@ -195,4 +210,4 @@ def _one(chance, file, path):
         return files.stat(path)
     if which == 3:
         return file.read(5000)
-    return files.open(path, "rb")._open()
+    return files.open(path, "rb")

@@ -12,6 +12,9 @@ from uringloop import files
 
 pytestmark = pytest.mark.slow
 
+# So many times the usual number of examples, for a longer search: URINGLOOP_EXAMPLES=100.
+TIMES = int(os.environ.get("URINGLOOP_EXAMPLES", "1"))
+
 SIZES = st.one_of(st.integers(0, 30), st.integers(0, 20_000), st.sampled_from([8192, 131_072, 300_000]))
 POSITIONS = st.one_of(st.integers(0, 50), st.integers(0, 400_000))
 # After how many turns the operation is cancelled; most are not.
@@ -146,7 +149,7 @@ async def scenario(path, buffering, steps):
 
 @pytest.mark.parametrize("buffering", [-1, 100])
 def test_a_file_is_what_its_model_is(loop, tmp_path, buffering):
-    @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=120 * TIMES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(STEPS, max_size=25))
     def check(steps):
         run(loop, scenario(tmp_path / "file", buffering, steps))

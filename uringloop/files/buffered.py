@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import operator
 import os
+from asyncio.events import _get_running_loop
 from typing import Any
 
 from .backend import STREAM, Backend, Buffer, Opened, outcome_of
-from .common import BinaryFile, bytes_view
-from .modes import Mode
+from .common import BinaryFile, bytes_view, writable_view
+from .modes import Mode, optional_size
 
 READ_AHEAD_FIRST_BYTES = 8 * 1024
 READ_AHEAD_MOST_BYTES = 256 * 1024
@@ -68,8 +70,8 @@ class BufferedFile(BinaryFile):
 
     async def read(self, size: int | None = -1, /) -> bytes:
         """`size` bytes, fewer only at the end; or everything to the end."""
-        if size is None:
-            size = -1
+        if type(size) is not int:
+            size = optional_size(size)
         if size >= 0 and not self._lock.locked():
             end = self._at + size
             if end <= len(self._ahead) and not self._is_closing and size:
@@ -184,6 +186,7 @@ class BufferedFile(BinaryFile):
         """What there is, at most `size` bytes, with at most one read."""
         self._check_readable("read1")
         self._check_open("read of closed file")
+        size = operator.index(size)
         if size < 0:
             size = self._chunk_first_bytes
         async with self._lock:
@@ -191,6 +194,20 @@ class BufferedFile(BinaryFile):
                 if self._dirty:
                     await self._write_dirty()
                 self._ahead, self._at = await self._chunk(size if self._is_seekable else 1, self._position), 0
+            return self._take(min(size, len(self._ahead) - self._at))
+
+    async def _read_some(self, size: int) -> bytes:
+        """For TextFile: `size` bytes of a file, fewer only at its end; of a stream what there is. At most one read."""
+        async with self._lock:
+            if self._dirty:
+                await self._write_dirty()
+            while (have := len(self._ahead) - self._at) < size and (self._is_regular or not have):
+                n_changes = self._n_changes
+                wanted = size - have if self._is_seekable else 1
+                part = await self._chunk(wanted, self._position + have)
+                if n_changes == self._n_changes or not self._is_seekable:
+                    self._ahead, self._at = self._ahead[self._at :] + part if have else part, 0
+                    break  # else a pwrite() came in between: what was ahead is gone
             return self._take(min(size, len(self._ahead) - self._at))
 
     async def readinto(self, buffer: Any, /) -> int:
@@ -204,7 +221,7 @@ class BufferedFile(BinaryFile):
     async def _readinto(self, buffer: Any, how: Any) -> int:
         self._check_readable("read")
         self._check_open("readinto of closed file")
-        view = bytes_view(buffer)
+        view = writable_view(buffer, "readinto1" if how == self.read1 else "readinto")
         if not self._is_seekable or len(view) < self._chunk_most_bytes or how == self.read1:
             data = await how(len(view))
             view[: len(data)] = data
@@ -233,6 +250,7 @@ class BufferedFile(BinaryFile):
 
     async def peek(self, size: int = 0, /) -> bytes:
         """What is there without taking it, after at most one read."""
+        operator.index(size)
         self._check_readable("peek")
         self._check_open("peek of closed file")
         async with self._lock:
@@ -244,7 +262,9 @@ class BufferedFile(BinaryFile):
 
     async def readline(self, size: int | None = -1, /) -> bytes:
         """A line with its end; at most `size` bytes of it."""
-        line = b"" if self._lock.locked() or self._is_closing else self._line_ahead(size)
+        if type(size) is not int:
+            size = optional_size(size)
+        line = b"" if self._lock.locked() or self._is_closing or size >= 0 else self._line_ahead()
         if line:
             return line
         self._check_readable("read")
@@ -253,12 +273,11 @@ class BufferedFile(BinaryFile):
             if self._dirty:
                 await self._write_dirty()
             searched = 0
-            most = -1 if size is None or size < 0 else size
             while True:
                 have = len(self._ahead) - self._at
                 end = self._ahead.find(b"\n", self._at + searched) + 1 - self._at
-                if 0 <= most <= (end if end > 0 else have):
-                    return self._take(most)
+                if 0 <= size <= (end if end > 0 else have):
+                    return self._take(size)
                 if end > 0:
                     return self._take(end)
                 searched = have
@@ -266,10 +285,10 @@ class BufferedFile(BinaryFile):
                 if len(self._ahead) - self._at == have:
                     return self._take(have)
 
-    def _line_ahead(self, size: int | None) -> bytes:
+    def _line_ahead(self) -> bytes:
         """The next line, if all of it is in memory."""
         end = self._ahead.find(b"\n", self._at) + 1
-        if not end or (size is not None and size >= 0):
+        if not end:
             return b""
         line = self._ahead[self._at : end]
         self._position += end - self._at
@@ -288,6 +307,8 @@ class BufferedFile(BinaryFile):
         view = data if type(data) is bytes else bytes_view(data)
         size = len(view)
         self._check_open("write to closed file")
+        if _get_running_loop() is not self._loop:
+            self._refuse_loop()
         if len(self._dirty) + size <= self._most_dirty_bytes and not self._ahead and not self._lock.locked():
             self._dirty += view
             self._position += size

@@ -6,6 +6,9 @@ How it works:
 2. The kernel's own file position is not used: each file keeps its position and gives offsets, so that a cancelled
    operation cannot move it. Files opened for appending write at the kernel's position, which is read back.
 
+3. A file belongs to the loop that opened it. Whatever needs the descriptor, and every write, refuses other loops: the
+   request would go to a ring that somebody else runs, or nobody.
+
 Invariant: the descriptor is closed only when nobody uses it any more (`_n_users` is 0): in a thread, or in a request
 that was not submitted yet, its number could otherwise mean another file.
 """
@@ -20,13 +23,14 @@ import os
 import stat
 import sys
 import warnings
+from asyncio.events import _get_running_loop
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from .backend import APPEND, STREAM, Backend, Buffer, Opened, Path, outcome_of
-from .modes import Mode
+from .modes import Mode, optional_size
 
 _F = TypeVar("_F", bound="BinaryFile")
 
@@ -46,6 +50,19 @@ def bytes_view(data: Any) -> memoryview:
     return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
 
 
+def writable_view(buffer: Any, caller: str) -> memoryview:
+    """The same of memory that is going to be filled."""
+    try:
+        view = bytes_view(buffer)
+        if not view.readonly:
+            return view
+    except TypeError:
+        pass
+    raise TypeError(
+        f"{caller}() argument must be read-write bytes-like object, not {type(buffer).__name__}"
+    ) from None
+
+
 class BinaryFile:
     """A file of bytes; RawFile and BufferedFile say how it is read and written."""
 
@@ -53,6 +70,7 @@ class BinaryFile:
         self, backend: Backend, opened: Opened, mode: Mode, name: str | bytes | int, closefd: bool
     ) -> None:
         self._backend = backend
+        self._loop = backend.loop
         self._fd = opened.fd
         self._mode = mode
         self._closefd = closefd
@@ -63,6 +81,8 @@ class BinaryFile:
         self._closed_waiter: asyncio.Future[None] | None = None
         self.name: Any = name
         self._delete_path: Path | None = None  # of a temporary file: its name goes when it is closed
+        self._opened_at = ""  # " opened at FILE:LINE" in debug mode
+        self._text_kind: tuple[str, str] | None = None  # mode and encoding of the text file above
         self._is_regular = stat.S_ISREG(opened.st_mode)
         self._size_hint_bytes = opened.st_size
         # Where the next read or write takes place, if the file is seekable.
@@ -84,7 +104,8 @@ class BinaryFile:
     # What it is
 
     def __repr__(self) -> str:
-        return f"<uringloop.files.{type(self).__name__} name={self.name!r} mode={self.mode!r}>"
+        closed = " closed" if self._is_closing else ""
+        return f"<uringloop.files.{type(self).__name__} name={self.name!r} mode={self.mode!r}{closed}>"
 
     @property
     def mode(self) -> str:
@@ -146,8 +167,17 @@ class BinaryFile:
         """The descriptor, for one operation; every _enter() has its _leave()."""
         if self._fd < 0:
             raise ValueError("I/O operation on closed file")
+        if _get_running_loop() is not self._loop:
+            self._refuse_loop()
         self._n_users += 1
         return self._fd
+
+    def _refuse_loop(self) -> NoReturn:
+        if self._loop.is_closed():
+            raise RuntimeError(f"the event loop that opened {self!r} is closed: nothing but close() works")
+        raise RuntimeError(
+            f"{self!r} belongs to the event loop that opened it, which is another one: {self._loop!r}"
+        )
 
     def _leave(self) -> None:
         self._n_users -= 1
@@ -371,11 +401,11 @@ class BinaryFile:
     async def readlines(self, hint: int | None = None, /) -> list[bytes]:
         """All lines, or as many as make up `hint` bytes."""
         lines: list[bytes] = []
-        n_bytes = 0
+        n_bytes, most = 0, optional_size(hint)
         while line := await self.readline():
             lines.append(line)
             n_bytes += len(line)
-            if hint is not None and 0 < hint < n_bytes:
+            if 0 < most < n_bytes:
                 break
         return lines
 
@@ -415,17 +445,19 @@ class BinaryFile:
                 await asyncio.shield(self._closed_waiter)
             return
         if (
-            self._backend.loop.is_closed()
+            self._loop.is_closed()
         ):  # nobody could wait for anything: what is buffered must not be lost for that
             self._close_at_once()
             return
+        if _get_running_loop() is not self._loop:
+            self._refuse_loop()
         self._is_closing = True
-        self._closed_waiter = done = self._backend.loop.create_future()
+        self._closed_waiter = done = self._loop.create_future()
         problem: BaseException | None = None
         try:
             problem = await self._outlast(self._finish)
             while self._n_users:
-                self._idle = self._backend.loop.create_future()
+                self._idle = self._loop.create_future()
                 problem = await self._outlast(lambda: asyncio.wait([self._idle])) or problem
             fd, self._fd = self._fd, -1
             if self._closefd:
@@ -493,10 +525,16 @@ class BinaryFile:
         fd = getattr(self, "_fd", -1)
         if fd < 0 or not self._closefd:
             return
+        if sys is not None and not sys.is_finalizing():
+            name = repr(self)
+            if self._text_kind is not None:
+                name = "<uringloop.files.TextFile name={!r} mode={!r} encoding={!r}>".format(
+                    self.name, *self._text_kind
+                )
+            # The line that is shown is where the last reference went, as with io's files.
+            _warn(f"unclosed file {name}{self._opened_at}", ResourceWarning, stacklevel=2, source=self)
         self._fd = -1
         self._is_closing = True
-        if sys is not None and not sys.is_finalizing():
-            _warn(f"unclosed file {self!r}", ResourceWarning, source=self)
         with suppress(OSError):
             if rest := self._unwritten():  # as io does; nobody is left who could wait for it
                 if self._is_seekable and not self._mode.is_appending:

@@ -7,11 +7,13 @@ import errno
 import os
 import shutil
 import stat
-from typing import Any
+from typing import Any, TypeVar
 
 from . import functions
 from .backend import STREAM, Backend, Path, backend_of, outcome_of
 from .opening import open_fd
+
+_P = TypeVar("_P", bound=Path)
 
 # Bytes per system call: how long a cancellation may have to wait.
 _COPY_BYTES = 16 << 20
@@ -91,13 +93,14 @@ async def _through(
     return filled
 
 
-async def copyfile(src: Path, dst: Path, *, follow_symlinks: bool = True) -> Any:
+async def copyfile(src: Path, dst: _P, *, follow_symlinks: bool = True) -> _P:
     """As shutil.copyfile: the contents of a file into another, by copy_file_range(2), which shares blocks where the
     file system can. That call is made in the default executor, on every loop: io_uring has nothing for it.
 
     Cancelled: the new file is left as far as it came, as with every failure.
     """
     backend = backend_of(asyncio.get_running_loop())
+    target_path: Path = dst
     source_seen = await functions.stat(src, follow_symlinks=follow_symlinks)
     try:
         target_seen = await functions.stat(dst)
@@ -105,9 +108,9 @@ async def copyfile(src: Path, dst: Path, *, follow_symlinks: bool = True) -> Any
         pass
     else:
         if os.path.samestat(await functions.stat(src), target_seen):
-            raise shutil.SameFileError(f"{os.fspath(src)!r} and {os.fspath(dst)!r} are the same file")
+            raise shutil.SameFileError(f"{os.fspath(src)!r} and {os.fspath(target_path)!r} are the same file")
         if stat.S_ISFIFO(target_seen.st_mode):
-            raise shutil.SpecialFileError(f"`{os.fspath(dst)!r}` is a named pipe")
+            raise shutil.SpecialFileError(f"`{os.fspath(target_path)!r}` is a named pipe")
     if stat.S_ISFIFO(source_seen.st_mode):
         raise shutil.SpecialFileError(f"`{os.fspath(src)!r}` is a named pipe")
     if not follow_symlinks and stat.S_ISLNK(source_seen.st_mode):
@@ -115,7 +118,7 @@ async def copyfile(src: Path, dst: Path, *, follow_symlinks: bool = True) -> Any
         return dst
     source = await open_fd(backend, os.fspath(src), os.O_RDONLY)
     try:
-        target = await open_fd(backend, os.fspath(dst), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        target = await open_fd(backend, os.fspath(target_path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             await _copy(backend, source.fd, target.fd)
         finally:

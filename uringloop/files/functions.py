@@ -12,7 +12,7 @@ import stat as _stat
 import sys
 from collections.abc import Awaitable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from .backend import Backend, Path, backend_of
 from .modes import check_path
@@ -157,6 +157,10 @@ async def link(
     await _named(_backend().link(src, dst, src_dir_fd, dst_dir_fd, follow_symlinks), src, dst)
 
 
+@overload
+async def readlink(path: str | os.PathLike[str], *, dir_fd: int | None = None) -> str: ...
+@overload
+async def readlink(path: bytes | os.PathLike[bytes], *, dir_fd: int | None = None) -> bytes: ...
 async def readlink(path: Path, *, dir_fd: int | None = None) -> Any:
     """As os.readlink. In the default executor."""
 
@@ -166,7 +170,11 @@ async def readlink(path: Path, *, dir_fd: int | None = None) -> Any:
     return await _backend().call(read)
 
 
-async def listdir(path: Path | int | None = None) -> list[Any]:
+@overload
+async def listdir(path: str | os.PathLike[str] | int | None = None) -> list[str]: ...
+@overload
+async def listdir(path: bytes | os.PathLike[bytes]) -> list[bytes]: ...
+async def listdir(path: Path | int | None = None) -> Any:
     """As os.listdir. In the default executor."""
     return await _backend().call(os.listdir, path)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import io
 import locale
+import operator
 import os
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .backend import Path
 
@@ -115,6 +116,16 @@ def check_file(file: Path | int) -> str | bytes | int:
         raise TypeError(f"expected str, bytes or os.PathLike object, not {type(file).__name__}") from None
     check_path(path)
     return path
+
+
+def optional_size(size: Any) -> int:
+    """A number of bytes or characters, -1 for None; raises TypeError with io's text."""
+    if size is None:
+        return -1
+    try:
+        return operator.index(size)
+    except TypeError:
+        raise TypeError(f"argument should be integer or None, not {type(size).__name__!r}") from None
 
 
 def check_path(path: Path) -> None:

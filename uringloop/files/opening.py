@@ -1,4 +1,4 @@
-"""`open`: what it returns can be awaited or used with `async with`."""
+"""`open`: what it returns can be awaited or used with `async with`, and complains if it is forgotten."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Callable, Generator
+import warnings
+from asyncio.events import _get_running_loop
+from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from .backend import Backend, Opened, Path, backend_of
 from .buffered import BufferedFile
@@ -29,24 +31,74 @@ from .text import TextFile
 AnyFile = RawFile | BufferedFile | TextFile
 _F = TypeVar("_F", bound=AnyFile)
 Opener = Callable[[str, int], int]
+TextMode = Literal["r", "w", "a", "x", "r+", "w+", "a+", "x+", "rt", "wt", "at", "xt", "r+t", "w+t"]
+BinaryMode = Literal["rb", "wb", "ab", "xb", "rb+", "r+b", "wb+", "w+b", "ab+", "a+b", "xb+", "x+b"]
 
 
-class Opening(Generic[_F]):
-    """A file that is going to be opened: by `await`, or by `async with`, which also closes it."""
+def place_of_caller() -> str:
+    """ " at FILE:LINE" of who called `open` or the like, in asyncio's debug mode or Python's; else nothing."""
+    loop = _get_running_loop()
+    if not (sys.flags.dev_mode if loop is None else loop.get_debug()):
+        return ""
+    frame = sys._getframe(2)
+    return f" at {frame.f_code.co_filename}:{frame.f_lineno}"
 
-    def __init__(self, open_it: Callable[[], Any]) -> None:
+
+class Opening(Coroutine[Any, Any, _F]):
+    """A file that is going to be opened: by `await`, or by `async with`, which also closes it.
+
+    It is a coroutine, too, so that tasks take it as it is: one that is cancelled before its first step then ends it as
+    it ends any coroutine, and nothing is forgotten that should be complained about.
+    """
+
+    def __init__(self, open_it: Callable[[], Any], function: str, args: tuple[Any, ...], place: str) -> None:
         self._open_it: Callable[[], Any] | None = open_it
         self._file: _F | None = None
+        self._coroutine: Coroutine[Any, Any, _F] | None = None  # what a task runs
+        self._args = args
+        self._place = place
+        self.__name__ = self.__qualname__ = f"uringloop.{function}"  # for a task's repr()
+
+    def __repr__(self) -> str:
+        return f"<{self._call()} {'awaited' if self._open_it is None else 'not awaited yet'}>"
+
+    def _call(self) -> str:
+        return f"{self.__name__}({', '.join(map(repr, self._args))})"
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if getattr(self, "_open_it", None) is None or sys is None or sys.is_finalizing():
+            return
+        # As for a coroutine. The line that is shown is where the last reference went.
+        place = self._place and f", called{self._place}"
+        _warn(f"{self._call()} was never awaited{place}", RuntimeWarning, stacklevel=2, source=self)
 
     async def _open(self) -> _F:
         if self._open_it is None:
-            raise RuntimeError("this uringloop.open() was awaited already")
+            raise RuntimeError(f"{self._call()} was awaited already")
         open_it, self._open_it = self._open_it, None
         file: _F = await open_it()
+        if self._place:
+            binary: BinaryFile = file.buffer if isinstance(file, TextFile) else file
+            binary._opened_at = f" opened{self._place}"
         return file
 
     def __await__(self) -> Generator[Any, Any, _F]:
         return self._open().__await__()
+
+    def send(self, value: Any) -> Any:
+        if self._coroutine is None:
+            self._coroutine = self._open()
+        return self._coroutine.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        if self._coroutine is None:
+            self._coroutine, self._open_it = self._open(), None
+        return self._coroutine.throw(*args)
+
+    def close(self) -> None:
+        self._open_it = None
+        if self._coroutine is not None:
+            self._coroutine.close()
 
     async def __aenter__(self) -> _F:
         self._file = await self._open()
@@ -62,7 +114,7 @@ class Opening(Generic[_F]):
 @overload
 def open(
     file: Path | int,
-    mode: Literal["r", "w", "a", "x", "r+", "w+", "a+", "x+", "rt", "wt", "at", "xt", "r+t", "w+t"] = "r",
+    mode: TextMode = "r",
     buffering: int = -1,
     encoding: str | None = None,
     errors: str | None = None,
@@ -73,7 +125,7 @@ def open(
 @overload
 def open(  # type: ignore[overload-overlap]
     file: Path | int,
-    mode: Literal["rb", "wb", "ab", "xb", "rb+", "r+b", "wb+", "w+b", "ab+", "a+b", "xb+", "x+b"],
+    mode: BinaryMode,
     buffering: Literal[0],
     encoding: None = None,
     errors: None = None,
@@ -84,7 +136,7 @@ def open(  # type: ignore[overload-overlap]
 @overload
 def open(
     file: Path | int,
-    mode: Literal["rb", "wb", "ab", "xb", "rb+", "r+b", "wb+", "w+b", "ab+", "a+b", "xb+", "x+b"],
+    mode: BinaryMode,
     buffering: int = -1,
     encoding: None = None,
     errors: None = None,
@@ -138,7 +190,7 @@ def open(
             backend, opened, wanted, mode, name, closefd, buffering, encoding, errors, newline
         )
 
-    return Opening(open_it)
+    return Opening(open_it, "open", (name, mode), place_of_caller())
 
 
 async def open_fd(
@@ -154,7 +206,7 @@ async def open_fd(
         else:
             opened = await backend.open(target, flags, 0o666)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and is_own:  # io does not name a descriptor that is none
             error.filename = target
         raise
     if stat.S_ISDIR(opened.st_mode):

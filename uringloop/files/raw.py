@@ -8,7 +8,8 @@ import os
 from typing import Any
 
 from .backend import STREAM, outcome_of
-from .common import BinaryFile, bytes_view
+from .common import BinaryFile, bytes_view, writable_view
+from .modes import optional_size
 
 _LINE_BYTES = 1024
 
@@ -31,7 +32,9 @@ class RawFile(BinaryFile):
         """At most `size` bytes, or everything to the end."""
         self._check_open()
         self._check_readable("read")
-        if size is None or size < 0:
+        if type(size) is not int:
+            size = optional_size(size)
+        if size < 0:
             return await self.readall()
         async with self._lock:
             return await self._read(size)
@@ -70,7 +73,7 @@ class RawFile(BinaryFile):
         """Read once into somebody's memory; how many bytes."""
         self._check_open()
         self._check_readable("read")
-        view = bytes_view(buffer)
+        view = writable_view(buffer, "readinto")
         async with self._lock:
             if not self._is_seekable:  # by way of bytes that can be kept
                 data = await self._read(len(view))
@@ -88,7 +91,7 @@ class RawFile(BinaryFile):
         """A line with its end; without a buffer, that is one byte at a time in a stream."""
         self._check_open()
         self._check_readable("read")
-        most = -1 if size is None else size
+        most = optional_size(size)
         async with self._lock:
             line = b""
             while most < 0 or len(line) < most:

@@ -10,19 +10,25 @@ import asyncio
 import errno
 import os
 import shutil
+import sys
 import tempfile
+import warnings
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, overload
 
 from .backend import Backend, Opened, Path, backend_of
+from .buffered import BufferedFile
 from .common import BinaryFile
 from .functions import mkdir
 from .modes import check_text_arguments, parse_mode, resolve_encoding
-from .opening import AnyFile, Opening, make_file
+from .opening import AnyFile, BinaryMode, Opening, TextMode, make_file, place_of_caller
+from .raw import RawFile
 from .text import TextFile
 
 _ATTEMPTS = 10_000
+# States of a TemporaryDirectory
+_NOT_AWAITED, _AWAITED, _THERE, _REMOVED = "not awaited yet", "awaited", "there", "removed"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 # What O_TMPFILE answers where the file system, or the kernel's idea of it, has no files without names.
 _HAS_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
@@ -80,6 +86,7 @@ def _opening(
     errors: str | None,
     is_named: bool,
     delete: bool,
+    place: str,
 ) -> Opening[Any]:
     wanted = parse_mode(mode)
     check_text_arguments(wanted, buffering, encoding, errors, newline)
@@ -104,9 +111,69 @@ def _opening(
             binary._delete_path = str(name)
         return file
 
-    return Opening(open_it)
+    return Opening(open_it, f"files.{'Named' if is_named else ''}TemporaryFile", (mode,), place)
 
 
+@overload
+def TemporaryFile(
+    mode: TextMode,
+    buffering: int = -1,
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: str | None = None,
+    prefix: str | None = None,
+    dir: Path | None = None,
+    *,
+    errors: str | None = None,
+) -> Opening[TextFile]: ...
+@overload
+def TemporaryFile(  # type: ignore[overload-overlap]
+    mode: BinaryMode,
+    buffering: Literal[0],
+    encoding: None = None,
+    newline: None = None,
+    suffix: str | None = None,
+    prefix: str | None = None,
+    dir: Path | None = None,
+    *,
+    errors: None = None,
+) -> Opening[RawFile]: ...
+@overload
+def TemporaryFile(  # type: ignore[overload-overlap]
+    mode: BinaryMode = "w+b",
+    *,
+    buffering: Literal[0],
+    encoding: None = None,
+    newline: None = None,
+    suffix: str | None = None,
+    prefix: str | None = None,
+    dir: Path | None = None,
+    errors: None = None,
+) -> Opening[RawFile]: ...
+@overload
+def TemporaryFile(
+    mode: BinaryMode = "w+b",
+    buffering: int = -1,
+    encoding: None = None,
+    newline: None = None,
+    suffix: str | None = None,
+    prefix: str | None = None,
+    dir: Path | None = None,
+    *,
+    errors: None = None,
+) -> Opening[BufferedFile]: ...
+@overload
+def TemporaryFile(
+    mode: str,
+    buffering: int = -1,
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: str | None = None,
+    prefix: str | None = None,
+    dir: Path | None = None,
+    *,
+    errors: str | None = None,
+) -> Opening[Any]: ...
 def TemporaryFile(
     mode: str = "w+b",
     buffering: int = -1,
@@ -119,9 +186,75 @@ def TemporaryFile(
     errors: str | None = None,
 ) -> Opening[Any]:
     """A file without a name, as tempfile.TemporaryFile."""
-    return _opening(mode, buffering, encoding, newline, suffix, prefix, dir, errors, False, True)
+    place = place_of_caller()
+    return _opening(mode, buffering, encoding, newline, suffix, prefix, dir, errors, False, True, place)
 
 
+@overload
+def NamedTemporaryFile(
+    mode: TextMode,
+    buffering: int = -1,
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: str | None = None,
+    prefix: str | None = None,
+    dir: Path | None = None,
+    delete: bool = True,
+    *,
+    errors: str | None = None,
+) -> Opening[TextFile]: ...
+@overload
+def NamedTemporaryFile(  # type: ignore[overload-overlap]
+    mode: BinaryMode,
+    buffering: Literal[0],
+    encoding: None = None,
+    newline: None = None,
+    suffix: str | None = None,
+    prefix: str | None = None,
+    dir: Path | None = None,
+    delete: bool = True,
+    *,
+    errors: None = None,
+) -> Opening[RawFile]: ...
+@overload
+def NamedTemporaryFile(  # type: ignore[overload-overlap]
+    mode: BinaryMode = "w+b",
+    *,
+    buffering: Literal[0],
+    encoding: None = None,
+    newline: None = None,
+    suffix: str | None = None,
+    prefix: str | None = None,
+    dir: Path | None = None,
+    delete: bool = True,
+    errors: None = None,
+) -> Opening[RawFile]: ...
+@overload
+def NamedTemporaryFile(
+    mode: BinaryMode = "w+b",
+    buffering: int = -1,
+    encoding: None = None,
+    newline: None = None,
+    suffix: str | None = None,
+    prefix: str | None = None,
+    dir: Path | None = None,
+    delete: bool = True,
+    *,
+    errors: None = None,
+) -> Opening[BufferedFile]: ...
+@overload
+def NamedTemporaryFile(
+    mode: str,
+    buffering: int = -1,
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: str | None = None,
+    prefix: str | None = None,
+    dir: Path | None = None,
+    delete: bool = True,
+    *,
+    errors: str | None = None,
+) -> Opening[Any]: ...
 def NamedTemporaryFile(
     mode: str = "w+b",
     buffering: int = -1,
@@ -135,7 +268,8 @@ def NamedTemporaryFile(
     errors: str | None = None,
 ) -> Opening[Any]:
     """A file with a `name`, as tempfile.NamedTemporaryFile; closing it removes it unless `delete` is false."""
-    return _opening(mode, buffering, encoding, newline, suffix, prefix, dir, errors, True, delete)
+    place = place_of_caller()
+    return _opening(mode, buffering, encoding, newline, suffix, prefix, dir, errors, True, delete, place)
 
 
 class TemporaryDirectory:
@@ -147,9 +281,29 @@ class TemporaryDirectory:
     def __init__(self, suffix: str | None = None, prefix: str | None = None, dir: Path | None = None) -> None:
         self._parts = suffix or "", "tmp" if prefix is None else prefix
         self._dir = dir
+        self._place = place_of_caller()
+        self._state = _NOT_AWAITED
         self.name = ""
 
+    def __repr__(self) -> str:
+        return f"<uringloop.files.TemporaryDirectory {self.name!r} {self._state}>"
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        state = getattr(self, "_state", _REMOVED)
+        if state not in (_NOT_AWAITED, _THERE) or sys is None or sys.is_finalizing():
+            return
+        place = self._place and f", called{self._place}"
+        if state == _NOT_AWAITED:
+            text = f"uringloop.files.TemporaryDirectory() was never awaited{place}"
+            _warn(text, RuntimeWarning, stacklevel=2, source=self)
+            return
+        _warn(f"implicitly cleaning up {self!r}{place}", ResourceWarning, stacklevel=2, source=self)
+        shutil.rmtree(self.name, ignore_errors=True)  # as tempfile's; nobody is left who could wait for it
+
     async def _make(self) -> TemporaryDirectory:
+        if self._state != _NOT_AWAITED:
+            raise RuntimeError("this uringloop.files.TemporaryDirectory() was awaited already")
+        self._state = _AWAITED
         backend = backend_of(asyncio.get_running_loop())
         folder = await _folder(backend, self._dir)
         for _ in range(_ATTEMPTS):
@@ -158,7 +312,7 @@ class TemporaryDirectory:
                 await mkdir(path, 0o700)
             except FileExistsError:
                 continue
-            self.name = path
+            self.name, self._state = path, _THERE
             return self
         raise FileExistsError(errno.EEXIST, "No usable temporary directory name found")
 
@@ -168,6 +322,7 @@ class TemporaryDirectory:
     async def cleanup(self) -> None:
         """Remove it and what is in it. In the default executor."""
         if self.name:
+            self._state = _REMOVED
             await backend_of(asyncio.get_running_loop()).call(_remove_tree, self.name)
 
     async def __aenter__(self) -> str:

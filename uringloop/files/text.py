@@ -6,6 +6,8 @@ How it works:
 2. `_snapshot` is the decoder's state before the last chunk, and the chunk. From it tell() finds out how many bytes
    make up the characters that were taken: by bisection, since decoding is fast and encoding again is not exact.
 3. Writing encodes at once; collecting is the buffer's business.
+4. A chunk that cannot be decoded is skipped, as io.TextIOWrapper skips it: the error is raised once, and reading goes
+   on behind it. What was decoded for the call that failed is lost with it.
 
 Positions are numbers for seek() and nothing else, as with io.TextIOWrapper: below 2**64 they are a position in bytes,
 above there are the decoder's flags and what must be decoded again to get there.
@@ -23,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from .buffered import BufferedFile
+from .modes import optional_size
 
 CHUNK_BYTES = 8192
 
@@ -44,6 +47,7 @@ class TextFile:
         self.encoding = encoding
         self.errors = errors or "strict"
         self.line_buffering = is_line_buffered
+        buffer._text_kind = mode, encoding
         self._lock = asyncio.Lock()
         self._readable = buffer._mode.is_readable
         self._writable = buffer._mode.is_writable
@@ -60,6 +64,8 @@ class TextFile:
         self._snapshot: tuple[int, bytes] | None = None
         # Where in `_decoded` the last chunk begins, and the snapshot before it, if there are several.
         self._last: tuple[int, tuple[int, bytes]] | None = None
+        # How many bytes a character had in the last chunk: for asking for as many bytes as are going to be needed.
+        self._bytes_per_character = 0.0
         if self._readable:
             decoder: Any = codecs.getincrementaldecoder(encoding)(self.errors)
             if self._is_universal:
@@ -73,7 +79,9 @@ class TextFile:
     # What it is
 
     def __repr__(self) -> str:
-        return f"<uringloop.files.TextFile name={self.name!r} mode={self.mode!r} encoding={self.encoding!r}>"
+        closed = " closed" if self.closed else ""
+        kind = f"mode={self.mode!r} encoding={self.encoding!r}{closed}"
+        return f"<uringloop.files.TextFile name={self.name!r} {kind}>"
 
     @property
     def name(self) -> Any:
@@ -116,63 +124,63 @@ class TextFile:
 
     async def read(self, size: int | None = -1, /) -> str:
         """`size` characters, fewer only at the end; or everything."""
-        if size is None:
-            size = -1
-        elif not hasattr(size, "__index__"):
-            raise TypeError(f"argument should be integer or None, not {type(size).__name__!r}")
+        if type(size) is not int:
+            size = optional_size(size)
         self._check_readable()
         async with self._lock:
             if size < 0:
-                state = self._decoder.getstate()
                 data = await self.buffer.read()
-                try:
-                    text: str = self._decoder.decode(data, final=True)
-                except UnicodeError:
-                    self._decoder.setstate(state)
-                    await self._put_back(data)
-                    raise
+                text: str = self._decoder.decode(data, final=True)
                 everything = self._decoded[self._used :] + text
                 self._forget()
                 return everything
-            while len(self._decoded) - self._used < size and await self._decode_chunk():
+            while (missing := size - len(self._decoded) + self._used) > 0 and await self._decode_chunk(
+                missing
+            ):
                 pass
             end = min(self._used + size, len(self._decoded))
             some = self._decoded[self._used : end]
             self._used = end
             return some
 
-    async def _put_back(self, data: bytes) -> None:
-        """After a decoding error the position is where the bytes began, if there are positions."""
-        if self.buffer._is_seekable:
-            await self.buffer.seek(-len(data), os.SEEK_CUR)
+    async def _decode_chunk(self, n_wanted: int = 0) -> bool:
+        """Decode one more chunk, large enough for so many characters; false at the end. What was used is dropped.
 
-    async def _decode_chunk(self) -> bool:
-        """Decode one more chunk; false at the end. What was used is dropped."""
+        A chunk that cannot be decoded is skipped, and what was there counts as used.
+        """
         if self._last is not None and self._used >= self._last[0]:
-            # All of the chunks before the last are used: positions may be counted from the last.
-            before, self._snapshot = self._last[0], self._last[1]
-            self._decoded = self._decoded[before:]
-            self._used -= before
-            self._last = None
-        pending, flags = state = self._decoder.getstate()
-        data = await self.buffer.read1(CHUNK_BYTES)
+            self._drop_before_last()
+        pending, flags = self._decoder.getstate()
+        data = await self.buffer._read_some(
+            max(CHUNK_BYTES, int(max(self._bytes_per_character, 1.0) * n_wanted))
+        )
         try:
             text = self._decoder.decode(data, final=not data)
-        except UnicodeError:
-            self._decoder.setstate(state)
-            await self._put_back(data)
+        except Exception:
+            if self._last is not None:
+                self._drop_before_last()
+            self._used = len(self._decoded)
             raise
+        self._bytes_per_character = len(data) / len(text) if text else 0.0
         if self._used < len(self._decoded) and self._snapshot is not None:
             self._last = (len(self._decoded), (flags, pending + data))
             self._snapshot = (self._snapshot[0], self._snapshot[1] + data)
             self._decoded += text
         else:
-            if self.buffer._is_seekable:
-                self._snapshot = (flags, pending + data)
+            has_position = self.buffer._is_seekable and self._used == len(self._decoded)
+            self._snapshot = (flags, pending + data) if has_position else None
             self._decoded = self._decoded[self._used :] + text
             self._used = 0
             self._last = None
-        return bool(data)
+        return bool(data or text)
+
+    def _drop_before_last(self) -> None:
+        """All of the chunks before the last are used: positions may be counted from the last."""
+        assert self._last is not None
+        before, self._snapshot = self._last
+        self._decoded = self._decoded[before:]
+        self._used -= before
+        self._last = None
 
     async def readline(self, size: int | None = -1, /) -> str:
         """A line with its end; at most `size` characters of it."""
@@ -189,17 +197,21 @@ class TextFile:
             while True:
                 end = self._line_end_from(self._used + searched) - self._used
                 have = len(self._decoded) - self._used
-                if end > 0 or 0 <= most <= have:
+                if end > 0 or (self._decoded and 0 <= most <= have):
                     break
                 # The last character may be the first half of "\r\n".
                 searched = max(have - 1, 0)
-                if (
-                    not await self._decode_chunk()
-                ):  # which may have given characters that the decoder held back
-                    end = self._line_end_from(self._used + searched) - self._used
-                    break
+                try:
+                    has_more = await self._decode_chunk()
+                except ValueError:  # of the decoder; the beginning of the line is lost, as in io
+                    self._decoded, self._used = "", 0
+                    raise
+                if not has_more:
+                    line = self._decoded[self._used :]
+                    self._forget()
+                    return line
             if end <= 0:
-                end = len(self._decoded) - self._used
+                end = have
             if most >= 0:
                 end = min(end, most)
             line = self._decoded[self._used : self._used + end]
@@ -221,11 +233,11 @@ class TextFile:
     async def readlines(self, hint: int | None = None, /) -> list[str]:
         """All lines, or as many as make up `hint` characters."""
         lines: list[str] = []
-        n_characters = 0
+        n_characters, most = 0, optional_size(hint)
         while line := await self.readline():
             lines.append(line)
             n_characters += len(line)
-            if hint is not None and 0 < hint < n_characters:
+            if 0 < most < n_characters:
                 break
         return lines
 
@@ -253,10 +265,11 @@ class TextFile:
             written = text
             if self._written_end != "\n" and "\n" in text:
                 written = text.replace("\n", self._written_end or "\n")
+            encoded = self._encoder.encode(written)  # an error leaves everything as it was
             self._forget()
             if self._decoder is not None:
                 self._decoder.reset()
-            await self.buffer.write(self._encoder.encode(written))
+            await self.buffer.write(encoded)
             if has_end:
                 await self.buffer.flush()
             return len(text)
@@ -291,7 +304,13 @@ class TextFile:
         if not self.buffer._is_seekable:
             raise io.UnsupportedOperation("underlying stream is not seekable")
         async with self._lock:
+            await self._flush_appended()
             return self._tell()
+
+    async def _flush_appended(self) -> None:
+        """Where what is appended ends is known only when it was written."""
+        if self.buffer._mode.is_appending and self.buffer._dirty:
+            await self.buffer.flush()
 
     def _tell(self) -> int:
         position = self.buffer._position
@@ -342,6 +361,7 @@ class TextFile:
             if whence == os.SEEK_CUR:
                 if cookie != 0:
                     raise io.UnsupportedOperation("can't do nonzero cur-relative seeks")
+                await self._flush_appended()
                 cookie = self._tell()
             elif whence == os.SEEK_END:
                 if cookie != 0:
@@ -386,12 +406,13 @@ class TextFile:
                 self._encoder.reset()
 
     async def truncate(self, size: int | None = None, /) -> int:
-        """Cut or extend the file to `size` bytes, or to the position."""
+        """Cut or extend the file to `size` bytes, or to the position of `buffer`."""
         self._check_open()
         if not self._writable:
             raise io.UnsupportedOperation("truncate")
         async with self._lock:
-            return await self.buffer.truncate(self._tell() if size is None else size)
+            # The position is the buffer's: as with io, behind what was read ahead.
+            return await self.buffer.truncate(size)
 
     # Closing
 

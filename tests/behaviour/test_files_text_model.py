@@ -1,0 +1,108 @@
+"""Random operations on text files, against the builtin open (Hypothesis): encodings, line ends, positions."""
+
+import os
+import sys
+
+import pytest
+from helpers import run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from two_files import Pair
+
+pytestmark = pytest.mark.slow
+
+# So many times the usual number of examples, for a longer search: URINGLOOP_EXAMPLES=100.
+TIMES = int(os.environ.get("URINGLOOP_EXAMPLES", "1"))
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "latin-1", "shift_jis", "utf-7"]
+NEWLINES = [None, "", "\n", "\r", "\r\n"]
+MODES = ["r", "r+", "w", "w+", "a", "a+", "x+"]
+
+# Line ends of all kinds, what takes one to four bytes, and so much of it that chunks of 8 KiB end somewhere inside.
+PIECES = st.sampled_from(["a", "bc", "\n", "\r", "\r\n", "\r\r\n", "\n\r", "ä", "€", "𝄞", "あ", "+-", "\0"])
+TEXTS = st.builds(
+    lambda parts, pad, more: "".join(parts) + "x" * pad + "".join(more),
+    st.lists(PIECES, max_size=12),
+    st.sampled_from([0, 0, 0, 3, 2040, 4090, 8180, 8185, 16380]),
+    st.lists(PIECES, max_size=12),
+)
+BYTES = st.sampled_from([b"", b"", b"", b"\xff", b"\xc3", b"\x80ok\n", b"\xd8\x00", b"\r"])
+SIZES = st.one_of(st.integers(-1, 20), st.sampled_from([100, 8191, 8192, 8193, 30_000]))
+STEPS = st.one_of(
+    st.tuples(st.just("read"), SIZES),
+    st.tuples(st.just("readline")),
+    st.tuples(st.just("readline"), SIZES),
+    st.tuples(st.just("write"), TEXTS),
+    st.tuples(st.just("writelines"), st.lists(TEXTS, max_size=3)),
+    st.tuples(st.just("flush")),
+    st.tuples(st.just("seek"), st.just(0), st.sampled_from([0, 0, 1, 2])),
+    st.tuples(st.just("seek"), st.integers(-2, 40), st.sampled_from([1, 2, 5])),
+    st.tuples(st.just("truncate"), st.sampled_from([None, 0, 7, 8192, 9000])),
+    st.tuples(st.just("remember")),
+    st.tuples(st.just("remember")),
+    st.tuples(st.just("go back"), st.integers(0, 5)),
+)
+
+
+def encoded(text, encoding):
+    return text.encode(encoding, "ignore")
+
+
+async def step_on_both(both, known, step):
+    """`known` are positions that tell() gave on both sides."""
+    name, *args = step
+    if sys.version_info < (3, 13) and name.startswith("read"):
+        both.theirs.flush()  # those Pythons read before they have written
+    if name == "remember" or step == ("seek", 0, 1):
+        if name == "remember":
+            theirs, ours = both.theirs.tell(), await both.ours.tell()
+        else:
+            theirs, ours = both.theirs.seek(0, 1), await both.ours.seek(0, 1)
+        if max(theirs, ours) < 1 << 64:
+            assert theirs == ours
+        known.append((theirs, ours))
+    elif name == "go back":
+        if known:
+            theirs, ours = known[args[0] % len(known)]
+            both.theirs.seek(theirs)
+            await both.ours.seek(ours)
+    else:
+        await both.step(name, *args)
+
+
+async def scenario(both, content, options, steps):
+    for path in both.paths:
+        path.unlink(missing_ok=True)
+        if "x" not in options["mode"]:
+            path.write_bytes(content)
+    await both.open(**options)
+    known = []
+    try:
+        for step in steps:
+            await step_on_both(both, known, step)
+    except BaseException:
+        both.theirs.close()
+        await both.ours.close()
+        raise
+    await both.close()
+
+
+def test_a_text_file_is_what_the_builtin_open_makes_of_it(loop, tmp_path):
+    both = Pair(tmp_path, None)
+
+    @settings(max_examples=150 * TIMES, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        st.sampled_from(MODES),
+        st.sampled_from(ENCODINGS),
+        st.sampled_from(NEWLINES),
+        st.sampled_from(["strict", "replace", "surrogateescape"]),
+        TEXTS,
+        BYTES,
+        st.lists(STEPS, max_size=12),
+    )
+    def check(mode, encoding, newline, errors, text, garbage, steps):
+        content = encoded(text, encoding) + garbage
+        options = {"mode": mode, "encoding": encoding, "newline": newline, "errors": errors}
+        run(loop, scenario(both, content, options, steps))
+
+    check()
