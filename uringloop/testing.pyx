@@ -428,14 +428,25 @@ cdef class FakeMonitor(PollMonitor):
         return 0
 
 
+cdef class SharedPollList(PollList):
+    """One PolledEvent for the whole context, as QEMU had it before each handler got its own: shows what that loses."""
+
+    cdef PolledEvent shared
+
+    cdef PolledEvent touch(self, PolledEvent event):
+        if not self.touched:
+            self.shared = PollList.touch(self, self.shared)
+        return self.shared
+
+
 cdef class PollListDriver:
     """A PollList by names of events; an event exists from its first touch to `forget`."""
 
     cdef PollList polling
     cdef dict events
 
-    def __init__(self, *args):
-        self.polling = PollList(*args)
+    def __init__(self, *args, shared=False):
+        self.polling = SharedPollList(*args) if shared else PollList(*args)
         self.events = {}
 
     def turn(self, names, int64_t block_ns, int64_t now_ns):
@@ -457,17 +468,6 @@ cdef class PollListDriver:
 
     def __len__(self):
         return len(self.polling)
-
-
-cdef class SharedPollList(PollList):
-    """One PolledEvent for the whole context, as QEMU had it before each handler got its own: shows what that loses."""
-
-    cdef PolledEvent shared
-
-    cdef PolledEvent touch(self, PolledEvent event):
-        if not self.touched:
-            self.shared = PollList.touch(self, self.shared)
-        return self.shared
 
 
 def share_polled_event(AioContext context not None):

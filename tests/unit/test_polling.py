@@ -4,9 +4,11 @@ import asyncio
 import os
 import select
 import threading
+import time
 
 import pytest
-from hypothesis import given
+from helpers import run_script
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from uringloop.testing import PollListDriver
 
@@ -15,22 +17,34 @@ from unit.conftest import handler_with
 from uringloop.fdmon.polling import next_ns
 
 MAX_NS = 32768
-TIMES = st.integers(0, 1 << 40)
+# All that fits into the C type: a product that overflows would be seen.
+TIMES = st.integers(0, 2**63 - 1) | st.integers(0, 100_000)
+FACTORS = st.integers(0, 5) | st.integers(0, 2**63 - 1)
 
 
 def model(ns, block_ns, max_ns, grow, shrink):
-    """The same, as QEMU's text says it."""
-    if block_ns <= ns:
+    """What QEMU's documents say of a handler's time, rule by rule, in numbers without end."""
+    came_while_looking = block_ns <= ns
+    too_late_for_looking = block_ns > max_ns
+    if came_while_looking:
         return ns
-    if block_ns > max_ns:
-        return ns // shrink if shrink else 0
-    if ns < max_ns:
-        grown = ns * (grow or 2) if ns else 4000
-        return min(max(grown, ns + 1), max_ns)
-    return ns
+    if too_late_for_looking:
+        return 0 if shrink == 0 else ns // shrink
+    if ns == 0:
+        grown = 4000
+    elif grow == 1:
+        grown = ns + 1  # ours: or it would never get there
+    else:
+        grown = ns * (2 if grow == 0 else grow)
+    return min(grown, max_ns) if ns < max_ns and block_ns < max_ns else ns
 
 
-@given(TIMES, TIMES, TIMES, st.integers(0, 1000), st.integers(0, 1000))
+@given(TIMES, TIMES, TIMES, FACTORS, FACTORS)
+@example(4000, 4001, 2**63 - 1, 2**62, 0)
+@example(8000, 16000, 16000, 2, 0)
+@example(12000, 20000, 32000, 0, 0)
+@example(8000, 16001, 16000, 2, 3)
+@settings(max_examples=500)
 def test_times_grow_and_shrink_as_the_model_says(ns, block_ns, max_ns, grow, shrink):
     assert next_ns(ns, block_ns, max_ns, grow, shrink) == model(ns, block_ns, max_ns, grow, shrink)
 
@@ -50,6 +64,7 @@ def test_a_time_stays_between_nothing_and_the_most(ns, blocks, grow, shrink):
         (4000, 3000, 4000),  # found while looking: the sweet spot
         (4000, 5000, 8000),
         (30000, 32000, MAX_NS),
+        (30000, MAX_NS, 30000),
         (MAX_NS, MAX_NS, MAX_NS),
         (16000, MAX_NS + 1, 0),  # looking could not have helped
     ],
@@ -67,19 +82,20 @@ def test_the_steps(ns, block_ns, expected):
             st.integers(0, 400),
         ),
         max_size=60,
-    )
+    ),
+    st.sampled_from([0, 3]),
 )
-def test_the_list_agrees_with_a_plain_model(steps):
+def test_the_list_agrees_with_a_plain_model(steps, shrink):
     """Times, who is on the list, the greediest, and who has been idle for too long."""
     idle_ns = 1000
-    driver = PollListDriver(MAX_NS, 2, 0, idle_ns)
+    driver = PollListDriver(MAX_NS, 2, shrink, idle_ns)
     times, last, now_ns, expiry_ns = {}, {}, 1, 0
     for what, names, block_ns, passes_ns in steps:
         now_ns += passes_ns
         if what == "turn":
             driver.turn(sorted(names), block_ns, now_ns)
             for name in names:
-                times[name] = model(times.get(name, 0), block_ns, MAX_NS, 2, 0)
+                times[name] = model(times.get(name, 0), block_ns, MAX_NS, 2, shrink)
                 last[name] = now_ns
         elif what == "forget":
             for name in names & times.keys():
@@ -104,6 +120,47 @@ def test_an_event_that_goes_takes_its_wish_along():
     assert driver.spin_ns(5) == driver.times()["great"] == 32000
     driver.forget("great")
     assert driver.spin_ns(6) == 4000
+
+
+def test_the_greediest_one_that_shrinks_takes_its_wish_along():
+    driver = PollListDriver(MAX_NS, 2, 3)
+    driver.turn(["small", "great"], 5000, 1)
+    driver.turn(["great"], 5000, 2)
+    assert driver.spin_ns(3) == 8000
+    driver.turn(["great"], MAX_NS + 1, 4)
+    assert driver.times() == {"small": 4000, "great": 8000 // 3}
+    assert driver.spin_ns(5) == 4000
+
+
+def test_what_does_not_come_for_the_idle_time_leaves_and_returns_with_its_next_event():
+    driver = PollListDriver(MAX_NS, 2, 0, 1000)
+    driver.turn(["busy", "idle"], 5000, 1)
+    assert driver.spin_ns(1) == 4000
+    driver.turn(["busy"], 1, 900)
+    assert set(driver.times()) == {"busy", "idle"}
+    driver.spin_ns(1001)
+    assert set(driver.times()) == {"busy"}
+    driver.turn(["idle"], 5000, 1002)
+    assert set(driver.times()) == {"busy", "idle"}
+
+
+def mixed_load(driver):
+    """A slow disk and a fast peer, in turn; the times that are left after some rounds."""
+    for now_ns in range(1, 1000, 10):
+        driver.turn(["slow"], 5_000_000, now_ns)
+        for trip in range(1, 10):
+            driver.turn(["fast"], 20_000, now_ns + trip)
+    driver.turn(["slow"], 5_000_000, 1001)
+    return driver.times()
+
+
+def test_a_slow_one_does_not_spoil_a_fast_one():
+    assert mixed_load(PollListDriver(MAX_NS)) == {"fast": 32000}
+
+
+def test_one_time_for_all_would_be_spoiled():
+    """So the test above tests something, and the benchmark with one time for the whole loop, too."""
+    assert mixed_load(PollListDriver(MAX_NS, shared=True)) == {}
 
 
 # -- in a context ------------------------------------------------------------------------------------------
@@ -181,47 +238,158 @@ def test_a_fast_peer_is_looked_for_and_found():
     assert numbers["poll_misses"] < numbers["poll_hits"] / 10
 
 
-def test_a_thread_is_seen_while_looking_without_its_eventfd():
-    loop = uringloop.new_event_loop(fdmon="io_uring")
-    loop.set_poll_params(30_000_000_000, 1_000_000_000_000)  # one step up, and it looks for half a minute
-    rounds = []
+FOREVER_NS = 30_000_000_000
 
-    def again():
-        rounds.append(1)
-        if len(rounds) == 5:
-            loop.stop()
-        else:
-            threading.Timer(0.005, loop.call_soon_threadsafe, [again]).start()
 
-    loop.call_soon(again)
+def learned_loop(fdmon):
+    """A loop that has learned to look for half a minute, since what another thread published came soon twice."""
+    loop = uringloop.new_event_loop(fdmon=fdmon)
+    loop.set_poll_params(FOREVER_NS, FOREVER_NS)
+    for _ in range(3):
+        timer = threading.Timer(0.002, loop.call_soon_threadsafe, [loop.stop])
+        timer.start()
+        loop.run_forever()
+        timer.join()
+    return loop
+
+
+def eventfd_count(fd):
+    with open(f"/proc/self/fdinfo/{fd}") as info:
+        return next(int(line.split()[1], 16) for line in info if line.startswith("eventfd-count"))
+
+
+def test_a_thread_is_seen_while_looking_without_its_eventfd_or_any_system_call(ring_driver):
+    loop = learned_loop("io_uring")
+    numbers, counts = [], []
+
+    def work():
+        for _ in range(20):
+            seen = threading.Event()
+            loop.call_soon_threadsafe(seen.set)
+            counts.append(eventfd_count(loop.aio_context.notifier.fd))
+            assert seen.wait(20)
+            time.sleep(0.001)  # the loop looks all the time
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=work)
+    loop.call_soon(lambda: (numbers.append(loop.statistics()), thread.start()))
+    loop.call_soon(loop.call_soon, lambda: numbers.append(loop.statistics()))
     loop.run_forever()
-    numbers = loop.statistics()
+    numbers.append(loop.statistics())
+    thread.join()
     loop.close()
-    assert numbers["poll_hits"] >= 2
-    assert numbers["wakeups"] <= 3  # the first ones, until looking had grown
+    before, after = numbers[0], numbers[-1]
+    assert after["poll_hits"] > before["poll_hits"]
+    assert after["poll_misses"] == before["poll_misses"]
+    assert after["wakeups"] == before["wakeups"]
+    assert after["syscalls"] - before["syscalls"] <= 1  # run_forever ends with one
+    assert counts == [0] * 20
 
 
-def test_looking_ends_when_a_timer_is_due():
-    loop = uringloop.new_event_loop(fdmon="io_uring")
-    loop.set_poll_params(30_000_000_000, 1_000_000_000_000)
-
-    async def work():
-        left, right = os.eventfd(0), os.eventfd(0)
-        seen = []
-        loop.add_reader(left, lambda: seen.append(os.eventfd_read(left)))
-        for _ in range(5):  # the reader learns to be looked for
-            loop.call_later(0.001, os.eventfd_write, left, 1)
-            while not seen:
-                await asyncio.sleep(0.0005)
-            seen.clear()
-        before = loop.time()
-        await asyncio.sleep(0.01)
-        took = loop.time() - before
-        loop.remove_reader(left)
-        os.close(left)
-        os.close(right)
-        return took
-
-    took = loop.run_until_complete(asyncio.wait_for(work(), 20))
+@pytest.mark.parametrize("fdmon", ["epoll", "poll"])
+def test_a_monitor_that_cannot_look_sleeps_and_is_woken(fdmon):
+    loop = learned_loop(fdmon)
+    before = loop.statistics()
+    thread = threading.Timer(0.05, loop.call_soon_threadsafe, [loop.stop])
+    cpu_ns = time.thread_time_ns()
+    thread.start()
+    loop.run_forever()
+    cpu_ns = time.thread_time_ns() - cpu_ns
+    thread.join()
+    after = loop.statistics()
     loop.close()
-    assert 0.01 <= took < 5
+    assert after["poll_hits"] == 0
+    assert after["wakeups"] == before["wakeups"] + 1
+    assert cpu_ns < 25_000_000
+
+
+def test_looking_ends_when_a_timer_is_due(real_fdmon_name):
+    loop = learned_loop(real_fdmon_name)
+    before = loop.statistics()
+    for delay in (0.01, 0.0005):
+        begun = loop.time()
+        loop.call_later(delay, loop.stop)
+        loop.run_forever()
+        assert delay <= loop.time() - begun < 10
+    after = loop.statistics()
+    loop.close()
+    assert after["wakeups"] == before["wakeups"]
+
+
+@pytest.mark.parametrize("how", ["soon", "later", "stop", "raise"])
+def test_signals_are_seen_while_looking(how):
+    """Without a wake-up fd: the loop's thread has to ask."""
+    run_script(
+        f"""
+        import signal
+        from unit.test_polling import learned_loop
+
+        class Alarm(Exception): pass
+
+        def handler(number, frame):
+            ran.append(number)
+            if "{how}" == "soon":
+                loop.call_soon(loop.stop)
+            elif "{how}" == "later":
+                loop.call_later(0.001, loop.stop)
+            elif "{how}" == "stop":
+                loop.stop()
+            else:
+                raise Alarm
+
+        ran = []
+        loop = learned_loop("io_uring")
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        begun = loop.time()
+        try:
+            loop.run_forever()
+        except Alarm:
+            ran.append("raised")
+        assert loop.time() - begun < 10
+        assert ran == [signal.SIGALRM, *(["raised"] if "{how}" == "raise" else [])], ran
+        loop.close()
+        """,
+        seconds=20,
+    )
+
+
+def test_a_handlers_own_time_does_not_count(real_aio, fds):
+    """It came at once, however long it took to handle."""
+    real_aio.aio_context.set_poll_params(5_000_000)
+    fd = fds.readable()
+    handler = handler_with(lambda *_: time.sleep(0.01), fd, select.POLLIN)
+    real_aio.set_handler(None, handler)
+    for _ in range(4):
+        real_aio.poll(True)
+        assert len(real_aio.aio_context.polling) == 1
+    real_aio.set_handler(handler, None)
+
+
+# -- when it is on -----------------------------------------------------------------------------------------
+
+
+def test_it_is_off_unless_asked_for_and_with_one_cpu_what_was_asked_for_is_obeyed():
+    """The measurements behind it: docs/decisions/0014."""
+    run_script(
+        """
+        import uringloop
+
+        def limit(**environment):
+            os.environ.update(environment)
+            loop = uringloop.new_event_loop()
+            polling = loop.aio_context.polling
+            loop.close()
+            return None if polling is None else polling.max_ns
+
+        assert limit() is None
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        assert limit() is None
+        assert limit(URINGLOOP_POLL_MAX_NS="1000") == 1000
+        assert limit(URINGLOOP_POLL_MAX_NS="0") is None
+        loop = uringloop.new_event_loop()
+        loop.set_poll_params(2000)
+        assert loop.aio_context.polling.max_ns == 2000
+        loop.close()
+        """
+    )

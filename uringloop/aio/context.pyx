@@ -47,6 +47,10 @@ cdef enum:
     FLUSH_BYTES_LARGE = 64 * 1024
     LARGE_WRITE = 8 * 1024
 
+# While it looks at memory the loop's thread sees no signal; from time to time it asks.
+cdef enum:
+    SPIN_SLICE_NS = 1_000_000
+
 
 cdef class Flushable:
     """Something that collects output during a turn."""
@@ -182,20 +186,33 @@ cdef class AioContext:
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2:
         """Look for as long as it is likely to pay; what remains of the timeout, 0 when something was found."""
         cdef int64_t spin_ns = self.polling.spin_ns(started_ns)
+        cdef int64_t now_ns = started_ns
+        cdef int64_t slice_end_ns, end_ns
         if timeout_ns > 0:
             spin_ns = min(spin_ns, timeout_ns)
         if spin_ns <= 0:
             return timeout_ns
-        if self.monitor.spin(self.ready_list, &self.notifier.notified, started_ns + spin_ns):
-            self.polling.n_hits += 1
-            if self.notifier.notified:
-                # its eventfd was not written: this is how it came
-                self.notifier.polled = self.polling.touch(self.notifier.polled)
-            return 0
-        if self.ready.head != self.ready.tail:
-            return 0  # news of a send that was settled meanwhile
+        end_ns = started_ns + spin_ns
+        while now_ns < end_ns:
+            slice_end_ns = min(end_ns, now_ns + SPIN_SLICE_NS)
+            if self.monitor.spin(self.ready_list, &self.notifier.notified, slice_end_ns):
+                self.polling.n_hits += 1
+                if self.notifier.notified:
+                    # its eventfd was not written: this is how it came
+                    self.notifier.polled = self.polling.touch(self.notifier.polled)
+                return 0
+            # A signal does not end the looking, but its handler may schedule; so may news of a send that was settled.
+            PyErr_CheckSignals()
+            timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
+            if timeout_ns == 0:
+                return 0
+            now_ns = ul_monotonic_ns()
+            if now_ns < slice_end_ns:
+                break  # this monitor cannot look
+            if timeout_ns > 0:
+                end_ns = min(end_ns, now_ns + timeout_ns)
         self.polling.n_misses += 1
-        return timeout_ns if timeout_ns < 0 else max(timeout_ns - (ul_monotonic_ns() - started_ns), 0)
+        return timeout_ns
 
     def set_poll_params(self, int64_t max_ns, int64_t grow=2, int64_t shrink=0, *, idle_ns=None):
         """Adaptive polling: look at memory for a while before blocking, as long as that pays.

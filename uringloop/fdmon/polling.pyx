@@ -35,8 +35,8 @@ cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow
         return ns  # it came while we looked
     if block_ns > max_ns:
         return ns // shrink if shrink else 0  # looking could not have helped
-    if ns >= max_ns:
-        return ns
+    if ns >= max_ns or block_ns == max_ns:
+        return ns  # the second is QEMU's, which grows only below the limit
     if ns == 0:
         return min(FIRST_NS, max_ns)
     # a factor of 1 would never get there, and a product may not overflow
