@@ -41,10 +41,14 @@ if sys.version_info < (3, 16):
 
 def __getattr__(name: str) -> Any:
     """What is made or loaded when somebody asks: even naming policies warns on new Pythons."""
-    if name in ("Cqe", "RawRequest"):
-        from .eventloop import raw_request
+    if name == "Cqe":
+        from .aio.sqe_request import Cqe
 
-        return getattr(raw_request, name)
+        return Cqe
+    if name == "RawRequest":
+        from .eventloop.raw_request import RawRequest
+
+        return RawRequest
     if name == "open":  # not in __all__: `import *` would hide the builtin
         from .files import open
 
@@ -67,3 +71,7 @@ def __getattr__(name: str) -> Any:
     if name in ("EventLoopPolicy", "install"):
         raise AttributeError(f"uringloop.{name}: Python 3.16 has no event-loop policies; use uringloop.run()")
     raise AttributeError(f"module 'uringloop' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "Cqe", "FIRST_RESERVED_GROUP", "RawRequest", "files", "open"})

@@ -3,10 +3,10 @@ import sys
 
 from . import files as files
 from ._version import __version__ as __version__
+from .aio.sqe_request import Cqe as Cqe
 from .eventloop.loop import Loop as Loop
 from .eventloop.nested_mode import allow_nested as allow_nested
 from .eventloop.nested_mode import disallow_nested as disallow_nested
-from .eventloop.raw_request import Cqe as Cqe
 from .eventloop.raw_request import RawRequest as RawRequest
 from .exceptions import MonitorUnavailable as MonitorUnavailable
 from .exceptions import SqeNotSupported as SqeNotSupported

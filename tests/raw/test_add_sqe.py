@@ -1,7 +1,6 @@
 """add_sqe(): results, callbacks, multishot, chains, when the kernel sees a request, nested turns."""
 
 import asyncio
-import contextlib
 import contextvars
 import errno
 import os
@@ -14,22 +13,7 @@ from helpers import make_loop, turns, until
 import uringloop
 from uringloop.liburing import ffi, lib
 
-NOP = lib.io_uring_prep_nop
-
-
-@pytest.fixture
-def pipe():
-    ends = os.pipe()
-    yield ends
-    for fd in ends:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-
-
-def read_of(loop, fd, buffer, **kwargs):
-    """A read that cannot complete while the pipe is empty."""
-    return loop.add_sqe(lib.io_uring_prep_read, fd, ffi.from_buffer(buffer), len(buffer), 0, **kwargs)
-
+from .common import NOP, read_of
 
 # -- results -------------------------------------------------------------------------------------------
 
@@ -182,87 +166,6 @@ def test_keyboard_interrupt_out_of_a_callback_loses_no_completion(loop):
     loop.call_soon(loop.stop)
     loop.run_forever()
     assert len(seen) == 1
-
-
-# -- multishot -----------------------------------------------------------------------------------------
-
-
-async def test_multishot_is_iterated_and_its_last_completion_has_no_more(pipe):
-    loop = asyncio.get_running_loop()
-    request = loop.add_sqe(lib.io_uring_prep_poll_multishot, pipe[0], 1, multishot=True)
-    seen = []
-
-    async def follow():
-        async for cqe in request:
-            seen.append(cqe)
-
-    follower = asyncio.create_task(follow())
-    await turns(2)
-    for n in range(1, 4):
-        os.write(pipe[1], b"x")
-        await until(lambda n=n: len(seen) == n)
-    assert request.cancel()
-    await follower
-    assert [cqe.more for cqe in seen] == [True, True, True, False]
-    assert seen[-1].res == -errno.ECANCELED
-    assert request.done()
-    assert not request.cancel()
-
-
-async def test_multishot_tells_its_callback_each_time():
-    loop = asyncio.get_running_loop()
-    seen = []
-    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
-        request = loop.add_sqe(
-            lib.io_uring_prep_multishot_accept, listener.fileno(), ffi.NULL, ffi.NULL, 0,
-            callback=seen.append, multishot=True,
-        )  # fmt: skip
-        for _ in range(3):
-            stack.enter_context(socket.create_connection(listener.getsockname()))
-        await until(lambda: len(seen) == 3)
-        request.cancel()
-        await until(lambda: len(seen) == 4)
-    assert [cqe.more for cqe in seen] == [True, True, True, False]
-    for cqe in seen[:3]:
-        os.close(cqe.res)
-
-
-async def test_cancelling_who_iterates_cancels_the_request(pipe):
-    loop = asyncio.get_running_loop()
-    request = loop.add_sqe(lib.io_uring_prep_poll_multishot, pipe[0], 1, multishot=True)
-
-    async def follow():
-        async for _ in request:
-            pass
-
-    follower = asyncio.create_task(follow())
-    await turns(2)
-    follower.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await follower
-    assert request.done()
-
-
-async def test_aclose_ends_a_multishot_request(pipe):
-    loop = asyncio.get_running_loop()
-    request = loop.add_sqe(lib.io_uring_prep_poll_multishot, pipe[0], 1, multishot=True)
-    os.write(pipe[1], b"x")
-    async with contextlib.aclosing(request):
-        assert (await anext(request)).more
-    assert request.done()
-
-
-async def test_what_is_awaited_and_what_is_iterated_are_not_mixed_up(pipe):
-    loop = asyncio.get_running_loop()
-    once = loop.add_sqe(NOP)
-    with pytest.raises(TypeError, match="multishot=True"):
-        async for _ in once:
-            pass
-    await once
-    several = loop.add_sqe(lib.io_uring_prep_poll_multishot, pipe[0], 1, multishot=True)
-    with pytest.raises(TypeError, match="async for"):
-        await several
-    await several.aclose()
 
 
 # -- cancelling ----------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import functools
 import os
+import pathlib
+import socket
 import threading
 
 import pytest
@@ -76,16 +79,95 @@ async def test_what_is_refused_leaves_nothing_behind(call, error, words):
     assert await loop.add_sqe(NOP) == 0
 
 
-@pytest.mark.filterwarnings("ignore:coroutine 'not_called' was never awaited")
 async def test_a_coroutine_function_is_no_prep_function():
     loop = asyncio.get_running_loop()
-    with pytest.raises(ValueError, match="filled no SQE"):
+    with pytest.raises(TypeError, match="ordinary function"):
         loop.add_sqe(not_called)
+    with pytest.raises(TypeError, match="ordinary function"):
+        loop.add_sqes([(not_called,)])
+
+
+class Told:
+    async def method(self, cqe):
+        raise AssertionError
+
+    async def many(self, cqe):
+        yield cqe
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [not_called, functools.partial(not_called, 1), Told().method, Told().many],
+    ids=["function", "partial", "method", "generator"],
+)
+async def test_a_coroutine_function_is_no_callback(callback):
+    """Nobody would have awaited what it returns."""
+    with pytest.raises(TypeError, match="await the request instead"):
+        asyncio.get_running_loop().add_sqe(NOP, callback=callback)
 
 
 async def test_a_callback_must_be_callable():
     with pytest.raises(TypeError, match="callback must be callable"):
         asyncio.get_running_loop().add_sqe(NOP, callback=1)
+
+
+# -- hints: the mistakes that people make ------------------------------------------------------------------
+
+
+class File:
+    def fileno(self):
+        return 0
+
+
+OPENAT = lib.io_uring_prep_openat
+READ = lib.io_uring_prep_read
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        ((OPENAT, lib.AT_FDCWD, "/etc/hosts", os.O_RDONLY, 0), TypeError, r"str: .*os\.fsencode\(path\)"),
+        ((OPENAT, lib.AT_FDCWD, pathlib.Path("/etc"), 0, 0), TypeError, r"Path: .*os\.fsencode\(path\)"),
+        ((READ, 0, bytearray(3), 3, 0), TypeError, r"memory of a bytearray pass ffi\.from_buffer"),
+        ((READ, 0, memoryview(bytearray(3)), 3, 0), TypeError, r"memoryview pass ffi\.from_buffer"),
+        ((READ, File(), ffi.NULL, 3, 0), TypeError, r"for a File pass its number, File\.fileno\(\)"),
+        ((READ, File(), bytearray(3), 3, 0), TypeError, r"File\.fileno\(\)"),
+        ((lib.io_uring_prep_accept, 0, None, None, 0), TypeError, r"ffi\.NULL"),
+        ((READ, 0, ffi.NULL, 3), TypeError, "expected 5 arguments, got 4: the SQE .* counts"),
+        ((READ, 0, ffi.NULL, 3, -1), OverflowError, r"2\*\*64 - 1"),
+        (
+            (NOP(ffi.new("struct io_uring_sqe *")),),
+            TypeError,
+            "pass the function, and its arguments after it",
+        ),
+    ],
+)
+async def test_the_exception_says_what_to_write_instead(call, error, words):
+    loop = asyncio.get_running_loop()
+    for use in (lambda: loop.add_sqe(*call), lambda: loop.add_sqes([call])):
+        with pytest.raises(error, match=words) as caught:
+            use()
+        assert caught.value.__cause__ is None
+    assert await loop.add_sqe(NOP) == 0
+
+
+async def test_a_socket_for_an_fd():
+    with socket.socket() as sock, pytest.raises(TypeError, match=r"socket\.fileno\(\)"):
+        asyncio.get_running_loop().add_sqe(lib.io_uring_prep_recv, sock, ffi.NULL, 3, 0)
+
+
+async def test_a_chain_of_functions_without_tuples():
+    with pytest.raises(TypeError, match=r"a tuple \(prep, \*args\).*write \(prep,\)"):
+        asyncio.get_running_loop().add_sqes([NOP, NOP])
+
+
+async def test_errors_of_the_users_own_prep_function_are_left_alone():
+    def prep(sqe, path):
+        lib.io_uring_prep_openat(sqe, lib.AT_FDCWD, path, 0, 0)
+
+    with pytest.raises(TypeError) as caught:
+        asyncio.get_running_loop().add_sqe(prep, "/etc")
+    assert "fsencode" not in str(caught.value)
 
 
 async def test_a_message_for_a_loops_ring_must_not_look_like_a_request():

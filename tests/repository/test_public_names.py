@@ -30,6 +30,19 @@ def test_a_public_name_is_there_and_documented(name):
         assert inspect.getdoc(value)
 
 
+LAZY = {"Cqe", "FIRST_RESERVED_GROUP", "RawRequest", "files", "open"}
+
+
+def test_dir_shows_what_is_made_when_somebody_asks():
+    script = f"import uringloop; assert {EXPECTED | LAZY!r} <= set(dir(uringloop))"
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
+@pytest.mark.parametrize("name", sorted(LAZY))
+def test_what_is_made_when_somebody_asks_is_there(name):
+    assert getattr(uringloop, name) is not None
+
+
 def test_star_import_gives_exactly_them():
     names = {}
     exec("from uringloop import *", names)

@@ -1,8 +1,13 @@
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 from ..fdmon.base import FDMonitor
 from ..fdmon.polling import PollList
 from .notifier import Notifier
+from .sqe_request import ContextRequest, Cqe
+
+# maker: of aio/sqes
+def provide_requests(maker: Callable[..., ContextRequest]) -> None: ...
 
 class Flushable: ...
 
@@ -20,4 +25,12 @@ class AioContext:
     def set_poll_params(
         self, max_ns: int, grow: int = 2, shrink: int = 0, *, idle_ns: int | None = None
     ) -> None: ...
+    def add_sqe(
+        self,
+        prep: Callable[..., object],
+        *args: Any,
+        callback: Callable[[Cqe], object],
+        keepalive: object = None,
+        multishot: bool = False,
+    ) -> ContextRequest: ...
     def close(self) -> None: ...

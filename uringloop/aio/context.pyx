@@ -33,6 +33,8 @@ from .timers cimport Timers
 
 import sys
 
+from ..exceptions import SqeNotSupported
+
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
 
@@ -50,6 +52,15 @@ cdef enum:
 # While it looks at memory the loop's thread sees no signal; from time to time it asks.
 cdef enum:
     SPIN_SLICE_NS = 1_000_000
+
+# What makes the requests of add_sqe(): aio/sqes, which is there in builds with liburing, and which imports this module.
+cdef object make_request = None
+
+
+def provide_requests(maker):
+    """From now on add_sqe() calls maker(context, (prep, *args), callback, keepalive, multishot)."""
+    global make_request
+    make_request = maker
 
 
 cdef class Flushable:
@@ -233,6 +244,29 @@ cdef class AioContext:
             self.polling = PollList(max_ns, grow, shrink, *(() if idle_ns is None else (idle_ns,)))
         self.monitor.polling = self.polling
         self.notifier.notify()
+
+    def add_sqe(self, prep, *args, callback, keepalive=None, multishot=False):
+        """Make an io_uring request on this context's ring, and have a callback told of its completions.
+
+        Parameters:
+            prep: called at once as prep(sqe, *args) with a cffi `struct io_uring_sqe *` that is valid during the call
+                only; as for uringloop.Loop.add_sqe.
+            callback: called as callback(cqe) for each completion, in this context's thread and in the current
+                contextvars context; a Cqe as it is, nothing is raised.  Its exceptions are logged ("uringloop").
+            keepalive: any object that has to live until the kernel is done; prep and args do anyhow.
+            multishot: the request may post several completions; the last one has cqe.more false.
+
+        Returns: a request with cancel(), cqe, done() and user_data.  The kernel sees it with the next turn at the
+            latest.  close() cancels it, and tells the callback.
+        Raises: SqeNotSupported on epoll and poll; ValueError for an SQE that would break others; RuntimeError from
+            another thread or on a closed context; whatever prep raises.  Then no request was made.
+        Thread: the context's.  Source: QEMU's aio_add_sqe().
+        """
+        if self.monitor.is_closed:
+            raise RuntimeError("the AioContext is closed")
+        if make_request is None or not self.monitor.has_requests:
+            raise SqeNotSupported(self.monitor.name, "this AioContext was made with it")
+        return make_request(self, (prep, *args), callback, keepalive, multishot)
 
     cdef int run_ready(self, size_t count) except -1:
         """Run the oldest `count` callbacks; a nested turn may have taken some of them."""

@@ -1,14 +1,10 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..aio.sqe_request import Cqe
 from .core import LoopCore
-from .raw_request import Cqe, RawRequest
+from .raw_request import RawRequest
 from .registered import RegisteredBuffers, RegisteredFiles
-
-FIRST_RESERVED_GROUP: int
-
-class Scratch:
-    def was_touched(self) -> bool: ...
 
 class RawCore(LoopCore):
     @property

@@ -1,32 +1,28 @@
-# One raw request, and what its completions become.
-from libc.stdint cimport int32_t, uint32_t
+# One raw request of a loop: awaited or iterated, or told to a callback.
+from libc.stdint cimport int32_t
+from cpython.ref cimport PyObject
 
+from ..aio.sqe_request cimport SqeRequest
 from ..uring.request cimport Request
 from .core cimport LoopCore
 
-cdef class Cqe:
-    cdef readonly int32_t res          # the result: a count, an fd ..., or a negated errno
-    cdef readonly uint32_t flags       # IORING_CQE_F_*
-
-cdef class RawRequest(Request):
+cdef class RawRequest(SqeRequest):
     cdef LoopCore loop                 # None once it is over
-    cdef object callback               # of the callback form, or None
-    cdef object callback_context       # contextvars.Context to call it in
-    cdef Cqe last_cqe                  # the result; of a multishot request and with a callback the newest one
     cdef object arrived                # deque of Cqes that nobody took yet; multishot without a callback only
     cdef object waiter                 # the asyncio.Future that somebody waits for in RequestWait, or None
-    cdef object touched                # debug mode: callable that says whether the SQE was touched after prep; or None
-    cdef object retry                  # TimerHandle of the next cancel, if the kernel missed the last one; or None
-    cdef int32_t fd                    # as in the SQE, for repr
-    cdef unsigned char opcode
-    cdef bint is_multishot
-    cdef bint makes_fds                # a result that is not negative is a file descriptor
-    cdef bint is_over                  # the final completion was delivered
-    cdef bint is_seen                  # somebody has looked at last_cqe, or was told of it
+    cdef list closers                  # Futures that wait for the end in aclose(), or None
+    cdef Standing standing             # who is in the kernel for it, if it is iterated; or None
+    cdef bint is_closing               # nobody wants what still comes
     cdef LoopCore untold               # whose exception handler hears of a failure that nobody looks at; or None
-    cdef object __weakref__
-    cdef int wake(self) except -1
-    cdef int finish(self) except -1
-    cdef int tell(self, Cqe cqe) except -1
+    cdef Request iterate(self)
+    cdef int set_waiter(self, object waiter) except -1
+    cdef int discard(self, object cqe) except -1
+    cdef int discard_arrived(self) except -1
+    cdef int drop_in_flight(self) except -1
+
+cdef class Standing(Request):
+    cdef PyObject *request             # the RawRequest, borrowed; NULL when it is gone
+    cdef RawRequest kept               # the same, owned, while somebody waits for it or its end is coming
+    cdef bint makes_fds
 
 cdef object os_error(int32_t res)

@@ -1,16 +1,17 @@
-"""One raw request from add_sqe() to its final completion: awaited, iterated, or told to a callback.
+"""A raw request of a loop: awaited, iterated, or told to a callback.
 
 How it works:
- 1. Completions come in harvest order through `complete`, each once (fdmon/io_uring unlinks it before the call, so that
-    a nested turn may run in a callback).
- 2. Who awaits gets a RequestWait, which hands the task a plain asyncio.Future that the next completion resolves.
- 3. A task that is cancelled there asks the kernel to cancel, and waits on: only the final completion says that the
+ 1. Who awaits gets a RequestWait, which hands the task a plain asyncio.Future that the next completion resolves.
+ 2. A task that is cancelled there asks the kernel to cancel, and waits on: only the final completion says that the
     kernel has let go of the memory.  Then it raises the CancelledError.
+ 3. A request that is iterated is not what the kernel knows: a Standing is, which borrows it.  So the end of the last
+    reference is seen although the request is in flight and nobody could ever stop it: it is cancelled.
 
-Invariant: `keepalive` is dropped by the final completion only.  A request that is over holds nothing.
+Invariant: a Standing keeps its RawRequest alive while somebody waits for it, and from the moment that nobody wants
+it until the final completion.
 
 Thread: the loop's.
-Not here: SQEs and what may stand in them (`raw`), hold and release (`uring/request`).
+Not here: completions and callbacks (`aio/sqe_request`), SQEs (`raw`), hold and release (`uring/request`).
 """
 
 cimport cython
@@ -18,11 +19,10 @@ from libc.stdint cimport int32_t, uint32_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from posix.unistd cimport close as close_fd
 
-from ..aio.handles cimport Handle
-from ..fdmon.io_uring cimport IoUringMonitor
-from ..liburing.liburing cimport (ECANCELED, IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE,
-                                  IORING_CQE_F_NOTIF)
-from ..uring.request cimport CANCELLING, IN_FLIGHT, KIND_RAW, Request, encode
+from ..aio.context cimport AioContext
+from ..aio.sqe_request cimport Cqe, SqeRequest
+from ..liburing.liburing cimport ECANCELED, IORING_CQE_F_MORE
+from ..uring.request cimport CANCELLING, KIND_RAW, Request
 from .core cimport LoopCore
 
 # A StopIteration raised by compiled code gets a traceback, with a frame made for it: 200 ns per await.  So the slot
@@ -52,6 +52,8 @@ cdef extern from *:
 
 import os
 import sys
+import warnings
+from collections import deque
 from asyncio import exceptions, futures
 
 cdef object CancelledError = exceptions.CancelledError
@@ -59,8 +61,6 @@ cdef object Future = futures.Future
 # Unbound, which saves looking them up for each completion.
 cdef object is_future_done = Future.done
 cdef object resolve_future = Future.set_result
-cdef double FIRST_RETRY_S = 0.002
-cdef double LAST_RETRY_S = 0.25
 cdef object is_finalizing = sys.is_finalizing  # C variables: module globals may be gone when the last request goes
 
 
@@ -69,121 +69,37 @@ cdef object os_error(int32_t res):
     return OSError(-res, os.strerror(-res))
 
 
-@cython.freelist(256)
-@cython.final
-cdef class Cqe:
-    """One completion: `res` is the result (a count, an fd, ..., or a negated errno), `flags` are IORING_CQE_F_*.
-
-    Immutable; unpacks into (res, flags).
-    """
-
-    def __cinit__(self, int32_t res=0, uint32_t flags=0):
-        self.res = res
-        self.flags = flags
-
-    @property
-    def more(self):
-        """Whether further completions of the same request follow (IORING_CQE_F_MORE); False for the last one."""
-        return (self.flags & IORING_CQE_F_MORE) != 0
-
-    @property
-    def is_notification(self):
-        """This one only says that a zero-copy send has let go of its memory (IORING_CQE_F_NOTIF, since Linux 6.0)."""
-        return (self.flags & IORING_CQE_F_NOTIF) != 0
-
-    @property
-    def buffer_id(self):
-        """Which provided buffer was used; None for none (IORING_CQE_F_BUFFER)."""
-        return self.flags >> IORING_CQE_BUFFER_SHIFT if self.flags & IORING_CQE_F_BUFFER else None
-
-    def __iter__(self):
-        return iter((self.res, self.flags))
-
-    def __eq__(self, other):
-        if not isinstance(other, Cqe):
-            return NotImplemented
-        return self.res == (<Cqe>other).res and self.flags == (<Cqe>other).flags
-
-    def __hash__(self):
-        return hash((self.res, self.flags))
-
-    def __repr__(self):
-        return f"Cqe(res={self.res}, flags={self.flags:#x})"
-
-    def __reduce__(self):
-        return Cqe, (self.res, self.flags)
-
-
 @cython.no_gc_clear
-cdef class RawRequest(Request):
-    """A request that add_sqe() made.  It is awaitable; it is not a Future.
+cdef class RawRequest(SqeRequest):
+    """A request that loop.add_sqe() made.  It is awaitable; it is not a Future.
 
     Returns of `await request`: the result, 0 or more.  Raises: the OSError subclass of a negative one.  A task that is
     cancelled while it awaits cancels the request, and goes on when the kernel has let go of the memory.  After the
     completion every await gives the same.
 
     A multishot request is iterated instead: `async for cqe in request` gives each Cqe as it is, the last one
-    with `cqe.more` false.
+    with `cqe.more` false; negative results are not raised.  Who stops before that calls aclose(), or iterates within
+    contextlib.aclosing(request).  Forgotten instead, it is cancelled with a ResourceWarning.
 
     Thread: the loop's.  Source: io_uring_enter(2), io_uring_prep_*(3).
     """
 
-    def __cinit__(self):
-        self.kind = KIND_RAW
+    cdef AioContext its_context(self):
+        return self.loop.aio_context
 
-    def __init__(self):
-        if self.loop is None:
-            raise TypeError("requests are made by loop.add_sqe()")
+    cdef object reporter(self):
+        return self.loop
 
-    # -- what its maker sees ---------------------------------------------------------------------------
+    cdef Request in_kernel(self):
+        return self if self.standing is None else self.standing
 
-    @property
-    def cqe(self):
-        """The completion, a Cqe(res, flags); None before.  With a callback or multishot the newest one."""
-        if self.last_cqe is not None:
-            self.is_seen = True
-        return self.last_cqe
-
-    @property
-    def user_data(self):
-        """What stands in the SQE's user_data, for requests that name others (timeout_update, poll_update, cancel64)."""
-        return encode(self)
-
-    def done(self):
-        """Whether the final completion was delivered: the kernel touches nothing of it any more."""
-        return self.is_over
-
-    def cancel(self):
-        """Ask the kernel to cancel.
-
-        Returns: False if the request is over.  Otherwise exactly one final completion still comes: -ECANCELED, or the
-            true result if it was too late.  The kernel does not find links of a chain behind the one that runs:
-            cancel that one.
-        Raises: RuntimeError from another thread.
-        """
-        cdef IoUringMonitor monitor
-        if self.is_over or self.owner is None or self.loop.is_loop_closed:
-            return False
-        monitor = <IoUringMonitor>self.loop.aio_context.monitor
-        if monitor.ring.is_enabled and not monitor.ring.is_mine():
-            raise RuntimeError("Non-thread-safe operation: this thread does not run the loop; "
-                               "use loop.call_soon_threadsafe(request.cancel)")
-        if self.state == CANCELLING:
-            self.state = IN_FLIGHT  # asked again: the kernel may have missed it
-        monitor.cancel(self)
-        if self.retry is None:
-            self.retry = self.loop.call_later(FIRST_RETRY_S, self.cancel_again, FIRST_RETRY_S)
-        return True
-
-    def cancel_again(self, delay_s):
-        """The kernel does not find a request that is just changing hands (measured: IOSQE_ASYNC reads on their way to
-        being polled for, multishot timeouts between two ticks): ask again until it is over.
-        """
-        self.retry = None
-        if not self.is_over and self.owner is not None and not self.loop.is_loop_closed:
-            delay_s = min(2 * delay_s, LAST_RETRY_S)
-            self.retry = self.loop.call_later(delay_s, self.cancel_again, delay_s)
-            self.cancel()
+    cdef Request iterate(self):
+        """It is going to be iterated; what is to be held for it."""
+        self.arrived = deque()
+        self.standing = Standing.__new__(Standing)
+        self.standing.makes_fds = self.makes_fds
+        self.standing.request = <PyObject *>self
+        return self.standing
 
     def __await__(self):
         if self.is_multishot:
@@ -201,92 +117,90 @@ cdef class RawRequest(Request):
         return RequestWait.__new__(RequestWait, self, True)
 
     async def aclose(self):
-        """Cancel a multishot request that is iterated, and wait until it is over; fds that nobody took are closed."""
-        cdef Cqe cqe
-        self.cancel()
-        try:
-            while True:
-                cqe = await self.__anext__()
-                if self.makes_fds and cqe.res >= 0:
-                    close_fd(cqe.res)
-        except StopAsyncIteration:
-            return
+        """Cancel the request, and return when it is over; a task that iterates it meanwhile comes to its loop's end.
 
-    def __repr__(self):
-        state = "done" if self.is_over else "in flight"
-        result = f" {self.last_cqe!r}" if self.last_cqe is not None else ""
-        return f"<RawRequest {opcode_name(self.opcode)} fd={self.fd} {state}{result}>"
+        Completions that nobody took are dropped, and fds in them closed.  To see them all, cancel() and iterate on.
+        """
+        cdef object cancelled = None
+        self.cancel()
+        self.is_closing = True
+        self.discard_arrived()
+        if self.standing is not None and not self.is_over:
+            self.standing.kept = self  # dropped by let_go
+        while not self.is_over:
+            future = Future(loop=self.loop)
+            self.closers = [] if self.closers is None else self.closers
+            self.closers.append(future)
+            try:
+                await future
+            except CancelledError as error:
+                cancelled = error  # as who awaits the request: not before the kernel has let go
+        if cancelled is not None:
+            raise cancelled
 
     # -- completions -----------------------------------------------------------------------------------
 
-    cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
-        cdef Cqe cqe = Cqe.__new__(Cqe, res, flags)
-        if not flags & IORING_CQE_F_NOTIF or self.is_multishot or self.callback is not None:
-            self.last_cqe = cqe
-        try:
-            if self.callback is not None:
-                self.tell(cqe)
-            elif self.arrived is not None:
+    cdef int arrive(self, Cqe cqe) except -1:
+        if self.arrived is not None:
+            if self.is_closing:
+                self.discard(cqe)
+            else:
                 self.arrived.append(cqe)
-        finally:
-            if not flags & IORING_CQE_F_MORE:
-                self.finish()
-            elif self.arrived is not None:
-                self.wake()
         return 0
 
-    cdef int tell(self, Cqe cqe) except -1:
-        """Run the callback as the loop runs callbacks; an exception goes to the loop's exception handler."""
-        cdef LoopCore loop = self.loop  # a nested turn in the callback may bring the end, which lets go of it
-        cdef Handle handle = loop.aio_context.ready.new_handle()
-        self.is_seen = True
-        handle.callback = self.callback
-        handle.first = cqe
-        handle.n_args = 1
-        handle.loop = loop
-        handle.aio_context = self.callback_context
-        handle.run()
-        return loop.aio_context.ready.recycle(handle)
+    cdef int discard(self, object cqe) except -1:
+        """Nobody will see this completion."""
+        if self.makes_fds and (<Cqe>cqe).res >= 0:
+            close_fd((<Cqe>cqe).res)
+        return 0
 
-    cdef int finish(self) except -1:
-        """The kernel has let go: let go of everything, too."""
-        cdef LoopCore loop = self.loop
-        cdef object touched = self.touched
-        self.is_over = True
-        if self.retry is not None:
-            self.retry.cancel()
-            self.retry = None
-        self.wake()
-        self.loop = None
-        self.callback = self.callback_context = self.touched = None
-        if touched is not None and touched():
-            loop.call_exception_handler({
-                "message": f"the SQE of {self!r} was written to after its prep function had returned: the pointer is "
-                           "valid during that call only",
-            })
-        if (self.last_cqe.res < 0 and not self.is_seen and self.arrived is None and self.last_cqe.res != -ECANCELED
-                and not loop.is_loop_closed):
-            self.untold = loop
-        self.keepalive = None  # last: user code may run as these things go
+    cdef int discard_arrived(self) except -1:
+        while self.arrived:
+            self.discard(self.arrived.popleft())
+        return 0
+
+    cdef int set_waiter(self, object waiter) except -1:
+        """Who waits from now on, or None; while somebody does the request must live."""
+        self.waiter = waiter
+        if self.standing is not None:
+            self.standing.kept = self if waiter is not None or self.is_closing else None
         return 0
 
     cdef int wake(self) except -1:
         cdef object waiter = self.waiter
+        cdef bint is_closed = self.loop.is_loop_closed
         if waiter is not None:
-            self.waiter = None
-            if not self.loop.is_loop_closed and not is_future_done(waiter):
+            self.set_waiter(None)
+            if not is_closed and not is_future_done(waiter):
                 resolve_future(waiter, None)
+        if self.is_over and self.closers is not None:
+            for waiter in self.closers:
+                if not is_closed and not is_future_done(waiter):
+                    resolve_future(waiter, None)
+            self.closers = None
         return 0
 
-    cdef object behind(self):
-        return self.callback if self.callback is not None else self
+    cdef int finish(self) except -1:
+        if (self.last_cqe.res < 0 and not self.is_seen and self.arrived is None and self.last_cqe.res != -ECANCELED
+                and not self.loop.is_loop_closed):
+            self.untold = self.loop
+        return SqeRequest.finish(self)
+
+    cdef int let_go(self) except -1:
+        self.loop = None
+        if self.standing is not None:
+            self.standing.kept = None
+        return 0
+
+    # -- nobody can see it any more --------------------------------------------------------------------
 
     def __del__(self):
-        # Nobody can see them any more: file descriptors that were made for this request.
+        if self.standing is not None and not is_finalizing() and self.drop_in_flight():
+            return
         if self.makes_fds:
             for cqe in self.arrived if self.arrived is not None else (() if self.is_seen else (self.last_cqe,)):
-                if cqe is not None and (<Cqe>cqe).res >= 0:
-                    close_fd((<Cqe>cqe).res)
+                if cqe is not None:
+                    self.discard(cqe)
             self.makes_fds = False
         if self.untold is not None and not self.is_seen and not is_finalizing():
             loop, self.untold = self.untold, None
@@ -295,13 +209,55 @@ cdef class RawRequest(Request):
                 "exception": os_error(self.last_cqe.res),
             })
 
+    cdef int drop_in_flight(self) except -1:
+        """Nobody iterates it, and nobody could stop it: it is cancelled, and what comes until then is closed.
 
-cdef object opcode_name(unsigned char opcode):
-    from .. import liburing
-    try:
-        return liburing.Op(opcode).name
-    except (AttributeError, ValueError):
-        return f"opcode {opcode}"
+        Returns: 0 if there is nothing to cancel.
+        """
+        cdef LoopCore loop = self.loop
+        if (self.standing.owner is None or loop is None or loop.is_loop_closed
+                or loop.aio_context.monitor.is_closed):
+            return 0
+        self.is_closing = True
+        self.discard_arrived()
+        self.standing.kept = self  # it lives on until the final completion; dropped by let_go
+        # Not at once: this may be another thread's garbage collection, or the middle of work on the ring.
+        loop.call_soon_threadsafe(self.cancel)
+        if self.standing.state != CANCELLING:
+            warnings.warn(f"unclosed {self!r}: use contextlib.aclosing(request), or await request.aclose()",
+                          ResourceWarning, source=self)
+        return 1
+
+    def __dealloc__(self):
+        if self.standing is not None:
+            self.standing.request = NULL
+
+
+@cython.no_gc_clear
+@cython.final
+cdef class Standing(Request):
+    """Stands in the kernel for a RawRequest that is iterated, which has its memory and its completions."""
+
+    def __cinit__(self):
+        self.kind = KIND_RAW
+
+    cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
+        cdef RawRequest request
+        if self.request == NULL:
+            # it went with the interpreter, or with a loop that was forgotten open
+            if self.makes_fds and res >= 0:
+                close_fd(res)
+            if not flags & IORING_CQE_F_MORE:
+                self.keepalive = None
+            return 0
+        request = <RawRequest>self.request
+        return request.complete(res, flags, data)
+
+    cdef object behind(self):
+        return None if self.request == NULL else <object>self.request
+
+    def __repr__(self):
+        return repr(self.behind())
 
 
 @cython.freelist(64)
@@ -350,11 +306,12 @@ cdef class RequestWait:
         if self.request.is_over or not isinstance(error, CancelledError):
             # not a cancellation: the coroutine is closed, or its task may not await this (another loop's)
             if self.request.waiter is self.future:
-                self.request.waiter = None
+                self.request.set_waiter(None)
             if isinstance(error, GeneratorExit):
                 self.close()
             raise error
-        self.future = self.request.waiter = None
+        self.future = None
+        self.request.set_waiter(None)
         if self.cancelled is None:
             self.cancelled = error
         self.request.cancel()
@@ -363,7 +320,7 @@ cdef class RequestWait:
     def close(self):
         """The coroutine is thrown away and cannot wait: the request is held until the kernel lets go of it."""
         if self.request.waiter is self.future:
-            self.request.waiter = None
+            self.request.set_waiter(None)
         if not self.request.is_over and self.future is not None:
             self.request.cancel()
 
@@ -373,7 +330,7 @@ cdef int advance(RequestWait wait, PyObject **found) except -1:
     cdef RawRequest request = wait.request
     cdef object result
     if wait.is_next:
-        if wait.cancelled is None and request.arrived:
+        if wait.cancelled is None and request.arrived and not request.is_closing:
             result = request.arrived.popleft()
             return give_reference(result, found, 1)
         if request.is_over:
@@ -388,7 +345,8 @@ cdef int advance(RequestWait wait, PyObject **found) except -1:
         return give_reference(result, found, 1)
     if request.waiter is not None and request.waiter is not wait.future:
         raise RuntimeError(f"{request!r} is awaited already; one task at a time")
-    wait.future = request.waiter = Future(loop=request.loop)
+    wait.future = Future(loop=request.loop)
+    request.set_waiter(wait.future)
     wait.future._asyncio_future_blocking = True
     return give_reference(wait.future, found, 0)
 

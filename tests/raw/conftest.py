@@ -1,0 +1,16 @@
+"""What tests of raw requests share as fixtures."""
+
+import contextlib
+import os
+
+import pytest
+
+
+@pytest.fixture
+def pipe():
+    """(read end, write end); closed afterwards, unless the test did."""
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        with contextlib.suppress(OSError):
+            os.close(fd)

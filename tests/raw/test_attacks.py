@@ -1,0 +1,225 @@
+"""What attempts to break raw requests found, and races."""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import os
+import random
+import socket
+import sys
+import threading
+import weakref
+
+import pytest
+from helpers import make_loop, turns, until
+
+import uringloop
+from uringloop.liburing import ffi, lib
+
+from .common import NOP, poll_of
+
+# -- races ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_cancel_races_completion(loop, seed):
+    """2,500 times each: every request ends exactly once, whoever is first."""
+    chance = random.Random(seed)
+    kept = weakref.WeakSet()
+    ends = []
+
+    async def race():
+        inside, outside = socket.socketpair()
+        with inside, outside:
+            buffer = bytearray(8)
+            how = chance.randrange(4)
+            callback = ends.append if how == 3 else None
+            request = loop.add_sqe(
+                lib.io_uring_prep_recv, inside.fileno(), ffi.from_buffer(buffer), 8, 0, callback=callback
+            )
+            kept.add(request)
+            task = asyncio.ensure_future(request) if callback is None else None
+            for step in chance.sample(range(4), 4):
+                if step == 0:
+                    outside.send(b"x" * 8)
+                elif step == 1 and how == 0:
+                    request.cancel()
+                elif step == 1 and task is not None and how == 1:
+                    task.cancel()
+                elif step == 2:
+                    await turns(chance.randrange(3))
+                elif step == 3 and how == 2:
+                    request.cancel()
+                    if task is not None:
+                        task.cancel()
+            if task is not None:
+                with contextlib.suppress(asyncio.CancelledError, OSError):
+                    await task  # cancelled before its first step it never awaited
+                await until(request.done)
+                assert request.cqe.res in (8, -errno.ECANCELED)
+            else:
+                await until(request.done)
+                assert request.cqe == ends[-1]
+
+    async def all_races():
+        for _ in range(2500 // 50):
+            await asyncio.gather(*[race() for _ in range(50)])
+
+    loop.run_until_complete(all_races())
+    gc.collect()
+    assert not kept
+    assert loop.statistics()["in_flight"] <= 2
+
+
+def test_no_reference_is_lost(loop):
+    """Neither of None nor of what requests are made of."""
+    if not hasattr(sys, "getrefcount"):
+        pytest.skip("no reference counts here")
+    before = sys.getrefcount(NOP)
+
+    async def work():
+        for _ in range(200):
+            request = loop.add_sqe(NOP)
+            await request
+            await request
+            loop.add_sqe(NOP, callback=lambda cqe: None)
+            with contextlib.suppress(ValueError):
+                loop.add_sqe(lambda sqe: None)
+        await turns(3)
+
+    loop.run_until_complete(work())
+    assert abs(sys.getrefcount(NOP) - before) < 5
+    assert uringloop.Cqe(1, 2) == uringloop.Cqe(1, 2) != uringloop.Cqe(1, 3)
+    assert hash(uringloop.Cqe(1, 2)) == hash(uringloop.Cqe(1, 2))
+    assert tuple(uringloop.Cqe(1, 2)) == (1, 2)
+
+
+# -- what an attempt to break it found ----------------------------------------------------------------------------
+
+
+def test_the_end_may_come_in_a_nested_turn_of_the_same_requests_callback(loop, pipe):
+    """It crashed: the outer call used the loop that the end had let go of."""
+    seen = []
+
+    def nest(cqe):
+        seen.append(cqe.more)
+        if cqe.more:
+            request.cancel()
+            while len(seen) < 2:
+                loop.aio_context.poll(True)
+            loop.stop()
+
+    request = loop.add_sqe(lib.io_uring_prep_poll_multishot, pipe[0], 1, callback=nest, multishot=True)
+    os.write(pipe[1], b"x")
+    loop.run_forever()
+    assert seen == [True, False]
+
+
+def test_a_closed_context_takes_no_requests():
+    """It crashed: the loop itself was not closed yet."""
+    loop = make_loop("io_uring")
+    loop.aio_context.close()
+    for use in (lambda: loop.add_sqe(NOP), lambda: loop.add_sqes([(NOP,)]), lambda: loop.register_files(1)):
+        with pytest.raises(RuntimeError, match="Event loop is closed"):
+            use()
+    loop.close()
+
+
+def test_close_ends_what_a_hard_link_starts_meanwhile(pipe):
+    """It waited for ten seconds, and gave up."""
+    loop = make_loop("io_uring")
+    memory = bytearray(4)
+
+    def read_hard(sqe):
+        lib.io_uring_prep_read(sqe, pipe[0], ffi.from_buffer(memory), 4, 0)
+        sqe.flags |= lib.IOSQE_IO_HARDLINK
+
+    requests = loop.add_sqes([(read_hard,)] * 3, keepalive=memory)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert [request.cqe.res for request in requests] == [-errno.ECANCELED] * 3
+    assert "in_limbo" not in loop.statistics()
+
+
+@pytest.mark.slow
+def test_close_waits_for_as_many_as_there_are(pipe):
+    """The kernel gives back some twenty at a time: more than 20,000 were given up."""
+    loop = make_loop("io_uring")
+    requests = [poll_of(loop, pipe[0]) for _ in range(25_000)]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert {request.cqe.res for request in requests} == {-errno.ECANCELED}
+    assert "in_limbo" not in loop.statistics()
+
+
+async def test_cancel_asks_again_until_the_request_is_over(pipe):
+    """The kernel does not find what is changing hands; a cancel that was lost left its task hanging."""
+    loop = asyncio.get_running_loop()
+    memory = bytearray(4)
+
+    def read_by_worker(sqe):
+        lib.io_uring_prep_read(sqe, pipe[0], ffi.from_buffer(memory), 4, 0)
+        sqe.flags |= lib.IOSQE_ASYNC
+
+    for _ in range(300):
+        task = asyncio.ensure_future(loop.add_sqe(read_by_worker, keepalive=memory))
+        await turns(2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 10)
+
+
+async def test_throwing_into_a_second_await_does_not_take_the_first_ones_waiter(pipe):
+    loop = asyncio.get_running_loop()
+    request = poll_of(loop, pipe[0])
+    first = asyncio.ensure_future(request)
+    await turns(2)
+    with pytest.raises(asyncio.CancelledError):
+        request.__await__().throw(asyncio.CancelledError())
+    os.write(pipe[1], b"x")
+    assert await asyncio.wait_for(first, 10) == 1
+
+
+def test_a_loop_whose_tables_are_closed_moves_to_another_thread():
+    loop = make_loop("io_uring")
+    loop.register_buffers([bytearray(4)]).close()
+    loop.register_files(1).close()
+    with pytest.raises(ValueError, match="no slots"):
+        loop.register_files(0)
+    loop.run_until_complete(asyncio.sleep(0))
+    thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.sleep(0)))
+    thread.start()
+    thread.join()
+    loop.close()
+
+
+def test_before_the_first_run_any_thread_may_make_requests():
+    """Also when the loop was given a spare ring of the thread that made it."""
+    warm = make_loop("io_uring")
+    warm.run_until_complete(asyncio.sleep(0))
+    warm.close()
+    loop = make_loop("io_uring")
+    requests = []
+    thread = threading.Thread(target=lambda: requests.append(loop.add_sqe(NOP)))
+    thread.start()
+    thread.join()
+
+    async def finish():
+        return await requests[0]
+
+    assert loop.run_until_complete(finish()) == 0
+    loop.close()
+
+
+async def test_a_duplicate_of_a_loops_ring_is_known():
+    loop = asyncio.get_running_loop()
+    copy = os.dup(loop._ring_pointer().ring_fd)
+    try:
+        with pytest.raises(ValueError, match="data 0"):
+            loop.add_sqe(lib.io_uring_prep_msg_ring, copy, 0, 1234, 0)
+    finally:
+        os.close(copy)

@@ -1,0 +1,7 @@
+# What may stand in somebody's own SQE, and what a prep function is given.
+from ..liburing.liburing cimport io_uring_sqe
+from .sqe_request cimport SqeRequest
+
+cdef int fill_sqe(SqeRequest request, io_uring_sqe *sqe, object pointer, tuple call, object keepalive,
+                  bint is_linked) except -1
+cdef int check_callback(object callback) except -1

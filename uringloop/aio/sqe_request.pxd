@@ -1,0 +1,37 @@
+# One request that add_sqe() made, told to a callback; what a loop adds to it is eventloop/raw_request.
+from libc.stdint cimport int32_t, uint32_t
+
+from ..uring.request cimport Request
+from .context cimport AioContext
+from .handles cimport TimerHandle
+
+cdef class Cqe:
+    cdef readonly int32_t res          # the result: a count, an fd, ..., or a negated errno
+    cdef readonly uint32_t flags       # IORING_CQE_F_*
+
+cdef class SqeRequest(Request):
+    cdef object callback               # of the callback form, or None
+    cdef object callback_context       # contextvars.Context to call it in
+    cdef Cqe last_cqe                  # the result; of a multishot request and with a callback the newest one
+    cdef object touched                # debug mode: callable that says whether the SQE was touched after prep; or None
+    cdef TimerHandle retry             # of the next cancel, if the kernel missed the last one; or None
+    cdef int32_t fd                    # as in the SQE, for repr
+    cdef unsigned char opcode
+    cdef bint is_multishot
+    cdef bint makes_fds                # a result that is not negative is a file descriptor
+    cdef bint is_over                  # the final completion was delivered
+    cdef bint is_seen                  # somebody has looked at last_cqe, or was told of it
+    cdef object __weakref__
+    cdef AioContext its_context(self)
+    cdef object reporter(self)
+    cdef Request in_kernel(self)
+    cdef int ask_again_in(self, double delay_s) except -1
+    cdef int arrive(self, Cqe cqe) except -1
+    cdef int wake(self) except -1
+    cdef int finish(self) except -1
+    cdef int let_go(self) except -1
+    cdef int report_touched(self, object reporter) except -1
+    cdef int tell(self, Cqe cqe) except -1
+
+cdef class ContextRequest(SqeRequest):
+    cdef AioContext aio_context        # None once it is over

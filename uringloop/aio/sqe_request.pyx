@@ -1,0 +1,284 @@
+"""One request of add_sqe() and the callback that it tells its completions.
+
+How it works:
+ 1. Completions come in harvest order through `complete`, each once (fdmon/io_uring unlinks it before the call, so that
+    a nested turn may run in a callback).
+ 2. The callback runs as the context runs its other callbacks: in the contextvars context of who made the request.
+ 3. `cancel` asks the kernel, and asks again until the final completion is there.
+
+Invariant: `keepalive` is dropped by the final completion only.  A request that is over holds nothing.
+
+Thread: the context's.
+Not here: awaiting (`eventloop/raw_request`), SQEs (`sqes`), hold and release (`uring/request`).
+"""
+
+cimport cython
+from libc.stdint cimport int32_t, int64_t, uint32_t
+
+from ..fdmon.io_uring cimport IoUringMonitor
+from ..liburing.liburing cimport (IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE,
+                                  IORING_CQE_F_NOTIF)
+from ..uring.request cimport CANCELLING, IN_FLIGHT, KIND_RAW, Request, encode
+from .context cimport AioContext
+from .handles cimport Handle, TimerHandle
+
+import logging
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+
+cdef double FIRST_RETRY_S = 0.002
+cdef double LAST_RETRY_S = 0.25
+
+
+@cython.freelist(256)
+@cython.final
+cdef class Cqe:
+    """One completion: `res` is the result (a count, an fd, ..., or a negated errno), `flags` are IORING_CQE_F_*.
+
+    Immutable; unpacks into (res, flags).
+    """
+
+    def __cinit__(self, int32_t res=0, uint32_t flags=0):
+        self.res = res
+        self.flags = flags
+
+    @property
+    def more(self):
+        """Whether further completions of the same request follow (IORING_CQE_F_MORE); False for the last one."""
+        return (self.flags & IORING_CQE_F_MORE) != 0
+
+    @property
+    def is_notification(self):
+        """This one only says that a zero-copy send has let go of its memory (IORING_CQE_F_NOTIF, since Linux 6.0)."""
+        return (self.flags & IORING_CQE_F_NOTIF) != 0
+
+    @property
+    def buffer_id(self):
+        """Which provided buffer was used; None for none (IORING_CQE_F_BUFFER)."""
+        return self.flags >> IORING_CQE_BUFFER_SHIFT if self.flags & IORING_CQE_F_BUFFER else None
+
+    def __iter__(self):
+        return iter((self.res, self.flags))
+
+    def __eq__(self, other):
+        if not isinstance(other, Cqe):
+            return NotImplemented
+        return self.res == (<Cqe>other).res and self.flags == (<Cqe>other).flags
+
+    def __hash__(self):
+        return hash((self.res, self.flags))
+
+    def __repr__(self):
+        return f"Cqe(res={self.res}, flags={self.flags:#x})"
+
+    def __reduce__(self):
+        return Cqe, (self.res, self.flags)
+
+
+@cython.no_gc_clear
+cdef class SqeRequest(Request):
+    """A request that add_sqe() made: what its two kinds have in common."""
+
+    def __cinit__(self):
+        self.kind = KIND_RAW
+
+    def __init__(self):
+        raise TypeError("requests are made by add_sqe()")
+
+    # -- what the kinds say ----------------------------------------------------------------------------
+
+    cdef AioContext its_context(self):
+        """Whose ring it is on; None once it is over."""
+        raise NotImplementedError
+
+    cdef object reporter(self):
+        """Who hears of errors, by call_exception_handler()."""
+        raise NotImplementedError
+
+    cdef Request in_kernel(self):
+        """What the kernel knows: the Request that is held."""
+        return self
+
+    cdef int arrive(self, Cqe cqe) except -1:
+        """A completion, where there is no callback."""
+        return 0
+
+    cdef int wake(self) except -1:
+        """Whoever waits goes on."""
+        return 0
+
+    cdef int let_go(self) except -1:
+        """It is over: its_context() is None from now on."""
+        return 0
+
+    # -- what its maker sees ---------------------------------------------------------------------------
+
+    @property
+    def cqe(self):
+        """The completion, a Cqe(res, flags); None before.  With a callback or multishot the newest one."""
+        if self.last_cqe is not None:
+            self.is_seen = True
+        return self.last_cqe
+
+    @property
+    def user_data(self):
+        """What stands in the SQE's user_data, for requests that name others (timeout_update, poll_update, cancel64)."""
+        return encode(self.in_kernel())
+
+    def done(self):
+        """Whether the final completion was delivered: the kernel touches nothing of it any more."""
+        return self.is_over
+
+    def cancel(self):
+        """Ask the kernel to cancel.
+
+        Returns: False if the request is over.  Otherwise exactly one final completion still comes: -ECANCELED, or the
+            true result if it was too late.  The kernel does not find links of a chain behind the one that runs:
+            cancel that one.
+        Raises: RuntimeError from another thread.
+        """
+        cdef Request held = self.in_kernel()
+        cdef IoUringMonitor monitor
+        if self.is_over or held.owner is None or self.its_context().monitor.is_closed:
+            return False
+        monitor = <IoUringMonitor>self.its_context().monitor
+        if monitor.ring.is_enabled and not monitor.ring.is_mine():
+            raise RuntimeError("Non-thread-safe operation: this thread does not run the loop; "
+                               "use loop.call_soon_threadsafe(request.cancel)")
+        if held.state == CANCELLING:
+            held.state = IN_FLIGHT  # asked again: the kernel may have missed it
+        monitor.cancel(held)
+        if self.retry is None:
+            self.ask_again_in(FIRST_RETRY_S)
+        return True
+
+    def cancel_again(self, delay_s):
+        """The kernel does not find a request that is just changing hands (measured: IOSQE_ASYNC reads on their way to
+        being polled for, multishot timeouts between two ticks): ask again until it is over.
+        """
+        self.retry = None
+        if not self.is_over and self.in_kernel().owner is not None and not self.its_context().monitor.is_closed:
+            self.ask_again_in(min(2 * delay_s, LAST_RETRY_S))
+            self.cancel()
+
+    cdef int ask_again_in(self, double delay_s) except -1:
+        cdef AioContext context = self.its_context()
+        cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
+        handle.callback = self.cancel_again
+        handle.first = delay_s
+        handle.n_args = 1
+        handle.loop = self.reporter()
+        handle.aio_context = PyContext_CopyCurrent()
+        handle.when_ns = context.now_ns() + <int64_t>(delay_s * 1e9)
+        handle.when_s = handle.when_ns / 1e9
+        context.timers.push(handle)
+        self.retry = handle
+        return 0
+
+    def __repr__(self):
+        state = "done" if self.is_over else "in flight"
+        result = f" {self.last_cqe!r}" if self.last_cqe is not None else ""
+        return f"<{type(self).__name__} {opcode_name(self.opcode)} fd={self.fd} {state}{result}>"
+
+    # -- completions -----------------------------------------------------------------------------------
+
+    cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
+        cdef Cqe cqe = Cqe.__new__(Cqe, res, flags)
+        if not flags & IORING_CQE_F_NOTIF or self.is_multishot or self.callback is not None:
+            self.last_cqe = cqe
+        try:
+            if self.callback is not None:
+                self.tell(cqe)
+            else:
+                self.arrive(cqe)
+        finally:
+            if not flags & IORING_CQE_F_MORE:
+                self.finish()
+            else:
+                self.wake()
+        return 0
+
+    cdef int tell(self, Cqe cqe) except -1:
+        """Run the callback as the loop runs callbacks; an exception goes to the exception handler."""
+        # own references: a nested turn in the callback may bring the end, which lets go of them
+        cdef AioContext context = self.its_context()
+        cdef Handle handle = context.ready.new_handle()
+        self.is_seen = True
+        handle.callback = self.callback
+        handle.first = cqe
+        handle.n_args = 1
+        handle.loop = self.reporter()
+        handle.aio_context = self.callback_context
+        handle.run()
+        return context.ready.recycle(handle)
+
+    cdef int finish(self) except -1:
+        """The kernel has let go: let go of everything, too."""
+        cdef object reporter
+        cdef Request held = self.in_kernel()
+        self.is_over = True
+        if self.retry is not None:
+            self.retry.cancel()
+            self.retry = None
+        self.wake()
+        reporter = self.reporter() if self.touched is not None else None
+        self.let_go()
+        self.callback = self.callback_context = None
+        if reporter is not None:
+            self.report_touched(reporter)
+        held.keepalive = None  # last: user code may run as these things go
+        return 0
+
+    cdef int report_touched(self, object reporter) except -1:
+        cdef object touched = self.touched
+        self.touched = None
+        if touched():
+            reporter.call_exception_handler({
+                "message": f"the SQE of {self!r} was written to after its prep function had returned: the pointer is "
+                           "valid during that call only",
+            })
+        return 0
+
+    cdef object behind(self):
+        return self.callback if self.callback is not None else self
+
+
+@cython.no_gc_clear
+cdef class ContextRequest(SqeRequest):
+    """A request that AioContext.add_sqe() made; its callback hears of each completion.
+
+    Thread: the context's.  Source: io_uring_enter(2), io_uring_prep_*(3).
+    """
+
+    cdef AioContext its_context(self):
+        return self.aio_context
+
+    cdef object reporter(self):
+        return log_reporter
+
+    cdef int let_go(self) except -1:
+        self.aio_context = None
+        return 0
+
+
+class LogReporter:
+    """Where errors of callbacks go when there is no loop: to the log."""
+
+    _n_nested = 1  # callbacks may run turns: Handle leaves and enters contexts for them
+
+    def call_exception_handler(self, details):
+        """As asyncio's default one."""
+        error = details.get("exception")
+        logging.getLogger("uringloop").error(details["message"], exc_info=error)
+
+
+cdef object log_reporter = LogReporter()
+
+
+cdef object opcode_name(unsigned char opcode):
+    from .. import liburing
+    try:
+        return liburing.Op(opcode).name
+    except (AttributeError, ValueError):
+        return f"opcode {opcode}"

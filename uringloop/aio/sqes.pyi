@@ -1,0 +1,17 @@
+from collections.abc import Callable
+from typing import Any
+
+from .context import AioContext
+from .sqe_request import ContextRequest, Cqe
+
+class Scratch:
+    def was_touched(self) -> bool: ...
+
+# call: (prep, *args)
+def add_sqe(
+    context: AioContext,
+    call: tuple[Any, ...],
+    callback: Callable[[Cqe], object],
+    keepalive: object,
+    is_multishot: bool,
+) -> ContextRequest: ...
