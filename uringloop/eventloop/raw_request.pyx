@@ -195,8 +195,10 @@ cdef class RawRequest(SqeRequest):
     # -- nobody can see it any more --------------------------------------------------------------------
 
     def __del__(self):
-        if self.standing is not None and not is_finalizing() and self.drop_in_flight():
-            return
+        if self.standing is not None:
+            if not is_finalizing() and self.drop_in_flight():
+                return
+            self.standing.request = NULL  # here, as __del__ runs anyhow: a __dealloc__ would cost every request 20 ns
         if self.makes_fds:
             for cqe in self.arrived if self.arrived is not None else (() if self.is_seen else (self.last_cqe,)):
                 if cqe is not None:
@@ -227,10 +229,6 @@ cdef class RawRequest(SqeRequest):
             warnings.warn(f"unclosed {self!r}: use contextlib.aclosing(request), or await request.aclose()",
                           ResourceWarning, source=self)
         return 1
-
-    def __dealloc__(self):
-        if self.standing is not None:
-            self.standing.request = NULL
 
 
 @cython.no_gc_clear
