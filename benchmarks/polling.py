@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
 import statistics
+import struct
 import time
 from collections.abc import Callable, Iterator
 
@@ -51,7 +53,7 @@ POLLING = {
 @contextlib.contextmanager
 def _child(work: Callable[[socket.socket], None]) -> Iterator[socket.socket]:
     """Run *work* with one end of a socket pair in a process on the other CPUs; yields the other end."""
-    ours, theirs = socket.socketpair() if work is _slow else _tcp_pair()
+    ours, theirs = _tcp_pair()
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):
@@ -76,13 +78,6 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
     for end in (ours, theirs):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return ours, theirs
-
-
-def _slow(sock: socket.socket) -> None:
-    """In a child: a device that takes 5 ms."""
-    while sock.recv(1):
-        time.sleep(SLOW_S)
-        sock.send(b"x")
 
 
 def _echo(sock: socket.socket) -> None:
@@ -160,25 +155,29 @@ class Echo(asyncio.Protocol):
 
 
 class SlowFd:
-    """The loop's end of a device that takes 5 ms."""
+    """An fd that is readable 5 ms after it was asked: a timerfd, since a process would need a CPU of its own."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+    def __init__(self) -> None:
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = self.libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self.delay = struct.pack("qqqq", 0, 0, 0, int(SLOW_S * 1e9))
         self.answered = asyncio.get_running_loop().create_future()
-        sock.setblocking(False)
-        asyncio.get_running_loop().add_reader(sock, self.ready)
+        asyncio.get_running_loop().add_reader(self.fd, self.ready)
 
     def ready(self) -> None:
-        self.sock.recv(1)
+        os.read(self.fd, 8)
         self.answered.set_result(None)
 
     def ask(self) -> asyncio.Future[None]:
         self.answered = asyncio.get_running_loop().create_future()
-        self.sock.send(b"x")
+        self.libc.timerfd_settime(self.fd, 0, self.delay, None)
         return self.answered
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.sock)
+        asyncio.get_running_loop().remove_reader(self.fd)
+        os.close(self.fd)
 
 
 async def _connect(make: Callable[[], asyncio.Protocol], sock: socket.socket) -> asyncio.Protocol:
@@ -215,14 +214,12 @@ async def _trips(pings: Pings, slow: SlowFd, case: str, n: int) -> dict[str, flo
     }
 
 
-async def _ping_pong(
-    loop_name: str, case: str, n: int, peer: socket.socket, device: socket.socket
-) -> dict[str, float]:
+async def _ping_pong(loop_name: str, case: str, n: int, peer: socket.socket) -> dict[str, float]:
     """The best of three; the loops that poll do it without, too, and `alone`, and say what is left of the gain."""
     loop, spec = asyncio.get_running_loop(), spec_of(loop_name)
     pings = await _connect(Pings, peer)
     assert isinstance(pings, Pings)
-    slow = SlowFd(device)
+    slow = SlowFd()
     has_gain = case != "alone" and spec.poll_max_ns is not None
     kinds = [(case, True), *([(case, False), ("alone", True), ("alone", False)] if has_gain else [])]
     results: dict[tuple[str, bool], list[dict[str, float]]] = {kind: [] for kind in kinds}
@@ -289,7 +286,6 @@ def measure_polling(loop_name: str, case: str, scale: float) -> dict[str, float]
         peer = children.enter_context(
             _child(_paced(1000 * int(parameter.removesuffix("us"))) if is_paced else _echo)
         )
-        device = children.enter_context(_child(_slow))
         loop = new_event_loop(loop_name)
         asyncio.set_event_loop(loop)
         children.callback(loop.close)
@@ -300,5 +296,5 @@ def measure_polling(loop_name: str, case: str, scale: float) -> dict[str, float]
         elif kind == "idle":
             work = _tick(1, n, peer)
         else:
-            work = _ping_pong(loop_name, case, max(n, BURST), peer, device)
+            work = _ping_pong(loop_name, case, max(n, BURST), peer)
         return {"operations": n, **loop.run_until_complete(work)}
