@@ -266,3 +266,43 @@ async def test_cancelled_functions_wait_until_it_is_decided(tmp_path):
         exists = path.exists()
         await turns(5)
         assert path.exists() == exists
+
+
+async def test_a_forgotten_temporary_directory_goes_with_a_warning(tmp_path):
+    made = [await files.TemporaryDirectory(dir=tmp_path)]
+    path = made[0].name
+    (pathlib.Path(path) / "file").touch()
+    assert repr(made[0]) == f"<uringloop.files.TemporaryDirectory {path!r} there>"
+    with pytest.warns(ResourceWarning, match="implicitly cleaning up .*TemporaryDirectory") as caught:
+        made.clear()
+    assert caught[0].filename == __file__
+    assert not os.path.exists(path)
+
+
+async def test_a_temporary_directory_is_made_once_and_cleaned_up_as_often_as_one_likes(tmp_path):
+    making = files.TemporaryDirectory(dir=tmp_path)
+    made = await making
+    assert made is making
+    with pytest.raises(RuntimeError, match="awaited already"):
+        await making
+    await made.cleanup()
+    await made.cleanup()
+    assert os.listdir(tmp_path) == []
+    assert repr(made) == f"<uringloop.files.TemporaryDirectory {made.name!r} removed>"
+
+
+@pytest.mark.parametrize("kind", [files.NamedTemporaryFile, files.TemporaryFile, files.TemporaryDirectory])
+async def test_a_cancelled_temporary_leaves_nothing(tmp_path, kind):
+    """The name was there, and nobody knew it."""
+
+    async def make():
+        return await kind(dir=tmp_path)
+
+    for n_turns in [*range(8)] * 5:
+        task = asyncio.ensure_future(make())
+        await turns(n_turns)
+        task.cancel()
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        if not isinstance(result, asyncio.CancelledError):
+            await (result.cleanup() if kind is files.TemporaryDirectory else result.close())
+        assert os.listdir(tmp_path) == []

@@ -455,6 +455,10 @@ class BinaryFile:
         self._closed_waiter = done = self._loop.create_future()
         problem: BaseException | None = None
         try:
+            if self._is_settled() and self._closefd and self._delete_path is None:
+                fd, self._fd = self._fd, -1
+                await self._backend.close(fd, self._n_written_bytes > MUCH_BYTES)
+                return
             problem = await self._outlast(self._finish)
             while self._n_users:
                 self._idle = self._loop.create_future()
@@ -472,6 +476,10 @@ class BinaryFile:
             self._closed_waiter = None
         if problem is not None:
             raise problem
+
+    def _is_settled(self) -> bool:
+        """Nobody uses the file, and nothing is to be written."""
+        return not self._n_users and not self._lock.locked() and not self._unwritten()
 
     async def _outlast(self, step: Any, is_once: bool = False) -> BaseException | None:
         """Run a step of closing to its end in spite of cancellations; returns the first exception."""

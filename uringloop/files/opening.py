@@ -57,7 +57,7 @@ class Opening(Coroutine[Any, Any, _F]):
         self._coroutine: Coroutine[Any, Any, _F] | None = None  # what a task runs
         self._args = args
         self._place = place
-        self.__name__ = self.__qualname__ = f"uringloop.{function}"  # for a task's repr()
+        self.__name__ = self.__qualname__ = function  # for a task's repr()
 
     def __repr__(self) -> str:
         return f"<{self._call()} {'awaited' if self._open_it is None else 'not awaited yet'}>"
@@ -190,7 +190,7 @@ def open(
             backend, opened, wanted, mode, name, closefd, buffering, encoding, errors, newline
         )
 
-    return Opening(open_it, "open", (name, mode), place_of_caller())
+    return Opening(open_it, "uringloop.open", (name, mode), place_of_caller())
 
 
 async def open_fd(

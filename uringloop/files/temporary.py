@@ -14,6 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Generator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, overload
 
@@ -51,6 +52,10 @@ async def _open_named(backend: Backend, suffix: str, prefix: str, folder: str) -
             return await backend.open(path, _FLAGS, 0o600), path
         except FileExistsError:
             continue
+        except asyncio.CancelledError:
+            with suppress(OSError):  # it may have been made
+                os.unlink(path)
+            raise
         except OSError as error:
             if error.filename is None:
                 error.filename = path
@@ -111,7 +116,7 @@ def _opening(
             binary._delete_path = str(name)
         return file
 
-    return Opening(open_it, f"files.{'Named' if is_named else ''}TemporaryFile", (mode,), place)
+    return Opening(open_it, f"uringloop.files.{'Named' if is_named else ''}TemporaryFile", (mode,), place)
 
 
 @overload
@@ -312,6 +317,10 @@ class TemporaryDirectory:
                 await mkdir(path, 0o700)
             except FileExistsError:
                 continue
+            except asyncio.CancelledError:
+                with suppress(OSError):  # it may have been made
+                    os.rmdir(path)
+                raise
             self.name, self._state = path, _THERE
             return self
         raise FileExistsError(errno.EEXIST, "No usable temporary directory name found")
