@@ -8,6 +8,7 @@ import pty
 import signal
 import socket
 import sys
+import threading
 
 import pytest
 from helpers import turns, until
@@ -102,6 +103,22 @@ async def test_opening_waits_for_a_lease_to_be_given_back(tmp_path):
     finally:
         os.close(fd)
         signal.signal(signal.SIGIO, was)
+
+
+async def test_waiting_for_a_fifo_whose_name_is_gone_can_be_cancelled(fifo):
+    other_fd = os.open(fifo, os.O_PATH)
+    opening = asyncio.ensure_future(files.open(fifo, "rb"))
+    await until(lambda: any(thread.name == f"open {fifo}" for thread in threading.enumerate()))
+    await asyncio.sleep(0.01)
+    fifo.unlink()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    # The thread goes when somebody opens what it waits for, and closes what it got: the test's own check sees that.
+    os.close(os.open(f"/proc/self/fd/{other_fd}", os.O_RDWR | os.O_NONBLOCK))
+    await until(lambda: not any(thread.name == f"open {fifo}" for thread in threading.enumerate()))
+    await turns(2)
+    os.close(other_fd)
 
 
 async def test_a_fifo_is_read_to_its_end(fifo):

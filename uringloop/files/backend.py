@@ -183,7 +183,8 @@ class Backend:
         """Open what waits until somebody opens the other end, in a thread of its own.
 
         The executor and the kernel have few threads for all files: some FIFOs that nobody opens would take them all.
-        Cancelled: the other end is opened for a moment, which lets the thread go.
+        Cancelled: the other end is opened for a moment, which lets the thread go; if the FIFO's name is gone, it stays
+        until somebody who has the FIFO lets it go. Nobody's memory depends on it, and what it opens is closed.
         """
         loop = self.loop
         future: asyncio.Future[int] = loop.create_future()
@@ -210,33 +211,38 @@ class Backend:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await _finish(future, os.close, lambda: _release_fifo(path, dir_fd))
+            future.add_done_callback(_close_opened)
+            # A release before the thread is where it waits is lost, hence another one after a while.
+            while not future.done() and _release_fifo(path, dir_fd):
+                with suppress(asyncio.CancelledError):  # the first one is going to be raised
+                    await asyncio.wait([future], timeout=_RELEASE_AGAIN_S)
             raise
 
 
-def _release_fifo(path: Path, dir_fd: int | None) -> None:
-    """Let a thread go that waits in open() for the other end of a FIFO."""
-    with suppress(OSError):
-        if stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
-            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd))
+def _release_fifo(path: Path, dir_fd: int | None) -> bool:
+    """Let a thread go that waits in open() for the other end of a FIFO; false if there is no such FIFO any more."""
+    try:
+        if not stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
+            return False
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd))
+    except OSError:
+        return False
+    return True
+
+
+def _close_opened(future: asyncio.Future[int]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        os.close(future.result())
 
 
 async def _finish(
     future: asyncio.Future[Any],
     undo: Callable[[Any], object] | None,
-    release: Callable[[], object] | None = None,
 ) -> Any:
-    """Wait for a call that cannot be taken back, however often we are cancelled; None if it failed.
-
-    Parameters:
-        release: makes a call that may wait for ever return; called again and again until it does.
-    """
+    """Wait for a call that cannot be taken back, however often we are cancelled; None if it failed."""
     while not future.done():
-        if release is not None:
-            release()
         try:
-            # A release before the thread is where it waits is lost, hence another one after a while.
-            await asyncio.wait([future], timeout=None if release is None else _RELEASE_AGAIN_S)
+            await asyncio.wait([future])
         except asyncio.CancelledError:
             continue  # the first cancellation is going to be raised
     if future.cancelled() or future.exception() is not None:
