@@ -21,6 +21,7 @@ def reading(memory, count):
 
 VIEW = ffi.from_buffer(bytearray(64))
 BYTES = b"0123456789"
+VECTORS = ffi.new("struct iovec[2]")
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -42,6 +43,12 @@ BYTES = b"0123456789"
         ((READ, 0, VIEW + 60, 5, 0), VIEW, "5 bytes from offset 60 on of a bytearray object of 64"),
         ((reading(VIEW, 65),), VIEW, "65 bytes of"),
         ((reading(VIEW, 65),), (1, [], VIEW), "65 bytes of"),
+        ((lib.io_uring_prep_readv, 0, VECTORS, 3, 0), None, "48 bytes of a cffi array of 32"),
+        (
+            (lib.io_uring_prep_writev2, 0, VECTORS + 1, 2, 0, 0),
+            VECTORS,
+            "32 bytes from offset 16 on of a cffi",
+        ),
         ((READ, 0, ffi.from_buffer(BYTES), 10, 0), None, "immutable bytes object"),
         ((READ, 0, ffi.from_buffer(memoryview(BYTES)), 10, 0), None, "immutable memoryview object"),
         ((lib.io_uring_prep_recv, 0, ffi.from_buffer(BYTES), 10, 0), None, "immutable bytes object"),
@@ -80,6 +87,10 @@ async def test_what_fits_is_taken(tmp_path):
         assert await loop.add_sqe(READ, fd, array, 64, 0) == 64
         assert await loop.add_sqe(READ, fd, ffi.from_buffer(anonymous), 4096, 0) == 68
         assert await loop.add_sqe(READ, fd, ffi.from_buffer(half), 32, 0) == 32
+        vectors = ffi.new(
+            "struct iovec[]", [{"iov_base": view, "iov_len": 4}, {"iov_base": array, "iov_len": 4}]
+        )
+        assert await loop.add_sqe(lib.io_uring_prep_readv, fd, vectors, 2, 0, keepalive=[view, array]) == 8
         # memory that is not known is the user's
         assert await loop.add_sqe(READ, fd, view + 32, 32, 0, keepalive=(memory, half)) == 32
         assert (

@@ -26,11 +26,14 @@ from ..uring.ring cimport is_a_loops_ring
 from .sqe_request cimport SqeRequest
 
 import functools
-import gc
 import os
 import types
 
 from ..uring.buffers import FIRST_RESERVED_GROUP
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        pass
 
 cdef extern from "Python.h":
     PyObject *PyObject_Vectorcall(object callable, PyObject **args, size_t n_args, PyObject *names)
@@ -39,12 +42,32 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     static PyObject *ul_prep_failed(void) { return NULL; }
+
+    static int ul_has_buffer(PyObject *visited, void *found)
+    {
+        if (!PyObject_CheckBuffer(visited))
+            return 0;
+        *(PyObject **)found = visited;
+        return 1;
+    }
+
+    /* What an object refers to and has the buffer protocol, borrowed; or NULL. */
+    static PyObject *ul_buffer_behind(PyObject *object)
+    {
+        PyObject *found = NULL;
+        if (Py_TYPE(object)->tp_traverse != NULL)
+            Py_TYPE(object)->tp_traverse(object, ul_has_buffer, &found);
+        return found;
+    }
     """
     object ul_prep_failed()
+    PyObject *ul_buffer_behind(object)
 
 cdef enum:
     OP_NONE = 255                      # what stands in an SQE that nobody filled
     # Opcodes that the checks know; numbers are ABI (linux/io_uring.h).
+    OP_READV = 1
+    OP_WRITEV = 2
     OP_READ_FIXED = 4
     OP_WRITE_FIXED = 5
     OP_POLL_ADD = 6
@@ -70,6 +93,7 @@ cdef enum:
     TIMEOUT_MULTISHOT = 1 << 6
     ACCEPT_MULTISHOT = 1 << 0
     RECV_MULTISHOT = 1 << 1
+    KEEPALIVE_LOOKED_AT = 16           # items of a keepalive that is a list or tuple; it may be long, and is only kept
     STACK_MOST = 12                    # arguments of a prep function of liburing, the SQE included
     IS_COROUTINE = 0x80 | 0x200        # CO_COROUTINE | CO_ASYNC_GENERATOR of a code object's co_flags
 
@@ -77,7 +101,6 @@ cdef uint64_t UNTOUCHED = 0x5A5A_0F0F_5A5A_0F0F  # user_data while prep runs
 cdef unsigned FIRST_RESERVED = FIRST_RESERVED_GROUP
 cdef object BuiltinFunction = types.BuiltinFunctionType
 cdef object PythonFunction = types.FunctionType
-cdef object referents = gc.get_referents
 
 # cffi's types: memory that the object owns, and the view of somebody's buffer.  Known from the first request on.
 cdef object OwnMemory = None
@@ -230,19 +253,21 @@ cdef int check_sqe(const io_uring_sqe *sqe, tuple call, object keepalive, bint i
     if sqe.addr and transferred(sqe):
         if as_buffer is None:
             know_cffi()
-        check_all_memory(sqe, call)
+        check_all_memory(sqe, call, 1)
         if keepalive is not None:
             check_memory(sqe, keepalive)
             if isinstance(keepalive, (tuple, list)):
-                check_all_memory(sqe, tuple(keepalive))
+                check_all_memory(sqe, tuple(keepalive[:KEEPALIVE_LOOKED_AT]), 0)
     return 0
 
 
 cdef uint64_t transferred(const io_uring_sqe *sqe) noexcept:
-    """How many bytes at sqe.addr the kernel may touch; 0 where addr points to something else."""
+    """How many bytes at sqe.addr the kernel may touch; 0 where that is not known."""
     if (sqe.opcode == OP_READ or sqe.opcode == OP_WRITE or sqe.opcode == OP_SEND or sqe.opcode == OP_RECV
             or sqe.opcode == OP_READ_FIXED or sqe.opcode == OP_WRITE_FIXED or sqe.opcode == OP_SEND_ZC):
         return sqe.len
+    if sqe.opcode == OP_READV or sqe.opcode == OP_WRITEV:
+        return <uint64_t>sqe.len * sizeof(iovec)
     if sqe.opcode == OP_PROVIDE_BUFFERS:
         return <uint64_t>sqe.len * <uint64_t>max(sqe.fd, 0)
     return 0
@@ -254,9 +279,9 @@ cdef bint is_written_to(const io_uring_sqe *sqe) noexcept:
             or sqe.opcode == OP_PROVIDE_BUFFERS)
 
 
-cdef int check_all_memory(const io_uring_sqe *sqe, tuple objects) except -1:
+cdef int check_all_memory(const io_uring_sqe *sqe, tuple objects, Py_ssize_t first) except -1:
     cdef Py_ssize_t i
-    for i in range(PyTuple_GET_SIZE(objects)):
+    for i in range(first, PyTuple_GET_SIZE(objects)):
         check_memory(sqe, <object>PyTuple_GET_ITEM(objects, i))
     return 0
 
@@ -266,16 +291,16 @@ cdef int check_memory(const io_uring_sqe *sqe, object owner) except -1:
     cdef Py_buffer memory
     cdef object kind = type(owner)
     cdef object what = owner
+    cdef PyObject *behind
     if kind is int:
         return 0
     if kind is bytes:
         return check_range(sqe, what, PyBytes_AS_STRING(owner), <uint64_t>PyBytes_GET_SIZE(owner), True)
     if kind is BufferView:
-        for what in referents(owner):  # the object of ffi.from_buffer(object)
-            if PyObject_CheckBuffer(what):
-                break
-        else:
+        behind = ul_buffer_behind(owner)  # as gc.get_referents(): the object of ffi.from_buffer(object)
+        if behind == NULL:
             return 0
+        what = <object>behind
     elif kind is OwnMemory:
         owner = as_buffer(owner)
         what = None
@@ -295,17 +320,20 @@ cdef int check_range(const io_uring_sqe *sqe, object what, const char *start, ui
                      bint is_readonly) except -1:
     cdef uint64_t offset = sqe.addr - <uint64_t><uintptr_t>start
     cdef uint64_t count = transferred(sqe)
-    cdef object kind
     if offset >= size and not (offset == 0 and size == 0):  # also when addr is before the start
         return 0
-    kind = "cffi array" if what is None else f"{type(what).__name__} object"
     if is_readonly and is_written_to(sqe):
-        raise ValueError(f"the kernel would write into an immutable {kind}: use ffi.from_buffer(bytearray(size))")
+        raise ValueError(f"the kernel would write into an immutable {name_of(what)}: use "
+                         "ffi.from_buffer(bytearray(size))")
     if count > size - offset:
         place = f" from offset {offset} on" if offset else ""
-        raise ValueError(f"{count} bytes{place} of a {kind} of {size}: the kernel would touch memory of others; the "
-                         "length to give is that of the buffer, less the offset into it")
+        raise ValueError(f"{count} bytes{place} of a {name_of(what)} of {size}: the kernel would touch memory of "
+                         "others; the length to give is that of the buffer, less the offset into it")
     return 0
+
+
+cdef object name_of(object what):
+    return "cffi array" if what is None else f"{type(what).__name__} object"
 
 
 cdef bint posts_several(const io_uring_sqe *sqe) noexcept:
