@@ -17,7 +17,7 @@ from helpers import make_loop, turns, until
 import uringloop
 from uringloop.liburing import ffi, lib
 
-from .common import NOP, poll_of
+from .common import NOP, accepts_of, open_fds, poll_of
 
 # -- races ----------------------------------------------------------------------------------------------------
 
@@ -223,3 +223,50 @@ async def test_a_duplicate_of_a_loops_ring_is_known():
             loop.add_sqe(lib.io_uring_prep_msg_ring, copy, 0, 1234, 0)
     finally:
         os.close(copy)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unclosed <RawRequest:ResourceWarning")
+@pytest.mark.parametrize("seed", range(3))
+async def test_accepts_end_whatever_is_done_to_them(seed):
+    """Forgotten, cancelled, closed by others, several of it at once, while connections come: nothing stays."""
+    loop = asyncio.get_running_loop()
+    chance = random.Random(seed)
+    before, in_flight = open_fds(), loop.statistics()["in_flight"]
+    listener = socket.create_server(("127.0.0.1", 0), backlog=500)
+
+    async def accept(request):
+        async for cqe in request:
+            if cqe.res >= 0:
+                os.close(cqe.res)
+            await turns(1)
+
+    async def one():
+        request = accepts_of(loop, listener)
+        how = chance.randrange(6)
+        task = asyncio.create_task(accept(request)) if how else None
+        with socket.socket() as client:
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+            await turns(chance.randrange(4))
+            if how in (1, 4):
+                task.cancel()
+            if how in (2, 4):
+                await request.aclose()
+            if how == 3:
+                request.cancel()
+            if how == 5:
+                closing = asyncio.create_task(request.aclose())
+                task.cancel()
+                await closing
+        request = None
+        if task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    for _ in range(25):
+        await asyncio.gather(*[one() for _ in range(40)])
+    gc.collect()
+    await until(lambda: loop.statistics()["in_flight"] <= in_flight)
+    listener.close()
+    await until(lambda: open_fds() == before)
