@@ -41,6 +41,10 @@ _IOV_MOST = 1024
 # Flags of open(2) with which a submission never opens (the second is O_TMPFILE without what it has of others).
 _FOR_WORKERS = os.O_CREAT | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
 
+# Whether os.link follows symbolic links as it is told. Older ones do so only where they call linkat(2), for a dir_fd;
+# link(2) does not on Linux. It came with a bug fix (gh-81793), so no version says it; the signature does.
+_LINK_FOLLOWS = "os.name" in (getattr(os.link, "__text_signature__", None) or "")
+
 
 def _at(dir_fd: int | None) -> int:
     return _AT_FDCWD if dir_fd is None else dir_fd
@@ -256,8 +260,7 @@ class RingBackend(Backend):
         target_dir: int | None,
         follow_symlinks: bool,
     ) -> None:
-        # os.link follows only where it calls linkat(2); link(2), which it calls otherwise, does not on Linux.
-        is_linkat = source_dir is not None or target_dir is not None
+        is_linkat = _LINK_FOLLOWS or source_dir is not None or target_dir is not None
         flags = _AT_SYMLINK_FOLLOW if follow_symlinks and is_linkat else 0
         names = _at(source_dir), os.fsencode(source), _at(target_dir), os.fsencode(target)
         await self._add(lib.io_uring_prep_linkat, *names, flags)
