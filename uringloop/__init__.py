@@ -38,17 +38,23 @@ __all__ = [
 if sys.version_info < (3, 16):
     __all__ += ["EventLoopPolicy", "install"]
 
+# Where they are, in builds with liburing.
+_OF_RAW_REQUESTS = {
+    "Cqe": ".aio.sqe_request",
+    "FIRST_RESERVED_GROUP": ".uring.buffers",
+    "RawRequest": ".eventloop.raw_request",
+}
+
 
 def __getattr__(name: str) -> Any:
     """What is made or loaded when somebody asks: even naming policies warns on new Pythons."""
-    if name == "Cqe":
-        from .aio.sqe_request import Cqe
+    if name in _OF_RAW_REQUESTS:
+        import importlib
 
-        return Cqe
-    if name == "RawRequest":
-        from .eventloop.raw_request import RawRequest
-
-        return RawRequest
+        try:
+            return getattr(importlib.import_module(_OF_RAW_REQUESTS[name], __name__), name)
+        except ModuleNotFoundError as error:
+            raise AttributeError(f"uringloop.{name}: this build has no liburing ({error})") from None
     if name == "open":  # not in __all__: `import *` would hide the builtin
         from .files import open
 
@@ -58,10 +64,6 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(".files", __name__)
-    if name == "FIRST_RESERVED_GROUP":
-        from .uring.buffers import FIRST_RESERVED_GROUP
-
-        return FIRST_RESERVED_GROUP
     if name in ("EventLoopPolicy", "install") and sys.version_info < (3, 16):
         from . import policy
 
@@ -74,4 +76,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "Cqe", "FIRST_RESERVED_GROUP", "RawRequest", "files", "open"})
+    return sorted({*globals(), *__all__, *_OF_RAW_REQUESTS, "files", "open"})

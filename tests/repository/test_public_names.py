@@ -43,6 +43,21 @@ def test_what_is_made_when_somebody_asks_is_there(name):
     assert getattr(uringloop, name) is not None
 
 
+def test_what_a_build_has_not_is_an_attribute_error():
+    """inspect.getmembers() and others ask for each name of dir()."""
+    script = (
+        "import sys, uringloop\n"
+        "sys.modules['uringloop.eventloop.raw_request'] = None\n"
+        "try:\n"
+        "    uringloop.RawRequest\n"
+        "except AttributeError as error:\n"
+        "    assert 'no liburing' in str(error)\n"
+        "else:\n"
+        "    raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
 def test_star_import_gives_exactly_them():
     names = {}
     exec("from uringloop import *", names)
