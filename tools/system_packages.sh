@@ -2,8 +2,8 @@
 # Install the Debian packages that are missing, and only those.
 #
 #     tools/system_packages.sh PYTHON build   what compiling needs; failing to get it is an error
-#     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests, and
-#                                             spin, for docs/spin; never an error
+#     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests,
+#                                             spin, for docs/spin, and openssl; never an error
 #
 # What is there is found out by trying, not by package names: an interpreter may come from elsewhere.
 set -euo pipefail
@@ -99,12 +99,13 @@ prepare_build() {
     check_version
 }
 
-prepare_spin() {
-    if command -v spin >/dev/null; then return; fi
-    if command -v apt-get >/dev/null && update && apt install --no-install-recommends spin; then
-        echo "installed spin"
+# A command that a few tests use, from the package of its name; they are skipped without.
+prepare_command() {
+    if command -v "$1" >/dev/null; then return; fi
+    if command -v apt-get >/dev/null && update && apt install --no-install-recommends "$1"; then
+        echo "installed $1"
     else
-        echo "spin could not be installed: the model of the notify protocol will not be checked"
+        echo "$1 could not be installed: $2"
     fi
 }
 
@@ -125,6 +126,10 @@ prepare_testsuite() {
 
 case $purpose in
     build) prepare_build ;;
-    test) prepare_testsuite; prepare_spin ;;
+    test)
+        prepare_testsuite
+        prepare_command spin "the model of the notify protocol will not be checked"
+        prepare_command openssl "refusing to renegotiate TLS will not be tested"
+        ;;
     *) echo "unknown purpose: $purpose" >&2; exit 2 ;;
 esac
