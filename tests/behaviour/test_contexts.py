@@ -4,8 +4,10 @@ import asyncio
 import contextvars
 import socket
 import struct
+import sys
 
 import pytest
+from helpers import client_tls, server_tls
 
 place = contextvars.ContextVar("place", default="the loop's")
 
@@ -117,3 +119,110 @@ async def test_what_a_finished_write_tells_is_not_told_in_the_loop_s_context(is_
     if not is_closed:
         transport.abort()
         await protocol.lost.wait()
+
+
+# -- since Python 3.15: one context for each connection -----------------------------------------------------
+
+since_3_15 = pytest.mark.skipif(
+    sys.version_info < (3, 15), reason="asyncio copied contexts for each callback"
+)
+
+
+class Growing(Hearing):
+    """Leaves its mark in the context, at each call."""
+
+    def note(self, name):
+        self.heard[name] = place.get()
+        place.set(name)
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.note("connection_made")
+
+    def data_received(self, data):
+        self.note("data_received")
+
+    def eof_received(self):
+        self.note("eof_received")
+
+    def connection_lost(self, exc):
+        self.note("connection_lost")
+        self.lost.set()
+
+
+GROWN = {
+    "connection_made": "made",
+    "data_received": "connection_made",
+    "eof_received": "data_received",
+    "connection_lost": "eof_received",
+}
+
+
+@since_3_15
+async def test_the_callbacks_of_a_client_share_one_context():
+    place.set("made")
+    protocol, peer = await connected(Growing)
+    assert place.get() == "made"
+    peer.send(b"x")
+    peer.close()
+    await protocol.lost.wait()
+    assert protocol.heard == {"factory": "made"} | GROWN
+    assert place.get() == "made"
+
+
+@since_3_15
+async def test_each_connection_of_a_server_has_a_copy_of_the_server_s_context():
+    place.set("made")
+    loop, protocols = asyncio.get_running_loop(), []
+
+    def factory():
+        protocols.append(Growing())
+        place.set("made")  # of this connection only
+        return protocols[-1]
+
+    server = await loop.create_server(factory, "127.0.0.1", 0)
+    place.set("later")
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"x")
+        writer.write_eof()
+        assert await reader.read() == b""
+        await protocols[-1].lost.wait()
+        assert protocols[-1].heard == {"factory": "made"} | GROWN
+        writer.close()
+        await writer.wait_closed()
+    assert place.get() == "later"
+    server.close()
+
+
+@since_3_15
+@pytest.mark.parametrize("way", ["close", "abort"])
+async def test_the_end_is_told_in_the_connection_s_context_whoever_closes(way):
+    place.set("connected")
+    protocol, peer = await connected()
+    place.set("closer's")
+    with peer:
+        getattr(protocol.transport, way)()
+        await protocol.lost.wait()
+    assert protocol.heard["connection_lost"] == "connected"
+
+
+@since_3_15
+async def test_a_server_with_tls_calls_in_a_copy_of_its_context():
+    place.set("made")
+    loop, protocols = asyncio.get_running_loop(), []
+    server = await loop.create_server(
+        lambda: protocols.append(Growing()) or protocols[-1], "127.0.0.1", 0, ssl=server_tls()
+    )
+    place.set("later")
+    for _ in range(2):
+        _reader, writer = await asyncio.open_connection(
+            *server.sockets[0].getsockname(), ssl=client_tls(), server_hostname="localhost"
+        )
+        writer.write(b"x")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        await protocols[-1].lost.wait()
+        assert protocols[-1].heard == {"factory": "made"} | GROWN
+    server.close()

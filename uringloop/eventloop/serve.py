@@ -40,26 +40,35 @@ def _describe(sock, extra):
     return extra
 
 
+def _call_in_copy(context, function, *arguments):
+    """Call it in a copy of a context, which is the last argument, too; None, before Python 3.15: just here."""
+    if context is None:
+        function(*arguments, None)
+    else:
+        context = context.copy()
+        context.run(function, *arguments, context)
+
+
 class ServeMixin:
     """The part of Loop that makes transports and accepts connections."""
 
-    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None, context=None):
         """A transport for a connected socket, which it owns from now on."""
         self._ensure_fd_no_transport(sock.fileno())
-        return self._new_socket_transport(sock, protocol, waiter, extra, server)
+        return self._new_socket_transport(sock, protocol, waiter, extra, server, context)
 
-    def _new_socket_transport(self, sock, protocol, waiter, extra, server):
+    def _new_socket_transport(self, sock, protocol, waiter, extra, server, context):
         """The same where nobody can have a transport for the fd yet."""
         connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
         transport = SocketTransport.__new__(SocketTransport)
         transport.take_socket(sock, extra)
-        self._start_transport(transport, connection_made, protocol, waiter, server)
+        self._start_transport(transport, connection_made, protocol, waiter, server, context)
         return transport
 
-    def _start_transport(self, transport, connection_made, protocol, waiter, server):
+    def _start_transport(self, transport, connection_made, protocol, waiter, server, context):
         """A transport that has its socket begins."""
         fd = transport.fd
-        transport.setup(self, self.aio_context, protocol, server)
+        transport.setup(self, self.aio_context, protocol, server, context)
         transport.attach_wire((RingWire if self._has_requests else ReadinessWire)(transport, fd))
         self._transports[fd] = transport
         if server is not None:
@@ -155,8 +164,12 @@ class ServeMixin:
         backlog=100,
         ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
+        context=None,
     ):
         """Accept connections of a listening socket from now on.
+
+        Each connection gets a copy of `context`, the server's, in which everything is called that has to do with it;
+        None before Python 3.15.
 
         On io_uring by multishot ACCEPT, but only for sockets that this loop made. One that was given may be shared
         with other processes (prefork servers): an armed ACCEPT is an exclusive waiter and stays first in line, so that
@@ -173,6 +186,7 @@ class ServeMixin:
             backlog,
             ssl_handshake_timeout,
             ssl_shutdown_timeout,
+            context,
         )
         # what is no socket.socket was given, too: gunicorn's listeners are wrappers of sockets
         if self._has_requests and isinstance(sock, socket.socket) and sock not in self._given_listeners:
@@ -240,7 +254,7 @@ class ServeMixin:
                 self._accept_failed(error, details)
                 return
             connection.setblocking(False)
-            self._accepted_socket(connection, peername, details)
+            _call_in_copy(details[7], self._accepted_socket, connection, peername, details)
             if listener.fileno() < 0:
                 return
 
@@ -268,14 +282,18 @@ class ServeMixin:
 
     def _accepted(self, kind, fd, peername, error, details):
         """A new connection's fd, which is ours, and the address of its peer; or an OSError instead."""
-        protocol_factory, _, sslcontext, server, _, _, _ = details
         if error is not None:
             self._accept_failed(error, details)
-            return
+        else:
+            _call_in_copy(details[7], self._serve, kind, fd, peername, details)
+
+    def _serve(self, kind, fd, peername, details, context):
+        """Make protocol and transport of a connection."""
+        protocol_factory, _, sslcontext, server, _, _, _, _ = details
         if sslcontext or self._debug or not kind.is_known:
             if peername is None:
                 peername = peer_of(fd, kind)
-            self._accepted_socket(socket_of(fd, kind), peername, details)
+            self._accepted_socket(socket_of(fd, kind), peername, details, context)
             return
         if server is not None and server._sockets is None:
             os.close(fd)  # accepted by the kernel before the server was closed
@@ -286,7 +304,7 @@ class ServeMixin:
             connection_made = protocol.connection_made
             transport = SocketTransport.__new__(SocketTransport)
             transport.take_fd(fd, kind, peername)
-            self._start_transport(transport, connection_made, protocol, None, server)
+            self._start_transport(transport, connection_made, protocol, None, server, context)
         except BaseException as failure:
             if transport is None or transport.fd < 0:
                 os.close(fd)
@@ -294,9 +312,9 @@ class ServeMixin:
                 transport.close_socket()
             self._refused(failure, protocol)
 
-    def _accepted_socket(self, connection, peername, details):
+    def _accepted_socket(self, connection, peername, details, context):
         """The same with a socket; where TLS or debug mode want one, or the listener is of another kind."""
-        protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout = details
+        protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout, _ = details
         if server is not None and server._sockets is None:
             connection.close()
             return
@@ -304,22 +322,23 @@ class ServeMixin:
         if self._debug:
             logger.debug("%r got a new connection from %r: %r", server, peername, connection)
         if sslcontext:
-            self.create_task(
-                self._accept_connection2(
-                    protocol_factory,
-                    connection,
-                    extra,
-                    sslcontext,
-                    server,
-                    handshake_timeout,
-                    shutdown_timeout,
-                )
+            since_3_15 = {} if context is None else {"context": context}
+            accept = self._accept_connection2(
+                protocol_factory,
+                connection,
+                extra,
+                sslcontext,
+                server,
+                handshake_timeout,
+                shutdown_timeout,
+                **since_3_15,
             )
+            self.create_task(accept, **since_3_15)
             return
         protocol = None
         try:
             protocol = protocol_factory()
-            self._new_socket_transport(connection, protocol, None, extra, server)
+            self._new_socket_transport(connection, protocol, None, extra, server, context)
         except BaseException as failure:
             connection.close()
             self._refused(failure, protocol)

@@ -25,6 +25,7 @@ class TlsMixin:
         server=None,
         ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
         ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
+        context=None,
     ):
         """A TLS transport for a connected socket, which it owns from now on."""
         self._ensure_fd_no_transport(rawsock)
@@ -40,7 +41,7 @@ class TlsMixin:
         )
         transport = SecureTransport(tls)
         tls.attach(transport)
-        self._make_socket_transport(rawsock, tls, extra=extra, server=server)
+        self._make_socket_transport(rawsock, tls, extra=extra, server=server, context=context)
         return transport
 
     @functools.wraps(asyncio.BaseEventLoop.start_tls)

@@ -5,6 +5,7 @@ cdef class StreamTransport(Endpoint):
     cdef object loop                    # the asyncio loop; None after connection_lost
     cdef object protocol
     cdef object server                  # asyncio.Server or None
+    cdef object given_context           # the contextvars.Context to call the protocol in, or None: copies, then
     cdef object empty_waiter            # future of sendfile, done when the queue is empty
     cdef Py_ssize_t high_bytes
     cdef Py_ssize_t low_bytes

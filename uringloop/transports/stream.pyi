@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from typing import Any
 
 from ..aio.context import AioContext
@@ -14,6 +15,7 @@ class StreamTransport(Endpoint):
         aio_context: AioContext,
         protocol: asyncio.BaseProtocol,
         server: asyncio.AbstractServer | None,
+        context: Context | None = None,
     ) -> None: ...
     def attach_wire(self, wire: Wire) -> None: ...
     def start(

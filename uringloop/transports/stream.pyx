@@ -59,12 +59,14 @@ cdef class StreamTransport(Endpoint):
         self.conn_lost = 1  # until setup(): nothing can be written
         self.queue = SendQueue()
 
-    def setup(self, loop, AioContext aio_context not None, protocol, server):
+    def setup(self, loop, AioContext aio_context not None, protocol, server, context=None):
         """After take_socket() or take_fd().
 
         Parameters:
             loop, aio_context: who runs it.
             protocol, server (asyncio.Server or None): as in asyncio.
+            context: the contextvars.Context in which the protocol is called, as by asyncio since Python 3.15; None:
+                copies are made where asyncio made them before.
 
         The caller sets `wire` right afterwards (attach_wire).
         """
@@ -74,7 +76,8 @@ cdef class StreamTransport(Endpoint):
         self.high_bytes, self.low_bytes = buffer_limits(None, None)
         self.set_protocol_(protocol)
         self.server = server
-        self.aio_ctx = PyContext_CopyCurrent()
+        self.given_context = context
+        self.aio_ctx = PyContext_CopyCurrent() if context is None else context
 
     def attach_wire(self, Wire wire not None):
         """The wire to use from now on, made for this transport."""
@@ -82,11 +85,11 @@ cdef class StreamTransport(Endpoint):
 
     def start(self, connection_made, waiter=None):
         """Call connection_made, begin reading, and wake who waits for the connection; by call_soon."""
-        self.loop.call_soon(self._connection_made, connection_made, waiter)
+        self.loop.call_soon(self._connection_made, connection_made, waiter, context=self.given_context)
 
     def _connection_made(self, connection_made, waiter):
-        """In a context of its own, which is the one that everything else is told in, too."""
-        self.aio_ctx = PyContext_CopyCurrent()
+        if self.given_context is None:
+            self.aio_ctx = PyContext_CopyCurrent()  # not the one of this callback: as for asyncio's readers
         self.is_started = True
         if self.conn_lost:
             # aborted before it began: asyncio calls connection_made all the same
@@ -375,7 +378,7 @@ cdef class StreamTransport(Endpoint):
             self.empty_waiter.set_result(None)
         if self.is_closing_:
             self.conn_lost += 1
-            self.loop.call_soon(self._call_connection_lost, None)
+            self.loop.call_soon(self._call_connection_lost, None, context=self.given_context)
         elif self.is_eof_written:
             c_shutdown(self.fd, SHUT_WR)
         return 0
@@ -461,7 +464,7 @@ cdef class StreamTransport(Endpoint):
                 return
         if not self.queue.n_bytes:
             self.conn_lost += 1
-            self.loop.call_soon(self._call_connection_lost, None)
+            self.loop.call_soon(self._call_connection_lost, None, context=self.given_context)
 
     def abort(self):
         self.force_close(None)
@@ -479,7 +482,7 @@ cdef class StreamTransport(Endpoint):
         if self.wire is not None:
             self.wire.stop_writing()
         if self.loop is not None:
-            self.loop.call_soon(self._call_connection_lost, error)
+            self.loop.call_soon(self._call_connection_lost, error, context=self.given_context)
         return 0
 
     def _force_close(self, error):
