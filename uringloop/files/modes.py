@@ -7,12 +7,15 @@ import io
 import locale
 import operator
 import os
+import sys
 import warnings
 from typing import Any, NamedTuple
 
 from .backend import Path
 
 _NEWLINES = (None, "", "\n", "\r", "\r\n")
+
+_HAS_OWN_NAME = sys.version_info >= (3, 15)  # open(path, "w+b").mode is "wb+"; it was "rb+" before
 
 
 class Mode(NamedTuple):
@@ -62,7 +65,7 @@ def _parse(mode: str) -> Mode:
         "x": os.O_CREAT | os.O_EXCL,
     }[kind]
     plus = "+" if is_updating else ""
-    raw_name = ("rb" if kind == "w" and is_updating else f"{kind}b") + plus
+    raw_name = ("rb" if kind == "w" and is_updating and not _HAS_OWN_NAME else f"{kind}b") + plus
     return Mode(is_readable, is_writable, kind == "a", "b" in letters, flags, raw_name)
 
 
