@@ -249,13 +249,13 @@ cdef bint direct_is_possible():
     """Whether this Python is one whose session objects we may look into."""
     if os.environ.get("URINGLOOP_TLS_DIRECT", "1") == "0":
         return False
-    if not (3, 11) <= sys.version_info[:2] <= (3, 14) or sys.implementation.name != "cpython":
+    if not (3, 11) <= sys.version_info[:2] <= (3, 15) or sys.implementation.name != "cpython":
         return False
     if sysconfig.get_config_var("Py_GIL_DISABLED") or hasattr(sys, "getobjects"):
         return False  # other object headers, and the first needs a lock per session
     import _ssl
     path = getattr(_ssl, "__file__", None)
-    if path is None or _ssl._SSLSocket.__basicsize__ not in (80, 88, 96) or ssl.MemoryBIO.__basicsize__ != 32:
+    if path is None or _ssl._SSLSocket.__basicsize__ not in (72, 80, 88, 96) or ssl.MemoryBIO.__basicsize__ != 32:
         return False
     if ul_openssl_load(os.fsencode(path)) < 0:
         return False
