@@ -192,6 +192,8 @@ def test_requests_survive_between_runs_in_a_worker_thread(pipe):
     assert results == [1]
 
 
+# From Python 3.15 on os.fork() counts faulthandler's watchdog as a thread, too.
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_child_leaves_the_requests_to_the_parent(pipe):
     loop = make_loop("io_uring")
     request = poll_of(loop, pipe[0])

@@ -76,6 +76,9 @@ async def test_it_can_be_asked_while_a_loop_runs_and_in_another_thread():
 
 
 @needs_io_uring
+@pytest.mark.filterwarnings(
+    "ignore:.*fork.*:DeprecationWarning"
+)  # faulthandler's watchdog, since Python 3.15
 def test_a_fork_child_asks_anew():
     """It may have been given other limits, as here: no file descriptor for a ring."""
     probe()
