@@ -14,7 +14,14 @@ MODULES = (
     *("test_events", "test_sock_lowlevel", "test_streams", "test_server", "test_buffered_proto"),
     *("test_sendfile", "test_subprocess", "test_unix_events", "test_ssl", "test_sslproto", "test_runners"),
     *("test_base_events", "test_tasks", "test_futures2", "test_locks", "test_queues", "test_taskgroups"),
-    *("test_timeouts", "test_waitfor", "test_staggered", "test_eager_task_factory", "test_context"),
+    *(
+        "test_timeouts",
+        "test_waitfor",
+        "test_staggered",
+        "test_eager_task_factory",
+        "test_context",
+        "test_server_context",
+    ),
     "test_threads",
 )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from .engine import Results, is_ok
 from .targets import MONITORS
 
-PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 EXCEPTIONS = Path(__file__).with_name("exceptions.toml")
 
 
