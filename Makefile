@@ -78,6 +78,7 @@ $(STAMPS)/demo $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml tools/
 
 $(STAMPS)/test: pyproject.toml tools/requirements.py | $(STAMPS)/python
 	@tools/system_packages.sh "$(PYTHON)" test
+	@$(VPYTHON) tools/show_gi.py "$(PYTHON)"
 	@mkdir -p build && $(VPYTHON) tools/requirements.py test > build/requirements-test.txt
 	@tools/quietly.sh build/install-test.log "installing what test needs" \
 		$(PIP) install -r build/requirements-test.txt

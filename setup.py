@@ -28,6 +28,7 @@ PLAIN = [
     "aio.timers",
     "aio.notifier",
     "aio.context",
+    "aio.gsource",
     "transports.addresses",
     "transports.datagram",
     "transports.packets",
@@ -39,6 +40,7 @@ PLAIN = [
     "transports.tls_transport",
     "eventloop.core",
     "eventloop.nested",
+    "glib.native",
     "testing",
 ]
 RING = [

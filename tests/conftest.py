@@ -30,6 +30,7 @@ TESTS = pathlib.Path(__file__).parent
 if str(TESTS) not in sys.path:
     sys.path.append(str(TESTS))
 
+import helpers  # noqa: E402
 from helpers import STOCK, URING_MONITORS, make_loop  # noqa: E402
 
 HANG_SECONDS = 60
@@ -49,9 +50,13 @@ def pytest_addoption(parser):
         choices=[*URING_MONITORS, STOCK],
         help="run only on this monitor (io_uring, epoll, poll) or on stock asyncio; may be repeated",
     )
+    parser.addoption("--glib", action="store_true", help="let GLib drive uringloop's loops (PyGObject)")
 
 
 def pytest_configure(config):
+    helpers.inside_glib = config.getoption("--glib")
+    if helpers.inside_glib:
+        helpers.make_loop("poll").close()  # GLib's default context has an fd of its own from now on
     config.addinivalue_line("markers", "slow: takes longer than a quarter of a second by its nature")
     config.addinivalue_line(
         "markers", "expects_loop_errors: the loop's exception handler is called on purpose"

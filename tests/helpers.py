@@ -19,6 +19,8 @@ STOCK = "asyncio"
 TESTS = pathlib.Path(__file__).parent
 DATA = TESTS / "behaviour" / "data"
 
+inside_glib = False  # pytest --glib: GLib drives uringloop's loops
+
 
 def make_loop(name):
     """A new loop on the monitor `name`, or the stock selector loop for "asyncio"."""
@@ -26,6 +28,10 @@ def make_loop(name):
         return asyncio.SelectorEventLoop()
     import uringloop
 
+    if inside_glib:
+        import uringloop.glib
+
+        return uringloop.glib.new_event_loop(fdmon=name)
     return uringloop.new_event_loop(fdmon=name)
 
 

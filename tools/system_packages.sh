@@ -3,7 +3,7 @@
 #
 #     tools/system_packages.sh PYTHON build   what compiling needs; failing to get it is an error
 #     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests,
-#                                             spin, for docs/spin, and openssl; never an error
+#                                             spin, for docs/spin, openssl, and PyGObject; never an error
 #
 # What is there is found out by trying, not by package names: an interpreter may come from elsewhere.
 set -euo pipefail
@@ -124,12 +124,23 @@ prepare_testsuite() {
     fi
 }
 
+# Debian's PyGObject is compiled for Debian's interpreter only; elsewhere it has to be installed with pip.
+prepare_glib() {
+    if python_has 'import gi'; then return; fi
+    if [ -n "$(debian_version || true)" ] && update && apt install --no-install-recommends python3-gi; then
+        echo "installed python3-gi"
+    else
+        echo "python3-gi could not be installed for $python: the GLib tests will be skipped"
+    fi
+}
+
 case $purpose in
     build) prepare_build ;;
     test)
         prepare_testsuite
         prepare_command spin "the model of the notify protocol will not be checked"
         prepare_command openssl "refusing to renegotiate TLS will not be tested"
+        prepare_glib
         ;;
     *) echo "unknown purpose: $purpose" >&2; exit 2 ;;
 esac

@@ -14,6 +14,7 @@ from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from .aio.context cimport AioContext, Flushable, ul_monotonic_ns
+from .aio.gsource cimport ForeignTurns
 from .aio.handles cimport Handle, TimerHandle
 from .aio.notifier cimport Notifier
 from .aio.ready cimport ReadyQueue
@@ -112,6 +113,19 @@ cdef class MonitorDriver:
 
     def fileno(self):
         return self.monitor.fileno()
+
+    def gsource_prepare(self):
+        return self.monitor.gsource_prepare(self.ready_list)
+
+    def gsource_check(self, bint is_fd_ready):
+        return self.monitor.gsource_check(is_fd_ready)
+
+    def watched_fds(self):
+        """What a foreign loop sleeps on, {fd: events}."""
+        cdef FdHandler handler
+        if self.monitor.fileno() >= 0:
+            return {self.monitor.fileno(): 1}
+        return {fd: handler.events for fd, handler in self.monitor.handlers.items()}
 
     def statistics(self):
         return self.monitor.statistics()
@@ -290,6 +304,40 @@ cdef class RecordingFlushable(Flushable):
         if self.callback is not None:
             self.callback()
         return 0
+
+
+cdef class ForeignLoop:
+    """Calls a context's three steps as a main loop like GLib's does.
+
+    Parameters:
+        aio_context: an AioContext, attached until detach().
+    """
+
+    cdef readonly ForeignTurns turns
+    cdef readonly int64_t timeout_ns  # what the last prepare said
+
+    def __init__(self, AioContext aio_context not None):
+        self.turns = ForeignTurns(aio_context)
+
+    def prepare(self):
+        return self.turns.prepare(&self.timeout_ns)
+
+    def check(self, bint is_fd_ready=False):
+        return self.turns.check(is_fd_ready)
+
+    def dispatch(self):
+        self.turns.dispatch()
+
+    def watched_fds(self):
+        """What to sleep on, {fd: events}."""
+        return MonitorDriver(self.turns.aio_context.monitor).watched_fds()
+
+    @property
+    def notify_me(self):
+        return bool(self.turns.aio_context.notifier.notify_me)
+
+    def detach(self):
+        self.turns.detach()
 
 
 cdef class ContextDriver:

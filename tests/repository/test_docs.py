@@ -1,6 +1,7 @@
 """Every code sample of the documents runs, and every document is in the index."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 import textwrap
@@ -31,6 +32,8 @@ def test_the_samples_of_a_document_run(path):
     """One after the other in one process, as a reader would try them."""
     if "uringloop.liburing import" in path.read_text() and liburing_build() is None:
         pytest.skip("this build has no liburing")
+    if "gi.repository" in path.read_text() and importlib.util.find_spec("gi") is None:
+        pytest.skip("PyGObject is not installed for this Python")
     script = PRELUDE
     for line, source in python_samples(path):
         ast.parse(source, f"{name(path)}:{line}")

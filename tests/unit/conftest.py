@@ -239,9 +239,3 @@ def forget_spare_rings():
     except ImportError:
         return
     ring.forget_spare_rings()
-
-
-def known_bug(request, reason, *names):
-    """The test shows a bug on these monitors (on all where none is named); to be taken out with the bug."""
-    if not names or any(name in request.node.callspec.params.values() for name in names):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=f"bug: {reason}"))

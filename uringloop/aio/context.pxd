@@ -35,6 +35,7 @@ cdef class AioContext:
     cdef readonly PollList polling    # what is worth looking for before blocking; None while that is off
     cdef object own_clock             # a callable giving nanoseconds instead of CLOCK_MONOTONIC; or None
     cdef object around_turn           # poll() calls it, and afterwards what it returned; it and that may be None
+    cdef bint is_foreign              # a foreign loop drives it (gsource)
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef readonly unsigned long long n_turns
     cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: tells progress

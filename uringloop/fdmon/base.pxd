@@ -37,6 +37,7 @@ cdef class FDMonitor:
     cdef readonly bint has_requests  # completions and add_sqe: io_uring only
     cdef dict handlers               # fd -> FdHandler with interest
     cdef unsigned long long n_syscalls
+    cdef unsigned long long n_interests  # how often what is to be watched changed; counted where fileno() is -1
     cdef Stopwatch stopwatch         # who wants to know of slow callbacks, or None
     cdef PollList polling            # the context's, None while adaptive polling is off
     cdef int update(self, FdHandler old, FdHandler new) except -1
@@ -48,6 +49,8 @@ cdef class FDMonitor:
     cdef int submit(self) except -1
     cdef int begin_run(self) except -1
     cdef int settle(self) except -1
+    cdef bint gsource_prepare(self, ReadyList ready_list) except -1
+    cdef bint gsource_check(self, bint is_fd_ready) except -1
     cdef int fileno(self) noexcept
     cdef int close(self) except -1
     cdef int deliver_last(self) except -1

@@ -187,8 +187,30 @@ cdef class FDMonitor:
         """The loop is going to stop: let nothing hang half-way in user space.  Runs no user code."""
         return 0
 
+    cdef bint gsource_prepare(self, ReadyList ready_list) except -1:
+        """A foreign loop (GLib) is going to sleep on fileno(), or where that is -1 on the fds of all handlers.
+
+        What is queued goes to the kernel, and what this brings back to the lists.  Does not block, runs no user code.
+
+        Returns: True when wait(0) has more to do now, so that nobody should sleep.
+        """
+        return False
+
+    cdef bint gsource_check(self, bint is_fd_ready) except -1:
+        """The foreign loop is awake; also called when it did not sleep, or not after a prepare.
+
+        Parameters:
+            is_fd_ready: it saw fileno() readable, or any of the handlers' fds ready.
+
+        Returns: whether wait(0), which is what dispatches here, has something to do.
+        """
+        return is_fd_ready
+
     cdef int fileno(self) noexcept:
-        """An fd that is readable when a non-blocking wait would deliver; -1 where there is none."""
+        """An fd that is readable when a non-blocking wait would deliver; -1 where there is none.
+
+        Whoever wants to sleep on it calls gsource_prepare each time before, and asks afterwards which fd it is.
+        """
         return -1
 
     def statistics(self):

@@ -458,7 +458,21 @@ cdef class IoUringMonitor(FDMonitor):
             rounds += 1
         return 0
 
+    cdef bint gsource_prepare(self, ReadyList ready_list) except -1:
+        if self.need_wait():
+            self.wait(ready_list, 0)
+        self.ring.listen()
+        return self.need_wait()
+
+    cdef bint gsource_check(self, bint is_fd_ready) except -1:
+        self.ring.unlisten()
+        if is_fd_ready:
+            self.ring.drain_event_fd()
+        return self.need_wait()
+
     cdef int fileno(self) noexcept:
+        if self.ring.event_fd >= 0:
+            return self.ring.event_fd
         return self.ring.ring.ring_fd if self.ring.is_open else -1
 
     def statistics(self):

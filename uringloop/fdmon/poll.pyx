@@ -53,6 +53,7 @@ cdef class PollMonitor(FDMonitor):
         if old is not None:
             old.is_removed = True
         self.is_stale = True
+        self.n_interests += 1
         return 0
 
     cdef int rebuild(self) except -1:

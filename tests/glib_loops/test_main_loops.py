@@ -1,0 +1,300 @@
+"""Who owns the loop: GLib.MainLoop, loop.run_forever(), one inside of the other."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+pytest.importorskip("gi", reason="PyGObject is not installed for this Python")
+from gi.repository import GLib
+
+import uringloop
+import uringloop.glib
+
+
+async def echo_once(payload):
+    """A server, a client, a child, a thread: something of everything."""
+
+    async def serve(reader, writer):
+        writer.write(await reader.readexactly(len(payload)))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(payload)
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    child = await asyncio.create_subprocess_exec("echo", "hello", stdout=subprocess.PIPE)
+    output, _ = await child.communicate()
+    assert output == b"hello\n"
+    return await asyncio.to_thread(lambda: answer)
+
+
+def test_glib_is_outer(glib_loop, main_loop):
+    async def main():
+        assert asyncio.get_running_loop() is glib_loop
+        answer = await echo_once(b"x" * 100_000)
+        main_loop.quit()
+        return len(answer)
+
+    task = glib_loop.create_task(main())
+    main_loop.run()
+    assert task.result() == 100_000
+    assert asyncio._get_running_loop() is None
+    assert not glib_loop.is_running()
+    glib_loop.run_until_complete(glib_loop.shutdown_default_executor())
+
+
+def test_asyncio_is_outer_and_glib_goes_round(glib_loop):
+    ticks = []
+    source = GLib.timeout_add(1, lambda: ticks.append(asyncio.get_running_loop()) or True)
+    try:
+        answer = glib_loop.run_until_complete(echo_once(b"abc"))
+        while len(ticks) < 3:
+            glib_loop.run_until_complete(asyncio.sleep(0.002))
+    finally:
+        GLib.source_remove(source)
+    assert answer == b"abc"
+    assert set(ticks) == {glib_loop}
+    glib_loop.run_until_complete(glib_loop.shutdown_default_executor())
+
+
+def test_run_makes_a_loop_of_its_own(monitor):
+    async def main():
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop().fdmon
+
+    assert uringloop.glib.run(main(), fdmon=monitor) == monitor
+
+
+def test_callbacks_of_glib_use_asyncio_and_the_reverse(glib_loop, main_loop):
+    order = []
+
+    def from_glib():
+        order.append("idle")
+        glib_loop.call_soon(from_asyncio)
+        return False
+
+    def from_asyncio():
+        order.append("call_soon")
+        GLib.timeout_add(1, last)
+
+    def last():
+        order.append("timeout")
+        main_loop.quit()
+        return False
+
+    GLib.idle_add(from_glib)
+    main_loop.run()
+    assert order == ["idle", "call_soon", "timeout"]
+
+
+def test_another_thread_wakes_glib(glib_loop, main_loop):
+    thread = threading.Thread(target=glib_loop.call_soon_threadsafe, args=(main_loop.quit,))
+    GLib.idle_add(thread.start)
+    main_loop.run()
+    thread.join()
+
+
+def test_a_modal_main_loop_in_a_task_keeps_asyncio_running(glib_loop, main_loop):
+    seen = []
+
+    async def other():
+        await asyncio.sleep(0.01)
+        seen.append(asyncio.current_task() is other_task)
+        main_loop.quit()
+
+    async def dialog():
+        nonlocal other_task
+        other_task = asyncio.create_task(other())
+        before = asyncio.current_task()
+        main_loop.run()
+        assert asyncio.current_task() is before
+        await other_task
+        return "closed"
+
+    other_task = None
+    assert glib_loop.run_until_complete(dialog()) == "closed"
+    assert seen == [True]
+
+
+def test_run_until_complete_in_a_callback_of_glib(glib_loop, main_loop):
+    results = []
+
+    def from_glib():
+        results.append(glib_loop.run_until_complete(asyncio.sleep(0.001, "done")))
+        main_loop.quit()
+        return False
+
+    GLib.idle_add(from_glib)
+    main_loop.run()
+    assert results == ["done"]
+
+
+def test_stop_from_a_callback_of_glib_ends_run_forever(glib_loop):
+    GLib.idle_add(glib_loop.stop)
+    glib_loop.run_forever()
+    assert not glib_loop.is_running()
+
+
+def test_stop_while_glib_is_outer_does_not_make_it_spin(glib_loop, main_loop):
+    glib_loop.call_soon(glib_loop.stop)
+    GLib.timeout_add(50, main_loop.quit)
+    n_before = glib_loop.statistics()["turns"]
+    main_loop.run()
+    assert glib_loop.statistics()["turns"] - n_before < 20
+
+
+def test_an_idle_main_loop_makes_no_turns(glib_loop, main_loop):
+    keep = glib_loop.call_later(3600, lambda: None)
+    GLib.timeout_add(20, main_loop.quit)
+    main_loop.run()
+    n_turns, n_syscalls = (glib_loop.statistics()[name] for name in ("turns", "syscalls"))
+    GLib.timeout_add(100, main_loop.quit)
+    main_loop.run()
+    keep.cancel()
+    assert glib_loop.statistics()["turns"] == n_turns
+    assert glib_loop.statistics()["syscalls"] == n_syscalls
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_ends_run_forever_and_the_loop_goes_on(glib_loop, error):
+    def raises():
+        raise error(3)
+
+    glib_loop.call_soon(raises)
+    with pytest.raises(error):
+        glib_loop.run_forever()
+    assert glib_loop.run_until_complete(asyncio.sleep(0, 5)) == 5
+
+
+def test_a_keyboard_interrupt_ends_a_main_loop(glib_loop, main_loop):
+    def raises():
+        raise KeyboardInterrupt
+
+    glib_loop.call_soon(raises)
+    with pytest.raises(KeyboardInterrupt):
+        main_loop.run()
+
+
+def test_system_exit_under_a_main_loop_ends_the_process(monitor):
+    script = f"""
+        import sys, uringloop.glib
+        from gi.repository import GLib
+        loop = uringloop.glib.new_event_loop(fdmon={monitor!r})
+        loop.call_soon(sys.exit, 5)
+        GLib.MainLoop().run()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=20)
+    assert done.returncode == 5
+
+
+def test_signal_handlers_of_asyncio_work_under_a_main_loop(glib_loop, main_loop):
+    glib_loop.add_signal_handler(signal.SIGUSR1, main_loop.quit)
+    GLib.timeout_add(1, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    main_loop.run()
+    assert glib_loop.remove_signal_handler(signal.SIGUSR1)
+
+
+# Priority and fairness
+
+
+@pytest.mark.parametrize("name", ["PRIORITY_DEFAULT_IDLE", "PRIORITY_LOW", "PRIORITY_DEFAULT"])
+def test_a_busy_asyncio_starves_no_lower_priority(glib_loop, main_loop, name):
+    def again():
+        if main_loop.is_running():
+            glib_loop.call_soon(again)
+
+    GLib.idle_add(main_loop.quit, priority=getattr(GLib, name))
+    glib_loop.call_soon(again)
+    main_loop.run()
+
+
+def test_a_busy_glib_of_the_same_priority_does_not_starve_asyncio(glib_loop, main_loop):
+    source = GLib.idle_add(lambda: True, priority=GLib.PRIORITY_DEFAULT)
+    glib_loop.call_later(0.01, main_loop.quit)
+    main_loop.run()
+    GLib.source_remove(source)
+
+
+def test_priority_is_glibs(new_glib_loop, main_loop):
+    loop = new_glib_loop(priority=GLib.PRIORITY_LOW)
+    order = []
+    loop.call_soon(order.append, "asyncio")
+    loop.call_soon(main_loop.quit)
+    GLib.idle_add(order.append, "idle")
+    main_loop.run()
+    assert order == ["idle", "asyncio"]
+
+
+# Contexts, and what is refused
+
+
+def test_a_context_of_ones_own(new_glib_loop):
+    context = GLib.MainContext()
+    loop = new_glib_loop(context)
+    assert loop.run_until_complete(echo_once(b"x")) == b"x"
+    loop.run_until_complete(loop.shutdown_default_executor())
+
+
+def test_a_context_that_another_thread_owns_is_refused(monitor):
+    context = GLib.MainContext()
+    owned, over = threading.Event(), threading.Event()
+
+    def own():
+        context.acquire()
+        owned.set()
+        over.wait(10)
+        context.release()
+
+    thread = threading.Thread(target=own)
+    thread.start()
+    owned.wait(10)
+    try:
+        with pytest.raises(RuntimeError, match="another thread"):
+            uringloop.glib.new_event_loop(context, fdmon=monitor)
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_attaching_twice_is_refused(glib_loop):
+    with pytest.raises(RuntimeError, match="attached"):
+        uringloop.glib.attach(glib_loop.aio_context)
+
+
+def test_what_is_no_main_context_is_refused(monitor):
+    with pytest.raises(TypeError, match=r"GLib\.MainContext"):
+        uringloop.glib.new_event_loop(object(), fdmon=monitor)
+
+
+def test_a_context_without_asyncio_is_attached_and_detached(monitor, main_loop):
+    loop = uringloop.new_event_loop(fdmon=monitor)
+    source = uringloop.glib.attach(loop.aio_context)
+    loop.call_soon(main_loop.quit)
+    main_loop.run()
+    source.detach()
+    assert not source.is_attached
+    assert loop.run_until_complete(asyncio.sleep(0, 1)) == 1
+    loop.close()
+
+
+def test_without_pygobject_the_error_says_what_to_install(monitor):
+    script = """
+        import sys
+        sys.modules["gi"] = None
+        import uringloop.glib
+        try:
+            uringloop.glib.new_event_loop()
+        except ImportError as error:
+            assert "uringloop[glib]" in str(error), error
+            sys.exit(7)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=20).returncode == 7

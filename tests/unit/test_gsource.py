@@ -1,0 +1,272 @@
+"""The three steps by which a foreign main loop drives a context, on each monitor; GLib itself is not needed."""
+
+import os
+import pathlib
+import select
+import threading
+import time
+
+import pytest
+from fakes.monitor import make_monitor
+from helpers import wait_until
+from uringloop.testing import ContextDriver, ForeignLoop, RecordingHandler
+
+POLLIN = select.POLLIN
+MS = 1_000_000
+
+
+@pytest.fixture
+def context(real_fdmon_name):
+    driver = ContextDriver(make_monitor(real_fdmon_name))
+    yield driver
+    driver.aio_context.close()
+
+
+@pytest.fixture
+def foreign(context):
+    loop = ForeignLoop(context.aio_context)
+    settle(loop)
+    return loop
+
+
+def sleep(foreign, timeout_ms):
+    """What the other loop does between prepare and check; whether an fd was ready."""
+    poll = select.poll()
+    for fd, events in foreign.watched_fds().items():
+        poll.register(fd, events)
+    return bool(poll.poll(timeout_ms))
+
+
+def iteration(foreign, timeout_ms=0):
+    """One iteration of a main loop in which nobody else has anything; whether something was dispatched."""
+    is_ready = foreign.prepare()
+    if not is_ready:
+        own_ms = -(-foreign.timeout_ns // MS) if foreign.timeout_ns >= 0 else timeout_ms
+        is_ready = foreign.check(sleep(foreign, min(timeout_ms, own_ms)))
+    if is_ready:
+        foreign.dispatch()
+    return is_ready
+
+
+def settle(foreign):
+    for _ in range(20):
+        if not iteration(foreign):
+            return
+    raise AssertionError("busy without work")
+
+
+def test_an_idle_context_lets_the_other_loop_sleep_for_ever(foreign):
+    assert not foreign.prepare()
+    assert foreign.timeout_ns == -1
+    assert foreign.notify_me
+    assert not sleep(foreign, 20)
+    assert not foreign.check(False)
+    assert not foreign.notify_me
+
+
+def test_a_callback_is_dispatched_without_sleep(context, foreign):
+    ran = []
+    context.call_soon(ran.append, 1)
+    assert foreign.prepare()
+    assert foreign.timeout_ns == 0
+    foreign.dispatch()
+    assert ran == [1]
+
+
+def test_a_ready_fd_ends_the_sleep_and_is_level_triggered(context, foreign):
+    reader, writer = os.pipe()
+    handler = RecordingHandler(reader, POLLIN)
+    context.set_handler(None, handler)
+    try:
+        settle(foreign)
+        os.write(writer, b"ab")
+        assert iteration(foreign, 1000)
+        assert handler.calls == [POLLIN]
+        assert iteration(foreign, 1000)  # unread: again
+        assert handler.calls == [POLLIN, POLLIN]
+        os.read(reader, 2)
+        settle(foreign)
+    finally:
+        context.set_handler(handler, None)
+        settle(foreign)
+        os.close(reader)
+        os.close(writer)
+
+
+def test_another_thread_ends_the_sleep(context, foreign):
+    ran = []
+    assert not foreign.prepare()
+    thread = threading.Thread(target=context.call_soon_threadsafe, args=(ran.append, 1))
+    thread.start()
+    assert foreign.check(sleep(foreign, 5000))
+    thread.join()
+    foreign.dispatch()
+    assert ran == [1]
+    settle(foreign)
+
+
+def test_an_fd_that_another_thread_makes_ready_ends_the_sleep(context, foreign):
+    """While this thread sleeps in the foreign loop's poll; a ring's own fd would not wake it."""
+    reader, writer = os.pipe()
+    handler = RecordingHandler(reader, POLLIN)
+    context.set_handler(None, handler)
+    try:
+        settle(foreign)
+        assert not foreign.prepare()
+        where = pathlib.Path(f"/proc/self/task/{threading.get_native_id()}/wchan")
+
+        def write():
+            wait_until(lambda: "poll" in where.read_text(), seconds=2)
+            os.write(writer, b"x")
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert foreign.check(sleep(foreign, 5000))
+        thread.join()
+        foreign.dispatch()
+        assert handler.calls == [POLLIN]
+        os.read(reader, 1)
+    finally:
+        context.set_handler(handler, None)
+        settle(foreign)
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_timer_bounds_the_sleep(context, foreign):
+    ran = []
+    begun = time.monotonic_ns()
+    context.call_at_ns(begun + 30 * MS, ran.append, 1)
+    assert not foreign.prepare()
+    assert 0 < foreign.timeout_ns <= 30 * MS
+    assert not foreign.check(False)
+    while not ran:
+        iteration(foreign, 1000)
+    assert time.monotonic_ns() - begun >= 30 * MS
+    settle(foreign)
+
+
+def test_prepare_without_check_loses_nothing(context, foreign):
+    """GLib leaves check out when a source of higher priority was ready."""
+    ran = []
+    assert not foreign.prepare()
+    assert not foreign.prepare()
+    context.call_soon_threadsafe(ran.append, 1)
+    assert foreign.notify_me
+    assert foreign.prepare()
+    foreign.dispatch()
+    assert ran == [1]
+    assert not foreign.notify_me
+    settle(foreign)
+
+
+def test_check_and_dispatch_without_prepare_do_no_harm(context, foreign):
+    ran = []
+    assert not foreign.check(False)
+    foreign.dispatch()
+    context.call_soon(ran.append, 1)
+    assert foreign.check(False)
+    foreign.dispatch()
+    foreign.dispatch()
+    assert ran == [1]
+    settle(foreign)
+
+
+def test_all_steps_inside_of_a_dispatch(context, foreign):
+    """A modal dialog in a callback: the inner iterations deliver what the outer one has pending, each once."""
+    ran = []
+
+    def dialog():
+        ran.append("in")
+        context.call_soon(ran.append, "later")
+        context.call_at_ns(time.monotonic_ns() + MS, ran.append, "timer")
+        while "timer" not in ran:
+            iteration(foreign, 100)
+        ran.append("out")
+
+    context.call_soon(dialog)
+    context.call_soon(ran.append, "pending")
+    iteration(foreign)
+    assert ran == ["in", "pending", "later", "timer", "out"]
+    assert foreign.turns.depth == 0
+    settle(foreign)
+
+
+def test_a_dispatch_of_callbacks_that_schedule_callbacks_ends(context, foreign):
+    stopped = []
+
+    def again():
+        if not stopped:
+            context.call_soon(again)
+
+    context.call_soon(again)
+    n_before = context.aio_context.n_turns
+    for _ in range(3):
+        assert iteration(foreign)
+    assert 3 <= context.aio_context.n_turns - n_before <= 48
+    stopped.append(1)
+    settle(foreign)
+
+
+def test_a_busy_context_leaves_iterations_to_others(context, foreign):
+    """Of every few milliseconds one iteration is neither ready nor asleep: sources of lower priority get their turn."""
+    stopped = []
+
+    def again():
+        if not stopped:
+            context.call_soon(again)
+
+    context.call_soon(again)
+    deadline = time.monotonic() + 5
+    dispatched = 0
+    while time.monotonic() < deadline:
+        if not foreign.prepare():
+            assert foreign.timeout_ns == 0
+            assert not foreign.check(True)
+            break
+        foreign.dispatch()
+        dispatched += 1
+    assert dispatched > 1
+    assert foreign.prepare()
+    stopped.append(1)
+    foreign.dispatch()
+    settle(foreign)
+
+
+def test_a_failing_dispatch_leaves_everything_usable(context, foreign):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    ran = []
+    context.call_soon(interrupt)
+    context.call_soon(ran.append, 1)
+    with pytest.raises(KeyboardInterrupt):
+        iteration(foreign)
+    assert foreign.turns.depth == 0
+    settle(foreign)
+    assert ran == [1]
+
+
+def test_a_context_is_attached_once(context, foreign):
+    with pytest.raises(RuntimeError, match="attached"):
+        ForeignLoop(context.aio_context)
+    foreign.detach()
+    again = ForeignLoop(context.aio_context)
+    settle(again)
+
+
+def test_a_closed_context_cannot_be_attached(real_fdmon_name):
+    driver = ContextDriver(make_monitor(real_fdmon_name))
+    driver.aio_context.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        ForeignLoop(driver.aio_context)
+
+
+def test_a_detached_context_runs_by_itself(context, foreign):
+    ran = []
+    assert not foreign.prepare()
+    foreign.detach()
+    assert not foreign.notify_me
+    context.call_soon(ran.append, 1)
+    context.poll()
+    assert ran == [1]

@@ -1,0 +1,146 @@
+"""A context inside a foreign main loop: what AioContext.turn does in one go, cut where the other one sleeps.
+
+How it works (GLib's names for the steps; QEMU's aio_ctx_prepare, _check, _dispatch):
+ 1. prepare: what was collected is flushed and submitted; the notifier is told that somebody may sleep; how long he may.
+ 2. The foreign loop sleeps, on the monitor's fileno() or on the fds of all handlers.
+ 3. check: nobody sleeps any more; is there something to do?
+ 4. dispatch: a turn that does not block, and a few more as long as callbacks schedule callbacks.
+
+Every order is legal: GLib calls prepare without check when a source of higher priority is ready, dispatch
+without check when prepare said "now", and all of it again inside of a dispatch (a modal dialog).
+
+Fairness: a dispatch ends after DISPATCH_NS.  Sources of lower priority get nothing from GLib while one of higher
+priority is ready, so a context that is busy all the time stays out of one iteration every YIELD_NS.
+
+Invariant: the notifier's notify_me is set from a prepare that allowed sleep until the next check or dispatch.
+
+Thread: the one that runs the foreign loop.  No adaptive polling: the other loop sleeps.
+Not here: GLib (uringloop/glib).
+"""
+
+from libc.stdint cimport int64_t
+from cpython.exc cimport PyErr_CheckSignals
+
+from .context cimport AioContext, ul_monotonic_ns
+
+cdef enum:
+    DISPATCH_NS = 500_000
+    DISPATCH_TURNS = 16
+    YIELD_NS = 5_000_000
+
+
+cdef class ForeignTurns:
+    """The three steps for one context.
+
+    Raises: RuntimeError when something drives the context already, or it is closed.
+    """
+
+    def __init__(self, AioContext aio_context not None):
+        if aio_context.monitor.is_closed:
+            raise RuntimeError("Event loop is closed")
+        if aio_context.is_foreign:
+            raise RuntimeError("this context is attached to a main loop already")
+        aio_context.is_foreign = True
+        self.aio_context = aio_context
+
+    cdef bint has_work(self) except -1:
+        return (self.aio_context.ready.head != self.aio_context.ready.tail
+                or self.aio_context.timeout_ns(True) == 0)
+
+    cdef bint prepare(self, int64_t *timeout_ns) except -1:
+        """Before the foreign loop sleeps.
+
+        Parameters:
+            timeout_ns: out: how long it may sleep, -1 for ever.
+
+        Returns: True when dispatch has something to do now; nobody should sleep then.
+        Raises: what Python's signal handlers raise.  Runs no other user code.
+        """
+        cdef AioContext aio_context = self.aio_context
+        timeout_ns[0] = 0
+        # Signals first: what a handler schedules is seen below.  One that comes later interrupts the sleep.
+        PyErr_CheckSignals()
+        aio_context.monitor.begin_run()
+        self.is_yielding = self.served_ns >= YIELD_NS
+        if self.is_yielding:
+            return False
+        if aio_context.n_dirty:
+            aio_context.flush_dirty()
+        if self.has_work() or aio_context.monitor.gsource_prepare(aio_context.ready_list):
+            return True
+        self.may_sleep = True
+        # `notified` comes before the callbacks are looked at again: the other side publishes in the reverse order
+        if not aio_context.notifier.begin_wait() or self.has_work():
+            return True
+        timeout_ns[0] = aio_context.timeout_ns(True)
+        return timeout_ns[0] == 0
+
+    cdef bint awake(self, bint is_fd_ready) except -1:
+        """The foreign loop does not sleep; whether the monitor has something."""
+        if self.may_sleep:
+            self.may_sleep = False
+            self.aio_context.notifier.end_wait()
+        elif not is_fd_ready:
+            return False
+        return self.aio_context.monitor.gsource_check(is_fd_ready)
+
+    cdef bint check(self, bint is_fd_ready) except -1:
+        """After the sleep.
+
+        Parameters:
+            is_fd_ready: an fd that was slept on is ready.
+
+        Returns: whether dispatch has something to do.  Runs no user code.
+        """
+        cdef bint is_ready = self.awake(is_fd_ready)
+        if self.is_yielding:
+            self.is_yielding = False
+            self.served_ns = 0
+            return False
+        is_ready = is_ready or self.has_work()
+        if not is_ready:
+            self.served_ns = 0  # the others have this iteration anyhow
+        return is_ready
+
+    cdef int dispatch(self) except -1:
+        """Run what is there.  Runs user code, and possibly all three steps again inside of it.
+
+        Raises: SystemExit and KeyboardInterrupt of callbacks; RuntimeError when the context was closed.
+        """
+        cdef AioContext aio_context = self.aio_context
+        cdef int64_t started_ns = ul_monotonic_ns()
+        cdef int64_t now_ns = started_ns
+        cdef int n_turns = 0
+        if aio_context.monitor.is_closed:
+            raise RuntimeError("Event loop is closed")
+        after = None
+        if self.depth and aio_context.around_turn is not None:
+            after = aio_context.around_turn()
+        self.depth += 1
+        try:
+            self.awake(False)
+            aio_context.monitor.begin_run()
+            while True:
+                aio_context.turn(False)
+                n_turns += 1
+                if (n_turns == DISPATCH_TURNS or self.is_last_turn or aio_context.monitor.is_closed
+                        or aio_context.ready.head == aio_context.ready.tail):
+                    break
+                now_ns = ul_monotonic_ns()
+                if now_ns - started_ns >= DISPATCH_NS:
+                    break
+        finally:
+            self.depth -= 1
+            if self.depth == 0:
+                self.is_last_turn = False
+            self.served_ns += ul_monotonic_ns() - started_ns
+            if after is not None:
+                after()
+        return 0
+
+    def detach(self):
+        """Let go of the context: it may run by itself, or be attached again.  Idempotent."""
+        if self.may_sleep and not self.aio_context.monitor.is_closed:
+            self.awake(False)
+        self.may_sleep = False
+        self.aio_context.is_foreign = False

@@ -1,0 +1,90 @@
+"""uringloop inside a GLib main loop: GTK, GStreamer, D-Bus and asyncio in one thread.
+
+    loop = uringloop.glib.new_event_loop()
+    GLib.MainLoop().run()      # or Gtk.Application.run(), or loop.run_forever(): any of them drives both
+
+Needs PyGObject (pip install uringloop[glib], or Debian's python3-gi) from the first call on; the core does without.
+docs/glib.md says what works under which main loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from ..aio.context import AioContext
+from . import native as _native
+from .loop import GLibLoop
+from .native import Source
+
+__all__ = ["GLibLoop", "Source", "attach", "new_event_loop", "run"]
+
+_T = TypeVar("_T")
+
+PRIORITY_DEFAULT = 0  # GLib.PRIORITY_DEFAULT, without importing it
+
+
+def _checked(main_context: Any) -> Any:
+    """A GLib.MainContext; None is the default one.  Raises: ImportError where there is no PyGObject, or no GLib."""
+    try:
+        from gi.repository import GLib
+    except ImportError as error:
+        raise ImportError(
+            "uringloop.glib needs PyGObject: pip install uringloop[glib], or the package python3-gi"
+        ) from error
+    default = GLib.MainContext.default()
+    _native.load(default)
+    if main_context is None:
+        return default
+    if not isinstance(main_context, GLib.MainContext):
+        raise TypeError(f"a GLib.MainContext was expected, got {main_context!r}")
+    return main_context
+
+
+def new_event_loop(
+    main_context: Any = None, *, fdmon: str | None = None, priority: int = PRIORITY_DEFAULT
+) -> GLibLoop:
+    """A new event loop that lives in a GLib main context.
+
+    Parameters:
+        main_context: a GLib.MainContext; None for the default one.
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor.
+        priority: GLib's priority of everything that the loop does.
+
+    Raises: ImportError, MonitorUnavailable, ValueError, TypeError; RuntimeError when another thread owns the
+    main context.
+    """
+    return GLibLoop(_checked(main_context), fdmon, priority)
+
+
+def run(
+    main: Coroutine[Any, Any, _T],
+    *,
+    main_context: Any = None,
+    fdmon: str | None = None,
+    priority: int = PRIORITY_DEFAULT,
+    debug: bool | None = None,
+) -> _T:
+    """Run a coroutine as asyncio.run does, on a loop inside a GLib main context, which goes round meanwhile."""
+
+    def factory() -> GLibLoop:
+        return new_event_loop(main_context, fdmon=fdmon, priority=priority)
+
+    with asyncio.Runner(debug=debug, loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+def attach(aio_context: AioContext, main_context: Any = None, *, priority: int = PRIORITY_DEFAULT) -> Source:
+    """Let GLib drive an AioContext that has no asyncio loop of ours on top.
+
+    Parameters:
+        aio_context: open, and attached nowhere else.
+        main_context: a GLib.MainContext; None for the default one.
+        priority: GLib's priority.
+
+    Returns: the source; its detach() ends this, and so does dropping it.
+    Raises: RuntimeError when the context is closed or attached, or another thread owns the main context;
+    ImportError, TypeError.
+    """
+    return Source(aio_context, _checked(main_context), priority, None)

@@ -1,0 +1,111 @@
+"""GLibLoop: a Loop whose context GLib drives.
+
+run_forever() iterates the main context; so does whoever else runs it, GLib.MainLoop or Gtk.Application, and the loop
+works either way.  While it does so without run_forever() the loop is the running one inside of its callbacks only.
+"""
+
+import functools
+import signal
+import sys
+import threading
+import weakref
+from asyncio import events
+
+from ..eventloop.loop import Loop
+from .native import Source
+
+
+class GLibLoop(Loop):
+    """A uringloop.Loop inside a GLib main context.  Made by uringloop.glib.new_event_loop().
+
+    Parameters:
+        main_context: a GLib.MainContext.
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor.
+        priority: GLib's, of everything that the loop does.
+
+    Raises: MonitorUnavailable, ValueError, RuntimeError.
+    """
+
+    _source = None
+
+    def __init__(self, main_context, fdmon, priority):
+        super().__init__(fdmon)
+        try:
+            self._source = Source(self.aio_context, main_context, priority, _Entrance(self))
+        except BaseException:
+            self.close()
+            raise
+
+    def run_forever(self):
+        """See asyncio.loop.run_forever; iterates the main context."""
+        if self._thread_id is not None and self._is_nested_call():
+            return self._run_nested_forever()
+        self._run_forever_setup()
+        try:
+            self._source.run_loop(self)
+        finally:
+            self._run_forever_cleanup()
+
+    def stop(self):
+        """See asyncio.loop.stop; a main loop that somebody else runs goes on."""
+        if self._source is None:
+            super().stop()
+        else:
+            self._source.stop_loop(self)
+
+    def add_signal_handler(self, sig, callback, *args):
+        """See asyncio.loop.add_signal_handler.
+
+        GLib.MainLoop.run() puts PyGObject's wake-up fd in the place of asyncio's.  Either wakes GLib; what came is
+        heard of by a handler in Python, and not by the bytes in one of the two.
+        """
+        super().add_signal_handler(sig, callback, *args)
+        signal.signal(sig, functools.partial(_signal_came, weakref.ref(self)))
+        signal.siginterrupt(sig, False)
+
+    def _process_self_data(self, data):
+        pass  # the numbers of signals: see add_signal_handler
+
+    def _run_once(self):
+        raise RuntimeError("a loop inside GLib is driven by its main context")
+
+    def _close_aio_context(self):
+        if self._source is not None:
+            self._source.detach()
+        super()._close_aio_context()
+
+    def _forget_aio_context(self):
+        if self._source is not None:
+            self._source.detach()
+        super()._forget_aio_context()
+
+
+class _Entrance:
+    """Makes its loop the running one for a dispatch, unless it is already.  It does not keep the loop alive."""
+
+    def __init__(self, loop):
+        self._loop = weakref.ref(loop)
+
+    def __call__(self):
+        loop = self._loop()
+        if loop is None or events._get_running_loop() is loop:
+            return None
+        before = events._get_running_loop(), loop._thread_id, sys.get_asyncgen_hooks()
+        loop._thread_id = threading.get_ident()
+        sys.set_asyncgen_hooks(
+            firstiter=loop._asyncgen_firstiter_hook, finalizer=loop._asyncgen_finalizer_hook
+        )
+        events._set_running_loop(loop)
+        return functools.partial(_leave, loop, *before)
+
+
+def _signal_came(known, number, frame):
+    loop = known()
+    if loop is not None:
+        loop._handle_signal(number)
+
+
+def _leave(loop, running, thread_id, hooks):
+    events._set_running_loop(running)
+    sys.set_asyncgen_hooks(*hooks)
+    loop._thread_id = thread_id
