@@ -63,6 +63,14 @@ def __getattr__(name: str) -> Any:
             return getattr(importlib.import_module(_OF_RAW_REQUESTS[name], __name__), name)
         except ModuleNotFoundError as error:
             raise AttributeError(f"uringloop.{name}: this build has no liburing ({error})") from None
+    if name == "AioContext":
+        from .aio.context import AioContext
+
+        return AioContext
+    if name == "EventNotifier":
+        from .aio.event_notifier import EventNotifier
+
+        return EventNotifier
     if name == "open":  # not in __all__: `import *` would hide the builtin
         from .files import open
 
@@ -84,4 +92,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_OF_RAW_REQUESTS, "files", "open"})
+    return sorted({*globals(), *__all__, *_OF_RAW_REQUESTS, "AioContext", "EventNotifier", "files", "open"})

@@ -3,6 +3,8 @@ import sys
 
 from . import files as files
 from ._version import __version__ as __version__
+from .aio.context import AioContext as AioContext
+from .aio.event_notifier import EventNotifier as EventNotifier
 from .aio.sqe_request import Cqe as Cqe
 from .eventloop.loop import Loop as Loop
 from .eventloop.nested_mode import allow_nested as allow_nested

@@ -369,7 +369,7 @@ cdef class ContextDriver:
         return self.aio_context.ready_list.count()
 
     def begin_run(self):
-        self.aio_context.monitor.begin_run()
+        self.aio_context.begin_run()
 
     def poll(self, bint blocking=False):
         self.aio_context.poll(blocking)

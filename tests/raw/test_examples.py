@@ -1,4 +1,4 @@
-"""The examples of raw requests run, and say what their headers promise."""
+"""The examples of raw requests and of poll handlers run, and say what their headers promise."""
 
 import pathlib
 import subprocess
@@ -28,3 +28,12 @@ def test_a_chain_reads_files_and_tells_of_those_that_are_not_there(tmp_path):
 
 def test_two_loops_wake_each_other():
     assert run("raw_wakeup.py", 200).startswith("200 round trips")
+
+
+def test_two_processes_play_over_shared_memory():
+    lines = run("shared_memory_pingpong.py", 200, 100_000).splitlines()
+    assert [line.split("  ")[0] for line in lines[:2]] == [
+        "shared memory, looking",
+        "shared memory, sleeping",
+    ]
+    assert all("us a round trip" in line for line in lines if "is not installed" not in line)

@@ -4,10 +4,9 @@ from cpython.ref cimport PyObject
 
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
 from ..fdmon.polling cimport PollList
-from .handles cimport Handle, TimerHandle
-from .notifier cimport Notifier
+from .handles cimport Handle
 from .ready cimport ReadyQueue
-from .timers cimport Timers
+from .sources cimport Sources
 
 cdef extern from "../aio/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept
@@ -17,11 +16,7 @@ cdef class Flushable:
     cdef int flush(self) except -1
     cdef int flush_last(self) except -1
 
-cdef class AioContext:
-    cdef readonly FDMonitor monitor   # owned; closed by close()
-    cdef readonly Notifier notifier
-    cdef ReadyQueue ready             # callbacks, FIFO
-    cdef Timers timers
+cdef class AioContext(Sources):
     cdef ReadyQueue due               # timers that are due and not run yet, in the order of their times
     cdef ReadyList ready_list         # handlers found ready, not dispatched yet
     cdef PyObject **dirty             # Flushables with something to write; owned references
@@ -33,17 +28,20 @@ cdef class AioContext:
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
     cdef Stopwatch stopwatch          # who wants to know of slow callbacks, or None
     cdef readonly PollList polling    # what is worth looking for before blocking; None while that is off
-    cdef object own_clock             # a callable giving nanoseconds instead of CLOCK_MONOTONIC; or None
     cdef object around_turn           # poll() calls it, and afterwards what it returned; it and that may be None
     cdef bint is_foreign              # a foreign loop drives it (gsource)
+    cdef readonly object fdmon_reason  # why it is this monitor; None when io_uring was chosen freely
+    cdef int n_polls                  # calls of poll() on the stack
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef readonly unsigned long long n_turns
     cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: tells progress
-    cdef int64_t now_ns(self) except? -1
     cdef int turn(self, bint blocking) except -1
     cdef int64_t timeout_ns(self, bint blocking) except? -2
     cdef int64_t wait(self, int64_t timeout_ns) except -1
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2
+    cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2
+    cdef bint look(self, int64_t now_ns, int64_t *next_wait_ns) except -1
+    cdef int begin_run(self) except -1
     cdef int run_ready(self, size_t count) except -1
     cdef int run_handle(self, Handle handle) except -1
     cdef int set_stopwatch(self, Stopwatch stopwatch) except -1

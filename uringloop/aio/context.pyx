@@ -15,20 +15,24 @@ Invariant: the loop never blocks while a callback is ready, a completion undispa
 published (notifier).
 
 Thread: the loop's; `ready.push` with the GIL and `notifier.notify` from any.
-Not here: asyncio.  This file knows callbacks (Handle) but no event loop.
+Not here: what is watched and scheduled, and how users say so (sources); asyncio.  This file knows callbacks (Handle)
+but no event loop.
 """
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memmove
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
 from ..fdmon.polling cimport PollList
+from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
+from .sources cimport Sources
 from .timers cimport Timers
 
 import sys
@@ -52,6 +56,10 @@ cdef enum:
 # While it looks at memory the loop's thread sees no signal; from time to time it asks.
 cdef enum:
     SPIN_SLICE_NS = 1_000_000
+    SPIN_WAIT_NS = 10_000  # a monitor that cannot look is asked so often while handlers are, by a system call
+
+cdef enum:
+    IDLE_WAIT_NS = 10_000_000  # an idle bottom half waits so long at most
 
 # What makes the requests of add_sqe(): aio/sqes, which is there in builds with liburing, and which imports this module.
 cdef object make_request = None
@@ -75,20 +83,28 @@ cdef class Flushable:
         raise NotImplementedError
 
 
-cdef class AioContext:
-    """One event loop's engine.
+cdef class AioContext(Sources):
+    """One event loop's engine; also without asyncio (docs/aio-context.md).
 
     Parameters:
-        monitor: the FDMonitor to use; the context owns and closes it.
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; None for $URINGLOOP_FDMON, else the best there is; or
+            an FDMonitor, which the context then owns and closes.
+
+    Raises: MonitorUnavailable, ValueError; see fdmon/select.py.
     """
 
-    def __cinit__(self, FDMonitor monitor not None):
-        self.monitor = monitor
+    def __cinit__(self, fdmon=None):
+        cdef FDMonitor monitor
+        if not isinstance(fdmon, FDMonitor):
+            from ..fdmon.select import make_monitor  # which imports all monitors
+            fdmon, self.fdmon_reason = make_monitor(fdmon)
+        monitor = self.monitor = fdmon
         self.ready = ReadyQueue()
         self.timers = Timers()
         self.due = ReadyQueue()
         self.ready_list = ReadyList()
         self.notifier = Notifier()
+        self.bottom_halves = BottomHalves(self.ready, self.notifier)
         self.dirty_capacity = 64
         self.dirty = <PyObject **>malloc(self.dirty_capacity * sizeof(PyObject *))
         if self.dirty == NULL:
@@ -118,19 +134,30 @@ cdef class AioContext:
         Thread: the one that runs the loop.  Source: QEMU's aio_poll().
         """
         cdef unsigned long long n_before = self.n_dispatched
+        cdef unsigned long long n_void_before = self.ready.n_void
         if self.monitor.is_closed:
             raise RuntimeError("Event loop is closed")
+        if self.n_polls and self.thread != <unsigned long>PyThread_get_thread_ident():
+            raise RuntimeError("another thread makes turns of this AioContext")
         after = self.around_turn() if self.around_turn is not None else None
+        self.n_polls += 1
         try:
-            self.monitor.begin_run()
+            self.begin_run()
             self.turn(blocking)
         finally:
+            self.n_polls -= 1
             if after is not None:
                 after()
-        return self.n_dispatched != n_before
+        # cancelled and idle bottom halves stood in the queue, and are no progress
+        return self.n_dispatched - n_before != self.ready.n_void - n_void_before
+
+    cdef int begin_run(self) except -1:
+        """This thread makes turns from now on."""
+        self.thread = <unsigned long>PyThread_get_thread_ident()
+        return self.monitor.begin_run()
 
     cdef int turn(self, bint blocking) except -1:
-        cdef size_t n_ready
+        cdef size_t n_ready, idle_end = 0
         cdef Py_ssize_t n_touched = len(self.polling.touched) if self.polling is not None else 0
         cdef int64_t block_ns
         self.n_turns += 1
@@ -140,9 +167,13 @@ cdef class AioContext:
         block_ns = self.wait(self.timeout_ns(blocking and n_ready == 0))
         if self.timers.count:
             self.take_due_timers()
+        if self.ready.n_idle:
+            idle_end = self.bottom_halves.n_idle_taken + self.ready.n_idle
         if n_ready:
             self.n_dispatched += n_ready
             self.run_ready(n_ready)
+        if idle_end:
+            self.bottom_halves.run_idle(idle_end)
         if self.monitor.has_undispatched():
             self.n_dispatched += 1
             self.monitor.dispatch()
@@ -154,10 +185,6 @@ cdef class AioContext:
             self.run_due_timers()
         return 0
 
-    cdef int64_t now_ns(self) except? -1:
-        """The clock of the timers."""
-        return ul_monotonic_ns() if self.own_clock is None else <int64_t>self.own_clock()
-
     cdef int64_t timeout_ns(self, bint blocking) except? -2:
         """How long the wait may block: -1 for ever, 0 not at all."""
         cdef int64_t when_ns
@@ -166,12 +193,15 @@ cdef class AioContext:
             return 0
         when_ns = self.timers.next_when_ns()
         if when_ns < 0:
-            return -1
-        return max(when_ns - self.now_ns(), 0)
+            return IDLE_WAIT_NS if self.ready.n_idle else -1
+        when_ns = max(when_ns - self.now_ns(), 0)
+        return min(when_ns, IDLE_WAIT_NS) if self.ready.n_idle else when_ns
 
     cdef int64_t wait(self, int64_t timeout_ns) except -1:
         """Look, then block, for that long at most; how long it took, 0 if nobody wants to know."""
         cdef int64_t started_ns = 0
+        if self.pollers is not None and self.pollers.ask_bare(self.ready_list):
+            timeout_ns = 0
         if timeout_ns != 0 and self.polling is not None:
             started_ns = ul_monotonic_ns()
             timeout_ns = self.spin(started_ns, timeout_ns)
@@ -179,6 +209,8 @@ cdef class AioContext:
             # A signal that arrived since the last byte code must not sleep with us, nor what its handler schedules.
             PyErr_CheckSignals()
             timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
+            if self.pollers is not None:
+                timeout_ns = self.pollers.bounded_ns(timeout_ns)
         if timeout_ns != 0:
             if not self.notifier.begin_wait():
                 timeout_ns = 0
@@ -192,6 +224,10 @@ cdef class AioContext:
                 self.notifier.end_wait()
             if self.monitor.need_wait():
                 self.monitor.wait(self.ready_list, 0)
+        if self.pollers is not None:
+            return self.pollers.carry(
+                ul_monotonic_ns() - started_ns if started_ns else 0,
+                started_ns != 0 and self.timeout_ns(self.ready.head == self.ready.tail) != 0)
         return ul_monotonic_ns() - started_ns if started_ns else 0
 
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2:
@@ -201,6 +237,8 @@ cdef class AioContext:
         cdef int64_t slice_end_ns, end_ns
         if timeout_ns > 0:
             spin_ns = min(spin_ns, timeout_ns)
+        if self.pollers is not None:
+            return self.spin_asking(started_ns, spin_ns - self.pollers.carried_ns, timeout_ns)
         if spin_ns <= 0:
             return timeout_ns
         end_ns = started_ns + spin_ns
@@ -224,6 +262,41 @@ cdef class AioContext:
                 end_ns = min(end_ns, now_ns + timeout_ns)
         self.polling.n_misses += 1
         return timeout_ns
+
+    cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2:
+        """spin() with handlers to ask: they need the GIL, so asking them and looking at memory alternate."""
+        cdef int64_t end_ns, now_ns = started_ns
+        cdef int64_t next_wait_ns = 0
+        self.pollers.expire(now_ns, self.polling.idle_ns, self.monitor.has_requests)
+        if spin_ns <= 0:
+            return timeout_ns
+        end_ns = started_ns + spin_ns
+        while now_ns < end_ns:
+            # all are asked, also when one was found
+            if self.pollers.ask(self.ready_list) or self.look(now_ns, &next_wait_ns):
+                self.polling.n_hits += 1
+                if self.notifier.notified:
+                    self.notifier.polled = self.polling.touch(self.notifier.polled)
+                return 0
+            PyErr_CheckSignals()
+            timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
+            if timeout_ns == 0:
+                return 0
+            now_ns = ul_monotonic_ns()
+            if timeout_ns > 0:
+                end_ns = min(end_ns, now_ns + timeout_ns)
+        self.polling.n_misses += 1
+        return timeout_ns
+
+    cdef bint look(self, int64_t now_ns, int64_t *next_wait_ns) except -1:
+        """One short look of the monitor, between two rounds of asking."""
+        if self.monitor.has_requests or self.notifier.notified:
+            return self.notifier.notified or self.monitor.spin(self.ready_list, &self.notifier.notified, now_ns)
+        if now_ns < next_wait_ns[0]:
+            return False
+        next_wait_ns[0] = now_ns + SPIN_WAIT_NS
+        self.monitor.wait(self.ready_list, 0)
+        return self.ready_list.head != self.ready_list.tail
 
     def set_poll_params(self, int64_t max_ns, int64_t grow=2, int64_t shrink=0, *, idle_ns=None):
         """Adaptive polling: look at memory for a while before blocking, as long as that pays.
@@ -423,12 +496,32 @@ cdef class AioContext:
         """Change the interest in one fd; see FDMonitor.update."""
         return self.monitor.update(old, new)
 
+    @property
+    def fdmon(self):
+        """The monitor's name: "io_uring", "epoll" or "poll"."""
+        return self.monitor.name
+
+    def statistics(self):
+        """What the context did so far: FDMonitor.statistics() and its own counts, a dict."""
+        numbers = self.monitor.statistics()
+        if self.polling is not None:
+            numbers["poll_hits"] = self.polling.n_hits
+            numbers["poll_misses"] = self.polling.n_misses
+        numbers["turns"] = self.n_turns
+        numbers["wakeups"] = self.notifier.n_wakeups
+        return numbers
+
     def close(self):
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
         cdef Flushable flushable
         while self.n_dirty:
             flushable = self.pop_dirty()  # written while the loop did not run
             flushable.flush_last()
+        if self.n_polls and self.thread != <unsigned long>PyThread_get_thread_ident():
+            raise RuntimeError("another thread makes turns of this AioContext")
+        self.bottom_halves.close()
+        if self.pollers is not None:
+            self.pollers.close()
         self.ready.clear()
         self.timers.clear()
         self.due.clear()

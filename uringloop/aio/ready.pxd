@@ -11,6 +11,8 @@ cdef class ReadyQueue:
     cdef size_t mask
     cdef PyObject *spare[256]  # handles that ran and that nobody else holds, empty, to be used again; owned
     cdef int n_spare
+    cdef size_t n_idle        # idle bottom halves that wait: the wait is bounded
+    cdef unsigned long long n_void  # queued, and no progress: cancelled or idle bottom halves
     cdef int grow(self) except -1
     cdef int push(self, Handle handle) except -1
     cdef Handle pop(self)

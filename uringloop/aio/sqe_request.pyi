@@ -1,5 +1,5 @@
-from collections.abc import Iterator, Mapping
-from typing import Any, Self, final
+from collections.abc import Iterator
+from typing import Self, final
 
 from ..uring.request import Request
 
@@ -31,6 +31,3 @@ class SqeRequest(Request):
     def cancel_again(self, delay_s: float) -> None: ...
 
 class ContextRequest(SqeRequest): ...
-
-class LogReporter:
-    def call_exception_handler(self, details: Mapping[str, Any]) -> None: ...

@@ -22,7 +22,7 @@ from ..uring.request cimport CANCELLING, IN_FLIGHT, KIND_RAW, Request, encode
 from .context cimport AioContext
 from .handles cimport Handle, TimerHandle
 
-import logging
+from .reporter import LOG_REPORTER
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
@@ -255,25 +255,11 @@ cdef class ContextRequest(SqeRequest):
         return self.aio_context
 
     cdef object reporter(self):
-        return log_reporter
+        return LOG_REPORTER
 
     cdef int let_go(self) except -1:
         self.aio_context = None
         return 0
-
-
-class LogReporter:
-    """Where errors of callbacks go when there is no loop: to the log."""
-
-    _n_nested = 1  # callbacks may run turns: Handle leaves and enters contexts for them
-
-    def call_exception_handler(self, details):
-        """As asyncio's default one."""
-        error = details.get("exception")
-        logging.getLogger("uringloop").error(details["message"], exc_info=error)
-
-
-cdef object log_reporter = LogReporter()
 
 
 cdef object opcode_name(unsigned char opcode):

@@ -75,6 +75,7 @@ cdef class LoopCore:
     def _adopt_monitor(self, FDMonitor monitor not None):
         """Make the context on this monitor; called once, by Loop.__init__."""
         self.aio_context = AioContext(monitor)
+        self.aio_context.report_to(weakref.ref(self))
         self.follow_slowness()
         if type(self).time is not LoopCore.time or self.has_own_time:
             self.follow_time()
@@ -208,7 +209,7 @@ cdef class LoopCore:
             return self._run_nested_forever()
         self._run_forever_setup()
         try:
-            self.aio_context.monitor.begin_run()
+            self.aio_context.begin_run()
             self.aio_context.wants_return = self.is_stopping
             while True:
                 self.aio_context.turn(True)
@@ -228,7 +229,7 @@ cdef class LoopCore:
     def _run_once(self):
         """One turn, as asyncio's private method of this name."""
         self._check_closed()
-        self.aio_context.monitor.begin_run()
+        self.aio_context.begin_run()
         self.aio_context.turn(True)
 
     def stop(self):

@@ -90,14 +90,8 @@ class Loop(
         )
 
     def statistics(self):
-        """What the loop did so far: FDMonitor.statistics() and the context's own counts, a dict."""
-        numbers = self.aio_context.monitor.statistics()
-        if self.aio_context.polling is not None:
-            numbers["poll_hits"] = self.aio_context.polling.n_hits
-            numbers["poll_misses"] = self.aio_context.polling.n_misses
-        numbers["turns"] = self.aio_context.n_turns
-        numbers["wakeups"] = self.aio_context.notifier.n_wakeups
-        return numbers
+        """What the loop did so far; see AioContext.statistics."""
+        return self.aio_context.statistics()
 
     def _poll_as_environment_says(self):
         text = os.environ.get("URINGLOOP_POLL_MAX_NS")
@@ -119,6 +113,18 @@ class Loop(
         """
         self._check_closed()
         self.aio_context.set_poll_params(max_ns, grow, shrink)
+
+    def add_poll_handler(self, io_poll, io_poll_ready):
+        """Look at memory that has no fd; see AioContext.add_poll_handler.
+
+        Parameters:
+            io_poll: tells whether there is something to do, and does nothing.
+            io_poll_ready: called without arguments, in the loop, when io_poll said so.
+
+        Returns: a handle; its remove() ends it.
+        """
+        self._check_closed()
+        return self.aio_context.add_poll_handler(io_poll, io_poll_ready)
 
     # -- running ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,162 @@
+"""Two processes play ping-pong over shared memory, by loop.add_poll_handler(), and over a socket.
+
+Usage: python examples/shared_memory_pingpong.py [rounds] [max_ns]
+
+Each side has a counter of 8 bytes in a shared mapping, which only it writes; the other side looks at it. There is no
+file descriptor and no system call in a round trip while both look. The same is then played over a socketpair, on
+uringloop with the same polling, without, and on uvloop if it is installed. Looking needs a CPU for each side.
+"""
+
+import asyncio
+import mmap
+import os
+import socket
+import sys
+import time
+
+import uringloop
+
+
+class Counters:
+    """Two counters in shared memory: mine, and the other side's."""
+
+    def __init__(self, shared, side):
+        self.words = memoryview(shared).cast("Q")
+        self.mine, self.other = (0, 8) if side == 0 else (8, 0)  # a cache line each
+        self.seen = 0
+
+    def has_news(self):
+        return self.words[self.other] != self.seen
+
+    def take(self):
+        self.seen = self.words[self.other]
+        return self.seen
+
+    def publish(self, value):
+        self.words[self.mine] = value
+
+
+async def play_memory(shared, side, rounds, max_ns):
+    """One side; returns when all rounds are played."""
+    loop = asyncio.get_running_loop()
+    loop.set_poll_params(max_ns)
+    counters = Counters(shared, side)
+    done = loop.create_future()
+
+    def arrived():
+        value = counters.take()
+        if side == 1:
+            counters.publish(value)  # pong
+        if value == rounds:
+            done.set_result(None)
+        elif side == 0:
+            counters.publish(value + 1)  # ping
+
+    handler = loop.add_poll_handler(counters.has_news, arrived)
+    if side == 0:
+        counters.publish(1)
+    await done
+    handler.remove()
+    counters.words.release()
+
+
+class Pong(asyncio.Protocol):
+    """One side over a socket: the same numbers."""
+
+    def __init__(self, side, rounds, done):
+        self.side, self.rounds, self.done = side, rounds, done
+
+    def connection_made(self, transport):
+        self.transport = transport
+        if self.side == 0:
+            transport.write((1).to_bytes(8))
+
+    def data_received(self, data):
+        value = int.from_bytes(data)
+        if self.side == 1:
+            self.transport.write(data)
+        if value == self.rounds:
+            self.done.set_result(None)
+        elif self.side == 0:
+            self.transport.write((value + 1).to_bytes(8))
+
+
+async def play_socket(sock, side, rounds, max_ns):
+    loop = asyncio.get_running_loop()
+    if max_ns:
+        loop.set_poll_params(max_ns)
+    done = loop.create_future()
+    transport, _ = await loop.create_unix_connection(lambda: Pong(side, rounds, done), sock=sock)
+    await done
+    transport.close()
+
+
+def in_two_processes(new_loop, play):
+    """Run play(side) in this process and in a child; seconds that it took, and CPU seconds of both."""
+    # each side gets its CPUs where there are enough of them
+    cpus = sorted(os.sched_getaffinity(0))
+    pid = os.fork()
+    side = 0 if pid else 1
+    os.sched_setaffinity(0, cpus[side::2] or cpus)
+    before = os.times()
+    started = time.perf_counter()
+    loop = new_loop()
+    status = 1
+    try:
+        loop.run_until_complete(play(side))
+        loop.close()
+        status = 0
+    finally:
+        if side:
+            os._exit(status)
+    seconds = time.perf_counter() - started
+    os.sched_setaffinity(0, cpus)
+    if os.waitpid(pid, 0)[1]:
+        raise SystemExit("the other side failed")
+    after = os.times()
+    return seconds, sum(after[:4]) - sum(before[:4])
+
+
+def report(name, rounds, seconds, cpu_seconds):
+    print(
+        f"{name:34} {seconds / rounds * 1e6:8.1f} us a round trip {cpu_seconds / rounds * 1e6:8.1f} us of CPU"
+    )
+
+
+def main():
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    max_ns = int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000
+    for looking in (max_ns, 0):
+        shared = mmap.mmap(-1, mmap.PAGESIZE)
+        name = "shared memory" + (", looking" if looking else ", sleeping")
+        # sleeping is slow: its round trips take two sleeps of 50 us at least
+        count = rounds if looking else max(rounds // 20, 1)
+
+        def play(side, shared=shared, looking=looking, count=count):
+            return play_memory(shared, side, count, looking)
+
+        report(name, count, *in_two_processes(uringloop.new_event_loop, play))
+        shared.close()
+    loops = [
+        ("uringloop, looking", uringloop.new_event_loop, max_ns),
+        ("uringloop", uringloop.new_event_loop, 0),
+    ]
+    try:
+        import uvloop
+    except ImportError:
+        print("uvloop is not installed")
+    else:
+        loops.append(("uvloop", uvloop.new_event_loop, 0))
+    for name, new_loop, looking in loops:
+        ends = socket.socketpair()
+
+        def play(side, ends=ends, looking=looking):
+            ends[1 - side].close()
+            ends[side].setblocking(False)
+            return play_socket(ends[side], side, rounds, looking)
+
+        report(f"socket, {name}", rounds, *in_two_processes(new_loop, play))
+
+
+if __name__ == "__main__":
+    main()

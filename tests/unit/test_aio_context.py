@@ -1,0 +1,740 @@
+"""uringloop.AioContext without asyncio: what QEMU's tests check (test-aio.c, test-aio-multithread.c), by their names.
+
+The same on the turn itself is in test_qemu_aio.py. QEMU's legacy lock (`acquire`'s second half), its coroutines' stacks
+and the CoMutex tests of test-aio-multithread.c (multi/mutex/*) have no counterpart here. `external-client` is gone
+from QEMU, too.
+"""
+
+import gc
+import itertools
+import logging
+import os
+import random
+import select
+import signal
+import socket
+import threading
+import time
+import weakref
+
+import pytest
+
+import uringloop
+
+
+@pytest.fixture
+def new_context(real_fdmon_name):
+    made = []
+
+    def new(fdmon=real_fdmon_name):
+        context = uringloop.AioContext(fdmon)
+        made.append(context)
+        return context
+
+    yield new
+    for context in made:
+        context.close()
+
+
+@pytest.fixture
+def context(new_context):
+    return new_context()
+
+
+@pytest.fixture
+def new_notifier():
+    made = []
+
+    def new():
+        notifier = uringloop.EventNotifier()
+        made.append(notifier)
+        return notifier
+
+    yield new
+    for notifier in made:
+        notifier.close()
+
+
+def settle(context):
+    """Until nothing makes progress, and what notify() published is consumed."""
+    while context.poll(False):
+        pass
+
+
+class Counter:
+    """Counts its calls; `notifier` is cleared by each, and set again while `active` is left."""
+
+    def __init__(self, notifier=None, active=0):
+        self.n, self.notifier, self.active = 0, notifier, active
+
+    def __call__(self):
+        self.n += 1
+        if self.notifier is not None:
+            assert self.notifier.test_and_clear()
+            if self.active > 1:
+                self.active -= 1
+                self.notifier.set()
+
+
+# Bottom halves
+
+
+def test_a_bottom_half_runs_in_the_turn_after_its_schedule_and_once(context):
+    """bh/schedule, bh/flush"""
+    settle(context)
+    ran = Counter()
+    bottom_half = context.new_bottom_half(ran)
+    bottom_half.schedule()
+    bottom_half.schedule()
+    assert ran.n == 0
+    assert bottom_half.scheduled
+    assert context.poll(True)
+    assert ran.n == 1
+    assert not context.poll(False)
+    assert ran.n == 1
+
+
+def test_a_bottom_half_that_schedules_itself_runs_once_in_each_turn(context):
+    """bh/schedule10"""
+    runs = []
+
+    def again():
+        runs.append(True)
+        if len(runs) < 10:
+            bottom_half.schedule()
+
+    bottom_half = context.new_bottom_half(again)
+    bottom_half.schedule()
+    for count in range(1, 11):
+        assert context.poll(True)
+        assert len(runs) == count
+    assert not context.poll(False)
+
+
+def test_a_cancelled_bottom_half_does_not_run_and_is_no_progress(context):
+    """bh/cancel"""
+    settle(context)
+    ran = Counter()
+    bottom_half = context.new_bottom_half(ran)
+    bottom_half.schedule()
+    bottom_half.cancel()
+    assert not bottom_half.scheduled
+    assert not context.poll(False)
+    bottom_half.schedule()
+    bottom_half.cancel()
+    bottom_half.schedule()
+    assert context.poll(True)
+    assert ran.n == 1
+    assert not context.poll(False)
+
+
+def test_a_deleted_bottom_half_does_not_run_and_is_no_progress(context):
+    """bh/delete"""
+    settle(context)
+    ran = Counter()
+    bottom_half = context.new_bottom_half(ran)
+    bottom_half.schedule()
+    bottom_half.delete()
+    bottom_half.delete()
+    assert not context.poll(False)
+    assert ran.n == 0
+    with pytest.raises(RuntimeError, match="deleted"):
+        bottom_half.schedule()
+
+
+def test_a_bottom_half_deletes_itself_in_its_callback(context):
+    """bh/callback-delete/one"""
+    ran = []
+
+    def end(argument):
+        bottom_half.delete()
+        ran.append(argument)
+
+    bottom_half = context.new_bottom_half(end, "argument")
+    bottom_half.schedule()
+    assert context.poll(True)
+    assert ran == ["argument"]
+    assert not context.poll(False)
+
+
+def test_bottom_halves_of_different_lives_delete_themselves(context):
+    """bh/callback-delete/many"""
+    lives = [1, 3, 2, 4]
+    runs = [0] * 4
+    halves = []
+
+    def run(number):
+        runs[number] += 1
+        if runs[number] == lives[number]:
+            halves[number].delete()
+        else:
+            halves[number].schedule()
+
+    halves = [context.new_bottom_half(run, number) for number in range(4)]
+    for half in halves:
+        half.schedule()
+    assert context.poll(False)
+    assert runs == [1, 1, 1, 1]
+    settle(context)
+    assert runs == lives
+
+
+def test_bottom_halves_run_first_in_first_out(context):
+    """QEMU's run last in, first out."""
+    order = []
+    for number in range(100):
+        context.schedule_one_shot(order.append, number)
+    assert context.poll(False)
+    assert order == list(range(100))
+
+
+def test_a_one_shot_is_deleted_when_it_has_run(context):
+    class Owner:
+        def run(self):
+            self.bottom_half = None
+
+    owner = Owner()
+    gone = weakref.ref(owner)
+    bottom_half = context.schedule_one_shot(owner.run)
+    assert context.poll(True)
+    assert bottom_half.deleted
+    with pytest.raises(RuntimeError, match="deleted"):
+        bottom_half.schedule()
+    del owner
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_idle_bottom_half_bounds_the_wait_and_is_no_progress(context):
+    settle(context)
+    ran = []
+
+    def again():
+        ran.append(context.time_ns())
+        if len(ran) < 4:
+            bottom_half.schedule_idle()
+
+    bottom_half = context.new_bottom_half(again)
+    started_ns = context.time_ns()
+    bottom_half.schedule_idle()
+    for count in range(1, 5):
+        while len(ran) < count:
+            assert not context.poll(True)
+    assert not context.poll(False)
+    assert ran[1] - ran[0] > 2_000_000, "an idle one does not spin"
+    assert all(later - earlier < 1_000_000_000 for earlier, later in itertools.pairwise([started_ns, *ran]))
+
+
+def test_an_idle_bottom_half_runs_in_a_turn_that_does_not_block(context):
+    settle(context)
+    ran = Counter()
+    bottom_half = context.new_bottom_half(ran)
+    bottom_half.schedule_idle()
+    assert not context.poll(False)
+    assert ran.n == 1
+    bottom_half.schedule_idle()
+    bottom_half.cancel()
+    assert not context.poll(False)
+    assert ran.n == 1
+    bottom_half.schedule_idle()
+    bottom_half.schedule()  # for certain: progress
+    assert context.poll(True)
+    assert not context.poll(False)
+    assert ran.n == 2
+
+
+def test_a_nested_turn_runs_the_bottom_halves_that_the_outer_one_has_left(context):
+    order = []
+
+    def nested():
+        order.append("outer")
+        assert context.poll(True)
+        order.append("end")
+
+    context.schedule_one_shot(nested)
+    context.schedule_one_shot(order.append, "inner")
+    assert context.poll(True)
+    assert order == ["outer", "inner", "end"]
+    assert not context.poll(False)
+
+
+def test_a_bottom_half_that_fails_is_logged_and_stops_nobody(context, caplog):
+    ran = Counter()
+    context.schedule_one_shot(lambda: 1 / 0)
+    context.schedule_one_shot(ran)
+    with caplog.at_level(logging.ERROR, logger="uringloop"):
+        assert context.poll(True)
+    assert ran.n == 1
+    assert [type(record.exc_info[1]) for record in caplog.records] == [ZeroDivisionError]
+
+
+def test_a_loops_bottom_halves_report_to_the_loop(real_fdmon_name):
+    loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
+    errors = []
+    loop.set_exception_handler(lambda _, details: errors.append(type(details["exception"])))
+    loop.aio_context.schedule_one_shot(lambda: 1 / 0)
+    loop.aio_context.schedule_one_shot(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert errors == [ZeroDivisionError]
+
+
+# Events
+
+
+def test_an_idle_handler_is_added_and_removed_without_a_call(context, new_notifier):
+    """event/add-remove"""
+    notifier = new_notifier()
+    ran = Counter(notifier)
+    context.set_event_notifier(notifier, ran)
+    settle(context)
+    assert not context.poll(False)
+    context.set_event_notifier(notifier)
+    settle(context)
+    assert ran.n == 0
+
+
+def test_an_event_is_seen_once_and_not_after_its_removal(context, new_notifier):
+    """event/wait"""
+    notifier = new_notifier()
+    ran = Counter(notifier)
+    context.set_event_notifier(notifier, ran)
+    settle(context)
+    notifier.set()
+    assert context.poll(False)
+    assert ran.n == 1
+    assert not context.poll(False)
+    context.set_event_notifier(notifier)
+    notifier.set()
+    settle(context)
+    assert ran.n == 1
+
+
+def test_of_two_notifiers_only_the_set_one_fires(context, new_notifier):
+    """event/wait/no-flush-cb"""
+    first, second = new_notifier(), new_notifier()
+    counters = Counter(first), Counter(second)
+    for notifier, counter in zip((first, second), counters, strict=True):
+        context.set_event_notifier(notifier, counter)
+    first.set()
+    while not counters[0].n:
+        context.poll(True)
+    assert [counter.n for counter in counters] == [1, 0]
+    second.set()
+    while not counters[1].n:
+        context.poll(True)
+    assert [counter.n for counter in counters] == [1, 1]
+
+
+def test_a_handler_that_sets_its_own_event_runs_in_each_next_turn(context, new_notifier):
+    """event/flush"""
+    notifier = new_notifier()
+    ran = Counter(notifier, active=10)
+    context.set_event_notifier(notifier, ran)
+    settle(context)
+    notifier.set()
+    for count in range(1, 11):
+        assert context.poll(False)
+        assert ran.n == count
+    assert not context.poll(False)
+
+
+def test_readable_and_writable_have_a_callback_each(context):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reads, writes = Counter(), Counter()
+        context.set_fd_handler(ours.fileno(), reads, writes)
+        while not writes.n:
+            context.poll(True)
+        assert reads.n == 0
+        context.set_fd_handler(ours.fileno(), lambda: reads() or ours.recv(10))
+        writes.n = 0
+        theirs.send(b"1")
+        while not reads.n:
+            context.poll(True)
+        assert (reads.n, writes.n) == (1, 0)
+        context.set_fd_handler(ours.fileno())
+        assert context.statistics()["handlers"] == 1  # the notifier
+
+
+def test_a_reader_that_removes_its_fd_keeps_the_writer_from_running(context):
+    """1.7: deletion is looked at between the two callbacks."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"1")
+        writes = Counter()
+        context.set_fd_handler(ours.fileno(), lambda: context.set_fd_handler(ours.fileno()), writes)
+        for _ in range(4):
+            context.poll(False)
+        assert writes.n == 0
+
+
+def test_a_hang_up_reaches_the_writer_where_nobody_reads(context):
+    reading, writing = os.pipe()
+    done = []
+    context.set_fd_handler(writing, None, lambda: done.append(context.set_fd_handler(writing)))
+    os.close(reading)
+    while not done:
+        context.poll(True)
+    os.close(writing)
+    assert len(done) == 1
+
+
+def test_what_cannot_be_watched_is_refused(context, tmp_path):
+    with open(tmp_path / "regular", "w") as file, pytest.raises(PermissionError):
+        context.set_fd_handler(file.fileno(), print)
+    with pytest.raises(OSError, match="Bad file"):
+        context.set_fd_handler(9999, print)
+    with pytest.raises(ValueError, match="add_poll_handler"):
+        context.set_fd_handler(0, io_poll=bool, io_poll_ready=print)
+    with pytest.raises(ValueError, match="watched by a loop"):
+        context.set_fd_handler(context.notifier.fd, print)
+    context.set_fd_handler(9999)  # nothing to remove
+
+
+def test_an_event_notifier_is_set_or_not(new_notifier):
+    notifier = new_notifier()
+    assert not notifier.test_and_clear()
+    notifier.set()
+    notifier.set()
+    assert notifier.test_and_clear()
+    assert not notifier.test_and_clear()
+    os.eventfd_write(notifier.fileno(), 2**64 - 2)
+    notifier.set()
+    assert notifier.test_and_clear()
+    notifier.close()
+    assert notifier.fileno() == -1
+
+
+# Timers
+
+
+def test_a_timer_runs_in_time_once_and_can_arm_itself_again(context):
+    """timer/schedule"""
+    runs = []
+
+    def run():
+        runs.append(context.time_ns())
+        if len(runs) == 1:
+            context.call_at_ns(due_ns + 60_000_000, run)
+
+    settle(context)
+    due_ns = context.time_ns() + 30_000_000
+    context.call_at_ns(due_ns, run)
+    assert not context.poll(False)
+    assert runs == []
+    time.sleep(0.035)
+    assert context.poll(False)
+    assert len(runs) == 1
+    while len(runs) < 2:
+        context.poll(True)
+    assert runs[1] >= due_ns + 60_000_000
+    assert not context.poll(False)
+
+
+def test_a_timer_of_less_than_a_millisecond_is_precise(context):
+    late = []
+    for _ in range(20):
+        due_ns = context.time_ns() + 300_000
+        timer = context.call_at_ns(due_ns, lambda due_ns=due_ns: late.append(context.time_ns() - due_ns))
+        count = len(late)
+        while len(late) == count:
+            context.poll(True)
+        timer.cancel()
+    assert min(late) >= 0
+    assert sorted(late)[2] < 700_000, "rounded up to whole milliseconds, or slept too long"
+
+
+def test_a_cancelled_timer_does_not_run(context):
+    ran = Counter()
+    context.call_at_ns(1, ran).cancel()
+    assert not context.poll(False)
+    assert ran.n == 0
+
+
+# Threads
+
+
+def test_a_blocking_turn_is_ended_by_notify_from_another_thread(context):
+    """acquire, flush: notify is no progress."""
+    settle(context)
+    for _ in range(20):
+        thread = threading.Timer(0.001, context.notify)
+        thread.start()
+        assert not context.poll(True)
+        thread.join()
+
+
+def test_contexts_are_made_in_threads_and_run_a_bottom_half_each(new_context):
+    """multi/lifecycle"""
+    contexts = [new_context() for _ in range(5)]
+    ran = []
+
+    def run(context):
+        context.schedule_one_shot(lambda: ran.append(threading.get_ident()))
+        assert context.poll(True)
+
+    threads = [threading.Thread(target=run, args=(context,)) for context in contexts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ran) == sorted(set(ran))
+    assert len(ran) == 5
+
+
+def test_work_that_hops_between_contexts_is_never_lost(new_context):
+    """multi/schedule"""
+    contexts = [new_context() for _ in range(5)]
+    hops, most = [0] * 20, 100
+    left = threading.Semaphore(0)
+    stop = []
+
+    def hop(worker, chooser):
+        hops[worker] += 1
+        if hops[worker] == most:
+            left.release()
+        else:
+            chooser.choice(contexts).schedule_one_shot(hop, worker, chooser)
+
+    def run(context):
+        while not stop:
+            context.poll(True)
+
+    threads = [threading.Thread(target=run, args=(context,)) for context in contexts]
+    for thread in threads:
+        thread.start()
+    for worker in range(20):
+        contexts[worker % 5].schedule_one_shot(hop, worker, random.Random(worker))
+    assert all(left.acquire(timeout=30) for _ in range(20))
+    stop.append(True)
+    for context in contexts:
+        context.notify()
+    for thread in threads:
+        thread.join(30)
+    assert hops == [most] * 20
+
+
+def test_bottom_halves_are_scheduled_cancelled_and_deleted_by_threads(context):
+    counts = [0] * 4
+    halves = []
+
+    def run(number):
+        counts[number] += 1
+
+    halves = [context.new_bottom_half(run, number) for number in range(4)]
+    done = []
+
+    def storm(seed):
+        chooser = random.Random(seed)
+        for _ in range(2000):
+            half = chooser.choice(halves)
+            chooser.choice([half.schedule, half.schedule, half.schedule_idle, half.cancel])()
+        done.append(seed)
+        context.notify()
+
+    threads = [threading.Thread(target=storm, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(done) < 4:
+        context.poll(True)
+    for thread in threads:
+        thread.join()
+    settle(context)
+    for half in halves:
+        half.schedule()
+    before = counts[:]
+    context.poll(True)
+    assert counts == [count + 1 for count in before]
+
+
+def test_handlers_are_for_the_thread_of_the_context(context, new_notifier):
+    """7.5: remove from another thread; QEMU allows it, we say that we do not."""
+    notifier = new_notifier()
+    context.set_event_notifier(notifier, print)
+    context.poll(False)
+    errors = []
+
+    def work():
+        for call in (
+            lambda: context.set_event_notifier(notifier),
+            lambda: context.add_poll_handler(bool, print),
+            lambda: context.call_at_ns(1, print),
+        ):
+            try:
+                call()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(errors) == 3
+    assert all("thread" in text for text in errors)
+
+
+def test_two_threads_do_not_make_turns_of_one_context(context):
+    entered, leave = threading.Event(), threading.Event()
+    context.schedule_one_shot(lambda: (entered.set(), leave.wait(20)))
+    thread = threading.Thread(target=context.poll)
+    thread.start()
+    assert entered.wait(20)
+    for call in (context.poll, context.close):
+        with pytest.raises(RuntimeError, match="another thread"):
+            call()
+    leave.set()
+    thread.join()
+
+
+# Making and ending
+
+
+def test_a_context_takes_the_monitor_that_is_asked_for(real_fdmon_name, monkeypatch):
+    context = uringloop.AioContext(real_fdmon_name)
+    assert context.fdmon == context.statistics()["fdmon"] == real_fdmon_name
+    assert real_fdmon_name in context.fdmon_reason
+    context.close()
+    context.close()
+    for call in (
+        context.poll,
+        lambda: context.set_fd_handler(0, print),
+        lambda: context.add_poll_handler(bool, print),
+        lambda: context.schedule_one_shot(print),
+        lambda: context.call_at_ns(1, print),
+    ):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
+    context.notify()
+    monkeypatch.setenv("URINGLOOP_FDMON", real_fdmon_name)
+    context = uringloop.AioContext()
+    assert context.fdmon == real_fdmon_name
+    context.close()
+    with pytest.raises(ValueError, match="one of"):
+        uringloop.AioContext("select")
+
+
+def test_a_loop_stands_on_a_context(real_fdmon_name, new_notifier):
+    loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
+    assert isinstance(loop.aio_context, uringloop.AioContext)
+    notifier = new_notifier()
+    loop.aio_context.set_event_notifier(notifier, lambda: (notifier.test_and_clear(), loop.stop()))
+    notifier.set()
+    loop.run_forever()
+    loop.aio_context.set_event_notifier(notifier)
+    assert set(loop.statistics()) == set(loop.aio_context.statistics())
+    loop.close()
+
+
+def test_a_forgotten_context_goes(real_fdmon_name, new_notifier):
+    context = uringloop.AioContext(real_fdmon_name)
+    notifier = new_notifier()
+
+    class Owner:
+        def __init__(self, context):
+            self.context = context
+            context.set_event_notifier(notifier, self.run, bool, self.run)
+            context.add_poll_handler(self.run, self.run)
+            self.half = context.new_bottom_half(self.run)
+            self.half.schedule()
+
+        def run(self):
+            pass
+
+    gone = weakref.ref(Owner(context))
+    del context
+    gc.collect()
+    assert gone() is None
+
+
+# The gaps of QEMU's tests
+
+
+def test_an_fd_that_is_added_and_removed_before_the_first_turn_is_not_called(context, new_notifier):
+    notifier = new_notifier()
+    ran = Counter(notifier)
+    notifier.set()
+    for _ in range(300):  # more than the SQ holds
+        context.set_event_notifier(notifier, ran)
+        context.set_event_notifier(notifier)
+    settle(context)
+    assert ran.n == 0
+    context.set_event_notifier(notifier, ran)
+    while not ran.n:
+        context.poll(True)
+    assert ran.n == 1
+
+
+def test_a_handler_removed_in_the_turn_that_found_it_is_not_called(context, new_notifier):
+    """Its completion is in the ring, or its event on the ready list."""
+    notifiers = [new_notifier() for _ in range(2)]
+    ran = []
+
+    def run(number):
+        ran.append(number)
+        context.set_event_notifier(notifiers[1 - number])
+
+    for number, notifier in enumerate(notifiers):
+        context.set_event_notifier(notifier, lambda number=number: run(number))
+    settle(context)
+    for notifier in notifiers:
+        notifier.set()
+    for _ in range(3):
+        context.poll(False)
+    assert len(set(ran)) == 1
+    context.set_event_notifier(notifiers[ran[0]])
+
+
+def test_a_number_that_is_used_again_belongs_to_the_new_handler(context):
+    first = os.eventfd(1)
+    old, new = Counter(), Counter()
+    context.set_fd_handler(first, old)
+    context.poll(False)
+    old.n = 0
+    context.set_fd_handler(first)
+    os.close(first)
+    second = os.eventfd(0)
+    assert second == first
+    context.set_fd_handler(second, new)
+    for _ in range(3):
+        context.poll(False)
+    assert (old.n, new.n) == (0, 0)
+    os.eventfd_write(second, 1)
+    assert context.poll(False)
+    assert (old.n, new.n) == (0, 1)
+    context.set_fd_handler(second)
+    os.close(second)
+
+
+def test_a_signal_ends_the_wait_although_something_is_unsubmitted(context, new_notifier):
+    """Python's handlers run, and what was queued is submitted."""
+    seen = []
+    old = signal.signal(signal.SIGUSR1, lambda *_: seen.append(context.schedule_one_shot(seen.append, "ran")))
+    try:
+        notifier = new_notifier()
+        ran = Counter(notifier)
+        context.poll(False)
+        context.set_event_notifier(notifier, ran)
+        killer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1))
+        killer.start()
+        while "ran" not in seen:
+            context.poll(True)
+        killer.join()
+        notifier.set()
+        while not ran.n:
+            context.poll(True)
+        assert ran.n == 1
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+
+
+def test_ready_is_what_poll_says(context, new_notifier):
+    """A blocking turn with a ready event makes progress at once."""
+    notifier = new_notifier()
+    context.set_event_notifier(notifier, notifier.test_and_clear)
+    settle(context)
+    notifier.set()
+    started = time.monotonic()
+    while not context.poll(True):
+        pass
+    assert time.monotonic() - started < 5
+    assert select.select([notifier], [], [], 0)[0] == []

@@ -1,0 +1,172 @@
+"""Bottom halves: callbacks that are made once, and that any thread schedules to run in the context's next turn.
+
+How it works (QEMU: QEMUBH):
+ 1. One that is scheduled stands in the context's ready queue, behind what was scheduled before it, whoever did:
+    first in, first out, where QEMU's are last in, first out.
+ 2. Scheduling it again before it ran does nothing: one run per schedule at most.  From its own callback it is scheduled
+    for the next turn.
+ 3. A cancelled or deleted one keeps its place in the queue, and is passed over there; that is no progress
+    (ReadyQueue.n_void).
+ 4. An idle one stands on a list of its own, which bounds the wait to 10 ms; the turn after that wait runs it.
+
+Invariant: it stands in the queue at most once (is_queued), and on the idle list at most once.
+
+Thread: schedule, schedule_idle, cancel and delete from any; the callback runs in the context's.
+"""
+
+from .handles cimport Handle
+from .notifier cimport Notifier
+from .ready cimport ReadyQueue
+
+from .reporter import LOG_REPORTER
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+
+
+cdef class Run(Handle):
+    """The place of a bottom half in the ready queue."""
+
+    cdef int run(self) except -1:
+        cdef BottomHalf bottom_half = self.bottom_half
+        bottom_half.is_queued = False
+        if not bottom_half.is_scheduled or bottom_half.is_idle:
+            bottom_half.owner.ready.n_void += 1
+        return bottom_half.fire(self)
+
+
+cdef class BottomHalves:
+    """Those of one context, and what they need of it."""
+
+    def __cinit__(self, ReadyQueue ready, Notifier notifier):
+        self.ready = ready
+        self.notifier = notifier
+        self.idle = []
+
+    cdef object who_reports(self):
+        cdef object found = self.reporter() if self.reporter is not None else None
+        return LOG_REPORTER if found is None else found
+
+    cdef Handle new_handle(self, object callback, tuple args):
+        """A Handle that reports where this context's callbacks do."""
+        cdef Handle handle
+        if not callable(callback):
+            raise TypeError(f"a callable object was expected, got {callback!r}")
+        handle = Handle.__new__(Handle)
+        handle.callback = callback
+        handle.args = args
+        handle.n_args = -1
+        handle.loop = self.who_reports()
+        handle.aio_context = PyContext_CopyCurrent()
+        return handle
+
+    cdef int run_idle(self, size_t end) except -1:
+        """Run the idle ones before position `end`; a nested turn may have taken some of them."""
+        cdef Run run
+        while self.idle and <Py_ssize_t>(end - self.n_idle_taken) > 0:
+            run = <Run>self.idle.pop(0)
+            self.n_idle_taken += 1
+            self.ready.n_idle = len(self.idle)
+            run.bottom_half.is_idle_queued = False
+            if not run.bottom_half.is_queued:  # or else it has a place of its own
+                run.bottom_half.fire(run)
+        return 0
+
+    cdef int close(self) except -1:
+        self.is_closed = True
+        self.idle = []
+        self.ready.n_idle = 0
+        return 0
+
+
+cdef class BottomHalf:
+    """A callback of a context; AioContext.new_bottom_half() makes them.
+
+    Source: QEMU's aio_bh_new(), qemu_bh_schedule(), qemu_bh_schedule_idle(), qemu_bh_cancel(), qemu_bh_delete().
+    """
+
+    @property
+    def scheduled(self):
+        """Whether it will run."""
+        return self.is_scheduled
+
+    @property
+    def deleted(self):
+        return self.is_deleted
+
+    def schedule(self):
+        """It runs once in the next turn; no effect where it is scheduled already.
+
+        Raises: RuntimeError when it was deleted or its context is closed.  Thread: any.
+        """
+        self.enqueue(False)
+
+    def schedule_idle(self):
+        """It runs in the next turn, which comes within 10 ms even if nothing else happens; no progress by itself."""
+        self.enqueue(True)
+
+    def cancel(self):
+        """It does not run, unless it is scheduled again.  Thread: any."""
+        self.is_scheduled = self.is_idle = False
+
+    def delete(self):
+        """It never runs again, and lets go of its callback.  Idempotent; also from that callback.  Thread: any."""
+        self.is_deleted = True
+        self.is_scheduled = self.is_idle = False
+        if self.waiting is not None:
+            self.waiting.callback = self.waiting.args = None  # a run that goes on has references of its own
+
+    cdef int enqueue(self, bint idle) except -1:
+        if self.is_deleted:
+            raise RuntimeError("this bottom half was deleted")
+        if self.owner.is_closed:
+            raise RuntimeError("the AioContext is closed")
+        # who is scheduled for certain stays so
+        self.is_idle = idle and (self.is_idle or not self.is_scheduled)
+        self.is_scheduled = True
+        if self.is_idle:
+            if not self.is_idle_queued and not self.is_queued:
+                self.is_idle_queued = True
+                self.owner.idle.append(self.waiting)
+                self.owner.ready.n_idle += 1
+        elif not self.is_queued:
+            self.is_queued = True
+            self.owner.ready.push(self.waiting)
+        # An idle one only has to wake who sleeps: awake, the context bounds its next wait.  It holds the
+        # GIL from there until notify_me is set.
+        if not self.is_idle or self.owner.notifier.notify_me:
+            self.owner.notifier.notify()
+        return 0
+
+    cdef int fire(self, Run run) except -1:
+        """Its turn has come."""
+        if not self.is_scheduled:
+            return 0
+        self.is_scheduled = self.is_idle = False
+        if self.is_one_shot:
+            self.is_deleted = True
+        try:
+            return Handle.run(run)
+        finally:
+            if self.is_one_shot:
+                self.delete()
+                if not self.is_queued and not self.is_idle_queued:
+                    run.bottom_half = self.waiting = None  # they hold each other
+
+
+def new_bottom_half(BottomHalves owner not None, callback, tuple args not None, bint one_shot):
+    """See AioContext.new_bottom_half and AioContext.schedule_one_shot."""
+    cdef BottomHalf bottom_half = BottomHalf.__new__(BottomHalf)
+    cdef Run run = Run.__new__(Run)
+    if not callable(callback):
+        raise TypeError(f"a callable object was expected, got {callback!r}")
+    bottom_half.owner = owner
+    bottom_half.is_one_shot = one_shot
+    bottom_half.waiting = run
+    run.bottom_half = bottom_half
+    run.callback = callback
+    run.args = args
+    run.n_args = -1
+    run.loop = owner.who_reports()
+    run.aio_context = PyContext_CopyCurrent()
+    return bottom_half

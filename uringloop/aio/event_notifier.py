@@ -1,0 +1,50 @@
+"""EventNotifier: an eventfd with which any thread, or another process, makes a context's handler run."""
+
+from __future__ import annotations
+
+import os
+
+
+class EventNotifier:
+    """An event that is set or not.  Source: QEMU's EventNotifier, eventfd(2).
+
+    Raises: OSError where eventfd(2) fails.
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        """Its fd, readable while it is set; -1 after close()."""
+        return self._fd
+
+    def set(self) -> None:
+        """Set it; no effect where it is set already.  Does not block.  Thread: any."""
+        try:
+            os.eventfd_write(self._fd, 1)
+        except BlockingIOError:
+            pass  # the counter is full: it is set
+
+    def test_and_clear(self) -> bool:
+        """Whether it was set; afterwards it is not."""
+        try:
+            os.eventfd_read(self._fd)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the fd; remove the handler first.  Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> EventNotifier:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()

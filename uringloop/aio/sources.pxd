@@ -1,0 +1,23 @@
+# Where a context gets its work from: fds, memory, bottom halves, timers.
+from libc.stdint cimport int64_t
+
+from ..fdmon.base cimport FDMonitor
+from .bottom_halves cimport BottomHalves
+from .notifier cimport Notifier
+from .poll_handlers cimport PollHandler, PollHandlers
+from .ready cimport ReadyQueue
+from .timers cimport Timers
+
+cdef class Sources:
+    cdef readonly FDMonitor monitor   # owned; closed by close()
+    cdef readonly Notifier notifier
+    cdef ReadyQueue ready             # callbacks, FIFO
+    cdef Timers timers
+    cdef object own_clock             # a callable giving nanoseconds instead of CLOCK_MONOTONIC; or None
+    cdef BottomHalves bottom_halves   # who is scheduled from any thread, and who reports
+    cdef PollHandlers pollers         # handlers with io_poll; None until there is one
+    cdef unsigned long thread         # who made turns last; 0 for nobody yet
+    cdef int64_t now_ns(self) except? -1
+    cdef int check_use(self) except -1
+    cdef int set_poll_callbacks(self, PollHandler handler, object io_poll, object io_poll_ready) except -1
+    cdef object report_to(self, object reporter)

@@ -1,0 +1,148 @@
+"""Where a context gets its work from, and how users without asyncio say so.
+
+`AioContext` inherits from this; the turn that runs all of it is there.  asyncio's loop and its transports reach the
+fields by themselves.
+
+Thread: the context's, except for bottom halves and notify.  QEMU lets any thread set fd handlers, by a lock and
+deferred freeing; here another thread schedules a bottom half that does it, and gets a RuntimeError otherwise.
+"""
+
+from libc.stdint cimport int64_t
+from cpython.pythread cimport PyThread_get_thread_ident
+
+from ..fdmon.base cimport FdHandler, ul_monotonic_ns
+from .handles cimport Handle, TimerHandle
+from .poll_handlers cimport CallbackHandler, PollHandler, PollHandlers
+
+from .bottom_halves import new_bottom_half
+
+cdef enum:
+    POLLIN = 1
+    POLLOUT = 4
+
+
+cdef class Sources:
+    """Fds, memory that is looked at, bottom halves and timers of a context."""
+
+    cdef int check_use(self) except -1:
+        """For what is not thread-safe."""
+        if self.monitor.is_closed:
+            raise RuntimeError("the AioContext is closed")
+        if self.thread != 0 and self.thread != <unsigned long>PyThread_get_thread_ident():
+            raise RuntimeError("Non-thread-safe operation: this thread does not run the AioContext; "
+                               "schedule a bottom half that does it")
+        return 0
+
+    cdef int64_t now_ns(self) except? -1:
+        """The clock of the timers."""
+        return ul_monotonic_ns() if self.own_clock is None else <int64_t>self.own_clock()
+
+    def set_fd_handler(self, int fd, io_read=None, io_write=None, io_poll=None, io_poll_ready=None):
+        """Watch an fd; replaces what was set for it, and all None removes it.
+
+        Parameters:
+            fd: stays the caller's; remove the handler before closing it.
+            io_read, io_write: called without arguments in each turn in which the fd is readable or writable.
+            io_poll: tells, without doing anything, whether there is something to do; asked while the context looks
+                instead of sleeping (set_poll_params), and ignored without io_poll_ready.
+            io_poll_ready: called without arguments when io_poll said so.
+
+        A removed handler is never called again.  Exceptions are reported, as those of bottom halves.
+        Raises: OSError as epoll_ctl(2); ValueError for io_poll alone; RuntimeError from another thread.
+        Thread: the context's.  Source: QEMU's aio_set_fd_handler(), which any thread may call.
+        """
+        cdef CallbackHandler new = None
+        cdef FdHandler old = self.monitor.handlers.get(fd)
+        self.check_use()
+        if old is not None and not isinstance(old, CallbackHandler):
+            raise ValueError(f"fd {fd} is watched by a loop or a transport")
+        if io_read is not None or io_write is not None:
+            new = CallbackHandler(
+                fd, (POLLIN if io_read is not None else 0) | (POLLOUT if io_write is not None else 0))
+            if io_read is not None:
+                new.io_read = self.bottom_halves.new_handle(io_read, ())
+            if io_write is not None:
+                new.io_write = self.bottom_halves.new_handle(io_write, ())
+            self.set_poll_callbacks(new, io_poll, io_poll_ready)
+        elif io_poll is not None:
+            raise ValueError("an fd needs io_read or io_write; add_poll_handler() is for memory alone")
+        if old is not None or new is not None:
+            self.monitor.update(old, new)
+        if old is not None and (<CallbackHandler>old).owner is not None:
+            (<CallbackHandler>old).owner.leave(<CallbackHandler>old)
+        self.notifier.notify()
+
+    def set_event_notifier(self, notifier, io_read=None, io_poll=None, io_poll_ready=None):
+        """The same for an EventNotifier; io_read calls its test_and_clear()."""
+        self.set_fd_handler(notifier.fileno(), io_read, None, io_poll, io_poll_ready)
+
+    def add_poll_handler(self, io_poll, io_poll_ready):
+        """Look at memory that has no fd, such as a queue that another process fills.
+
+        Parameters: as for set_fd_handler.  An io_poll that raises is reported and removed.
+
+        Returns: a PollHandler; its remove() ends it.  It is asked in each turn, and while it is there no sleep is
+            longer than an eighth of the time for which it found nothing: at least 50 us, at most 10 ms.
+            set_poll_params() makes that a look instead of a sleep, notify() ends a sleep at once.
+        Thread: the context's.
+        """
+        cdef PollHandler handler = PollHandler(-1, 0)
+        self.check_use()
+        if io_poll is None or io_poll_ready is None:
+            raise TypeError("add_poll_handler() needs io_poll and io_poll_ready")
+        self.set_poll_callbacks(handler, io_poll, io_poll_ready)
+        handler.owner.join(handler)
+        self.notifier.notify()
+        return handler
+
+    cdef int set_poll_callbacks(self, PollHandler handler, object io_poll, object io_poll_ready) except -1:
+        if io_poll is None or io_poll_ready is None:
+            return 0
+        if not callable(io_poll):
+            raise TypeError(f"a callable object was expected, got {io_poll!r}")
+        handler.io_poll_ready = self.bottom_halves.new_handle(io_poll_ready, ())
+        handler.io_poll = io_poll
+        if self.pollers is None:
+            self.pollers = PollHandlers()
+        handler.owner = self.pollers
+        return 0
+
+    def new_bottom_half(self, callback, *args):
+        """A BottomHalf: callback(*args), to be scheduled as often as is wanted, from any thread.  Thread: any."""
+        return new_bottom_half(self.bottom_halves, callback, args, False)
+
+    def schedule_one_shot(self, callback, *args):
+        """A BottomHalf that is scheduled, and deleted when it has run.  Thread: any."""
+        bottom_half = new_bottom_half(self.bottom_halves, callback, args, True)
+        bottom_half.schedule()
+        return bottom_half
+
+    def time_ns(self):
+        """Nanoseconds on the clock of the timers, CLOCK_MONOTONIC."""
+        return self.now_ns()
+
+    def call_at_ns(self, int64_t when_ns, callback, *args):
+        """A timer: call callback(*args) once it is `when_ns`, never before; equal times in the order of the calls.
+
+        Returns: an asyncio.TimerHandle with cancel().  Thread: the context's.
+        """
+        cdef Handle plain
+        cdef TimerHandle handle
+        self.check_use()
+        plain = self.bottom_halves.new_handle(callback, args)
+        handle = TimerHandle.__new__(TimerHandle)
+        handle.callback, handle.args, handle.n_args = callback, args, -1
+        handle.loop, handle.aio_context = plain.loop, plain.aio_context
+        handle.when_ns = max(when_ns, 0)
+        handle.when_s = handle.when_ns / 1e9
+        self.timers.push(handle)
+        return handle
+
+    def notify(self):
+        """End the wait of the turn that goes on, or spare the next one its sleep.  Thread: any."""
+        if not self.monitor.is_closed:
+            self.notifier.notify()
+
+    cdef object report_to(self, object reporter):
+        """A weak reference to who hears of exceptions: its call_exception_handler(details) is called."""
+        self.bottom_halves.reporter = reporter
