@@ -270,3 +270,37 @@ def test_a_detached_context_runs_by_itself(context, foreign):
     context.call_soon(ran.append, 1)
     context.poll()
     assert ran == [1]
+
+
+def test_handlers_without_fd_are_asked_after_each_sleep(context, foreign):
+    asked, ran = [], []
+    handler = context.aio_context.add_poll_handler(
+        lambda: asked.append(1) or len(asked) == 3, lambda: ran.append(len(asked))
+    )
+    foreign.prepare()
+    foreign.dispatch()
+    for _ in range(10):
+        if ran:
+            break
+        assert not foreign.prepare()
+        assert 0 < foreign.timeout_ns <= 10 * MS
+        assert foreign.check(False)
+        foreign.dispatch()
+    assert ran == [3]
+    handler.remove()
+    settle(foreign)
+    assert not foreign.prepare()
+    assert foreign.timeout_ns == -1
+    foreign.check(False)
+
+
+def test_idle_bottom_halves_run_after_each_sleep(context, foreign):
+    ran = []
+    half = context.aio_context.new_bottom_half(ran.append, 1)
+    half.schedule_idle()
+    assert not foreign.prepare()
+    assert 0 < foreign.timeout_ns <= 10 * MS
+    assert foreign.check(False)
+    foreign.dispatch()
+    assert ran == [1]
+    half.delete()

@@ -514,11 +514,11 @@ cdef class AioContext(Sources):
     def close(self):
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
         cdef Flushable flushable
+        if self.n_polls and self.thread != <unsigned long>PyThread_get_thread_ident():
+            raise RuntimeError("another thread makes turns of this AioContext")
         while self.n_dirty:
             flushable = self.pop_dirty()  # written while the loop did not run
             flushable.flush_last()
-        if self.n_polls and self.thread != <unsigned long>PyThread_get_thread_ident():
-            raise RuntimeError("another thread makes turns of this AioContext")
         self.bottom_halves.close()
         if self.pollers is not None:
             self.pollers.close()

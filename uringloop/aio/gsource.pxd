@@ -10,6 +10,7 @@ cdef class ForeignTurns:
     cdef bint is_yielding             # this iteration of the foreign loop is left to others
     cdef bint is_last_turn            # stop() was called: this dispatch ends with its turn
     cdef int64_t served_ns            # spent in dispatch since others had an iteration
+    cdef bint must_ask(self) noexcept
     cdef bint prepare(self, int64_t *timeout_ns) except -1
     cdef bint check(self, bint is_fd_ready) except -1
     cdef int dispatch(self) except -1

@@ -47,6 +47,11 @@ cdef class ForeignTurns:
         return (self.aio_context.ready.head != self.aio_context.ready.tail
                 or self.aio_context.timeout_ns(True) == 0)
 
+    cdef bint must_ask(self) noexcept:
+        """After each sleep a turn is due: for idle bottom halves, or for handlers that no fd wakes us for."""
+        cdef AioContext aio_context = self.aio_context
+        return aio_context.ready.n_idle != 0 or (aio_context.pollers is not None and aio_context.pollers.has_bare())
+
     cdef bint prepare(self, int64_t *timeout_ns) except -1:
         """Before the foreign loop sleeps.
 
@@ -73,6 +78,8 @@ cdef class ForeignTurns:
         if not aio_context.notifier.begin_wait() or self.has_work():
             return True
         timeout_ns[0] = aio_context.timeout_ns(True)
+        if aio_context.pollers is not None:
+            timeout_ns[0] = aio_context.pollers.bounded_ns(timeout_ns[0])
         return timeout_ns[0] == 0
 
     cdef bint awake(self, bint is_fd_ready) except -1:
@@ -97,7 +104,7 @@ cdef class ForeignTurns:
             self.is_yielding = False
             self.served_ns = 0
             return False
-        is_ready = is_ready or self.has_work()
+        is_ready = is_ready or self.has_work() or self.must_ask()
         if not is_ready:
             self.served_ns = 0  # the others have this iteration anyhow
         return is_ready

@@ -33,6 +33,7 @@ cdef class PollHandlers:
     cdef bint ask_bare(self, ReadyList ready_list) except -1
     cdef bint ask_all_of(self, list handlers, ReadyList ready_list) except -1
     cdef bint ask_one(self, PollHandler handler, ReadyList ready_list) except -1
+    cdef bint has_bare(self) noexcept
     cdef int64_t bounded_ns(self, int64_t timeout_ns) except? -2
     cdef int64_t carry(self, int64_t waited_ns, bint is_quiet) noexcept
     cdef int expire(self, int64_t now_ns, int64_t idle_ns, bint has_notification) except -1

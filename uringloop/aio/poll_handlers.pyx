@@ -198,10 +198,14 @@ cdef class PollHandlers:
         ready_list.append(handler, 0)
         return True
 
+    cdef bint has_bare(self) noexcept:
+        """Whether there are handlers that nothing would wake us for."""
+        return len(self.bare) != 0 or len(self.resting) != 0
+
     cdef int64_t bounded_ns(self, int64_t timeout_ns) except? -2:
         """How long to sleep at most, for those that nothing would wake us for; -1 is for ever."""
         cdef int64_t bound_ns
-        if not self.bare and not self.resting:
+        if not self.has_bare():
             return timeout_ns
         bound_ns = BOUND_MOST_NS
         if self.bare:
