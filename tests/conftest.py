@@ -20,6 +20,7 @@ import logging
 import os
 import pathlib
 import sys
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -242,6 +243,17 @@ def _live_objects():
     )
 
 
+def _more_objects_than(before):
+    """What is alive and was not; threads that are about to end (stock asyncio's for child processes) are waited for."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while True:
+        gc.collect()
+        more = _live_objects() - before
+        if not more or time.monotonic() > give_up_s:
+            return more
+        time.sleep(0.02)
+
+
 def _forget_failures():
     """What a failed test left open is no fault of the next one."""
     for name in ("last_exc", "last_type", "last_value", "last_traceback"):
@@ -255,6 +267,7 @@ def _forget_failures():
 # Each test ends with a full collection.  Reports and modules pile up, and after some thousand tests looking at them
 # took longer than the tests; what has outlived this many tests is set aside.
 TESTS_BETWEEN_FREEZES = 50
+PATIENCE_S = 2
 _tests_since_freeze = 0
 
 
@@ -298,8 +311,7 @@ def _nothing_is_left_behind(request):
     loop = None
     report = request.node.stash.get(_call_report, None)
     if report is not None and report.passed:  # a failure's traceback keeps things alive
-        gc.collect()
-        more_objects = _live_objects() - objects_before
+        more_objects = _more_objects_than(objects_before)
         fds, rings = _open_fds()
         problems += [f"still alive: {count} x {kind}" for kind, count in more_objects.items()]
         problems += [f"fd still open: {fd}" for fd in fds - fds_before]

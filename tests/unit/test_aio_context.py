@@ -469,10 +469,12 @@ def test_contexts_are_made_in_threads_and_run_a_bottom_half_each(new_context):
     """multi/lifecycle"""
     contexts = [new_context() for _ in range(5)]
     ran = []
+    all_ran = threading.Barrier(5)  # the number of a thread that has ended is given again
 
     def run(context):
         context.schedule_one_shot(lambda: ran.append(threading.get_ident()))
         assert context.poll(True)
+        all_ran.wait(10)
 
     threads = [threading.Thread(target=run, args=(context,)) for context in contexts]
     for thread in threads:
