@@ -342,6 +342,23 @@ def test_handlers_come_and_go_while_they_are_asked(context):
         handler.remove()
 
 
+def test_polling_may_be_switched_while_handlers_are_asked(context, notifier):
+    n_asked = 0
+
+    def io_poll():
+        nonlocal n_asked
+        n_asked += 1
+        if n_asked > 10 and n_asked % 7 == 0:
+            context.set_poll_params(LONG_NS * (n_asked % 2), LONG_NS)
+        return n_asked % 10 == 0
+
+    learned(context, notifier)
+    handle = context.add_poll_handler(io_poll, lambda: None)
+    while n_asked < 500:
+        context.poll(True)
+    handle.remove()
+
+
 def test_what_is_no_handler_is_refused(context, notifier):
     for call in (
         lambda: context.add_poll_handler(None, print),

@@ -189,6 +189,23 @@ def test_events_are_seen_with_polling_as_without(real_aio, fds):
     real_aio.set_handler(handler, None)
 
 
+def test_what_was_learned_is_forgotten_with_new_parameters_and_can_be_learned_again(real_aio, fds):
+    eventfd = fds.eventfd()
+    handler = handler_with(lambda *_: os.eventfd_read(eventfd), eventfd, select.POLLIN)
+    real_aio.set_handler(None, handler)
+    n_learned = []
+    for _ in range(3):
+        real_aio.aio_context.set_poll_params(10**12)
+        n_learned.append(len(real_aio.aio_context.polling))
+        n_calls = len(handler.calls)
+        os.eventfd_write(eventfd, 1)
+        while len(handler.calls) == n_calls:
+            real_aio.poll(True)
+        n_learned.append(len(real_aio.aio_context.polling))
+    assert n_learned == [0, 1, 0, 1, 0, 1]
+    real_aio.set_handler(handler, None)
+
+
 @pytest.mark.parametrize("value", ["-1", "many", "1.5", str(1 << 70)])
 def test_the_environment_variable_is_checked(monkeypatch, value):
     monkeypatch.setenv("URINGLOOP_POLL_MAX_NS", value)
@@ -321,7 +338,7 @@ def test_looking_ends_when_a_timer_is_due(real_fdmon_name):
     assert after["wakeups"] == before["wakeups"]
 
 
-@pytest.mark.parametrize("how", ["soon", "later", "stop", "raise"])
+@pytest.mark.parametrize("how", ["soon", "later", "stop", "off", "raise"])
 def test_signals_are_seen_while_looking(how):
     """Without a wake-up fd: the loop's thread has to ask."""
     run_script(
@@ -339,6 +356,9 @@ def test_signals_are_seen_while_looking(how):
                 loop.call_later(0.001, loop.stop)
             elif "{how}" == "stop":
                 loop.stop()
+            elif "{how}" == "off":
+                loop.set_poll_params(0)
+                loop.call_later(0.001, loop.stop)
             else:
                 raise Alarm
 

@@ -232,7 +232,8 @@ cdef class AioContext(Sources):
 
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2:
         """Look for as long as it is likely to pay; what remains of the timeout, 0 when something was found."""
-        cdef int64_t spin_ns = self.polling.spin_ns(started_ns)
+        cdef PollList polling = self.polling  # a signal's handler may put another one in its place, or none
+        cdef int64_t spin_ns = polling.spin_ns(started_ns)
         cdef int64_t now_ns = started_ns
         cdef int64_t slice_end_ns, end_ns
         if timeout_ns > 0:
@@ -245,10 +246,10 @@ cdef class AioContext(Sources):
         while now_ns < end_ns:
             slice_end_ns = min(end_ns, now_ns + SPIN_SLICE_NS)
             if self.monitor.spin(self.ready_list, &self.notifier.notified, slice_end_ns):
-                self.polling.n_hits += 1
+                polling.n_hits += 1
                 if self.notifier.notified:
                     # its eventfd was not written: this is how it came
-                    self.notifier.polled = self.polling.touch(self.notifier.polled)
+                    self.notifier.polled = polling.touch(self.notifier.polled)
                 return 0
             # A signal does not end the looking, but its handler may schedule; so may news of a send that was settled.
             PyErr_CheckSignals()
@@ -260,23 +261,24 @@ cdef class AioContext(Sources):
                 break  # this monitor cannot look
             if timeout_ns > 0:
                 end_ns = min(end_ns, now_ns + timeout_ns)
-        self.polling.n_misses += 1
+        polling.n_misses += 1
         return timeout_ns
 
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2:
         """spin() with handlers to ask: they need the GIL, so asking them and looking at memory alternate."""
+        cdef PollList polling = self.polling  # so may who is asked
         cdef int64_t end_ns, now_ns = started_ns
         cdef int64_t next_wait_ns = 0
-        self.pollers.expire(now_ns, self.polling.idle_ns, self.monitor.has_requests)
+        self.pollers.expire(now_ns, polling.idle_ns, self.monitor.has_requests)
         if spin_ns <= 0:
             return timeout_ns
         end_ns = started_ns + spin_ns
         while now_ns < end_ns:
             # all are asked, also when one was found
             if self.pollers.ask(self.ready_list) or self.look(now_ns, &next_wait_ns):
-                self.polling.n_hits += 1
+                polling.n_hits += 1
                 if self.notifier.notified:
-                    self.notifier.polled = self.polling.touch(self.notifier.polled)
+                    self.notifier.polled = polling.touch(self.notifier.polled)
                 return 0
             PyErr_CheckSignals()
             timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
@@ -285,7 +287,7 @@ cdef class AioContext(Sources):
             now_ns = ul_monotonic_ns()
             if timeout_ns > 0:
                 end_ns = min(end_ns, now_ns + timeout_ns)
-        self.polling.n_misses += 1
+        polling.n_misses += 1
         return timeout_ns
 
     cdef bint look(self, int64_t now_ns, int64_t *next_wait_ns) except -1:
@@ -312,6 +314,8 @@ cdef class AioContext(Sources):
         """
         if max_ns < 0 or grow < 0 or shrink < 0 or (idle_ns is not None and idle_ns < 0):
             raise ValueError("poll parameters must not be negative")
+        if self.polling is not None:
+            self.polling.forget()
         self.polling = None
         if max_ns:
             self.polling = PollList(max_ns, grow, shrink, *(() if idle_ns is None else (idle_ns,)))

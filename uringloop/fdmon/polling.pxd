@@ -27,6 +27,7 @@ cdef class PollList:
     cdef int adjust(self, Py_ssize_t first, int64_t block_ns, int64_t now_ns) except -1
     cdef void set_ns(self, PolledEvent event, int64_t ns) noexcept
     cdef void unlink(self, PolledEvent event) noexcept
+    cdef void forget(self) noexcept
     cdef void expire(self, int64_t now_ns) noexcept
 
 cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow, int64_t shrink) noexcept

@@ -136,6 +136,11 @@ cdef class PollList:
         self.n_events -= 1
         event.owner = None  # last: it may be what keeps this list
 
+    cdef void forget(self) noexcept:
+        """Take all off, for another list to learn of them anew: an event is never on two."""
+        while self.head != NULL:
+            self.unlink(<PolledEvent>self.head)
+
     cdef void expire(self, int64_t now_ns) noexcept:
         """Take off what did not come for long, and know when to look again."""
         cdef PyObject *at = self.head
