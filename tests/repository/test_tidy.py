@@ -29,6 +29,7 @@ def tracked():
 
 TRACKED = tracked()
 PACKAGE_FILES = [path for path in TRACKED if PACKAGE in path.parents and path.suffix in SOURCES]
+TEST_FILES = [path for path in TRACKED if path.suffix == ".py" and ROOT / "tests" in path.parents]
 PYTHON_FILES = [path for path in PACKAGE_FILES if path.suffix == ".py"]
 TEXT_FILES = [path for path in TRACKED if path.suffix in TEXTS or path.name in ("Makefile", "run")]
 
@@ -49,7 +50,7 @@ def hits(pattern, paths):
     return found
 
 
-@pytest.mark.parametrize("path", PACKAGE_FILES, ids=name)
+@pytest.mark.parametrize("path", PACKAGE_FILES + TEST_FILES, ids=name)
 def test_a_file_is_short(path):
     assert len(path.read_text().splitlines()) <= MOST_LINES
 

@@ -124,6 +124,41 @@ def real_aio(real_fdmon_name):
     assert context.errors == []
 
 
+@pytest.fixture
+def new_context(real_fdmon_name):
+    """A function that makes AioContexts; all are closed afterwards."""
+    made = []
+
+    def new(fdmon=real_fdmon_name):
+        context = uringloop.AioContext(fdmon)
+        made.append(context)
+        return context
+
+    yield new
+    for context in made:
+        context.close()
+
+
+@pytest.fixture
+def context(new_context):
+    return new_context()
+
+
+@pytest.fixture
+def new_notifier():
+    """The same for EventNotifiers."""
+    made = []
+
+    def new():
+        notifier = uringloop.EventNotifier()
+        made.append(notifier)
+        return notifier
+
+    yield new
+    for notifier in made:
+        notifier.close()
+
+
 class Fds:
     """File descriptors that are closed at the end, each once."""
 

@@ -1,0 +1,106 @@
+"""Datagram endpoints: what fails, who is told, and what is done after the end."""
+
+import asyncio
+import contextvars
+import socket
+
+import pytest
+from datagram_tools import Sender, everything, sending
+from helpers import STOCK, monitor_of, turns
+
+
+async def test_refused_datagrams_of_a_connected_endpoint():
+    """The error of one datagram is met by the next; it is told and the endpoint lives on."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        nobody = sock.getsockname()
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_datagram_endpoint(Sender, remote_addr=nobody)
+    for _ in range(6):
+        transport.sendto(b"anybody?")
+    assert protocol.calls == ["ConnectionRefusedError"] * 3
+    transport.abort()
+    await protocol.lost.wait()
+
+
+async def test_an_error_is_told_before_connection_lost():
+    async with sending() as (transport, protocol, far):
+        transport.sendto(b"x", ("127.0.0.1", 0))
+        transport.sendto(b"y", far.getsockname())
+        transport.close()
+        assert everything(far) == [b"y"]
+        await protocol.lost.wait()
+        assert protocol.calls == ["OSError", "lost"]
+
+
+async def test_an_error_is_told_in_the_context_of_the_sendto():
+    variable = contextvars.ContextVar("variable", default="nobody's")
+    async with sending() as (transport, protocol, _):
+        seen = []
+        protocol.error_received = lambda error: seen.append(variable.get())
+        variable.set("the sender's")
+        transport.sendto(b"x", ("127.0.0.1", 0))
+        variable.set("another")
+        await turns(3)
+        assert seen == ["the sender's"]
+
+
+async def test_error_received_may_send_again_and_close():
+    async with sending() as (transport, protocol, far):
+        name = far.getsockname()
+
+        def error_received(error):
+            transport.sendto(b"shorter", name)
+            transport.close()
+
+        protocol.error_received = error_received
+        transport.sendto(b"x", ("127.0.0.1", 0))
+        await protocol.lost.wait()
+        assert everything(far) == [b"shorter"]
+
+
+async def test_two_errors_and_an_error_received_that_raises():
+    """Each is told; where the exception goes depends on when asyncio sends."""
+    async with sending() as (transport, protocol, _):
+        loop = asyncio.get_running_loop()
+        raised = []
+        loop.set_exception_handler(lambda _loop, context: raised.append(type(context["exception"])))
+
+        def error_received(error):
+            raise ZeroDivisionError
+
+        protocol.error_received = error_received
+        for _ in range(2):
+            try:
+                transport.sendto(b"x", ("127.0.0.1", 0))
+            except ZeroDivisionError:
+                raised.append(ZeroDivisionError)
+        await turns(4)
+        assert raised == [ZeroDivisionError] * 2
+        assert not transport.is_closing()
+
+
+async def test_writes_after_the_end_are_counted_and_logged(caplog):
+    async with sending() as (_, _, far):
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_datagram_endpoint(Sender, remote_addr=far.getsockname())
+        transport.close()
+        for _ in range(7):
+            transport.sendto(b"x")
+        await protocol.lost.wait()
+        assert [record.message for record in caplog.records] == ["socket.send() raised exception."] * 3
+        transport.sendto(b"x")
+        assert everything(far) == []
+
+
+async def test_sendto_an_endpoint_that_is_gone_does_nothing():
+    loop = asyncio.get_running_loop()
+    if monitor_of(loop) == STOCK:
+        pytest.skip("stock asyncio raises AttributeError")
+    async with sending() as (transport, protocol, far):
+        transport.abort()
+        await protocol.lost.wait()
+        transport.sendto(b"x", far.getsockname())
+        transport.close()
+        transport.abort()
+        assert everything(far) == []
