@@ -124,9 +124,7 @@ def in_two_processes(new_loop, play):
 
 
 def report(name, rounds, seconds, cpu_s):
-    print(
-        f"{name:34} {seconds / rounds * 1e6:8.1f} us a round trip {cpu_s / rounds * 1e6:8.1f} us of CPU"
-    )
+    print(f"{name:34} {seconds / rounds * 1e6:8.1f} us a round trip {cpu_s / rounds * 1e6:8.1f} us of CPU")
 
 
 def main():
