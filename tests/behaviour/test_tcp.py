@@ -233,6 +233,19 @@ async def test_pausing_shows_in_the_attribute_that_others_read():
     await turns(3)
 
 
+async def test_the_loops_table_of_transports():
+    """asyncio's private name: tools and tests count it."""
+    loop = asyncio.get_running_loop()
+    assert not loop._transports
+    async with open_transport() as (transport, _protocol, _peer):
+        fd = transport.get_extra_info("socket").fileno()
+        assert list(loop._transports) == [fd]
+        assert len(loop._transports) == 1
+        assert fd in loop._transports
+        assert loop._transports[fd] is transport
+        assert loop._transports.get(fd + 1) is None
+
+
 async def test_transports_are_instances_of_asyncios_classes():
     async with open_transport() as (transport, _protocol, _peer):
         assert isinstance(transport, asyncio.Transport)

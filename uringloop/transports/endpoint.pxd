@@ -22,3 +22,4 @@ cdef object name_of(int fd, Kind kind, bint of_peer)
 
 cdef class TransportTable:
     cdef dict by_fd                    # fd -> weak reference
+    cdef list fds(self)

@@ -241,10 +241,13 @@ cdef class TransportTable:
         return fd in self.by_fd and self.by_fd[fd]() is not None
 
     def __len__(self):
-        return len(list(self))
+        return len(self.fds())  # list(self) would ask for the length first
 
     def __iter__(self):
-        return iter([fd for fd, reference in self.by_fd.items() if reference() is not None])
+        return iter(self.fds())
+
+    cdef list fds(self):
+        return [fd for fd, reference in self.by_fd.items() if reference() is not None]
 
     def get(self, int fd, default=None):
         return self[fd] if fd in self else default
