@@ -10,7 +10,7 @@ from asyncio import constants, trsock
 from asyncio.log import logger
 
 from ..transports.classes import DatagramTransport, SocketTransport
-from ..transports.endpoint import Kind, accept, peer_of, socket_of
+from ..transports.endpoint import Kind, accept
 from ..transports.wire import ReadinessWire
 from .stdlib_hooks import StdlibHooks
 
@@ -192,7 +192,7 @@ class ServeMixin:
         if self._has_requests and isinstance(sock, socket.socket) and sock not in self._given_listeners:
             kind = Kind(sock)
             # in a context as a Handle would
-            accepted = functools.partial(contextvars.copy_context().run, self._accepted, kind)
+            accepted = functools.partial(contextvars.copy_context().run, self._accepted)
             self._acceptors[fd] = Acceptor(self.aio_context, sock, kind, accepted, details)
         else:
             self._watch_listener(sock, details)
@@ -238,7 +238,7 @@ class ServeMixin:
                 return
             if accepted is None:
                 return
-            self._accepted(kind, *accepted, None, details)
+            self._accepted(accepted, None, details)
             if listener.fileno() < 0:
                 return  # the protocol factory closed the server
 
@@ -260,6 +260,15 @@ class ServeMixin:
 
     def _accept_failed(self, error, details):
         sock = details[1]
+        if not isinstance(error, OSError):  # MemoryError: the listener is as it was
+            self.call_exception_handler(
+                {
+                    "message": "Exception in accepting a connection",
+                    "exception": error,
+                    "socket": trsock.TransportSocket(sock),
+                }
+            )
+            return
         if error.errno == errno.EINVAL and self._acceptors.pop(sock.fileno(), None) is not None:
             # before Linux 5.19: no multishot ACCEPT
             self._watch_listener(sock, details)
@@ -276,39 +285,40 @@ class ServeMixin:
                 "socket": trsock.TransportSocket(sock),
             }
         )
-        self._acceptors.pop(sock.fileno(), None)
+        acceptor = self._acceptors.pop(sock.fileno(), None)
+        if acceptor is not None:
+            acceptor.close()
         self._remove_reader(sock.fileno())
         self.call_later(constants.ACCEPT_RETRY_DELAY, self._start_serving, *details)
 
-    def _accepted(self, kind, fd, peername, error, details):
-        """A new connection's fd, which is ours, and the address of its peer; or an OSError instead."""
+    def _accepted(self, connection, error, details):
+        """A new Connection, or an exception instead."""
         if error is not None:
             self._accept_failed(error, details)
         else:
-            _call_in_copy(details[7], self._serve, kind, fd, peername, details)
+            try:
+                _call_in_copy(details[7], self._serve, connection, details)
+            finally:
+                connection.close()  # where nobody took it: its server is closed, or something failed
 
-    def _serve(self, kind, fd, peername, details, context):
+    def _serve(self, connection, details, context):
         """Make protocol and transport of a connection."""
         protocol_factory, _, sslcontext, server, _, _, _, _ = details
-        if sslcontext or self._debug or not kind.is_known:
-            if peername is None:
-                peername = peer_of(fd, kind)
-            self._accepted_socket(socket_of(fd, kind), peername, details, context)
+        if sslcontext or self._debug or not connection.kind.is_known:
+            peername = connection.peer()
+            self._accepted_socket(connection.socket(), peername, details, context)
             return
         if server is not None and server._sockets is None:
-            os.close(fd)  # accepted by the kernel before the server was closed
-            return
+            return  # accepted by the kernel before the server was closed
         protocol = transport = None
         try:
             protocol = protocol_factory()
             connection_made = protocol.connection_made
             transport = SocketTransport.__new__(SocketTransport)
-            transport.take_fd(fd, kind, peername)
+            transport.take_connection(connection)
             self._start_transport(transport, connection_made, protocol, None, server, context)
         except BaseException as failure:
-            if transport is None or transport.fd < 0:
-                os.close(fd)
-            else:
+            if transport is not None:
                 transport.close_socket()
             self._refused(failure, protocol)
 

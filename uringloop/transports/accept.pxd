@@ -11,9 +11,9 @@ cdef class AcceptRequest(Request):
 cdef class Acceptor:
     cdef IoUringMonitor monitor
     cdef AcceptRequest request       # armed, or None
-    cdef object on_accept            # on_accept(fd or -1, peername, error or None, details)
+    cdef object on_accept            # on_accept(Connection or None, error or None, details)
     cdef object details
     cdef int fd                      # borrowed; the listening socket
     cdef Kind kind                   # of what it accepts
-    cdef int arm(self) except -1
-    cdef int accepted(self, int32_t res, bint is_over) except -1
+    cdef int arm(self, AcceptRequest request) except -1
+    cdef int accepted(self, AcceptRequest request, int32_t res, bint is_over) except -1

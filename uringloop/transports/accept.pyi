@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from ..aio.context import AioContext
 from ..uring.request import Request
-from .endpoint import Kind
+from .endpoint import Connection, Kind
 
 class AcceptRequest(Request): ...
 
@@ -14,7 +14,7 @@ class Acceptor:
         aio_context: AioContext,
         listener: socket,
         kind: Kind,
-        on_accept: Callable[[int, Any, OSError | None, Any], object],
+        on_accept: Callable[[Connection | None, BaseException | None, Any], object],
         details: Any,
     ) -> Self: ...
     def close(self) -> None: ...

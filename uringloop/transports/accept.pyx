@@ -3,7 +3,7 @@
 Each completion is a new fd.  Without IORING_CQE_F_MORE the request is over: armed again, unless it failed for lack of
 resources (the owner tries again after a second, as asyncio does) or was closed.
 
-Ownership: an fd in a completion is ours; one that arrives after `close` is closed at once.
+Ownership: an fd in a completion is ours until a Connection has it; one that arrives after `close` is closed at once.
 """
 
 cimport cython
@@ -15,7 +15,7 @@ from ..aio.context cimport AioContext
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport *
 from ..uring.request cimport Request
-from .endpoint cimport Kind, name_of
+from .endpoint cimport Connection, Kind, connection_of
 
 import os
 
@@ -31,7 +31,14 @@ cdef class AcceptRequest(Request):
         if self.acceptor is None:
             self.drop(res, flags)
             return 0
-        return self.acceptor.accepted(res, not flags & IORING_CQE_F_MORE)
+        try:
+            return self.acceptor.accepted(self, res, not flags & IORING_CQE_F_MORE)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # MemoryError: this connection is lost, and others follow
+            if self.acceptor is not None:
+                self.acceptor.on_accept(None, error, self.acceptor.details)
+        return 0
 
     cdef void drop(self, int32_t res, uint32_t flags) noexcept:
         if res >= 0:
@@ -45,8 +52,8 @@ cdef class Acceptor:
         aio_context: whose io_uring monitor to use.
         listener: the listening socket; borrowed until close.
         kind: of what it accepts.
-        on_accept: called with (fd, peername, None, details) for each connection, or with (-1, None, OSError, details)
-            once when accepting ended; the new fd is the callee's.
+        on_accept: called with (Connection, None, details) for each one, and with (None, error, details): an OSError
+            once when accepting ended, anything else when a single connection was lost.
         details: passed through.
     """
 
@@ -56,10 +63,10 @@ cdef class Acceptor:
         self.kind = kind
         self.on_accept = on_accept
         self.details = details
-        self.arm()
+        self.arm(AcceptRequest())
 
-    cdef int arm(self) except -1:
-        cdef AcceptRequest request = AcceptRequest()  # first: making it may run out of memory, or a destructor
+    cdef int arm(self, AcceptRequest request) except -1:
+        """`request` is new, or over: armed again it needs no memory."""
         cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
         request.acceptor = self
         io_uring_prep_multishot_accept(sqe, self.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
@@ -67,19 +74,22 @@ cdef class Acceptor:
         self.request = request
         return 0
 
-    cdef int accepted(self, int32_t res, bint is_over) except -1:
-        if is_over:
-            self.request = None
-        if res >= 0:
+    cdef int accepted(self, AcceptRequest request, int32_t res, bint is_over) except -1:
+        cdef Connection connection = None
+        # -ECANCELED: a broad cancel of somebody, or the loop moved to another thread
+        cdef bint goes_on = res >= 0 or res in (-EAGAIN, -EINTR, -ECONNABORTED, -ECANCELED)
+        try:
+            if res >= 0:
+                connection = connection_of(res, self.kind)
+        finally:
             if is_over:
-                self.arm()
-            self.on_accept(res, name_of(res, self.kind, True), None, self.details)
-        elif res in (-EAGAIN, -EINTR, -ECONNABORTED, -ECANCELED):
-            # -ECANCELED: a broad cancel of somebody, or the loop moved to another thread
-            if is_over:
-                self.arm()
-        else:
-            self.on_accept(-1, None, OSError(-res, os.strerror(-res)), self.details)
+                self.request = None
+                if goes_on:
+                    self.arm(request)
+        if connection is not None:
+            self.on_accept(connection, None, self.details)
+        elif not goes_on:
+            self.on_accept(None, OSError(-res, os.strerror(-res)), self.details)
         return 0
 
     def close(self):

@@ -9,6 +9,11 @@ cdef class Kind:
     cdef readonly bint is_known        # the family's names are converted here
     cdef bint has_path                 # AF_UNIX
 
+cdef class Connection:
+    cdef readonly Kind kind
+    cdef readonly object peername      # None where the kernel has none any more, or the family is not known here
+    cdef int fd                        # owned; -1 once somebody took it
+
 cdef class Endpoint(WireEnd):
     cdef readonly int fd               # -1 when closed
     cdef object sock                   # the Python socket, which owns the fd; None until somebody asks, and when closed
@@ -18,7 +23,7 @@ cdef class Endpoint(WireEnd):
     cdef int complete_extra(self) except -1
     cdef int close_fd(self) except -1
 
-cdef object name_of(int fd, Kind kind, bint of_peer)
+cdef Connection connection_of(int fd, Kind kind)
 
 cdef class TransportTable:
     cdef dict by_fd                    # fd -> weak reference

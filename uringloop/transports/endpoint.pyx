@@ -4,13 +4,15 @@ A connection that was accepted is a bare fd with the name of its peer.  Its sock
 TransportSocket of get_extra_info() are made when somebody asks: most servers never do, and making and closing them
 took a quarter of the time of a short connection.
 
-Ownership: the endpoint owns the fd until `sock` is made, then the socket object does.  What is deleted without having
-been closed closes its fd through a socket object, which warns as any forgotten socket does.
+Ownership: the kernel's new fd is a Connection's from the first moment on, whatever fails then; the endpoint that takes
+it owns the fd until `sock` is made, then the socket object does.  An endpoint that is deleted without having been closed
+closes its fd through a socket object, which warns as any forgotten socket does.
 Thread: the loop's.
 """
 
+cimport cython
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
-from posix.unistd cimport close
+from posix.unistd cimport close as close_fd
 
 from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_address, ul_name, unix_address
 from .wire cimport WireEnd
@@ -87,20 +89,67 @@ cdef object address_of(Kind kind, const ul_peer *name, unsigned n_bytes):
     return internet_address(&name.internet, n_bytes)
 
 
-def accept(int fd, Kind kind not None):
-    """accept(2) on a non-blocking listener: (fd, the peer's address), or None if there is nobody for the moment.
+@cython.freelist(64)
+@cython.no_gc
+cdef class Connection:
+    """An accepted connection on its way to who is going to own it: closed with the last reference if nobody is."""
 
-    The address is None where the family is not known here; getpeername() of its socket tells.
-    Raises: OSError.  The fd is the caller's.
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            close_fd(self.fd)
+
+    def peer(self):
+        """The address of the peer, asked for if it is not known yet; None if it is gone."""
+        return name_of(self.fd, self.kind, True) if self.peername is None else self.peername
+
+    def socket(self):
+        """A socket.socket, which owns the fd from now on."""
+        sock = make_socket(self.kind.family, self.kind.type, self.kind.proto, self.fd)
+        self.fd = -1
+        return sock
+
+    def close(self):
+        """Nobody wants it.  Nothing happens if it was taken."""
+        cdef int fd = self.fd
+        self.fd = -1
+        if fd >= 0:
+            close_fd(fd)
+
+
+cdef Connection connection_of(int fd, Kind kind):
+    """A Connection for an fd that the kernel has just made; if that fails the fd is closed."""
+    cdef Connection connection
+    try:
+        connection = Connection.__new__(Connection)
+    except BaseException:
+        close_fd(fd)
+        raise
+    connection.fd = fd
+    connection.kind = kind
+    connection.peername = name_of(fd, kind, True)
+    return connection
+
+
+def accept(int fd, Kind kind not None):
+    """accept(2) on a non-blocking listener: a Connection, or None if there is nobody for the moment.
+
+    Raises: OSError.
     """
     cdef ul_peer peer
     cdef unsigned n_bytes = 0
-    cdef int accepted = ul_accept(fd, &peer, &n_bytes)
-    if accepted < 0:
+    cdef Connection connection = Connection.__new__(Connection)  # first: it may not be made when there is no memory
+    connection.fd = ul_accept(fd, &peer, &n_bytes)
+    if connection.fd < 0:
         if errno in (EAGAIN, EINTR, ECONNABORTED):
             return None  # without an exception, which takes longer than the call
         raise OSError(errno, os.strerror(errno))
-    return accepted, address_of(kind, &peer, n_bytes) if kind.is_known else None
+    connection.kind = kind
+    if kind.is_known:
+        connection.peername = address_of(kind, &peer, n_bytes)
+    return connection
 
 
 cdef object name_of(int fd, Kind kind, bint of_peer):
@@ -118,16 +167,6 @@ cdef object name_of(int fd, Kind kind, bint of_peer):
     if ul_name_of(fd, of_peer, &name, &n_bytes) < 0:
         return None
     return address_of(kind, &name, n_bytes)
-
-
-def peer_of(int fd, Kind kind not None):
-    """The address of the peer of an accepted connection, None if it is gone."""
-    return name_of(fd, kind, True)
-
-
-def socket_of(int fd, Kind kind not None):
-    """A socket.socket for an accepted connection; owns the fd from now on."""
-    return make_socket(kind.family, kind.type, kind.proto, fd)
 
 
 cdef class Endpoint(WireEnd):
@@ -150,15 +189,17 @@ cdef class Endpoint(WireEnd):
             sock.setsockopt(IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         self.complete_extra()
 
-    def take_fd(self, int fd, Kind kind not None, peername):
+    def take_connection(self, Connection connection not None):
         """Own an accepted connection."""
-        self.fd = fd
-        self.kind = kind
-        self.extra = {"peername": peername}
+        cdef Kind kind = connection.kind
+        self.extra = {"peername": connection.peername}
         if kind.sockname is not None:
             self.extra["sockname"] = kind.sockname
         if kind.proto == IPPROTO_TCP:
-            ul_no_delay(fd)  # fails for a connection that is reset already, as it may
+            ul_no_delay(connection.fd)  # fails for a connection that is reset already, as it may
+        self.kind = kind
+        self.fd = connection.fd
+        connection.fd = -1
 
     cdef object python_socket(self):
         """The Python socket, made now if it was not there; None when closed."""
@@ -190,7 +231,7 @@ cdef class Endpoint(WireEnd):
         elif fd >= 0:
             if "sockname" not in self.extra:
                 self.extra["sockname"] = name_of(fd, self.kind, False)
-            close(fd)
+            close_fd(fd)
         return 0
 
     def close_socket(self):

@@ -66,7 +66,14 @@ cdef class ReceiveRequest(Request):
             if data != NULL:
                 self.buffers.give_back(flags)
             return 0
-        return wire.received(self, res, flags, data)
+        try:
+            return wire.received(self, res, flags, data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if wire.end is None:
+                raise
+            return wire.end.broke(error)
 
     cdef object behind(self):
         return self.wire.end if self.wire is not None else None
@@ -82,7 +89,17 @@ cdef class SendRequest(Request):
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         self.keepalive = None  # released: the kernel no longer reads it
         self.must_settle = False
-        return self.wire.send_completed(res) if self.wire is not None else 0
+        cdef RingWire wire = self.wire
+        if wire is None:
+            return 0
+        try:
+            return wire.send_completed(res)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if wire.end is None:
+                raise
+            return wire.end.broke(error)
 
     cdef object behind(self):
         return self.wire.end if self.wire is not None else None
@@ -268,7 +285,9 @@ cdef class RingWire(Wire):
         """Called by flush, right before the enter that submits it."""
         cdef SendQueue queue = self.end.queue
         cdef bint is_whole = len(queue.chunks) - queue.first <= IOV_MOST
-        if self.sends_in_flight or self.send_error or not queue.n_bytes:
+        if self.send_error:
+            return self.end.schedule_news()
+        if self.sends_in_flight or not queue.n_bytes:
             return 0
         if self.is_bulk and queue.n_bytes >= LARGE_CHUNK and not self.needs_cqe:
             # send(2) beats SEND SQEs here (16 KiB, 100 connections: 0.95 instead of 1.09 of epoll's CPU per message)
@@ -346,6 +365,7 @@ cdef class RingWire(Wire):
             self.judge_sent(end, res)
         except MemoryError:
             self.send_error = ENOBUFS
+            self.aio_context.mark_dirty(end, 0)  # to be told of: see send_queued
         ul_collector_resume(is_collecting)
 
     cdef int judge_sent(self, WireEnd end, int32_t res) except -1:

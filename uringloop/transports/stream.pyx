@@ -10,6 +10,7 @@ Ownership: of the socket, see transports/endpoint; connection_lost closes it.
 Thread: the loop's.
 """
 
+from libc.errno cimport ENOBUFS
 from libc.string cimport memcpy
 from cpython.buffer cimport (PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -60,7 +61,7 @@ cdef class StreamTransport(Endpoint):
         self.queue = SendQueue()
 
     def setup(self, loop, AioContext aio_context not None, protocol, server, context=None):
-        """After take_socket() or take_fd().
+        """After take_socket() or take_connection().
 
         Parameters:
             loop, aio_context: who runs it.
@@ -88,9 +89,12 @@ cdef class StreamTransport(Endpoint):
         self.loop.call_soon(self._connection_made, connection_made, waiter, context=self.given_context)
 
     def _connection_made(self, connection_made, waiter):
-        if self.given_context is None:
-            self.aio_ctx = PyContext_CopyCurrent()  # not the one of this callback: as for asyncio's readers
         self.is_started = True
+        try:
+            if self.given_context is None:
+                self.aio_ctx = PyContext_CopyCurrent()  # not the one of this callback: as for asyncio's readers
+        except BaseException as error:  # MemoryError
+            self.fail(error)
         if self.conn_lost:
             # aborted before it began: asyncio calls connection_made all the same
             self.is_paused = True
@@ -98,7 +102,10 @@ cdef class StreamTransport(Endpoint):
         try:
             connection_made(self)
         finally:
-            self.may_read()
+            try:
+                self.may_read()
+            except BaseException as error:  # MemoryError
+                self.fail(error)
             if waiter is not None and not waiter.cancelled():
                 waiter.set_result(None)
 
@@ -282,6 +289,9 @@ cdef class StreamTransport(Endpoint):
             leave_context(aio_ctx, left)
         return 0
 
+    cdef int fail(self, object error) except -1:
+        return self.fatal_error(error, "Fatal error on socket transport")
+
     cdef int fail_reading(self, int error) except -1:
         return self.fatal_error(OSError(error, os.strerror(error)), "Fatal read error on socket transport")
 
@@ -345,9 +355,14 @@ cdef class StreamTransport(Endpoint):
         return 0
 
     cdef int flush(self) except -1:
-        if self.wire is not None and self.queue.n_bytes:
-            self.wire.send_queued()
-        return 0
+        if self.wire is None or not self.queue.n_bytes:
+            return 0
+        try:
+            return self.wire.send_queued()
+        except (MemoryError, OSError):
+            # Out of memory, here or in the kernel.  Nobody would come back for what is queued.
+            self.wire.send_error = ENOBUFS
+            return self.schedule_news()
 
     cdef int flush_last(self) except -1:
         if self.wire is not None:

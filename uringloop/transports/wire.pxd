@@ -31,6 +31,7 @@ cdef class WireEnd(Flushable):
     cdef int bytes_arrived(self, bytes data) except -1
     cdef int eof_arrived(self) except -1
     cdef int read_failed(self, int error) except -1
+    cdef int broke(self, object error) except -1
     cdef int sent(self) except -1
     cdef bint wants_news(self) noexcept
     cdef int schedule_news(self) except -1
@@ -38,6 +39,7 @@ cdef class WireEnd(Flushable):
     # what the transport makes of it
     cdef int fail_reading(self, int error) except -1
     cdef int fail_writing(self, int error) except -1
+    cdef int fail(self, object error) except -1
     cdef int after_sent(self) except -1
 
 cdef class Wire:

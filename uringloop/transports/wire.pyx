@@ -168,6 +168,15 @@ cdef class WireEnd(Flushable):
         finally:
             leave_context(aio_ctx, left)
 
+    cdef int broke(self, object error) except -1:
+        """The wire itself failed, for lack of memory: bytes may be lost, so that the connection has to end."""
+        cdef object aio_ctx = self.aio_ctx
+        left = enter_context(aio_ctx)
+        try:
+            return self.fail(error)
+        finally:
+            leave_context(aio_ctx, left)
+
     cdef int sent(self) except -1:
         """The queue became shorter."""
         cdef object aio_ctx = self.aio_ctx
@@ -183,6 +192,9 @@ cdef class WireEnd(Flushable):
         raise NotImplementedError
 
     cdef int fail_writing(self, int error) except -1:
+        raise NotImplementedError
+
+    cdef int fail(self, object error) except -1:
         raise NotImplementedError
 
     cdef int after_sent(self) except -1:
@@ -363,12 +375,19 @@ cdef class WireHandler(FdHandler):
 
     cdef int on_ready(self, short revents) except -1:
         cdef ReadinessWire wire = self.wire
-        # as selectors.EpollSelector: an error or a hang-up wakes both directions
-        if revents & ~POLLOUT and wire.wants_read and wire.end is not None:
-            wire.read()
-        if revents & ~POLLIN and wire.wants_write and wire.end is not None:
-            wire.send_error = wire.write_some()
-            wire.tell_news()
+        try:
+            # as selectors.EpollSelector: an error or a hang-up wakes both directions
+            if revents & ~POLLOUT and wire.wants_read and wire.end is not None:
+                wire.read()
+            if revents & ~POLLIN and wire.wants_write and wire.end is not None:
+                wire.send_error = wire.write_some()
+                wire.tell_news()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if wire.end is None:
+                raise
+            wire.end.broke(error)
         return 0
 
     cdef object behind(self):

@@ -1,0 +1,50 @@
+"""One allocation after the other fails: no fd is lost, nothing crashes, and the loop goes on working."""
+
+import pytest
+from helpers import run_script
+
+pytest.importorskip("_testcapi")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("listener", ["tcp", "given", "ipv6", "unix"])
+def test_a_server_outlives_it(monitor, listener, tmp_path):
+    """While a connection is accepted, and answered; then the next one is served."""
+    source = """
+        from out_of_memory import *
+        LISTENER, PATH = sys.argv[1:]
+
+        class Echo(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+            def data_received(self, data):
+                self.transport.write(data)
+
+        def listen(loop):
+            if LISTENER == "unix":
+                return loop.create_unix_server(Echo, PATH)
+            if LISTENER == "given":  # accepts by readiness on io_uring, too
+                return loop.create_server(Echo, sock=socket.create_server(("127.0.0.1", 0)))
+            return loop.create_server(Echo, "::1" if LISTENER == "ipv6" else "127.0.0.1", 0)
+
+        def scenario(loop, faults):
+            server = run(loop, listen(loop))
+            address = server.sockets[0].getsockname()
+            with client(address, b"x") as sock:  # the loop makes what it makes only once
+                turn_until(loop, lambda: answered(sock, b"x"))
+            turn_until(loop, lambda: not list(loop._transports))
+            before = open_fds()
+            with client(address, b"hello") as sock:
+                is_felt = faults.run()
+                turn_until(loop, lambda: answered(sock, b"hello"), seconds=SECONDS)
+            with client(address, b"again") as sock:
+                turn_until(loop, lambda: answered(sock, b"again"), seconds=SECONDS)
+            nothing_stays_open(loop, before)
+            server.close()
+            run(loop, server.wait_closed(), seconds=SECONDS)
+            return is_felt or bool(faults.errors)
+
+        sweep(scenario, MONITOR)
+    """
+    arguments = (listener, str(tmp_path / "socket"))
+    assert int(run_script(source, monitor, arguments=arguments)) > 40
