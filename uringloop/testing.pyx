@@ -114,6 +114,9 @@ cdef class MonitorDriver:
     def fileno(self):
         return self.monitor.fileno()
 
+    def make_pollable(self):
+        self.monitor.make_pollable()
+
     def gsource_prepare(self):
         return self.monitor.gsource_prepare(self.ready_list)
 

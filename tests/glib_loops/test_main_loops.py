@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -298,3 +299,70 @@ def test_without_pygobject_the_error_says_what_to_install(monitor):
             sys.exit(7)
     """
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=20).returncode == 7
+
+
+# Coming and going
+
+
+def test_a_busy_loop_is_attached_and_detached(monitor, main_loop):
+    """What the ring has in flight, and its ring, change; nobody notices."""
+    loop = uringloop.new_event_loop(fdmon=monitor)
+    peers = []
+
+    async def start():
+        server = await asyncio.start_server(lambda *pair: peers.append(pair), "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        while not peers:
+            await asyncio.sleep(0)
+        return server, reader, writer
+
+    async def exchange():
+        for index in range(3):
+            peers[0][1].write(b"%d" % index)
+            assert await reader.readexactly(1) == b"%d" % index
+        writer.write(b"x" * 1_000_000)
+        assert len(await peers[0][0].readexactly(1_000_000)) == 1_000_000
+        _, other = await asyncio.open_connection(*server.sockets[0].getsockname())
+        other.close()
+        assert await asyncio.to_thread(lambda: 5) == 5
+        main_loop.quit()
+
+    async def end():
+        for _, one in [*peers, (None, writer)]:
+            one.close()
+        server.close()
+        await loop.shutdown_default_executor()
+
+    server, reader, writer = loop.run_until_complete(start())
+    for _ in range(2):
+        loop.run_until_complete(exchange())
+        source = uringloop.glib.attach(loop)
+        task = loop.create_task(exchange())
+        main_loop.run()
+        assert task.done()
+        source.detach()
+    loop.run_until_complete(end())
+    loop.close()
+
+
+def test_requests_in_flight_keep_a_context_from_being_attached(monitor):
+    if monitor != "io_uring":
+        return  # no other has requests
+    loop = uringloop.new_event_loop(fdmon=monitor)
+    from uringloop.liburing import lib
+
+    reader, writer = os.pipe()
+    request = loop.add_sqe(lib.io_uring_prep_poll_add, reader, select.POLLIN)
+    loop.run_until_complete(asyncio.sleep(0))
+    with pytest.raises(RuntimeError, match="in flight"):
+        uringloop.glib.attach(loop.aio_context)
+    os.write(writer, b"x")
+
+    async def answer():
+        return await request
+
+    assert loop.run_until_complete(answer()) & select.POLLIN
+    uringloop.glib.attach(loop.aio_context).detach()
+    loop.close()
+    os.close(reader)
+    os.close(writer)

@@ -421,6 +421,8 @@ def test_fileno_is_readable_when_a_wait_would_deliver(driver, fds, fdmon_name):
 
 def test_fileno_wakes_a_foreign_loop_when_another_thread_makes_an_fd_ready(driver, fds):
     """What a foreign loop (GLib) does with fileno(), after it has asked gsource_prepare: it sleeps on it."""
+    driver.make_pollable()
+    driver.begin_run()
     if driver.fileno() < 0:
         return
     reader, writer = fds.pipe()

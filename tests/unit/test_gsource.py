@@ -1,8 +1,10 @@
 """The three steps by which a foreign main loop drives a context, on each monitor; GLib itself is not needed."""
 
+import contextlib
 import os
 import pathlib
 import select
+import sys
 import threading
 import time
 
@@ -105,32 +107,70 @@ def test_another_thread_ends_the_sleep(context, foreign):
     settle(foreign)
 
 
-def test_an_fd_that_another_thread_makes_ready_ends_the_sleep(context, foreign):
-    """While this thread sleeps in the foreign loop's poll; a ring's own fd would not wake it."""
-    reader, writer = os.pipe()
-    handler = RecordingHandler(reader, POLLIN)
-    context.set_handler(None, handler)
-    try:
-        settle(foreign)
+def asleep_in_poll():
+    """A function that waits until the calling thread sleeps in poll(2)."""
+    where = pathlib.Path(f"/proc/self/task/{threading.get_native_id()}/wchan")
+    return lambda: wait_until(lambda: "poll" in where.read_text(), seconds=2)
+
+
+def test_another_thread_ends_each_sleep(context, foreign):
+    """Not only the first: a ring's registered eventfd misses what another eventfd's write causes."""
+    ran = []
+    wait_for_sleep = asleep_in_poll()
+
+    def publish():
+        wait_for_sleep()
+        context.call_soon_threadsafe(ran.append, 1)
+
+    for count in range(1, 6):
         assert not foreign.prepare()
-        where = pathlib.Path(f"/proc/self/task/{threading.get_native_id()}/wchan")
-
-        def write():
-            wait_until(lambda: "poll" in where.read_text(), seconds=2)
-            os.write(writer, b"x")
-
-        thread = threading.Thread(target=write)
+        thread = threading.Thread(target=publish)
         thread.start()
-        assert foreign.check(sleep(foreign, 5000))
+        assert sleep(foreign, 2000)
+        assert foreign.check(True)
         thread.join()
         foreign.dispatch()
-        assert handler.calls == [POLLIN]
-        os.read(reader, 1)
-    finally:
-        context.set_handler(handler, None)
+        assert len(ran) == count
         settle(foreign)
-        os.close(reader)
-        os.close(writer)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "eventfd", "epoll"])
+def test_an_fd_that_another_thread_makes_ready_ends_the_sleep(context, foreign, kind):
+    """While this thread sleeps in the foreign loop's poll; a ring's own fd would not wake it."""
+    wait_for_sleep = asleep_in_poll()
+    with contextlib.ExitStack() as stack:
+        if kind == "pipe":
+            reader, writer = os.pipe()
+            stack.callback(os.close, reader)
+        else:
+            reader = writer = os.eventfd(0, os.EFD_NONBLOCK)
+        stack.callback(os.close, writer)
+        watched = reader
+        if kind == "epoll":
+            epoll = stack.enter_context(select.epoll())
+            epoll.register(reader, select.EPOLLIN)
+            watched = epoll.fileno()
+        handler = RecordingHandler(watched, POLLIN)
+        context.set_handler(None, handler)
+        stack.callback(settle, foreign)
+        stack.callback(context.set_handler, handler, None)
+        settle(foreign)
+
+        def write():
+            wait_for_sleep()
+            os.write(writer, (1).to_bytes(8, sys.byteorder))
+
+        for count in range(1, 6):
+            assert not foreign.prepare()
+            thread = threading.Thread(target=write)
+            thread.start()
+            assert sleep(foreign, 2000)
+            assert foreign.check(True)
+            thread.join()
+            foreign.dispatch()
+            assert handler.calls == [POLLIN] * count
+            os.read(reader, 8)
+            settle(foreign)
 
 
 def test_a_timer_bounds_the_sleep(context, foreign):

@@ -40,6 +40,7 @@ cdef class ForeignTurns:
             raise RuntimeError("Event loop is closed")
         if aio_context.is_foreign:
             raise RuntimeError("this context is attached to a main loop already")
+        aio_context.monitor.make_pollable()
         aio_context.is_foreign = True
         self.aio_context = aio_context
 

@@ -49,6 +49,7 @@ cdef class FDMonitor:
     cdef int submit(self) except -1
     cdef int begin_run(self) except -1
     cdef int settle(self) except -1
+    cdef int make_pollable(self) except -1
     cdef bint gsource_prepare(self, ReadyList ready_list) except -1
     cdef bint gsource_check(self, bint is_fd_ready) except -1
     cdef int fileno(self) noexcept

@@ -187,6 +187,13 @@ cdef class FDMonitor:
         """The loop is going to stop: let nothing hang half-way in user space.  Runs no user code."""
         return 0
 
+    cdef int make_pollable(self) except -1:
+        """From now on fileno() wakes whoever sleeps on it.  begin_run comes next.  Runs no user code.
+
+        Raises: RuntimeError, MonitorUnavailable; then all goes on as before.
+        """
+        return 0
+
     cdef bint gsource_prepare(self, ReadyList ready_list) except -1:
         """A foreign loop (GLib) is going to sleep on fileno(), or where that is -1 on the fds of all handlers.
 

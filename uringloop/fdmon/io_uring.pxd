@@ -24,6 +24,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef size_t n_unsettled
     cdef size_t unsettled_capacity
     cdef bint has_run                  # begin_run was called
+    cdef bint is_pollable              # of the ring's kind that wakes who sleeps on its fd, also after a move
     cdef bint has_tables               # buffers or files were registered with this ring
     cdef readonly bint skip_sends      # a failed SEND reports its partial count: CQE-less sends are sound
     cdef unsigned long long n_completed
@@ -45,7 +46,8 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int settle_sends(self) except -1
     cdef int flush_cq_overflow(self) except -1
     cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1
-    cdef int move(self) except -1
+    cdef int move(self, Ring fresh) except -1
+    cdef int settle_all(self, bint is_moving) except -1
     cdef bint hand_on(self) except -1
     cdef int drop_all(self, bint was_enabled) except -1
     cdef int drain(self) except -1

@@ -389,9 +389,8 @@ cdef class IoUringMonitor(FDMonitor):
             raise RuntimeError("this loop belongs to the parent process; make a new one after fork")
         if not self.ring.is_mine():
             if self.ring.is_enabled:
-                self.move()
-            else:
-                self.ring.enable()
+                self.move(_ring.take_ring(single_issuer=not (self.has_run or self.is_pollable)))
+            self.ring.enable()
         while self.ring.n_overflow and self.ring.move_overflow():
             self.make_room(RING_ENTRIES)
         self.has_run = True
@@ -400,29 +399,34 @@ cdef class IoUringMonitor(FDMonitor):
         self.skip_sends = <bint>sends_report_count
         return 0
 
-    cdef int move(self) except -1:
-        """A new ring for the calling thread; what was in flight is re-armed by its owners.
+    cdef int make_pollable(self) except -1:
+        """A ring without DEFER_TASKRUN, whose completions wake nobody who sleeps on its fd: docs/decisions/0015."""
+        if self.ring.setup_flags & IORING_SETUP_DEFER_TASKRUN and (not self.ring.is_enabled or self.ring.is_mine()):
+            if self.in_flight.count or self.ring.has_unsubmitted():
+                self.begin_run()
+                self.settle_all(True)
+            self.move(_ring.take_ring(single_issuer=False))
+        self.is_pollable = True  # a ring of another thread: the next run moves anyhow
+        return 0
 
-        The old ring's owner can never be asked again.  Nothing is lost: `settle` left no send half-way, data
-        that no CQE reported is still in its socket, and what was harvested is in the FIFO.
+    cdef int move(self, Ring fresh) except -1:
+        """Another ring from now on; what was in flight is re-armed by its owners.
+
+        Nothing is lost, although the old ring's owner may never be asked again: `settle` left no send half-way,
+        data that no CQE reported is still in its socket, and what was harvested is in the FIFO.
         """
-        cdef Ring fresh
         cdef Request request
         raw = [one for one in self.in_flight.snapshot() if (<Request>one).kind == KIND_RAW]
         if raw or self.has_tables:
-            raise RuntimeError(f"a loop with requests in flight or tables registered stays in its thread: {raw}")
-        fresh = _ring.take_ring(single_issuer=not self.has_run)
+            raise RuntimeError(f"a loop with requests in flight or tables registered stays with its ring, in its "
+                               f"thread: {raw}")
         if self.ready_list is None:
             self.ready_list = ReadyList()
         self.harvest()
-        self.n_syscalls_before += self.ring.n_syscalls
-        self.n_submitted_before += self.ring.n_submitted
-        # A spare ring of the thread that made the loop, not used since, goes back.
-        if self.in_flight.count or not _ring.give_back(self.ring):
+        if not self.hand_on():
             self.ring.close()
         self.ring = fresh
         self.buffers = None  # its last users keep it until their completions are dispatched
-        fresh.enable()
         self.n_unsettled = 0
         for request in reversed(self.in_flight.snapshot()):
             release(request)
@@ -434,6 +438,11 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef int settle(self) except -1:
         """See FDMonitor; sends that wait for room are cancelled, which tells how much went out."""
+        # This thread may end, and nobody else could make the kernel let go of a socket then: nothing stays in flight.
+        return self.settle_all(not ul_is_main_thread())
+
+    cdef int settle_all(self, bint is_moving) except -1:
+        """Parameters: is_moving: the next run is on another ring, perhaps."""
         cdef Request request
         cdef int rounds = 0
         cdef list waiting
@@ -444,12 +453,11 @@ cdef class IoUringMonitor(FDMonitor):
         self.submit()
         if self.in_flight.count == 0:
             return 0
-        if ul_is_main_thread():
+        if not is_moving:
             waiting = [one for one in self.in_flight.snapshot() if (<Request>one).must_settle]
         else:
-            # This thread may end, and nobody else could make the kernel let go of a socket then: nothing stays in
-            # flight.  The next run delivers the cancellations, and whoever still wants to hear arms again.  But raw
-            # requests are their makers': while one is in flight the loop stays with this thread.
+            # The next run delivers the cancellations, and whoever still wants to hear arms again.  But raw requests
+            # are their makers': while one is in flight the loop stays with this thread.
             waiting = [one for one in self.in_flight.snapshot() if (<Request>one).kind != KIND_RAW]
         for request in waiting:
             self.cancel(request)
@@ -461,18 +469,12 @@ cdef class IoUringMonitor(FDMonitor):
     cdef bint gsource_prepare(self, ReadyList ready_list) except -1:
         if self.need_wait():
             self.wait(ready_list, 0)
-        self.ring.listen()
         return self.need_wait()
 
     cdef bint gsource_check(self, bint is_fd_ready) except -1:
-        self.ring.unlisten()
-        if is_fd_ready:
-            self.ring.drain_event_fd()
         return self.need_wait()
 
     cdef int fileno(self) noexcept:
-        if self.ring.event_fd >= 0:
-            return self.ring.event_fd
         return self.ring.ring.ring_fd if self.ring.is_open else -1
 
     def statistics(self):
@@ -513,14 +515,11 @@ cdef class IoUringMonitor(FDMonitor):
     cdef bint hand_on(self) except -1:
         """Give an empty ring to the next loop; False where it must be closed."""
         cdef Ring ring = self.ring
-        if self.in_flight.count or self.has_tables or (self.has_run and not ring.is_mine()):
-            return False
-        if self.buffers is not None and not self.buffers.unregister():
-            return False
         self.n_syscalls_before += ring.n_syscalls
         self.n_submitted_before += ring.n_submitted
-        if not _ring.give_back(ring):
-            ring.n_syscalls = ring.n_submitted = 0
+        ring.n_syscalls = ring.n_submitted = 0
+        if (self.in_flight.count or self.has_tables or (self.has_run and not ring.is_mine())
+                or (self.buffers is not None and not self.buffers.unregister()) or not _ring.give_back(ring)):
             return False
         self.ring = Ring.__new__(Ring, False, True)
         return True

@@ -14,8 +14,9 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from ..aio.context import AioContext
+from ..eventloop.loop import Loop
 from . import native as _native
-from .loop import GLibLoop
+from .loop import Entrance, GLibLoop
 from .native import Source
 
 __all__ = ["GLibLoop", "Source", "attach", "new_event_loop", "run"]
@@ -75,16 +76,21 @@ def run(
         return runner.run(main)
 
 
-def attach(aio_context: AioContext, main_context: Any = None, *, priority: int = PRIORITY_DEFAULT) -> Source:
-    """Let GLib drive an AioContext that has no asyncio loop of ours on top.
+def attach(
+    aio_context: AioContext | Loop, main_context: Any = None, *, priority: int = PRIORITY_DEFAULT
+) -> Source:
+    """Let GLib drive an AioContext, or an ordinary loop that was made already.
 
     Parameters:
-        aio_context: open, and attached nowhere else.
+        aio_context: open, and attached nowhere else; or a Loop, which is the running one in its callbacks then.
         main_context: a GLib.MainContext; None for the default one.
         priority: GLib's priority.
 
     Returns: the source; its detach() ends this, and so does dropping it.
-    Raises: RuntimeError when the context is closed or attached, or another thread owns the main context;
-    ImportError, TypeError.
+    Raises: RuntimeError when the context is closed or attached or has raw requests in flight, or another thread owns
+    the main context; ImportError, TypeError, MonitorUnavailable.
     """
-    return Source(aio_context, _checked(main_context), priority, None)
+    main_context = _checked(main_context)
+    if isinstance(aio_context, Loop):
+        return Source(aio_context.aio_context, main_context, priority, Entrance(aio_context))
+    return Source(aio_context, main_context, priority, None)

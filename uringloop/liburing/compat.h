@@ -73,14 +73,6 @@ static inline void ul_identity_sq_array(struct io_uring *ring)
             ring->sq.array[i] = i;
 }
 
-/* Whether the kernel writes the registered eventfd (since Linux 5.8).  The fence: who listens looks for completions next. */
-static inline void ul_listen(struct io_uring *ring, int enabled)
-{
-    io_uring_cq_eventfd_toggle(ring, enabled != 0);
-    if (enabled)
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
-}
-
 /* SQEs filled and not yet consumed by the kernel. */
 static inline unsigned ul_unsubmitted(struct io_uring *ring)
 {

@@ -78,9 +78,6 @@ cdef extern from "../liburing/compat.h" nogil:
     unsigned ul_sq_flags(io_uring *ring)
     int ul_enter(io_uring *ring, unsigned wait_count, unsigned flags, int64_t timeout_ns)
     int ul_enable_ring(io_uring *ring)
-    int io_uring_register_eventfd(io_uring *ring, int event_fd)
-    int io_uring_unregister_eventfd(io_uring *ring)
-    void ul_listen(io_uring *ring, bint enabled)
     int ul_register_buffer_ring(io_uring *ring, void *address, unsigned entries, unsigned group, unsigned flags)
     void ul_buffer_add(io_uring_buf_ring *, void *address, unsigned n_bytes, unsigned short, unsigned mask,
                        unsigned offset)

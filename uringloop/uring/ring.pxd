@@ -18,7 +18,6 @@ cdef class Ring:
     cdef unsigned n_overflow
     cdef bint is_sq_left               # disabled, and from now on SQEs go to `overflow`
     cdef unsigned overflow_capacity
-    cdef int event_fd                  # for foreign loops, registered with the ring; -1 until one sleeps on it
 
     cdef io_uring_sqe *get_sqe(self) except NULL
     cdef int enable(self) except -1
@@ -30,9 +29,6 @@ cdef class Ring:
     cdef bint has_room(self, unsigned n_sqes) noexcept
     cdef bint move_overflow(self) except -1
     cdef int setup(self, bint single_issuer)
-    cdef int listen(self) except -1
-    cdef int unlisten(self) noexcept
-    cdef int drain_event_fd(self) noexcept
 
 cdef bint is_a_loops_ring(int fd) except -1
 

@@ -14,11 +14,10 @@ Invariant: only the owner thread calls anything here after `enable`, except `clo
 Not here: who is in flight (`request`), what a completion means (`fdmon/io_uring`).
 """
 
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM, errno
-from libc.stdint cimport int64_t, uint64_t
+from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM
+from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
-from posix.unistd cimport close as close_fd, read as read_fd
 
 from ..liburing.liburing cimport *
 
@@ -27,10 +26,6 @@ import time
 
 from ..exceptions import MonitorUnavailable
 from ..liburing.refusal import explain
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    int eventfd(unsigned initial, int flags)
-    int EFD_CLOEXEC, EFD_NONBLOCK
 
 cdef unsigned RING_ENTRIES = 256
 # 1,024 CQEs: ring memory is charged against RLIMIT_MEMLOCK per user, and a larger CQ buys nothing, because
@@ -74,7 +69,8 @@ cdef class Ring:
     """One io_uring instance, made disabled.
 
     Parameters:
-        single_issuer: whether one thread will submit; False for a loop that moved to another thread.
+        single_issuer: whether one thread will submit; False for a loop that moved to another thread, and for one that
+            sleeps on the ring's fd.
         is_dummy: open nothing; stands in for a ring that was given away.
 
     Raises: MonitorUnavailable with errno and cause; nothing is left behind.
@@ -84,7 +80,6 @@ cdef class Ring:
     def __cinit__(self, bint single_issuer=True, bint is_dummy=False):
         cdef int result = 0
         memset(&self.ring, 0, sizeof(self.ring))
-        self.event_fd = -1
         if is_dummy:
             return
         for pause_ms in (*ENOMEM_BACKOFF_MS, None):
@@ -129,8 +124,6 @@ cdef class Ring:
             open_rings.discard(self.ring.ring_fd)
             io_uring_queue_exit(&self.ring)
             self.is_open = False
-        if self.event_fd >= 0:
-            close_fd(self.event_fd)
         free(self.overflow)
 
     cdef io_uring_sqe *get_sqe(self) except NULL:
@@ -257,39 +250,6 @@ cdef class Ring:
             return True
         return (ul_sq_flags(&self.ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0
 
-    cdef int listen(self) except -1:
-        """From now on `event_fd` becomes readable when there is something to harvest; until `unlisten`.
-
-        The ring's own fd wakes nobody who sleeps on it as long as the completions are deferred (DEFER_TASKRUN).
-        Whoever is going to sleep asks has_completions after this: the kernel sets IORING_SQ_TASKRUN before it looks
-        at IORING_CQ_EVENTFD_DISABLED, so one of the two sees the other.
-        """
-        cdef int result
-        if self.event_fd < 0:
-            self.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-            if self.event_fd < 0:
-                raise OSError(errno, "eventfd: " + os.strerror(errno))
-            result = io_uring_register_eventfd(&self.ring, self.event_fd)
-            if result < 0:
-                close_fd(self.event_fd)
-                self.event_fd = -1
-                raise OSError(-result, "io_uring_register(EVENTFD): " + os.strerror(-result))
-        ul_listen(&self.ring, True)
-        return 0
-
-    cdef int unlisten(self) noexcept:
-        """Who slept is awake: the kernel is spared the writes meanwhile."""
-        if self.event_fd >= 0 and self.is_open:
-            ul_listen(&self.ring, False)
-        return 0
-
-    cdef int drain_event_fd(self) noexcept:
-        """Readable no more.  Not blocking; EAGAIN means that it was not."""
-        cdef uint64_t count
-        while read_fd(self.event_fd, &count, sizeof(count)) < 0 and errno == EINTR:
-            pass
-        return 0
-
     cdef int close(self) except -1:
         """Close the ring; the kernel cancels what is in flight.  Idempotent.
 
@@ -300,9 +260,6 @@ cdef class Ring:
             self.is_enabled = False
             open_rings.discard(self.ring.ring_fd)
             io_uring_queue_exit(&self.ring)
-        if self.event_fd >= 0:
-            close_fd(self.event_fd)
-            self.event_fd = -1
         free(self.overflow)
         self.overflow = NULL
         self.n_overflow = self.overflow_capacity = 0
@@ -331,10 +288,6 @@ def give_back(Ring ring not None):
     if (not ring.is_open or ring.has_unsubmitted() or ring.has_completions() or ring.n_overflow
             or not ring.setup_flags & IORING_SETUP_SINGLE_ISSUER):
         return False
-    if ring.event_fd >= 0:
-        io_uring_unregister_eventfd(&ring.ring)
-        close_fd(ring.event_fd)
-        ring.event_fd = -1
     ring.n_syscalls = ring.n_submitted = 0
     spare_rings.append(ring)
     if len(spare_rings) > SPARE_RINGS:
