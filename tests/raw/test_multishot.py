@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers import make_loop, turns, until
 
+from uringloop.liburing import ffi, lib
+
 from .common import NOP, Buffer, accepts_of, open_fds, poll_of, polls_of
 
 
@@ -67,6 +69,43 @@ async def test_cancelling_who_iterates_cancels_the_request(pipe):
     with pytest.raises(asyncio.CancelledError):
         await follower
     assert request.done()
+
+
+@pytest.mark.parametrize("every_ns", [1, 1_000, 10_000, 100_000])
+async def test_aclose_ends_a_timeout_however_quick(pipe, every_ns):
+    """The kernel finds one only between two ticks, and some in no time at all; others on the ring do not notice."""
+    loop = asyncio.get_running_loop()
+    other = polls_of(loop, pipe[0])
+    every = ffi.new("struct __kernel_timespec *", {"tv_nsec": every_ns})
+    ticks = loop.add_sqe(
+        lib.io_uring_prep_timeout, every, 0, lib.IORING_TIMEOUT_MULTISHOT, multishot=True, keepalive=every
+    )
+    async with contextlib.aclosing(ticks):
+        for _ in range(3):
+            assert (await anext(ticks)).res == -errno.ETIME
+    assert ticks.done()
+    os.write(pipe[1], b"x")
+    assert (await anext(other)).more
+    await other.aclose()
+
+
+def test_a_quick_timeout_does_not_outlive_its_loop(monitor):
+    loop = make_loop(monitor)
+    every = ffi.new("struct __kernel_timespec *", {"tv_nsec": 1})
+    seen = []
+
+    def told(cqe):
+        seen.append(cqe)
+        loop.stop()
+
+    loop.add_sqe(
+        lib.io_uring_prep_timeout, every, 0, lib.IORING_TIMEOUT_MULTISHOT, multishot=True, callback=told
+    )
+    loop.run_forever()
+    loop.close()
+    assert seen[0].more
+    assert not seen[-1].more
+    assert loop.statistics()["in_flight"] == 0
 
 
 async def test_aclose_ends_a_multishot_request(pipe):

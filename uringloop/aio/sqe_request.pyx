@@ -17,8 +17,9 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport (IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE,
-                                  IORING_CQE_F_NOTIF)
-from ..uring.request cimport CANCELLING, IN_FLIGHT, KIND_RAW, Request, encode
+                                  IORING_CQE_F_NOTIF, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_LINK, io_uring_prep_cancel64,
+                                  io_uring_prep_nop, io_uring_sqe)
+from ..uring.request cimport CANCELLING, KIND_RAW, Request, encode
 from .context cimport AioContext
 from .handles cimport Handle, TimerHandle
 
@@ -29,6 +30,10 @@ cdef extern from "Python.h":
 
 cdef double FIRST_RETRY_S = 0.002
 cdef double LAST_RETRY_S = 0.25
+cdef double OVERFLOW_FROM_S = 0.01  # after this delay it was not found several times
+
+cdef enum:
+    OP_TIMEOUT = 11  # IORING_OP_TIMEOUT
 
 
 @cython.freelist(256)
@@ -147,8 +152,9 @@ cdef class SqeRequest(Request):
             raise RuntimeError("Non-thread-safe operation: this thread does not run the loop; "
                                "use loop.call_soon_threadsafe(request.cancel)")
         if held.state == CANCELLING:
-            held.state = IN_FLIGHT  # asked again: the kernel may have missed it
-        monitor.cancel(held)
+            cancel_behind(monitor, held)  # asked again: the kernel may have missed it
+        else:
+            monitor.cancel(held)
         if self.retry is None:
             self.ask_again_in(FIRST_RETRY_S)
         return True
@@ -161,6 +167,8 @@ cdef class SqeRequest(Request):
         if not self.is_over and self.in_kernel().owner is not None and not self.its_context().monitor.is_closed:
             self.ask_again_in(min(2 * delay_s, LAST_RETRY_S))
             self.cancel()
+            if self.opcode == OP_TIMEOUT and self.is_multishot and delay_s > OVERFLOW_FROM_S and not self.is_over:
+                (<IoUringMonitor>self.its_context().monitor).ring.fill_cq()
 
     cdef int ask_again_in(self, double delay_s) except -1:
         cdef AioContext context = self.its_context()
@@ -260,6 +268,29 @@ cdef class ContextRequest(SqeRequest):
     cdef int let_go(self) except -1:
         self.aio_context = None
         return 0
+
+
+cdef int cancel_behind(IoUringMonitor monitor, Request held) except -1:
+    """A cancellation that comes when the kernel has done what it puts off to the end of an enter.
+
+    A multishot timeout is found only while its timer is set.  A quick one expires before every enter that submits a
+    cancellation, and is set again by what that enter does last; so it would never be found.  A link of a NOP stands
+    behind it there.
+    """
+    cdef io_uring_sqe *sqe
+    if not monitor.ring.has_room(2):
+        monitor.make_room(2)
+    if held.owner is None:
+        return 0  # that brought its end
+    sqe = monitor.ring.get_sqe()
+    io_uring_prep_nop(sqe)
+    sqe.flags |= IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS
+    sqe.user_data = 0
+    sqe = monitor.ring.get_sqe()
+    io_uring_prep_cancel64(sqe, encode(held), 0)
+    sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
+    sqe.user_data = 0
+    return 0
 
 
 cdef object opcode_name(unsigned char opcode):

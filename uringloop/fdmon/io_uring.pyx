@@ -276,8 +276,7 @@ cdef class IoUringMonitor(FDMonitor):
         """Take all visible CQEs; returns how many.  Runs no user code."""
         cdef io_uring_cqe *cqe
         cdef unsigned head = self.ring.ring.cq.khead[0]
-        cdef unsigned tail = head + ul_visible_cqes(&self.ring.ring)
-        cdef unsigned count = tail - head
+        cdef unsigned count = ul_visible_cqes(&self.ring.ring), tail = head + count
         cdef Request request
         cdef uint64_t user_data
         cdef int32_t res
@@ -526,8 +525,7 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef int drain(self) except -1:
         """Cancel everything and wait until the kernel holds nothing."""
-        cdef Py_ssize_t n_before
-        cdef int idle_rounds = 0
+        cdef Py_ssize_t n_before, idle_rounds = 0
         if self.in_flight.count == 0 and not self.ring.has_unsubmitted():
             return 0
         self.submit()
@@ -535,9 +533,11 @@ cdef class IoUringMonitor(FDMonitor):
             if idle_rounds % 8 == 0:
                 # Not once: behind a hard link the next one starts only now, and what is changing hands is not found.
                 ul_prep_cancel_any(self.ring.get_sqe())
+            if idle_rounds % 64 == 32:
+                self.ring.fill_cq()
             n_before = self.in_flight.count
             self.enter_and_harvest(1, 10_000_000)
-            # the kernel gives back some 20 at a time, which may be many rounds
+            # the kernel gives back some 20 at a time: many rounds
             idle_rounds = 1 if self.in_flight.count < n_before else idle_rounds + 1
         if self.in_flight.count:
             logging.getLogger("uringloop").error(

@@ -56,6 +56,7 @@ cdef extern from "../liburing/compat.h" nogil:
     void io_uring_prep_multishot_accept(io_uring_sqe *, int fd, void *, void *, int flags)
     void io_uring_prep_poll_add(io_uring_sqe *, int fd, unsigned mask)
     void io_uring_prep_poll_multishot(io_uring_sqe *, int fd, unsigned mask)
+    void io_uring_prep_nop(io_uring_sqe *)
     void io_uring_prep_cancel64(io_uring_sqe *, uint64_t user_data, int flags)
 
     unsigned IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_TASKRUN_FLAG

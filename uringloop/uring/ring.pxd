@@ -29,6 +29,7 @@ cdef class Ring:
     cdef bint has_room(self, unsigned n_sqes) noexcept
     cdef bint move_overflow(self) except -1
     cdef int setup(self, bint single_issuer)
+    cdef int fill_cq(self) except -1
 
 cdef bint is_a_loops_ring(int fd) except -1
 

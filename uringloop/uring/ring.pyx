@@ -50,6 +50,10 @@ cdef bint is_a_loops_ring(int fd) except -1:
     return fd in open_rings or any([ul_is_same_file(fd, ring_fd) for ring_fd in open_rings])
 
 
+cdef enum:
+    ENTERS_WHILE_FULL = 20  # a timeout that is set at the moment expires meanwhile
+
+
 cdef list flag_ladder(bint single_issuer):
     """Set-up flags from best to plainest."""
     cdef unsigned base = IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP
@@ -249,6 +253,27 @@ cdef class Ring:
         if ul_visible_cqes(&self.ring):
             return True
         return (ul_sq_flags(&self.ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0
+
+    cdef int fill_cq(self) except -1:
+        """End the multishot timeouts that expire as soon as they are set again, in no time in which one could be found.
+
+        The kernel does not set one again that finds no room in the CQ.  So fill that, with completions that nobody
+        waits for.  Other multishot requests that complete meanwhile end, too, as with any overflow.  Nothing is lost;
+        harvest next.
+        """
+        cdef io_uring_sqe *sqe
+        cdef unsigned _i
+        for _i in range(2 * (self.ring.cq.ring_mask + 1)):
+            if not self.has_room(1):
+                self.enter(0, -1)
+            if ul_sq_flags(&self.ring) & IORING_SQ_CQ_OVERFLOW or not self.has_room(1):
+                break
+            sqe = self.get_sqe()
+            io_uring_prep_nop(sqe)
+            sqe.user_data = 0
+        for _i in range(<unsigned>ENTERS_WHILE_FULL):
+            self.enter(0, -1)
+        return 0
 
     cdef int close(self) except -1:
         """Close the ring; the kernel cancels what is in flight.  Idempotent.
