@@ -298,3 +298,12 @@ def test_the_other_monitors_have_none(name):
         assert caught.value.monitor == name
     finally:
         context.close()
+
+
+@pytest.mark.parametrize("name", ["epoll", "poll"])
+def test_it_says_why_it_has_none(name, monkeypatch):
+    monkeypatch.setenv("URINGLOOP_FDMON", name)
+    context = uringloop.AioContext()
+    with pytest.raises(uringloop.SqeNotSupported, match=f"asked for with URINGLOOP_FDMON={name}"):
+        context.add_sqe(NOP, callback=print)
+    context.close()

@@ -85,6 +85,11 @@ cdef class BottomHalf:
     Source: QEMU's aio_bh_new(), qemu_bh_schedule(), qemu_bh_schedule_idle(), qemu_bh_cancel(), qemu_bh_delete().
     """
 
+    def __repr__(self):
+        state = ("deleted" if self.is_deleted else "idle" if self.is_idle
+                 else "scheduled" if self.is_scheduled else "not scheduled")
+        return f"<BottomHalf {state} {self.waiting.callback if self.waiting is not None else None!r}>"
+
     @property
     def scheduled(self):
         """Whether it will run."""

@@ -32,10 +32,12 @@ from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
-from .sources cimport Sources
+from .sources cimport Sources, as_int64
 from .timers cimport Timers
 
+import os
 import sys
+import weakref
 
 from ..exceptions import SqeNotSupported
 
@@ -63,6 +65,8 @@ cdef enum:
 
 # What makes the requests of add_sqe(): aio/sqes, which is there in builds with liburing, and which imports this module.
 cdef object make_request = None
+
+cdef object live_contexts = weakref.WeakSet()  # for a fork child
 
 
 def provide_requests(maker):
@@ -110,6 +114,7 @@ cdef class AioContext(Sources):
         if self.dirty == NULL:
             raise MemoryError()
         monitor.update(None, self.notifier)
+        live_contexts.add(self)
 
     def __dealloc__(self):
         while self.n_dirty:
@@ -123,6 +128,10 @@ cdef class AioContext(Sources):
         if self.monitor is not None and not self.monitor.is_closed and self.notifier is not None:
             self.close()
 
+    def __repr__(self):
+        state = "closed" if self.monitor.is_closed else f"{len(self.monitor.handlers) - 1} fds, {self.n_turns} turns"
+        return f"<{type(self).__name__} {self.monitor.name}, {state}>"
+
     def poll(self, bint blocking=True):
         """Run one turn; also from a callback of an outer one, which then finds less to do.
 
@@ -135,8 +144,7 @@ cdef class AioContext(Sources):
         """
         cdef unsigned long long n_before = self.n_dispatched
         cdef unsigned long long n_void_before = self.ready.n_void
-        if self.monitor.is_closed:
-            raise RuntimeError("Event loop is closed")
+        self.check_open()
         if self.n_polls and self.thread != <unsigned long>PyThread_get_thread_ident():
             raise RuntimeError("another thread makes turns of this AioContext")
         after = self.around_turn() if self.around_turn is not None else None
@@ -154,12 +162,17 @@ cdef class AioContext(Sources):
     cdef int begin_run(self) except -1:
         """This thread makes turns from now on."""
         self.thread = <unsigned long>PyThread_get_thread_ident()
+        if self.pollers is not None:
+            self.pollers.thread = self.thread
         return self.monitor.begin_run()
 
     cdef int turn(self, bint blocking) except -1:
         cdef size_t n_ready, idle_end = 0
-        cdef Py_ssize_t n_touched = len(self.polling.touched) if self.polling is not None else 0
+        cdef PollList polling = self.polling
+        cdef Py_ssize_t n_touched = len(polling.touched) if polling is not None else 0
         cdef int64_t block_ns
+        if self.monitor.is_closed:
+            self.check_open()  # a loop whose context was closed would turn and turn, since it cannot block
         self.n_turns += 1
         if self.n_dirty:
             self.flush_dirty()
@@ -169,18 +182,21 @@ cdef class AioContext(Sources):
             self.take_due_timers()
         if self.ready.n_idle:
             idle_end = self.bottom_halves.n_idle_taken + self.ready.n_idle
-        if n_ready:
-            self.n_dispatched += n_ready
-            self.run_ready(n_ready)
-        if idle_end:
-            self.bottom_halves.run_idle(idle_end)
-        if self.monitor.has_undispatched():
-            self.n_dispatched += 1
-            self.monitor.dispatch()
-        if self.ready_list.head != self.ready_list.tail:
-            self.dispatch_fds()
-        if self.polling is not None and self.polling.touched:
-            self.polling.adjust(n_touched, block_ns, ul_monotonic_ns())
+        try:
+            if n_ready:
+                self.n_dispatched += n_ready
+                self.run_ready(n_ready)
+            if idle_end:
+                self.bottom_halves.run_idle(idle_end)
+            if self.monitor.has_undispatched():
+                self.n_dispatched += 1
+                self.monitor.dispatch()
+            if self.ready_list.head != self.ready_list.tail:
+                self.dispatch_fds()
+        finally:
+            if self.polling is not None and self.polling.touched:
+                # new parameters that came meanwhile know only what was dispatched since
+                self.polling.adjust(n_touched if self.polling is polling else 0, block_ns, ul_monotonic_ns())
         if self.due.count():
             self.run_due_timers()
         return 0
@@ -211,6 +227,8 @@ cdef class AioContext(Sources):
             timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
             if self.pollers is not None:
                 timeout_ns = self.pollers.bounded_ns(timeout_ns)
+        if self.monitor.is_closed:
+            return 0  # by an io_poll, or the handler of a signal
         if timeout_ns != 0:
             if not self.notifier.begin_wait():
                 timeout_ns = 0
@@ -254,7 +272,7 @@ cdef class AioContext(Sources):
             # A signal does not end the looking, but its handler may schedule; so may news of a send that was settled.
             PyErr_CheckSignals()
             timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
-            if timeout_ns == 0:
+            if timeout_ns == 0 or self.monitor.is_closed:
                 return 0
             now_ns = ul_monotonic_ns()
             if now_ns < slice_end_ns:
@@ -269,20 +287,24 @@ cdef class AioContext(Sources):
         cdef PollList polling = self.polling  # so may who is asked
         cdef int64_t end_ns, now_ns = started_ns
         cdef int64_t next_wait_ns = 0
+        cdef bint is_found
         self.pollers.expire(now_ns, polling.idle_ns, self.monitor.has_requests)
         if spin_ns <= 0:
             return timeout_ns
         end_ns = started_ns + spin_ns
         while now_ns < end_ns:
             # all are asked, also when one was found
-            if self.pollers.ask(self.ready_list) or self.look(now_ns, &next_wait_ns):
+            is_found = self.pollers.ask(self.ready_list)
+            if self.monitor.is_closed:
+                return 0
+            if is_found or self.look(now_ns, &next_wait_ns):
                 polling.n_hits += 1
                 if self.notifier.notified:
                     self.notifier.polled = polling.touch(self.notifier.polled)
                 return 0
             PyErr_CheckSignals()
             timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
-            if timeout_ns == 0:
+            if timeout_ns == 0 or self.monitor.is_closed:
                 return 0
             now_ns = ul_monotonic_ns()
             if timeout_ns > 0:
@@ -300,7 +322,7 @@ cdef class AioContext(Sources):
         self.monitor.wait(self.ready_list, 0)
         return self.ready_list.head != self.ready_list.tail
 
-    def set_poll_params(self, int64_t max_ns, int64_t grow=2, int64_t shrink=0, *, idle_ns=None):
+    def set_poll_params(self, max_ns, grow=2, shrink=0, *, idle_ns=None):
         """Adaptive polling: look at memory for a while before blocking, as long as that pays.
 
         Parameters:
@@ -309,16 +331,19 @@ cdef class AioContext(Sources):
                 the divisor by which it shrinks when it comes late; 0 means 2, and "to 0".
             idle_ns: nanoseconds after which an event that does not come is not looked for; None for 7 s.
 
-        What was learned so far is forgotten.  Raises: ValueError for negative numbers.
-        Thread: the loop's.  Source: QEMU's aio_context_set_poll_params().
+        What was learned so far is forgotten.
+        Raises: ValueError for negative numbers; RuntimeError from another thread or on a closed context.
+        Thread: the context's.  Source: QEMU's aio_context_set_poll_params().
         """
-        if max_ns < 0 or grow < 0 or shrink < 0 or (idle_ns is not None and idle_ns < 0):
+        cdef list params = [as_int64(one) for one in (max_ns, grow, shrink, 0 if idle_ns is None else idle_ns)]
+        if min(params) < 0:
             raise ValueError("poll parameters must not be negative")
+        self.check_use()
         if self.polling is not None:
             self.polling.forget()
         self.polling = None
-        if max_ns:
-            self.polling = PollList(max_ns, grow, shrink, *(() if idle_ns is None else (idle_ns,)))
+        if params[0]:
+            self.polling = PollList(*(params[:3] if idle_ns is None else params))
         self.monitor.polling = self.polling
         self.notifier.notify()
 
@@ -339,10 +364,9 @@ cdef class AioContext(Sources):
             another thread or on a closed context; whatever prep raises.  Then no request was made.
         Thread: the context's.  Source: QEMU's aio_add_sqe().
         """
-        if self.monitor.is_closed:
-            raise RuntimeError("the AioContext is closed")
+        self.check_open()
         if make_request is None or not self.monitor.has_requests:
-            raise SqeNotSupported(self.monitor.name, "this AioContext was made with it")
+            raise SqeNotSupported(self.monitor.name, self.fdmon_reason or "this AioContext was made with it")
         return make_request(self, (prep, *args), callback, keepalive, multishot)
 
     cdef int run_ready(self, size_t count) except -1:
@@ -537,6 +561,19 @@ cdef class AioContext(Sources):
 
     cdef int forget(self) except -1:
         """In a fork child: close our copies of the kernel objects; the parent's loop goes on undisturbed."""
+        self.is_forgotten = True
+        self.bottom_halves.close()
         self.monitor.forget()
         self.notifier.close()
         return 0
+
+
+def _forget_contexts():
+    """In a fork child: see AioContext.forget.  Loops have more to forget, and do it themselves."""
+    cdef AioContext context
+    for context in list(live_contexts):
+        if context.bottom_halves.reporter is None:
+            context.forget()
+
+
+os.register_at_fork(after_in_child=_forget_contexts)

@@ -19,17 +19,28 @@ class EventNotifier:
         """Its fd, readable while it is set; -1 after close()."""
         return self._fd
 
+    def __repr__(self) -> str:
+        return f"<EventNotifier fd={self._fd}>" if self._fd >= 0 else "<EventNotifier closed>"
+
+    def _open_fd(self) -> int:
+        if self._fd < 0:
+            raise ValueError("this EventNotifier is closed")
+        return self._fd
+
     def set(self) -> None:
-        """Set it; no effect where it is set already.  Does not block.  Thread: any."""
+        """Set it; no effect where it is set already.  Does not block.  Thread: any.
+
+        Raises: ValueError when it is closed, as test_and_clear() does.
+        """
         try:
-            os.eventfd_write(self._fd, 1)
+            os.eventfd_write(self._open_fd(), 1)
         except BlockingIOError:
             pass  # the counter is full: it is set
 
     def test_and_clear(self) -> bool:
         """Whether it was set; afterwards it is not."""
         try:
-            os.eventfd_read(self._fd)
+            os.eventfd_read(self._open_fd())
         except BlockingIOError:
             return False
         return True

@@ -22,6 +22,7 @@ cdef class PollHandlers:
     cdef list active               # with an fd: asked while the loop looks
     cdef list bare                 # without an fd: asked in each turn, too
     cdef list resting              # without an fd and idle: asked now and then
+    cdef unsigned long thread      # the context's; 0 for nobody yet
     cdef int depth                 # looks that go on: lists are replaced, not changed
     cdef int64_t carried_ns        # waited since something happened, in waits that were cut short
     cdef int64_t last_ns           # when one without an fd last had something to do, or was added

@@ -18,6 +18,7 @@ Thread: the context's.  Not here: when to look and for how long (context, fdmon/
 """
 
 from libc.stdint cimport int64_t
+from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..fdmon.base cimport FdHandler, ReadyList, ul_monotonic_ns
 
@@ -44,13 +45,22 @@ cdef class PollHandler(FdHandler):
         """It is asked whenever the context looks; False for one that is idle."""
         return self.is_active
 
+    def __repr__(self):
+        state = "removed" if self.is_removed else "polled for" if self.is_active else "idle"
+        what = "" if self.fd < 0 else f" fd={self.fd}"
+        return f"<{type(self).__name__}{what} {state}>"
+
     def remove(self):
         """Never call it again, even if it was found already.  Idempotent.
 
-        Only for one of add_poll_handler().  Thread: the context's.
+        Only for one of add_poll_handler().  Raises: RuntimeError from another thread.  Thread: the context's.
         """
         if self.fd >= 0:
             raise RuntimeError("handlers of an fd are removed with set_fd_handler(fd)")
+        if (not self.is_removed and self.owner is not None
+                and self.owner.thread not in (0, <unsigned long>PyThread_get_thread_ident())):
+            raise RuntimeError("Non-thread-safe operation: this thread does not run the AioContext; "
+                               "schedule a bottom half that does it")
         self.is_removed = True
         self.is_found = False
         if self.owner is not None:

@@ -8,7 +8,10 @@ from .poll_handlers cimport PollHandler, PollHandlers
 from .ready cimport ReadyQueue
 from .timers cimport Timers
 
+cdef int64_t as_int64(object number) except? -1
+
 cdef class Sources:
+    cdef object __weakref__
     cdef readonly FDMonitor monitor   # owned; closed by close()
     cdef readonly Notifier notifier
     cdef ReadyQueue ready             # callbacks, FIFO
@@ -17,6 +20,8 @@ cdef class Sources:
     cdef BottomHalves bottom_halves   # who is scheduled from any thread, and who reports
     cdef PollHandlers pollers         # handlers with io_poll; None until there is one
     cdef unsigned long thread         # who made turns last; 0 for nobody yet
+    cdef bint is_forgotten            # closed, because this process is a fork
+    cdef int check_open(self) except -1
     cdef int64_t now_ns(self) except? -1
     cdef int check_use(self) except -1
     cdef int set_poll_callbacks(self, PollHandler handler, object io_poll, object io_poll_ready) except -1

@@ -14,6 +14,8 @@ from ..fdmon.base cimport FdHandler, ul_monotonic_ns
 from .handles cimport Handle, TimerHandle
 from .poll_handlers cimport CallbackHandler, PollHandler, PollHandlers
 
+from operator import index
+
 from .bottom_halves import new_bottom_half
 
 cdef enum:
@@ -21,13 +23,23 @@ cdef enum:
     POLLOUT = 4
 
 
+cdef int64_t as_int64(object number) except? -1:
+    """An argument that must be a whole number: TypeError for floats, which Cython would cut off."""
+    return index(number)
+
+
 cdef class Sources:
     """Fds, memory that is looked at, bottom halves and timers of a context."""
 
+    cdef int check_open(self) except -1:
+        if self.monitor.is_closed:
+            raise RuntimeError("the AioContext is closed" + (
+                ": this process is a fork of the one that made it" if self.is_forgotten else ""))
+        return 0
+
     cdef int check_use(self) except -1:
         """For what is not thread-safe."""
-        if self.monitor.is_closed:
-            raise RuntimeError("the AioContext is closed")
+        self.check_open()
         if self.thread != 0 and self.thread != <unsigned long>PyThread_get_thread_ident():
             raise RuntimeError("Non-thread-safe operation: this thread does not run the AioContext; "
                                "schedule a bottom half that does it")
@@ -37,7 +49,7 @@ cdef class Sources:
         """The clock of the timers."""
         return ul_monotonic_ns() if self.own_clock is None else <int64_t>self.own_clock()
 
-    def set_fd_handler(self, int fd, io_read=None, io_write=None, io_poll=None, io_poll_ready=None):
+    def set_fd_handler(self, fd, io_read=None, io_write=None, io_poll=None, io_poll_ready=None):
         """Watch an fd; replaces what was set for it, and all None removes it.
 
         Parameters:
@@ -52,13 +64,15 @@ cdef class Sources:
         Thread: the context's.  Source: QEMU's aio_set_fd_handler(), which any thread may call.
         """
         cdef CallbackHandler new = None
-        cdef FdHandler old = self.monitor.handlers.get(fd)
+        cdef FdHandler old
+        cdef int number = index(fd)
         self.check_use()
+        old = self.monitor.handlers.get(number)
         if old is not None and not isinstance(old, CallbackHandler):
             raise ValueError(f"fd {fd} is watched by a loop or a transport")
         if io_read is not None or io_write is not None:
             new = CallbackHandler(
-                fd, (POLLIN if io_read is not None else 0) | (POLLOUT if io_write is not None else 0))
+                number, (POLLIN if io_read is not None else 0) | (POLLOUT if io_write is not None else 0))
             if io_read is not None:
                 new.io_read = self.bottom_halves.new_handle(io_read, ())
             if io_write is not None:
@@ -73,8 +87,14 @@ cdef class Sources:
         self.notifier.notify()
 
     def set_event_notifier(self, notifier, io_read=None, io_poll=None, io_poll_ready=None):
-        """The same for an EventNotifier; io_read calls its test_and_clear()."""
-        self.set_fd_handler(notifier.fileno(), io_read, None, io_poll, io_poll_ready)
+        """The same for an EventNotifier; io_read calls its test_and_clear().
+
+        Raises: ValueError, too, for one that is closed: its handler is removed before.
+        """
+        cdef object fd = notifier.fileno()
+        if fd < 0:
+            raise ValueError(f"{notifier!r} is closed; remove its handler before you close it")
+        self.set_fd_handler(fd, io_read, None, io_poll, io_poll_ready)
 
     def add_poll_handler(self, io_poll, io_poll_ready):
         """Look at memory that has no fd, such as a queue that another process fills.
@@ -104,6 +124,7 @@ cdef class Sources:
         handler.io_poll = io_poll
         if self.pollers is None:
             self.pollers = PollHandlers()
+            self.pollers.thread = self.thread
         handler.owner = self.pollers
         return 0
 
@@ -121,7 +142,7 @@ cdef class Sources:
         """Nanoseconds on the clock of the timers, CLOCK_MONOTONIC."""
         return self.now_ns()
 
-    def call_at_ns(self, int64_t when_ns, callback, *args):
+    def call_at_ns(self, when_ns, callback, *args):
         """A timer: call callback(*args) once it is `when_ns`, never before; equal times in the order of the calls.
 
         Returns: an asyncio.TimerHandle with cancel().  Thread: the context's.
@@ -133,7 +154,7 @@ cdef class Sources:
         handle = TimerHandle.__new__(TimerHandle)
         handle.callback, handle.args, handle.n_args = callback, args, -1
         handle.loop, handle.aio_context = plain.loop, plain.aio_context
-        handle.when_ns = max(when_ns, 0)
+        handle.when_ns = max(as_int64(when_ns), 0)
         handle.when_s = handle.when_ns / 1e9
         self.timers.push(handle)
         return handle

@@ -1,0 +1,263 @@
+"""uringloop.AioContext used wrongly: closed where it runs, from other threads, after fork, with what is no number."""
+
+import math
+import os
+import signal
+import threading
+
+import pytest
+from context_tools import settle
+from helpers import run_script
+
+import uringloop
+
+LONG_NS = 5_000_000_000
+
+
+def learn(context, notifier, io_poll=None, io_poll_ready=None):
+    """The context looks for long before it sleeps, and asks io_poll."""
+    context.set_poll_params(LONG_NS, grow=LONG_NS)
+    context.set_event_notifier(notifier, notifier.test_and_clear, io_poll, io_poll_ready)
+    for _ in range(4):
+        notifier.set()
+        while not context.poll(True):
+            pass
+
+
+# Closed while it runs
+
+
+@pytest.mark.parametrize("has_fd", [True, False])
+def test_an_io_poll_may_close_the_context(context, new_notifier, has_fd):
+    notifier, is_due = new_notifier(), []
+
+    def io_poll():
+        if is_due:
+            context.close()
+        return False
+
+    if has_fd:
+        learn(context, notifier, io_poll, print)
+    else:
+        context.add_poll_handler(io_poll, print)
+    is_due.append(True)
+    assert not context.poll(True)
+    with pytest.raises(RuntimeError, match="the AioContext is closed"):
+        context.poll(True)
+
+
+@pytest.mark.parametrize("polls", [True, False])
+def test_the_handler_of_a_signal_may_close_the_context(context, new_notifier, polls):
+    if polls:
+        learn(context, new_notifier())
+    old = signal.signal(signal.SIGUSR1, lambda *_: context.close())
+    try:
+        killer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1))
+        killer.start()
+        while "closed" not in repr(context):
+            context.poll(True)
+        killer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    with pytest.raises(RuntimeError, match="closed"):
+        context.poll(False)
+
+
+def test_a_loop_whose_context_is_closed_ends(real_fdmon_name):
+    loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
+    loop.call_soon(loop.aio_context.close)
+    with pytest.raises(RuntimeError, match="the AioContext is closed"):
+        loop.run_forever()
+    loop.close()
+
+
+def test_poll_parameters_of_a_closed_context_are_refused(context):
+    context.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        context.set_poll_params(1000)
+
+
+# Exceptions that end a turn
+
+
+def test_a_turn_that_an_exception_ends_has_learned_all_the_same(context, new_notifier):
+    """Else what it was going to learn from would be kept for ever."""
+    notifier = new_notifier()
+
+    def interrupted():
+        notifier.test_and_clear()
+        raise KeyboardInterrupt
+
+    context.set_poll_params(LONG_NS, grow=LONG_NS)
+    context.set_event_notifier(notifier, interrupted)
+    settle(context)
+    before = len(context.polling)
+    setter = threading.Timer(0.005, notifier.set)
+    setter.start()
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            context.poll(True)
+    setter.join()
+    assert len(context.polling) > before
+
+
+# Other threads
+
+
+def test_poll_handlers_and_poll_parameters_are_for_the_thread_of_the_context(context):
+    handler = context.add_poll_handler(bool, print)
+    context.poll(False)
+    errors = []
+
+    def work():
+        for call in (handler.remove, lambda: context.set_poll_params(1000)):
+            try:
+                call()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(errors) == 2
+    assert all("this thread does not run the AioContext" in text for text in errors)
+    assert not handler.removed
+    handler.remove()
+    handler.remove()
+
+
+# After fork
+
+
+def test_a_fork_child_leaves_its_parents_context_alone(real_fdmon_name):
+    """What it removes, closes or publishes there must not reach the parent: an epoll fd is the same in both."""
+    run_script(
+        """
+        import uringloop, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = uringloop.AioContext(MONITOR)
+        notifier = uringloop.EventNotifier()
+        seen = []
+        context.set_event_notifier(notifier, lambda: seen.append(notifier.test_and_clear()))
+        half = context.new_bottom_half(seen.append, "half")
+        context.poll(False)
+        pid = os.fork()
+        if pid == 0:
+            for call in (
+                lambda: context.set_event_notifier(notifier),
+                lambda: context.poll(False),
+                lambda: context.schedule_one_shot(print),
+                half.schedule,
+            ):
+                try:
+                    call()
+                except RuntimeError as error:
+                    assert "closed" in str(error), error
+                else:
+                    os._exit(1)
+            try:
+                context.poll()
+            except RuntimeError as error:
+                assert "fork" in str(error), error
+            context.notify()
+            context.close()
+            with_own = uringloop.AioContext(MONITOR)
+            with_own.schedule_one_shot(seen.append, "child")
+            assert with_own.poll(True)
+            with_own.close()
+            notifier.set()  # this one is for both
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        while not seen:
+            context.poll(True)
+        assert seen == [True]
+        context.close()
+        notifier.close()
+        """,
+        real_fdmon_name,
+    )
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("number", [1.0, math.nan, None, "1"])
+def test_what_is_no_whole_number_is_refused(context, number):
+    for call in (
+        lambda: context.set_fd_handler(number, print),
+        lambda: context.set_fd_handler(number),
+        lambda: context.call_at_ns(number, print),
+        lambda: context.set_poll_params(number),
+        lambda: context.set_poll_params(1000, number),
+        lambda: context.set_poll_params(1000, 2, number),
+    ):
+        with pytest.raises(TypeError, match="integer"):
+            call()
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
+def test_numbers_that_are_too_large_are_refused(context, number):
+    for call in (
+        lambda: context.set_fd_handler(number, print),
+        lambda: context.call_at_ns(number, print),
+        lambda: context.set_poll_params(number),
+        lambda: context.set_poll_params(1000, idle_ns=number),
+    ):
+        with pytest.raises(OverflowError):
+            call()
+
+
+def test_the_longest_times_are_taken(context, new_notifier):
+    longest = 2**63 - 1
+    context.call_at_ns(longest, print).cancel()
+    context.call_at_ns(-(2**63), print)
+    context.set_poll_params(longest, longest, longest, idle_ns=longest)
+    assert context.poll(True)  # the timer of long ago
+    notifier = new_notifier()
+    context.set_event_notifier(notifier, notifier.test_and_clear)
+    notifier.set()
+    while not context.poll(True):
+        pass
+
+
+def test_a_closed_event_notifier_says_so(context, new_notifier):
+    notifier = new_notifier()
+    context.set_event_notifier(notifier, print)
+    context.set_event_notifier(notifier)
+    notifier.close()
+    for call in (
+        notifier.set,
+        notifier.test_and_clear,
+        lambda: context.set_event_notifier(notifier, print),
+        lambda: context.set_event_notifier(notifier),  # or its handler would stay, silently
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+
+
+# What things say of themselves
+
+
+def test_repr_says_what_it_is(real_fdmon_name, new_notifier):
+    context = uringloop.AioContext(real_fdmon_name)
+    assert repr(context) == f"<AioContext {real_fdmon_name}, 0 fds, 0 turns>"
+    notifier = new_notifier()
+    assert str(notifier.fileno()) in repr(notifier)
+    context.set_event_notifier(notifier, print)
+    handler = context.add_poll_handler(bool, print)
+    assert repr(handler) == "<PollHandler polled for>"
+    half = context.new_bottom_half(len, "x")
+    assert repr(half) == "<BottomHalf not scheduled <built-in function len>>"
+    half.schedule()
+    assert "scheduled <built" in repr(half)
+    assert "1 fds" in repr(context)
+    half.delete()
+    handler.remove()
+    context.close()
+    notifier.close()
+    assert repr(half) == "<BottomHalf deleted None>"
+    assert [repr(one) for one in (handler, context, notifier)] == [
+        "<PollHandler removed>",
+        f"<AioContext {real_fdmon_name}, closed>",
+        "<EventNotifier closed>",
+    ]
