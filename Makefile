@@ -76,7 +76,7 @@ $(STAMPS)/demo $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml tools/
 		$(PIP) install -r build/requirements-$*.txt
 	@touch $@
 
-$(STAMPS)/test: pyproject.toml tools/requirements.py | $(STAMPS)/python
+$(STAMPS)/test: pyproject.toml tools/requirements.py tools/system_packages.sh | $(STAMPS)/python
 	@tools/system_packages.sh "$(PYTHON)" test
 	@$(VPYTHON) tools/show_gi.py "$(PYTHON)"
 	@mkdir -p build && $(VPYTHON) tools/requirements.py test > build/requirements-test.txt

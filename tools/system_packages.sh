@@ -3,7 +3,8 @@
 #
 #     tools/system_packages.sh PYTHON build   what compiling needs; failing to get it is an error
 #     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests,
-#                                             spin, for docs/spin, openssl, and PyGObject; never an error
+#                                             spin, for docs/spin, openssl, PyGObject, and for the example with a
+#                                             window GTK 3 and Xvfb; never an error
 #
 # What is there is found out by trying, not by package names: an interpreter may come from elsewhere.
 set -euo pipefail
@@ -134,6 +135,22 @@ prepare_glib() {
     fi
 }
 
+prepare_gtk() {
+    local missing=() why="the example with a GTK window will not be tested"
+    if ! python_has 'import gi'; then
+        echo "no PyGObject: $why"
+        return
+    fi
+    python_has 'import gi; gi.require_version("Gtk", "3.0")' || missing+=(gir1.2-gtk-3.0)
+    command -v Xvfb >/dev/null || missing+=(xvfb)
+    if [ ${#missing[@]} -eq 0 ]; then return; fi
+    if command -v apt-get >/dev/null && update && apt install --no-install-recommends "${missing[@]}"; then
+        echo "installed ${missing[*]}"
+    else
+        echo "${missing[*]} could not be installed: $why"
+    fi
+}
+
 case $purpose in
     build) prepare_build ;;
     test)
@@ -141,6 +158,7 @@ case $purpose in
         prepare_command spin "the model of the notify protocol will not be checked"
         prepare_command openssl "refusing to renegotiate TLS will not be tested"
         prepare_glib
+        prepare_gtk
         ;;
     *) echo "unknown purpose: $purpose" >&2; exit 2 ;;
 esac
