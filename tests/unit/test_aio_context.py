@@ -17,6 +17,7 @@ import weakref
 
 import pytest
 from context_tools import Counter, settle
+from helpers import run_script, wait_until
 
 import uringloop
 
@@ -203,6 +204,20 @@ def test_a_blocking_turn_is_ended_by_notify_from_another_thread(context):
         thread = threading.Timer(0.001, context.notify)
         thread.start()
         assert not context.poll(True)
+        thread.join()
+
+
+def test_a_blocking_turn_is_ended_by_an_event_that_another_thread_sets(context, new_notifier):
+    """acquire"""
+    notifier = new_notifier()
+    ran = Counter(notifier)
+    context.set_event_notifier(notifier, ran)
+    settle(context)
+    for count in range(1, 20):
+        thread = threading.Timer(0.001, notifier.set)
+        thread.start()
+        assert context.poll(True)
+        assert ran.n == count
         thread.join()
 
 
@@ -435,6 +450,87 @@ def test_a_signal_ends_the_wait_although_something_is_unsubmitted(context, new_n
         assert ran.n == 1
     finally:
         signal.signal(signal.SIGUSR1, old)
+
+
+def test_the_first_context_falls_back_where_io_uring_is_refused():
+    """first failing"""
+    run_script(
+        """
+        import errno, uringloop
+        refuse_io_uring(errno.EPERM)
+        for make in (uringloop.AioContext, uringloop.new_event_loop, uringloop.AioContext):
+            made = make()
+            assert made.fdmon == "epoll", made.fdmon
+            assert "EPERM" in made.fdmon_reason, made.fdmon_reason
+            made.close()
+        """
+    )
+
+
+@pytest.mark.parametrize("first", ["AioContext", "new_event_loop"])
+def test_a_later_context_is_refused_where_an_earlier_one_had_io_uring(first):
+    """second failing: add_sqe() is there in all threads, or in none."""
+    context = uringloop.AioContext()
+    fdmon = context.fdmon
+    context.close()
+    if fdmon != "io_uring":
+        pytest.skip(f"no io_uring: {context.fdmon_reason}")
+    run_script(
+        f"""
+        import errno, uringloop
+        first = uringloop.{first}()
+        assert first.fdmon == "io_uring"
+        refuse_io_uring(errno.EPERM)
+        for make in (uringloop.AioContext, uringloop.new_event_loop):
+            try:
+                make()
+            except uringloop.MonitorUnavailable as error:
+                assert error.errno == errno.EPERM
+                assert "EPERM" in str(error)
+            else:
+                raise AssertionError("made")
+        uringloop.AioContext("poll").close()  # which was asked for
+        first.close()
+        """
+    )
+
+
+def test_an_idle_context_is_not_charged_as_waiting_for_a_disk(new_context, fds):
+    """A ring that sleeps has requests in flight, which the kernel would take for I/O: its CPU would look busy."""
+    with open("/proc/stat") as file:
+        if "procs_blocked" not in file.read():
+            pytest.skip("this kernel does not count who waits")
+    sleeping, ended, n_contexts = [], [], 12
+
+    def run(context):
+        context.set_fd_handler(fds.eventfd(), print)
+        sleeping.append(context)
+        context.poll(True)
+        while context not in ended:
+            context.poll(True)
+
+    contexts = [new_context() for _ in range(n_contexts)]
+    if contexts[0].fdmon == "io_uring":
+        from uringloop.liburing import Feature, probe
+
+        if not probe().features & Feature.NO_IOWAIT:
+            pytest.skip("needs Linux 6.15")
+    threads = [threading.Thread(target=run, args=(context,)) for context in contexts]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(sleeping) == n_contexts)
+    time.sleep(0.05)
+    blocked = []
+    for _ in range(10):
+        with open("/proc/stat") as file:
+            blocked += [int(line.split()[1]) for line in file if line.startswith("procs_blocked")]
+        time.sleep(0.002)
+    for context in contexts:
+        ended.append(context)
+        context.notify()
+    for thread in threads:
+        thread.join()
+    assert min(blocked) < n_contexts, blocked
 
 
 def test_ready_is_what_poll_says(context, new_notifier):

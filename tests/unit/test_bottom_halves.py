@@ -1,6 +1,7 @@
 """Bottom halves of uringloop.AioContext: QEMU's bh/* by their names, and what threads do with them."""
 
 import gc
+import inspect
 import itertools
 import logging
 import random
@@ -244,3 +245,66 @@ def test_bottom_halves_are_scheduled_cancelled_and_deleted_by_threads(context):
     before = counts[:]
     context.poll(True)
     assert counts == [count + 1 for count in before]
+
+
+def test_bottom_halves_that_wake_each_other_do_not_grow_the_stack(context):
+    """coroutine/queue-chaining"""
+    depths, count, most = set(), 0, 25_000
+    halves = []
+
+    def run(number):
+        nonlocal count
+        count += 1
+        if count % 1000 == 0:
+            depths.add(len(inspect.stack(0)))
+        if count < most:
+            halves[1 - number].schedule()
+
+    halves = [context.new_bottom_half(run, number) for number in range(2)]
+    halves[0].schedule()
+    while count < most:
+        assert context.poll(True)
+    assert not context.poll(False)
+    assert len(depths) == 1
+
+
+def test_a_worker_thread_enters_and_the_contexts_thread_runs(context):
+    """coroutine/worker-thread-co-enter"""
+    settle(context)
+    ran = []
+    half = context.new_bottom_half(lambda: ran.append(threading.get_ident()))
+    worker = threading.Thread(target=half.schedule)
+    worker.start()
+    worker.join()
+    assert context.poll(True)
+    assert ran == [threading.get_ident()]
+    assert not context.poll(False)
+
+
+@pytest.mark.parametrize("polls", [False, True])
+def test_eight_threads_that_schedule_one_bottom_half_lose_no_run(context, polls):
+    """Each schedule is followed by a run, whether the context sleeps, looks, or is in a nested turn."""
+    if polls:
+        context.set_poll_params(1_000_000)
+    ended, runs = [], []
+
+    def run():
+        runs.append(len(ended))
+        if len(runs) % 50 == 0:
+            context.poll(False)
+
+    half = context.new_bottom_half(run)
+
+    def work():
+        for _ in range(500):
+            half.schedule()
+        ended.append(True)
+        half.schedule()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while not runs or runs[-1] < 8:
+        context.poll(True)  # would hang where a wake-up was lost
+    for thread in threads:
+        thread.join()
