@@ -81,7 +81,11 @@ async def _through(
 ) -> int:
     """From one to the other by way of a pipe, which is empty before and after."""
     reading_fd, writing_fd = pipe
-    filled = await backend.splice(source_fd, source_at, writing_fd, STREAM, count)
+    try:
+        filled = await backend.splice(source_fd, source_at, writing_fd, STREAM, count)
+    except (OSError, asyncio.CancelledError) as error:
+        error.outcome = 0  # type: ignore[union-attr]  # what was moved is in the pipe: nothing of it has arrived
+        raise
     arrived = 0
     try:
         while arrived < filled:
