@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -165,6 +166,26 @@ def test_an_idle_main_loop_makes_no_turns(glib_loop, main_loop):
     assert glib_loop.statistics()["syscalls"] == n_syscalls
 
 
+def test_what_was_written_before_quit_has_gone_out(glib_loop, main_loop):
+    """Although the loop has no further iteration."""
+    near, far = socket.socketpair()
+    far.settimeout(10)
+
+    async def main():
+        _, writer = await asyncio.open_connection(sock=near)
+        writer.write(b"bye")
+        writer.close()
+        await asyncio.sleep(0)
+        glib_loop.call_soon(main_loop.quit)
+
+    task = glib_loop.create_task(main())
+    main_loop.run()
+    assert task.done()
+    assert far.recv(10) == b"bye"
+    assert far.recv(10) == b""
+    far.close()
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_ends_run_forever_and_the_loop_goes_on(glib_loop, error):
     def raises():
@@ -271,9 +292,27 @@ def test_attaching_twice_is_refused(glib_loop):
         uringloop.glib.attach(glib_loop.aio_context)
 
 
-def test_what_is_no_main_context_is_refused(monitor):
+@pytest.mark.parametrize("wrong", [object(), 0, "default", GLib.MainLoop])
+def test_what_is_no_main_context_is_refused(monitor, wrong):
     with pytest.raises(TypeError, match=r"GLib\.MainContext"):
-        uringloop.glib.new_event_loop(object(), fdmon=monitor)
+        uringloop.glib.new_event_loop(wrong, fdmon=monitor)
+    with pytest.raises(TypeError, match=r"GLib\.MainContext"):
+        uringloop.glib.GLibLoop(wrong, monitor, 0)
+    loop = uringloop.new_event_loop(fdmon=monitor)
+    with pytest.raises(TypeError, match=r"GLib\.MainContext"):
+        uringloop.glib.Source(loop.aio_context, wrong, 0, None)
+    loop.close()
+
+
+def test_the_classes_find_glib_themselves(monitor):
+    script = f"""
+        import asyncio
+        import uringloop.glib
+        loop = uringloop.glib.GLibLoop(None, {monitor!r}, 0)
+        assert loop.run_until_complete(asyncio.sleep(0, 5)) == 5
+        loop.close()
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=20).returncode == 0
 
 
 def test_a_context_without_asyncio_is_attached_and_detached(monitor, main_loop):

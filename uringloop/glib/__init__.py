@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from ..aio.context import AioContext
 from ..eventloop.loop import Loop
-from . import native as _native
 from .loop import Entrance, GLibLoop
 from .native import Source
 
@@ -24,23 +23,6 @@ __all__ = ["GLibLoop", "Source", "attach", "new_event_loop", "run"]
 _T = TypeVar("_T")
 
 PRIORITY_DEFAULT = 0  # GLib.PRIORITY_DEFAULT, without importing it
-
-
-def _checked(main_context: Any) -> Any:
-    """A GLib.MainContext; None is the default one.  Raises: ImportError where there is no PyGObject, or no GLib."""
-    try:
-        from gi.repository import GLib
-    except ImportError as error:
-        raise ImportError(
-            "uringloop.glib needs PyGObject: pip install uringloop[glib], or the package python3-gi"
-        ) from error
-    default = GLib.MainContext.default()
-    _native.load(default)
-    if main_context is None:
-        return default
-    if not isinstance(main_context, GLib.MainContext):
-        raise TypeError(f"a GLib.MainContext was expected, got {main_context!r}")
-    return main_context
 
 
 def new_event_loop(
@@ -56,7 +38,7 @@ def new_event_loop(
     Raises: ImportError, MonitorUnavailable, ValueError, TypeError; RuntimeError when another thread owns the
     main context.
     """
-    return GLibLoop(_checked(main_context), fdmon, priority)
+    return GLibLoop(main_context, fdmon, priority)
 
 
 def run(
@@ -90,7 +72,6 @@ def attach(
     Raises: RuntimeError when the context is closed or attached or has raw requests in flight, or another thread owns
     the main context; ImportError, TypeError, MonitorUnavailable.
     """
-    main_context = _checked(main_context)
     if isinstance(aio_context, Loop):
         return Source(aio_context.aio_context, main_context, priority, Entrance(aio_context))
     return Source(aio_context, main_context, priority, None)

@@ -19,11 +19,11 @@ class GLibLoop(Loop):
     """A uringloop.Loop inside a GLib main context.  Made by uringloop.glib.new_event_loop().
 
     Parameters:
-        main_context: a GLib.MainContext.
+        main_context: a GLib.MainContext; None for the default one.
         fdmon: "io_uring", "epoll" or "poll" to force a monitor.
         priority: GLib's, of everything that the loop does.
 
-    Raises: MonitorUnavailable, ValueError, RuntimeError.
+    Raises: MonitorUnavailable, ValueError, RuntimeError, ImportError, TypeError.
     """
 
     _source = None
@@ -96,6 +96,8 @@ class Entrance:
             firstiter=loop._asyncgen_firstiter_hook, finalizer=loop._asyncgen_finalizer_hook
         )
         events._set_running_loop(loop)
+        if loop._debug:
+            loop._set_coroutine_origin_tracking(True)
         return functools.partial(_leave, loop, *before)
 
 
@@ -106,6 +108,8 @@ def _signal_came(known, number, frame):
 
 
 def _leave(loop, running, thread_id, hooks):
+    if loop._coroutine_origin_tracking_enabled:
+        loop._set_coroutine_origin_tracking(False)
     events._set_running_loop(running)
     sys.set_asyncgen_hooks(*hooks)
     loop._thread_id = thread_id

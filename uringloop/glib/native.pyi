@@ -4,7 +4,7 @@ from typing import Any, Self
 from ..aio.context import AioContext
 from ..eventloop.core import LoopCore
 
-def load(default_main_context: Any) -> None: ...
+def load() -> None: ...
 
 class Source:
     def __new__(

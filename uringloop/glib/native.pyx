@@ -12,6 +12,7 @@ Errors: a callback of GLib cannot raise.  If our own `iterate` called GLib it ra
 Thread: the one that owns the GMainContext.
 """
 
+cimport cython
 from libc.stdint cimport int64_t
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Print, PyErr_SetInterrupt, PyErr_SetObject
 from cpython.ref cimport PyObject
@@ -56,7 +57,7 @@ cdef enum:
     POLLIN = 1
     FARTHEST_MS = 0x7FFFFFFF
 
-cdef bint is_loaded = False
+cdef object main_context_type = None  # PyGObject's GLib.MainContext; None until GLib's functions were found
 cdef ul_glib_source_funcs funcs
 funcs.prepare = on_prepare
 funcs.check = on_check
@@ -64,24 +65,33 @@ funcs.dispatch = on_dispatch
 funcs.finalize = NULL
 
 
-def load(default_main_context):
-    """Find GLib's functions.
-
-    Parameters:
-        default_main_context: PyGObject's default GLib.MainContext, to see that both use the same library.
-
-    Raises: ImportError.
-    """
-    global is_loaded
+def load():
+    """Find PyGObject and GLib's functions.  Raises: ImportError."""
+    global main_context_type
     cdef const char *missing
-    if is_loaded:
+    if main_context_type is not None:
         return
+    try:
+        from gi.repository import GLib
+    except ImportError as error:
+        raise ImportError(
+            "uringloop.glib needs PyGObject: pip install uringloop[glib], or the package python3-gi") from error
     missing = ul_glib_load()
     if missing != NULL:
         raise ImportError(f"uringloop.glib needs GLib 2.36 or newer: {missing.decode()} was not found")
-    if boxed_pointer(default_main_context) != main_context_default():
+    if boxed_pointer(GLib.MainContext.default()) != main_context_default():
         raise ImportError("uringloop.glib: PyGObject uses another GLib than libglib-2.0.so.0")
-    is_loaded = True
+    main_context_type = GLib.MainContext
+
+
+cdef void *pointer_of(object main_context) except NULL:
+    """The GMainContext of PyGObject's object, borrowed; None is the default one."""
+    load()
+    if main_context is None:
+        return main_context_default()
+    if not isinstance(main_context, main_context_type):
+        raise TypeError(f"a GLib.MainContext was expected, got {main_context!r}")
+    return boxed_pointer(main_context)
 
 
 cdef void *boxed_pointer(object boxed) noexcept:
@@ -89,16 +99,18 @@ cdef void *boxed_pointer(object boxed) noexcept:
     return (<void **>(<char *><PyObject *>boxed + sizeof(PyObject)))[0]
 
 
+@cython.no_gc_clear  # GLib may call between tp_clear and __dealloc__
 cdef class Source:
     """The GSource of one context.
 
     Parameters:
         aio_context: not closed, not attached anywhere.
-        main_context: PyGObject's GLib.MainContext; the caller has checked its type.
+        main_context: PyGObject's GLib.MainContext; None for the default one.
         priority: GLib's, lower numbers first.
         enter: called before each dispatch; what it returns is called afterwards, unless it is None.
 
-    Raises: RuntimeError when another thread owns the main context, or the context is attached already.
+    Raises: RuntimeError when another thread owns the main context, or the context is attached already; ImportError
+    without PyGObject or GLib, TypeError.
     """
 
     cdef ForeignTurns turns
@@ -113,11 +125,11 @@ cdef class Source:
     cdef object error             # what it will raise, or None
     cdef object __weakref__
 
-    def __cinit__(self, AioContext aio_context not None, object main_context not None, int priority, object enter):
+    def __cinit__(self, AioContext aio_context not None, object main_context, int priority, object enter):
         self.fd = -1
         self.tags = {}
         self.enter = enter
-        cdef void *context = boxed_pointer(main_context)
+        cdef void *context = pointer_of(main_context)
         if not main_context_acquire(context):
             raise RuntimeError("this GLib.MainContext is owned by another thread")
         try:
