@@ -16,3 +16,4 @@ cdef class ForeignTurns:
     cdef int dispatch(self) except -1
     cdef bint awake(self, bint is_fd_ready) except -1
     cdef bint has_work(self) except -1
+    cdef int send_off(self) except -1

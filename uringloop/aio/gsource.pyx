@@ -141,9 +141,19 @@ cdef class ForeignTurns:
             self.depth -= 1
             if self.depth == 0:
                 self.is_last_turn = False
+                self.send_off()
             self.served_ns += ul_monotonic_ns() - started_ns
             if after is not None:
                 after()
+        return 0
+
+    cdef int send_off(self) except -1:
+        """What was written goes out, and closed sockets are let go of: it may be the foreign loop's last iteration."""
+        cdef AioContext aio_context = self.aio_context
+        if not aio_context.monitor.is_closed:
+            if aio_context.n_dirty:
+                aio_context.flush_dirty()
+            aio_context.monitor.submit()
         return 0
 
     def detach(self):
