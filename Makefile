@@ -1,5 +1,6 @@
 # make demo   the show: two unmodified web applications on uringloop, checked and compared
 # make test   the test suite
+# make test-glib  most of it once more, inside GLib's main loops
 # Both prepare everything themselves (Debian packages where missing, a virtual environment, the build) and are
 # quick the second time. Variables: PYTHON (3.11 or newer), VENV, DEMO_ARGS, PYTEST_ARGS, BENCH_ARGS.
 
@@ -24,11 +25,12 @@ PIP := $(VPYTHON) -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(shell find uringloop -type f \
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
-.PHONY: help build demo test lint bench clean
+.PHONY: help build demo test test-glib lint bench clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
 	@echo "make test    the test suite (PYTEST_ARGS='-k tcp')"
+	@echo "make test-glib  most tests of what users see once more, with GLib (PyGObject) as the outer loop"
 	@echo "make lint    ruff, cython-lint, mypy"
 	@echo "make bench   quick benchmarks against asyncio and uvloop (BENCH_ARGS=...)"
 	@echo "make build   only compile and install into $(VENV)"
@@ -42,6 +44,17 @@ demo: $(STAMPS)/package $(STAMPS)/demo
 test: $(STAMPS)/package $(STAMPS)/test
 	@mkdir -p build
 	@$(VPYTHON) -m pytest --junitxml=build/tests.xml $(PYTEST_ARGS)
+
+# GLib.MainLoop.run() as what runs the loop; then, inside GLib's contexts, what is about run_forever() itself.
+GLIB_MONITORS := --monitor io_uring --monitor epoll --monitor poll
+GLIB_INNER := $(addprefix tests/behaviour/,test_running.py test_interrupted_callbacks.py test_nested.py \
+	test_nested_ends.py test_nested_io.py test_nested_mode.py test_nested_programs.py)
+
+test-glib: $(STAMPS)/package $(STAMPS)/test
+	@mkdir -p build
+	@$(VPYTHON) -m pytest --glib-outer --junitxml=build/tests-glib-outer.xml $(GLIB_MONITORS) $(PYTEST_ARGS) \
+		tests/behaviour $(addprefix --ignore=,$(GLIB_INNER))
+	@$(VPYTHON) -m pytest --glib --junitxml=build/tests-glib.xml $(GLIB_MONITORS) $(PYTEST_ARGS) $(GLIB_INNER)
 
 # cython-lint starts pycodestyle from PATH.
 lint: $(STAMPS)/dev

@@ -51,13 +51,24 @@ def pytest_addoption(parser):
         choices=[*URING_MONITORS, STOCK],
         help="run only on this monitor (io_uring, epoll, poll) or on stock asyncio; may be repeated",
     )
-    parser.addoption("--glib", action="store_true", help="let GLib drive uringloop's loops (PyGObject)")
+    parser.addoption(
+        "--glib", action="store_true", help="uringloop's loops run inside GLib's main contexts (PyGObject)"
+    )
+    parser.addoption(
+        "--glib-outer",
+        action="store_true",
+        help="GLib.MainLoop.run() is what runs uringloop's loops (PyGObject)",
+    )
 
 
 def pytest_configure(config):
-    helpers.inside_glib = config.getoption("--glib")
+    helpers.glib_is_outer = config.getoption("--glib-outer")
+    helpers.inside_glib = config.getoption("--glib") or helpers.glib_is_outer
     if helpers.inside_glib:
-        helpers.make_loop("poll").close()  # GLib's default context has an fd of its own from now on
+        # GLib's default context and PyGObject's signals have fds of their own from now on
+        loop = helpers.make_loop("poll")
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
     config.addinivalue_line("markers", "slow: takes longer than a quarter of a second by its nature")
     config.addinivalue_line(
         "markers", "expects_loop_errors: the loop's exception handler is called on purpose"
@@ -329,9 +340,18 @@ def _nothing_is_left_behind(request):
 
 def pytest_collection_modifyitems(items):
     for item in items:
+        if helpers.glib_is_outer and SystemExit in _parameters(item):
+            item.add_marker(
+                pytest.mark.skip(reason="SystemExit in a callback of GLib.MainLoop ends the process")
+            )
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             slow = item.get_closest_marker("slow") is not None
             item.obj = _with_deadline(item.obj, DEADLINE_SECONDS_SLOW if slow else DEADLINE_SECONDS)
+
+
+def _parameters(item):
+    """The values that a parametrized test gets."""
+    return (getattr(item, "callspec", None) and list(item.callspec.params.values())) or []
 
 
 def _with_deadline(function, seconds):

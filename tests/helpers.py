@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import pathlib
@@ -20,6 +21,7 @@ TESTS = pathlib.Path(__file__).parent
 DATA = TESTS / "behaviour" / "data"
 
 inside_glib = False  # pytest --glib: GLib drives uringloop's loops
+glib_is_outer = False  # pytest --glib-outer: by GLib.MainLoop.run()
 
 
 def make_loop(name):
@@ -28,11 +30,53 @@ def make_loop(name):
         return asyncio.SelectorEventLoop()
     import uringloop
 
-    if inside_glib:
-        import uringloop.glib
+    if not inside_glib:
+        return uringloop.new_event_loop(fdmon=name)
+    from gi.repository import GLib
 
-        return uringloop.glib.new_event_loop(fdmon=name)
-    return uringloop.new_event_loop(fdmon=name)
+    import uringloop.glib
+
+    # one each, so that any thread may run it
+    main_context = GLib.MainContext()
+    if glib_is_outer:
+        return _outer_loop_class()(main_context, name)
+    return uringloop.glib.new_event_loop(main_context, fdmon=name)
+
+
+@functools.cache
+def _outer_loop_class():
+    """Loops that are run by GLib.MainLoop.run(), and stopped by quit(): asyncio is the guest in each callback."""
+    from gi.repository import GLib
+
+    import uringloop.glib
+
+    class OuterGLibLoop(uringloop.glib.GLibLoop):
+        def __init__(self, main_context, name):
+            super().__init__(main_context, name, 0)
+            self._glib_context = main_context
+            self._main_loop = GLib.MainLoop(main_context)
+
+        def run_forever(self):
+            self._check_closed()
+            self._check_running()
+            try:
+                if self._stopping:  # before the run: one turn
+                    self.call_soon(lambda: None)
+                    self._glib_context.iteration(False)
+                else:
+                    self._main_loop.run()
+            finally:
+                self._stopping = False
+
+        def stop(self):
+            super().stop()
+            self._main_loop.quit()
+
+        def close(self):
+            super().close()
+            self._main_loop = self._glib_context = None
+
+    return OuterGLibLoop
 
 
 def monitor_of(loop):
