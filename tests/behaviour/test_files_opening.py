@@ -5,8 +5,10 @@ import io
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers import one_turn
 from two_files import CONTENT, Pair, outcome
 
 from uringloop import files
@@ -393,3 +395,25 @@ def test_encoding_warnings_are_pythons(tmp_path):
         check=False,
     )
     assert "EncodingWarning" in done.stderr
+
+
+@pytest.mark.parametrize("n_turns", range(6))
+@pytest.mark.parametrize("opener", [None, os.open])
+def test_a_file_that_is_opened_after_the_loop_was_stopped(loop, tmp_path, opener, n_turns):
+    """The loop is closed before whoever opened the file went on: nobody takes the descriptor."""
+    (tmp_path / "file").write_bytes(CONTENT)
+
+    async def open_it():
+        await (await files.open(tmp_path / "file", "rb", 0, opener=opener)).close()
+
+    executor = ThreadPoolExecutor(1)
+    loop.set_default_executor(executor)
+    opening = loop.create_task(open_it())
+    opening._log_destroy_pending = False
+    one_turn(loop)
+    executor.submit(int).result()  # so its thread has opened the file, and handed it on
+    for _ in range(n_turns):
+        one_turn(loop)
+    loop.close()
+    executor.shutdown()
+    # the test's own check sees that nothing stays open

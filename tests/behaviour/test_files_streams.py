@@ -11,7 +11,7 @@ import sys
 import threading
 
 import pytest
-from helpers import turns, until
+from helpers import one_turn, turn_until, turns, until
 
 from uringloop import files
 
@@ -119,6 +119,27 @@ async def test_waiting_for_a_fifo_whose_name_is_gone_can_be_cancelled(fifo):
     await until(lambda: not any(thread.name == f"open {fifo}" for thread in threading.enumerate()))
     await turns(2)
     os.close(other_fd)
+
+
+@pytest.mark.parametrize("mode", ["rb", "wb"])
+@pytest.mark.parametrize("n_turns", range(5))
+def test_a_fifo_that_is_opened_after_the_loop_was_stopped(loop, fifo, mode, n_turns):
+    """The loop is closed before whoever waited for the FIFO went on: nobody takes what its thread opens."""
+
+    async def open_it():
+        await (await files.open(fifo, mode, 0)).close()
+
+    opening = loop.create_task(open_it())
+    opening._log_destroy_pending = False
+    turn_until(loop, lambda: any(thread.name == f"open {fifo}" for thread in threading.enumerate()))
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == f"open {fifo}")
+    other_fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    thread.join()
+    for _ in range(n_turns):
+        one_turn(loop)
+    loop.close()
+    os.close(other_fd)
+    # the test's own check sees that nothing stays open
 
 
 async def test_a_fifo_is_read_to_its_end(fifo):

@@ -7,7 +7,8 @@ How it works:
 
 Invariant: an operation that is cancelled does not return before the kernel, or the thread, is done with it. The
 CancelledError then carries what really happened as its `outcome` (see `outcome_of`): bytes that were read from a
-pipe can be kept, and positions stay exact. A file descriptor nobody waits for any more is closed by the backend.
+pipe can be kept, and positions stay exact. A file descriptor nobody waits for any more is closed by the backend, also
+where the loop was closed meanwhile (see `Unclaimed`).
 
 Offsets: a number of bytes from the beginning of the file, or STREAM for what has no positions (pipes, terminals,
 sockets: the operation waits until it can proceed), or APPEND to write where the kernel's own position is (files
@@ -24,7 +25,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-__all__ = ["APPEND", "STREAM", "Backend", "Opened", "Path", "backend_of", "outcome_of"]
+__all__ = ["APPEND", "STREAM", "Backend", "Opened", "Path", "Unclaimed", "backend_of", "outcome_of"]
 
 STREAM = -1
 APPEND = -2
@@ -43,6 +44,27 @@ class Opened(NamedTuple):
     st_mode: int
     st_size: int
     st_blksize: int
+
+
+class Unclaimed:
+    """What a thread opened, until somebody takes it: closed with its last reference.
+
+    The loop may be stopped and closed at any time on the way from the thread to the task that waits; then the call that
+    should have brought it is dropped, or the task.
+    """
+
+    fd = -1
+
+    def take(self) -> int:
+        """The descriptor, which is the caller's from now on."""
+        fd, self.fd = self.fd, -1
+        return fd
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.take())
+
+    __del__ = close
 
 
 def outcome_of(error: BaseException) -> Any:
@@ -187,29 +209,26 @@ class Backend:
         until somebody who has the FIFO lets it go. Nobody's memory depends on it, and what it opens is closed.
         """
         loop = self.loop
-        future: asyncio.Future[int] = loop.create_future()
+        future: asyncio.Future[Unclaimed] = loop.create_future()
 
         def job() -> None:
-            fd, problem = -1, None
+            unclaimed, problem = Unclaimed(), None
             try:
-                fd = os.open(path, flags, mode, dir_fd=dir_fd)
+                unclaimed.fd = os.open(path, flags, mode, dir_fd=dir_fd)
             except BaseException as error:
                 problem = error
-            try:
-                loop.call_soon_threadsafe(settle, fd, problem)
-            except RuntimeError:  # the loop is closed: nobody is going to see it
-                if fd >= 0:
-                    os.close(fd)
+            with suppress(RuntimeError):  # the loop is closed: nobody is going to see it
+                loop.call_soon_threadsafe(settle, unclaimed, problem)
 
-        def settle(fd: int, problem: BaseException | None) -> None:
+        def settle(unclaimed: Unclaimed, problem: BaseException | None) -> None:
             if problem is None:
-                future.set_result(fd)
+                future.set_result(unclaimed)
             else:
                 future.set_exception(problem)
 
         threading.Thread(target=job, name=f"open {os.fsdecode(path)}", daemon=True).start()
         try:
-            return await asyncio.shield(future)
+            return (await asyncio.shield(future)).take()
         except asyncio.CancelledError:
             future.add_done_callback(_close_opened)
             # A release before the thread is where it waits is lost, hence another one after a while.
@@ -230,9 +249,9 @@ def _release_fifo(path: Path, dir_fd: int | None) -> bool:
     return True
 
 
-def _close_opened(future: asyncio.Future[int]) -> None:
+def _close_opened(future: asyncio.Future[Unclaimed]) -> None:
     if not future.cancelled() and future.exception() is None:
-        os.close(future.result())
+        future.result().close()
 
 
 async def _finish(

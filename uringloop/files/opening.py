@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
-from .backend import Backend, Opened, Path, backend_of
+from .backend import Backend, Opened, Path, Unclaimed, backend_of
 from .buffered import BufferedFile
 from .common import BinaryFile
 from .modes import (
@@ -218,16 +218,25 @@ async def open_fd(
 
 async def _by_opener(backend: Backend, opener: Opener, target: str | bytes, flags: int) -> Opened:
     """Somebody's own function opens the file, in a thread: it may wait for whatever it wants."""
-    fd = await backend.call(opener, target, flags | os.O_CLOEXEC, undo=os.close)
-    if not isinstance(fd, int):
-        raise TypeError("expected integer from opener")
-    if fd < 0:
-        raise ValueError(f"opener returned {fd}")
-    os.set_inheritable(fd, False)
+
+    def job() -> Unclaimed:
+        unclaimed = Unclaimed()
+        fd = opener(target, flags | os.O_CLOEXEC)
+        if not isinstance(fd, int):
+            raise TypeError("expected integer from opener")
+        if fd < 0:
+            raise ValueError(f"opener returned {fd}")
+        unclaimed.fd = fd
+        return unclaimed
+
+    unclaimed = await backend.call(job, undo=Unclaimed.close)
     try:
-        return await backend.describe(fd)
+        os.set_inheritable(unclaimed.fd, False)
+        opened = await backend.describe(unclaimed.fd)
+        unclaimed.take()
+        return opened
     except BaseException:
-        os.close(fd)
+        unclaimed.close()
         raise
 
 

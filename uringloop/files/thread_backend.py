@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from .backend import APPEND, Backend, Buffer, Opened, Path
+from .backend import APPEND, Backend, Buffer, Opened, Path, Unclaimed
 
 _T = TypeVar("_T")
 
@@ -25,21 +25,22 @@ def _describe(fd: int) -> Opened:
     return Opened(fd, seen.st_mode, seen.st_size, seen.st_blksize)
 
 
-def _open(path: Path, flags: int, mode: int, dir_fd: int | None) -> Opened | None:
+def _open(path: Path, flags: int, mode: int, dir_fd: int | None) -> tuple[Unclaimed, Opened] | None:
     """None if it is a FIFO, which may wait for ever."""
     if not flags & os.O_NONBLOCK and _is_fifo(path, dir_fd):
         return None
-    fd = os.open(path, flags, mode, dir_fd=dir_fd)
+    unclaimed = Unclaimed()
+    unclaimed.fd = os.open(path, flags, mode, dir_fd=dir_fd)
     try:
-        return _describe(fd)
+        return unclaimed, _describe(unclaimed.fd)
     except BaseException:
-        os.close(fd)
+        unclaimed.close()
         raise
 
 
-def _unopen(opened: Opened | None) -> None:
-    if opened is not None:
-        os.close(opened.fd)
+def _unopen(found: tuple[Unclaimed, Opened] | None) -> None:
+    if found is not None:
+        found[0].close()
 
 
 def _is_fifo(path: Path, dir_fd: int | None) -> bool:
@@ -54,8 +55,12 @@ class ThreadBackend(Backend):
 
     async def open(self, path: Path, flags: int, mode: int, dir_fd: int | None = None) -> Opened:
         flags |= os.O_CLOEXEC
-        opened = await self.call(_open, path, flags, mode, dir_fd, undo=_unopen)
-        return opened or _describe(await self.open_fifo(path, flags, mode, dir_fd))
+        found = await self.call(_open, path, flags, mode, dir_fd, undo=_unopen)
+        if found is None:
+            return _describe(await self.open_fifo(path, flags, mode, dir_fd))
+        unclaimed, opened = found
+        unclaimed.take()
+        return opened
 
     async def describe(self, fd: int) -> Opened:
         return await self.call(_describe, fd)
