@@ -46,8 +46,17 @@ __all__ = [
 if sys.version_info < (3, 16):
     __all__ += ["EventLoopPolicy", "install"]
 
-# Where they are, in builds with liburing.
+# Where they are; the classes of what an AioContext makes are for annotations.
+_OF_CONTEXTS = {
+    "AioContext": ".aio.context",
+    "BottomHalf": ".aio.bottom_halves",
+    "EventNotifier": ".aio.event_notifier",
+    "PollHandler": ".aio.poll_handlers",
+}
+
+# The same, in builds with liburing.
 _OF_RAW_REQUESTS = {
+    "ContextRequest": ".aio.sqe_request",
     "Cqe": ".aio.sqe_request",
     "FIRST_RESERVED_GROUP": ".uring.buffers",
     "RawRequest": ".eventloop.raw_request",
@@ -63,14 +72,10 @@ def __getattr__(name: str) -> Any:
             return getattr(importlib.import_module(_OF_RAW_REQUESTS[name], __name__), name)
         except ModuleNotFoundError as error:
             raise AttributeError(f"uringloop.{name}: this build has no liburing ({error})") from None
-    if name == "AioContext":
-        from .aio.context import AioContext
+    if name in _OF_CONTEXTS:
+        import importlib
 
-        return AioContext
-    if name == "EventNotifier":
-        from .aio.event_notifier import EventNotifier
-
-        return EventNotifier
+        return getattr(importlib.import_module(_OF_CONTEXTS[name], __name__), name)
     if name == "open":  # not in __all__: `import *` would hide the builtin
         from .files import open
 
@@ -92,4 +97,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_OF_RAW_REQUESTS, "AioContext", "EventNotifier", "files", "open"})
+    return sorted({*globals(), *__all__, *_OF_CONTEXTS, *_OF_RAW_REQUESTS, "files", "open"})

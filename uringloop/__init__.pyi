@@ -3,8 +3,11 @@ import sys
 
 from . import files as files
 from ._version import __version__ as __version__
+from .aio.bottom_halves import BottomHalf as BottomHalf
 from .aio.context import AioContext as AioContext
 from .aio.event_notifier import EventNotifier as EventNotifier
+from .aio.poll_handlers import PollHandler as PollHandler
+from .aio.sqe_request import ContextRequest as ContextRequest
 from .aio.sqe_request import Cqe as Cqe
 from .eventloop.loop import Loop as Loop
 from .eventloop.nested_mode import allow_nested as allow_nested

@@ -260,6 +260,19 @@ def test_a_prep_function_that_closes_the_context(pipe):
         context.add_sqe(lambda sqe: (NOP(sqe), context.close()), callback=print)
 
 
+def test_a_callback_that_closes_the_context(pipe):
+    """Those behind it are told of their true results, or that they were cancelled."""
+    context = make_context("io_uring")
+    seen = []
+    context.add_sqe(NOP, callback=lambda cqe: (seen.append(cqe.res), context.close()))
+    context.add_sqe(NOP, callback=lambda cqe: seen.append(cqe.res))
+    context.add_sqe(lib.io_uring_prep_poll_add, pipe[0], 1, callback=lambda cqe: seen.append(cqe.res))
+    assert context.poll(True)
+    assert seen == [0, 0, -errno.ECANCELED]
+    with pytest.raises(RuntimeError, match="closed"):
+        context.poll(True)
+
+
 def test_another_thread_is_refused(context, pipe):
     request = context.add_sqe(lib.io_uring_prep_poll_add, pipe[0], 1, callback=str)
     context.poll(False)

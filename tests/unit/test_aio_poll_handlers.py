@@ -101,6 +101,25 @@ def test_a_handler_that_did_not_say_so_is_not_called(context, notifier):
     other.close()
 
 
+def test_a_handler_without_io_poll_does_not_keep_others_from_being_looked_for(context, notifier):
+    """QEMU on epoll and poll: one such handler switches polling off for all."""
+    plain = uringloop.EventNotifier()
+    heard = []
+    context.set_event_notifier(plain, lambda: heard.append(plain.test_and_clear()))
+    memory = learned(context, notifier)
+    before = context.statistics()["poll_hits"]
+    memory.after = [memory.n_asked + 5]
+    while not memory.n_done:
+        context.poll(True)
+    assert context.statistics()["poll_hits"] > before
+    assert heard == []
+    plain.set()
+    while not heard:
+        context.poll(True)
+    context.set_event_notifier(plain)
+    plain.close()
+
+
 def test_the_nested_turn_of_io_poll_ready_does_not_enter_it_again(context, notifier):
     """/nested-aio-poll: one is always ready, the inner blocking turn needs progress by another one."""
     other = uringloop.EventNotifier()

@@ -60,6 +60,9 @@ cdef enum:
     SPIN_SLICE_NS = 1_000_000
     SPIN_WAIT_NS = 10_000  # a monitor that cannot look is asked so often while handlers are, by a system call
 
+# A moment so far away is none that a clock reaches, but can be added to any time without overflow.
+cdef int64_t LONGEST_LOOK_NS = <int64_t>1 << 62
+
 cdef enum:
     IDLE_WAIT_NS = 10_000_000  # an idle bottom half waits so long at most
 
@@ -127,6 +130,12 @@ cdef class AioContext(Sources):
             return
         if self.monitor is not None and not self.monitor.is_closed and self.notifier is not None:
             self.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_details):
+        self.close()
 
     def __repr__(self):
         state = "closed" if self.monitor.is_closed else f"{len(self.monitor.handlers) - 1} fds, {self.n_turns} turns"
@@ -338,6 +347,7 @@ cdef class AioContext(Sources):
         cdef list params = [as_int64(one) for one in (max_ns, grow, shrink, 0 if idle_ns is None else idle_ns)]
         if min(params) < 0:
             raise ValueError("poll parameters must not be negative")
+        params[0] = min(params[0], LONGEST_LOOK_NS)
         self.check_use()
         if self.polling is not None:
             self.polling.forget()
