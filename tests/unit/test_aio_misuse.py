@@ -77,6 +77,29 @@ def test_poll_parameters_of_a_closed_context_are_refused(context):
         context.set_poll_params(1000)
 
 
+def test_what_a_nested_turn_in_an_io_poll_made_waits_for_the_next_turn(context):
+    """The outer turn had counted what was ready, and the inner one ran it."""
+    order, is_due = [], [True]
+
+    def io_poll():
+        if is_due:
+            is_due.clear()
+            assert context.poll(False)
+            order.append("inner turn over")
+        return False
+
+    def first():
+        order.append("first")
+        context.schedule_one_shot(order.append, "younger")
+
+    context.add_poll_handler(io_poll, print)
+    context.schedule_one_shot(first)
+    assert context.poll(False)  # the progress of the inner one is its own, too
+    assert order == ["first", "inner turn over"]
+    assert context.poll(False)
+    assert order == ["first", "inner turn over", "younger"]
+
+
 # Exceptions that end a turn
 
 
@@ -244,6 +267,11 @@ def test_a_closed_event_notifier_says_so(context, new_notifier):
     ):
         with pytest.raises(ValueError, match="closed"):
             call()
+
+
+def test_bottom_halves_are_made_by_contexts():
+    with pytest.raises(TypeError, match="new_bottom_half"):
+        uringloop.BottomHalf()
 
 
 # What things say of themselves

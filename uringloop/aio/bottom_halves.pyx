@@ -85,6 +85,9 @@ cdef class BottomHalf:
     Source: QEMU's aio_bh_new(), qemu_bh_schedule(), qemu_bh_schedule_idle(), qemu_bh_cancel(), qemu_bh_delete().
     """
 
+    def __init__(self, *args, **kwargs):
+        raise TypeError("bottom halves are made by AioContext.new_bottom_half()")
+
     def __repr__(self):
         state = ("deleted" if self.is_deleted else "idle" if self.is_idle
                  else "scheduled" if self.is_scheduled else "not scheduled")

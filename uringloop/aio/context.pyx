@@ -176,7 +176,7 @@ cdef class AioContext(Sources):
         return self.monitor.begin_run()
 
     cdef int turn(self, bint blocking) except -1:
-        cdef size_t n_ready, idle_end = 0
+        cdef size_t n_ready, ready_end, idle_end = 0
         cdef PollList polling = self.polling
         cdef Py_ssize_t n_touched = len(polling.touched) if polling is not None else 0
         cdef int64_t block_ns
@@ -186,7 +186,11 @@ cdef class AioContext(Sources):
         if self.n_dirty:
             self.flush_dirty()
         n_ready = self.ready.count()
+        ready_end = self.ready.head + n_ready
         block_ns = self.wait(self.timeout_ns(blocking and n_ready == 0))
+        if self.pollers is not None:
+            # an io_poll may have run a nested turn, which took some of them
+            n_ready = max(<Py_ssize_t>(ready_end - self.ready.head), 0)
         if self.timers.count:
             self.take_due_timers()
         if self.ready.n_idle:
