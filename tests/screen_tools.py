@@ -71,8 +71,8 @@ class Picture:
 class Screen:
     """A running Xvfb.  name: for DISPLAY."""
 
-    def __init__(self, name, folder):
-        self.name, self.folder = name, folder
+    def __init__(self, name, pid, folder):
+        self.name, self.pid, self.folder = name, pid, folder
 
     def picture(self):
         return Picture((self.folder / "Xvfb_screen0").read_bytes())
@@ -107,7 +107,7 @@ async def open_screen(folder, width=640, height=480):
         with open(reads, "rb") as pipe:
             number = await asyncio.to_thread(pipe.readline)
         assert number.strip(), f"Xvfb did not start: {log.read_text()}"
-        yield Screen(f":{number.decode().strip()}", folder)
+        yield Screen(f":{number.decode().strip()}", server.pid, folder)
     finally:
         if server.returncode is None:
             server.terminate()

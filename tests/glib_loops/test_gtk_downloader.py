@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import textwrap
+import time
 from collections import Counter
 from itertools import pairwise
 
@@ -25,6 +26,7 @@ LIMIT_MS = 25  # p99 of a timer of 16 ms
 ATTEMPTS = 3  # other work on the same CPUs makes a timer late as well; a slow loop would be late each time
 N_PIECES = 96
 PIECE_S = 0.05
+PATIENCE_S = 20
 MARGIN = 12  # around the bars, in pixels
 
 
@@ -59,7 +61,10 @@ class Server:
         self.n_allowed = int(N_PIECES * share)
         async with self.news:
             self.news.notify_all()
-            await self.news.wait_for(lambda: all(self.n_sent[name] == self.n_allowed for name in self.data))
+            async with asyncio.timeout(PATIENCE_S):
+                await self.news.wait_for(
+                    lambda: all(self.n_sent[name] == self.n_allowed for name in self.data)
+                )
 
     async def send(self, request):
         name = request.match_info["name"]
@@ -95,7 +100,7 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def started(screen, *command):
+async def started(screen, *command, is_measured=False):
     """A child on that screen, with the test's monitor; killed if it is still there at the end."""
     env = {
         **os.environ,
@@ -108,12 +113,16 @@ async def started(screen, *command):
         sys.executable, "-W", "error", "-W", "ignore:DynamicImporter:ImportWarning", *map(str, command),
         env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
+    if is_measured:
+        with contextlib.suppress(PermissionError):  # as root; how others use the CPUs is not the question
+            for pid in (child.pid, screen.pid):
+                os.setpriority(os.PRIO_PROCESS, pid, -10)
     try:
         yield child
     finally:
         if child.returncode is None:
             child.kill()
-        await child.communicate()
+            print(*(text.decode() for text in await child.communicate()))  # it was to end by itself
 
 
 async def end_of(child):
@@ -147,12 +156,16 @@ def bar_widths(picture):
 
 async def bars_at(screen, count, share):
     """Wait until `count` bars on the screen are filled to this share of their width; the picture."""
+    give_up_s = time.monotonic() + PATIENCE_S
     while True:
         picture = screen.picture()
         whole = max(picture.longest_runs(lambda *color: any(color))) - 2 * MARGIN
         widths = bar_widths(picture)
         if len(widths) == count and all(abs(width - share * whole) < 3 for width in widths):
             return picture
+        assert time.monotonic() < give_up_s, (
+            f"{widths} of {whole} pixels are blue, not {share:.0%} of {count} bars"
+        )
         await asyncio.sleep(0.1)
 
 
@@ -164,7 +177,13 @@ async def download_once(folder):
     async with open_screen(folder) as screen, server.opened():
         urls = [f"{server.address}/{name}" for name in server.data]
         async with started(
-            screen, EXAMPLES / "gtk_downloader.py", "--measure", "--folder", downloads, *urls
+            screen,
+            EXAMPLES / "gtk_downloader.py",
+            "--measure",
+            "--folder",
+            downloads,
+            *urls,
+            is_measured=True,
         ) as child:
             widths = []
             for step in (1, 2, 3):
