@@ -269,6 +269,30 @@ def test_a_closed_event_notifier_says_so(context, new_notifier):
             call()
 
 
+async def coroutine_function():
+    pass
+
+
+@pytest.mark.parametrize("callback", [coroutine_function, 5, "print"])
+def test_what_cannot_be_called_back_is_refused(context, new_notifier, callback):
+    fd = new_notifier().fileno()
+    for call in (
+        lambda: context.new_bottom_half(callback),
+        lambda: context.schedule_one_shot(callback),
+        lambda: context.call_at_ns(1, callback),
+        lambda: context.set_fd_handler(fd, callback),
+        lambda: context.set_fd_handler(fd, None, callback),
+        lambda: context.set_fd_handler(fd, print, None, callback, print),
+        lambda: context.set_fd_handler(fd, print, None, bool, callback),
+        lambda: context.add_poll_handler(callback, print),
+        lambda: context.add_poll_handler(bool, callback),
+    ):
+        with pytest.raises(TypeError, match="was expected, got"):
+            call()
+    assert not context.poll(False)
+    assert context.statistics()["handlers"] == 1
+
+
 def test_bottom_halves_are_made_by_contexts():
     with pytest.raises(TypeError, match="new_bottom_half"):
         uringloop.BottomHalf()

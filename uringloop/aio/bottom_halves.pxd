@@ -3,6 +3,8 @@ from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
 
+cdef int check_callback(object callback) except -1
+
 cdef class Run(Handle):
     cdef BottomHalf bottom_half
 

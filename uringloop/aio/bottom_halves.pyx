@@ -18,10 +18,22 @@ from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
 
+from inspect import iscoroutinefunction
+
 from .reporter import LOG_REPORTER
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
+
+
+cdef int check_callback(object callback) except -1:
+    """TypeError for what cannot be called, or would only make a coroutine that nobody awaits."""
+    if not callable(callback):
+        raise TypeError(f"a callable object was expected, got {callback!r}")
+    if iscoroutinefunction(callback):
+        raise TypeError(f"a plain function was expected, got the coroutine function {callback!r}: "
+                        "an AioContext awaits nothing")
+    return 0
 
 
 cdef class Run(Handle):
@@ -50,8 +62,7 @@ cdef class BottomHalves:
     cdef Handle new_handle(self, object callback, tuple args):
         """A Handle that reports where this context's callbacks do."""
         cdef Handle handle
-        if not callable(callback):
-            raise TypeError(f"a callable object was expected, got {callback!r}")
+        check_callback(callback)
         handle = Handle.__new__(Handle)
         handle.callback = callback
         handle.args = args
@@ -166,8 +177,7 @@ def new_bottom_half(BottomHalves owner not None, callback, tuple args not None, 
     """See AioContext.new_bottom_half and AioContext.schedule_one_shot."""
     cdef BottomHalf bottom_half = BottomHalf.__new__(BottomHalf)
     cdef Run run = Run.__new__(Run)
-    if not callable(callback):
-        raise TypeError(f"a callable object was expected, got {callback!r}")
+    check_callback(callback)
     bottom_half.owner = owner
     bottom_half.is_one_shot = one_shot
     bottom_half.waiting = run

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..fdmon.base cimport FdHandler, ul_monotonic_ns
+from .bottom_halves cimport check_callback
 from .handles cimport Handle, TimerHandle
 from .poll_handlers cimport CallbackHandler, PollHandler, PollHandlers
 
@@ -118,8 +119,7 @@ cdef class Sources:
     cdef int set_poll_callbacks(self, PollHandler handler, object io_poll, object io_poll_ready) except -1:
         if io_poll is None or io_poll_ready is None:
             return 0
-        if not callable(io_poll):
-            raise TypeError(f"a callable object was expected, got {io_poll!r}")
+        check_callback(io_poll)
         handler.io_poll_ready = self.bottom_halves.new_handle(io_poll_ready, ())
         handler.io_poll = io_poll
         if self.pollers is None:
