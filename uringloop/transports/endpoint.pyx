@@ -5,14 +5,14 @@ TransportSocket of get_extra_info() are made when somebody asks: most servers ne
 took a quarter of the time of a short connection.
 
 Ownership: the kernel's new fd is a Connection's from the first moment on, whatever fails then; the endpoint that takes
-it owns the fd until `sock` is made, then the socket object does.  An endpoint that is deleted without having been closed
-closes its fd through a socket object, which warns as any forgotten socket does.
+it owns the fd until `sock` is made, then the socket object does.  An endpoint that is deleted without having been
+closed closes its fd through a socket object, which warns as any forgotten socket does.
 Thread: the loop's.
 """
 
 cimport cython
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
-from posix.unistd cimport close as close_fd
+from posix.unistd cimport close as posix_close
 
 from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_address, ul_name, unix_address
 from .wire cimport WireEnd
@@ -99,7 +99,7 @@ cdef class Connection:
 
     def __dealloc__(self):
         if self.fd >= 0:
-            close_fd(self.fd)
+            posix_close(self.fd)
 
     def peer(self):
         """The address of the peer, asked for if it is not known yet; None if it is gone."""
@@ -116,7 +116,7 @@ cdef class Connection:
         cdef int fd = self.fd
         self.fd = -1
         if fd >= 0:
-            close_fd(fd)
+            posix_close(fd)
 
 
 cdef Connection connection_of(int fd, Kind kind):
@@ -125,7 +125,7 @@ cdef Connection connection_of(int fd, Kind kind):
     try:
         connection = Connection.__new__(Connection)
     except BaseException:
-        close_fd(fd)
+        posix_close(fd)
         raise
     connection.fd = fd
     connection.kind = kind
@@ -231,7 +231,7 @@ cdef class Endpoint(WireEnd):
         elif fd >= 0:
             if "sockname" not in self.extra:
                 self.extra["sockname"] = name_of(fd, self.kind, False)
-            close_fd(fd)
+            posix_close(fd)
         return 0
 
     def close_socket(self):
