@@ -216,7 +216,9 @@ async def open_fd(
     return opened
 
 
-async def _by_opener(backend: Backend, opener: Opener, target: str | bytes, flags: int) -> Opened:
+async def _by_opener(
+    backend: Backend, opener: Callable[[Any, int], int], target: str | bytes, flags: int
+) -> Opened:
     """Somebody's own function opens the file, in a thread: it may wait for whatever it wants."""
 
     def job() -> Unclaimed:
