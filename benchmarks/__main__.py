@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import bars, plot, report, runner
 from benchmarks.cases import CASES, select
-from benchmarks.loops import BASELINE, LOOPS, probe, spec_of
+from benchmarks.loops import BASELINE, IN_GLIB, LOOPS, probe, spec_of
 from benchmarks.machine import choose_cpus, describe, mount_tracefs, one_at_a_time, say
 
 DEFAULT_LOOPS = ("uringloop", "uvloop")
@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="GLOB",
         help="e.g. 'micro/*' 'echo/*/1KiB/*'; 'bars' for the cases that check looks at (default: all)",
+    )
+    run.add_argument(
+        "--baseline", default=BASELINE, metavar="LOOP", help=f"what ratios are to (default: {BASELINE})"
     )
     run.add_argument("--rounds", type=int, default=5, help="default 5; 9 for figures to publish")
     run.add_argument(
@@ -67,7 +70,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _list() -> None:
     print("loops")
-    for name, found in probe(LOOPS).items():
+    for name, found in probe([*LOOPS, *IN_GLIB]).items():
         print(f"  {name:<21}{found.get('version') or 'not here: ' + found['error']}")
     print("cases (* = has a bar)")
     for case in CASES:
@@ -94,6 +97,7 @@ def _usable_loops(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
 def _run(options: argparse.Namespace) -> int:
     if options.rounds < 1 or not 0 < options.seconds <= 60:
         raise ValueError("--rounds must be positive, --seconds between 0 and 60")
+    spec_of(options.baseline)
     cases = select(options.cases, bars.BARRED_CASES)
     usable, skipped = _usable_loops(options.loops)
     settings = runner.Settings(
@@ -109,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "machine": describe(),
         "settings": vars(settings),
-        "baseline": BASELINE,
+        "baseline": options.baseline,
         "loops": usable,
         "skipped": skipped,
         "cases": [],

@@ -26,6 +26,7 @@ class LoopSpec:
     on_aiofastnet: with the transports of aiofastnet on top, which replace the loop's own.
     poll_max_ns: adaptive polling, uringloop's only; None: not.
     shares_polled_event: one learned time for the whole loop instead of one for each fd and request.
+    distribution: the package as pip knows it, where that is not the module.
     """
 
     name: str
@@ -34,6 +35,7 @@ class LoopSpec:
     on_aiofastnet: bool = False
     poll_max_ns: int | None = None
     shares_polled_event: bool = False
+    distribution: str | None = None
 
 
 POLL_MAX_NS = 100_000
@@ -60,6 +62,17 @@ LOOPS = {
 # what that would be like.
 SHARED = replace(LOOPS["uringloop-polling"], name="uringloop-polling-shared", shares_polled_event=True)
 
+# Nor these, where a GLib main loop owns the process; they need PyGObject, the last one 3.50.
+IN_GLIB = {
+    spec.name: spec
+    for spec in (
+        LoopSpec("uringloop-glib", "uringloop.glib", {"fdmon": "io_uring"}, distribution="uringloop"),
+        LoopSpec("uringloop-glib-epoll", "uringloop.glib", {"fdmon": "epoll"}, distribution="uringloop"),
+        LoopSpec("uringloop-glib-poll", "uringloop.glib", {"fdmon": "poll"}, distribution="uringloop"),
+        LoopSpec("gi-events", "gi.events", distribution="PyGObject"),
+    )
+}
+
 BASELINE = "uvloop"
 
 
@@ -69,10 +82,14 @@ def spec_of(name: str) -> LoopSpec:
         return LOOPS[name]
     if name == SHARED.name:
         return SHARED
+    if name in IN_GLIB:
+        return IN_GLIB[name]
     base, _, number = name.partition(":")
     if base == "uringloop-polling" and number.isdecimal():
         return replace(LOOPS[base], name=name, poll_max_ns=int(number))
-    raise ValueError(f"unknown loop {name!r}; known: {', '.join(LOOPS)}, {SHARED.name}, uringloop-polling:NS")
+    raise ValueError(
+        f"unknown loop {name!r}; known: {', '.join([*LOOPS, *IN_GLIB])}, {SHARED.name}, uringloop-polling:NS"
+    )
 
 
 def set_polling(loop: asyncio.AbstractEventLoop, spec: LoopSpec, is_on: bool = True) -> None:
@@ -90,6 +107,8 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     if spec.module is None:
         return asyncio.new_event_loop()
     module = importlib.import_module(spec.module)
+    if spec.module == "gi.events":
+        return module.GLibEventLoop(_glib().MainContext.default())
     loop = module.new_event_loop(**spec.options)
     wanted = spec.options.get("fdmon")
     if wanted is not None and loop.fdmon != wanted:
@@ -99,14 +118,27 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     return importlib.import_module("aiofastnet").loop_factory(lambda: loop)() if spec.on_aiofastnet else loop
 
 
+def _glib() -> Any:
+    return importlib.import_module("gi.repository.GLib")
+
+
+def run_forever(name: str, loop: asyncio.AbstractEventLoop) -> None:
+    """As an application runs the loop called *name*: one in GLib has a GLib.MainLoop around it."""
+    if name in IN_GLIB and spec_of(name).module == "uringloop.glib":
+        _glib().MainLoop().run()
+    else:
+        loop.run_forever()  # gi.events runs a GLib.MainLoop in it
+
+
 def version_of(spec: LoopSpec) -> str:
     """The version of the package behind *spec*."""
     if spec.module is None:
         return sys.version.split()[0]
     try:
-        return importlib.metadata.version(spec.module)
+        return importlib.metadata.version(spec.distribution or spec.module)
     except importlib.metadata.PackageNotFoundError:
-        return str(getattr(importlib.import_module(spec.module), "__version__", "unknown"))
+        package = importlib.import_module(spec.module.partition(".")[0])
+        return str(getattr(package, "__version__", "unknown"))
 
 
 def probe(names: Iterable[str]) -> dict[str, dict[str, str]]:

@@ -15,7 +15,7 @@ import resource
 import socket
 import ssl
 
-from benchmarks.loops import new_event_loop
+from benchmarks.loops import new_event_loop, run_forever
 from benchmarks.machine import REPOSITORY, set_congestion_control, settle_in
 
 BACKLOG = 4096
@@ -112,7 +112,7 @@ def main() -> None:
             port = server.sockets[0].getsockname()[1]
             set_congestion_control(server.sockets[0].fileno())
     print(json.dumps({"pid": os.getpid(), "port": port}), flush=True)
-    loop.run_forever()
+    run_forever(options.loop, loop)
 
 
 if __name__ == "__main__":

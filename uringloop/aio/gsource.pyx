@@ -4,8 +4,8 @@ How it works (GLib's names for the steps; QEMU's aio_ctx_prepare, _check, _dispa
  1. prepare: what was collected is flushed and submitted; the notifier is told that somebody may sleep; how long he may.
  2. The foreign loop sleeps, on the monitor's fileno() or on the fds of all handlers.
  3. check: nobody sleeps any more; is there something to do?
- 4. dispatch: a turn that does not block, and a few more as long as callbacks schedule callbacks, or write on io_uring: the
-    enter that sends brings what has come meanwhile (10 connections: 3.9 us a message instead of 5.4).
+ 4. dispatch: a turn that does not block, and a few more as long as callbacks schedule callbacks, or write on io_uring:
+    the enter that sends brings what has come meanwhile (10 connections: 3.9 us a message instead of 5.4).
 
 Every order is legal: GLib calls prepare without check when a source of higher priority is ready, dispatch
 without check when prepare said "now", and all of it again inside of a dispatch (a modal dialog).

@@ -1,0 +1,72 @@
+"""A loop inside GLib that has nothing to do does nothing: no wake-up, no CPU time."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+pytest.importorskip("gi", reason="PyGObject is not installed for this Python")
+
+PROGRAM = """
+import asyncio, os, sys
+import uringloop.glib
+from gi.repository import GLib
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(data)
+
+async def begin():
+    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    transport, _ = await loop.create_connection(Echo, *server.sockets[0].getsockname())
+    watched, _ = os.pipe()
+    loop.add_reader(watched, print)
+    loop.add_signal_handler(10, print)
+    loop.call_later(3600, print)
+    os.write(1, b"ready")
+    return server, transport, await asyncio.to_thread(os.getpid)
+
+loop = uringloop.glib.new_event_loop(fdmon=sys.argv[1])
+task = loop.create_task(begin())
+GLib.timeout_add_seconds(3600, print)
+if sys.argv[2] == "loop":
+    loop.run_forever()
+else:
+    GLib.MainLoop().run()
+"""
+
+
+def activity(pid):
+    """How often each thread went to sleep, or was made to wait, and its CPU time in ns."""
+    found = {}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/status") as status:
+            switches = [line.split()[1] for line in status if "ctxt_switches" in line]
+        with open(f"/proc/{pid}/task/{thread}/schedstat") as times:
+            found[thread] = (*switches, times.read().split()[0])
+    return found
+
+
+@pytest.mark.parametrize("outer", ["GLib.MainLoop", "loop"])
+def test_an_idle_second_has_no_wake_up(monitor, outer):
+    """One with an open server and connection, a watched fd, a signal handler, a thread pool, and timers far away."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), monitor, outer], stdout=subprocess.PIPE
+    )
+    try:
+        assert child.stdout.read(5) == b"ready"
+        before = None
+        deadline = time.monotonic() + 20
+        while before != (before := activity(child.pid)) and time.monotonic() < deadline:
+            time.sleep(0.2)  # it is still busy with what it has just begun
+        # idling is what this is about, so it has to take a while
+        time.sleep(1)
+        assert activity(child.pid) == before
+    finally:
+        child.kill()
+        child.communicate()
