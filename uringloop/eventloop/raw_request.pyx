@@ -30,7 +30,9 @@ from .core cimport LoopCore
 cdef extern from *:
     """
     typedef int (*ul_advance)(PyObject *wait, PyObject **found);
+    typedef void (*ul_take_back)(PyObject *wait);
     static ul_advance ul_advance_wait;
+    static ul_take_back ul_take_back_result;
 
     static PyObject *ul_wait_next(PyObject *wait)
     {
@@ -39,16 +41,19 @@ cdef extern from *:
             return found; /* a future, or NULL with an exception */
         PyErr_SetObject(PyExc_StopIteration, found);
         Py_DECREF(found);
+        if (!PyErr_ExceptionMatches(PyExc_StopIteration))
+            ul_take_back_result(wait); /* MemoryError: nobody sees it */
         return NULL;
     }
 
-    static void ul_install_next(PyObject *type, void *advance)
+    static void ul_install_next(PyObject *type, void *advance, void *take_back)
     {
         ul_advance_wait = (ul_advance)advance;
+        ul_take_back_result = (ul_take_back)take_back;
         ((PyTypeObject *)type)->tp_iternext = ul_wait_next;
     }
     """
-    void ul_install_next(object type, void *advance)
+    void ul_install_next(object type, void *advance, void *take_back)
 
 import os
 import sys
@@ -336,10 +341,11 @@ cdef int advance(RequestWait wait, PyObject **found) except -1:
     elif request.is_over:
         if wait.cancelled is not None:
             raise wait.cancelled
-        request.is_seen = True
         if request.last_cqe.res < 0:
+            request.is_seen = True
             raise os_error(request.last_cqe.res)
         result = request.last_cqe.res
+        request.is_seen = True
         return give_reference(result, found, 1)
     if request.waiter is not None and request.waiter is not wait.future:
         raise RuntimeError(f"{request!r} is awaited already; one task at a time")
@@ -361,4 +367,9 @@ cdef inline object take_reference(PyObject *found):
     return result
 
 
-ul_install_next(RequestWait, <void *>advance)
+cdef void take_back(RequestWait wait) noexcept:
+    """What advance() gave did not reach anybody: an fd in it is closed with the request."""
+    wait.request.is_seen = False
+
+
+ul_install_next(RequestWait, <void *>advance, <void *>take_back)
