@@ -32,6 +32,9 @@ async def test_limits_can_be_set_as_asyncio_does():
         assert transport.get_write_buffer_limits() == (10, 10)
         transport.set_write_buffer_limits(high=0)
         assert transport.get_write_buffer_limits() == (0, 0)
+        transport.set_write_buffer_limits(high=1000.0)
+        assert transport.get_write_buffer_limits() == (250, 1000)
+        transport.set_write_buffer_limits(high=float("inf"), low=0)
         transport.set_write_buffer_limits()
         assert transport.get_write_buffer_limits() == (16 * 1024, 64 * 1024)
         with pytest.raises(ValueError):

@@ -76,6 +76,24 @@ async def test_pieces_of_writelines_may_be_changed_right_afterwards(full):
         assert (await read_exactly(peer, filled + 11))[-11:] == b"onetwothree"
 
 
+async def test_what_writelines_refuses():
+    if monitor_of(asyncio.get_running_loop()) == STOCK and sys.version_info < (3, 12):
+        pytest.skip("joins the pieces, and calls write()")
+    async with open_transport(kind="unix") as (transport, _protocol, peer):
+        for wrong, kind in ((["text"], "str"), ([b"a", 1], "int"), ("text", "str"), (b"bytes", "int")):
+            with pytest.raises(
+                TypeError, match=f"^memoryview: a bytes-like object is required, not '{kind}'$"
+            ):
+                transport.writelines(wrong)
+        for nothing in (None, [], (), b""):
+            transport.writelines(nothing)
+        transport.writelines([array.array("B", b"ar"), memoryview(b"ray")])
+        assert await read_exactly(peer, 5) == b"array"
+        transport.write_eof()
+        with pytest.raises(RuntimeError, match=r"^Cannot call writelines\(\) after write_eof\(\)$"):
+            transport.writelines([b"x"])
+
+
 async def test_a_large_bytearray_may_be_changed_right_after_write():
     stock_keeps_a_view()
     async with open_transport(kind="unix") as (transport, _protocol, peer):

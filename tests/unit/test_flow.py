@@ -1,6 +1,7 @@
 """Limits of a write buffer."""
 
 import asyncio
+import sys
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,14 @@ def test_missing_limits_are_computed(high, low, expected):
 def test_limits_in_the_wrong_order_are_refused(high, low):
     with pytest.raises(ValueError, match="must be >="):
         buffer_limits(high, low)
+
+
+def test_limits_need_not_be_whole():
+    assert buffer_limits(100.5, 2.5) == (100, 2)
+    assert buffer_limits(float("inf"), 0) == (sys.maxsize, 0)
+    assert buffer_limits(None, 1 << 80) == (sys.maxsize, sys.maxsize)
+    with pytest.raises(ValueError, match="must be >="):
+        buffer_limits(float("nan"), 0)
 
 
 def test_default_is_asyncios():

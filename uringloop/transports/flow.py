@@ -1,10 +1,15 @@
 """Flow control arithmetic: the limits of a write buffer, as asyncio computes them."""
 
+import sys
+
 DEFAULT_HIGH_BYTES = 64 * 1024
 
 
-def buffer_limits(high: int | None, low: int | None) -> tuple[int, int]:
+def buffer_limits(high: float | None, low: float | None) -> tuple[int, int]:
     """The high-water and low-water marks in bytes.
+
+    asyncio takes anything that compares with a number of bytes, infinity included; here it is made whole, which
+    changes no comparison.
 
     Parameters:
         high: pause above this; None for four times `low`, or 64 KiB.
@@ -19,4 +24,4 @@ def buffer_limits(high: int | None, low: int | None) -> tuple[int, int]:
         low = high // 4
     if not high >= low >= 0:
         raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-    return high, low
+    return int(min(high, sys.maxsize)), int(min(low, sys.maxsize))

@@ -321,8 +321,14 @@ cdef class StreamTransport(Endpoint):
         return self.pause_if_full()
 
     def writelines(self, list_of_data):
-        chunks = [chunk if type(chunk) is bytes else as_bytes(chunk) for chunk in list_of_data]
-        if self.conn_lost or self.is_eof_written or self.empty_waiter is not None:
+        if self.is_eof_written:
+            raise RuntimeError("Cannot call writelines() after write_eof()")
+        if self.empty_waiter is not None:
+            raise RuntimeError("unable to writelines; sendfile is in progress")
+        if not list_of_data:
+            return
+        chunks = [chunk if type(chunk) is bytes else bytes(memoryview(chunk)) for chunk in list_of_data]
+        if self.conn_lost:
             self.refuse_write(chunks)
             return
         n_bytes = 0
