@@ -296,6 +296,7 @@ def test_ctrl_c_in_a_runner_cancels_the_main_task_through_nested_runs(monitor):
     printed = run_script(
         """
         import asyncio, os, signal, uringloop
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
         async def inner():
             asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGINT)

@@ -367,8 +367,18 @@ def test_a_forgotten_context_goes(real_fdmon_name, new_notifier):
 
     gone = weakref.ref(Owner(context))
     del context
-    gc.collect()
+    with pytest.warns(ResourceWarning, match="unclosed <AioContext"):
+        gc.collect()
     assert gone() is None
+
+
+def test_a_forgotten_event_notifier_warns_and_closes_its_fd():
+    notifier = uringloop.EventNotifier()
+    fd = notifier.fileno()
+    with pytest.warns(ResourceWarning, match=f"unclosed <EventNotifier fd={fd}>"):
+        del notifier
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
 
 
 # The gaps of QEMU's tests

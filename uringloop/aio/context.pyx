@@ -37,6 +37,7 @@ from .timers cimport Timers
 
 import os
 import sys
+import warnings
 import weakref
 
 from ..exceptions import SqeNotSupported
@@ -128,7 +129,12 @@ cdef class AioContext(Sources):
         # Before anything is freed: the kernel may hold memory of requests in flight.
         if is_finalizing():
             return
-        if self.monitor is not None and not self.monitor.is_closed and self.notifier is not None:
+        if self.monitor is None or self.monitor.is_closed or self.notifier is None:
+            return
+        try:
+            if self.bottom_halves.reporter is None:  # a loop warns of itself
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+        finally:
             self.close()
 
     def __enter__(self):
