@@ -243,12 +243,12 @@ def main() -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             runner.get_loop().add_signal_handler(number, app.quit)
         try:
-            app.run([])  # GTK's main loop, and in it uringloop's
+            status = app.run([])  # GTK's main loop, and in it uringloop's
         finally:
             runner.run(app.finish())
     if len(app.ticks.intervals_ms) > 1:
         print(app.ticks)
-    return int(any(row.has_failed for row in app.rows))
+    return status or int(any(row.has_failed for row in app.rows))
 
 
 if __name__ == "__main__":

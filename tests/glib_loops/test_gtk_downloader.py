@@ -314,3 +314,14 @@ async def test_an_address_is_typed_and_its_download_cancelled_by_the_button(tmp_
             await screen.close_windows()
             assert await end_of(child) == (1, "")
     assert list(downloads.iterdir()) == []
+
+
+async def test_without_a_display_it_says_so():
+    env = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, EXAMPLES / "gtk_downloader.py", env=env, stderr=asyncio.subprocess.PIPE
+    )  # fmt: skip
+    _, errors = await child.communicate()
+    assert child.returncode == 1
+    assert b"cannot open display" in errors
+    assert b"Traceback" not in errors
