@@ -154,7 +154,7 @@ class Downloader(Gtk.Application):
         return self.is_refreshing
 
     def tick(self) -> bool:
-        self.ticks.tick(is_counted=bool(self.tasks))
+        self.ticks.tick(is_counted=any(row.is_running and row.n_bytes for row in self.rows))
         return True
 
     def cancel_all(self) -> None:
@@ -235,7 +235,9 @@ def main() -> int:
     parser.add_argument("--folder", default=".", help="where the files go (default: here)")
     parser.add_argument("--at-once", type=int, default=4, help="how many come at once (default: 4)")
     parser.add_argument(
-        "--measure", action="store_true", help="tell at the end how evenly a 16 ms timer fired"
+        "--measure",
+        action="store_true",
+        help="tell at the end how evenly a 16 ms timer fired while data came",
     )
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=uringloop.glib.new_event_loop) as runner:
