@@ -329,7 +329,7 @@ cdef class ForeignLoop:
         return self.turns.check(is_fd_ready)
 
     def dispatch(self):
-        self.turns.dispatch()
+        self.turns.dispatch(False)
 
     def watched_fds(self):
         """What to sleep on, {fd: events}."""

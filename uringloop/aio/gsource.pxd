@@ -6,6 +6,7 @@ from .context cimport AioContext
 cdef class ForeignTurns:
     cdef readonly AioContext aio_context
     cdef readonly unsigned depth      # dispatches on the stack
+    cdef bint is_attached             # until detach
     cdef bint may_sleep               # prepare said so, and the foreign loop is not known to be awake again
     cdef bint is_yielding             # this iteration of the foreign loop is left to others
     cdef bint is_last_turn            # stop() was called: this dispatch ends with its turn
@@ -13,7 +14,7 @@ cdef class ForeignTurns:
     cdef bint must_ask(self) noexcept
     cdef bint prepare(self, int64_t *timeout_ns) except -1
     cdef bint check(self, bint is_fd_ready) except -1
-    cdef int dispatch(self) except -1
+    cdef int dispatch(self, bint is_inside) except -1
     cdef bint awake(self, bint is_fd_ready) except -1
     cdef bint has_work(self) except -1
     cdef int send_off(self) except -1

@@ -19,8 +19,8 @@ Thread: the one that runs the foreign loop.  No adaptive polling: the other loop
 Not here: GLib (uringloop/glib).
 """
 
+cimport cython
 from libc.stdint cimport int64_t
-from cpython.exc cimport PyErr_CheckSignals
 
 from .context cimport AioContext, ul_monotonic_ns
 
@@ -30,6 +30,7 @@ cdef enum:
     YIELD_NS = 5_000_000
 
 
+@cython.no_gc_clear  # whoever drops it lets go of the context
 cdef class ForeignTurns:
     """The three steps for one context.
 
@@ -44,6 +45,13 @@ cdef class ForeignTurns:
         aio_context.monitor.make_pollable()
         aio_context.is_foreign = True
         self.aio_context = aio_context
+        self.is_attached = True
+
+    def __dealloc__(self):
+        if self.is_attached:
+            self.aio_context.is_foreign = False
+            if self.aio_context.notifier is not None:
+                self.aio_context.notifier.end_wait()
 
     cdef bint has_work(self) except -1:
         return (self.aio_context.ready.head != self.aio_context.ready.tail
@@ -61,12 +69,10 @@ cdef class ForeignTurns:
             timeout_ns: out: how long it may sleep, -1 for ever.
 
         Returns: True when dispatch has something to do now; nobody should sleep then.
-        Raises: what Python's signal handlers raise.  Runs no other user code.
+        Runs no user code.  Python's signal handlers have run before: what they schedule is seen here.
         """
         cdef AioContext aio_context = self.aio_context
         timeout_ns[0] = 0
-        # Signals first: what a handler schedules is seen below.  One that comes later interrupts the sleep.
-        PyErr_CheckSignals()
         aio_context.monitor.begin_run()
         self.is_yielding = self.served_ns >= YIELD_NS
         if self.is_yielding:
@@ -111,8 +117,11 @@ cdef class ForeignTurns:
             self.served_ns = 0  # the others have this iteration anyhow
         return is_ready
 
-    cdef int dispatch(self) except -1:
+    cdef int dispatch(self, bint is_inside) except -1:
         """Run what is there.  Runs user code, and possibly all three steps again inside of it.
+
+        Parameters:
+            is_inside: a callback of this context is on the stack, perhaps, called by a turn that is not ours.
 
         Raises: SystemExit and KeyboardInterrupt of callbacks; RuntimeError when the context was closed.
         """
@@ -123,7 +132,7 @@ cdef class ForeignTurns:
         if aio_context.monitor.is_closed:
             raise RuntimeError("Event loop is closed")
         after = None
-        if self.depth and aio_context.around_turn is not None:
+        if (self.depth or is_inside) and aio_context.around_turn is not None:
             after = aio_context.around_turn()
         self.depth += 1
         try:
@@ -142,7 +151,7 @@ cdef class ForeignTurns:
         finally:
             self.depth -= 1
             if self.depth == 0:
-                self.is_last_turn = False
+                self.is_last_turn = aio_context.wants_return = False  # nobody comes back who would take it away
                 self.send_off()
             self.served_ns += ul_monotonic_ns() - started_ns
             if after is not None:
@@ -160,7 +169,8 @@ cdef class ForeignTurns:
 
     def detach(self):
         """Let go of the context: it may run by itself, or be attached again.  Idempotent."""
+        if not self.is_attached:
+            return
         if self.may_sleep and not self.aio_context.monitor.is_closed:
             self.awake(False)
-        self.may_sleep = False
-        self.aio_context.is_foreign = False
+        self.is_attached = self.may_sleep = self.aio_context.is_foreign = False

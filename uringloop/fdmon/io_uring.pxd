@@ -19,6 +19,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef ReadyList ready_list          # the context's, known from the first wait on
     cdef CompletionFifo fifo           # harvested, not dispatched
     cdef Py_ssize_t harvested_bytes    # received since this wait began
+    cdef bint is_prepared              # by gsource_prepare: what it reported is armed again after its dispatch only
     cdef list to_arm                   # FdHandlers whose POLL_ADD goes out with the next wait
     cdef PyObject **unsettled          # KIND_SKIP_SENDs of this enter; kept alive by hold
     cdef size_t n_unsettled

@@ -248,9 +248,9 @@ cdef class IoUringMonitor(FDMonitor):
         if not self.ring.is_open:
             raise RuntimeError("the loop is closed")
         self.ready_list = ready_list
-        self.harvested_bytes = 0
-        if self.to_arm:
+        if self.to_arm and not self.is_prepared:
             self.arm_polls()
+        self.harvested_bytes = self.is_prepared = 0
         if timeout_ns == 0 or self.has_undispatched() or ul_visible_cqes(&self.ring.ring):
             if self.ring.has_unsubmitted() or self.ring.has_completions():
                 total = harvested = self.enter_and_harvest(0, -1)
@@ -468,6 +468,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef bint gsource_prepare(self, ReadyList ready_list) except -1:
         if self.need_wait():
             self.wait(ready_list, 0)
+            self.is_prepared = ready_list.head != ready_list.tail
         return self.need_wait()
 
     cdef bint gsource_check(self, bint is_fd_ready) except -1:

@@ -32,6 +32,7 @@ static struct {
     void *(*source_new)(struct ul_glib_source_funcs *funcs, unsigned size);
     unsigned (*source_attach)(void *source, void *context);
     void (*source_destroy)(void *source);
+    int (*source_is_destroyed)(void *source);
     void (*source_unref)(void *source);
     void (*source_set_priority)(void *source, int priority);
     void (*source_set_can_recurse)(void *source, int can_recurse);
@@ -64,6 +65,7 @@ static const char *ul_glib_load(void)
     UL_GLIB_FIND(source_new);
     UL_GLIB_FIND(source_attach);
     UL_GLIB_FIND(source_destroy);
+    UL_GLIB_FIND(source_is_destroyed);
     UL_GLIB_FIND(source_unref);
     UL_GLIB_FIND(source_set_priority);
     UL_GLIB_FIND(source_set_can_recurse);

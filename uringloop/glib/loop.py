@@ -69,6 +69,12 @@ class GLibLoop(Loop):
     def _run_once(self):
         raise RuntimeError("a loop inside GLib is driven by its main context")
 
+    def close(self):
+        """See asyncio.loop.close.  Raises: RuntimeError also while another thread runs the main context."""
+        if self._source is not None and not self.is_closed():
+            self._source.refuse_strangers()
+        super().close()
+
     def _close_aio_context(self):
         if self._source is not None:
             self._source.detach()
@@ -76,7 +82,7 @@ class GLibLoop(Loop):
 
     def _forget_aio_context(self):
         if self._source is not None:
-            self._source.detach()
+            self._source.forget()
         super()._forget_aio_context()
 
 

@@ -44,6 +44,7 @@ cdef extern from *:
     bint main_context_iteration "ul_glib.main_context_iteration"(void *, int) nogil
     void *source_new "ul_glib.source_new"(ul_glib_source_funcs *, unsigned) nogil
     unsigned source_attach "ul_glib.source_attach"(void *, void *) nogil
+    bint source_is_destroyed "ul_glib.source_is_destroyed"(void *) nogil
     void source_destroy "ul_glib.source_destroy"(void *) nogil
     void source_unref "ul_glib.source_unref"(void *) nogil
     void source_set_priority "ul_glib.source_set_priority"(void *, int) nogil
@@ -123,6 +124,7 @@ cdef class Source:
     cdef unsigned long long n_interests  # of the monitor when `tags` was made
     cdef bint is_iterating        # the innermost driver is `iterate`, which can raise
     cdef object error             # what it will raise, or None
+    cdef bint has_interrupted     # prepare has passed on a KeyboardInterrupt, and nobody has taken it since
     cdef object __weakref__
 
     def __cinit__(self, AioContext aio_context not None, object main_context, int priority, object enter):
@@ -161,20 +163,40 @@ cdef class Source:
     @property
     def is_attached(self):
         """GLib drives the context."""
-        return self.source != NULL
+        return self.source != NULL and not source_is_destroyed(self.source)
 
     def detach(self):
-        """GLib does not drive the context any more.  Idempotent."""
+        """GLib does not drive the context any more.  Idempotent.
+
+        Raises: RuntimeError when another thread runs the main context.
+        """
         if self.source != NULL:
-            self.destroy_source()
-            self.turns.detach()
+            self.refuse_strangers()
+            self.forget()
+
+    def refuse_strangers(self):
+        """Raises: RuntimeError when another thread runs the main context."""
+        if self.context != NULL:
+            if not main_context_acquire(self.context):
+                raise RuntimeError("this GLib.MainContext is owned by another thread")
+            main_context_release(self.context)
+
+    def forget(self):
+        """detach() in a fork child, where it is no matter whose the main context was."""
+        self.destroy_source()
+        self.turns.detach()
 
     # -- what GLib calls -------------------------------------------------------------------------------
 
     cdef bint prepare(self, int *timeout_ms) except -1:
         cdef int64_t timeout_ns
-        cdef bint is_ready = self.turns.prepare(&timeout_ns)
-        self.watch()
+        cdef bint is_ready
+        if self.turns.aio_context.monitor.is_closed:
+            self.forget()
+            return False
+        is_ready = self.turns.prepare(&timeout_ns)
+        if self.source != NULL:
+            self.watch()
         if timeout_ns < 0:
             timeout_ms[0] = -1
         else:
@@ -223,7 +245,8 @@ cdef class Source:
         leave = self.enter() if self.enter is not None else None
         self.is_iterating = False  # whatever main loop runs in a callback is not ours
         try:
-            self.turns.dispatch()
+            # The loop runs already, and it is not `iterate` that called: its own run_forever is below.
+            self.turns.dispatch(leave is None and not was_iterating)
         finally:
             self.is_iterating = was_iterating
             if leave is not None:
@@ -249,7 +272,7 @@ cdef class Source:
             elif isinstance(error, SystemExit):
                 exit_process(error)
             else:
-                sys.excepthook(type(error), error, error.__traceback__)
+                self.report(error)
         except BaseException:
             traceback.print_exc()
 
@@ -269,6 +292,30 @@ cdef class Source:
         PyErr_CheckSignals()
         return 0
 
+    cdef bint handle_signals(self) noexcept:
+        """What has come so far; a signal that comes later interrupts the sleep.  False when a handler has raised.
+
+        Under a main loop in C nobody may be there to take a KeyboardInterrupt: it is passed on once, and then printed.
+        """
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and self.has_interrupted and not self.is_iterating:
+                self.report(error)
+                self.has_interrupted = False
+            else:
+                self.has_interrupted = isinstance(error, KeyboardInterrupt)
+                self.fail(error, False)
+            return False
+        self.has_interrupted = False
+        return True
+
+    cdef void report(self, error) noexcept:
+        try:
+            sys.excepthook(type(error), error, error.__traceback__)
+        except BaseException:
+            traceback.print_exc()
+
     def run_loop(self, LoopCore loop not None):
         """What run_forever does between set-up and clean-up: until stop(), at least one turn.
 
@@ -286,13 +333,15 @@ cdef class Source:
             aio_context.monitor.begin_run()
             self.turns.is_last_turn = loop.is_stopping
             while True:
+                if source_is_destroyed(self.source):
+                    raise RuntimeError("somebody has destroyed the GSource of this event loop")
                 self.iterate(not loop.is_stopping)
                 if loop.is_loop_closed or self.source == NULL:
                     raise RuntimeError("Event loop is closed")
                 if loop.is_stopping:
                     break
             if aio_context.n_turns == n_before:
-                self.turns.dispatch()  # stopped before anything happened
+                self.turns.dispatch(False)  # stopped before anything happened
         finally:
             try:
                 if not aio_context.monitor.is_closed:
@@ -324,6 +373,11 @@ cdef int on_prepare(void *source, int *timeout_ms) noexcept with gil:
     if is_dead(source):
         return False
     owner = <Source>(<ul_glib_source *>source).owner
+    if not owner.handle_signals():
+        timeout_ms[0] = 0
+        return False
+    if is_dead(source):
+        return False
     try:
         return owner.prepare(timeout_ms)
     except BaseException as error:
