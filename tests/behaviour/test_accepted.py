@@ -4,10 +4,11 @@ import asyncio
 import gc
 import os
 import socket
+import sys
 import warnings
 
 import pytest
-from helpers import Recorder, turns, until
+from helpers import STOCK, Recorder, monitor_of, turns, until
 
 HOSTS = [
     pytest.param("127.0.0.1", socket.AF_INET, id="IPv4"),
@@ -111,8 +112,38 @@ async def test_the_socket_is_one_object_and_dies_with_the_connection():
             os.close(taken)
 
 
+def stock_counts_what_is_forgotten():
+    if monitor_of(asyncio.get_running_loop()) == STOCK and sys.version_info < (3, 13):
+        pytest.skip("stock asyncio's server waits for it for ever")
+
+
+async def test_a_closed_server_does_not_wait_for_a_connection_that_is_forgotten():
+    stock_counts_what_is_forgotten()
+
+    class Forgetful(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.pause_reading()  # nobody else keeps it
+
+    async with Accepted(Forgetful()) as accepted:
+        await turns(2)
+        accepted.server.close()
+        waiting = asyncio.ensure_future(accepted.server.wait_closed())
+        await turns(2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            accepted.protocol.transport = None
+            accepted.protocol = accepted.transport = None
+            gc.collect()
+            await turns(3)
+            gc.collect()
+        await waiting
+
+
 @pytest.mark.parametrize("asked", [False, True])
 async def test_what_nobody_closes_warns_and_is_closed(asked):
+    stock_counts_what_is_forgotten()
+
     class Forgetful(Recorder):
         def connection_made(self, transport):
             super().connection_made(transport)
