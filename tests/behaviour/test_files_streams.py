@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import one_turn, turn_until, turns, until
@@ -129,6 +130,8 @@ def test_a_fifo_that_is_opened_after_the_loop_was_stopped(loop, fifo, mode, n_tu
     async def open_it():
         await (await files.open(fifo, mode, 0)).close()
 
+    executor = ThreadPoolExecutor(1)
+    loop.set_default_executor(executor)
     opening = loop.create_task(open_it())
     opening._log_destroy_pending = False
     turn_until(loop, lambda: any(thread.name == f"open {fifo}" for thread in threading.enumerate()))
@@ -138,6 +141,7 @@ def test_a_fifo_that_is_opened_after_the_loop_was_stopped(loop, fifo, mode, n_tu
     for _ in range(n_turns):
         one_turn(loop)
     loop.close()
+    executor.shutdown()  # a close that began in its thread is over
     os.close(other_fd)
     # the test's own check sees that nothing stays open
 
