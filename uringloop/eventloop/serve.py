@@ -66,14 +66,22 @@ class ServeMixin:
         return transport
 
     def _start_transport(self, transport, connection_made, protocol, waiter, server, context):
-        """A transport that has its socket begins."""
+        """A transport that has its socket begins; if it cannot, its socket is closed, and its server rid of it."""
         fd = transport.fd
-        transport.setup(self, self.aio_context, protocol, server, context)
-        transport.attach_wire((RingWire if self._has_requests else ReadinessWire)(transport, fd))
-        self._transports[fd] = transport
-        if server is not None:
-            self._attach(server, transport)
-        transport.start(connection_made, waiter)
+        is_attached = False
+        try:
+            transport.setup(self, self.aio_context, protocol, server, context)
+            transport.attach_wire((RingWire if self._has_requests else ReadinessWire)(transport, fd))
+            self._transports[fd] = transport
+            if server is not None:
+                self._attach(server, transport)
+                is_attached = True
+            transport.start(connection_made, waiter)
+        except BaseException:
+            transport.close_socket()
+            if is_attached:
+                self._detach(server, transport)
+            raise
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         """A transport for a datagram socket, which it owns from now on."""
