@@ -1,7 +1,7 @@
 """Signals: add_signal_handler, Ctrl-C, Python's own handlers. Each test in a process of its own."""
 
 import pytest
-from helpers import run_script
+from helpers import STOCK, run_script
 
 
 def test_handler_runs_in_the_loop_with_its_arguments(monitor):
@@ -547,3 +547,30 @@ def test_what_pythons_handler_schedules_right_before_the_loop_sleeps_is_done(mon
         arguments=[what],
         seconds=15,
     )
+
+
+def test_a_handler_that_could_not_be_added_leaves_nothing_in_the_way(monitor):
+    """Memory, or room in the kernel, was lacking for the reader of the wake-up socket."""
+    if monitor == STOCK:
+        pytest.skip("stock asyncio's loop has its wake-up socket from the beginning")
+    source = """
+        import signal
+
+        def fail(*args):
+            raise MemoryError
+
+        heard = []
+        loop = make_loop(MONITOR)
+        loop._add_reader = fail
+        try:
+            loop.add_signal_handler(signal.SIGUSR1, heard.append, 1)
+        except MemoryError:
+            del loop._add_reader
+        loop.add_signal_handler(signal.SIGUSR1, heard.append, 2)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        turn_until(loop, lambda: heard, seconds=5)
+        assert heard == [2], heard
+        assert loop.remove_signal_handler(signal.SIGUSR1)
+        loop.close()
+    """
+    run_script(source, monitor)

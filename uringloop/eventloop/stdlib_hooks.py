@@ -88,13 +88,13 @@ class StdlibHooks:
         which an eventfd refuses.
         """
         self._check_closed()
-        if self._csock is None:
-            self._make_self_pipe()
         try:
+            if self._csock is None:
+                self._make_self_pipe()
             _UNIX.add_signal_handler(self, sig, callback, *args)
         finally:
-            if not self._signal_handlers:
-                self._close_self_pipe()
+            if not self._signal_handlers and self._csock is not None:
+                self._close_self_pipe()  # also one that was half made, and that nobody would read
 
     def remove_signal_handler(self, sig):
         """See asyncio.loop.remove_signal_handler."""
