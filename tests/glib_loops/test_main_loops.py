@@ -405,3 +405,88 @@ def test_requests_in_flight_keep_a_context_from_being_attached(monitor):
     loop.close()
     os.close(reader)
     os.close(writer)
+
+
+def test_closing_an_attached_loop_ends_it_without_a_word(monitor, main_loop, capfd):
+    loop = uringloop.new_event_loop(fdmon=monitor)
+    source = uringloop.glib.attach(loop)
+    GLib.idle_add(main_loop.quit)
+    main_loop.run()
+    loop.close()
+    assert not source.is_attached
+    GLib.idle_add(main_loop.quit)
+    main_loop.run()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_callback_of_glib_closes_an_attached_loop_with_something_to_do(monitor, main_loop, capfd):
+    """GLib has asked both sources already, and comes to the loop's when it is closed."""
+    loop = uringloop.new_event_loop(fdmon=monitor)
+    GLib.idle_add(loop.close, priority=GLib.PRIORITY_DEFAULT)
+    source = uringloop.glib.attach(loop)
+    loop.call_soon(print, "not any more")
+    GLib.idle_add(main_loop.quit)
+    main_loop.run()
+    assert not source.is_attached
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("where", ["call_soon", "data_received"])
+def test_a_running_ordinary_loop_is_attached_for_a_dialog(monitor, main_loop, where):
+    """By one of its own callbacks; afterwards it runs on by itself."""
+    loop = uringloop.new_event_loop(fdmon=monitor)
+    near, far = socket.socketpair()
+    got = b""
+
+    def dialog():
+        source = uringloop.glib.attach(loop)
+        far.send(b"2")
+        loop.call_later(0.01, main_loop.quit)
+        main_loop.run()
+        source.detach()
+        far.send(b"3")
+
+    class Talk(asyncio.Protocol):
+        def data_received(self, data):
+            nonlocal got
+            got += data
+            if data == b"1":
+                loop.call_soon(dialog) if where == "call_soon" else dialog()
+            elif got == b"123":
+                done.set_result(None)
+
+    async def main():
+        transport, _ = await loop.create_connection(Talk, sock=near)
+        far.send(b"1")
+        await asyncio.wait_for(done, 10)
+        transport.close()
+        await asyncio.sleep(0)
+
+    done = loop.create_future()
+    loop.run_until_complete(main())
+    loop.close()
+    far.close()
+
+
+def test_run_inside_of_a_running_loop_is_refused(glib_loop, monitor):
+    async def main():
+        other = asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="cannot be called from a running event loop"):
+            uringloop.glib.run(other, fdmon=monitor)
+        other.close()
+
+    glib_loop.run_until_complete(main())
+
+
+def test_a_running_ordinary_loop_that_was_attached_runs_on(monitor):
+    """On the ring that it has from now on, before GLib has asked for anything."""
+    loop = uringloop.new_event_loop(fdmon=monitor)
+
+    async def main():
+        source = uringloop.glib.attach(loop)
+        assert await asyncio.to_thread(lambda: 5) == 5
+        source.detach()
+        await loop.shutdown_default_executor()
+
+    loop.run_until_complete(main())
+    loop.close()

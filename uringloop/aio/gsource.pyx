@@ -21,6 +21,7 @@ Not here: GLib (uringloop/glib).
 
 cimport cython
 from libc.stdint cimport int64_t
+from cpython.pythread cimport PyThread_get_thread_ident
 
 from .context cimport AioContext, ul_monotonic_ns
 
@@ -43,6 +44,9 @@ cdef class ForeignTurns:
         if aio_context.is_foreign:
             raise RuntimeError("this context is attached to a main loop already")
         aio_context.monitor.make_pollable()
+        if aio_context.thread == <unsigned long>PyThread_get_thread_ident():
+            # it may be one of its own callbacks that attaches it, and what runs goes on with the ring that it has now
+            aio_context.monitor.begin_run()
         aio_context.is_foreign = True
         self.aio_context = aio_context
         self.is_attached = True

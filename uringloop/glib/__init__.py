@@ -50,6 +50,8 @@ def run(
     debug: bool | None = None,
 ) -> _T:
     """Run a coroutine as asyncio.run does, on a loop inside a GLib main context, which goes round meanwhile."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("asyncio.run() cannot be called from a running event loop")
 
     def factory() -> GLibLoop:
         return new_event_loop(main_context, fdmon=fdmon, priority=priority)

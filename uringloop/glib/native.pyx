@@ -163,7 +163,8 @@ cdef class Source:
     @property
     def is_attached(self):
         """GLib drives the context."""
-        return self.source != NULL and not source_is_destroyed(self.source)
+        return (self.source != NULL and not source_is_destroyed(self.source)
+                and not self.turns.aio_context.monitor.is_closed)
 
     def detach(self):
         """GLib does not drive the context any more.  Idempotent.
@@ -242,6 +243,9 @@ cdef class Source:
 
     cdef int dispatch(self) except -1:
         cdef bint was_iterating = self.is_iterating
+        if self.turns.aio_context.monitor.is_closed:  # by another source, since it was asked
+            self.forget()
+            return 0
         leave = self.enter() if self.enter is not None else None
         self.is_iterating = False  # whatever main loop runs in a callback is not ours
         try:
