@@ -56,6 +56,9 @@ test-glib: $(STAMPS)/package $(STAMPS)/test
 		tests/behaviour $(addprefix --ignore=,$(GLIB_INNER))
 	@$(VPYTHON) -m pytest --glib --junitxml=build/tests-glib.xml $(GLIB_MONITORS) $(PYTEST_ARGS) $(GLIB_INNER)
 
+# From 3.51 on it needs girepository-2.0, which came with GLib 2.80 (Debian 13).
+PYGOBJECT = $(if $(shell pkg-config --exists girepository-2.0 && echo yes),'PyGObject>=3.51','PyGObject>=3.42,<3.51')
+
 # cython-lint starts pycodestyle from PATH.
 lint: $(STAMPS)/dev
 	$(VPYTHON) -m ruff check .
@@ -95,4 +98,6 @@ $(STAMPS)/test: pyproject.toml tools/requirements.py tools/system_packages.sh | 
 	@mkdir -p build && $(VPYTHON) tools/requirements.py test > build/requirements-test.txt
 	@tools/quietly.sh build/install-test.log "installing what test needs" \
 		$(PIP) install -r build/requirements-test.txt
+	@$(VPYTHON) -c 'import gi' 2>/dev/null || tools/quietly.sh build/install-gi.log "compiling PyGObject" \
+		$(PIP) install $(PYGOBJECT) || echo "without PyGObject the GLib tests are skipped"
 	@touch $@

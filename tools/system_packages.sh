@@ -3,8 +3,8 @@
 #
 #     tools/system_packages.sh PYTHON build   what compiling needs; failing to get it is an error
 #     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests,
-#                                             spin, for docs/spin, openssl, PyGObject, and for the example with a
-#                                             window GTK 3 and Xvfb; never an error
+#                                             spin, for docs/spin, openssl, PyGObject or what compiles it, and for
+#                                             the example with a window GTK 3 and Xvfb; never an error
 #
 # What is there is found out by trying, not by package names: an interpreter may come from elsewhere.
 set -euo pipefail
@@ -125,23 +125,29 @@ prepare_testsuite() {
     fi
 }
 
-# Debian's PyGObject is compiled for Debian's interpreter only; elsewhere it has to be installed with pip.
+# Debian's PyGObject is compiled for Debian's interpreter only; elsewhere pip compiles it, with what is installed here.
 prepare_glib() {
     if python_has 'import gi'; then return; fi
-    if [ -n "$(debian_version || true)" ] && update && apt install --no-install-recommends python3-gi; then
-        echo "installed python3-gi"
+    local packages=(python3-gi)
+    if [ -z "$(debian_version || true)" ]; then
+        local headers=libgirepository-2.0-dev # since GLib 2.80
+        if pkg-config --exists girepository-2.0 cairo || pkg-config --exists gobject-introspection-1.0 cairo; then
+            return
+        fi
+        apt-cache show "$headers" >/dev/null 2>&1 || headers=libgirepository1.0-dev
+        packages=("$headers" libcairo2-dev pkg-config)
+    fi
+    if command -v apt-get >/dev/null && update && apt install --no-install-recommends "${packages[@]}"; then
+        echo "installed ${packages[*]}"
     else
-        echo "python3-gi could not be installed for $python: the GLib tests will be skipped"
+        echo "${packages[*]} could not be installed: the GLib tests will be skipped unless $python gets PyGObject"
     fi
 }
 
 prepare_gtk() {
     local missing=() why="the example with a GTK window will not be tested"
-    if ! python_has 'import gi'; then
-        echo "no PyGObject: $why"
-        return
-    fi
-    python_has 'import gi; gi.require_version("Gtk", "3.0")' || missing+=(gir1.2-gtk-3.0)
+    # By the file: the PyGObject that will look for it may not be there yet.
+    compgen -G '/usr/lib/*/girepository-1.0/Gtk-3.0.typelib' >/dev/null || missing+=(gir1.2-gtk-3.0)
     command -v Xvfb >/dev/null || missing+=(xvfb)
     if [ ${#missing[@]} -eq 0 ]; then return; fi
     if command -v apt-get >/dev/null && update && apt install --no-install-recommends "${missing[@]}"; then
