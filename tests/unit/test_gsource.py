@@ -66,6 +66,22 @@ def test_an_idle_context_lets_the_other_loop_sleep_for_ever(foreign):
     assert not foreign.notify_me
 
 
+def test_the_thread_that_drives_it_is_the_context_s_thread(context):
+    """Another one made the last turn before."""
+    aio_context = context.aio_context
+    thread = threading.Thread(target=aio_context.poll, args=(False,))
+    thread.start()
+    thread.join()
+    foreign, ran = ForeignLoop(aio_context), []
+
+    def callback():
+        ran.append(aio_context.call_at_ns(0, ran.append, "timer"))
+
+    aio_context.schedule_one_shot(callback)
+    settle(foreign)
+    assert ran[1:] == ["timer"]
+
+
 def test_a_callback_is_dispatched_without_sleep(context, foreign):
     ran = []
     context.call_soon(ran.append, 1)

@@ -77,7 +77,7 @@ cdef class ForeignTurns:
         """
         cdef AioContext aio_context = self.aio_context
         timeout_ns[0] = 0
-        aio_context.monitor.begin_run()
+        aio_context.begin_run()
         self.is_yielding = self.served_ns >= YIELD_NS
         if self.is_yielding:
             return False
@@ -141,7 +141,7 @@ cdef class ForeignTurns:
         self.depth += 1
         try:
             self.awake(False)
-            aio_context.monitor.begin_run()
+            aio_context.begin_run()
             while True:
                 aio_context.turn(False)
                 n_turns += 1

@@ -334,7 +334,7 @@ cdef class Source:
             raise RuntimeError("this GLib.MainContext is owned by another thread")
         main_context_ref(context)  # undone below: a callback may detach
         try:
-            aio_context.monitor.begin_run()
+            aio_context.begin_run()
             self.turns.is_last_turn = loop.is_stopping
             while True:
                 if source_is_destroyed(self.source):
