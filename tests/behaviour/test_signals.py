@@ -44,7 +44,7 @@ def test_signal_wakes_a_sleeping_loop(monitor):
         import signal, threading
         loop = make_loop(MONITOR)
         loop.add_signal_handler(signal.SIGUSR1, loop.stop)
-        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        loop.call_soon(threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGUSR1)).start)
         loop.call_later(20, os._exit, 3)
         loop.run_forever()
         loop.close()
@@ -147,7 +147,7 @@ def test_ctrl_c_interrupts_run_forever(monitor):
         """
         import signal, threading
         loop = make_loop(MONITOR)
-        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+        loop.call_soon(threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start)
         loop.call_later(20, os._exit, 3)
         try:
             loop.run_forever()
@@ -168,7 +168,7 @@ def test_ctrl_c_interrupts_an_idle_loop_without_timers(monitor):
         """
         import signal, threading
         loop = make_loop(MONITOR)
-        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+        loop.call_soon(threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start)
         try:
             loop.run_forever()
         except KeyboardInterrupt:
@@ -212,7 +212,7 @@ def test_ctrl_c_interrupts_a_busy_loop(monitor):
         def again():
             loop.call_soon(again)
         again()
-        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+        loop.call_soon(threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start)
         try:
             loop.run_forever()
         except KeyboardInterrupt:
@@ -253,7 +253,7 @@ def test_an_exception_from_pythons_handler_leaves_run_forever(monitor):
             raise Alarm
         loop = make_loop(MONITOR)
         signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        loop.call_soon(signal.setitimer, signal.ITIMER_REAL, 0.02)  # not before it runs
         loop.call_later(20, os._exit, 3)
         try:
             loop.run_forever()
