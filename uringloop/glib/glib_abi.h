@@ -39,6 +39,7 @@ static struct {
     void (*source_set_name)(void *source, const char *name);
     void *(*source_add_unix_fd)(void *source, int fd, int events);
     void (*source_remove_unix_fd)(void *source, void *tag);
+    void (*source_modify_unix_fd)(void *source, void *tag, int events);
     int (*source_query_unix_fd)(void *source, void *tag);
 } ul_glib;
 
@@ -72,6 +73,7 @@ static const char *ul_glib_load(void)
     UL_GLIB_FIND(source_set_name);
     UL_GLIB_FIND(source_add_unix_fd);
     UL_GLIB_FIND(source_remove_unix_fd);
+    UL_GLIB_FIND(source_modify_unix_fd);
     UL_GLIB_FIND(source_query_unix_fd);
 #undef UL_GLIB_FIND
     return NULL;

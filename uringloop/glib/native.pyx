@@ -52,6 +52,7 @@ cdef extern from *:
     void source_set_name "ul_glib.source_set_name"(void *, const char *) nogil
     void *source_add_unix_fd "ul_glib.source_add_unix_fd"(void *, int, int) nogil
     void source_remove_unix_fd "ul_glib.source_remove_unix_fd"(void *, void *) nogil
+    void source_modify_unix_fd "ul_glib.source_modify_unix_fd"(void *, void *, int) nogil
     int source_query_unix_fd "ul_glib.source_query_unix_fd"(void *, void *) nogil
 
 cdef enum:
@@ -122,6 +123,7 @@ cdef class Source:
     cdef void *tag
     cdef dict tags                # fd -> (events, tag)
     cdef unsigned long long n_interests  # of the monitor when `tags` was made
+    cdef bint is_blind            # GLib looks for nothing on the fds: see `blind`
     cdef bint is_iterating        # the innermost driver is `iterate`, which can raise
     cdef object error             # what it will raise, or None
     cdef bint has_interrupted     # prepare has passed on a KeyboardInterrupt, and nobody has taken it since
@@ -198,6 +200,7 @@ cdef class Source:
         is_ready = self.turns.prepare(&timeout_ns)
         if self.source != NULL:
             self.watch()
+            self.blind(self.turns.is_yielding)
         if timeout_ns < 0:
             timeout_ms[0] = -1
         else:
@@ -228,6 +231,17 @@ cdef class Source:
             if fd not in self.tags:
                 self.tags[fd] = handler.events, <size_t>source_add_unix_fd(self.source, fd, handler.events)
         self.n_interests = self.turns.aio_context.monitor.n_interests
+        return 0
+
+    cdef int blind(self, bint is_blind) except -1:
+        """While others have an iteration: for GLib a source with a ready fd is ready, whatever check says."""
+        if not is_blind and not self.is_blind:
+            return 0
+        self.is_blind = is_blind
+        if self.tag != NULL:
+            source_modify_unix_fd(self.source, self.tag, 0 if is_blind else POLLIN)
+        for events, tag in self.tags.values():
+            source_modify_unix_fd(self.source, <void *><size_t>tag, 0 if is_blind else <int>events)
         return 0
 
     cdef bint check(self) except -1:
