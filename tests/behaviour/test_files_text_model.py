@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from helpers import run
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from two_files import Pair
 
@@ -100,6 +100,7 @@ def test_a_text_file_is_what_the_builtin_open_makes_of_it(loop, tmp_path):
         BYTES,
         st.lists(STEPS, max_size=12),
     )
+    @example("w+", "utf-8-sig", None, "strict", "", b"", [("read", 1), *[("seek", 0, 1)] * 2, ("write", "")])
     def check(mode, encoding, newline, errors, text, garbage, steps):
         content = encoded(text, encoding) + garbage
         options = {"mode": mode, "encoding": encoding, "newline": newline, "errors": errors}

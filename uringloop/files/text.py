@@ -388,6 +388,7 @@ class TextFile:
                 self._decoder.setstate((b"", flags))
             else:
                 self._decoder.reset()
+            self._snapshot = (flags, b"")  # going to the same position again must give the same one
             if n_bytes or n_characters:
                 data = await self.buffer.read(n_bytes)
                 self._decoded = self._decoder.decode(data, final=is_final)
