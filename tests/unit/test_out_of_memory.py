@@ -48,3 +48,34 @@ def test_a_server_outlives_it(monitor, listener, tmp_path):
     """
     arguments = (listener, str(tmp_path / "socket"))
     assert int(run_script(source, monitor, arguments=arguments)) > 40
+
+
+@pytest.mark.slow
+def test_a_nested_run_puts_the_task_back(monitor):
+    """Whatever run_nested() lacks memory for, its caller is the current task afterwards and can end."""
+    source = """
+        from out_of_memory import *
+        import functools
+
+        async def nest(gate, faults):
+            await gate
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            done = loop.create_future()
+            done.set_result(7)
+            try:
+                assert loop.run_nested(done) == 7
+            except MemoryError as error:
+                faults.errors.append(error)
+            assert asyncio.current_task() is task
+
+        def scenario(loop, faults):
+            gate = loop.create_future()
+            task = loop.create_task(nest(gate, faults))
+            one_turn(loop)
+            is_felt = faults.run(functools.partial(gate.set_result, None))
+            turn_until(loop, task.done, seconds=SECONDS)
+            return is_felt or isinstance(task.exception(), MemoryError)
+
+        sweep(scenario, MONITOR)
+    """
+    assert int(run_script(source, monitor)) > 30

@@ -144,12 +144,20 @@ cdef list set_aside(loop):
     cdef list aside = None
     if events._get_running_loop() is not loop:
         return None  # no task runs, and 3.14 would look through all threads
-    for current_task, leave, enter in modules:
-        task = current_task(loop)
-        if task is not None:
-            leave(loop, task)
-            aside = aside or []
-            aside.append((enter, task))
+    try:
+        for current_task, leave, enter in modules:
+            task = current_task(loop)
+            if task is not None:
+                aside = aside or []
+                aside.append((enter, task))  # first: what was left must be known
+                try:
+                    leave(loop, task)
+                except BaseException:
+                    aside.pop()
+                    raise
+    except BaseException:  # out of memory: a task that is not put back ends with a RuntimeError
+        _put_back(loop, aside)
+        raise
     return aside
 
 

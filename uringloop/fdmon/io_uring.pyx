@@ -283,8 +283,8 @@ cdef class IoUringMonitor(FDMonitor):
         cdef uint32_t flags
         cdef char *data
         if ul_sq_flags(&self.ring.ring) & IORING_SQ_CQ_OVERFLOW:
-            # the kernel keeps more than the CQ holds (IORING_FEAT_NODROP); the next enter brings it
-            self.n_cq_overflows += 1
+            self.n_cq_overflows += 1  # the kernel keeps what the CQ does not hold; the next enter brings it
+        self.fifo.reserve(count)
         while head != tail:
             cqe = &self.ring.ring.cq.cqes[head & self.ring.ring.cq.ring_mask]
             user_data, res, flags = cqe.user_data, cqe.res, cqe.flags

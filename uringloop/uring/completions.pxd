@@ -17,6 +17,7 @@ cdef class CompletionFifo:
     cdef size_t tail          # next free
     cdef size_t mask
     cdef size_t count(self) noexcept
+    cdef int reserve(self, size_t n_more) except -1
     cdef int push(self, Request request, int32_t res, uint32_t flags, char *data) except -1
     cdef Completion pop(self) noexcept
     cdef int grow(self) except -1

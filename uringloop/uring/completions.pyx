@@ -50,6 +50,12 @@ cdef class CompletionFifo:
         self.head += 1
         return self.items[(self.head - 1) & self.mask]
 
+    cdef int reserve(self, size_t n_more) except -1:
+        """Room for so many more, so that push() cannot fail: harvest asks before it takes CQEs from the ring."""
+        while self.tail - self.head + n_more > self.mask + 1:
+            self.grow()
+        return 0
+
     cdef int grow(self) except -1:
         cdef size_t i, n = self.tail - self.head
         cdef Completion *grown = <Completion *>malloc(2 * (self.mask + 1) * sizeof(Completion))
