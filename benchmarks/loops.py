@@ -38,7 +38,7 @@ class LoopSpec:
     distribution: str | None = None
 
 
-POLL_MAX_NS = 100_000
+POLL_MAX_NS = 200_000
 LOOPS = {
     spec.name: spec
     for spec in (
