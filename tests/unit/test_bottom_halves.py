@@ -193,6 +193,24 @@ def test_a_nested_turn_runs_the_bottom_halves_that_the_outer_one_has_left(contex
     assert not context.poll(False)
 
 
+def test_a_nested_turn_runs_the_bottom_half_again_that_makes_it(context):
+    """It has one contextvars context, which it is in already."""
+    depths = []
+
+    def again():
+        depths.append(len(depths))
+        if len(depths) < 5:
+            bottom_half.schedule()
+            assert context.poll(True)
+        depths.append("end")
+
+    bottom_half = context.new_bottom_half(again)
+    bottom_half.schedule()
+    assert context.poll(True)
+    assert depths == [0, 1, 2, 3, 4] + 5 * ["end"]
+    assert not context.poll(False)
+
+
 def test_a_bottom_half_that_fails_is_logged_and_stops_nobody(context, caplog):
     ran = Counter()
     context.schedule_one_shot(lambda: 1 / 0)

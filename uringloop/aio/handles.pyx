@@ -163,7 +163,7 @@ cdef class Handle:
             self.report(problem, callback)
             return 0
         try:
-            return self.run()
+            return Handle.run(self)  # a bottom half's own run() has been here, and would find nothing scheduled
         finally:
             enter_again(left)
 
