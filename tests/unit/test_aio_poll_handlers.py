@@ -311,8 +311,14 @@ def test_idle_memory_without_an_fd_is_found_all_the_same(context):
     assert handler.polled_for
 
 
-def test_an_io_poll_that_raises_is_reported_and_removed(context, caplog):
-    handler = context.add_poll_handler(lambda: 1 / 0, print)
+class NoAnswer:
+    def __bool__(self):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("io_poll", [lambda: 1 / 0, NoAnswer])
+def test_an_io_poll_that_raises_is_reported_and_removed(context, caplog, io_poll):
+    handler = context.add_poll_handler(io_poll, print)
     with caplog.at_level(logging.ERROR, logger="uringloop"):
         context.poll(False)
         context.poll(False)

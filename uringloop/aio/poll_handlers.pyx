@@ -181,11 +181,12 @@ cdef class PollHandlers:
         return found
 
     cdef bint ask_one(self, PollHandler handler, ReadyList ready_list) except -1:
-        cdef object answer, io_poll = handler.io_poll
+        cdef object io_poll = handler.io_poll
+        cdef bint answer
         cdef Handle io_poll_ready
         handler.is_busy = True
         try:
-            answer = io_poll()
+            answer = bool(io_poll())
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
