@@ -1,5 +1,6 @@
 """uringloop.AioContext used wrongly: closed where it runs, from other threads, after fork, with what is no number."""
 
+import asyncio
 import math
 import os
 import signal
@@ -147,6 +148,84 @@ def test_poll_handlers_and_poll_parameters_are_for_the_thread_of_the_context(con
     assert not handler.removed
     handler.remove()
     handler.remove()
+
+
+def refused_in_a_thread(*calls):
+    """The texts of the RuntimeErrors that these calls raise in another thread."""
+    errors = []
+
+    def work():
+        for call in calls:
+            try:
+                call()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return errors
+
+
+def test_another_thread_makes_no_turns_of_a_running_loop_and_does_not_close_its_context(real_fdmon_name):
+    loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
+    context, errors = loop.aio_context, []
+
+    async def main():
+        errors.extend(refused_in_a_thread(lambda: context.poll(False), context.close))
+        errors.extend(refused_in_a_thread(lambda: context.poll(True)))
+        await asyncio.sleep(0)
+        assert await loop.run_in_executor(None, len, errors) == 3
+
+    loop.run_until_complete(main())
+    assert set(errors) == {"another thread makes turns of this AioContext"}
+    assert refused_in_a_thread(lambda: context.poll(False)) == []  # while it does not run
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+def test_a_loop_does_not_run_while_another_thread_makes_a_turn_of_its_context(real_fdmon_name):
+    loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
+    context, errors = loop.aio_context, []
+    loop.call_soon(loop.stop)
+    loop.call_soon(lambda: errors.extend(refused_in_a_thread(loop.run_forever)))
+    context.poll(True)
+    assert errors == ["another thread makes turns of this AioContext"]
+    assert not loop.is_running()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+def test_the_fork_child_of_another_thread_may_close_the_context(real_fdmon_name):
+    run_script(
+        """
+        import threading, uringloop, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = uringloop.AioContext(MONITOR)
+        statuses = []
+
+        def fork():
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    context.close()
+                except BaseException:
+                    os._exit(1)
+                os._exit(0)
+            statuses.append(os.waitpid(pid, 0)[1])
+
+        def in_a_turn():
+            thread = threading.Thread(target=fork)
+            thread.start()
+            thread.join()
+
+        context.schedule_one_shot(in_a_turn)
+        assert context.poll(True)
+        assert statuses == [0], statuses
+        context.close()
+        """,
+        real_fdmon_name,
+    )
 
 
 # After fork

@@ -31,7 +31,7 @@ cdef class AioContext(Sources):
     cdef object around_turn           # poll() calls it, and afterwards what it returned; it and that may be None
     cdef bint is_foreign              # a foreign loop drives it (gsource)
     cdef readonly object fdmon_reason  # why it is this monitor; None when io_uring was chosen freely
-    cdef int n_polls                  # calls of poll() on the stack
+    cdef int n_polls                  # calls of poll() and runs of a loop on the stack: other threads keep out
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef readonly unsigned long long n_turns
     cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: tells progress
@@ -42,6 +42,7 @@ cdef class AioContext(Sources):
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2
     cdef bint look(self, int64_t now_ns, int64_t *next_wait_ns) except -1
     cdef int begin_run(self) except -1
+    cdef int refuse_others(self) except -1
     cdef int run_ready(self, size_t count) except -1
     cdef int run_handle(self, Handle handle) except -1
     cdef int set_stopwatch(self, Stopwatch stopwatch) except -1

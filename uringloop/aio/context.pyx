@@ -160,12 +160,10 @@ cdef class AioContext(Sources):
         cdef unsigned long long n_before = self.n_dispatched
         cdef unsigned long long n_void_before = self.ready.n_void
         self.check_open()
-        if self.n_polls and self.thread != <unsigned long>PyThread_get_thread_ident():
-            raise RuntimeError("another thread makes turns of this AioContext")
+        self.begin_run()
         after = self.around_turn() if self.around_turn is not None else None
         self.n_polls += 1
         try:
-            self.begin_run()
             self.turn(blocking)
         finally:
             self.n_polls -= 1
@@ -175,11 +173,17 @@ cdef class AioContext(Sources):
         return self.n_dispatched - n_before != self.ready.n_void - n_void_before
 
     cdef int begin_run(self) except -1:
-        """This thread makes turns from now on."""
+        """This thread makes turns from now on; RuntimeError while another one does."""
+        self.refuse_others()
         self.thread = <unsigned long>PyThread_get_thread_ident()
         if self.pollers is not None:
             self.pollers.thread = self.thread
         return self.monitor.begin_run()
+
+    cdef int refuse_others(self) except -1:
+        if self.n_polls and self.thread != <unsigned long>PyThread_get_thread_ident() and not self.is_forgotten:
+            raise RuntimeError("another thread makes turns of this AioContext")
+        return 0
 
     cdef int turn(self, bint blocking) except -1:
         cdef size_t n_ready, ready_end, idle_end = 0
@@ -561,12 +565,9 @@ cdef class AioContext(Sources):
 
     def close(self):
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
-        cdef Flushable flushable
-        if self.n_polls and self.thread != <unsigned long>PyThread_get_thread_ident():
-            raise RuntimeError("another thread makes turns of this AioContext")
+        self.refuse_others()
         while self.n_dirty:
-            flushable = self.pop_dirty()  # written while the loop did not run
-            flushable.flush_last()
+            self.pop_dirty().flush_last()  # written while the loop did not run
         self.bottom_halves.close()
         if self.pollers is not None:
             self.pollers.close()

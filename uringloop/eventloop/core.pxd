@@ -20,6 +20,7 @@ cdef class LoopCore:
     cdef object slow_hook            # slow_callback_hook, or None
     cdef dict fd_callbacks           # fd -> FdCallbacks
     cdef object __weakref__
+    cdef int run_turns(self) except -1
     cdef int follow_time(self) except -1
     cdef int follow_slowness(self) except -1
     cdef Handle new_handle(self, object callback, object args, object context)

@@ -210,21 +210,28 @@ cdef class LoopCore:
         self._run_forever_setup()
         try:
             self.aio_context.begin_run()
+            self.aio_context.n_polls += 1
+            try:
+                self.run_turns()
+            finally:
+                self.aio_context.n_polls -= 1
+        finally:
+            self.aio_context.wants_return = False
+            self._run_forever_cleanup()
+
+    cdef int run_turns(self) except -1:
+        """Until stop(); what was written right before that, or before an exception, still goes out."""
+        try:
             self.aio_context.wants_return = self.is_stopping
             while True:
                 self.aio_context.turn(True)
                 if self.is_stopping:
-                    break
+                    return 0
                 if self.is_loop_closed:
                     raise RuntimeError("Event loop is closed: this process is a fork of the one that runs it")
         finally:
-            try:
-                # what was written right before the stop, or before an exception, still goes out
-                if not self.aio_context.monitor.is_closed:
-                    self.aio_context.settle()
-            finally:
-                self.aio_context.wants_return = False
-                self._run_forever_cleanup()
+            if not self.aio_context.monitor.is_closed:
+                self.aio_context.settle()
 
     def _run_once(self):
         """One turn, as asyncio's private method of this name."""
