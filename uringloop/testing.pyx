@@ -489,6 +489,9 @@ cdef class SharedPollList(PollList):
             self.shared = PollList.touch(self, self.shared)
         return self.shared
 
+    cdef int part(self, int fd, PolledEvent event) except -1:
+        return 0  # others wait for it
+
 
 cdef class PollListDriver:
     """A PollList by names of events; an event exists from its first touch to `forget`."""
@@ -509,6 +512,14 @@ cdef class PollListDriver:
     def forget(self, name):
         """Its handler is gone."""
         del self.events[name]
+
+    def part(self, name, int fd):
+        """Nobody waits for it any more."""
+        self.polling.part(fd, <PolledEvent>self.events[name])
+
+    def rejoin(self, int fd):
+        """Somebody does again; whether there was one for this fd."""
+        return self.polling.rejoin(fd) is not None
 
     def spin_ns(self, int64_t now_ns):
         return self.polling.spin_ns(now_ns)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import select
+import socket
 import threading
 import time
 
@@ -154,6 +155,29 @@ def mixed_load(driver):
     return driver.times()
 
 
+def test_what_nobody_waits_for_is_not_looked_for_and_goes_on_from_where_it_was():
+    polling = PollListDriver(MAX_NS)
+    polling.turn(["a", "b"], 5000, 1)
+    polling.turn(["a"], 6000, 2)
+    polling.part("a", 3)
+    assert polling.times() == {"b": 4000}
+    assert polling.spin_ns(3) == 4000
+    assert polling.rejoin(3)
+    assert polling.times() == {"a": 8000, "b": 4000}
+    assert not polling.rejoin(3)
+    polling.part("a", 3)
+    polling.turn(["a", "b"], 9000, 4)  # its handler was removed in the turn in which it came
+    assert polling.times() == {"b": 8000}
+    polling.rejoin(3)
+    assert polling.times() == {"a": 16000, "b": 8000}
+    polling.part("a", 3)
+    polling.turn(["a"], MAX_NS + 1, 5)
+    polling.rejoin(3)
+    assert polling.times() == {"b": 8000}
+    polling.part("b", 3)
+    assert len(polling) == 0
+
+
 def test_a_slow_one_does_not_spoil_a_fast_one():
     assert mixed_load(PollListDriver(MAX_NS)) == {"fast": 32000}
 
@@ -278,6 +302,40 @@ def learned_loop(fdmon):
 def eventfd_count(fd):
     with open(f"/proc/self/fdinfo/{fd}") as info:
         return next(int(line.split()[1], 16) for line in info if line.startswith("eventfd-count"))
+
+
+@pytest.mark.parametrize("how", ["sock_recv", "add_reader"])
+def test_who_waits_for_each_message_anew_goes_on_with_what_was_learned(real_fdmon_name, how):
+    loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
+    loop.set_poll_params(10**12)
+    polling = loop.aio_context.polling
+    n_while_waiting = []
+    one, other = socket.socketpair()
+    one.setblocking(False)
+
+    async def receive():
+        if how == "sock_recv":
+            return await loop.sock_recv(one, 10)
+        future = loop.create_future()
+        loop.add_reader(one, future.set_result, None)
+        await future
+        loop.remove_reader(one)
+        return one.recv(10)
+
+    async def main():
+        for _ in range(3):
+            receiving = loop.create_task(receive())
+            await asyncio.sleep(0)
+            n_while_waiting.append(len(polling))
+            other.send(b"x")
+            assert await receiving == b"x"
+            assert len(polling) == 0  # nobody waits: not looked for
+
+    loop.run_until_complete(main())
+    loop.close()
+    one.close()
+    other.close()
+    assert n_while_waiting == [0, 1, 1]
 
 
 def test_a_thread_is_seen_while_looking_without_its_eventfd_or_any_system_call(ring_driver):

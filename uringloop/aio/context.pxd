@@ -54,5 +54,4 @@ cdef class AioContext(Sources):
     cdef Flushable pop_dirty(self)
     cdef int flush_dirty(self) except -1
     cdef int settle(self) except -1
-    cdef int set_handler(self, FdHandler old, FdHandler new) except -1
     cdef int forget(self) except -1

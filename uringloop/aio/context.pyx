@@ -544,10 +544,6 @@ cdef class AioContext(Sources):
             self.flush_dirty()
         return self.monitor.settle()
 
-    cdef int set_handler(self, FdHandler old, FdHandler new) except -1:
-        """Change the interest in one fd; see FDMonitor.update."""
-        return self.monitor.update(old, new)
-
     @property
     def fdmon(self):
         """The monitor's name: "io_uring", "epoll" or "poll"."""

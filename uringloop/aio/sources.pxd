@@ -1,7 +1,7 @@
 # Where a context gets its work from: fds, memory, bottom halves, timers.
 from libc.stdint cimport int64_t
 
-from ..fdmon.base cimport FDMonitor
+from ..fdmon.base cimport FDMonitor, FdHandler
 from .bottom_halves cimport BottomHalves
 from .notifier cimport Notifier
 from .poll_handlers cimport PollHandler, PollHandlers
@@ -25,4 +25,6 @@ cdef class Sources:
     cdef int64_t now_ns(self) except? -1
     cdef int check_use(self) except -1
     cdef int set_poll_callbacks(self, PollHandler handler, object io_poll, object io_poll_ready) except -1
+    cdef int set_handler(self, FdHandler old, FdHandler new) except -1
+    cdef int exchange_handler(self, FdHandler old, FdHandler new) except -1
     cdef object report_to(self, object reporter)

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..fdmon.base cimport FdHandler, ul_monotonic_ns
+from ..fdmon.polling cimport PollList
 from .bottom_halves cimport check_callback
 from .handles cimport Handle, TimerHandle
 from .poll_handlers cimport CallbackHandler, PollHandler, PollHandlers
@@ -49,6 +50,21 @@ cdef class Sources:
     cdef int64_t now_ns(self) except? -1:
         """The clock of the timers."""
         return ul_monotonic_ns() if self.own_clock is None else <int64_t>self.own_clock()
+
+    cdef int set_handler(self, FdHandler old, FdHandler new) except -1:
+        """Change the interest in one fd; see FDMonitor.update."""
+        return self.monitor.update(old, new)
+
+    cdef int exchange_handler(self, FdHandler old, FdHandler new) except -1:
+        """The same for who may watch the fd again: what was learned of looking for it (adaptive polling) is kept."""
+        cdef PollList polling = self.monitor.polling
+        self.set_handler(old, new)
+        if polling is not None:
+            if old is not None:
+                polling.part(old.fd, old.polled)
+            if new is not None:
+                new.polled = polling.rejoin(new.fd)
+        return 0
 
     def set_fd_handler(self, fd, io_read=None, io_write=None, io_poll=None, io_poll_ready=None):
         """Watch an fd; replaces what was set for it, and all None removes it.

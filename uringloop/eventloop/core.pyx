@@ -298,7 +298,7 @@ cdef class LoopCore:
                 kept &= ~POLLIN
             if old.writer is not writer:
                 kept &= ~POLLOUT
-        self.aio_context.set_handler(old, new)
+        self.aio_context.exchange_handler(old, new)
         if kept:
             self.aio_context.ready_list.append(new, kept)
         if new is not None:

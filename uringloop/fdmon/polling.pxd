@@ -8,6 +8,8 @@ cdef class PolledEvent:
     cdef PollList owner           # whose list it is on; None while ns is 0
     cdef PyObject *before         # neighbours on that list; borrowed
     cdef PyObject *after
+    cdef bint is_parted           # nobody waits for it; it is not on the list meanwhile,
+    cdef int64_t kept_ns          # and this is its ns when somebody does again
 
 cdef class PollList:
     cdef readonly int64_t max_ns  # poll_max_ns
@@ -19,11 +21,14 @@ cdef class PollList:
     cdef int64_t most_ns          # the largest ns on the list; valid unless is_stale
     cdef bint is_stale
     cdef int64_t next_expiry_ns   # when to look for idle ones again
+    cdef dict parted              # fd -> PolledEvent of those that nobody waits for
     cdef list touched             # PolledEvents that were dispatched and not adjusted yet
     cdef readonly unsigned long long n_hits
     cdef readonly unsigned long long n_misses
     cdef int64_t spin_ns(self, int64_t now_ns) noexcept
     cdef PolledEvent touch(self, PolledEvent event)
+    cdef int part(self, int fd, PolledEvent event) except -1
+    cdef PolledEvent rejoin(self, int fd)
     cdef int adjust(self, Py_ssize_t first, int64_t block_ns, int64_t now_ns) except -1
     cdef void set_ns(self, PolledEvent event, int64_t ns) noexcept
     cdef void unlink(self, PolledEvent event) noexcept

@@ -6,6 +6,8 @@ How it works (QEMU: AioPolledEvent, poll_max_ns, poll_grow, poll_shrink):
     handlers' own time (`next_ns`).  So a fast peer keeps being looked for although a slow one shares the loop.
  3. Before blocking the context looks for as long as the greediest event on the list wants.
  4. An event that did not come for `idle_ns` leaves the list, and returns when it comes again.
+ 5. Who watches an fd only while he waits for it (sock_recv, one message after the other) goes on with what was
+    learned: the event of an fd is kept while nobody waits for it, but is not looked for meanwhile (`part`, `rejoin`).
 
 Invariant: an event is on the list exactly while its ns is not 0; it leaves when it goes.
 
@@ -60,6 +62,7 @@ cdef class PollList:
     def __cinit__(self, int64_t max_ns, int64_t grow=2, int64_t shrink=0, int64_t idle_ns=POLL_IDLE_INTERVAL_NS):
         self.max_ns, self.grow, self.shrink, self.idle_ns = max_ns, grow, shrink, idle_ns
         self.touched = []
+        self.parted = {}
 
     def __dealloc__(self):
         # events hold their list while they are on it, so there are none
@@ -91,14 +94,38 @@ cdef class PollList:
         self.touched.append(event)
         return event
 
+    cdef int part(self, int fd, PolledEvent event) except -1:
+        """Nobody waits for this event of the fd any more, until rejoin(fd); `event` may be None."""
+        if event is None:
+            return 0
+        self.parted[fd] = event  # one for each number at most: an fd that was closed leaves it to the next
+        event.kept_ns = event.ns
+        event.is_parted = True
+        if event.owner is not None:
+            event.owner.unlink(event)
+        return 0
+
+    cdef PolledEvent rejoin(self, int fd):
+        """Somebody waits for this fd's event; the one that was kept, None where there is none."""
+        cdef PolledEvent event = self.parted.pop(fd, None)
+        if event is not None:
+            event.is_parted = False
+            self.set_ns(event, event.kept_ns)
+        return event
+
     cdef int adjust(self, Py_ssize_t first, int64_t block_ns, int64_t now_ns) except -1:
         """A turn's dispatch is over: learn from it.  `first`: how many were touched before this turn (nested ones)."""
         cdef PolledEvent event
         cdef Py_ssize_t i
+        cdef int64_t ns
         for i in range(first, len(self.touched)):
             event = <PolledEvent>self.touched[i]
             event.last_ns = now_ns
-            self.set_ns(event, next_ns(event.ns, block_ns, self.max_ns, self.grow, self.shrink))
+            ns = next_ns(event.kept_ns if event.is_parted else event.ns, block_ns, self.max_ns, self.grow, self.shrink)
+            if event.is_parted:
+                event.kept_ns = ns
+            else:
+                self.set_ns(event, ns)
         del self.touched[first:]
         return 0
 
