@@ -182,6 +182,23 @@ def test_runner_run_inside_of_a_running_loop(allowed):
     assert run(loop, main()) == 42
 
 
+def test_an_empty_context_for_an_inner_runner_is_one(allowed):
+    async def setting(value):
+        before = var.get()
+        var.set(value)
+        return before
+
+    async def main():
+        context = contextvars.Context()
+        with asyncio.Runner() as runner:
+            assert runner.run(setting(1)) == "unset"
+            assert runner.run(setting(2), context=context) == "unset"
+            assert runner.run(setting(3)) == 1
+        assert context[var] == 2
+
+    run(allowed, main())
+
+
 def test_a_runner_may_run_inside_of_its_own_run(monitor):
     uringloop.allow_nested()
     try:

@@ -191,7 +191,8 @@ def _make_runner_run(stock):
             return stock(self, coro, context=context)
         if self._context is None:
             self._context = contextvars.copy_context()  # all runs of a runner share one
-        return run_main(loop, coro, context=context or self._context, debug=self._debug)
+        # an empty context is false
+        return run_main(loop, coro, context=self._context if context is None else context, debug=self._debug)
 
     return run
 
