@@ -255,6 +255,19 @@ def test_fds_that_are_always_ready_starve_no_lower_priority(glib_loop, main_loop
         far.close()
 
 
+@pytest.mark.parametrize("name", ["PRIORITY_DEFAULT_IDLE", "PRIORITY_DEFAULT"])
+def test_an_fd_that_hangs_up_for_ever_starves_no_lower_priority(glib_loop, main_loop, name):
+    """poll() tells POLLHUP to those, too, who asked for nothing."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    glib_loop.add_reader(reading, len, b"")  # never takes note of the end
+    for _ in range(3):
+        GLib.idle_add(main_loop.quit, priority=getattr(GLib, name))
+        main_loop.run()
+    assert glib_loop.remove_reader(reading)
+    os.close(reading)
+
+
 def test_an_echo_that_never_rests_starves_no_lower_priority(glib_loop, main_loop):
     """GTK draws at a lower priority than asyncio has."""
 

@@ -57,7 +57,10 @@ cdef extern from *:
 
 cdef enum:
     POLLIN = 1
+    ALWAYS_TOLD = 0x38  # POLLERR, POLLHUP, POLLNVAL: also to those who ask for nothing
     FARTHEST_MS = 0x7FFFFFFF
+
+cdef unsigned long long NEVER = <unsigned long long>-1
 
 cdef object main_context_type = None  # PyGObject's GLib.MainContext; None until GLib's functions were found
 cdef ul_glib_source_funcs funcs
@@ -227,6 +230,8 @@ cdef class Source:
             if handler is None or handler.events != events:
                 del self.tags[fd]
                 source_remove_unix_fd(self.source, <void *><size_t>tag)
+        if self.turns.is_yielding:
+            return 0  # what is missing, `blind` has taken out
         for fd, handler in handlers.items():
             if fd not in self.tags:
                 self.tags[fd] = handler.events, <size_t>source_add_unix_fd(self.source, fd, handler.events)
@@ -240,8 +245,13 @@ cdef class Source:
         self.is_blind = is_blind
         if self.tag != NULL:
             source_modify_unix_fd(self.source, self.tag, 0 if is_blind else POLLIN)
-        for events, tag in self.tags.values():
-            source_modify_unix_fd(self.source, <void *><size_t>tag, 0 if is_blind else <int>events)
+        for fd, (events, tag) in list(self.tags.items()):
+            if is_blind and source_query_unix_fd(self.source, <void *><size_t>tag) & ALWAYS_TOLD:
+                del self.tags[fd]
+                source_remove_unix_fd(self.source, <void *><size_t>tag)
+                self.n_interests = NEVER  # `watch` puts it back
+            else:
+                source_modify_unix_fd(self.source, <void *><size_t>tag, 0 if is_blind else <int>events)
         return 0
 
     cdef bint check(self) except -1:
