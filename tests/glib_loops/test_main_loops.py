@@ -225,6 +225,37 @@ def test_signal_handlers_of_asyncio_work_under_a_main_loop(glib_loop, main_loop)
     assert glib_loop.remove_signal_handler(signal.SIGUSR1)
 
 
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_signal_handlers_of_an_ordinary_loop_that_is_attached(monitor, main_loop, when):
+    loop = uringloop.new_event_loop(fdmon=monitor)
+    heard = []
+
+    def come():
+        heard.append(asyncio.get_running_loop())
+        main_loop.quit()
+
+    if when == "before":
+        loop.add_signal_handler(signal.SIGUSR1, come)
+        signal.raise_signal(signal.SIGUSR1)  # its byte lies in asyncio's pipe
+    source = uringloop.glib.attach(loop)
+    if when == "before":
+        main_loop.run()
+    else:
+        loop.add_signal_handler(signal.SIGUSR1, come)
+    for _ in range(2):
+        GLib.timeout_add(1, os.kill, os.getpid(), signal.SIGUSR1)
+        main_loop.run()
+    source.detach()
+    heard_under_glib = len(heard)
+    signal.raise_signal(signal.SIGUSR1)
+    for _ in range(10):  # by the handler, and not by the byte as well
+        loop.run_until_complete(asyncio.sleep(0))
+    assert heard == [loop] * (heard_under_glib + 1)
+    assert heard_under_glib == (3 if when == "before" else 2)
+    assert loop.remove_signal_handler(signal.SIGUSR1)
+    loop.close()
+
+
 # Priority and fairness
 
 

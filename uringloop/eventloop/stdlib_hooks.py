@@ -5,8 +5,10 @@ monitor.  Their classes are never instantiated and their __init__ and close neve
 `StdlibHooks.setup_stdlib`.  One file, so that a new Python version is checked here.
 """
 
+import functools
 import selectors
 import signal
+import threading
 import weakref
 from asyncio import selector_events, unix_events
 
@@ -27,7 +29,6 @@ _FROM_SELECTOR = (
     "remove_writer",
 )
 _FROM_UNIX = (
-    "_process_self_data",
     "_handle_signal",
     "remove_signal_handler",
     "_check_signal",
@@ -61,6 +62,8 @@ class SelectorView:
 class StdlibHooks:
     """Mixed into Loop behind LoopCore."""
 
+    _hears_signals = False  # see hear_signals
+
     def setup_stdlib(self):
         """The attributes that the borrowed functions expect."""
         self._signal_handlers = {}
@@ -92,9 +95,33 @@ class StdlibHooks:
             if self._csock is None:
                 self._make_self_pipe()
             _UNIX.add_signal_handler(self, sig, callback, *args)
+            if self._hears_signals:
+                self._hear_signal(sig)
         finally:
             if not self._signal_handlers and self._csock is not None:
                 self._close_self_pipe()  # also one that was half made, and that nobody would read
+
+    def hear_signals(self):
+        """From now on a handler in Python hears of signals; the bytes in the wake-up fd only wake.
+
+        Whoever runs a main loop that is not asyncio's has a wake-up fd of his own in the place of ours, as PyGObject
+        does in GLib.MainLoop.run().
+        """
+        if self._hears_signals or threading.current_thread() is not threading.main_thread():
+            return
+        for number in self._signal_handlers:
+            self._hear_signal(number)
+        if self._csock is not None:
+            self._read_from_self()  # what came before
+        self._hears_signals = True
+
+    def _hear_signal(self, number):
+        signal.signal(number, functools.partial(_signal_came, weakref.ref(self)))
+        signal.siginterrupt(number, False)
+
+    def _process_self_data(self, data):
+        if not self._hears_signals:
+            _UNIX._process_self_data(self, data)
 
     def remove_signal_handler(self, sig):
         """See asyncio.loop.remove_signal_handler."""
@@ -127,6 +154,12 @@ class StdlibHooks:
             self._csock.close()
             self._ssock = self._csock = None
             self._signal_handlers.clear()
+
+
+def _signal_came(known, number, frame):
+    loop = known()
+    if loop is not None:
+        loop._handle_signal(number)
 
 
 for _name in _FROM_SELECTOR:

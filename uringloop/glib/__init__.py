@@ -75,5 +75,7 @@ def attach(
     the main context; ImportError, TypeError, MonitorUnavailable.
     """
     if isinstance(aio_context, Loop):
-        return Source(aio_context.aio_context, main_context, priority, Entrance(aio_context))
+        source = Source(aio_context.aio_context, main_context, priority, Entrance(aio_context))
+        aio_context.hear_signals()
+        return source
     return Source(aio_context, main_context, priority, None)

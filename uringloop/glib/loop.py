@@ -5,7 +5,6 @@ works either way.  While it does so without run_forever() the loop is the runnin
 """
 
 import functools
-import signal
 import sys
 import threading
 import weakref
@@ -27,6 +26,7 @@ class GLibLoop(Loop):
     """
 
     _source = None
+    _hears_signals = True
 
     def __init__(self, main_context, fdmon, priority):
         super().__init__(fdmon)
@@ -52,19 +52,6 @@ class GLibLoop(Loop):
             super().stop()
         else:
             self._source.stop_loop(self)
-
-    def add_signal_handler(self, sig, callback, *args):
-        """See asyncio.loop.add_signal_handler.
-
-        GLib.MainLoop.run() puts PyGObject's wake-up fd in the place of asyncio's.  Either wakes GLib; what came is
-        heard of by a handler in Python, and not by the bytes in one of the two.
-        """
-        super().add_signal_handler(sig, callback, *args)
-        signal.signal(sig, functools.partial(_signal_came, weakref.ref(self)))
-        signal.siginterrupt(sig, False)
-
-    def _process_self_data(self, data):
-        pass  # the numbers of signals: see add_signal_handler
 
     def _run_once(self):
         raise RuntimeError("a loop inside GLib is driven by its main context")
@@ -105,12 +92,6 @@ class Entrance:
         if loop._debug:
             loop._set_coroutine_origin_tracking(True)
         return functools.partial(_leave, loop, *before)
-
-
-def _signal_came(known, number, frame):
-    loop = known()
-    if loop is not None:
-        loop._handle_signal(number)
 
 
 def _leave(loop, running, thread_id, hooks):
