@@ -517,9 +517,9 @@ cdef class PollListDriver:
         """Nobody waits for it any more."""
         self.polling.part(fd, <PolledEvent>self.events[name])
 
-    def rejoin(self, int fd):
+    def rejoin(self, int fd, int64_t now_ns):
         """Somebody does again; whether there was one for this fd."""
-        return self.polling.rejoin(fd) is not None
+        return self.polling.rejoin(fd, now_ns) is not None
 
     def spin_ns(self, int64_t now_ns):
         return self.polling.spin_ns(now_ns)

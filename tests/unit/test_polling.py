@@ -18,6 +18,7 @@ from unit.conftest import handler_with
 from uringloop.fdmon.polling import next_ns
 
 MAX_NS = 32768
+IDLE_NS = 7_000_000_000
 # All that fits into the C type: a product that overflows would be seen.
 TIMES = st.integers(0, 2**63 - 1) | st.integers(0, 100_000)
 FACTORS = st.integers(0, 5) | st.integers(0, 2**63 - 1)
@@ -162,19 +163,24 @@ def test_what_nobody_waits_for_is_not_looked_for_and_goes_on_from_where_it_was()
     polling.part("a", 3)
     assert polling.times() == {"b": 4000}
     assert polling.spin_ns(3) == 4000
-    assert polling.rejoin(3)
+    assert polling.rejoin(3, 6)
     assert polling.times() == {"a": 8000, "b": 4000}
-    assert not polling.rejoin(3)
+    assert not polling.rejoin(3, 6)
     polling.part("a", 3)
     polling.turn(["a", "b"], 9000, 4)  # its handler was removed in the turn in which it came
     assert polling.times() == {"b": 8000}
-    polling.rejoin(3)
+    polling.rejoin(3, 6)
     assert polling.times() == {"a": 16000, "b": 8000}
     polling.part("a", 3)
     polling.turn(["a"], MAX_NS + 1, 5)
-    polling.rejoin(3)
+    polling.rejoin(3, 6)
     assert polling.times() == {"b": 8000}
     polling.part("b", 3)
+    assert len(polling) == 0
+    polling.rejoin(3, 4 + IDLE_NS - 1)
+    assert polling.times() == {"b": 8000}
+    polling.part("b", 3)
+    assert polling.rejoin(3, 4 + IDLE_NS)  # it did not come for too long
     assert len(polling) == 0
 
 

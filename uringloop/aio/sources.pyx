@@ -63,7 +63,7 @@ cdef class Sources:
             if old is not None:
                 polling.part(old.fd, old.polled)
             if new is not None:
-                new.polled = polling.rejoin(new.fd)
+                new.polled = polling.rejoin(new.fd, ul_monotonic_ns())
         return 0
 
     def set_fd_handler(self, fd, io_read=None, io_write=None, io_poll=None, io_poll_ready=None):

@@ -28,7 +28,7 @@ cdef class PollList:
     cdef int64_t spin_ns(self, int64_t now_ns) noexcept
     cdef PolledEvent touch(self, PolledEvent event)
     cdef int part(self, int fd, PolledEvent event) except -1
-    cdef PolledEvent rejoin(self, int fd)
+    cdef PolledEvent rejoin(self, int fd, int64_t now_ns)
     cdef int adjust(self, Py_ssize_t first, int64_t block_ns, int64_t now_ns) except -1
     cdef void set_ns(self, PolledEvent event, int64_t ns) noexcept
     cdef void unlink(self, PolledEvent event) noexcept

@@ -105,12 +105,13 @@ cdef class PollList:
             event.owner.unlink(event)
         return 0
 
-    cdef PolledEvent rejoin(self, int fd):
+    cdef PolledEvent rejoin(self, int fd, int64_t now_ns):
         """Somebody waits for this fd's event; the one that was kept, None where there is none."""
         cdef PolledEvent event = self.parted.pop(fd, None)
         if event is not None:
             event.is_parted = False
-            self.set_ns(event, event.kept_ns)
+            if now_ns - event.last_ns < self.idle_ns:
+                self.set_ns(event, event.kept_ns)
         return event
 
     cdef int adjust(self, Py_ssize_t first, int64_t block_ns, int64_t now_ns) except -1:
