@@ -55,26 +55,26 @@ def test_a_nested_run_puts_the_task_back(monitor):
     """Whatever run_nested() lacks memory for, its caller is the current task afterwards and can end."""
     source = """
         from out_of_memory import *
-        import functools
+        import _testcapi
 
-        async def nest(gate, faults):
-            await gate
+        async def nest(number):
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             done = loop.create_future()
             done.set_result(7)
+            is_felt = False
+            _testcapi.set_nomemory(number, number + 1)
             try:
-                assert loop.run_nested(done) == 7
-            except MemoryError as error:
-                faults.errors.append(error)
+                result = loop.run_nested(done)
+            except MemoryError:
+                is_felt = True
+            finally:
+                _testcapi.remove_mem_hooks()
+            assert is_felt or result == 7
             assert asyncio.current_task() is task
+            return is_felt
 
         def scenario(loop, faults):
-            gate = loop.create_future()
-            task = loop.create_task(nest(gate, faults))
-            one_turn(loop)
-            is_felt = faults.run(functools.partial(gate.set_result, None))
-            turn_until(loop, task.done, seconds=SECONDS)
-            return is_felt or isinstance(task.exception(), MemoryError)
+            return loop.run_until_complete(nest(faults.number))
 
         sweep(scenario, MONITOR)
     """
