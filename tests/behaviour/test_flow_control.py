@@ -180,6 +180,7 @@ async def test_pause_and_resume_in_quick_succession_lose_nothing(kind):
         assert await protocol.received(400) == b"".join(b"%04d" % number for number in range(100))
 
 
+@pytest.mark.stock_since((3, 11, 7))  # 3.11.2, of Debian 12, has the bug
 @KINDS
 async def test_pause_in_connection_made_is_honoured(kind):
     class Paused(Recorder):
@@ -196,6 +197,7 @@ async def test_pause_in_connection_made_is_honoured(kind):
         assert await protocol.received(5) == b"early"
 
 
+@pytest.mark.stock_since((3, 11, 7))  # 3.11.2, of Debian 12, has the bug
 async def test_pause_in_connection_made_of_a_server_is_honoured():
     import asyncio
     import socket
