@@ -128,28 +128,6 @@ def test_a_turn_that_an_exception_ends_has_learned_all_the_same(context, new_not
 # Other threads
 
 
-def test_poll_handlers_and_poll_parameters_are_for_the_thread_of_the_context(context):
-    handler = context.add_poll_handler(bool, print)
-    context.poll(False)
-    errors = []
-
-    def work():
-        for call in (handler.remove, lambda: context.set_poll_params(1000)):
-            try:
-                call()
-            except RuntimeError as error:
-                errors.append(str(error))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert len(errors) == 2
-    assert all("this thread does not run the AioContext" in text for text in errors)
-    assert not handler.removed
-    handler.remove()
-    handler.remove()
-
-
 def refused_in_a_thread(*calls):
     """The texts of the RuntimeErrors that these calls raise in another thread."""
     errors = []
@@ -165,6 +143,17 @@ def refused_in_a_thread(*calls):
     thread.start()
     thread.join()
     return errors
+
+
+def test_poll_handlers_and_poll_parameters_are_for_the_thread_of_the_context(context):
+    handler = context.add_poll_handler(bool, print)
+    context.poll(False)
+    errors = refused_in_a_thread(handler.remove, lambda: context.set_poll_params(1000))
+    assert len(errors) == 2
+    assert all("this thread does not run the AioContext" in text for text in errors)
+    assert not handler.removed
+    handler.remove()
+    handler.remove()
 
 
 def test_another_thread_makes_no_turns_of_a_running_loop_and_does_not_close_its_context(real_fdmon_name):
