@@ -19,6 +19,7 @@ SANITIZE = os.environ.get("URINGLOOP_SANITIZE", "") not in ("", "0")
 
 # Modules that need no liburing; the others do.
 PLAIN = [
+    "support.references",
     "fdmon.polling",
     "fdmon.base",
     "fdmon.poll",
@@ -63,7 +64,7 @@ RING = [
     "eventloop.raw",
     "testing_ring",
 ]
-HEADERS = ["uringloop/liburing/compat.h", "uringloop/aio/clock.h", "uringloop/aio/collect.h"]
+HEADERS = ["uringloop/liburing/compat.h", "uringloop/aio/clock.h", "uringloop/support/collect.h"]
 HEADERS += ["uringloop/transports/tls_openssl.h"]
 
 # The cffi module for raw requests, and the compiler flags that it shares with the others.

@@ -409,7 +409,7 @@ cdef class ContextDriver:
 
     @property
     def n_dirty(self):
-        return self.aio_context.n_dirty
+        return self.aio_context.dirty.count()
 
     def settle(self):
         self.aio_context.settle()

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "uringloop"
 LAYERS = {
     "_version": -1,
     "exceptions": -1,
+    "support": 0,
     "liburing": 0,
     "uring": 1,
     "fdmon": 2,

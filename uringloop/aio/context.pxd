@@ -1,9 +1,9 @@
 # The AioContext: one turn of the loop.
 from libc.stdint cimport int64_t
-from cpython.ref cimport PyObject
 
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
 from ..fdmon.polling cimport PollList
+from ..support.references cimport References
 from .handles cimport Handle
 from .ready cimport ReadyQueue
 from .sources cimport Sources
@@ -19,10 +19,7 @@ cdef class Flushable:
 cdef class AioContext(Sources):
     cdef ReadyQueue due               # timers that are due and not run yet, in the order of their times
     cdef ReadyList ready_list         # handlers found ready, not dispatched yet
-    cdef PyObject **dirty             # Flushables with something to write; owned references
-    cdef size_t dirty_head            # the first that was not taken yet; 0 when none is left
-    cdef size_t n_dirty               # where the next will be put; 0 when none is left
-    cdef size_t dirty_capacity
+    cdef References dirty             # Flushables with something to write
     cdef Py_ssize_t dirty_bytes       # what they hold together, at least
     cdef bint is_flushing             # flush_dirty is at work
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None

@@ -20,14 +20,12 @@ but no event loop.
 """
 
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memmove
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
 from ..fdmon.polling cimport PollList
+from ..support.references cimport References
 from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
 from .notifier cimport Notifier
@@ -113,17 +111,9 @@ cdef class AioContext(Sources):
         self.ready_list = ReadyList()
         self.notifier = Notifier()
         self.bottom_halves = BottomHalves(self.ready, self.notifier)
-        self.dirty_capacity = 64
-        self.dirty = <PyObject **>malloc(self.dirty_capacity * sizeof(PyObject *))
-        if self.dirty == NULL:
-            raise MemoryError()
+        self.dirty = References()
         monitor.update(None, self.notifier)
         live_contexts.add(self)
-
-    def __dealloc__(self):
-        while self.n_dirty:
-            self.pop_dirty()
-        free(self.dirty)
 
     def __del__(self):
         # Before anything is freed: the kernel may hold memory of requests in flight.
@@ -193,7 +183,7 @@ cdef class AioContext(Sources):
         if self.monitor.is_closed:
             self.check_open()  # a loop whose context was closed would turn and turn, since it cannot block
         self.n_turns += 1
-        if self.n_dirty:
+        if self.dirty.head != self.dirty.tail:
             self.flush_dirty()
         n_ready = self.ready.count()
         ready_end = self.ready.head + n_ready
@@ -227,8 +217,8 @@ cdef class AioContext(Sources):
     cdef int64_t timeout_ns(self, bint blocking) except? -2:
         """How long the wait may block: -1 for ever, 0 not at all."""
         cdef int64_t when_ns
-        if (not blocking or self.wants_return or self.n_dirty or self.due.count() or self.monitor.has_undispatched()
-                or self.ready_list.head != self.ready_list.tail):
+        if (not blocking or self.wants_return or self.dirty.head != self.dirty.tail or self.due.count()
+                or self.monitor.has_undispatched() or self.ready_list.head != self.ready_list.tail):
             return 0
         when_ns = self.timers.next_when_ns()
         if when_ns < 0:
@@ -484,25 +474,11 @@ cdef class AioContext(Sources):
 
     cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1:
         """`flushable` collected n_bytes more; its flush() comes before the next wait."""
-        cdef PyObject **grown
         self.dirty_bytes += n_bytes
         if flushable.is_dirty:
             return 0  # it waits in its place
-        if self.n_dirty == self.dirty_capacity and self.dirty_head:
-            # marked while a flush runs
-            self.n_dirty -= self.dirty_head
-            memmove(self.dirty, self.dirty + self.dirty_head, self.n_dirty * sizeof(PyObject *))
-            self.dirty_head = 0
-        if self.n_dirty == self.dirty_capacity:
-            grown = <PyObject **>realloc(self.dirty, 2 * self.dirty_capacity * sizeof(PyObject *))
-            if grown == NULL:
-                raise MemoryError()
-            self.dirty = grown
-            self.dirty_capacity *= 2
-        Py_INCREF(flushable)  # undone by pop_dirty
+        self.dirty.put(flushable)
         flushable.is_dirty = True
-        self.dirty[self.n_dirty] = <PyObject *>flushable
-        self.n_dirty += 1
         if self.dirty_bytes >= (FLUSH_BYTES_LARGE if n_bytes >= LARGE_WRITE else FLUSH_BYTES) and not self.is_flushing:
             self.flush_dirty()
             self.monitor.submit()
@@ -510,12 +486,8 @@ cdef class AioContext(Sources):
 
     cdef Flushable pop_dirty(self):
         """Take the one that was marked first; there is one."""
-        cdef Flushable flushable = <Flushable>self.dirty[self.dirty_head]
-        self.dirty_head += 1
-        if self.dirty_head == self.n_dirty:
-            self.dirty_head = self.n_dirty = 0
+        cdef Flushable flushable = <Flushable>self.dirty.take()
         flushable.is_dirty = False
-        Py_DECREF(flushable)  # taken by mark_dirty
         return flushable
 
     cdef int flush_dirty(self) except -1:
@@ -526,11 +498,11 @@ cdef class AioContext(Sources):
         """
         cdef bint is_inner = self.is_flushing
         cdef Flushable flushable
-        cdef size_t left = self.n_dirty - self.dirty_head
+        cdef size_t left = self.dirty.count()
         self.dirty_bytes = 0
         self.is_flushing = True
         try:
-            while left and self.n_dirty:
+            while left and self.dirty.head != self.dirty.tail:
                 left -= 1
                 flushable = self.pop_dirty()
                 flushable.flush()
@@ -540,7 +512,7 @@ cdef class AioContext(Sources):
 
     cdef int settle(self) except -1:
         """The loop stops: everything written so far goes out, and no send stays half-way.  No user code."""
-        if self.n_dirty:
+        if self.dirty.head != self.dirty.tail:
             self.flush_dirty()
         return self.monitor.settle()
 
@@ -562,7 +534,7 @@ cdef class AioContext(Sources):
     def close(self):
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
         self.refuse_others()
-        while self.n_dirty:
+        while self.dirty.head != self.dirty.tail:
             self.pop_dirty().flush_last()  # written while the loop did not run
         self.bottom_halves.close()
         if self.pollers is not None:

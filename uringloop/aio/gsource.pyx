@@ -81,7 +81,7 @@ cdef class ForeignTurns:
         self.is_yielding = self.served_ns >= YIELD_NS
         if self.is_yielding:
             return False
-        if aio_context.n_dirty:
+        if aio_context.dirty.count():
             aio_context.flush_dirty()
         if self.has_work() or aio_context.monitor.gsource_prepare(aio_context.ready_list):
             return True
@@ -147,7 +147,7 @@ cdef class ForeignTurns:
                 n_turns += 1
                 if (n_turns == DISPATCH_TURNS or self.is_last_turn or aio_context.monitor.is_closed
                         or (aio_context.ready.head == aio_context.ready.tail
-                            and not (aio_context.n_dirty and aio_context.monitor.has_requests))):
+                            and not (aio_context.dirty.count() and aio_context.monitor.has_requests))):
                     break
                 now_ns = ul_monotonic_ns()
                 if now_ns - started_ns >= DISPATCH_NS:
@@ -166,7 +166,7 @@ cdef class ForeignTurns:
         """What was written goes out, and closed sockets are let go of: it may be the foreign loop's last iteration."""
         cdef AioContext aio_context = self.aio_context
         if not aio_context.monitor.is_closed:
-            if aio_context.n_dirty:
+            if aio_context.dirty.count():
                 aio_context.flush_dirty()
             aio_context.monitor.submit()
         return 0

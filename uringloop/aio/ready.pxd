@@ -1,22 +1,15 @@
 # The FIFO of callbacks to run (QEMU: bottom halves, but first in first out).
 from cpython.ref cimport PyObject
 
+from ..support.references cimport References
 from .handles cimport Handle
 
-cdef class ReadyQueue:
-    cdef object collected     # always None: an object field makes the class one that is garbage-collected
-    cdef PyObject **items     # a ring of owned references
-    cdef size_t head
-    cdef size_t tail
-    cdef size_t mask
+cdef class ReadyQueue(References):
     cdef PyObject *spare[256]  # handles that ran and that nobody else holds, empty, to be used again; owned
     cdef int n_spare
     cdef size_t n_idle        # idle bottom halves that wait: the wait is bounded
     cdef unsigned long long n_void  # queued, and no progress: cancelled or idle bottom halves
-    cdef int grow(self) except -1
     cdef int push(self, Handle handle) except -1
     cdef Handle pop(self)
     cdef Handle new_handle(self)
     cdef int recycle(self, Handle handle) except -1
-    cdef void clear(self) noexcept
-    cdef size_t count(self) noexcept

@@ -12,6 +12,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from ..support.collect cimport ul_traverse_own, visitproc
 from .handles cimport TimerHandle, TimerOwner
 
 cdef enum:
@@ -154,11 +155,7 @@ cdef class Timers(TimerOwner):
         self.n_cancelled = 0
 
 
-# -- garbage collection: see collect.h -----------------------------------------------------------------------
-
-cdef extern from "../aio/collect.h":
-    ctypedef int (*visitproc)(PyObject *, void *) noexcept
-    ctypedef int (*ul_traverse_own)(PyObject *, visitproc, void *) noexcept
+# -- garbage collection: see support/collect.h ---------------------------------------------------------------
 
 cdef extern from *:
     """

@@ -1,7 +1,7 @@
 # The FDMonitor interface and what every monitor shares.
 from libc.stdint cimport int64_t
-from cpython.ref cimport PyObject
 
+from ..support.references cimport References
 from .polling cimport PolledEvent, PollList
 
 cdef extern from "../aio/clock.h" nogil:
@@ -18,14 +18,9 @@ cdef class FdHandler:
     cdef int on_ready(self, short revents) except -1
     cdef object behind(self)
 
-cdef class ReadyList:
-    cdef PyObject **items         # a ring of owned references
-    cdef size_t head              # next to dispatch
-    cdef size_t tail              # next free
-    cdef size_t mask
+cdef class ReadyList(References):
     cdef int append(self, FdHandler handler, short revents) except -1
     cdef FdHandler pop(self)
-    cdef size_t count(self) noexcept
 
 cdef class Stopwatch:
     cdef object tell              # called with what took long and with the seconds

@@ -11,9 +11,9 @@ Not here: which monitor is chosen (`select`), the order of things in one turn (`
 
 from libc.errno cimport EPERM, errno
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from posix.stat cimport S_ISBLK, S_ISCHR, S_ISDIR, S_ISREG, fstat, struct_stat
+
+from ..support.references cimport References
 
 import os
 import select
@@ -55,58 +55,25 @@ cdef class Stopwatch:
         return 0
 
 
-cdef class ReadyList:
+cdef class ReadyList(References):
     """Handlers that a wait found ready, in that order, each at most once."""
-
-    def __cinit__(self):
-        self.mask = 63
-        self.items = <PyObject **>malloc((self.mask + 1) * sizeof(PyObject *))
-        if self.items == NULL:
-            raise MemoryError()
-
-    def __dealloc__(self):
-        if self.items != NULL:
-            while self.count():
-                self.pop()
-            free(self.items)
-
-    cdef size_t count(self) noexcept:
-        return self.tail - self.head
 
     cdef int append(self, FdHandler handler, short revents) except -1:
         """Queue a handler; one that is queued already only collects the new revents (nested loops)."""
-        cdef PyObject **grown
-        cdef size_t i, n
         if handler.is_removed:
             return 0
         if handler.is_queued:
             handler.revents |= revents
             return 0
-        n = self.tail - self.head
-        if n > self.mask:
-            grown = <PyObject **>malloc(2 * (self.mask + 1) * sizeof(PyObject *))
-            if grown == NULL:
-                raise MemoryError()
-            for i in range(n):
-                grown[i] = self.items[(self.head + i) & self.mask]
-            free(self.items)
-            self.items = grown
-            self.mask = 2 * self.mask + 1
-            self.head = 0
-            self.tail = n
-        Py_INCREF(handler)  # undone by pop()
-        self.items[self.tail & self.mask] = <PyObject *>handler
-        self.tail += 1
+        self.put(handler)
         handler.is_queued = True
         handler.revents = revents
         return 0
 
     cdef FdHandler pop(self):
         """The oldest handler; the list is not empty."""
-        cdef FdHandler handler = <FdHandler>self.items[self.head & self.mask]
-        self.head += 1
+        cdef FdHandler handler = <FdHandler>self.take()
         handler.is_queued = False
-        Py_DECREF(handler)  # taken by append()
         return handler
 
 

@@ -2,6 +2,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from cpython.ref cimport PyObject
 
 from ..liburing.liburing cimport io_uring_sqe
+from ..support.references cimport References
 from ..uring.buffers cimport BufferRing
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport InFlight, Request
@@ -21,9 +22,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef Py_ssize_t harvested_bytes    # received since this wait began
     cdef bint is_prepared              # by gsource_prepare: what it reported is armed again after its dispatch only
     cdef list to_arm                   # FdHandlers whose POLL_ADD goes out with the next wait
-    cdef PyObject **unsettled          # KIND_SKIP_SENDs of this enter; kept alive by hold
-    cdef size_t n_unsettled
-    cdef size_t unsettled_capacity
+    cdef References unsettled          # KIND_SKIP_SENDs of this enter
     cdef bint has_run                  # begin_run was called
     cdef bint is_pollable              # of the ring's kind that wakes who sleeps on its fd, also after a move
     cdef bint has_tables               # buffers or files were registered with this ring

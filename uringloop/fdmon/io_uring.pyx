@@ -26,11 +26,11 @@ Not here: what a completion means (`transports/ring_wire`), memory rules (`uring
 cimport cython
 from libc.errno cimport EAGAIN, EBADF
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
+from ..support.references cimport References
 from ..uring.buffers cimport BufferRing
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_RAW, KIND_SKIP_SEND,
@@ -77,14 +77,7 @@ cdef class IoUringMonitor(FDMonitor):
         self.in_flight = InFlight()
         self.to_arm = []
         self.fifo = CompletionFifo()
-        self.unsettled_capacity = 64
-        self.unsettled = <PyObject **>malloc(self.unsettled_capacity * sizeof(PyObject *))
-        if self.unsettled == NULL:
-            raise MemoryError()
-
-    def __dealloc__(self):
-        # close() was called by the context; a monitor that never was leaves closing to Ring.__dealloc__
-        free(self.unsettled)
+        self.unsettled = References()
 
     # -- what transports use ---------------------------------------------------------------------------
 
@@ -94,16 +87,13 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef int add_skip_send(self, Request request, io_uring_sqe *sqe) except -1:
         """The same for a SEND without a CQE on success; `settle` is called in the next wait or submit."""
-        cdef PyObject **grown
-        if self.n_unsettled == self.unsettled_capacity:
-            grown = <PyObject **>realloc(self.unsettled, 2 * self.unsettled_capacity * sizeof(PyObject *))
-            if grown == NULL:
-                raise MemoryError()
-            self.unsettled = grown
-            self.unsettled_capacity *= 2
+        try:
+            self.unsettled.put(request)
+        except MemoryError:
+            io_uring_prep_nop(sqe)  # it has its place in the SQ, and must not go out behind its owner's back
+            sqe.user_data = 0
+            raise
         hold(request, self.in_flight, sqe)
-        self.unsettled[self.n_unsettled] = <PyObject *>request
-        self.n_unsettled += 1
         return 0
 
     cdef int add_raw(self, PyObject **requests, unsigned n, const io_uring_sqe *filled) except -1:
@@ -222,7 +212,7 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef bint need_wait(self) noexcept:
         return (self.ring.has_completions() or self.ring.has_unsubmitted() or len(self.to_arm) != 0
-                or self.n_unsettled != 0)
+                or self.unsettled.head != self.unsettled.tail)
 
     cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
         cdef bint is_hit
@@ -328,17 +318,15 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef int settle_sends(self) except -1:
         """Everything was consumed: what posted no CQE was sent.  Runs no user code."""
-        cdef size_t i
         cdef Request request
-        if self.n_unsettled == 0 or self.ring.has_unsubmitted():
+        if self.unsettled.head == self.unsettled.tail or self.ring.has_unsubmitted():
             return 0
         self.flush_cq_overflow()
-        for i in range(self.n_unsettled):
-            request = <Request>self.unsettled[i]
+        while self.unsettled.head != self.unsettled.tail:
+            request = <Request>self.unsettled.take()
             if request.kind == KIND_SKIP_SEND and request.owner is not None:
                 release(request)
                 request.settle(ALL_SENT)
-        self.n_unsettled = 0
         return 0
 
     cdef int flush_cq_overflow(self) except -1:
@@ -426,7 +414,7 @@ cdef class IoUringMonitor(FDMonitor):
             self.ring.close()
         self.ring = fresh
         self.buffers = None  # its last users keep it until their completions are dispatched
-        self.n_unsettled = 0
+        self.unsettled.clear()
         for request in reversed(self.in_flight.snapshot()):
             release(request)
             if request.kind == KIND_POLL:
@@ -559,7 +547,7 @@ cdef class IoUringMonitor(FDMonitor):
                 Py_INCREF(request.keepalive)
             if request.kind == KIND_RAW:
                 self.fifo.push(request, -ECANCELED, 0, NULL)
-        self.n_unsettled = 0
+        self.unsettled.clear()
         self.to_arm = []  # cancelled handlers are back on it
         while self.ready_list.count():
             self.ready_list.pop()

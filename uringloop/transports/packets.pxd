@@ -26,6 +26,7 @@ cdef class Batch:
     cdef int clear(self) noexcept
 
 cdef class DatagramQueue:
+    cdef object collected          # always None: an object field makes the class one that is garbage-collected
     cdef Outgoing *items
     cdef size_t first
     cdef size_t end

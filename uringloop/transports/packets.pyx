@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
 
+from ..support.collect cimport ul_traverse_own, visitproc
 from .addresses cimport AF_INET, AF_INET6, internet_address, ul_name, unix_address
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -282,3 +283,29 @@ cdef class DatagramQueue:
 cdef int send_to_peer(int fd, object data) noexcept:
     """send(2) of bytes on a connected socket: 1, or a negated errno."""
     return ul_send_one(fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+# -- garbage collection: see support/collect.h ---------------------------------------------------------------
+#
+# Addresses that are not ours to read may be any objects of the program; a Batch holds only what we made.
+
+cdef extern from *:
+    """
+    UL_COLLECTED(DatagramQueue)
+    """
+    void ul_collect_DatagramQueue(object, ul_traverse_own)
+
+
+cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
+    cdef DatagramQueue queue = <DatagramQueue>self
+    cdef size_t at
+    cdef int stop
+    for at in range(queue.first, queue.end):
+        if queue.items[at].address != NULL:
+            stop = visit(queue.items[at].address, arg)
+            if stop:
+                return stop
+    return 0
+
+
+ul_collect_DatagramQueue(DatagramQueue, traverse_own)

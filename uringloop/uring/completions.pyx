@@ -11,6 +11,7 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, malloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from ..support.collect cimport ul_traverse_own, visitproc
 from .request cimport Request
 
 
@@ -71,11 +72,7 @@ cdef class CompletionFifo:
         return 0
 
 
-# -- garbage collection: see collect.h -----------------------------------------------------------------------
-
-cdef extern from "../aio/collect.h":
-    ctypedef int (*visitproc)(PyObject *, void *) noexcept
-    ctypedef int (*ul_traverse_own)(PyObject *, visitproc, void *) noexcept
+# -- garbage collection: see support/collect.h ---------------------------------------------------------------
 
 cdef extern from *:
     """

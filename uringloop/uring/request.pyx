@@ -22,6 +22,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport io_uring_sqe
+from ..support.collect cimport ul_traverse_own, visitproc
 
 
 cdef class InFlight:
@@ -130,11 +131,7 @@ cdef int release(Request request) except -1:
     return 0
 
 
-# -- garbage collection: see collect.h -----------------------------------------------------------------------
-
-cdef extern from "../aio/collect.h":
-    ctypedef int (*visitproc)(PyObject *, void *) noexcept
-    ctypedef int (*ul_traverse_own)(PyObject *, visitproc, void *) noexcept
+# -- garbage collection: see support/collect.h ---------------------------------------------------------------
 
 cdef extern from *:
     """

@@ -1,0 +1,14 @@
+# A FIFO of owned references.
+from cpython.ref cimport PyObject
+
+cdef class References:
+    cdef object collected     # always None: an object field makes the class one that is garbage-collected
+    cdef PyObject **items     # a ring of owned references
+    cdef size_t head          # positions are items[position & mask]: the oldest
+    cdef size_t tail          # where the next will be put
+    cdef size_t mask
+    cdef size_t count(self) noexcept
+    cdef int put(self, object one) except -1
+    cdef object take(self)
+    cdef int grow(self) except -1
+    cdef void clear(self) noexcept

@@ -1,0 +1,95 @@
+"""References in C memory that the garbage collector sees: the one container for those that a loop owns.
+
+A ring that doubles when full; putting and taking are a few instructions, without an object of their own.
+
+What owns references in C memory and is none of these (an entry has more in it than a reference) uses collect.h itself.
+
+The collector visits them and never clears them: each cycle leads through what owns the container, which it clears.
+A loop that is forgotten open is closed by its finalizer before that, so that nothing here is with the kernel then.
+
+Invariant: tail - head references are in it, each owned once.
+Thread: any that holds the GIL.
+"""
+
+from libc.stdlib cimport free, malloc
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+
+from .collect cimport ul_traverse_own, visitproc
+
+cdef enum:
+    FIRST_CAPACITY = 64
+
+
+cdef class References:
+    """FIFO of owned references; also a base class, for one with typed ways in and out."""
+
+    def __cinit__(self):
+        self.mask = FIRST_CAPACITY - 1
+        self.items = <PyObject **>malloc(FIRST_CAPACITY * sizeof(PyObject *))
+        if self.items == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        if self.items != NULL:
+            References.clear(self)
+            free(self.items)
+
+    cdef size_t count(self) noexcept:
+        return self.tail - self.head
+
+    cdef int put(self, object one) except -1:
+        """Append one."""
+        if self.tail - self.head > self.mask:
+            self.grow()
+        Py_INCREF(one)  # undone by take or clear
+        self.items[self.tail & self.mask] = <PyObject *>one
+        self.tail += 1
+        return 0
+
+    cdef object take(self):
+        """The oldest one, which is the caller's then; there is one."""
+        one = <object>self.items[self.head & self.mask]
+        self.head += 1
+        Py_DECREF(one)  # taken by put
+        return one
+
+    cdef int grow(self) except -1:
+        cdef size_t i
+        cdef PyObject **grown = <PyObject **>malloc(2 * (self.mask + 1) * sizeof(PyObject *))
+        if grown == NULL:
+            raise MemoryError()
+        # positions stay what they are: a turn remembers up to where it runs
+        for i in range(self.head, self.tail):
+            grown[i & (2 * self.mask + 1)] = self.items[i & self.mask]
+        free(self.items)
+        self.items = grown
+        self.mask = 2 * self.mask + 1
+        return 0
+
+    cdef void clear(self) noexcept:
+        # each leaves before it is let go of, which may run user code
+        while self.head != self.tail:
+            self.head += 1
+            Py_DECREF(<object>self.items[(self.head - 1) & self.mask])  # taken by put
+
+
+cdef extern from *:
+    """
+    UL_COLLECTED(References)
+    """
+    void ul_collect_References(object, ul_traverse_own)
+
+
+cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
+    cdef References references = <References>self
+    cdef size_t at = references.head
+    cdef int stop
+    while at != references.tail:
+        stop = visit(references.items[at & references.mask], arg)
+        if stop:
+            return stop
+        at += 1
+    return 0
+
+
+ul_collect_References(References, traverse_own)
