@@ -424,7 +424,7 @@ cdef class IoUringMonitor(FDMonitor):
         return 0
 
     cdef int settle(self) except -1:
-        """See FDMonitor; sends that wait for room are cancelled, which tells how much went out."""
+        """See FDMonitor."""
         # This thread may end, and nobody else could make the kernel let go of a socket then: nothing stays in flight.
         return self.settle_all(not ul_is_main_thread())
 
@@ -438,14 +438,11 @@ cdef class IoUringMonitor(FDMonitor):
         if self.ready_list is None:
             self.ready_list = ReadyList()
         self.submit()
-        if self.in_flight.count == 0:
-            return 0
         if not is_moving:
-            waiting = [one for one in self.in_flight.snapshot() if (<Request>one).must_settle]
-        else:
-            # The next run delivers the cancellations, and whoever still wants to hear arms again.  But raw requests
-            # are their makers': while one is in flight the loop stays with this thread.
-            waiting = [one for one in self.in_flight.snapshot() if (<Request>one).kind != KIND_RAW]
+            return 0
+        # The next run delivers the cancellations, and whoever still wants to hear arms again.  But raw requests
+        # are their makers': while one is in flight the loop stays with this thread.
+        waiting = [one for one in self.in_flight.snapshot() if (<Request>one).kind != KIND_RAW]
         for request in waiting:
             self.cancel(request)
         while rounds < DRAIN_ROUNDS and any([(<Request>one).owner is not None for one in waiting]):

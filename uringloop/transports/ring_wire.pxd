@@ -19,12 +19,16 @@ cdef class SendRequest(Request):
     cdef size_t vector_capacity
     cdef Py_ssize_t asked          # bytes of this send
 
+cdef class RoomRequest(Request):
+    cdef RingWire wire             # None when orphaned
+
 cdef class RingWire(Wire):
     cdef IoUringMonitor monitor
     cdef ReceiveRequest receive    # None unless armed, as far as dispatch knows
     cdef SendRequest send
     cdef bint sends_in_flight      # the send request is with the kernel, as far as settle and dispatch know
-    cdef bint needs_cqe            # the last send fell short: the next one waits for room and posts a CQE
+    cdef RoomRequest room          # None unless armed, as far as dispatch knows
+    cdef bint needs_room           # the last send fell short: the rest goes out when there is room
     cdef bint is_bulk
     cdef unsigned n_large          # large chunks in a row
     cdef unsigned n_short          # short bulk reads in a row
@@ -40,5 +44,9 @@ cdef class RingWire(Wire):
     cdef int send_completed(self, int32_t res) except -1
     cdef int submit_send(self, bint with_cqe) except -1
     cdef int prep_send(self, bint with_cqe) except -1
+    cdef int wait_for_room(self) except -1
+    cdef int arm_room(self) except -1
+    cdef int room_found(self, RoomRequest request, int32_t res, bint is_over) except -1
+    cdef int stop_waiting(self) except -1
     cdef void skip_send_settled(self, int32_t res) noexcept
     cdef int judge_sent(self, WireEnd end, int32_t res) except -1

@@ -9,12 +9,18 @@ Receiving:
  3. stop_reading cancels; what is already posted is held for start_reading.
 
 Sending (see fdmon/io_uring for the rule): the flush at the end of the turn queues one SEND or SENDMSG per
-connection, which goes out in the same enter as the wait and posts a CQE only if it fell short.  After a short one
-the rest goes out as a SEND that waits for room and does post a CQE.  At most one send is in flight per socket: two
-would be interleaved (measured).
+connection, which goes out in the same enter as the wait and posts a CQE only if it fell short.  At most one send is in
+flight per socket: two would be interleaved (measured).
+
+Waiting for room: after a short send a multishot POLL_ADD reports each time that there is room, and sendmsg(2) fills it.
+No send ever waits in the kernel, which would make a thread of it (io-wq) where the socket is ready without having room:
+the kernel polls for POLLRDHUP and POLLERR as well, so that to a client that has shut down its side a waiting SEND is
+tried 128 times in a row and then handed to a worker thread, which blocks until the client reads, and cannot be
+cancelled while it sends.  A multishot poll is edge-like: it reports POLLRDHUP once and then waits for more room.
 
 What SQEs point to: a SEND to chunk bytes, kept alive by SendRequest.keepalive; a SENDMSG to message and vector inside
-the held SendRequest as well.  Both are let go in send_completed or skip_send_settled, after release.
+the held SendRequest as well.  Both are let go in send_completed or skip_send_settled, after release.  A POLL_ADD points
+to nothing.
 
 Thread: the loop's.
 """
@@ -40,7 +46,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int MSG_WAITALL, MSG_DONTWAIT, MSG_NOSIGNAL
 
 cdef extern from "<poll.h>" nogil:
-    int POLLIN, POLLRDHUP, POLLHUP, POLLERR
+    int POLLIN, POLLOUT, POLLRDHUP, POLLHUP, POLLERR
 
 cdef enum:
     LARGE_CHUNK = 12 * 1024        # a chunk from here on counts as large
@@ -51,7 +57,7 @@ cdef enum:
     BULK_MOST = 256 * 1024
     READS_PER_EVENT = 4
     IOV_MOST = 1024                # IOV_MAX on Linux
-    WAITING_SEND_MOST = 1 << 20    # bytes per SEND that waits for room: progress is only known at its end
+    SEND_MOST = 1 << 30            # bytes per send
 
 
 @cython.no_gc_clear
@@ -88,7 +94,6 @@ cdef class SendRequest(Request):
 
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         self.keepalive = None  # released: the kernel no longer reads it
-        self.must_settle = False
         cdef RingWire wire = self.wire
         if wire is None:
             return 0
@@ -111,6 +116,29 @@ cdef class SendRequest(Request):
 
     cdef void drop(self, int32_t res, uint32_t flags) noexcept:
         self.keepalive = None
+
+
+@cython.no_gc_clear
+cdef class RoomRequest(Request):
+    """Multishot POLL_ADD for room to send, of one RingWire."""
+
+    cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
+        cdef RingWire wire = self.wire
+        if not flags & IORING_CQE_F_MORE:
+            self.wire = None
+        if wire is None:
+            return 0
+        try:
+            return wire.room_found(self, res, not flags & IORING_CQE_F_MORE)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if wire.end is None:
+                raise
+            return wire.end.broke(error)
+
+    cdef object behind(self):
+        return self.wire.end if self.wire is not None else None
 
 
 cdef class RingWire(Wire):
@@ -279,7 +307,7 @@ cdef class RingWire(Wire):
     # -- sending ---------------------------------------------------------------------------------------
 
     cdef bint is_sending(self) noexcept:
-        return self.sends_in_flight or self.needs_cqe
+        return self.sends_in_flight or self.needs_room
 
     cdef int send_queued(self) except -1:
         """Called by flush, right before the enter that submits it."""
@@ -289,14 +317,15 @@ cdef class RingWire(Wire):
             return self.end.schedule_news()
         if self.sends_in_flight or not queue.n_bytes:
             return 0
-        if self.is_bulk and queue.n_bytes >= LARGE_CHUNK and not self.needs_cqe:
+        if self.needs_room:
+            return self.wait_for_room()
+        if not is_whole or (self.is_bulk and queue.n_bytes >= LARGE_CHUNK):
             # send(2) beats SEND SQEs here (16 KiB, 100 connections: 0.95 instead of 1.09 of epoll's CPU per message)
             self.send_error = self.send_now()
             if self.send_error or (queue.n_bytes == 0 and self.end.wants_news()):
                 self.end.schedule_news()
         else:
-            # Without a CQE nothing would wake the loop for what does not fit into this send.
-            self.submit_send(self.needs_cqe or not is_whole or not self.monitor.skip_sends)
+            self.submit_send(not self.monitor.skip_sends)
         return 0
 
     cdef int submit_send(self, bint with_cqe) except -1:
@@ -314,8 +343,8 @@ cdef class RingWire(Wire):
         cdef size_t count = <size_t>(len(queue.chunks) - queue.first)
         cdef size_t capacity
         cdef iovec *grown
-        cdef Py_ssize_t most_bytes = WAITING_SEND_MOST if with_cqe else 1 << 30
-        cdef int send_flags = MSG_NOSIGNAL | MSG_WAITALL | (0 if with_cqe else MSG_DONTWAIT)
+        # MSG_DONTWAIT always: a send that waits may become a thread of the kernel's
+        cdef int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT | (0 if with_cqe else MSG_WAITALL)
         if request is None:
             request = self.send = SendRequest()
         request.wire = self
@@ -326,7 +355,7 @@ cdef class RingWire(Wire):
                 raise MemoryError()
             request.vector = grown
             request.vector_capacity = capacity
-        count = queue.fill(request.vector, capacity, most_bytes)
+        count = queue.fill(request.vector, capacity, SEND_MOST)
         request.asked = 0
         for i in range(<Py_ssize_t>count):
             request.asked += request.vector[i].iov_len
@@ -344,7 +373,6 @@ cdef class RingWire(Wire):
             io_uring_prep_sendmsg(sqe, self.fd, &request.message, send_flags)
         if with_cqe:
             request.kind = KIND_COMPLETION
-            request.must_settle = True
             self.monitor.add(request, sqe)
         else:
             request.kind = KIND_SKIP_SEND
@@ -375,7 +403,7 @@ cdef class RingWire(Wire):
                 end.schedule_news()
         elif res >= 0 or res == -EAGAIN:
             end.queue.consume(max(res, 0))
-            self.needs_cqe = True
+            self.needs_room = True
             self.aio_context.mark_dirty(end, 0)
             end.schedule_news()
         elif res == -ECANCELED or res == -EINTR:
@@ -386,42 +414,87 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int send_completed(self, int32_t res) except -1:
-        """A SEND that waited for room is over."""
+        """A SEND that posts a CQE in any case is over."""
         cdef WireEnd end = self.end
         self.sends_in_flight = False
         if end is None:
             return 0
         if res < 0 and res not in (-EAGAIN, -EINTR, -ECANCELED, -ENOBUFS):
-            self.needs_cqe = False
             return end.write_failed(-res)
         end.queue.consume(max(res, 0))
-        # a short count is a cancel of ours (the loop stopped) or pressure: the rest waits again
-        self.needs_cqe = res < self.send.asked
         # The next send is queued before the end hears of this one: it may write and must find its place behind.
-        if end.queue.n_bytes:
+        if res < self.send.asked:
+            self.wait_for_room()
+        elif end.queue.n_bytes:
             self.submit_send(True)
         return end.sent() if res > 0 else 0
 
     cdef int send_now(self) except -1:
-        cdef SendQueue queue = self.end.queue
-        cdef Py_ssize_t taken
+        cdef int error
         if self.send_error:
             return self.send_error
         if self.sends_in_flight and self.send.kind == KIND_SKIP_SEND:
             # queued in this turn and not submitted yet: it must go first
             self.monitor.submit()
-        if self.sends_in_flight or self.needs_cqe:
+        if self.sends_in_flight or self.needs_room:
             return 0
-        while queue.n_bytes:
-            taken = self.write_vector()
-            if taken < 0:
-                if taken != -EAGAIN:
-                    return <int>-taken
-                self.needs_cqe = True
-                break
-            queue.consume(taken)
-        if queue.n_bytes:
-            self.submit_send(True)
+        error = self.write_all()
+        if error == 0 and self.end.queue.n_bytes:
+            self.wait_for_room()
+        return error
+
+    cdef int wait_for_room(self) except -1:
+        """The kernel takes nothing more for now: room_found goes on.  Idempotent."""
+        cdef bint is_collecting
+        self.needs_room = True
+        if self.room is not None:
+            return 0
+        is_collecting = ul_collector_pause()
+        try:
+            return self.arm_room()
+        finally:
+            ul_collector_resume(is_collecting)
+
+    cdef int arm_room(self) except -1:
+        cdef RoomRequest request = RoomRequest()
+        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        request.wire = self
+        io_uring_prep_poll_multishot(sqe, self.fd, POLLOUT)
+        self.monitor.add(request, sqe)
+        self.room = request
+        return 0
+
+    cdef int room_found(self, RoomRequest request, int32_t res, bint is_over) except -1:
+        """The socket may have room, or an error: the send finds out."""
+        cdef WireEnd end = self.end
+        cdef Py_ssize_t n_before
+        cdef int error = 0
+        if is_over and self.room is request:
+            self.room = None
+        if end is None or not self.needs_room:
+            return 0
+        n_before = end.queue.n_bytes
+        if res >= 0:
+            # as much as it takes: the poll reports room that appears, not room that is left
+            error = self.write_all()
+        elif res not in (-ECANCELED, -EAGAIN, -EINTR):  # -ECANCELED: a broad cancel of others, or the loop moved
+            error = -res
+        if error:
+            self.stop_waiting()
+            return end.write_failed(error)
+        if end.queue.n_bytes:
+            self.wait_for_room()
+        else:
+            self.stop_waiting()
+        return end.sent() if end.queue.n_bytes < n_before else 0
+
+    cdef int stop_waiting(self) except -1:
+        cdef RoomRequest request = self.room
+        self.needs_room = False
+        self.room = None
+        if request is not None:
+            request.wire = None
+            self.monitor.cancel(request)
         return 0
 
     cdef int stop_writing(self) except -1:
@@ -430,10 +503,9 @@ cdef class RingWire(Wire):
             # dispatched yet must not count against a queue that was cleared.
             self.monitor.cancel(self.send)
             self.send.wire = None
-            self.send.must_settle = False
             self.send = None
-        self.sends_in_flight = self.needs_cqe = False
-        return 0
+        self.sends_in_flight = False
+        return self.stop_waiting()
 
     cdef int detach(self) except -1:
         self.stop_reading()

@@ -64,7 +64,8 @@ cdef class Wire:
     cdef int stopped(self, int result) except -1
     cdef int deliver_held(self) except -1
     cdef bint has_held(self) noexcept
-    cdef Py_ssize_t write_vector(self) except? -1
+    cdef Py_ssize_t write_vector(self, bint *is_short) except? -1
+    cdef int write_all(self) except? -1
 
 cdef class WireHandler(FdHandler):
     cdef ReadinessWire wire

@@ -234,8 +234,9 @@ cdef class Wire:
     cdef int send_last(self) except -1:
         """The loop closes: whatever the kernel takes at once, and nothing after it.  No user code."""
         cdef Py_ssize_t taken
+        cdef bint is_short
         while self.end.queue.n_bytes and not self.is_sending():
-            taken = self.write_vector()
+            taken = self.write_vector(&is_short)
             if taken <= 0:
                 break
             self.end.queue.consume(taken)
@@ -308,13 +309,19 @@ cdef class Wire:
             self.stopped(0 if error == 1 else error)
         return 0
 
-    cdef Py_ssize_t write_vector(self) except? -1:
-        """One sendmsg(2) of the queue's front: bytes taken, or a negated errno.  No user code."""
+    cdef Py_ssize_t write_vector(self, bint *is_short) except? -1:
+        """One sendmsg(2) of the queue's front: bytes taken, or a negated errno.  No user code.
+
+        Parameters:
+            is_short: gets whether the kernel took less than it was given.
+        """
         cdef iovec few[8]
         cdef iovec *vector = few
         cdef size_t capacity = 8
         cdef size_t count = <size_t>(len(self.end.queue.chunks) - self.end.queue.first)
         cdef ssize_t taken
+        cdef size_t i
+        cdef Py_ssize_t asked = 0
         if count > 8:
             capacity = min(count, <size_t>IOV_MOST)
             vector = <iovec *>malloc(capacity * sizeof(iovec))
@@ -327,9 +334,28 @@ cdef class Wire:
                 break
         if taken < 0:
             taken = -errno
+        for i in range(count):
+            asked += vector[i].iov_len
+        is_short[0] = taken < asked
         if vector != few:
             free(vector)
         return taken
+
+    cdef int write_all(self) except? -1:
+        """sendmsg(2) until the queue is empty or the kernel takes no more: 0 or an errno.  No user code.
+
+        A short count is the end: the kernel has noted that it waits for room, and reports it also where only the moment
+        is reported.  An error that came between is reported in the same way.
+        """
+        cdef SendQueue queue = self.end.queue
+        cdef Py_ssize_t taken
+        cdef bint is_short = False
+        while queue.n_bytes and not is_short:
+            taken = self.write_vector(&is_short)
+            if taken < 0:
+                return 0 if taken == -EAGAIN else <int>-taken
+            queue.consume(taken)
+        return 0
 
 
 cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count):
@@ -488,18 +514,11 @@ cdef class ReadinessWire(Wire):
 
     cdef int write_some(self) except -1:
         """Send what the kernel takes; ask for POLLOUT for the rest.  0 or an errno."""
-        cdef SendQueue queue = self.end.queue
-        cdef Py_ssize_t taken
-        while queue.n_bytes:
-            taken = self.write_vector()
-            if taken < 0:
-                if taken != -EAGAIN:
-                    return <int>-taken
-                break
-            queue.consume(taken)
-        self.wants_write = queue.n_bytes != 0
-        self.watch()
-        return 0
+        cdef int error = self.write_all()
+        if error == 0:
+            self.wants_write = self.end.queue.n_bytes != 0
+            self.watch()
+        return error
 
     cdef bint is_sending(self) noexcept:
         return self.wants_write

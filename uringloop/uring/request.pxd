@@ -31,7 +31,6 @@ cdef class Request:
     cdef PyObject *before              # neighbours on that list; borrowed
     cdef PyObject *after
     cdef object polled                 # fdmon/polling's PolledEvent, of whoever made the request; or None
-    cdef bint must_settle              # a SEND that waits for room: cancelled when the loop stops
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1
     cdef object behind(self)
     cdef void settle(self, int32_t res) noexcept

@@ -1,0 +1,235 @@
+"""Peers that have shut down their side, or whose connection is broken otherwise, and do not read what they are sent.
+
+A socket in such a state is ready all the time for the kernel's poll and has no room all the same.
+"""
+
+import asyncio
+import errno
+import socket
+import threading
+
+import pytest
+from helpers import (
+    Recorder,
+    fill,
+    kernel_workers,
+    one_turn,
+    open_transport,
+    pattern,
+    read_to_end,
+    reset_on_close,
+    socketpair,
+    turn_until,
+    turns,
+    until,
+)
+
+KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
+ANSWER = pattern(6_000_000)  # more than any socket takes
+
+
+class Answer(Recorder):
+    """Answers the end of the request, and leaves the connection open."""
+
+    keep_open = True
+
+    def eof_received(self):
+        self.transport.write(ANSWER)
+        return super().eof_received()
+
+
+async def half_closed(count, kind, protocols, peers):
+    """Connect clients that ask, shut down their side and do not read."""
+    loop = asyncio.get_running_loop()
+    for _ in range(count):
+        near, peer = socketpair(kind)
+        peer.setblocking(False)
+        near.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16
+        )  # a thousand would take all memory for TCP
+        peers.append(peer)
+        protocols.append(Answer())
+        await loop.create_connection(lambda: protocols[-1], sock=near)
+        peer.send(b"request")
+        peer.shutdown(socket.SHUT_WR)
+    for protocol in protocols:
+        await protocol.ended.wait()
+    await turns(300)  # more than the kernel tries a request that is ready and cannot go on
+
+
+async def abort_all(protocols):
+    for protocol in protocols:
+        if not protocol.lost.is_set():
+            protocol.transport.abort()
+    for protocol in protocols:
+        await protocol.lost.wait()
+
+
+def close_all(socks):
+    for sock in socks:
+        sock.close()
+
+
+async def many_clients(count, kind):
+    protocols, peers = [], []
+    n_before = kernel_workers()
+    try:
+        await half_closed(count, kind, protocols, peers)
+        assert kernel_workers() == n_before
+        assert all(protocol.transport.get_write_buffer_size() for protocol in protocols)
+        assert await read_to_end_of(protocols[0], peers[0]) == ANSWER
+        await abort_all(protocols)
+        await until(lambda: all(is_at_end(peer) for peer in peers))
+        assert kernel_workers() == n_before
+    finally:
+        close_all(peers)
+
+
+async def read_to_end_of(protocol, peer):
+    protocol.transport.close()
+    data = await read_to_end(peer)
+    await protocol.lost.wait()
+    return data
+
+
+def is_at_end(peer):
+    try:
+        while peer.recv(1 << 20):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+@KINDS
+async def test_clients_that_do_not_read_make_no_kernel_threads(kind):
+    await many_clients(20, kind)
+
+
+@KINDS
+@pytest.mark.slow
+async def test_a_thousand_clients_that_do_not_read_make_no_kernel_threads(kind):
+    await many_clients(1000, kind)
+
+
+@KINDS
+async def test_the_end_of_the_request_may_come_while_the_answer_waits(kind):
+    n_before = kernel_workers()
+    async with open_transport(Answer(), kind=kind) as (transport, protocol, peer):
+        transport.write(ANSWER)
+        await turns(3)
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.ended.wait()
+        await turns(300)
+        assert kernel_workers() == n_before
+        transport.close()
+        assert await read_to_end(peer) == ANSWER + ANSWER
+
+
+@KINDS
+async def test_the_loop_sleeps_while_the_answer_waits(kind):
+    loop = asyncio.get_running_loop()
+    if not hasattr(loop, "statistics"):
+        pytest.skip("counts no turns")
+    async with open_transport(Answer(), kind=kind) as (_transport, protocol, peer):
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.ended.wait()
+        await turns(3)
+        n_before = loop.statistics()["syscalls"]
+        await asyncio.sleep(0.05)
+        assert loop.statistics()["syscalls"] - n_before < 20
+
+
+@KINDS
+def test_a_run_ends_at_once_while_the_answer_waits(loop, kind):
+    protocols, peers = [], []
+    loop.run_until_complete(half_closed(5, kind, protocols, peers))
+    one_turn(loop)
+    size = protocols[0].transport.get_write_buffer_size()
+    assert size
+    received = bytearray()
+
+    def more():
+        with_data = peers[0].recv(1 << 20) if can_read(peers[0]) else b""
+        received.extend(with_data)
+        return len(received) == len(ANSWER)
+
+    turn_until(loop, more)
+    assert received == ANSWER
+    loop.run_until_complete(abort_all(protocols))
+    close_all(peers)
+
+
+def can_read(peer):
+    try:
+        return bool(peer.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False
+
+
+@KINDS
+def test_an_answer_that_waits_goes_on_in_another_thread(loop, kind):
+    protocols, peers = [], []
+
+    def begin():
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(half_closed(1, kind, protocols, peers))
+        asyncio.set_event_loop(None)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    assert loop.run_until_complete(read_to_end_of(protocols[0], peers[0])) == ANSWER
+    close_all(peers)
+
+
+@KINDS
+async def test_a_reset_ends_a_connection_that_is_half_closed(kind):
+    async with open_transport(Answer(), kind=kind) as (_transport, protocol, peer):
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.ended.wait()
+        await turns(3)
+        if kind == "tcp":
+            reset_on_close(peer)
+        peer.close()
+        await protocol.lost.wait()
+        assert isinstance(protocol.error, ConnectionResetError | BrokenPipeError)
+
+
+@KINDS
+async def test_a_peer_that_stops_reading_for_good_makes_no_kernel_thread(kind):
+    n_before = kernel_workers()
+    async with open_transport(Answer(), kind=kind) as (transport, protocol, peer):
+        transport.write(ANSWER)
+        await turns(3)
+        peer.shutdown(socket.SHUT_RD)
+        await turns(300)
+        assert kernel_workers() == n_before
+        assert not protocol.lost.is_set()  # the kernel tells a writer only when there is room
+
+
+@KINDS
+async def test_a_socket_that_is_shut_down_below_its_transport_ends_the_connection(kind):
+    async with open_transport(Answer(), kind=kind) as (transport, protocol, peer):
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.ended.wait()
+        await turns(3)
+        transport.get_extra_info("socket")._sock.shutdown(socket.SHUT_RDWR)
+        await protocol.lost.wait()
+        assert protocol.error.errno == errno.EPIPE
+
+
+@KINDS
+async def test_what_fits_after_a_pause_reaches_a_client_that_is_half_closed(kind):
+    """Room comes piece by piece, and each is used."""
+    async with open_transport(Answer(), kind=kind) as (transport, protocol, peer):
+        filled = fill(transport.get_extra_info("socket")._sock)
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.ended.wait()
+        transport.close()
+        data = await read_to_end(peer)
+        assert data[filled:] == ANSWER
+        await protocol.lost.wait()
+        assert protocol.error is None
