@@ -9,7 +9,7 @@ cdef class DatagramTransport(Flushable):
     cdef object extra                   # dict of get_extra_info
     cdef object sock                    # the Python socket, which owns the fd; None when closed
     cdef object address                 # remote_addr, or None
-    cdef readonly int fd                # of sock; the number stays for the repr
+    cdef readonly int fd                # of sock; the number stays for the repr; -1 after __del__
     cdef int family
     cdef bint is_internet               # family is AF_INET or AF_INET6
     cdef bint is_connected              # the socket has a peer: everything is sent there
@@ -25,6 +25,8 @@ cdef class DatagramTransport(Flushable):
     cdef list errors                    # of sending, that the protocol was not told of yet
     cdef Batch batch                    # received, not delivered
     cdef DatagramQueue queue            # to send; not empty while blocked
+    cdef int watch_reads(self) except -1
+    cdef int unwatch_reads(self) except -1
     cdef int receive(self) except -1
     cdef int receive_by_python(self) except -1
     cdef int deliver(self) except -1

@@ -96,11 +96,24 @@ cdef class DatagramTransport(Flushable):
 
     def _start_reading(self):
         if self.is_reading():
+            self.watch_reads()
+
+    cdef int watch_reads(self) except -1:
+        """The monitor reports datagrams; never those of the next socket of our number, after __del__."""
+        if self.fd >= 0:
             self.loop._add_reader(self.fd, self._read_ready)
+        return 0
+
+    cdef int unwatch_reads(self) except -1:
+        if self.fd >= 0:
+            self.loop._remove_reader(self.fd)
+        return 0
 
     def __del__(self):
+        # Not the end: another finalizer of the same garbage may still send and close, and the transport lives again.
         if self.sock is not None:
             warn_unclosed(self)
+            self.fd = -1  # else what is sent from now on leaves through the next socket of that number
             self.sock.close()
 
     def __repr__(self):
@@ -131,7 +144,7 @@ cdef class DatagramTransport(Flushable):
         if not self.is_reading():
             return
         self.is_paused = True
-        self.loop._remove_reader(self.fd)
+        self.unwatch_reads()
         if self.loop.get_debug():
             logger.debug("%r pauses reading", self)
 
@@ -139,7 +152,7 @@ cdef class DatagramTransport(Flushable):
         if self.is_closing_ or not self.is_paused:
             return
         self.is_paused = False
-        self.loop._add_reader(self.fd, self._read_ready)
+        self.watch_reads()
         if self.batch.next < self.batch.count:
             self.loop.call_soon(self._read_more)
         if self.loop.get_debug():
@@ -456,7 +469,7 @@ cdef class DatagramTransport(Flushable):
             return
         self.flush()
         self.is_closing_ = True
-        self.loop._remove_reader(self.fd)
+        self.unwatch_reads()
         if self.queue.first == self.queue.end:
             self.lose(None)
 
@@ -478,7 +491,7 @@ cdef class DatagramTransport(Flushable):
         self.queue.drop(self.queue.count())
         if not self.is_closing_:
             self.is_closing_ = True
-            self.loop._remove_reader(self.fd)
+            self.unwatch_reads()
         return self.lose(error)
 
     def _force_close(self, error):

@@ -222,8 +222,14 @@ cdef class Endpoint(WireEnd):
         return 0
 
     cdef int close_fd(self) except -1:
-        """Close the socket; its names stay known.  The wire is detached."""
+        """Close the socket; its names stay known.  The wire is detached.
+
+        Not so in __del__, where another finalizer of the same garbage may still write: the wire forgets the number then,
+        else that goes to the next socket that has it.
+        """
         cdef int fd = self.fd
+        if self.wire is not None:
+            self.wire.fd = -1
         sock, self.sock = self.sock, None
         self.fd = -1
         if sock is not None:

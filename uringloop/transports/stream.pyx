@@ -113,7 +113,8 @@ cdef class StreamTransport(Endpoint):
         if self.fd >= 0 and self.loop is not None and not self.is_closing_:
             warn_unclosed(self)
             self.close_fd()
-            self.loop._transport_closed(self, self.server)
+            server, self.server = self.server, None  # another finalizer may still close()
+            self.loop._transport_closed(self, server)
         else:
             self.python_socket()  # which closes the fd, and warns, if there is one
 

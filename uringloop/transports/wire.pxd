@@ -43,7 +43,7 @@ cdef class WireEnd(Flushable):
     cdef int after_sent(self) except -1
 
 cdef class Wire:
-    cdef int fd                    # borrowed from the transport
+    cdef int fd                    # borrowed from the transport; -1 once that has closed the socket
     cdef WireEnd end               # None when detached
     cdef AioContext aio_context
     cdef bint wants_read           # between start_reading and stop_reading

@@ -438,7 +438,7 @@ cdef class ReadinessWire(Wire):
         cdef WireHandler old = self.handler
         cdef WireHandler new = None
         cdef short events = (POLLIN if self.wants_read else 0) | (POLLOUT if self.wants_write else 0)
-        if (old.events if old is not None else 0) == events:
+        if (old.events if old is not None else 0) == events or self.fd < 0:
             return 0
         if events:
             new = WireHandler(self.fd, events)
