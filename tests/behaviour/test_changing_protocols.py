@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from helpers import BufferedRecorder, Recorder, open_transport
+from helpers import BufferedRecorder, Recorder, open_transport, turns, until
 
 from .test_tls_by_hand import secured
 
@@ -109,3 +109,28 @@ async def test_a_replaced_data_received_gets_the_next_plaintext():
         await peer.write(b"b")
         assert await protocol.received(2) == b"ab"
         assert protocol.calls == ["connection_made", "data_received", "new data_received", "data_received"]
+
+
+async def test_a_protocol_that_is_replaced_while_reading_is_paused_gets_no_plaintext_before_it_resumes():
+    """The rest of what the transport below was given waits, whatever kind of protocol will get it."""
+    successor = Recorder()
+
+    class Replaced(BufferedRecorder):
+        def get_buffer(self, size_hint):
+            return memoryview(super().get_buffer(size_hint))
+
+        def buffer_updated(self, count):
+            super().buffer_updated(count)
+            self.transport.pause_reading()
+            self.transport.set_protocol(successor)
+
+    replaced = Replaced(4)
+    replaced.lost = successor.lost
+    async with secured(replaced) as (transport, _protocol, peer):
+        replaced.transport = transport
+        await peer.write(b"0123456789")
+        await until(lambda: replaced.data == b"0123")
+        await turns(3)
+        assert successor.calls == []
+        transport.resume_reading()
+        assert await successor.received(6) == b"456789"

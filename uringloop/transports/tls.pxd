@@ -48,6 +48,8 @@ cdef class TlsProtocol:
     cdef int abort(self, object error) except -1
     cdef int write_app_data(self, object chunks, Py_ssize_t n_bytes) except -1
     cdef int do_write(self, bint is_last) except -1
+    cdef int encrypt_backlog(self, bint is_last) except -1
+    cdef int write_backlog(self) except -1
     cdef int send_outgoing(self) except -1
     cdef int do_read(self) except -1
     cdef int read_copied(self) except -1

@@ -189,9 +189,10 @@ cdef class TlsProtocol:
                     return True
                 self.do_flush()
             elif self.state == FLUSHING:
-                self.do_write(True)
-                self.set_state(SHUTDOWN)
-                self.do_shutdown()
+                # Only if the flush was interrupted, and is due again: what it had not read yet comes first.
+                if self.is_app_reading_paused:
+                    return True
+                self.do_flush()
             elif self.state == SHUTDOWN:
                 self.do_shutdown()
         except Exception:
@@ -205,10 +206,7 @@ cdef class TlsProtocol:
     def resume_writing(self):
         self.is_writing_paused = False
         if self.backlog_bytes and (self.state == WRAPPED or self.state == FLUSHING):
-            try:
-                self.do_write(False)
-            except Exception as error:
-                self.fatal_error(error, "Fatal error on SSL protocol")
+            self.write_backlog()
         else:
             self.send_outgoing()
 
@@ -266,7 +264,13 @@ cdef class TlsProtocol:
             peercert=peercert, cipher=sslobj.cipher(), compression=sslobj.compression(), ssl_object=sslobj)
         if self.app_state == APP_INIT:
             self.app_state = APP_CONNECTED
-            self.app_protocol.connection_made(self.app_transport)
+            try:
+                self.app_protocol.connection_made(self.app_transport)
+            except (KeyboardInterrupt, SystemExit):
+                # The connection is there, as on a transport without TLS.
+                self.wake_waiter(None)
+                self.loop.call_soon(self._go_on)
+                raise
         self.wake_waiter(None)
         return self.do_read()
 
@@ -291,6 +295,9 @@ cdef class TlsProtocol:
         if self.backlog_bytes and self.state == FLUSHING:
             try:
                 self.do_write(True)
+            except (KeyboardInterrupt, SystemExit):
+                self.loop.call_soon(self._go_on)
+                raise
             except Exception as error:
                 self.fatal_error(error, "Fatal error on SSL protocol")
         if self.state != FLUSHING:
@@ -307,9 +314,11 @@ cdef class TlsProtocol:
         except ssl.SSLError as error:
             self.shutdown_ended(error)
         else:
-            self.send_outgoing()
-            self.call_eof_received()
-            self.shutdown_ended(None)
+            try:
+                self.send_outgoing()
+                self.call_eof_received()
+            finally:  # also after KeyboardInterrupt or SystemExit: no other call would close the transport below
+                self.shutdown_ended(None)
         return 0
 
     cdef int shutdown_ended(self, object error) except -1:
@@ -348,14 +357,21 @@ cdef class TlsProtocol:
             self.backlog.extend([chunk for chunk in chunks if chunk])
         self.backlog_bytes += n_bytes
         if self.state == WRAPPED:
-            try:
-                self.do_write(False)
-            except Exception as error:
-                self.fatal_error(error, "Fatal error on SSL protocol")
+            self.write_backlog()
         return 0
 
     cdef int do_write(self, bint is_last) except -1:
         """Encrypt the backlog and hand it down; all of it if `is_last`, else while the transport below has room."""
+        try:
+            self.encrypt_backlog(is_last)
+            return self.send_outgoing()
+        except (KeyboardInterrupt, SystemExit):
+            # out of pause_writing or resume_writing, and the transport below may have room now and not tell again
+            if self.backlog_bytes:
+                self.loop.call_soon(self._write_again)
+            raise
+
+    cdef int encrypt_backlog(self, bint is_last) except -1:
         cdef bytes chunk
         cdef Py_ssize_t n_bytes
         cdef Py_ssize_t count
@@ -373,7 +389,17 @@ cdef class TlsProtocol:
                 self.backlog_offset = 0
             if self.backlog_bytes and self.engine.outgoing_bytes() >= PIECE_BYTES:
                 self.send_outgoing()
-        return self.send_outgoing()
+        return 0
+
+    def _write_again(self):
+        if self.state == WRAPPED or self.state == FLUSHING:
+            self.write_backlog()
+
+    cdef int write_backlog(self) except -1:
+        try:
+            return self.do_write(False)
+        except Exception as error:
+            return self.fatal_error(error, "Fatal error on SSL protocol")
 
     cdef int send_outgoing(self) except -1:
         """Hand down what is encrypted, if the transport below has room."""
@@ -402,6 +428,10 @@ cdef class TlsProtocol:
                 else:
                     self.send_outgoing()
             self.control_reading()
+        except (KeyboardInterrupt, SystemExit):
+            # The engine may hold more, even the end, and what comes next is no reason to read it: perhaps nothing does.
+            self.loop.call_soon(self._go_on)
+            raise
         except Exception as error:
             self.fatal_error(error, "Fatal error on SSL protocol")
         return 0
@@ -422,7 +452,10 @@ cdef class TlsProtocol:
         cdef bint is_full = True
         while (is_full and self.app_get_buffer is not None and not self.is_app_reading_paused
                and (self.state == WRAPPED or self.state == FLUSHING)):
-            buffer = self.app_get_buffer(self.engine.incoming_bytes())
+            get_buffer = self.app_get_buffer
+            buffer = get_buffer(self.engine.incoming_bytes())
+            if self.app_get_buffer is not get_buffer:
+                continue  # replaced meanwhile, and the successor's buffer_updated would look into its own buffer
             PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
             try:
                 if view.len == 0:
@@ -436,7 +469,8 @@ cdef class TlsProtocol:
         if self.engine.is_at_end:
             self.call_eof_received()
             self.start_shutdown()
-        elif is_full and self.app_get_buffer is None and self.app_protocol is not None:
+        elif (is_full and self.app_get_buffer is None and self.app_protocol is not None
+              and not self.is_app_reading_paused):
             self.read_copied()  # the protocol was replaced in the middle
         return 0
 
@@ -496,10 +530,11 @@ cdef class TlsProtocol:
     cdef int resume_app_reading(self) except -1:
         if self.is_app_reading_paused:
             self.is_app_reading_paused = False
-            self.loop.call_soon(self._read_again)
+            self.loop.call_soon(self._go_on)
         return 0
 
-    def _read_again(self):
+    def _go_on(self):
+        """The application resumed reading, or one of its methods was interrupted."""
         if self.state == WRAPPED:
             self.do_read()
         elif self.state == FLUSHING:
