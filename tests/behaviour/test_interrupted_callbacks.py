@@ -1,9 +1,10 @@
 """KeyboardInterrupt and SystemExit out of a protocol's methods: the loop runs again, and nothing was lost."""
 
 import contextlib
+import socket
 
 import pytest
-from helpers import BufferedRecorder, Recorder, pattern, run, socketpair, turn_until
+from helpers import BufferedRecorder, Recorder, monitor_of, pattern, run, socketpair, turn_until
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 INTERRUPTS = pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
@@ -208,3 +209,174 @@ def test_an_interrupted_eof_received_may_keep_the_connection_open(loop, kind):
     turn_until(loop, protocol.lost.is_set)
     assert peer.recv(100) == b"still here"
     peer.close()
+
+
+# While the protocol writes
+
+
+def fill_and_write(loop, protocol, kind="unix"):
+    """A connection whose peer's buffers are full; (peer, everything that was written)."""
+    peer = connect(loop, protocol, kind)
+    protocol.transport.set_write_buffer_limits(high=1000)
+    data = PATTERN * 5
+    protocol.transport.write(data)
+    assert protocol.transport.get_write_buffer_size() > 0
+    return peer, data
+
+
+def run_on(loop, condition):
+    """Turn until it holds, whatever interrupts; how often it did."""
+    count = 0
+    while True:
+        try:
+            turn_until(loop, condition)
+        except (KeyboardInterrupt, SystemExit):
+            count += 1
+        else:
+            return count
+
+
+def drain(loop, peer, count):
+    """Read so many bytes; (data, interrupts)."""
+    data = bytearray()
+
+    def is_read():
+        with contextlib.suppress(BlockingIOError):
+            data.extend(peer.recv(1 << 20))
+        return len(data) >= count
+
+    return data, run_on(loop, is_read)
+
+
+@KINDS
+@INTERRUPTS
+def test_pause_writing_is_interrupted_and_everything_is_sent(loop, kind, interrupt):
+    protocol = Writing("pause_writing", interrupt)
+    peer = connect(loop, protocol, kind)
+    protocol.transport.set_write_buffer_limits(high=1000)
+    data = PATTERN * 50
+    with pytest.raises(interrupt):
+        protocol.transport.write(data)
+    received, _ = drain(loop, peer, len(data))
+    assert received == data
+    turn_until(loop, lambda: protocol.calls[-1] == "resume_writing")
+    end(loop, protocol, peer)
+
+
+@INTERRUPTS
+@pytest.mark.parametrize("what", ["close", "write_eof"])
+def test_resume_writing_is_interrupted_and_the_end_follows(loop, interrupt, what):
+    """What waited for the last byte happens, although no other byte will be sent."""
+    if monitor_of(loop) == "asyncio":
+        pytest.skip("asyncio's _write_ready() asserts in vain that data are left, again and again")
+    protocol = Writing("resume_writing", interrupt)
+    peer, data = fill_and_write(loop, protocol)
+    getattr(protocol.transport, what)()
+    received, n_interrupts = drain(loop, peer, len(data))
+    n_interrupts += run_on(loop, lambda: "resume_writing" in protocol.calls)
+    assert received == data
+    assert n_interrupts == 1
+    assert drain(loop, peer, 0)[0] == b""
+    if what == "close":
+        turn_until(loop, protocol.lost.is_set)
+        assert protocol.error is None
+    peer.setblocking(True)
+    assert peer.recv(1) == b""
+    end(loop, protocol, peer)
+
+
+@INTERRUPTS
+def test_resume_writing_is_interrupted_and_sendfile_goes_on(loop, interrupt, tmp_path):
+    if monitor_of(loop) == "asyncio":
+        pytest.skip("asyncio's _write_ready() asserts in vain that data are left, again and again")
+    path = tmp_path / "file"
+    path.write_bytes(SMALL)
+    protocol = Writing("resume_writing", interrupt)
+    peer, data = fill_and_write(loop, protocol)
+    with path.open("rb") as file:
+        sending = loop.create_task(loop.sendfile(protocol.transport, file))
+        received, n_interrupts = drain(loop, peer, len(data) + len(SMALL))
+        assert received == data + SMALL
+        assert n_interrupts == 1
+        turn_until(loop, sending.done)
+        assert sending.result() == len(SMALL)
+    end(loop, protocol, peer)
+
+
+class Writing(Interrupting, Recorder):
+    def __init__(self, method, interrupt):
+        super().__init__()
+        self.arm(method, interrupt)
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.maybe("connection_made")
+
+    def pause_writing(self):
+        super().pause_writing()
+        self.maybe("pause_writing")
+
+    def resume_writing(self):
+        super().resume_writing()
+        self.maybe("resume_writing")
+
+    def connection_lost(self, error):
+        super().connection_lost(error)
+        self.maybe("connection_lost")
+
+
+# At the beginning and the end of a connection
+
+
+@KINDS
+@INTERRUPTS
+def test_connection_made_is_interrupted_and_data_arrive(loop, kind, interrupt):
+    protocol = Writing("connection_made", interrupt)
+    near, peer = socketpair(kind)
+    making = loop.create_task(loop.create_connection(lambda: protocol, sock=near))
+    peer.send(SMALL)
+    assert run_on(loop, lambda: making.done() and protocol.data) == 1
+    assert protocol.data == SMALL
+    assert making.result()[1] is protocol
+    end(loop, protocol, peer)
+
+
+@KINDS
+@INTERRUPTS
+def test_connection_lost_is_interrupted_and_the_socket_is_closed(loop, kind, interrupt):
+    protocol = Writing("connection_lost", interrupt)
+    peer = connect(loop, protocol, kind)
+    protocol.transport.abort()
+    turn_until_interrupted(loop, interrupt)
+    turn_until(loop, lambda: protocol.transport.get_extra_info("socket").fileno() == -1)
+    peer.setblocking(True)
+    assert peer.recv(1) == b""
+    assert protocol.calls == ["connection_made", "connection_lost"]
+    peer.close()
+
+
+@INTERRUPTS
+def test_a_servers_factory_is_interrupted_and_the_next_connection_is_served(loop, interrupt):
+    if monitor_of(loop) == "asyncio":
+        pytest.skip("asyncio leaves the first connection to the collector")
+    made = []
+
+    def factory():
+        made.append(Recorder())
+        if len(made) == 1:
+            raise interrupt
+        return made[-1]
+
+    server = run(loop, loop.create_server(factory, "127.0.0.1", 0))
+    with contextlib.ExitStack() as stack:
+        first, second = (
+            stack.enter_context(socket.create_connection(server.sockets[0].getsockname())) for _ in range(2)
+        )
+        second.send(SMALL)
+        assert run_on(loop, lambda: len(made) == 2 and made[1].data) == 1
+        assert made[1].data == SMALL
+        first.settimeout(5)
+        assert first.recv(1) == b""
+    turn_until(loop, made[1].lost.is_set)
+    server.close()
+    run(loop, server.wait_closed())

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "uringloop"
 
-MOST_LINES = 600
+MOST_LINES = 700
 MOST_LINES_OF_A_FUNCTION = 70
 MOST_LINES_OF_A_HEADER = 40
 SOURCES = (".py", ".pyi", ".pyx", ".pxd", ".h")

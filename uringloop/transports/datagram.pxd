@@ -39,6 +39,8 @@ cdef class DatagramTransport(Flushable):
     cdef int tell_errors(self) except -1
     cdef int schedule_news(self) except -1
     cdef int pause_if_full(self) except -1
+    cdef int resume_if_drained(self) except -1
+    cdef int end_if_sent(self) except -1
     cdef int call_flow_control(self, str name) except -1
     cdef int lose(self, object error) except -1
     cdef int force_close(self, object error) except -1

@@ -291,7 +291,12 @@ cdef class DatagramTransport(Flushable):
                     self.aio_context.mark_dirty(self, PyBytes_GET_SIZE(<bytes>data))
                     return
                 self.send_some()
-                self.tell_errors()
+                try:
+                    self.tell_errors()
+                finally:
+                    if self.protocol is not None:
+                        self.pause_if_full()
+                return
         self.pause_if_full()
 
     cdef int send_now(self, object data) except -1:
@@ -387,15 +392,27 @@ cdef class DatagramTransport(Flushable):
     def _sendto_ready(self):
         """The writer's callback: there may be room."""
         self.send_some()
-        self.tell_errors()
-        if self.conn_lost:
-            return
-        if self.is_protocol_paused and self.queue.n_bytes <= self.low_bytes:
+        # Each step also after KeyboardInterrupt or SystemExit out of the one before: nobody calls this again once
+        # everything is sent.
+        try:
+            self.tell_errors()
+        finally:
+            try:
+                self.resume_if_drained()
+            finally:
+                self.end_if_sent()
+
+    cdef int resume_if_drained(self) except -1:
+        if not self.conn_lost and self.is_protocol_paused and self.queue.n_bytes <= self.low_bytes:
             self.is_protocol_paused = False
             self.call_flow_control("resume_writing")
+        return 0
+
+    cdef int end_if_sent(self) except -1:
         if self.is_closing_ and not self.conn_lost and self.queue.first == self.queue.end:
             self.conn_lost += 1
             self._call_connection_lost(None)
+        return 0
 
     cdef int schedule_news(self) except -1:
         if not self.has_scheduled_news and self.loop is not None:
@@ -406,9 +423,11 @@ cdef class DatagramTransport(Flushable):
     def _tell_news(self):
         """What a flush found out."""
         self.has_scheduled_news = False
-        self.tell_errors()
-        if self.protocol is not None:
-            self.pause_if_full()
+        try:
+            self.tell_errors()
+        finally:
+            if self.protocol is not None:
+                self.pause_if_full()
 
     cdef int tell_errors(self) except -1:
         """Tell the protocol which sends failed.  Runs user code."""

@@ -22,6 +22,7 @@ cdef class StreamTransport(Endpoint):
     cdef int set_protocol_(self, object protocol) except -1
     cdef int pause_if_full(self) except -1
     cdef int resume_if_drained(self) except -1
+    cdef int finish_sent(self) except -1
     cdef int refuse_write(self, object data) except -1
     cdef int force_close(self, object error) except -1
     cdef int fatal_error(self, object error, str message) except -1

@@ -394,7 +394,13 @@ cdef class StreamTransport(Endpoint):
 
     cdef int after_sent(self) except -1:
         """The queue became shorter: resume the protocol, finish what waited for the end of the queue."""
-        self.resume_if_drained()
+        try:
+            self.resume_if_drained()
+        finally:  # also after KeyboardInterrupt or SystemExit: nothing else would finish it
+            self.finish_sent()
+        return 0
+
+    cdef int finish_sent(self) except -1:
         if self.queue.n_bytes or self.conn_lost:
             return 0
         if self.empty_waiter is not None and not self.empty_waiter.done():
