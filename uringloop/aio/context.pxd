@@ -39,6 +39,7 @@ cdef class AioContext(Sources):
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2
     cdef bint look(self, int64_t now_ns, int64_t *next_wait_ns) except -1
     cdef int begin_run(self) except -1
+    cdef bint is_elsewhere(self) noexcept
     cdef int refuse_others(self) except -1
     cdef int run_ready(self, size_t count) except -1
     cdef int run_handle(self, Handle handle) except -1
@@ -50,5 +51,6 @@ cdef class AioContext(Sources):
     cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1
     cdef Flushable pop_dirty(self)
     cdef int flush_dirty(self) except -1
+    cdef int send_all(self) except -1
     cdef int settle(self) except -1
     cdef int forget(self) except -1

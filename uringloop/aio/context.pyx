@@ -33,6 +33,8 @@ from .ready cimport ReadyQueue
 from .sources cimport Sources, as_int64
 from .timers cimport Timers
 
+import atexit
+import logging
 import os
 import sys
 import warnings
@@ -114,6 +116,7 @@ cdef class AioContext(Sources):
         self.dirty = References()
         monitor.update(None, self.notifier)
         live_contexts.add(self)
+        watch_departures()
 
     def __del__(self):
         # Before anything is freed: the kernel may hold memory of requests in flight.
@@ -171,9 +174,13 @@ cdef class AioContext(Sources):
         return self.monitor.begin_run()
 
     cdef int refuse_others(self) except -1:
-        if self.n_polls and self.thread != <unsigned long>PyThread_get_thread_ident() and not self.is_forgotten:
+        if self.is_elsewhere() and not self.is_forgotten:
             raise RuntimeError("another thread makes turns of this AioContext")
         return 0
+
+    cdef bint is_elsewhere(self) noexcept:
+        """Another thread makes turns: only it may touch the monitor."""
+        return self.n_polls != 0 and self.thread != <unsigned long>PyThread_get_thread_ident()
 
     cdef int turn(self, bint blocking) except -1:
         cdef size_t n_ready, ready_end, idle_end = 0
@@ -510,6 +517,17 @@ cdef class AioContext(Sources):
             self.is_flushing = is_inner
         return 0
 
+    cdef int send_all(self) except -1:
+        """Everything written so far is given to the kernel, which takes what it has room for.  Any thread, no user code.
+
+        What is marked stays so: the rest, and what is to be told, is the next flush's business.
+        """
+        cdef size_t at = self.dirty.head
+        while at != self.dirty.tail:
+            (<Flushable>self.dirty.items[at & self.dirty.mask]).flush_last()
+            at += 1
+        return 0 if self.is_elsewhere() else self.monitor.submit()
+
     cdef int settle(self) except -1:
         """The loop stops: everything written so far goes out, and no send stays half-way.  No user code."""
         if self.dirty.head != self.dirty.tail:
@@ -555,6 +573,46 @@ cdef class AioContext(Sources):
         self.monitor.forget()
         self.notifier.close()
         return 0
+
+
+# -- what may end or replace this process ----------------------------------------------------------------------
+
+cdef extern from "../aio/audit.h":
+    void ul_add_audit_hook(void (*function)() noexcept)
+
+cdef bint has_hook = False
+
+
+cdef int watch_departures() except -1:
+    """Install the hooks, with the first context.
+
+    exec(2) has no other hook than an audit hook.  That costs 60 ns for each audited operation, all of which take
+    microseconds: import, open, socket(), connect ...
+    """
+    global has_hook
+    if not has_hook:
+        has_hook = True
+        ul_add_audit_hook(before_leaving)
+        os.register_at_fork(before=_send_all)
+        atexit.register(_send_all)
+    return 0
+
+
+def _send_all():
+    """What all contexts of the process have collected goes to the kernel."""
+    cdef AioContext context
+    for context in list(live_contexts):
+        if not context.monitor.is_closed and not context.is_forgotten:
+            context.send_all()
+
+
+cdef void before_leaving() noexcept:
+    if is_finalizing():
+        return
+    try:
+        _send_all()
+    except BaseException:  # out of memory, here or in the kernel: what is called goes its way
+        logging.getLogger("uringloop").exception("sending what was written before a process starts or ends")
 
 
 def _forget_contexts():
