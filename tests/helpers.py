@@ -286,6 +286,15 @@ def socketpair(kind):
     return tcp_socketpair() if kind == "tcp" else socket.socketpair()
 
 
+def connect_unshared(loop, factory, sock, *, ssl=None, server_hostname=None):
+    """create_connection(sock=sock) as for a socket that the loop has made: it does not count as the program's.
+
+    What is written waits for the end of the turn.
+    """
+    sock.setblocking(False)
+    return loop._create_connection_transport(sock, factory, ssl, server_hostname)
+
+
 async def abort(protocol):
     """End a protocol's connection if it is still there."""
     if not protocol.lost.is_set():
@@ -307,7 +316,7 @@ async def open_transport(protocol=None, *, kind="tcp", **kwargs):
     near, peer = socketpair(kind)
     peer.setblocking(False)
     protocol = Recorder() if protocol is None else protocol
-    transport, _ = await loop.create_connection(lambda: protocol, sock=near, **kwargs)
+    transport, _ = await connect_unshared(loop, lambda: protocol, near, **kwargs)
     try:
         yield transport, protocol, peer
     finally:
@@ -322,8 +331,8 @@ async def open_pair(near_protocol=None, far_protocol=None, *, kind="tcp"):
     near_protocol = Recorder() if near_protocol is None else near_protocol
     far_protocol = Recorder() if far_protocol is None else far_protocol
     near, far = socketpair(kind)
-    await loop.create_connection(lambda: near_protocol, sock=near)
-    await loop.create_connection(lambda: far_protocol, sock=far)
+    await connect_unshared(loop, lambda: near_protocol, near)
+    await connect_unshared(loop, lambda: far_protocol, far)
     try:
         yield near_protocol, far_protocol
     finally:

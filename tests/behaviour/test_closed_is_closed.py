@@ -10,6 +10,7 @@ import pytest
 from helpers import (
     Recorder,
     close_with_open_transport,
+    connect_unshared,
     one_turn,
     open_transport,
     read_to_end,
@@ -31,7 +32,7 @@ def connect(loop, kind="tcp", protocol=None):
     near, peer = socketpair(kind)
     peer.settimeout(10)
     protocol = protocol or Recorder()
-    run(loop, loop.create_connection(lambda: protocol, sock=near))
+    run(loop, connect_unshared(loop, lambda: protocol, near))
     return protocol, peer
 
 
@@ -160,7 +161,7 @@ async def test_a_duplicated_stream_stays_open_after_our_close(kind, how):
     near, peer = socketpair(kind)
     peer.settimeout(10)
     duplicate = near.dup()
-    transport, protocol = await loop.create_connection(Recorder, sock=near)
+    transport, protocol = await connect_unshared(loop, Recorder, near)
     await turns(3)
     getattr(transport, how)()
     await protocol.lost.wait()
@@ -179,7 +180,7 @@ async def test_abort_with_linger_zero_still_sends_a_reset():
         near, peer = tcp_socketpair()
         peer.settimeout(10)
         reset_on_close(near)
-        transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, sock=near)
+        transport, protocol = await connect_unshared(asyncio.get_running_loop(), Recorder, near)
         await turns(3)
         transport.write(bytes(20_000_000))
         transport.abort()
@@ -196,7 +197,7 @@ async def test_the_number_of_a_closed_connection_can_be_reused_at_once():
     loop = asyncio.get_running_loop()
     for number in range(50):
         near, peer = socketpair("unix")
-        transport, protocol = await loop.create_connection(Recorder, sock=near)
+        transport, protocol = await connect_unshared(loop, Recorder, near)
         await turns(number % 3)
         peer.send(b"old")
         transport.abort()
@@ -332,7 +333,7 @@ def test_a_loop_that_ran_in_a_thread_with_live_connections_is_closed_here(new_lo
     protocol = Recorder()
 
     async def main():
-        await loop.create_connection(lambda: protocol, sock=near)
+        await connect_unshared(loop, lambda: protocol, near)
         server = await loop.create_server(Recorder, sock=listener)
         await turns(5)
         protocol.transport.write(b"hello")

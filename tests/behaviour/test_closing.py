@@ -7,6 +7,7 @@ import socket
 import pytest
 from helpers import (
     Recorder,
+    connect_unshared,
     fill,
     open_pair,
     open_transport,
@@ -98,7 +99,7 @@ async def test_abort_drops_what_waits():
 async def test_abort_does_not_take_back_what_was_written_right_before():
     """asyncio's write() has sent it by then; aiohttp's tests of connections that vanish rely on it."""
     ours, peer = socket.socketpair()
-    transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, sock=ours)
+    transport, protocol = await connect_unshared(asyncio.get_running_loop(), Recorder, ours)
     transport.write(b"one ")
     transport.writelines([b"two ", b"three"])
     transport.abort()
@@ -324,7 +325,7 @@ async def test_a_transport_that_is_forgotten_open_warns():
 
     near, far = socket.socketpair()
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_connection(Deaf, sock=near)
+    transport, _ = await connect_unshared(loop, Deaf, near)
     transport.pause_reading()
     await turns(3)
     with pytest.warns(ResourceWarning, match="unclosed transport"):  # noqa: PT031
@@ -346,7 +347,7 @@ async def test_what_was_written_before_data_received_raised_arrives():
             raise ValueError("bad")
 
     ours, peer = socket.socketpair()
-    _, protocol = await asyncio.get_running_loop().create_connection(Failing, sock=ours)
+    _, protocol = await connect_unshared(asyncio.get_running_loop(), Failing, ours)
     peer.send(b"x")
     await protocol.lost.wait()
     with peer:

@@ -10,6 +10,7 @@ import pytest
 from helpers import (
     Recorder,
     close_with_open_transport,
+    connect_unshared,
     fill,
     one_turn,
     open_pair,
@@ -34,7 +35,7 @@ def connect(loop, kind="tcp", protocol=None):
     near, peer = socketpair(kind)
     peer.settimeout(10)
     protocol = protocol or Recorder()
-    run(loop, loop.create_connection(lambda: protocol, sock=near))
+    run(loop, connect_unshared(loop, lambda: protocol, near))
     return protocol, peer
 
 
@@ -275,7 +276,7 @@ async def test_hundreds_of_connections_receive_at_once():
     for _ in range(200):
         near, peer = socketpair("unix")
         peer.setblocking(False)
-        _, protocol = await loop.create_connection(Recorder, sock=near)
+        _, protocol = await connect_unshared(loop, Recorder, near)
         connections.append((protocol, peer))
     data = [os.urandom(20_000) for _ in connections]
     for piece, (_, peer) in zip(data, connections, strict=True):
@@ -292,7 +293,7 @@ async def test_paused_connections_do_not_take_the_others_buffers():
     for _ in range(50):
         near, peer = socketpair("unix")
         peer.setblocking(False)
-        transport, protocol = await loop.create_connection(Recorder, sock=near)
+        transport, protocol = await connect_unshared(loop, Recorder, near)
         transport.pause_reading()
         fill(peer)
         paused.append((protocol, peer))
@@ -348,7 +349,7 @@ async def test_reads_and_writes_on_hundreds_of_connections_in_one_turn():
     for _ in range(150):
         near, peer = socketpair("unix")
         peer.setblocking(False)
-        _, protocol = await loop.create_connection(Echo, sock=near)
+        _, protocol = await connect_unshared(loop, Echo, near)
         connections.append((protocol, peer))
     for turn in range(5):
         for number, (_, peer) in enumerate(connections):

@@ -5,7 +5,17 @@ import socket
 import time
 
 import pytest
-from helpers import Recorder, fill, open_transport, pattern, read_exactly, read_to_end, turns, until
+from helpers import (
+    Recorder,
+    connect_unshared,
+    fill,
+    open_transport,
+    pattern,
+    read_exactly,
+    read_to_end,
+    turns,
+    until,
+)
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 
@@ -332,7 +342,7 @@ async def test_a_write_of_a_paused_protocol_does_not_swallow_resume_writing():
     near, peer = socket.socketpair()
     near.setblocking(False)
     peer.setblocking(False)
-    transport, protocol = await asyncio.get_running_loop().create_connection(Paused, sock=near)
+    transport, protocol = await connect_unshared(asyncio.get_running_loop(), Paused, near)
     transport.write(bytes(400_000))
     assert protocol.is_paused
     received = 0

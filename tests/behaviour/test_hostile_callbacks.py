@@ -12,6 +12,7 @@ import pytest
 from helpers import (
     BufferedRecorder,
     Recorder,
+    connect_unshared,
     one_turn,
     open_transport,
     pattern,
@@ -103,7 +104,7 @@ def test_a_loop_that_reads_in_another_thread_leaves_a_buffered_protocols_bytes_a
     peers = []
     for loop, protocol in zip(loops, protocols, strict=True):
         near, peer = socketpair(kind)
-        run(loop, loop.create_connection(lambda protocol=protocol: protocol, sock=near))
+        run(loop, connect_unshared(loop, lambda protocol=protocol: protocol, near))
         peers.append(peer)
 
     def meddle():

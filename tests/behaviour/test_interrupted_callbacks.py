@@ -4,7 +4,16 @@ import contextlib
 import socket
 
 import pytest
-from helpers import BufferedRecorder, Recorder, monitor_of, pattern, run, socketpair, turn_until
+from helpers import (
+    BufferedRecorder,
+    Recorder,
+    connect_unshared,
+    monitor_of,
+    pattern,
+    run,
+    socketpair,
+    turn_until,
+)
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 INTERRUPTS = pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
@@ -62,7 +71,7 @@ def connect(loop, protocol, kind):
     """The peer of a new connection, which does not block."""
     near, peer = socketpair(kind)
     peer.setblocking(False)
-    run(loop, loop.create_connection(lambda: protocol, sock=near))
+    run(loop, connect_unshared(loop, lambda: protocol, near))
     return peer
 
 

@@ -7,7 +7,13 @@ import threading
 import time
 
 import pytest
-from helpers import Recorder, one_turn, run, turns
+from helpers import (
+    Recorder,
+    connect_unshared,
+    one_turn,
+    run,
+    turns,
+)
 
 
 def in_thread(function, *args):
@@ -294,7 +300,7 @@ def test_live_connections_move_with_their_loop_to_another_thread(loop, here):
     protocol = Recorder()
 
     async def connect():
-        await loop.create_connection(lambda: protocol, sock=near)
+        await connect_unshared(loop, lambda: protocol, near)
         protocol.transport.write(b"from the first thread;")
 
     async def more():

@@ -60,9 +60,9 @@ class Loop(
         self._adopt_monitor(monitor)
         self._fdmon_reason = reason
         self._has_requests = monitor.has_requests
-        self._acceptors = {}  # listening fd -> Acceptor
+        self._acceptors = {}  # listening socket -> Acceptor
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
-        self._given_listeners = weakref.WeakSet()  # sockets that were passed to create_server
+        self._given_sockets = weakref.WeakSet()  # that were passed as sock=: the program may use them, too
         self._pid = os.getpid()
         self._poll_as_environment_says()
         self.setup_stdlib()

@@ -25,9 +25,8 @@ OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def _describe(sock, extra):
-    """What get_extra_info() knows of a socket; in `extra`, if that is a dict."""
+    """What get_extra_info() knows of a socket beside itself; in `extra`, if that is a dict."""
     extra = {} if extra is None else extra
-    extra["socket"] = trsock.TransportSocket(sock)
     try:
         extra["sockname"] = sock.getsockname()
     except OSError:
@@ -52,6 +51,37 @@ def _call_in_copy(context, function, *arguments):
 class ServeMixin:
     """The part of Loop that makes transports and accepts connections."""
 
+    # -- sockets that the program made: it may still use them, also by a number or a duplicate from before ----------
+
+    def _note_given(self, sock):
+        if isinstance(sock, socket.socket):
+            self._given_sockets.add(sock)
+
+    def _is_given(self, sock):
+        return not isinstance(sock, socket.socket) or sock in self._given_sockets
+
+    @functools.wraps(asyncio.BaseEventLoop.create_connection)
+    async def create_connection(self, *args, **kwargs):
+        self._note_given(kwargs.get("sock"))
+        return await super().create_connection(*args, **kwargs)
+
+    @functools.wraps(StdlibHooks.create_unix_connection)
+    async def create_unix_connection(self, *args, **kwargs):
+        self._note_given(kwargs.get("sock"))
+        return await super().create_unix_connection(*args, **kwargs)
+
+    @functools.wraps(asyncio.BaseEventLoop.connect_accepted_socket)
+    async def connect_accepted_socket(self, protocol_factory, sock, **kwargs):
+        self._note_given(sock)
+        return await super().connect_accepted_socket(protocol_factory, sock, **kwargs)
+
+    @functools.wraps(asyncio.BaseEventLoop.create_datagram_endpoint)
+    async def create_datagram_endpoint(self, *args, **kwargs):
+        self._note_given(kwargs.get("sock"))
+        return await super().create_datagram_endpoint(*args, **kwargs)
+
+    # -- transports ------------------------------------------------------------------------------------
+
     def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None, context=None):
         """A transport for a connected socket, which it owns from now on."""
         self._ensure_fd_no_transport(sock.fileno())
@@ -61,7 +91,7 @@ class ServeMixin:
         """The same where nobody can have a transport for the fd yet."""
         connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
         transport = SocketTransport.__new__(SocketTransport)
-        transport.take_socket(sock, extra)
+        transport.take_socket(sock, extra, self._is_given(sock))
         self._start_transport(transport, connection_made, protocol, waiter, server, context)
         return transport
 
@@ -88,7 +118,9 @@ class ServeMixin:
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
         transport = DatagramTransport.__new__(DatagramTransport)
-        transport.setup(self, self.aio_context, sock, protocol, address, _describe(sock, extra))
+        transport.setup(
+            self, self.aio_context, sock, protocol, address, _describe(sock, extra), self._is_given(sock)
+        )
         self._transports[fd] = transport
         transport.start(waiter)
         return transport
@@ -123,7 +155,7 @@ class ServeMixin:
         socket: the first is the wire's, and the monitor must not mix up who waits for what, for example when somebody
         calls resume_reading() meanwhile.
         """
-        self._check_sendfile_params(transport._sock, file, offset, count)
+        self._check_sendfile_params(transport._own_sock(), file, offset, count)
         is_empty = transport._make_empty_waiter()
         was_reading = transport.is_reading()
         transport.pause_reading()
@@ -131,7 +163,7 @@ class ServeMixin:
             await is_empty
             if transport._conn_lost:
                 raise ConnectionError("Connection is closed by peer")
-            with transport._sock.dup() as sock:
+            with transport._own_sock().dup() as sock:
                 self._sendfiles[transport] = future = self.create_future()
                 try:
                     return await self._sock_sendfile_native(sock, file, offset, count, future)
@@ -153,14 +185,12 @@ class ServeMixin:
 
     @functools.wraps(asyncio.BaseEventLoop.create_server)
     async def create_server(self, *args, **kwargs):
-        if isinstance(kwargs.get("sock"), socket.socket):
-            self._given_listeners.add(kwargs["sock"])
+        self._note_given(kwargs.get("sock"))
         return await super().create_server(*args, **kwargs)
 
     @functools.wraps(StdlibHooks.create_unix_server)
     async def create_unix_server(self, *args, **kwargs):
-        if isinstance(kwargs.get("sock"), socket.socket):
-            self._given_listeners.add(kwargs["sock"])
+        self._note_given(kwargs.get("sock"))
         return await super().create_unix_server(*args, **kwargs)
 
     def _start_serving(
@@ -197,11 +227,11 @@ class ServeMixin:
             context,
         )
         # what is no socket.socket was given, too: gunicorn's listeners are wrappers of sockets
-        if self._has_requests and isinstance(sock, socket.socket) and sock not in self._given_listeners:
+        if self._has_requests and isinstance(sock, socket.socket) and sock not in self._given_sockets:
             kind = Kind(sock)
             # in a context as a Handle would
             accepted = functools.partial(contextvars.copy_context().run, self._accepted)
-            self._acceptors[fd] = Acceptor(self.aio_context, sock, kind, accepted, details)
+            self._acceptors[sock] = Acceptor(self.aio_context, sock, kind, accepted, details)
         else:
             self._watch_listener(sock, details)
 
@@ -217,7 +247,7 @@ class ServeMixin:
         fd = sock.fileno()
         path = sock.getsockname() if sock in self._unix_server_sockets else None
         if self._has_requests:
-            acceptor = self._acceptors.pop(fd, None)
+            acceptor = self._acceptors.pop(sock, None)
             if acceptor is not None:
                 acceptor.close()
         self._remove_reader(fd)
@@ -277,13 +307,13 @@ class ServeMixin:
                 }
             )
             return
-        if error.errno == errno.EINVAL and self._acceptors.pop(sock.fileno(), None) is not None:
+        if error.errno == errno.EINVAL and self._acceptors.pop(sock, None) is not None:
             # before Linux 5.19: no multishot ACCEPT
             self._watch_listener(sock, details)
             return
         message = "socket.accept() out of system resource"
         if error.errno not in OUT_OF_RESOURCES:
-            if sock.fileno() not in self._acceptors:
+            if sock not in self._acceptors:
                 raise error  # out of a Handle: the loop reports it and goes on watching
             message = "socket.accept() failed"
         self.call_exception_handler(
@@ -293,7 +323,7 @@ class ServeMixin:
                 "socket": trsock.TransportSocket(sock),
             }
         )
-        acceptor = self._acceptors.pop(sock.fileno(), None)
+        acceptor = self._acceptors.pop(sock, None)
         if acceptor is not None:
             acceptor.close()
         self._remove_reader(sock.fileno())

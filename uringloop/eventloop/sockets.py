@@ -40,7 +40,7 @@ class _FileSender:
     """One os.sendfile after the other, and how far they came."""
 
     def __init__(self, sock, file_fd, offset, count):
-        self._socket_fd = sock.fileno()
+        self._sock = sock
         self._file_fd = file_fd
         self._offset = offset
         self._left = count  # None: to the end of the file
@@ -49,7 +49,8 @@ class _FileSender:
     def step(self):
         """Send what the socket takes; true at the end."""
         most = _SENDFILE_MOST_BYTES if self._left is None else min(self._left, _SENDFILE_MOST_BYTES)
-        sent = os.sendfile(self._socket_fd, self._file_fd, self._offset, most)
+        # the socket is asked each time: it may be closed meanwhile, and its number another's
+        sent = os.sendfile(self._sock.fileno(), self._file_fd, self._offset, most)
         self._offset += sent
         self.total_bytes += sent
         if self._left is not None:

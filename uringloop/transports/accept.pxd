@@ -13,7 +13,9 @@ cdef class Acceptor:
     cdef AcceptRequest request       # armed, or None
     cdef object on_accept            # on_accept(Connection or None, error or None, details)
     cdef object details
-    cdef int fd                      # borrowed; the listening socket
+    cdef object listener             # the listening socket, borrowed
+    cdef int fd                      # its number when it was new
+    cdef const int *fd_at            # where the number is now: see transports/endpoint
     cdef Kind kind                   # of what it accepts
     cdef int arm(self, AcceptRequest request) except -1
     cdef int accepted(self, AcceptRequest request, int32_t res, bint is_over) except -1

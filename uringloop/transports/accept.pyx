@@ -15,7 +15,7 @@ from ..aio.context cimport AioContext
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport *
 from ..uring.request cimport Request
-from .endpoint cimport Connection, Kind, connection_of
+from .endpoint cimport Connection, Kind, connection_of, number_in
 
 import os
 
@@ -59,7 +59,11 @@ cdef class Acceptor:
 
     def __cinit__(self, AioContext aio_context not None, listener, Kind kind not None, on_accept, details):
         self.monitor = <IoUringMonitor>aio_context.monitor
+        self.listener = listener
         self.fd = listener.fileno()
+        self.fd_at = number_in(listener, self.fd)
+        if self.fd_at == NULL:
+            self.fd_at = &self.fd
         self.kind = kind
         self.on_accept = on_accept
         self.details = details
@@ -69,15 +73,22 @@ cdef class Acceptor:
         """`request` is new, or over: armed again it needs no memory."""
         cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
         request.acceptor = self
-        io_uring_prep_multishot_accept(sqe, self.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
+        io_uring_prep_multishot_accept(sqe, self.fd_at[0], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
         self.monitor.add(request, sqe)
         self.request = request
-        return 0
+        return self.monitor.submit()  # the program may close the listener before this turn ends
 
     cdef int accepted(self, AcceptRequest request, int32_t res, bint is_over) except -1:
         cdef Connection connection = None
         # -ECANCELED: a broad cancel of somebody, or the loop moved to another thread
         cdef bint goes_on = res >= 0 or res in (-EAGAIN, -EINTR, -ECONNABORTED, -ECANCELED)
+        if self.fd_at[0] != self.fd:
+            # The program closed the listener; only our request still has it, and asyncio accepts nothing more.
+            if is_over:
+                self.request = None
+            request.drop(res, 0)
+            self.close()
+            return 0
         try:
             if res >= 0:
                 connection = connection_of(res, self.kind)

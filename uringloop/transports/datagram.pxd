@@ -10,6 +10,10 @@ cdef class DatagramTransport(Flushable):
     cdef object sock                    # the Python socket, which owns the fd; None when closed
     cdef object address                 # remote_addr, or None
     cdef readonly int fd                # of sock; the number stays for the repr; -1 after __del__
+    cdef const int *fd_at               # where the socket's number is now: see transports/endpoint
+    cdef bint is_shared                 # the program may act on the socket itself: everything is sent at once
+    cdef object reader                  # the Handle of _add_reader while reading, and after; or None
+    cdef object writer                  # that of _add_writer, in the same way
     cdef int family
     cdef bint is_internet               # family is AF_INET or AF_INET6
     cdef bint is_connected              # the socket has a peer: everything is sent there
@@ -25,8 +29,6 @@ cdef class DatagramTransport(Flushable):
     cdef list errors                    # of sending, that the protocol was not told of yet
     cdef Batch batch                    # received, not delivered
     cdef DatagramQueue queue            # to send; not empty while blocked
-    cdef int watch_reads(self) except -1
-    cdef int unwatch_reads(self) except -1
     cdef int receive(self) except -1
     cdef int receive_by_python(self) except -1
     cdef int deliver(self) except -1
@@ -36,6 +38,9 @@ cdef class DatagramTransport(Flushable):
     cdef int send_by_python(self, object data, object address) except? -1
     cdef int wait_for_room(self) except -1
     cdef int stop_waiting(self) except -1
+    cdef int start_reading(self) except -1
+    cdef int stop_reading(self) except -1
+    cdef int send_queued(self) except -1
     cdef int tell_errors(self) except -1
     cdef int schedule_news(self) except -1
     cdef int pause_if_full(self) except -1

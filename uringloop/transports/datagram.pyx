@@ -19,12 +19,13 @@ debug mode and what happens to exceptions are the same by construction.
 Ownership: the transport owns `sock`; connection_lost closes it.  Thread: the loop's.
 """
 
-from libc.errno cimport EAGAIN, EINTR
+from libc.errno cimport EAGAIN, EBADF, EINTR
 from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 
 from ..aio.context cimport AioContext, Flushable
 from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, ul_name
+from .endpoint cimport number_in
 from .packets cimport BATCH, MOST_BYTES, Batch, DatagramQueue, Incoming, Outgoing, send_to_peer
 from .wire cimport warn_unclosed
 
@@ -36,6 +37,7 @@ from asyncio.futures import _set_result_unless_cancelled
 from asyncio.log import logger
 
 from .flow import buffer_limits
+from .trsock import TransportSocket
 
 cdef extern from "Python.h":
     """
@@ -50,6 +52,8 @@ cdef extern from "Python.h":
 # Since Python 3.13 empty datagrams are sent, and each datagram counts 8 bytes more in the write buffer.
 cdef bint sends_empty = sys.version_info >= (3, 13)
 cdef Py_ssize_t HEADER_BYTES = 8 if sends_empty else 0
+cdef object transport_socket = TransportSocket
+cdef int closed_number = -1
 cdef object received_name = "datagram_received"
 
 
@@ -59,12 +63,13 @@ cdef class DatagramTransport(Flushable):
     def __cinit__(self, *args, **kwargs):
         # what nobody set up is a transport whose connection was lost
         self.fd = -1
+        self.fd_at = &self.fd
         self.conn_lost = 1
         self.errors = []
         self.batch = Batch()
         self.queue = DatagramQueue(HEADER_BYTES)
 
-    def setup(self, loop, AioContext aio_context not None, sock, protocol, address, extra):
+    def setup(self, loop, AioContext aio_context not None, sock, protocol, address, extra, bint is_shared=False):
         """Take over a non-blocking socket.
 
         Parameters:
@@ -73,17 +78,24 @@ cdef class DatagramTransport(Flushable):
             protocol: asyncio.DatagramProtocol.
             address: the only one that sendto() accepts, or None.
             extra: dict of get_extra_info; "peername" says whether the socket is connected.
+            is_shared: the program made the socket, and may still use it.
         """
         self.loop = loop
         self.aio_context = aio_context
         self.sock = sock
         self.fd = sock.fileno()
+        self.fd_at = number_in(sock, self.fd)
+        if self.fd_at == NULL:
+            self.fd_at = &self.fd
+        self.is_shared = is_shared
         self.family = sock.family
         self.is_internet = self.family == AF_INET or self.family == AF_INET6
         self.is_connected = bool(extra["peername"])
         self.protocol = protocol
         self.address = address if address else None
         self.extra = extra
+        if "socket" not in extra:
+            extra["socket"] = transport_socket(sock, self)
         self.conn_lost = 0
         self.high_bytes, self.low_bytes = buffer_limits(None, None)
 
@@ -96,17 +108,22 @@ cdef class DatagramTransport(Flushable):
 
     def _start_reading(self):
         if self.is_reading():
-            self.watch_reads()
+            self.start_reading()
 
-    cdef int watch_reads(self) except -1:
-        """The monitor reports datagrams; never those of the next socket of our number, after __del__."""
-        if self.fd >= 0:
-            self.loop._add_reader(self.fd, self._read_ready)
+    cdef int start_reading(self) except -1:
+        if self.fd < 0:
+            return 0  # after __del__
+        if self.fd_at[0] != self.fd:
+            # closed by the program: the number may be another file's by now
+            raise OSError(EBADF, os.strerror(EBADF))
+        self.reader = self.loop._add_reader(self.fd, self._read_ready)
         return 0
 
-    cdef int unwatch_reads(self) except -1:
-        if self.fd >= 0:
+    cdef int stop_reading(self) except -1:
+        # cancelled: taken away, or replaced by what another owner of the number wants
+        if self.reader is not None and not self.reader.cancelled() and self.fd >= 0:
             self.loop._remove_reader(self.fd)
+        self.reader = None
         return 0
 
     def __del__(self):
@@ -144,7 +161,7 @@ cdef class DatagramTransport(Flushable):
         if not self.is_reading():
             return
         self.is_paused = True
-        self.unwatch_reads()
+        self.stop_reading()
         if self.loop.get_debug():
             logger.debug("%r pauses reading", self)
 
@@ -152,7 +169,7 @@ cdef class DatagramTransport(Flushable):
         if self.is_closing_ or not self.is_paused:
             return
         self.is_paused = False
-        self.watch_reads()
+        self.start_reading()
         if self.batch.next < self.batch.count:
             self.loop.call_soon(self._read_more)
         if self.loop.get_debug():
@@ -183,7 +200,7 @@ cdef class DatagramTransport(Flushable):
         self.batch.next = self.batch.count = 0
         try:
             if self.is_internet or self.family == AF_UNIX:
-                error = self.batch.receive(self.fd, self.family)
+                error = self.batch.receive(self.fd_at[0], self.family)
             else:
                 self.receive_by_python()
         except OSError as failure:
@@ -192,6 +209,8 @@ cdef class DatagramTransport(Flushable):
             raise
         except BaseException as failure:
             self.fatal_error(failure, "Fatal read error on datagram transport")
+        if error == EBADF:
+            self.stop_reading()  # closed by the program: the fd is another file's, and may stay readable for ever
         # EAGAIN: somebody else took it, or its checksum was wrong.  EINTR: it is still there.
         if error and error != EAGAIN and error != EINTR:
             self.protocol.error_received(OSError(error, os.strerror(error)))
@@ -285,7 +304,7 @@ cdef class DatagramTransport(Flushable):
             self.queue.push(<bytes>data, addr, &name, name_bytes)
             if not self.is_blocked:
                 if (name_bytes and self.queue.count() < BATCH and self.queue.n_bytes <= self.high_bytes
-                        and not self.is_closing_):
+                        and not self.is_closing_ and not self.is_shared):
                     if self.sending_context is None:
                         self.sending_context = PyContext_CopyCurrent()
                     self.aio_context.mark_dirty(self, PyBytes_GET_SIZE(<bytes>data))
@@ -301,7 +320,7 @@ cdef class DatagramTransport(Flushable):
 
     cdef int send_now(self, object data) except -1:
         """send(2) on a connected socket with an empty queue."""
-        cdef int sent = send_to_peer(self.fd, data)
+        cdef int sent = send_to_peer(self.fd_at[0], data)
         if sent > 0:
             return 0
         if sent == -EAGAIN or sent == -EINTR:
@@ -322,9 +341,9 @@ cdef class DatagramTransport(Flushable):
         while queue.first < queue.end:
             item = &queue.items[queue.first]
             if item.name_bytes:
-                sent = queue.send_named(self.fd)
+                sent = queue.send_named(self.fd_at[0])
             elif self.is_connected:
-                sent = send_to_peer(self.fd, <object>item.data)
+                sent = send_to_peer(self.fd_at[0], <object>item.data)
             else:
                 sent = self.send_by_python(<object>item.data, <object>item.address)
             if sent > 0:
@@ -369,7 +388,7 @@ cdef class DatagramTransport(Flushable):
     cdef int flush_last(self) except -1:
         cdef int sent
         while self.queue.first < self.queue.end and self.queue.items[self.queue.first].name_bytes:
-            sent = self.queue.send_named(self.fd)
+            sent = self.queue.send_named(self.fd_at[0])
             if sent <= 0:
                 break
             self.queue.drop(sent)
@@ -380,13 +399,15 @@ cdef class DatagramTransport(Flushable):
             self.queue.drop(self.queue.count())  # the socket is going to be closed
         elif not self.is_blocked:
             self.is_blocked = True
-            self.loop._add_writer(self.fd, self._sendto_ready)
+            self.writer = self.loop._add_writer(self.fd, self._sendto_ready)
         return 0
 
     cdef int stop_waiting(self) except -1:
         if self.is_blocked:
             self.is_blocked = False
-            self.loop._remove_writer(self.fd)
+            if not self.writer.cancelled():  # as in stop_reading
+                self.loop._remove_writer(self.fd)
+            self.writer = None
         return 0
 
     def _sendto_ready(self):
@@ -488,7 +509,7 @@ cdef class DatagramTransport(Flushable):
             return
         self.flush()
         self.is_closing_ = True
-        self.unwatch_reads()
+        self.stop_reading()
         if self.queue.first == self.queue.end:
             self.lose(None)
 
@@ -510,7 +531,7 @@ cdef class DatagramTransport(Flushable):
         self.queue.drop(self.queue.count())
         if not self.is_closing_:
             self.is_closing_ = True
-            self.unwatch_reads()
+            self.stop_reading()
         return self.lose(error)
 
     def _force_close(self, error):
@@ -541,6 +562,7 @@ cdef class DatagramTransport(Flushable):
         finally:
             self.batch.clear()
             self.queue.drop(self.queue.count())
+            self.fd_at = &closed_number
             sock, self.sock = self.sock, None
             sock.close()
             self.protocol = None
@@ -552,12 +574,29 @@ cdef class DatagramTransport(Flushable):
         """See asyncio.BaseTransport."""
         return self.extra.get(name, default)
 
+    cdef int send_queued(self) except -1:
+        """The kernel gets what is queued, as far as it takes it; what follows is the program's own doing."""
+        if self.sock is None or self.is_blocked:
+            return 0
+        if self.aio_context.is_elsewhere():
+            return self.flush_last()
+        return self.flush()
+
+    def _send_queued(self):
+        self.send_queued()
+
+    def _share(self):
+        self.is_shared = True
+        self.send_queued()
+
     @property
     def _sock(self):
+        self._share()
         return self.sock
 
     @property
     def _sock_fd(self):
+        self._share()
         return self.fd
 
     @property

@@ -21,7 +21,10 @@ cdef class Endpoint(WireEnd):
     cdef dict extra                    # of get_extra_info
     cdef object python_socket(self)
     cdef int complete_extra(self) except -1
+    cdef int share(self) except -1
     cdef int close_fd(self) except -1
+
+cdef const int *number_in(object sock, int fd) noexcept
 
 cdef Connection connection_of(int fd, Kind kind)
 

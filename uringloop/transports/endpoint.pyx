@@ -13,6 +13,7 @@ Thread: the loop's.
 cimport cython
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from posix.unistd cimport close as posix_close
+from cpython.object cimport PyObject
 
 from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_address, ul_name, unix_address
 from .wire cimport WireEnd
@@ -20,7 +21,8 @@ from .wire cimport WireEnd
 import _socket
 import os
 import socket
-from asyncio import trsock
+
+from .trsock import TransportSocket
 
 cdef extern from "Python.h":
     object PyWeakref_NewRef(object, object)
@@ -63,7 +65,8 @@ cdef extern from *:
 # C variables: module globals may be gone when the interpreter ends
 cdef object make_socket = socket.socket
 cdef object closed_socket = socket.socket.__new__
-cdef object transport_socket = trsock.TransportSocket
+cdef object transport_socket = TransportSocket
+cdef type compiled_socket = _socket.socket
 
 
 cdef class Kind:
@@ -169,21 +172,39 @@ cdef object name_of(int fd, Kind kind, bint of_peer):
     return address_of(kind, &name, n_bytes)
 
 
+cdef const int *number_in(object sock, int fd) noexcept:
+    """Where a socket.socket keeps its number, and -1 once it is closed; NULL if it is of another make.
+
+    `sock_fd` is the first field of the object in all versions of CPython; that it holds the number is checked.
+    """
+    cdef const int *at
+    if not isinstance(sock, compiled_socket):
+        return NULL
+    at = <const int *>(<const char *><PyObject *>sock + sizeof(PyObject))
+    return at if at[0] == fd else NULL
+
+
 cdef class Endpoint(WireEnd):
     """What owns the fd of a connection.  See StreamTransport."""
 
     def __cinit__(self, *args, **kwargs):
         self.fd = -1
+        self.fd_at = &self.fd
 
-    def take_socket(self, sock, extra):
+    def take_socket(self, sock, extra, bint is_shared=False):
         """Own a connected, non-blocking socket.
 
         Parameters:
             sock: the Python socket.
             extra: what get_extra_info() shall say besides, a dict or None.
+            is_shared: the program made the socket, and may still use it.
         """
         self.fd = sock.fileno()
         self.sock = sock
+        self.fd_at = number_in(sock, self.fd)
+        self.is_shared = is_shared
+        if self.fd_at == NULL:
+            self.fd_at = &self.fd
         self.extra = {} if extra is None else extra
         if sock.proto == IPPROTO_TCP:  # as asyncio: only where it was asked for by name
             sock.setsockopt(IPPROTO_TCP, _socket.TCP_NODELAY, 1)
@@ -205,14 +226,25 @@ cdef class Endpoint(WireEnd):
         """The Python socket, made now if it was not there; None when closed."""
         if self.sock is None and self.fd >= 0:
             self.sock = make_socket(self.kind.family, self.kind.type, self.kind.proto, self.fd)
+            self.fd_at = number_in(self.sock, self.fd)
+            if self.fd_at == NULL:
+                self.fd_at = &self.fd
         return self.sock
+
+    cdef int share(self) except -1:
+        """The program gets the socket, or its number: what it does with it comes behind everything written before."""
+        self.is_shared = True
+        return 0
+
+    def _share(self):
+        self.share()
 
     cdef int complete_extra(self) except -1:
         """Everything that get_extra_info() can say."""
         sock = self.python_socket()
         if "socket" not in self.extra:
             # after the end: one that is closed, as it would be then
-            self.extra["socket"] = transport_socket(closed_socket(make_socket) if sock is None else sock)
+            self.extra["socket"] = transport_socket(closed_socket(make_socket) if sock is None else sock, self)
         for key in ("sockname", "peername"):
             if key not in self.extra:
                 try:
@@ -230,8 +262,9 @@ cdef class Endpoint(WireEnd):
         cdef int fd = self.fd
         if self.wire is not None:
             self.wire.fd = -1
-        sock, self.sock = self.sock, None
         self.fd = -1
+        self.fd_at = &self.fd
+        sock, self.sock = self.sock, None
         if sock is not None:
             sock.close()
         elif fd >= 0:
@@ -252,12 +285,18 @@ cdef class Endpoint(WireEnd):
 
     # -- what asyncio's own modules reach for ------------------------------------------------------------
 
+    def _own_sock(self):
+        """The Python socket for the loop's own use, which keeps the order by itself."""
+        return self.python_socket()
+
     @property
     def _sock(self):
+        self.share()
         return self.python_socket()
 
     @property
     def _sock_fd(self):
+        self.share()
         return self.fd
 
     @property

@@ -35,6 +35,8 @@ cdef class RingWire(Wire):
     cdef Py_ssize_t hint
     cdef int arm(self) except -1
     cdef int prep_receive(self) except -1
+    cdef int submit_shared(self) except -1
+    cdef int closed_by_program(self, ReceiveRequest request, uint32_t flags, char *data) except -1
     cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1
     cdef int judge_size(self, int32_t res) except -1

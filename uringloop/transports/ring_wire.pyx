@@ -26,7 +26,7 @@ Thread: the loop's.
 """
 
 cimport cython
-from libc.errno cimport EAGAIN, EINTR, EINVAL
+from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
@@ -183,14 +183,18 @@ cdef class RingWire(Wire):
         request.is_poll = self.is_bulk
         sqe = self.monitor.ring.get_sqe()
         if self.is_bulk:
-            io_uring_prep_poll_multishot(sqe, self.fd, POLLIN | POLLRDHUP)
+            io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLIN | POLLRDHUP)
         else:
-            io_uring_prep_recv_multishot(sqe, self.fd, NULL, 0, 0)
+            io_uring_prep_recv_multishot(sqe, self.end.fd_at[0], NULL, 0, 0)
             sqe.flags |= IOSQE_BUFFER_SELECT
             sqe.buf_group = request.buffers.group
         self.monitor.add(request, sqe)
         self.receive = request
-        return 0
+        return self.submit_shared()
+
+    cdef int submit_shared(self) except -1:
+        """The program may close the socket before this turn ends: no SQE may name its number then."""
+        return self.monitor.submit() if self.end.is_shared else 0
 
     cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1:
         """A completion of the receive request, in harvest order."""
@@ -199,6 +203,8 @@ cdef class RingWire(Wire):
         if is_over and is_current:
             self.receive = None
         try:
+            if self.end is not None and self.end.fd_at[0] != self.fd:
+                return self.closed_by_program(request, flags, data)
             if request.is_poll:
                 if res >= 0 and self.wants_read:
                     self.read_bulk(request, res)
@@ -218,6 +224,16 @@ cdef class RingWire(Wire):
                     and not self.held_error):
                 self.arm()
         return 0
+
+    cdef int closed_by_program(self, ReceiveRequest request, uint32_t flags, char *data) except -1:
+        """Only our request still has the socket: asyncio's recv(2) finds it closed."""
+        cdef bint wants_read = self.wants_read
+        if data != NULL:
+            request.buffers.give_back(flags)
+        self.wants_read = False
+        if self.receive is not None:
+            self.monitor.cancel(self.receive)
+        return self.end.read_failed(EBADF) if wants_read else 0
 
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1:
         """Hand bytes in a provided buffer to the end, or hold a copy while reading is stopped."""
@@ -278,7 +294,7 @@ cdef class RingWire(Wire):
                 return self.monitor.fifo.push(request, revents, IORING_CQE_F_MORE, NULL)
             rounds -= 1
             asked = self.hint
-            data = read_direct(self.fd, asked, &count)
+            data = read_direct(self.end.fd_at[0], asked, &count)
             if count <= 0:
                 if count == 0 or (count != -EAGAIN and count != -EINTR):
                     self.stopped(<int32_t>count)
@@ -365,12 +381,13 @@ cdef class RingWire(Wire):
             request.keepalive = queue.chunks[queue.first:queue.first + <Py_ssize_t>count]
         sqe = self.monitor.ring.get_sqe()
         if count == 1:
-            io_uring_prep_send(sqe, self.fd, request.vector[0].iov_base, request.vector[0].iov_len, send_flags)
+            io_uring_prep_send(sqe, self.end.fd_at[0], request.vector[0].iov_base, request.vector[0].iov_len,
+                               send_flags)
         else:
             memset(&request.message, 0, sizeof(request.message))
             request.message.msg_iov = request.vector
             request.message.msg_iovlen = count
-            io_uring_prep_sendmsg(sqe, self.fd, &request.message, send_flags)
+            io_uring_prep_sendmsg(sqe, self.end.fd_at[0], &request.message, send_flags)
         if with_cqe:
             request.kind = KIND_COMPLETION
             self.monitor.add(request, sqe)
@@ -379,7 +396,7 @@ cdef class RingWire(Wire):
             sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
             self.monitor.add_skip_send(request, sqe)
         self.sends_in_flight = True
-        return 0
+        return self.submit_shared()
 
     cdef void skip_send_settled(self, int32_t res) noexcept:
         """Runs inside wait: bookkeeping only; whatever the end must hear waits for its flush."""

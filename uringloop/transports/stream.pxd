@@ -11,6 +11,7 @@ cdef class StreamTransport(Endpoint):
     cdef Py_ssize_t low_bytes
     cdef int conn_lost                  # writes after the connection was lost, for asyncio's warning
     cdef bint is_buffered               # the protocol is a BufferedProtocol
+    cdef bint is_drained                # the protocol is of asyncio.streams: see is_closing()
     cdef bint is_closing_               # close or abort was called, or the connection failed
     cdef bint is_paused                 # by pause_reading
     cdef bint is_protocol_paused        # pause_writing was called
@@ -23,6 +24,7 @@ cdef class StreamTransport(Endpoint):
     cdef int pause_if_full(self) except -1
     cdef int resume_if_drained(self) except -1
     cdef int finish_sent(self) except -1
+    cdef int send_queued(self) except -1
     cdef int refuse_write(self, object data) except -1
     cdef int force_close(self, object error) except -1
     cdef int fatal_error(self, object error, str message) except -1

@@ -25,7 +25,7 @@ from .wire cimport SendQueue, Wire, warn_unclosed
 import asyncio
 import os
 
-from asyncio import constants
+from asyncio import constants, streams
 from asyncio.log import logger
 
 from .flow import buffer_limits
@@ -50,6 +50,7 @@ cdef enum:
     WRITE_AT_ONCE = 32 * 1024
 
 _buffered_protocol = asyncio.BufferedProtocol
+_streams_protocol = streams.FlowControlMixin
 cdef object received_name = "data_received"
 
 
@@ -137,6 +138,7 @@ cdef class StreamTransport(Endpoint):
         # Only the kind is remembered: a protocol may replace its methods at any time.
         self.protocol = protocol
         self.is_buffered = isinstance(protocol, _buffered_protocol)
+        self.is_drained = isinstance(protocol, _streams_protocol)
         return 0
 
     def set_protocol(self, protocol):
@@ -313,7 +315,7 @@ cdef class StreamTransport(Endpoint):
         cdef Py_ssize_t n_bytes = PyBytes_GET_SIZE(chunk)
         cdef int error
         self.queue.push(chunk)
-        if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes:
+        if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes and not self.is_shared:
             if not self.wire.is_sending():
                 self.aio_context.mark_dirty(self, n_bytes)
             return 0
@@ -340,7 +342,7 @@ cdef class StreamTransport(Endpoint):
                 n_bytes += len(chunk)
         if n_bytes == 0:
             return
-        if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes:
+        if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes and not self.is_shared:
             if not self.wire.is_sending():
                 self.aio_context.mark_dirty(self, n_bytes)
             return
@@ -362,9 +364,36 @@ cdef class StreamTransport(Endpoint):
             self.conn_lost += 1
         return 0
 
-    cdef int flush(self) except -1:
+    cdef int share(self) except -1:
+        Endpoint.share(self)
+        if self.wire is not None:
+            self.send_queued()
+            # a request that was not submitted yet names the socket by its number
+            self.aio_context.monitor.submit()
+        return 0
+
+    cdef int send_queued(self) except -1:
+        """The kernel gets what is queued, as far as it takes it; what follows is the program's own doing."""
+        cdef int error
         if self.wire is None or not self.queue.n_bytes:
             return 0
+        if self.aio_context.is_elsewhere():
+            return self.wire.send_last()
+        error = self.wire.send_now()
+        if error:
+            return self.fail_writing(error)
+        if self.queue.n_bytes == 0 and self.wants_news():
+            self.schedule_news()
+        return 0
+
+    def _send_queued(self):
+        self.send_queued()
+
+    cdef int flush(self) except -1:
+        if self.wire is None:
+            return 0
+        if not self.queue.n_bytes:  # sent meanwhile: see AioContext.send_all
+            return self.schedule_news() if self.wants_news() else 0
         try:
             return self.wire.send_queued()
         except (MemoryError, OSError):
@@ -409,7 +438,7 @@ cdef class StreamTransport(Endpoint):
             self.conn_lost += 1
             self.loop.call_soon(self._call_connection_lost, None, context=self.given_context)
         elif self.is_eof_written:
-            c_shutdown(self.fd, SHUT_WR)
+            c_shutdown(self.fd_at[0], SHUT_WR)
         return 0
 
     cdef int fail_writing(self, int error) except -1:
@@ -433,7 +462,7 @@ cdef class StreamTransport(Endpoint):
                 self.fail_writing(error)
                 return
         if not self.queue.n_bytes:
-            c_shutdown(self.fd, SHUT_WR)
+            c_shutdown(self.fd_at[0], SHUT_WR)
 
     # -- flow control ----------------------------------------------------------------------------------
 
@@ -478,6 +507,13 @@ cdef class StreamTransport(Endpoint):
     # -- the end ---------------------------------------------------------------------------------------
 
     def is_closing(self):
+        """See asyncio.BaseTransport.
+
+        StreamWriter.drain() asks this first, and nothing else of the transport.  After drain() the kernel has what it
+        takes, as with stock asyncio; so with a protocol of asyncio.streams the question sends.
+        """
+        if self.is_drained and self.queue.n_bytes:
+            self.send_queued()
         return self.is_closing_
 
     def close(self):

@@ -7,6 +7,7 @@ cdef class TlsProtocol:
     cdef TlsEngine engine
     cdef object transport               # the transport below; None before connection_made and after connection_lost
     cdef object app_protocol            # None after connection_lost
+    cdef bint is_drained                # the protocol is of asyncio.streams: see is_closing() of the stream transport
     cdef object app_get_buffer          # bound methods of a BufferedProtocol, else None
     cdef object app_buffer_updated
     cdef object app_transport           # the TlsTransport; None after connection_lost

@@ -30,7 +30,7 @@ from .tls_engine cimport TlsEngine, make_engine
 import asyncio
 import ssl
 
-from asyncio import constants
+from asyncio import constants, streams
 from asyncio.log import logger
 from collections import deque
 
@@ -56,6 +56,7 @@ cdef enum:
 STATE_NAMES = ("UNWRAPPED", "DO_HANDSHAKE", "WRAPPED", "FLUSHING", "SHUTDOWN")
 _AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
 _buffered_protocol = asyncio.BufferedProtocol
+_streams_protocol = streams.FlowControlMixin
 
 
 class _NoSession:
@@ -110,6 +111,7 @@ cdef class TlsProtocol:
     cdef int set_app_protocol(self, object protocol) except -1:
         # As asyncio: data_received may be replaced at any time, a BufferedProtocol's methods only before this.
         self.app_protocol = protocol
+        self.is_drained = isinstance(protocol, _streams_protocol)
         self.app_get_buffer = self.app_buffer_updated = None
         if isinstance(protocol, _buffered_protocol):
             self.app_get_buffer = protocol.get_buffer

@@ -52,7 +52,15 @@ cdef class TlsTransport:
     def is_closing(self):
         # Also if the transport below failed in a write: StreamWriter.drain() gives connection_lost a turn only then.
         transport = self.tls.transport
+        if self.tls.is_drained:
+            self._send_queued()
         return self.tls.is_app_closed or (transport is not None and transport.is_closing())
+
+    def _send_queued(self):
+        """As that of a stream transport, which may be below."""
+        send_queued = getattr(self.tls.transport, "_send_queued", None)
+        if send_queued is not None:
+            send_queued()
 
     def close(self):
         if not self.tls.is_app_closed:

@@ -23,6 +23,8 @@ cdef class WireEnd(Flushable):
     cdef Wire wire                 # None once the socket is closed
     cdef SendQueue queue
     cdef object aio_ctx            # contextvars.Context in which the protocol hears what the wire tells
+    cdef const int *fd_at          # where the socket's number is now: see transports/endpoint
+    cdef bint is_shared            # the program may act on the socket itself: nothing waits for the end of the turn
     cdef bint is_hearing           # between start_reading and stop_reading
     cdef const char *rest          # of a chunk whose delivery is on the stack: what comes next, for nested turns
     cdef Py_ssize_t n_rest         # 0: there is none; valid while buffered_arrived() is in the protocol's method
@@ -43,7 +45,8 @@ cdef class WireEnd(Flushable):
     cdef int after_sent(self) except -1
 
 cdef class Wire:
-    cdef int fd                    # borrowed from the transport; -1 once that has closed the socket
+    cdef int fd                    # borrowed from the transport; -1 once that has closed the socket; system calls take
+                                   # end.fd_at[0], which knows of a close by the program as well
     cdef WireEnd end               # None when detached
     cdef AioContext aio_context
     cdef bint wants_read           # between start_reading and stop_reading

@@ -13,7 +13,7 @@ last byte was taken.
 Thread: the loop's.
 """
 
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, EBADF, EINTR, errno
 from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
@@ -22,6 +22,7 @@ from ..aio.context cimport Flushable
 from ..aio.handles cimport enter_context, leave_context
 from ..fdmon.base cimport FdHandler
 
+import os
 import warnings
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -329,7 +330,7 @@ cdef class Wire:
                 raise MemoryError()
         count = self.end.queue.fill(vector, capacity, 1 << 30)
         while True:
-            taken = ul_send_vector(self.fd, vector, count)
+            taken = ul_send_vector(self.end.fd_at[0], vector, count)
             if taken >= 0 or errno != EINTR:
                 break
         if taken < 0:
@@ -440,6 +441,11 @@ cdef class ReadinessWire(Wire):
         cdef short events = (POLLIN if self.wants_read else 0) | (POLLOUT if self.wants_write else 0)
         if (old.events if old is not None else 0) == events or self.fd < 0:
             return 0
+        if events and self.end.fd_at[0] != self.fd:
+            # closed by the program: the number may be another file's by now
+            if events & ~(old.events if old is not None else 0):
+                raise OSError(EBADF, os.strerror(EBADF))
+            events = 0
         if events:
             new = WireHandler(self.fd, events)
             new.wire = self
@@ -465,10 +471,10 @@ cdef class ReadinessWire(Wire):
             rounds -= 1
             if self.hint > DIRECT_FROM:
                 asked = self.hint
-                data = read_direct(self.fd, asked, &count)
+                data = read_direct(self.end.fd_at[0], asked, &count)
             else:
                 asked = STAGING_BYTES
-                count = recv(self.fd, staging, asked, MSG_DONTWAIT)
+                count = recv(self.end.fd_at[0], staging, asked, MSG_DONTWAIT)
                 if count < 0:
                     count = -errno
             if count <= 0:

@@ -1,0 +1,79 @@
+"""What get_extra_info("socket") returns: asyncio's TransportSocket, which keeps the order of what the program wrote.
+
+A transport's writes wait for the end of the turn.  A program that acts on the socket itself meanwhile must find
+them sent: an option is for what is written after it, shutdown() comes behind the data, and so does what is sent through
+a second descriptor.  So each method sends first, and with the socket or its number in the program's hands the
+transport sends at once from then on.
+"""
+
+import weakref
+from asyncio import trsock
+
+_sock = trsock.TransportSocket._sock  # the slot of the class below, which has a property of this name
+
+
+def _sends_first(name):
+    method = getattr(trsock.TransportSocket, name)
+
+    def wrapper(self, *args, **kwargs):
+        self._send_queued()
+        return getattr(_sock.__get__(self), name)(*args, **kwargs)
+
+    wrapper.__name__ = name
+    wrapper.__qualname__ = f"TransportSocket.{name}"
+    wrapper.__doc__ = method.__doc__
+    return wrapper
+
+
+class TransportSocket(trsock.TransportSocket):
+    """See asyncio.trsock.TransportSocket.
+
+    Parameters:
+        sock: the Python socket.
+        transport: whose it is; it has _send_queued() and _share().
+
+    A method that is not here, of a newer Python, goes through `_sock`: the transport then sends at once.
+    """
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, sock, transport):
+        _sock.__set__(self, sock)
+        self._transport = weakref.ref(transport)
+
+    def _send_queued(self):
+        transport = self._transport()
+        if transport is not None:
+            transport._send_queued()
+
+    @property
+    def _sock(self):
+        """The socket itself, for fileno() and dup(), too."""
+        transport = self._transport()
+        if transport is not None:
+            transport._share()
+        return _sock.__get__(self)
+
+    @property
+    def family(self):
+        return _sock.__get__(self).family
+
+    @property
+    def type(self):
+        return _sock.__get__(self).type
+
+    @property
+    def proto(self):
+        return _sock.__get__(self).proto
+
+    def __repr__(self):
+        return repr(trsock.TransportSocket(_sock.__get__(self)))
+
+    def get_inheritable(self):
+        return _sock.__get__(self).get_inheritable()
+
+    shutdown = _sends_first("shutdown")
+    getsockopt = _sends_first("getsockopt")
+    setsockopt = _sends_first("setsockopt")
+    getpeername = _sends_first("getpeername")
+    getsockname = _sends_first("getsockname")
