@@ -74,13 +74,15 @@ cdef class BottomHalves:
     cdef int run_idle(self, size_t end) except -1:
         """Run the idle ones before position `end`; a nested turn may have taken some of them."""
         cdef Run run
+        cdef BottomHalf bottom_half
         while self.idle and <Py_ssize_t>(end - self.n_idle_taken) > 0:
             run = <Run>self.idle.pop(0)
             self.n_idle_taken += 1
             self.ready.n_idle = len(self.idle)
-            run.bottom_half.is_idle_queued = False
-            if not run.bottom_half.is_queued:  # or else it has a place of its own
-                run.bottom_half.fire(run)
+            bottom_half = run.bottom_half
+            bottom_half.is_idle_queued = False
+            if not bottom_half.is_queued:  # or else it has a place of its own
+                bottom_half.fire(run)
         return 0
 
     cdef int close(self) except -1:

@@ -423,8 +423,8 @@ cdef class AioContext(Sources):
             handle.run()
         else:
             self.run_handle_debug(handle)
-        # a handler of slow callbacks may have put it away
-        return self.stopwatch.check(handle, started_ns) if self.stopwatch is not None else 0
+        cdef Stopwatch stopwatch = self.stopwatch  # a handler of slow callbacks may have put it away
+        return stopwatch.check(handle, started_ns) if stopwatch is not None else 0
 
     cdef int set_stopwatch(self, Stopwatch stopwatch) except -1:
         """From now on `stopwatch` hears of callbacks that take long; None for nobody, which costs nothing."""
@@ -434,6 +434,7 @@ cdef class AioContext(Sources):
     cdef int dispatch_fds(self) except -1:
         cdef FdHandler handler
         cdef object behind
+        cdef Stopwatch stopwatch
         cdef int64_t started_ns
         cdef size_t count = self.ready_list.count()
         while count and self.ready_list.head != self.ready_list.tail:
@@ -451,8 +452,9 @@ cdef class AioContext(Sources):
             behind = handler.behind()  # before: a wire that is over forgets whose it was
             started_ns = ul_monotonic_ns()
             handler.on_ready(handler.revents)
-            if self.stopwatch is not None:
-                self.stopwatch.check(behind, started_ns)
+            stopwatch = self.stopwatch
+            if stopwatch is not None:
+                stopwatch.check(behind, started_ns)
         return 0
 
     cdef int take_due_timers(self) except -1:

@@ -20,7 +20,7 @@ Thread: the context's.  Not here: when to look and for how long (context, fdmon/
 from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from ..fdmon.base cimport FdHandler, ReadyList, ul_monotonic_ns
+from ..fdmon.base cimport FdHandler, ReadyList, check_held, ul_monotonic_ns
 
 cdef enum:
     POLLIN = 1
@@ -88,6 +88,8 @@ cdef class CallbackHandler(PollHandler):
     """What AioContext.set_fd_handler() wants of one fd."""
 
     cdef int on_ready(self, short revents) except -1:
+        cdef Handle io_read = self.io_read
+        cdef Handle io_write = self.io_write
         if self.io_poll is not None:
             self.last_ns = ul_monotonic_ns()
             if not self.is_active:
@@ -97,11 +99,12 @@ cdef class CallbackHandler(PollHandler):
             return self.run_found()
         self.is_found = False  # the fd itself says so, too: once is enough
         # an error is for both; a hang-up for the reader, or else for the writer, which would never hear of it
-        if self.io_read is not None and revents & (POLLIN | POLLHUP | POLLERR):
-            self.io_read.run()
-        if (self.io_write is not None and not self.is_removed
-                and revents & (POLLOUT | POLLERR | (POLLHUP if self.io_read is None else 0))):
-            self.io_write.run()
+        if io_read is not None and revents & (POLLIN | POLLHUP | POLLERR):
+            io_read.run()
+            check_held(self)
+        if (io_write is not None and not self.is_removed
+                and revents & (POLLOUT | POLLERR | (POLLHUP if io_read is None else 0))):
+            io_write.run()
         return 0
 
 

@@ -54,11 +54,12 @@ cdef class FdCallbacks(FdHandler):
         # as selectors.EpollSelector: an error or a hang-up wakes both directions
         cdef Handle reader = self.reader if revents & ~POLLOUT else None
         cdef Handle writer = self.writer if revents & ~POLLIN else None
+        cdef AioContext aio_context = self.aio_context
         if reader is not None:
-            self.aio_context.run_handle(reader)
+            aio_context.run_handle(reader)
         # cancelled by remove_writer meanwhile: run() does nothing then
         if writer is not None:
-            self.aio_context.run_handle(writer)
+            aio_context.run_handle(writer)
         return 0
 
     cdef object behind(self):

@@ -7,6 +7,33 @@ from .polling cimport PolledEvent, PollList
 cdef extern from "../aio/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept
 
+# Frames that call user code.
+#
+# User code may do anything, turns of the loop among it.  In such a turn a connection ends, a handler is replaced, and
+# what only attributes held is freed, under the frames further down on the stack.  A cdef method does not hold `self`;
+# what it is called on does.  So the one rule: a method that may run user code is called on an argument or on a local
+# variable, which hold a reference until the frame returns, never on an attribute:
+#
+#     cdef WireEnd end = self.end
+#     end.bytes_arrived(data)
+#
+# The first frames, which take requests, handlers and callbacks off the context's lists, own what they took.  So `self`
+# lives in each frame above them.  What else a frame uses after the call it has in local variables, too, or reads anew
+# and finds None.  tests/repository/test_frames.py checks the sources; `check_held(self)` after the call checks the
+# program that runs, in builds with URINGLOOP_DEBUG.
+cdef extern from *:
+    """
+    #ifndef URINGLOOP_DEBUG
+    #define URINGLOOP_DEBUG 0
+    #endif
+    static inline void ul_check_held(PyObject *object)
+    {
+        if (URINGLOOP_DEBUG && Py_REFCNT(object) <= 0)
+            Py_FatalError("uringloop bug: an object was freed under a frame that called user code");
+    }
+    """
+    void check_held "ul_check_held"(object) noexcept
+
 cdef class FdHandler:
     cdef readonly int fd
     cdef readonly short events    # POLLIN | POLLOUT: the interest

@@ -37,7 +37,7 @@ from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, 
                               InFlight, Request, decode, encode, hold, release)
 from ..uring.ring cimport RING_ENTRIES, Ring
 from ..uring.sendprobe cimport failed_send_reports_count
-from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable, ul_monotonic_ns
+from .base cimport FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, ul_monotonic_ns
 from .polling cimport PolledEvent
 
 import logging
@@ -361,7 +361,8 @@ cdef class IoUringMonitor(FDMonitor):
         cdef object behind = request.behind()  # before: a wire that is over forgets whose it was
         cdef int64_t started_ns = ul_monotonic_ns()
         request.complete(slot.res, slot.flags, slot.data)
-        return self.stopwatch.check(behind, started_ns) if self.stopwatch is not None else 0
+        cdef Stopwatch stopwatch = self.stopwatch  # it may have been put away meanwhile
+        return stopwatch.check(behind, started_ns) if stopwatch is not None else 0
 
     cdef int submit(self) except -1:
         if not self.ring.is_mine():

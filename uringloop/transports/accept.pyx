@@ -28,16 +28,17 @@ cdef class AcceptRequest(Request):
     """Multishot ACCEPT."""
 
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
-        if self.acceptor is None:
+        cdef Acceptor acceptor = self.acceptor
+        if acceptor is None:
             self.drop(res, flags)
             return 0
         try:
-            return self.acceptor.accepted(self, res, not flags & IORING_CQE_F_MORE)
+            return acceptor.accepted(self, res, not flags & IORING_CQE_F_MORE)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # MemoryError: this connection is lost, and others follow
             if self.acceptor is not None:
-                self.acceptor.on_accept(None, error, self.acceptor.details)
+                acceptor.on_accept(None, error, acceptor.details)
         return 0
 
     cdef void drop(self, int32_t res, uint32_t flags) noexcept:

@@ -486,16 +486,19 @@ cdef class DatagramTransport(Flushable):
         return self.call_flow_control("pause_writing")
 
     cdef int call_flow_control(self, str name) except -1:
+        loop, protocol = self.loop, self.protocol  # own references: the endpoint may end in a turn that it makes
+        if protocol is None:
+            return 0
         try:
-            getattr(self.protocol, name)()
+            getattr(protocol, name)()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            self.loop.call_exception_handler({
+            loop.call_exception_handler({
                 "message": f"protocol.{name}() failed",
                 "exception": error,
                 "transport": self,
-                "protocol": self.protocol,
+                "protocol": protocol,
             })
         return 0
 

@@ -32,6 +32,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
+from ..fdmon.base cimport check_held
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport *
 from ..uring.buffers cimport BufferRing
@@ -66,6 +67,7 @@ cdef class ReceiveRequest(Request):
 
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         cdef RingWire wire = self.wire
+        cdef WireEnd end
         if not flags & IORING_CQE_F_MORE:
             self.wire = None
         if wire is None:
@@ -77,9 +79,10 @@ cdef class ReceiveRequest(Request):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            if wire.end is None:
+            end = wire.end
+            if end is None:
                 raise
-            return wire.end.broke(error)
+            return end.broke(error)
 
     cdef object behind(self):
         return self.wire.end if self.wire is not None else None
@@ -95,6 +98,7 @@ cdef class SendRequest(Request):
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         self.keepalive = None  # released: the kernel no longer reads it
         cdef RingWire wire = self.wire
+        cdef WireEnd end
         if wire is None:
             return 0
         try:
@@ -102,9 +106,10 @@ cdef class SendRequest(Request):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            if wire.end is None:
+            end = wire.end
+            if end is None:
                 raise
-            return wire.end.broke(error)
+            return end.broke(error)
 
     cdef object behind(self):
         return self.wire.end if self.wire is not None else None
@@ -219,6 +224,7 @@ cdef class RingWire(Wire):
                 # end of file or a fatal error; -ENOBUFS: buffers are back by now; -ECANCELED: ours, or somebody's
                 return self.stopped(res)
         finally:
+            check_held(self)
             # also when a callback raised KeyboardInterrupt: nobody else would arm it again
             if (is_over and self.receive is None and self.wants_read and self.end is not None
                     and not self.held_error):
@@ -237,11 +243,12 @@ cdef class RingWire(Wire):
 
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1:
         """Hand bytes in a provided buffer to the end, or hold a copy while reading is stopped."""
+        cdef WireEnd end = self.end
         try:
-            if res <= 0 or self.end is None:
+            if res <= 0 or end is None:
                 return 0
             if self.wants_read and self.held is None:
-                self.end.data_arrived(data, res)
+                end.data_arrived(data, res)
             else:
                 self.hold_back(PyBytes_FromStringAndSize(data, res))
         finally:
@@ -285,6 +292,7 @@ cdef class RingWire(Wire):
         cdef Py_ssize_t asked
         cdef int rounds = READS_PER_EVENT
         cdef object data
+        cdef WireEnd end
         while self.wants_read and self.end is not None:
             if self.has_held():
                 # What is held comes first.  The edge is used up; the poll that is armed again tells anew.
@@ -310,12 +318,14 @@ cdef class RingWire(Wire):
                 self.n_short += 1
                 if self.n_short == SHORT_IN_A_ROW:
                     self.leave_bulk()
+            end = self.end
             try:
-                self.end.bytes_arrived(<bytes>data)
+                end.bytes_arrived(<bytes>data)
             except BaseException:
                 # KeyboardInterrupt or SystemExit: the edge will not come again for what is still there
                 self.monitor.fifo.push(request, revents, IORING_CQE_F_MORE, NULL)
                 raise
+            check_held(self)
             if count < asked and not has_end:
                 return 0
         return 0

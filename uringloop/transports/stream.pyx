@@ -19,6 +19,7 @@ from cpython.ref cimport PyObject
 
 from ..aio.context cimport AioContext
 from ..aio.handles cimport enter_context, leave_context
+from ..fdmon.base cimport check_held
 from .endpoint cimport Endpoint
 from .wire cimport SendQueue, Wire, warn_unclosed
 
@@ -164,10 +165,11 @@ cdef class StreamTransport(Endpoint):
         return 0
 
     def _deliver_held(self):
-        if self.wire is None or not self.is_hearing:
+        cdef Wire wire = self.wire
+        if wire is None or not self.is_hearing:
             return
         try:
-            self.wire.deliver_held()
+            wire.deliver_held()
         finally:
             if self.is_hearing and self.wire is not None and self.wire.has_held():  # KeyboardInterrupt, SystemExit
                 self.aio_context.schedule(self._deliver_held, self.loop)
@@ -218,6 +220,7 @@ cdef class StreamTransport(Endpoint):
         except BaseException as error:
             self.fatal_error(error, "Fatal error: protocol.data_received() call failed.")
         finally:
+            check_held(self)
             leave_context(aio_ctx, left)
         return 0
 
@@ -250,6 +253,7 @@ cdef class StreamTransport(Endpoint):
                     try:
                         self.protocol.buffer_updated(count)
                     finally:
+                        check_held(self)
                         n_bytes, self.n_rest = self.n_rest, 0
                     if n_bytes > 0 and not self.is_hearing:
                         if self.wire is not None:  # before what the wire may hold already: it came earlier
@@ -290,6 +294,7 @@ cdef class StreamTransport(Endpoint):
         except BaseException as error:
             self.fatal_error(error, "Fatal error: protocol.eof_received() call failed.")
         finally:
+            check_held(self)
             leave_context(aio_ctx, left)
         return 0
 
@@ -417,9 +422,10 @@ cdef class StreamTransport(Endpoint):
         return 0
 
     def _tell_news(self):
+        cdef Wire wire = self.wire
         self.has_scheduled_news = False
-        if self.wire is not None:
-            self.wire.tell_news()
+        if wire is not None:
+            wire.tell_news()
 
     cdef int after_sent(self) except -1:
         """The queue became shorter: resume the protocol, finish what waited for the end of the queue."""
@@ -485,23 +491,27 @@ cdef class StreamTransport(Endpoint):
         return 0
 
     cdef int resume_if_drained(self) except -1:
-        if not self.is_protocol_paused or self.queue.n_bytes > self.low_bytes:
+        # as asyncio, whose writer is gone by then: not once connection_lost was called, or will be
+        if not self.is_protocol_paused or self.queue.n_bytes > self.low_bytes or self.conn_lost:
             return 0
         self.is_protocol_paused = False
         self.call_flow_control("resume_writing")
         return 0
 
     def call_flow_control(self, name):
+        loop, protocol = self.loop, self.protocol  # own references: the connection may end in a turn that it makes
+        if protocol is None:
+            return
         try:
-            getattr(self.protocol, name)()
+            getattr(protocol, name)()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            self.loop.call_exception_handler({
+            loop.call_exception_handler({
                 "message": f"protocol.{name}() failed",
                 "exception": error,
                 "transport": self,
-                "protocol": self.protocol,
+                "protocol": protocol,
             })
 
     # -- the end ---------------------------------------------------------------------------------------

@@ -198,7 +198,8 @@ cdef class TlsProtocol:
             elif self.state == SHUTDOWN:
                 self.do_shutdown()
         except Exception:
-            self.transport.close()
+            if self.transport is not None:  # not lost in a turn of the application's
+                self.transport.close()
             raise
 
     def pause_writing(self):
@@ -377,10 +378,11 @@ cdef class TlsProtocol:
         cdef bytes chunk
         cdef Py_ssize_t n_bytes
         cdef Py_ssize_t count
+        cdef TlsEngine engine = self.engine  # callbacks of the session run user code
         while self.backlog_bytes and (is_last or not self.is_writing_paused):
             chunk = <bytes>self.backlog[0]
             n_bytes = PyBytes_GET_SIZE(chunk)
-            count = self.engine.write(
+            count = engine.write(
                 chunk, self.backlog_offset, min(n_bytes - self.backlog_offset, <Py_ssize_t>PIECE_BYTES))
             if count == 0:
                 break
@@ -439,7 +441,8 @@ cdef class TlsProtocol:
         return 0
 
     cdef int read_copied(self) except -1:
-        cdef bytes data = self.engine.read()
+        cdef TlsEngine engine = self.engine  # callbacks of the session run user code
+        cdef bytes data = engine.read()
         if data is not None:
             self.app_protocol.data_received(data)
         if self.engine.is_at_end:
@@ -452,6 +455,7 @@ cdef class TlsProtocol:
         cdef Py_buffer view
         cdef Py_ssize_t count
         cdef bint is_full = True
+        cdef TlsEngine engine = self.engine
         while (is_full and self.app_get_buffer is not None and not self.is_app_reading_paused
                and (self.state == WRAPPED or self.state == FLUSHING)):
             get_buffer = self.app_get_buffer
@@ -462,7 +466,7 @@ cdef class TlsProtocol:
             try:
                 if view.len == 0:
                     raise RuntimeError("get_buffer() returned an empty buffer")
-                count = self.engine.read_into(<char *>view.buf, view.len)
+                count = engine.read_into(<char *>view.buf, view.len)
                 is_full = count == view.len
             finally:
                 PyBuffer_Release(&view)
@@ -505,15 +509,18 @@ cdef class TlsProtocol:
         return 0
 
     def call_flow_control(self, name):
+        app_transport, app_protocol = self.app_transport, self.app_protocol
+        if app_protocol is None:
+            return  # connection_lost was called, or will be: a frame further down on the stack goes on after it
         try:
-            getattr(self.app_protocol, name)()
+            getattr(app_protocol, name)()
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
             self.loop.call_exception_handler({
                 "message": f"protocol.{name}() failed",
                 "exception": error,
-                "transport": self.app_transport,
+                "transport": app_transport,
                 "protocol": self,
             })
 

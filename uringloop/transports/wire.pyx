@@ -20,7 +20,7 @@ from cpython.ref cimport PyObject
 
 from ..aio.context cimport Flushable
 from ..aio.handles cimport enter_context, leave_context
-from ..fdmon.base cimport FdHandler
+from ..fdmon.base cimport FdHandler, check_held
 
 import os
 import warnings
@@ -249,13 +249,14 @@ cdef class Wire:
 
     cdef int tell_news(self) except -1:
         """Tell the end what a flush or a settled send found out.  Runs user code."""
+        cdef WireEnd end = self.end
         cdef int error = self.send_error
-        if self.end is None:
+        if end is None:
             return 0
         if error:
             self.send_error = 0
-            return self.end.write_failed(error)
-        return self.end.sent()
+            return end.write_failed(error)
+        return end.sent()
 
     cdef int stop_writing(self) except -1:
         """The connection is given up: forget the send that is under way."""
@@ -281,7 +282,8 @@ cdef class Wire:
 
     cdef int stopped(self, int result) except -1:
         """End of file (0) or a negated errno; the end hears of it after the data that came before."""
-        if self.end is None:
+        cdef WireEnd end = self.end
+        if end is None:
             return 0
         if result == 0 and self.send_error:
             # A failed send took the socket's error, and receiving only sees the end: it was a reset all the same.
@@ -289,7 +291,7 @@ cdef class Wire:
         if not self.wants_read or self.held is not None:
             self.held_error = result if result else 1
             return 0
-        return self.end.eof_arrived() if result == 0 else self.end.read_failed(-result)
+        return end.eof_arrived() if result == 0 else end.read_failed(-result)
 
     cdef bint has_held(self) noexcept:
         """Data or an end arrived while reading was stopped, and waits for deliver_held."""
@@ -297,13 +299,16 @@ cdef class Wire:
 
     cdef int deliver_held(self) except -1:
         """Reading goes on: the end hears first what arrived before it was stopped.  Runs user code."""
+        cdef WireEnd end
         cdef int error
         cdef bytes data
         while self.held is not None and self.wants_read and self.end is not None:
             data = <bytes>self.held.pop(0)
             if not self.held:
                 self.held = None
-            self.end.bytes_arrived(data)
+            end = self.end
+            end.bytes_arrived(data)
+            check_held(self)
         if self.held is None and self.held_error and self.wants_read and self.end is not None:
             error = self.held_error
             self.held_error = 0
@@ -402,6 +407,7 @@ cdef class WireHandler(FdHandler):
 
     cdef int on_ready(self, short revents) except -1:
         cdef ReadinessWire wire = self.wire
+        cdef WireEnd end
         try:
             # as selectors.EpollSelector: an error or a hang-up wakes both directions
             if revents & ~POLLOUT and wire.wants_read and wire.end is not None:
@@ -412,9 +418,10 @@ cdef class WireHandler(FdHandler):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            if wire.end is None:
+            end = wire.end
+            if end is None:
                 raise
-            wire.end.broke(error)
+            end.broke(error)
         return 0
 
     cdef object behind(self):
@@ -466,9 +473,11 @@ cdef class ReadinessWire(Wire):
         cdef Py_ssize_t asked
         cdef int rounds = READS_PER_EVENT
         cdef object data = None
+        cdef WireEnd end
         # while something is held back, new bytes wait in the socket
         while rounds and self.wants_read and self.end is not None and not self.has_held():
             rounds -= 1
+            end = self.end
             if self.hint > DIRECT_FROM:
                 asked = self.hint
                 data = read_direct(self.end.fd_at[0], asked, &count)
@@ -479,17 +488,18 @@ cdef class ReadinessWire(Wire):
                     count = -errno
             if count <= 0:
                 if count == 0:
-                    self.end.eof_arrived()
+                    end.eof_arrived()
                 elif count != -EAGAIN and count != -EINTR:
-                    self.end.read_failed(<int>-count)
+                    end.read_failed(<int>-count)
                 return 0
             self.learn(count)
             if data is None:
                 # A copy first: get_buffer() of a BufferedProtocol may let another thread's loop read into staging.
-                self.end.bytes_arrived(PyBytes_FromStringAndSize(staging, count))
+                end.bytes_arrived(PyBytes_FromStringAndSize(staging, count))
             else:
-                self.end.bytes_arrived(<bytes>data)
+                end.bytes_arrived(<bytes>data)
                 data = None
+            check_held(self)
             if count < asked:
                 return 0
         return 0

@@ -1,0 +1,53 @@
+"""The rule for frames that call user code, which fdmon/base.pxd states: they own what they call.
+
+A method that may run user code is called on an argument or a local variable, never on an attribute: a nested turn in
+that code may set the attribute to another object, or to None, and the frame's `self` would be freed under it.
+"""
+
+import pathlib
+import re
+
+import pytest
+
+import uringloop
+
+PACKAGE = pathlib.Path(uringloop.__file__).parent
+SOURCES = sorted(path for path in PACKAGE.rglob("*.pyx") if not path.name.startswith("testing"))
+
+# cdef methods that may run user code
+RUN_USER_CODE = re.compile(
+    # transports
+    "data_arrived|bytes_arrived|eof_arrived|read_failed|write_failed|broke|sent|after_sent|fail|fail_reading|"
+    "fail_writing|fatal_error|tell_news|stopped|deliver_held|received|deliver|read|read_bulk|send_completed|"
+    "call_data_received|buffered_arrived|fill_buffer|accepted|tell_errors|"
+    # TLS
+    "do_read|do_write|do_flush|do_shutdown|do_handshake|read_copied|read_buffered|read_into|write|"
+    # contexts and loops
+    "complete|complete_timed|on_ready|run|run_with_tuple|run_handle|run_found|run_ready|run_idle|run_due_timers|fire|"
+    "turn|dispatch|dispatch_fds|deliver_last|check|ask|ask_bare|ask_all_of|ask_one|tell|arrive|finish|iterate"
+)
+
+# Attributes that are set once, by those who make it: what they refer to lives as long as who has them.
+SET_ONCE = ("aio_context", "bottom_halves", "monitor", "pollers", "turns")
+
+# Objects of Python: the bound method that is called holds them.
+OF_PYTHON = ("incoming", "loop", "outgoing", "sock", "sslobj", "transport")
+
+A_CALL = re.compile(r"([\w.]*\w|\))\.(\w+)\.(\w+)\(|\(<\w+>\w+\.(\w+)\)\.(\w+)\(")
+
+
+def code_of(path):
+    """Its lines by number, without comments and documentation."""
+    text = re.sub(r'"""(?:.|\n)*?"""', lambda found: "\n" * found[0].count("\n"), path.read_text())
+    for number, line in enumerate(text.split("\n"), 1):
+        yield number, line.split("#")[0]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_may_run_user_code_is_called_on_variables(path):
+    for number, line in code_of(path):
+        for found in A_CALL.finditer(line):
+            attribute, method = found[2] or found[4], found[3] or found[5]
+            assert attribute in SET_ONCE + OF_PYTHON or not RUN_USER_CODE.fullmatch(method), (
+                f"{path.name}:{number}: {line.strip()}: call it on a local variable (fdmon/base.pxd says why)"
+            )
