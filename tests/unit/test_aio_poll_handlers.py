@@ -12,6 +12,7 @@ import uringloop
 
 MS = 1_000_000
 LONG_NS = 5_000 * MS
+LEARN_NS = 20_000  # the first look takes 4_000
 
 
 @pytest.fixture
@@ -39,9 +40,13 @@ class Memory:
     def __init__(self, waiting=0):
         self.waiting, self.n_asked, self.n_done = waiting, 0, 0
         self.after = []  # items that appear when it was asked so often
+        self.takes_ns = 0  # so long asking takes
 
     def io_poll(self):
         self.n_asked += 1
+        end_ns = time.monotonic_ns() + self.takes_ns
+        while time.monotonic_ns() < end_ns:
+            pass
         if self.after and self.n_asked >= self.after[0]:
             self.after.pop(0)
             self.waiting += 1
@@ -53,10 +58,16 @@ class Memory:
         self.n_done += 1
 
 
-def learned(context, notifier, callback=None):
-    """Polling on, and the context has learned to look for long: an event came while it would have looked."""
-    context.set_poll_params(LONG_NS, grow=LONG_NS)
+def learned(context, notifier, callback=None, max_ns=LONG_NS):
+    """Polling on, and the context has learned to look for long: an event came while it would have looked.
+
+    A wait makes it look longer only if it took longer than the look, which begins with 4 us.  What sets the notifier
+    before the wait does not make sure of that, so asking takes that long.  A look of 4 us would end before the memory
+    of a test has something, and then the context sleeps until its fd says so, which it never does.
+    """
+    context.set_poll_params(max_ns, grow=max_ns)
     memory = Memory()
+    memory.takes_ns = LEARN_NS
     context.set_event_notifier(
         notifier, lambda: notifier.test_and_clear(), memory.io_poll, callback or memory.io_poll_ready
     )
@@ -64,6 +75,7 @@ def learned(context, notifier, callback=None):
         notifier.set()
         while not context.poll(True):
             pass
+    memory.takes_ns = 0
     return memory
 
 
@@ -186,18 +198,12 @@ def test_io_poll_alone_is_ignored(context, notifier):
 
 def test_the_handlers_own_time_is_not_taken_for_waiting(context, notifier):
     """A slow io_poll_ready does not make the context stop looking."""
-    memory = Memory()
 
     def slow():
         memory.io_poll_ready()
         time.sleep(0.03)
 
-    context.set_poll_params(20 * MS, grow=20 * MS)
-    context.set_event_notifier(notifier, notifier.test_and_clear, memory.io_poll, slow)
-    for _ in range(4):
-        notifier.set()
-        while not context.poll(True):
-            pass
+    memory = learned(context, notifier, slow, max_ns=20 * MS)
     for _ in range(3):
         memory.after = [memory.n_asked + 2]
         count = memory.n_done

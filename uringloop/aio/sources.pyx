@@ -73,7 +73,8 @@ cdef class Sources:
             fd: stays the caller's; remove the handler before closing it.
             io_read, io_write: called without arguments in each turn in which the fd is readable or writable.
             io_poll: tells, without doing anything, whether there is something to do; asked while the context looks
-                instead of sleeping (set_poll_params), and ignored without io_poll_ready.
+                instead of sleeping (set_poll_params), and ignored without io_poll_ready.  While the context sleeps
+                only the fd wakes it.
             io_poll_ready: called without arguments when io_poll said so.
 
         A removed handler is never called again.  Exceptions are reported, as those of bottom halves.
