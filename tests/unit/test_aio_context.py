@@ -350,6 +350,33 @@ def test_a_loop_stands_on_a_context(real_fdmon_name, new_notifier):
     loop.close()
 
 
+def test_an_fd_is_watched_by_the_loop_or_by_its_context(real_fdmon_name):
+    """Neither takes it from the other without a word."""
+    loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        fd, seen = ours.fileno(), []
+        loop.aio_context.set_fd_handler(fd, lambda: (seen.append(ours.recv(1)), loop.stop()))
+        for add in (loop.add_reader, loop.add_writer):
+            with pytest.raises(RuntimeError, match=f"{fd} is watched by AioContext.set_fd_handler"):
+                add(fd, print)
+        assert not loop.remove_reader(fd)
+        theirs.send(b"a")
+        loop.run_forever()
+        assert seen == [b"a"]
+        loop.aio_context.set_fd_handler(fd)
+        loop.add_reader(fd, lambda: (seen.append(ours.recv(1)), loop.stop()))
+        with pytest.raises(ValueError, match="watched by a loop or a transport"):
+            loop.aio_context.set_fd_handler(fd, print)
+        loop.add_writer(fd, print)  # its own, it changes
+        loop.remove_writer(fd)
+        theirs.send(b"b")
+        loop.run_forever()
+        assert seen == [b"a", b"b"]
+        loop.remove_reader(fd)
+    loop.close()
+
+
 def test_a_forgotten_context_goes(real_fdmon_name, new_notifier):
     context = uringloop.AioContext(real_fdmon_name)
     notifier = new_notifier()

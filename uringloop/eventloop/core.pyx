@@ -14,6 +14,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from ..aio.context cimport AioContext, ul_monotonic_ns
 from ..aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
+from ..aio.poll_handlers cimport CallbackHandler
 from ..fdmon.base cimport FDMonitor, FdHandler, Stopwatch
 
 import selectors
@@ -285,6 +286,9 @@ cdef class LoopCore:
         cdef FdCallbacks new = None
         cdef short kept = 0
         cdef short wanted = (POLLIN if reader is not None else 0) | (POLLOUT if writer is not None else 0)
+        if old is None and isinstance(self.aio_context.monitor.handlers.get(fd), CallbackHandler):
+            # as for a transport's; replaced without a word, its callbacks would never be called again
+            raise RuntimeError(f"File descriptor {fd} is watched by AioContext.set_fd_handler(); remove that first")
         if wanted:
             new = FdCallbacks(fd, wanted)
             new.aio_context = self.aio_context

@@ -88,10 +88,16 @@ cdef class PollList:
         return self.most_ns if self.head != NULL else 0
 
     cdef PolledEvent touch(self, PolledEvent event):
-        """It came and is dispatched now; `event` may be None.  Returns it, for its handler to keep."""
-        if event is None:
-            event = PolledEvent()
-        self.touched.append(event)
+        """It came and is dispatched now; `event` may be None.  Returns it, for its handler to keep.
+
+        Never fails: whoever dispatches has taken the completion, or the handler, from its list.
+        """
+        try:
+            if event is None:
+                event = PolledEvent()
+            self.touched.append(event)
+        except MemoryError:
+            pass  # nothing is learned from it this time
         return event
 
     cdef int part(self, int fd, PolledEvent event) except -1:
