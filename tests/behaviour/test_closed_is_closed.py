@@ -1,16 +1,20 @@
 """The rules of the data plane: what was closed is closed, for us only, in time."""
 
 import asyncio
+import contextlib
 import gc
+import os
 import socket
 import threading
 
 import helpers
 import pytest
 from helpers import (
+    STOCK,
     Recorder,
     close_with_open_transport,
     connect_unshared,
+    monitor_of,
     one_turn,
     open_transport,
     read_to_end,
@@ -376,3 +380,27 @@ def test_pending_sock_recv_does_not_outlive_its_loop(new_loop):
     far.settimeout(10)
     assert far.recv(10) == b""
     far.close()
+
+
+async def test_a_transport_whose_descriptor_was_closed_by_others_leaves_no_handler():
+    """Waiting in both directions: the kernel refuses the first change, and the end must not forget the old handler."""
+    loop = asyncio.get_running_loop()
+    near, peer = socketpair("tcp")
+    protocol = Recorder()
+    transport, _ = await loop.create_connection(lambda: protocol, sock=near)
+    await turns(2)
+    before = loop.statistics()["handlers"] if monitor_of(loop) != STOCK else 0
+    transport.write(bytes(10_000_000))
+    await turns(2)
+    assert transport.get_write_buffer_size()
+    os.close(near.detach())
+    with contextlib.suppress(OSError):
+        transport.pause_reading()
+    with contextlib.suppress(OSError):
+        transport.abort()
+    transport.abort()
+    await turns(3)
+    peer.close()
+    if monitor_of(loop) != STOCK:
+        assert protocol.lost.is_set()
+        assert loop.statistics()["handlers"] == before - (monitor_of(loop) != "io_uring")

@@ -1,11 +1,13 @@
 """add_reader and add_writer."""
 
 import asyncio
+import contextlib
 import os
 import socket
+from errno import EBADF, EPERM
 
 import pytest
-from helpers import STOCK, fill, monitor_of, one_turn, turn_until
+from helpers import STOCK, fill, monitor_of, one_turn, turn_until, turns
 
 
 @pytest.fixture
@@ -378,6 +380,134 @@ def test_a_file_that_is_closed_while_watched_does_not_break_the_loop(loop):
     far.close()
     if monitor_of(loop) != STOCK:
         assert loop.statistics()["in_flight"] >= 0
+
+
+def answers_of(*calls):
+    """What each call returns, or the errno of what it raises."""
+    answers = []
+    for call in calls:
+        try:
+            answers.append(call())
+        except OSError as error:
+            answers.append(error.errno)
+    return answers
+
+
+@pytest.mark.parametrize("n_turns", [0, 2], ids=["at once", "later"])
+@pytest.mark.parametrize("first", ["reader", "writer"])
+@pytest.mark.parametrize("end", ["closed", "regular"])
+def test_of_an_fd_that_cannot_be_watched_any_more_nothing_is_kept(loop, tmp_path, end, first, n_turns):
+    """The change to the other direction fails, once, and forgets both; a later file of that number is clean."""
+    near, far = socket.socketpair()
+    number = near.fileno()
+    called = []
+    loop.add_reader(number, called.append, "old reader")
+    loop.add_writer(number, called.append, "old writer")
+    one_turn(loop)
+    near.close()
+    if end == "regular":
+        replace_by_regular_file(number, tmp_path)
+    for _ in range(n_turns):
+        loop.call_later(0.0005, loop.stop)
+        loop.run_forever()
+    removals = [lambda: loop.remove_reader(number), lambda: loop.remove_writer(number)]
+    if first == "writer":
+        removals.reverse()
+    assert answers_of(*removals, *removals) == [EBADF if end == "closed" else EPERM, False, False, False]
+    called.clear()
+    other, peer = socket.socketpair()
+    if other.fileno() != number:
+        os.dup2(other.fileno(), number)
+    loop.add_reader(number, called.append, "new reader")
+    peer.send(b"x")
+    turn_until(loop, lambda: called)
+    one_turn(loop)
+    assert set(called) == {"new reader"}
+    assert answers_of(*removals) == ([True, False] if first == "reader" else [False, True])
+    for sock in (far, other, peer):
+        sock.close()
+    close_if_open(number)
+
+
+def replace_by_regular_file(number, directory):
+    fd = os.open(directory / "regular", os.O_CREAT | os.O_RDWR)
+    if fd != number:
+        os.dup2(fd, number)
+        os.close(fd)
+
+
+def close_if_open(number):
+    with contextlib.suppress(OSError):
+        os.close(number)
+
+
+@pytest.mark.parametrize("kind", ["reader", "writer"])
+def test_watching_a_closed_fd_for_more_forgets_what_it_was_watched_for(loop, kind):
+    near, far = socket.socketpair()
+    number = near.fileno()
+    add, remove = getattr(loop, f"add_{kind}"), getattr(loop, f"remove_{kind}")
+    other = "writer" if kind == "reader" else "reader"
+    getattr(loop, f"add_{other}")(number, print)
+    one_turn(loop)
+    near.close()
+    with pytest.raises(OSError):
+        add(number, print)
+    assert remove(number) is False
+    assert getattr(loop, f"remove_{other}")(number) is False
+    far.close()
+
+
+@pytest.mark.expects_loop_errors
+async def test_a_cancelled_receive_is_cancelled_although_its_socket_was_closed_under_a_send(loop_errors):
+    """Both watch one fd; removing one of them fails, which is reported and hides nothing."""
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    number = near.fileno()
+    receiving = asyncio.ensure_future(loop.sock_recv(near, 10))
+    fill(near)
+    sending = asyncio.ensure_future(loop.sock_sendall(near, b"x"))
+    await turns(2)
+    near.close()
+    receiving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await receiving
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await turns(2)
+    assert [type(context["exception"]) for context in loop_errors] == [OSError]
+    loop_errors.clear()
+    assert loop.remove_reader(number) is False
+    assert loop.remove_writer(number) is False
+    far.close()
+
+
+@pytest.mark.expects_loop_errors
+async def test_a_receive_ends_when_its_socket_is_closed_right_before_it_is_woken(loop_errors):
+    """Its reader is called in the turn in which another callback closed the socket, which a send waits for, too."""
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    first, second = socket.socketpair()
+    for sock in (near, first):
+        sock.setblocking(False)
+    fill(near)
+    sending = asyncio.ensure_future(loop.sock_sendall(near, b"x"))
+    loop.add_reader(first, lambda: (loop.remove_reader(first), near.close()))
+    await turns(2)
+    receiving = asyncio.ensure_future(loop.sock_recv(near, 10))
+    await turns(2)
+    second.send(b"x")
+    far.send(b"x")
+    (result,) = await asyncio.gather(asyncio.wait_for(receiving, 5), return_exceptions=True)
+    assert result == b"x" or result.errno == EBADF  # no TimeoutError, which has no number
+    sending.cancel()
+    with pytest.raises((OSError, asyncio.CancelledError)):
+        await sending
+    await turns(2)
+    loop_errors.clear()
+    for sock in (far, first, second):
+        sock.close()
 
 
 @pytest.mark.parametrize("kind", ["reader", "writer"])

@@ -134,6 +134,31 @@ def test_what_cannot_be_watched_is_refused(context, tmp_path):
     context.set_fd_handler(9999)  # nothing to remove
 
 
+@pytest.mark.parametrize("n_turns", [0, 2])
+def test_a_handler_whose_replacement_is_refused_is_gone(context, n_turns):
+    """The fd was closed first: what was to be replaced is not kept, and a later file of that number is clean."""
+    called = []
+    reading, writing = os.pipe()
+    context.set_fd_handler(reading, lambda: called.append("old"), print)
+    context.poll(False)
+    os.close(reading)
+    for _ in range(n_turns):
+        context.poll(False)
+    with pytest.raises(OSError, match="Bad file"):
+        context.set_fd_handler(reading, lambda: called.append("changed"))
+    again, other = os.pipe()
+    assert again == reading
+    os.write(other, b"x")
+    context.poll(False)
+    assert called == []
+    context.set_fd_handler(again, lambda: called.append("new"))
+    context.poll(True)
+    assert called == ["new"]
+    context.set_fd_handler(again)
+    for fd in (writing, again, other):
+        os.close(fd)
+
+
 def test_an_event_notifier_is_set_or_not(new_notifier):
     notifier = new_notifier()
     assert not notifier.test_and_clear()

@@ -242,7 +242,8 @@ cdef class PollHandlers:
         if has_notification:
             kept = []
             for handler in self.active:
-                handler.is_active = now_ns - handler.last_ns < idle_ns
+                # removed: by the monitor, which found that its fd had been closed
+                handler.is_active = now_ns - handler.last_ns < idle_ns and not handler.is_removed
                 if handler.is_active:
                     kept.append(handler)
             self.active = kept

@@ -52,8 +52,17 @@ cdef class Sources:
         return ul_monotonic_ns() if self.own_clock is None else <int64_t>self.own_clock()
 
     cdef int set_handler(self, FdHandler old, FdHandler new) except -1:
-        """Change the interest in one fd; see FDMonitor.update."""
-        return self.monitor.update(old, new)
+        """Change the interest in one fd; see FDMonitor.update.
+
+        A change that the kernel refuses (the fd is closed, or is another file by now) ends the old interest, as with
+        selectors: kept, it would fail in the same way each time, and keep what the caller no longer wants.
+        """
+        try:
+            return self.monitor.update(old, new)
+        except OSError:
+            if old is not None and new is not None:
+                self.monitor.update(old, None)
+            raise
 
     cdef int exchange_handler(self, FdHandler old, FdHandler new) except -1:
         """The same for who may watch the fd again: what was learned of looking for it (adaptive polling) is kept."""
@@ -77,7 +86,8 @@ cdef class Sources:
                 only the fd wakes it.
             io_poll_ready: called without arguments when io_poll said so.
 
-        A removed handler is never called again.  Exceptions are reported, as those of bottom halves.
+        A removed handler is never called again; nor is one that was to be replaced when this raises OSError.
+        Exceptions of callbacks are reported, as those of bottom halves.
         Raises: OSError as epoll_ctl(2); ValueError for io_poll alone; RuntimeError from another thread.
         Thread: the context's.  Source: QEMU's aio_set_fd_handler(), which any thread may call.
         """
@@ -98,10 +108,12 @@ cdef class Sources:
             self.set_poll_callbacks(new, io_poll, io_poll_ready)
         elif io_poll is not None:
             raise ValueError("an fd needs io_read or io_write; add_poll_handler() is for memory alone")
-        if old is not None or new is not None:
-            self.monitor.update(old, new)
-        if old is not None and (<CallbackHandler>old).owner is not None:
-            (<CallbackHandler>old).owner.leave(<CallbackHandler>old)
+        try:
+            if old is not None or new is not None:
+                self.set_handler(old, new)
+        finally:
+            if old is not None and old.is_removed and (<CallbackHandler>old).owner is not None:
+                (<CallbackHandler>old).owner.leave(<CallbackHandler>old)
         self.notifier.notify()
 
     def set_event_notifier(self, notifier, io_read=None, io_poll=None, io_poll_ready=None):

@@ -28,4 +28,7 @@ cdef class LoopCore:
     cdef int check_callback(self, object callback, str method) except -1
     cdef TimerHandle schedule(self, double when_s, object callback, object args, object context, str method)
     cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file) except -1
+    cdef int forget_fd(self, FdCallbacks old) except -1
+    cdef FdCallbacks watched(self, int fd)
+    cdef int remove(self, FdCallbacks old, Handle reader, Handle writer) except -1
     cdef FdCallbacks callbacks_of(self, object fd)

@@ -7,6 +7,7 @@ properties at the end, which keep asyncio's private names true.
 Thread: the loop's, except call_soon_threadsafe and _write_to_self.
 """
 
+from libc.errno cimport EBADF
 from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -17,6 +18,7 @@ from ..aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
 from ..aio.poll_handlers cimport CallbackHandler
 from ..fdmon.base cimport FDMonitor, FdHandler, Stopwatch
 
+import os
 import selectors
 import sys
 import weakref
@@ -303,7 +305,12 @@ cdef class LoopCore:
                 kept &= ~POLLIN
             if old.writer is not writer:
                 kept &= ~POLLOUT
-        self.aio_context.exchange_handler(old, new)
+        try:
+            self.aio_context.exchange_handler(old, new)
+        except OSError:
+            if old is not None and old.is_removed:
+                self.forget_fd(old)
+            raise
         if kept:
             self.aio_context.ready_list.append(new, kept)
         if new is not None:
@@ -311,6 +318,36 @@ cdef class LoopCore:
         else:
             self.fd_callbacks.pop(fd, None)
         return 0
+
+    cdef int forget_fd(self, FdCallbacks old) except -1:
+        """Nothing watches for these any more: their fd was closed, or is another file by now.
+
+        They count as cancelled: who waits for one may find its place taken by others.
+        """
+        self.fd_callbacks.pop(old.fd, None)
+        if old.reader is not None:
+            old.reader.cancel()
+        if old.writer is not None:
+            old.writer.cancel()
+        return 0
+
+    cdef FdCallbacks watched(self, int fd):
+        """Those of a number that is to be watched for more; None, too, for what the monitor has found to be closed.
+
+        What was wanted of the old file must not be reported of the one that has its number now.
+        """
+        cdef FdCallbacks found = self.fd_callbacks.get(fd)
+        if found is not None and found.is_removed:
+            self.forget_fd(found)
+            return None
+        return found
+
+    cdef int remove(self, FdCallbacks old, Handle reader, Handle writer) except -1:
+        """Only these two are wanted from now on; an fd that was closed is an error if any is left, as in asyncio."""
+        if old.is_removed and (reader is not None or writer is not None):
+            self.forget_fd(old)
+            raise OSError(EBADF, os.strerror(EBADF))
+        return self.change(old.fd, old, reader, writer, old.file)
 
     cdef FdCallbacks callbacks_of(self, object fd):
         """Those of a number or file, or None; as by selectors also those of a file that has been closed."""
@@ -325,7 +362,7 @@ cdef class LoopCore:
 
     def _add_reader(self, fd, callback, *args):
         cdef int number = as_fd(fd)
-        cdef FdCallbacks old = self.fd_callbacks.get(number)
+        cdef FdCallbacks old = self.watched(number)
         cdef Handle handle
         self._check_closed()
         handle = self.new_handle(callback, args, None)
@@ -336,7 +373,7 @@ cdef class LoopCore:
 
     def _add_writer(self, fd, callback, *args):
         cdef int number = as_fd(fd)
-        cdef FdCallbacks old = self.fd_callbacks.get(number)
+        cdef FdCallbacks old = self.watched(number)
         cdef Handle handle
         self._check_closed()
         handle = self.new_handle(callback, args, None)
@@ -352,7 +389,7 @@ cdef class LoopCore:
         old = self.callbacks_of(fd)
         if old is None or old.reader is None:
             return False
-        self.change(old.fd, old, None, old.writer, old.file)
+        self.remove(old, None, old.writer)
         old.reader.cancel()
         return True
 
@@ -363,7 +400,7 @@ cdef class LoopCore:
         old = self.callbacks_of(fd)
         if old is None or old.writer is None:
             return False
-        self.change(old.fd, old, old.reader, None, old.file)
+        self.remove(old, old.reader, None)
         old.writer.cancel()
         return True
 

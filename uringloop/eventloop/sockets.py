@@ -71,10 +71,26 @@ class SocketsMixin:
 
     # -- waiting ---------------------------------------------------------------------------------------
 
+    def _end_watching(self, remove, fd, handle):
+        """Remove a reader or writer of ours, unless it is gone.
+
+        Where the socket was closed while the other direction is watched, too, that is an error, which forgets both.
+        It is reported, as by asyncio, and does not take the place of what the method returns or raises.
+        """
+        if handle.cancelled():
+            return
+        try:
+            remove(fd)
+        except OSError as error:
+            self.call_exception_handler(
+                {"message": f"fd {fd} was closed while it was watched", "exception": error, "handle": handle}
+            )
+
     def _readable(self, fd, future):
-        self._remove_reader(fd)
+        # first: removing raises if the socket was closed, and who waits has to find that out
         if not future.done():
             future.set_result(None)
+        self._remove_reader(fd)
 
     async def _wait_readable(self, sock):
         fd = sock.fileno()
@@ -84,8 +100,7 @@ class SocketsMixin:
         try:
             await future
         finally:
-            if not handle.cancelled():
-                self._remove_reader(fd)
+            self._end_watching(self._remove_reader, fd, handle)
 
     def _writable(self, fd, future, step):
         if future.done():
@@ -97,12 +112,12 @@ class SocketsMixin:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
+            future.set_exception(error)  # first, as in _readable
             self._remove_writer(fd)
-            future.set_exception(error)
         else:
             if is_over:
-                self._remove_writer(fd)
                 future.set_result(None)
+                self._remove_writer(fd)
         finally:
             future = None  # its exception knows this frame
 
@@ -121,8 +136,7 @@ class SocketsMixin:
             await future
         finally:
             future = None  # with an exception it would be in a cycle with this frame
-            if not handle.cancelled():
-                self._remove_writer(fd)
+            self._end_watching(self._remove_writer, fd, handle)
 
     # -- receiving -------------------------------------------------------------------------------------
 

@@ -456,8 +456,9 @@ cdef class ReadinessWire(Wire):
         if events:
             new = WireHandler(self.fd, events)
             new.wire = self
-        self.handler = new
+        self.handler = None  # what remains when the kernel refuses the change
         self.aio_context.set_handler(old, new)
+        self.handler = new
         return 0
 
     cdef int start_reading(self) except -1:
