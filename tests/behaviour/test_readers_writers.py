@@ -217,6 +217,15 @@ def test_regular_files_are_refused(loop, tmp_path):
     assert loop.remove_reader(0) is False
 
 
+def test_a_file_that_can_be_polled_is_taken_although_stat_calls_it_regular(loop):
+    """As a program does that waits for mounts."""
+    called = []
+    with open("/proc/self/mounts", "rb") as file:
+        loop.add_reader(file, called.append, 1)
+        turn_until(loop, lambda: called)  # it always is readable
+        assert loop.remove_reader(file) is True
+
+
 def test_bad_fds_are_refused(loop):
     for method in (loop.add_reader, loop.add_writer):
         with pytest.raises(ValueError):

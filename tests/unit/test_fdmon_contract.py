@@ -1,12 +1,14 @@
 """The FDMonitor interface, row by row, on each monitor and on the fake ones."""
 
 import contextlib
+import ctypes
 import errno
 import gc
 import os
 import select
 import signal
 import socket
+import stat
 import threading
 import time
 
@@ -149,6 +151,54 @@ def test_fd_that_cannot_be_polled_is_refused_with_eperm(driver, fds, tmp_path, p
     assert caught.value.errno == errno.EPERM
     assert driver.statistics()["handlers"] == 0
     assert driver.ready() == {}
+
+
+def message_queue():
+    """The fd of a POSIX message queue; -1 where there is none (no mqueue in this kernel)."""
+    library = ctypes.CDLL("librt.so.1")
+    name = f"/uringloop.{os.getpid()}".encode()
+    fd = library.mq_open(name, os.O_CREAT | os.O_RDWR | os.O_NONBLOCK, 0o600, None)
+    library.mq_unlink(name)
+    return fd
+
+
+REGULAR_AND_POLLABLE = [
+    "message queue",
+    "/proc/self/mounts",
+    "/sys/class/net/lo/operstate",
+    "/proc/pressure/cpu",
+]
+
+
+@pytest.mark.parametrize("path", REGULAR_AND_POLLABLE)
+def test_fd_that_can_be_polled_is_taken_although_it_is_a_regular_file(driver, fds, path):
+    try:
+        fd = message_queue() if path == "message queue" else os.open(path, os.O_RDONLY)
+    except OSError:
+        fd = -1
+    if fd < 0:
+        pytest.skip("not on this system")
+    try:
+        assert stat.S_ISREG(os.fstat(fd).st_mode)
+        handler = RecordingHandler(fd, POLLOUT)
+        driver.update(None, handler)
+        if path == "message queue":
+            assert driver.ready() == {handler: POLLOUT}
+        driver.update(handler, None)
+    finally:
+        os.close(fd)
+
+
+def test_fd_of_a_path_alone_is_refused_with_ebadf(driver, fds, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo"):
+        fd = os.open(path, os.O_PATH)
+        try:
+            with pytest.raises(OSError) as caught:
+                driver.update(None, RecordingHandler(fd, POLLIN))
+            assert caught.value.errno == errno.EBADF
+        finally:
+            os.close(fd)
 
 
 def test_closed_fd_is_refused_with_ebadf(driver, fds):

@@ -9,14 +9,19 @@ watches (QEMU: FDMonOps).  Monitors: `io_uring`, `epoll`, `poll`, each in the fi
 Not here: which monitor is chosen (`select`), the order of things in one turn (`aio/context`).
 """
 
-from libc.errno cimport EPERM, errno
+from libc.errno cimport EBADF, EINVAL, EPERM, errno
 from libc.stdint cimport int64_t
-from posix.stat cimport S_ISBLK, S_ISCHR, S_ISDIR, S_ISREG, fstat, struct_stat
+from posix.stat cimport S_ISBLK, S_ISDIR, S_ISREG, fstat, struct_stat
 
 from ..support.references cimport References
 
 import os
-import select
+
+cdef extern from "<sys/epoll.h>" nogil:
+    struct epoll_event:
+        pass
+    int EPOLL_CTL_DEL
+    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
 
 
 cdef class FdHandler:
@@ -219,15 +224,23 @@ cdef class FDMonitor:
 cdef int check_pollable(int fd) except -1:
     """Raise as epoll_ctl(2) would: EBADF, or EPERM for what cannot be polled.
 
-    poll(2) and IORING_OP_POLL_ADD call a regular file always ready; asyncio on epoll refuses it.
+    poll(2) and IORING_OP_POLL_ADD call such a file always ready; asyncio on epoll refuses it.  What stat(2) calls a
+    regular file may be one that can be polled (message queues, /proc/self/mounts, sysfs), so the kernel is asked:
+    that fd itself is no epoll instance to be told of itself (EINVAL) comes after both checks, and before anything
+    is done.  In particular nothing asks the file for its events, which some files report only once.
     """
     cdef struct_stat st
-    if fstat(fd, &st) < 0:
-        raise OSError(errno, os.strerror(errno))
-    if S_ISREG(st.st_mode) or S_ISDIR(st.st_mode) or S_ISBLK(st.st_mode):
-        raise PermissionError(EPERM, os.strerror(EPERM))
-    if S_ISCHR(st.st_mode):
-        # A tty can be polled, /dev/null cannot: only epoll itself knows.
-        with select.epoll() as probe:
-            probe.register(fd, select.EPOLLIN)
+    cdef int error
+    epoll_ctl(fd, EPOLL_CTL_DEL, fd, NULL)
+    error = errno
+    if error != EINVAL and error != EBADF:
+        # A sandbox without epoll says EPERM or ENOSYS to everything; poll(2) and io_uring may be all that it has.
+        epoll_ctl(-1, EPOLL_CTL_DEL, -1, NULL)
+        if errno != EBADF:
+            if fstat(fd, &st) < 0:
+                error = errno
+            else:
+                error = EPERM if S_ISREG(st.st_mode) or S_ISDIR(st.st_mode) or S_ISBLK(st.st_mode) else EINVAL
+    if error != EINVAL:
+        raise OSError(error, os.strerror(error))
     return 0
