@@ -61,6 +61,57 @@ async def test_names_are_those_of_the_connection(host, family):
     await server.wait_closed()
 
 
+def listening(kind, tmp_path):
+    """(listener, address to connect to, a client that has a name)."""
+    if kind == "unix":
+        listener, client = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "a path of more than fourteen characters"))
+        client.bind(str(tmp_path / "client"))
+        address = listener.getsockname()
+    else:
+        family = socket.AF_INET6 if kind == "tcp6" else socket.AF_INET
+        listener, client = socket.socket(family), socket.socket(family)
+        listener.bind(({"tcp": "127.0.0.1", "tcp6": "::1", "wildcard": ""}[kind], 0))
+        address = ("::1" if kind == "tcp6" else "127.0.0.1", listener.getsockname()[1])
+    listener.listen()
+    return listener, address, client
+
+
+@pytest.mark.parametrize("is_debug", [False, True], ids=["", "debug"])
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        ("tcp", socket.AF_UNIX),
+        ("wildcard", socket.AF_UNIX),
+        ("tcp6", socket.AF_UNIX),
+        ("tcp6", socket.AF_INET),
+        ("unix", socket.AF_INET),
+    ],
+)
+async def test_names_are_read_as_the_kernel_wrote_them(tmp_path, kind, family, is_debug):
+    """uvicorn and gunicorn wrap any fd that they are given as AF_UNIX; asyncio has the right names all the same."""
+    loop = asyncio.get_running_loop()
+    if monitor_of(loop) == STOCK and family == socket.AF_INET:
+        pytest.skip("socket.socket cuts off what is longer than its own family's names")
+    loop.set_debug(is_debug)
+    protocol = Recorder()
+    listener, address, client = listening(kind, tmp_path)
+    wrapped = socket.fromfd(listener.fileno(), family, socket.SOCK_STREAM)
+    listener.close()
+    server = await loop.create_server(lambda: protocol, sock=wrapped)
+    with client:
+        client.connect(address)
+        await until(lambda: protocol.transport)
+        transport = protocol.transport
+        assert transport.get_extra_info("peername") == client.getsockname()
+        assert transport.get_extra_info("sockname") == client.getpeername()
+        assert transport.get_extra_info("socket").family == family
+        transport.close()
+        await protocol.lost.wait()
+    server.close()
+    await server.wait_closed()
+
+
 async def test_names_of_unix_connections(tmp_path):
     protocol = Recorder()
     path = str(tmp_path / "socket")

@@ -292,7 +292,7 @@ class ServeMixin:
                 self._accept_failed(error, details)
                 return
             connection.setblocking(False)
-            _call_in_copy(details[7], self._accepted_socket, connection, peername, details)
+            _call_in_copy(details[7], self._accepted_socket, connection, {"peername": peername}, details)
             if listener.fileno() < 0:
                 return
 
@@ -343,8 +343,8 @@ class ServeMixin:
         """Make protocol and transport of a connection."""
         protocol_factory, _, sslcontext, server, _, _, _, _ = details
         if sslcontext or self._debug or not connection.kind.is_known:
-            peername = connection.peer()
-            self._accepted_socket(connection.socket(), peername, details, context)
+            extra = {"peername": connection.peer(), "sockname": connection.name()}
+            self._accepted_socket(connection.socket(), extra, details, context)
             return
         if server is not None and server._sockets is None:
             return  # accepted by the kernel before the server was closed
@@ -360,15 +360,14 @@ class ServeMixin:
                 transport.close_socket()
             self._refused(failure, protocol)
 
-    def _accepted_socket(self, connection, peername, details, context):
+    def _accepted_socket(self, connection, extra, details, context):
         """The same with a socket; where TLS or debug mode want one, or the listener is of another kind."""
         protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout, _ = details
         if server is not None and server._sockets is None:
             connection.close()
             return
-        extra = {"peername": peername}
         if self._debug:
-            logger.debug("%r got a new connection from %r: %r", server, peername, connection)
+            logger.debug("%r got a new connection from %r: %r", server, extra["peername"], connection)
         if sslcontext:
             since_3_15 = {} if context is None else {"context": context}
             accept = self._accept_connection2(

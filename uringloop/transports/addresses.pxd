@@ -14,11 +14,18 @@ cdef extern from *:
         struct sockaddr_in6 six;
         unsigned words[7];
     } ul_name;
+    /* Where the kernel writes a name of any family that is known here. */
+    typedef union {
+        ul_name internet;
+        struct sockaddr_un path;
+    } ul_peer;
     """
     ctypedef struct ul_name:
         unsigned words[7]
+    ctypedef union ul_peer:
+        ul_name internet
     int AF_INET, AF_INET6, AF_UNIX
 
-cdef object internet_address(const ul_name *name, unsigned n_bytes)
-cdef object unix_address(const char *name, unsigned n_bytes)
+cdef object address_of(const ul_peer *name, unsigned n_bytes)
+cdef int real_family(int fd, int family) noexcept
 cdef unsigned internet_name(object address, int family, ul_name *name) except? 999

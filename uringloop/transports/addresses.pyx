@@ -7,6 +7,9 @@ loops, in which a newcomer replaces who was in its place.
 Invariant: an entry of `names` keeps its tuple alive, so that no other tuple can have its address in memory.  Only
 tuples of exact str and int are entered: those never change.
 
+The family is the one that the kernel wrote into the name.  That of the Python socket may be another: uvicorn and
+gunicorn wrap whatever fd they are given as AF_UNIX.
+
 Source of the conversions: socket.socket.recvfrom and sendto, whose results these are.  Whatever is not a literal
 address is not known here, and left to them: names to resolve, "<broadcast>", an IPv6 zone in the host's text.
 
@@ -19,6 +22,10 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.long cimport PyLong_CheckExact
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+
+cdef extern from "<sys/socket.h>":
+    int SOL_SOCKET, SO_DOMAIN
+    int getsockopt(int fd, int level, int name, void *value, unsigned *n_bytes)
 
 cdef extern from "Python.h":
     bint PyUnicode_CheckExact(object)
@@ -98,6 +105,27 @@ cdef inline Entry *entry_of(object address) noexcept:
     return &names[(place >> 4 ^ place >> 14) & (ENTRIES - 1)]
 
 
+cdef object address_of(const ul_peer *name, unsigned n_bytes):
+    """The address of a name as the kernel wrote it; None for none, as recvfrom says of one that it does not know."""
+    cdef int family
+    if n_bytes < sizeof(unsigned short):
+        return None
+    family = ul_family(&name.internet)
+    if family == AF_INET or family == AF_INET6:
+        return internet_address(&name.internet, n_bytes)
+    if family == AF_UNIX:
+        return unix_address(<const char *>name, n_bytes)
+    return (family, PyBytes_FromStringAndSize(<const char *>name + sizeof(unsigned short),
+                                              min(n_bytes, sizeof(ul_peer)) - sizeof(unsigned short)))
+
+
+cdef int real_family(int fd, int family) noexcept:
+    """The family of a socket by the kernel; `family` where it does not say."""
+    cdef int domain = 0
+    cdef unsigned n_bytes = sizeof(domain)
+    return domain if getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &n_bytes) == 0 else family
+
+
 cdef object internet_address(const ul_name *name, unsigned n_bytes):
     """The address of an IPv4 or IPv6 name: (host, port), or (host, port, flow information, zone)."""
     cdef Entry *entry = &heard[ul_name_hash(name) & (ENTRIES - 1)]
@@ -116,9 +144,9 @@ cdef object internet_address(const ul_name *name, unsigned n_bytes):
 
 
 cdef object unix_address(const char *name, unsigned n_bytes):
-    """The address of an AF_UNIX name: a path as str, an abstract name as bytes, None for a socket without a name."""
+    """The address of an AF_UNIX name: a path as str, an abstract name as bytes."""
     if n_bytes <= PATH_BEGIN:
-        return None if n_bytes == 0 else ""
+        return ""
     name += PATH_BEGIN
     n_bytes -= PATH_BEGIN
     if name[0] == 0:

@@ -14,7 +14,8 @@ cdef class DatagramTransport(Flushable):
     cdef bint is_shared                 # the program may act on the socket itself: everything is sent at once
     cdef object reader                  # the Handle of _add_reader while reading, and after; or None
     cdef object writer                  # that of _add_writer, in the same way
-    cdef int family
+    cdef int family                     # of sock: what addresses to send to are read as
+    cdef int kernel_family              # what the kernel says: how it is received
     cdef bint is_internet               # family is AF_INET or AF_INET6
     cdef bint is_connected              # the socket has a peer: everything is sent there
     cdef int conn_lost                  # connection_lost is scheduled; then sends after that, for asyncio's warning

@@ -24,7 +24,7 @@ from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 
 from ..aio.context cimport AioContext, Flushable
-from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, ul_name
+from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, real_family, ul_name
 from .endpoint cimport number_in
 from .packets cimport BATCH, MOST_BYTES, Batch, DatagramQueue, Incoming, Outgoing, send_to_peer
 from .wire cimport warn_unclosed
@@ -90,6 +90,7 @@ cdef class DatagramTransport(Flushable):
         self.is_shared = is_shared
         self.family = sock.family
         self.is_internet = self.family == AF_INET or self.family == AF_INET6
+        self.kernel_family = real_family(self.fd, self.family)
         self.is_connected = bool(extra["peername"])
         self.protocol = protocol
         self.address = address if address else None
@@ -199,8 +200,8 @@ cdef class DatagramTransport(Flushable):
         # Everything was delivered; an interrupt out of the last one left the numbers as they were.
         self.batch.next = self.batch.count = 0
         try:
-            if self.is_internet or self.family == AF_UNIX:
-                error = self.batch.receive(self.fd_at[0], self.family)
+            if self.kernel_family in (AF_INET, AF_INET6, AF_UNIX):
+                error = self.batch.receive(self.fd_at[0], self.kernel_family)
             else:
                 self.receive_by_python()
         except OSError as failure:

@@ -7,7 +7,6 @@ cdef class Kind:
     cdef readonly object proto
     cdef readonly object sockname      # what each connection has as its own name: AF_UNIX; None if it is asked for
     cdef readonly bint is_known        # the family's names are converted here
-    cdef bint has_path                 # AF_UNIX
 
 cdef class Connection:
     cdef readonly Kind kind

@@ -15,7 +15,7 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from posix.unistd cimport close as posix_close
 from cpython.object cimport PyObject
 
-from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_address, ul_name, unix_address
+from .addresses cimport AF_INET, AF_INET6, AF_UNIX, address_of, real_family, ul_peer
 from .wire cimport WireEnd
 
 import _socket
@@ -30,10 +30,6 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     #include <netinet/tcp.h>
-    typedef union {
-        ul_name internet;
-        struct sockaddr_un path;
-    } ul_peer;
     static int ul_accept(int fd, ul_peer *peer, unsigned *n_bytes)
     {
         socklen_t length = sizeof *peer;
@@ -55,8 +51,6 @@ cdef extern from *:
         return setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     }
     """
-    ctypedef union ul_peer:
-        ul_name internet
     int ul_accept(int fd, ul_peer *peer, unsigned *n_bytes)
     int ul_name_of(int fd, bint of_peer, ul_peer *name, unsigned *n_bytes)
     int ul_no_delay(int fd)
@@ -77,19 +71,16 @@ cdef class Kind:
     """
 
     def __cinit__(self, listener):
+        cdef int fd = listener.fileno()
+        cdef int real
         self.family = _socket.socket.family.__get__(listener)
         self.type = _socket.socket.type.__get__(listener) | SOCK_NONBLOCK
         self.proto = listener.proto
-        self.is_known = self.family in (AF_INET, AF_INET6, AF_UNIX)
-        self.has_path = self.family == AF_UNIX
-        if self.has_path:
-            self.sockname = listener.getsockname()  # others may differ: wildcards, transparent proxies, BPF
-
-
-cdef object address_of(Kind kind, const ul_peer *name, unsigned n_bytes):
-    if kind.has_path:
-        return unix_address(<const char *>name, n_bytes)
-    return internet_address(&name.internet, n_bytes)
+        # `family` is what the listener was wrapped as, and what its connections are, as in asyncio; names go by this one
+        real = real_family(fd, self.family)
+        self.is_known = real in (AF_INET, AF_INET6, AF_UNIX)
+        if real == AF_UNIX:
+            self.sockname = name_of(fd, self, False)  # others may differ: wildcards, transparent proxies, BPF
 
 
 @cython.freelist(64)
@@ -107,6 +98,10 @@ cdef class Connection:
     def peer(self):
         """The address of the peer, asked for if it is not known yet; None if it is gone."""
         return name_of(self.fd, self.kind, True) if self.peername is None else self.peername
+
+    def name(self):
+        """Its own address; None if it is gone."""
+        return name_of(self.fd, self.kind, False) if self.kind.sockname is None else self.kind.sockname
 
     def socket(self):
         """A socket.socket, which owns the fd from now on."""
@@ -151,7 +146,7 @@ def accept(int fd, Kind kind not None):
         raise OSError(errno, os.strerror(errno))
     connection.kind = kind
     if kind.is_known:
-        connection.peername = address_of(kind, &peer, n_bytes)
+        connection.peername = address_of(&peer, n_bytes)
     return connection
 
 
@@ -169,7 +164,7 @@ cdef object name_of(int fd, Kind kind, bint of_peer):
             sock.detach()
     if ul_name_of(fd, of_peer, &name, &n_bytes) < 0:
         return None
-    return address_of(kind, &name, n_bytes)
+    return address_of(&name, n_bytes)
 
 
 cdef const int *number_in(object sock, int fd) noexcept:
@@ -247,6 +242,9 @@ cdef class Endpoint(WireEnd):
             self.extra["socket"] = transport_socket(closed_socket(make_socket) if sock is None else sock, self)
         for key in ("sockname", "peername"):
             if key not in self.extra:
+                if self.kind is not None and self.fd >= 0:
+                    self.extra[key] = name_of(self.fd, self.kind, key == "peername")
+                    continue
                 try:
                     self.extra[key] = sock.getsockname() if key == "sockname" else sock.getpeername()
                 except OSError:

@@ -14,7 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
 
 from ..support.collect cimport ul_traverse_own, visitproc
-from .addresses cimport AF_INET, AF_INET6, internet_address, ul_name, unix_address
+from .addresses cimport AF_INET, AF_INET6, address_of, ul_name, ul_peer
 
 cdef extern from "<sys/socket.h>" nogil:
     """
@@ -41,7 +41,7 @@ cdef extern from "<sys/socket.h>" nogil:
     struct ul_place {
         struct mmsghdr messages[UL_BATCH];
         struct iovec vectors[UL_BATCH][2];
-        union { struct sockaddr_un path; ul_name internet; } names[UL_BATCH];
+        ul_peer names[UL_BATCH];
     };
     static struct ul_place *ul_places[2];            /* of internet sockets, and of others */
     static char *ul_near, *ul_far;
@@ -89,8 +89,7 @@ cdef extern from "<sys/socket.h>" nogil:
     #define ul_received_bytes(kind, i) ((Py_ssize_t)ul_places[kind]->messages[i].msg_len)
     #define ul_received_near(kind, i) ((char *)ul_places[kind]->vectors[i][0].iov_base)
     #define ul_received_far(kind, i) ((char *)ul_places[kind]->vectors[i][1].iov_base)
-    #define ul_received_name(kind, i) (&ul_places[kind]->names[i].internet)
-    #define ul_received_path(kind, i) ((char *)&ul_places[kind]->names[i].path)
+    #define ul_received_name(kind, i) (&ul_places[kind]->names[i])
     /* The length of the name; the next batch needs the room's length there again. */
     static unsigned ul_received_name_bytes(int kind, int i)
     {
@@ -127,8 +126,7 @@ cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t ul_received_bytes(int kind, int i)
     char *ul_received_near(int kind, int i)
     char *ul_received_far(int kind, int i)
-    ul_name *ul_received_name(int kind, int i)
-    char *ul_received_path(int kind, int i)
+    ul_peer *ul_received_name(int kind, int i)
     unsigned ul_received_name_bytes(int kind, int i)
     void ul_fill_sending(int i, void *name, unsigned name_bytes, char *data, size_t n_bytes)
     int ul_send_filled(int fd, int count)
@@ -177,12 +175,7 @@ cdef class Batch:
                 data = PyBytes_FromStringAndSize(NULL, n_bytes)
                 memcpy(PyBytes_AS_STRING(data), ul_received_near(kind, i), NEAR_BYTES)
                 memcpy(PyBytes_AS_STRING(data) + NEAR_BYTES, ul_received_far(kind, i), n_bytes - NEAR_BYTES)
-            if kind == OTHER:
-                address = unix_address(ul_received_path(kind, i), name_bytes)
-            elif name_bytes:
-                address = internet_address(ul_received_name(kind, i), name_bytes)
-            else:
-                address = None
+            address = address_of(ul_received_name(kind, i), name_bytes)
             self.keep(data, address)
         return -count if count < 0 else 0
 
