@@ -390,7 +390,7 @@ def test_timers_made_and_cancelled_inside_a_repr_run_in_their_order(loop):
 
 LOOP = "uringloop.eventloop.loop", "Loop"
 TRANSPORTS = [
-    ("uringloop.transports.classes", "SocketTransport"),
+    ("uringloop.transports.classes", "_SelectorSocketTransport"),
     ("uringloop.transports.stream", "StreamTransport"),
 ]
 HANDLES = [("uringloop.aio.handles", "Handle"), ("uringloop.aio.handles", "TimerHandle")]

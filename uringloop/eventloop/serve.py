@@ -9,7 +9,7 @@ import socket
 from asyncio import constants, trsock
 from asyncio.log import logger
 
-from ..transports.classes import DatagramTransport, SocketTransport
+from ..transports.classes import _SelectorDatagramTransport, _SelectorSocketTransport
 from ..transports.endpoint import Kind, accept
 from ..transports.wire import ReadinessWire
 from .stdlib_hooks import StdlibHooks
@@ -90,7 +90,7 @@ class ServeMixin:
     def _new_socket_transport(self, sock, protocol, waiter, extra, server, context):
         """The same where nobody can have a transport for the fd yet."""
         connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
-        transport = SocketTransport.__new__(SocketTransport)
+        transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
         transport.take_socket(sock, extra, self._is_given(sock))
         self._start_transport(transport, connection_made, protocol, waiter, server, context)
         return transport
@@ -117,7 +117,7 @@ class ServeMixin:
         """A transport for a datagram socket, which it owns from now on."""
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
-        transport = DatagramTransport.__new__(DatagramTransport)
+        transport = _SelectorDatagramTransport.__new__(_SelectorDatagramTransport)
         transport.setup(
             self, self.aio_context, sock, protocol, address, _describe(sock, extra), self._is_given(sock)
         )
@@ -352,7 +352,7 @@ class ServeMixin:
         try:
             protocol = protocol_factory()
             connection_made = protocol.connection_made
-            transport = SocketTransport.__new__(SocketTransport)
+            transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
             transport.take_connection(connection)
             self._start_transport(transport, connection_made, protocol, None, server, context)
         except BaseException as failure:

@@ -6,7 +6,7 @@ import ssl
 from asyncio import constants
 
 from ..transports.tls import TlsProtocol
-from ..transports.tls_classes import SecureTransport
+from ..transports.tls_classes import _SSLProtocolTransport
 
 
 class TlsMixin:
@@ -39,7 +39,7 @@ class TlsMixin:
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        transport = SecureTransport(tls)
+        transport = _SSLProtocolTransport(tls)
         tls.attach(transport)
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, context=context)
         return transport
@@ -72,7 +72,7 @@ class TlsMixin:
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        tls.attach(SecureTransport(tls))
+        tls.attach(_SSLProtocolTransport(tls))
         if server_side:
             _move_buffered(protocol, tls)
         # No data may come before connection_made.

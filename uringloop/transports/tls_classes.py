@@ -1,11 +1,12 @@
 """The TLS transport that users see: it can be patched and is asyncio's for isinstance(); see classes.py."""
 
-from asyncio import constants, sslproto
+from asyncio import constants
 
+from . import stock
 from .tls_transport import TlsTransport
 
 
-class SecureTransport(TlsTransport):
+class _SSLProtocolTransport(TlsTransport):
     """A TLS connection; `isinstance(transport, asyncio.Transport)` holds."""
 
     _start_tls_compatible = True
@@ -13,6 +14,4 @@ class SecureTransport(TlsTransport):
 
     @property
     def __class__(self):  # type: ignore[no-untyped-def]
-        return (
-            sslproto._SSLProtocolTransport
-        )  # sendfile's fallback asks for the flow control class that it has
+        return stock.Tls  # sendfile's fallback asks for the flow control class that it has

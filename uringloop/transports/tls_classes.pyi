@@ -3,6 +3,6 @@ from typing import ClassVar
 
 from .tls_transport import TlsTransport
 
-class SecureTransport(TlsTransport):
+class _SSLProtocolTransport(TlsTransport):
     _start_tls_compatible: ClassVar[bool]
     _sendfile_compatible: ClassVar[_SendfileMode]

