@@ -42,6 +42,7 @@ PLAIN = [
     "transports.tls_engine",
     "transports.tls",
     "transports.tls_transport",
+    "eventloop.watching",
     "eventloop.core",
     "eventloop.nested",
     "glib.native",

@@ -11,5 +11,6 @@ cdef class ReadyQueue(References):
     cdef unsigned long long n_void  # queued, and no progress: cancelled or idle bottom halves
     cdef int push(self, Handle handle) except -1
     cdef Handle pop(self)
+    cdef list handles(self)
     cdef Handle new_handle(self)
     cdef int recycle(self, Handle handle) except -1

@@ -60,6 +60,14 @@ cdef class ReadyQueue(References):
         Py_DECREF(handle)  # taken by push
         return handle
 
+    cdef list handles(self):
+        """What is queued, the oldest first: a copy."""
+        cdef list copy = []  # first: it may run user code, as nothing below does
+        cdef size_t at
+        for at in range(self.head, self.tail):
+            copy.append(<object>self.items[at & self.mask])
+        return copy
+
     cdef Handle new_handle(self):
         """An empty one, as Handle.__new__ gives it."""
         cdef Handle handle

@@ -9,7 +9,8 @@ Invariant: handle.timers is this object exactly while the handle is in the heap;
 """
 
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, malloc, qsort, realloc
+from libc.string cimport memcpy
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..support.collect cimport ul_traverse_own, visitproc
@@ -20,8 +21,12 @@ cdef enum:
     COMPACT_FROM = 64      # below this many cancelled ones a compaction is not worth its while
 
 
-cdef inline bint is_before(TimerEntry *left, TimerEntry *right) noexcept:
+cdef inline bint is_before(TimerEntry *left, TimerEntry *right) noexcept nogil:
     return left.when_ns < right.when_ns or (left.when_ns == right.when_ns and left.sequence < right.sequence)
+
+
+cdef int compare(const void *left, const void *right) noexcept nogil:
+    return -1 if is_before(<TimerEntry *>left, <TimerEntry *>right) else 1
 
 
 cdef class Timers(TimerOwner):
@@ -80,6 +85,22 @@ cdef class Timers(TimerOwner):
             self.n_cancelled -= 1
         Py_DECREF(handle)  # taken by push
         return handle
+
+    cdef list handles(self):
+        """What is scheduled, the earliest first, cancelled or not: a copy."""
+        cdef list copy = []  # first: it may run user code, as nothing below does
+        cdef size_t i
+        cdef TimerEntry *entries = <TimerEntry *>malloc((self.count + 1) * sizeof(TimerEntry))
+        if entries == NULL:
+            raise MemoryError()
+        memcpy(entries, self.heap, self.count * sizeof(TimerEntry))
+        qsort(entries, self.count, sizeof(TimerEntry), &compare)
+        try:
+            for i in range(self.count):
+                copy.append(<object>entries[i].handle)
+        finally:
+            free(entries)
+        return copy
 
     cdef bint has_timers(self) noexcept:
         return self.count > self.n_cancelled

@@ -3,16 +3,11 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any, TypeVarTuple
 
-from ..aio.context import AioContext
-from ..fdmon.base import FdHandler
+from .watching import FdWatching
 
 _Ts = TypeVarTuple("_Ts")
 
-class FdCallbacks(FdHandler): ...
-
-class LoopCore:
-    @property
-    def aio_context(self) -> AioContext: ...
+class LoopCore(FdWatching):
     def call_soon(
         self,
         callback: Callable[[*_Ts], object],

@@ -7,7 +7,6 @@ properties at the end, which keep asyncio's private names true.
 Thread: the loop's, except call_soon_threadsafe and _write_to_self.
 """
 
-from libc.errno cimport EBADF
 from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -15,11 +14,9 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from ..aio.context cimport AioContext, ul_monotonic_ns
 from ..aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
-from ..aio.poll_handlers cimport CallbackHandler
-from ..fdmon.base cimport FDMonitor, FdHandler, Stopwatch
+from ..fdmon.base cimport FDMonitor, Stopwatch
+from .watching cimport FdWatching
 
-import os
-import selectors
 import sys
 import weakref
 
@@ -27,6 +24,7 @@ from asyncio import coroutines, events, format_helpers, futures
 import inspect
 
 from ..exceptions import SqeNotSupported
+from .views import ReadyView, ScheduledView
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
@@ -35,45 +33,17 @@ cdef extern from "Python.h":
 cdef extern from "<math.h>" nogil:
     double ceil(double)
 
-cdef enum:
-    POLLIN = 1
-    POLLOUT = 4
-
 # Beyond this a time in nanoseconds does not fit; such a timer never comes (292 years).
 cdef double FARTHEST_S = 9.0e9
 cdef int64_t FARTHEST_NS = 0x7FFFFFFFFFFFFFFF
 
 cdef object Future = futures.Future
 cdef bint has_thread_safe_handles = hasattr(events, "_ThreadSafeHandle")  # since Python 3.14
-# C variables: a transport's __del__ asks when module globals may be gone.
-cdef int EVENT_READ = selectors.EVENT_READ
-cdef int EVENT_WRITE = selectors.EVENT_WRITE
 
-
-cdef class FdCallbacks(FdHandler):
-    """What add_reader and add_writer want of one fd."""
-
-    cdef int on_ready(self, short revents) except -1:
-        # as selectors.EpollSelector: an error or a hang-up wakes both directions
-        cdef Handle reader = self.reader if revents & ~POLLOUT else None
-        cdef Handle writer = self.writer if revents & ~POLLIN else None
-        cdef AioContext aio_context = self.aio_context
-        if reader is not None:
-            aio_context.run_handle(reader)
-        # cancelled by remove_writer meanwhile: run() does nothing then
-        if writer is not None:
-            aio_context.run_handle(writer)
-        return 0
-
-    cdef object behind(self):
-        return None  # run_handle tells by itself, and names the callback
-
-
-cdef class LoopCore:
+cdef class LoopCore(FdWatching):
     """The compiled half of Loop."""
 
     def __cinit__(self, *args, **kwargs):
-        self.fd_callbacks = {}
         self.is_loop_closed = True  # until __init__ has given it a context
 
     def _adopt_monitor(self, FDMonitor monitor not None):
@@ -281,136 +251,6 @@ cdef class LoopCore:
         if self.aio_context is not None:
             self.aio_context.forget()
 
-    # -- watching fds ----------------------------------------------------------------------------------
-
-    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file) except -1:
-        """Watch fd for these two from now on; no handle, no interest."""
-        cdef FdCallbacks new = None
-        cdef short kept = 0
-        cdef short wanted = (POLLIN if reader is not None else 0) | (POLLOUT if writer is not None else 0)
-        if old is None and isinstance(self.aio_context.monitor.handlers.get(fd), CallbackHandler):
-            # as for a transport's; replaced without a word, its callbacks would never be called again
-            raise RuntimeError(f"File descriptor {fd} is watched by AioContext.set_fd_handler(); remove that first")
-        if wanted:
-            new = FdCallbacks(fd, wanted)
-            new.aio_context = self.aio_context
-            new.reader = reader
-            new.writer = writer
-            new.file = old.file if old is not None and type(file) is int else file
-        if old is not None and old.is_queued and new is not None:
-            # An event that waits for dispatch stays with the callback it is for, or changing the other
-            # direction in each turn would starve it.
-            kept = ((~POLLOUT if old.reader is reader else 0) | (~POLLIN if old.writer is writer else 0)) & old.revents
-            if old.reader is not reader:
-                kept &= ~POLLIN
-            if old.writer is not writer:
-                kept &= ~POLLOUT
-        try:
-            self.aio_context.exchange_handler(old, new)
-        except OSError:
-            if old is not None and old.is_removed:
-                self.forget_fd(old)
-            raise
-        if kept:
-            self.aio_context.ready_list.append(new, kept)
-        if new is not None:
-            self.fd_callbacks[fd] = new
-        else:
-            self.fd_callbacks.pop(fd, None)
-        return 0
-
-    cdef int forget_fd(self, FdCallbacks old) except -1:
-        """Nothing watches for these any more: their fd was closed, or is another file by now.
-
-        They count as cancelled: who waits for one may find its place taken by others.
-        """
-        self.fd_callbacks.pop(old.fd, None)
-        if old.reader is not None:
-            old.reader.cancel()
-        if old.writer is not None:
-            old.writer.cancel()
-        return 0
-
-    cdef FdCallbacks watched(self, int fd):
-        """Those of a number that is to be watched for more; None, too, for what the monitor has found to be closed.
-
-        What was wanted of the old file must not be reported of the one that has its number now.
-        """
-        cdef FdCallbacks found = self.fd_callbacks.get(fd)
-        if found is not None and found.is_removed:
-            self.forget_fd(found)
-            return None
-        return found
-
-    cdef int remove(self, FdCallbacks old, Handle reader, Handle writer) except -1:
-        """Only these two are wanted from now on; an fd that was closed is an error if any is left, as in asyncio."""
-        if old.is_removed and (reader is not None or writer is not None):
-            self.forget_fd(old)
-            raise OSError(EBADF, os.strerror(EBADF))
-        return self.change(old.fd, old, reader, writer, old.file)
-
-    cdef FdCallbacks callbacks_of(self, object fd):
-        """Those of a number or file, or None; as by selectors also those of a file that has been closed."""
-        cdef FdCallbacks one
-        try:
-            return self.fd_callbacks.get(as_fd(fd))
-        except ValueError:
-            for one in self.fd_callbacks.values():
-                if one.file is fd:
-                    return one
-            raise
-
-    def _add_reader(self, fd, callback, *args):
-        cdef int number = as_fd(fd)
-        cdef FdCallbacks old = self.watched(number)
-        cdef Handle handle
-        self._check_closed()
-        handle = self.new_handle(callback, args, None)
-        self.change(number, old, handle, old.writer if old is not None else None, fd)
-        if old is not None and old.reader is not None:
-            old.reader.cancel()
-        return handle
-
-    def _add_writer(self, fd, callback, *args):
-        cdef int number = as_fd(fd)
-        cdef FdCallbacks old = self.watched(number)
-        cdef Handle handle
-        self._check_closed()
-        handle = self.new_handle(callback, args, None)
-        self.change(number, old, old.reader if old is not None else None, handle, fd)
-        if old is not None and old.writer is not None:
-            old.writer.cancel()
-        return handle
-
-    def _remove_reader(self, fd):
-        cdef FdCallbacks old
-        if self.is_loop_closed:
-            return False
-        old = self.callbacks_of(fd)
-        if old is None or old.reader is None:
-            return False
-        self.remove(old, None, old.writer)
-        old.reader.cancel()
-        return True
-
-    def _remove_writer(self, fd):
-        cdef FdCallbacks old
-        if self.is_loop_closed:
-            return False
-        old = self.callbacks_of(fd)
-        if old is None or old.writer is None:
-            return False
-        self.remove(old, old.reader, None)
-        old.writer.cancel()
-        return True
-
-    def _watched_events(self, int fd):
-        """EVENT_READ and EVENT_WRITE bits of selectors that fd is watched for, 0 for none."""
-        cdef FdCallbacks found = self.fd_callbacks.get(fd)
-        if found is None:
-            return 0
-        return (EVENT_READ if found.reader is not None else 0) | (EVENT_WRITE if found.writer is not None else 0)
-
     # -- raw requests: see raw.pyx, which is there in builds with liburing -----------------------------------
 
     @property
@@ -498,12 +338,60 @@ cdef class LoopCore:
             self.aio_context.wants_return = value
 
     @property
+    def _ready(self):
+        return ReadyView(self, self._list_ready)
+
+    @_ready.setter
+    def _ready(self, value):
+        self._refuse_to_replace("_ready")
+
+    @property
+    def _scheduled(self):
+        return ScheduledView(self, self._list_scheduled)
+
+    @_scheduled.setter
+    def _scheduled(self, value):
+        self._refuse_to_replace("_scheduled")
+
+    @property
+    def _timer_cancelled_count(self):
+        return 0 if self.aio_context is None else self.aio_context.timers.n_cancelled
+
+    @_timer_cancelled_count.setter
+    def _timer_cancelled_count(self, value):
+        self._refuse_to_replace("_timer_cancelled_count")
+
+    def _refuse_to_replace(self, name):
+        if self.aio_context is not None:  # BaseEventLoop.__init__ makes its own, before there is a context
+            raise AttributeError(f"loop.{name} is a view: it cannot be replaced")
+
+    def _list_ready(self):
+        """The callbacks of the next turn, in their order: those of call_soon(), then timers that are due."""
+        if self.aio_context is None:
+            return []
+        return self.aio_context.ready.handles() + self.aio_context.due.handles()
+
+    def _list_scheduled(self):
+        return [] if self.aio_context is None else self.aio_context.timers.handles()
+
+    def _take_ready(self):
+        """The first of _list_ready(), which is the caller's to run."""
+        if self.aio_context is not None:
+            if self.aio_context.ready.count():
+                return self.aio_context.ready.pop()
+            if self.aio_context.due.count():
+                return self.aio_context.due.pop()
+        raise IndexError("no callback is ready")
+
+    @property
     def _thread_id(self):
         return self.running_thread
 
     @_thread_id.setter
     def _thread_id(self, value):
         self.running_thread = value
+        # There, too: Home Assistant asks loop.__dict__ whether it is called in the loop's thread.
+        self.__dict__["_thread_id"] = value
 
 
 # -- the fast way in ---------------------------------------------------------------------------------------
@@ -629,14 +517,3 @@ cdef inline int64_t as_ns(double when_s) noexcept:
     if when_s >= FARTHEST_S:
         return FARTHEST_NS
     return <int64_t>ceil(when_s * 1e9) + 1 if when_s > 0 else 0
-
-
-cdef int as_fd(object fd) except -1:
-    """A file descriptor from an int or an object with fileno(); asyncio's exceptions."""
-    cdef int number
-    if type(fd) is int:
-        if fd < 0:
-            raise ValueError(f"Invalid file descriptor: {fd}")
-        number = fd
-        return number
-    return selectors._fileobj_to_fd(fd)

@@ -6,13 +6,13 @@ monitor.  Their classes are never instantiated and their __init__ and close neve
 """
 
 import functools
-import selectors
 import signal
 import threading
 import weakref
 from asyncio import selector_events, unix_events
 
 from ..transports.endpoint import TransportTable
+from .views import SelectorView
 
 _SELECTOR = selector_events.BaseSelectorEventLoop
 _UNIX = unix_events._UnixSelectorEventLoop
@@ -42,21 +42,6 @@ _FROM_UNIX = (
 # What a pipe holds by default.  Stock's 256 KiB make malloc() map and unmap memory for every read of a busy pipe
 # (measured on epoll, 64 KiB chunks through cat: 69 us of CPU per chunk, 39 us with this).
 _PIPE_READ_BYTES = 64 * 1024
-
-
-class SelectorView:
-    """What asyncio's pipe transports ask a selector for their repr: who watches which fd."""
-
-    def __init__(self, loop):
-        self._loop = weakref.ref(loop)
-
-    def get_key(self, fileobj):
-        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        loop = self._loop()
-        events = 0 if loop is None else loop._watched_events(fd)
-        if not events:
-            raise KeyError(f"{fileobj!r} is not registered")
-        return selectors.SelectorKey(fileobj, fd, events, None)
 
 
 class StdlibHooks:

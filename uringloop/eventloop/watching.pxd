@@ -1,0 +1,21 @@
+# What add_reader and add_writer want of fds.
+from ..aio.context cimport AioContext
+from ..aio.handles cimport Handle
+from ..fdmon.base cimport FdHandler
+
+cdef class FdCallbacks(FdHandler):
+    cdef AioContext aio_context
+    cdef Handle reader               # of add_reader, or None
+    cdef Handle writer               # of add_writer, or None
+    cdef object file                 # what was to be watched: a number, or an object with fileno()
+
+cdef class FdWatching:
+    cdef readonly AioContext aio_context   # owned; None before __init__
+    cdef bint is_loop_closed
+    cdef dict fd_callbacks           # fd -> FdCallbacks
+    cdef Handle new_handle(self, object callback, object args, object context)
+    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file) except -1
+    cdef int forget_fd(self, FdCallbacks old) except -1
+    cdef FdCallbacks watched(self, int fd)
+    cdef int remove(self, FdCallbacks old, Handle reader, Handle writer) except -1
+    cdef FdCallbacks callbacks_of(self, object fd)
