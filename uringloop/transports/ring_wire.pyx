@@ -129,6 +129,7 @@ cdef class RoomRequest(Request):
 
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         cdef RingWire wire = self.wire
+        cdef WireEnd end
         if not flags & IORING_CQE_F_MORE:
             self.wire = None
         if wire is None:
@@ -138,9 +139,10 @@ cdef class RoomRequest(Request):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            if wire.end is None:
+            end = wire.end
+            if end is None:
                 raise
-            return wire.end.broke(error)
+            return end.broke(error)
 
     cdef object behind(self):
         return self.wire.end if self.wire is not None else None
