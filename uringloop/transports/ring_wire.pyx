@@ -235,13 +235,14 @@ cdef class RingWire(Wire):
 
     cdef int closed_by_program(self, ReceiveRequest request, uint32_t flags, char *data) except -1:
         """Only our request still has the socket: asyncio's recv(2) finds it closed."""
+        cdef WireEnd end = self.end
         cdef bint wants_read = self.wants_read
         if data != NULL:
             request.buffers.give_back(flags)
         self.wants_read = False
         if self.receive is not None:
             self.monitor.cancel(self.receive)
-        return self.end.read_failed(EBADF) if wants_read else 0
+        return end.read_failed(EBADF) if wants_read else 0
 
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1:
         """Hand bytes in a provided buffer to the end, or hold a copy while reading is stopped."""
