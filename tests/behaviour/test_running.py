@@ -1,7 +1,10 @@
 """run_forever, run_until_complete, stop and close; KeyboardInterrupt and SystemExit out of callbacks."""
 
 import asyncio
+import contextlib
 import gc
+import os
+import socket
 import sys
 import weakref
 
@@ -395,3 +398,33 @@ def test_a_runner_cancels_what_is_left(new_loop):
         runner.run(main())
     assert cancelled == [True]
     tasks.clear()
+
+
+@pytest.mark.parametrize("is_taken", [False, True], ids=["closed", "taken"])
+def test_loops_are_made_after_the_program_closed_every_descriptor(new_loop, is_taken):
+    """Daemons do that when they start; what a closed loop keeps for the next one must not be another's file by then."""
+    first = new_loop()
+    run(first, asyncio.sleep(0))
+    first.close()
+    numbers = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the directory's own
+            if "io_uring" in os.readlink(f"/proc/self/fd/{name}"):
+                numbers.append(int(name))
+    near, far = socket.socketpair()
+    with near, far:
+        for number in numbers:
+            if is_taken:
+                os.dup2(far.fileno(), number)
+            else:
+                os.close(number)
+        for _ in range(2):
+            loop = new_loop()
+            assert run(loop, loop.run_in_executor(None, int)) == 0
+            loop.close()
+        gc.collect()
+        if is_taken:
+            for number in numbers:
+                near.send(b"x")
+                assert os.read(number, 10) == b"x"  # still open, and still the same
+                os.close(number)

@@ -7,6 +7,7 @@ cdef class Ring:
     cdef io_uring ring                 # liburing's state; valid while is_open
     cdef readonly bint is_open         # the ring fd and its mappings exist
     cdef readonly bint is_enabled      # submissions are accepted (IORING_REGISTER_ENABLE_RINGS done)
+    cdef unsigned long long inode      # of the ring's file, to know its fd again
     cdef uint64_t owner_thread         # serial of the thread that enabled it; 0 before
     cdef readonly unsigned setup_flags  # what the kernel accepted
     cdef readonly unsigned features    # IORING_FEAT_*
@@ -29,6 +30,8 @@ cdef class Ring:
     cdef bint has_room(self, unsigned n_sqes) noexcept
     cdef bint move_overflow(self) except -1
     cdef int setup(self, bint single_issuer)
+    cdef bint has_its_fd(self) noexcept
+    cdef void unmap_and_close(self) noexcept
     cdef int fill_cq(self) except -1
 
 cdef bint is_a_loops_ring(int fd) except -1

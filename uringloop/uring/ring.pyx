@@ -21,6 +21,16 @@ from libc.string cimport memcpy, memmove, memset
 
 from ..liburing.liburing cimport *
 
+cdef extern from "<sys/stat.h>" nogil:
+    """
+    static unsigned long long ul_inode(int fd)
+    {
+        struct stat status;
+        return fstat(fd, &status) == 0 ? (unsigned long long)status.st_ino : 0;
+    }
+    """
+    unsigned long long ul_inode(int fd)  # 0: no open file
+
 import os
 import time
 
@@ -120,15 +130,25 @@ cdef class Ring:
             # A sleeping loop always has requests in flight; without this the CPU looks 100 % in iowait.
             self.wait_flags |= UL_ENTER_NO_IOWAIT
         ul_identity_sq_array(&self.ring)
+        self.inode = ul_inode(self.ring.ring_fd)
         open_rings.add(self.ring.ring_fd)
         return 0
 
     def __dealloc__(self):
         if self.is_open:
-            open_rings.discard(self.ring.ring_fd)
-            io_uring_queue_exit(&self.ring)
             self.is_open = False
+            self.unmap_and_close()
         free(self.overflow)
+
+    cdef bint has_its_fd(self) noexcept:
+        """False once the program has closed the number behind our back: os.closerange() of a daemon, for example."""
+        return ul_inode(self.ring.ring_fd) == self.inode  # a ring's inode is its own, since Linux 5.16
+
+    cdef void unmap_and_close(self) noexcept:
+        open_rings.discard(self.ring.ring_fd)
+        if not self.has_its_fd():
+            self.ring.ring_fd = -1  # the number may be another file's, which must stay open
+        io_uring_queue_exit(&self.ring)
 
     cdef io_uring_sqe *get_sqe(self) except NULL:
         """A cleared-by-prep SQE to fill before anything else is called here.
@@ -283,8 +303,7 @@ cdef class Ring:
         if self.is_open:
             self.is_open = False
             self.is_enabled = False
-            open_rings.discard(self.ring.ring_fd)
-            io_uring_queue_exit(&self.ring)
+            self.unmap_and_close()
         free(self.overflow)
         self.overflow = NULL
         self.n_overflow = self.overflow_capacity = 0
@@ -301,7 +320,10 @@ def take_ring(bint single_issuer=True, bint only_disabled=False):
         owner_pid = os.getpid()
     if single_issuer:
         for ring in reversed(spare_rings):
-            if not ring.is_enabled or (ring.is_mine() and not only_disabled):
+            if not ring.has_its_fd():
+                spare_rings.remove(ring)
+                ring.close()
+            elif not ring.is_enabled or (ring.is_mine() and not only_disabled):
                 spare_rings.remove(ring)
                 return ring
     return Ring(single_issuer)
