@@ -10,7 +10,7 @@ from asyncio import constants, trsock
 from asyncio.log import logger
 
 from ..transports.classes import _SelectorDatagramTransport, _SelectorSocketTransport
-from ..transports.endpoint import Kind, accept
+from ..transports.endpoint import Connection, Kind, accept
 from ..transports.wire import ReadinessWire
 from .stdlib_hooks import StdlibHooks
 
@@ -46,6 +46,32 @@ def _call_in_copy(context, function, *arguments):
     else:
         context = context.copy()
         context.run(function, *arguments, context)
+
+
+class _Accepted:
+    """A connection that was accepted and that the application does not know yet.
+
+    Its server counts it: it is going to be served also if the server is closed meanwhile, and wait_closed() waits.
+
+    Parameters:
+        connection: a Connection, or a socket.
+        extra: what get_extra_info() knows of a socket, a dict.
+        details: see _start_serving.
+    """
+
+    __slots__ = ("__weakref__", "connection", "details", "extra")
+
+    def __init__(self, connection, extra, details):
+        self.connection = connection
+        self.extra = extra
+        self.details = details
+
+    def close(self):
+        """Also called by Server.close_clients()."""
+        self.connection.close()
+        self.connection = None
+
+    abort = close
 
 
 class ServeMixin:
@@ -97,20 +123,32 @@ class ServeMixin:
 
     def _start_transport(self, transport, connection_made, protocol, waiter, server, context):
         """A transport that has its socket begins; if it cannot, its socket is closed, and its server rid of it."""
+        self._prepare_transport(transport, protocol, server, context)
+        try:
+            transport.start(connection_made, waiter)
+        except BaseException:
+            transport.close_socket()
+            if server is not None:
+                self._detach(server, transport)
+            raise
+
+    def _prepare_transport(self, transport, protocol, server, context, accepted=None):
+        """The same without the beginning.
+
+        Parameters:
+            accepted: the _Accepted that the server counts until now.
+        """
         fd = transport.fd
-        is_attached = False
         try:
             transport.setup(self, self.aio_context, protocol, server, context)
             transport.attach_wire((RingWire if self._has_requests else ReadinessWire)(transport, fd))
             self._transports[fd] = transport
-            if server is not None:
+            if accepted is not None:
+                self._replace(server, accepted, transport)
+            elif server is not None:
                 self._attach(server, transport)
-                is_attached = True
-            transport.start(connection_made, waiter)
         except BaseException:
             transport.close_socket()
-            if is_attached:
-                self._detach(server, transport)
             raise
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
@@ -133,6 +171,11 @@ class ServeMixin:
         def _detach(self, server, transport):
             server._detach(transport)
 
+        def _replace(self, server, accepted, transport):
+            # not by its methods, which refuse a server that was closed meanwhile
+            server._clients.add(transport)
+            server._clients.discard(accepted)
+
     else:
 
         def _attach(self, server, transport):
@@ -140,6 +183,9 @@ class ServeMixin:
 
         def _detach(self, server, transport):
             server._detach()
+
+        def _replace(self, server, accepted, transport):
+            pass  # it counts them only
 
     def _transport_closed(self, transport, server):
         """connection_lost was called and the socket closed."""
@@ -292,7 +338,7 @@ class ServeMixin:
                 self._accept_failed(error, details)
                 return
             connection.setblocking(False)
-            _call_in_copy(details[7], self._accepted_socket, connection, {"peername": peername}, details)
+            self._serve_later(connection, {"peername": peername}, details)
             if listener.fileno() < 0:
                 return
 
@@ -333,62 +379,89 @@ class ServeMixin:
         """A new Connection, or an exception instead."""
         if error is not None:
             self._accept_failed(error, details)
-        else:
-            try:
-                _call_in_copy(details[7], self._serve, connection, details)
-            finally:
-                connection.close()  # where nobody took it: its server is closed, or something failed
-
-    def _serve(self, connection, details, context):
-        """Make protocol and transport of a connection."""
-        protocol_factory, _, sslcontext, server, _, _, _, _ = details
-        if sslcontext or self._debug or not connection.kind.is_known:
-            extra = {"peername": connection.peer(), "sockname": connection.name()}
-            self._accepted_socket(connection.socket(), extra, details, context)
             return
-        if server is not None and server._sockets is None:
-            return  # accepted by the kernel before the server was closed
-        protocol = transport = None
+        extra = None
         try:
-            protocol = protocol_factory()
-            connection_made = protocol.connection_made
-            transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
-            transport.take_connection(connection)
-            self._start_transport(transport, connection_made, protocol, None, server, context)
-        except BaseException as failure:
-            if transport is not None:
-                transport.close_socket()
-            self._refused(failure, protocol)
-
-    def _accepted_socket(self, connection, extra, details, context):
-        """The same with a socket; where TLS or debug mode want one, or the listener is of another kind."""
-        protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout, _ = details
-        if server is not None and server._sockets is None:
+            if details[2] or self._debug or not connection.kind.is_known:
+                extra = {"peername": connection.peer(), "sockname": connection.name()}
+                connection = connection.socket()
+            self._serve_later(connection, extra, details)
+        except BaseException:
             connection.close()
+            raise
+
+    def _serve_later(self, connection, extra, details):
+        """The application gets to know the connection three turns from now; from stock asyncio in two.
+
+        A server that shuts down closes the connections that it knows and that have no request yet (uvicorn does; the
+        request is lost), and serves those that come to its knowledge later.  What shuts it down is often a task that
+        waits for a timer.  One that was due in the wait that brought the connection runs the task in the next turn; one
+        that became due while connections were accepted, in the turn after that.  Then protocol and transport are made
+        and connection_made() is called, all at once, and the request is read at the end of the next turn: tasks have
+        one turn in between, and rarely a reason to run just then.
+        """
+        _, _, sslcontext, server, _, _, _, context = details
+        if server is not None and server._sockets is None:
+            connection.close()  # accepted by the kernel before the server was closed
             return
         if self._debug:
             logger.debug("%r got a new connection from %r: %r", server, extra["peername"], connection)
         if sslcontext:
-            since_3_15 = {} if context is None else {"context": context}
-            accept = self._accept_connection2(
-                protocol_factory,
-                connection,
-                extra,
-                sslcontext,
-                server,
-                handshake_timeout,
-                shutdown_timeout,
-                **since_3_15,
-            )
-            self.create_task(accept, **since_3_15)
+            _call_in_copy(context, self._serve_tls, connection, extra, details)
             return
-        protocol = None
+        accepted = _Accepted(connection, extra, details)
+        if server is not None:
+            self._attach(server, accepted)
+        # by a task in stock asyncio, which is made in this turn and schedules connection_made() in the next
+        _call_in_copy(context, self._schedule_serving, accepted)
+
+    def _schedule_serving(self, accepted, context):
+        soon = self.call_soon if context is None else functools.partial(self.call_soon, context=context)
+        soon(soon, soon, self._serve, accepted, context)
+
+    def _serve(self, accepted, context):
+        """Make protocol and transport of a connection."""
+        protocol_factory, _, _, server, _, _, _, _ = accepted.details
+        connection = accepted.connection
+        protocol = transport = None
         try:
+            if connection is None:  # by Server.close_clients()
+                raise ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
             protocol = protocol_factory()
-            self._new_socket_transport(connection, protocol, None, extra, server, context)
+            connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
+            transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
+            if isinstance(connection, Connection):
+                transport.take_connection(connection)
+            else:
+                transport.take_socket(connection, accepted.extra, self._is_given(connection))
+            self._prepare_transport(
+                transport, protocol, server, context, accepted if server is not None else None
+            )
         except BaseException as failure:
-            connection.close()
+            if connection is not None:
+                connection.close()  # where the transport did not take it
+            if transport is not None:
+                transport.close_socket()
+            if server is not None:
+                self._detach(server, accepted)
             self._refused(failure, protocol)
+            return
+        transport._connection_made(connection_made, None)
+
+    def _serve_tls(self, connection, extra, details, context):
+        protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout, _ = details
+        since_3_15 = {} if context is None else {"context": context}
+        accept = self._accept_connection2(
+            protocol_factory,
+            connection,
+            extra,
+            sslcontext,
+            server,
+            handshake_timeout,
+            shutdown_timeout,
+            **since_3_15,
+        )
+        self.create_task(accept, **since_3_15)
 
     def _refused(self, failure, protocol):
         """The application could not take a connection, which is closed."""
