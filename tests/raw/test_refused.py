@@ -134,7 +134,7 @@ READ = lib.io_uring_prep_read
         ((READ, File(), bytearray(3), 3, 0), TypeError, r"File\.fileno\(\)"),
         ((lib.io_uring_prep_accept, 0, None, None, 0), TypeError, r"ffi\.NULL"),
         ((READ, 0, ffi.NULL, 3), TypeError, "expected 5 arguments, got 4: the SQE .* counts"),
-        ((READ, 0, ffi.NULL, 3, -1), OverflowError, r"2\*\*64 - 1"),
+        ((READ, 0, ffi.NULL, 3, -(2**64)), OverflowError, None),
         (
             (NOP(ffi.new("struct io_uring_sqe *")),),
             TypeError,

@@ -87,6 +87,64 @@ def test_a_prep_helper_fills_an_sqe():
     assert sqe.addr == int(ffi.cast("uintptr_t", buffer))
 
 
+def unsigned_parameters():
+    """(name of a function, position, bits) of each unsigned parameter of a prep helper."""
+    found = []
+    for name in sorted(vars_of_lib("io_uring_prep_")):
+        for position, kind in enumerate(ffi.typeof(getattr(lib, name)).args):
+            if kind.kind == "primitive" and int(ffi.cast(kind, -1)) > 0:
+                found.append((name, position, 8 * ffi.sizeof(kind)))
+    return found
+
+
+def vars_of_lib(prefix):
+    return [name for name in dir(lib) if name.startswith(prefix)]
+
+
+def filled_by(name, position, value):
+    """The bytes of an SQE that the helper fills, with `value` for one of its parameters."""
+    sqe = ffi.new("struct io_uring_sqe *")
+    kinds = ffi.typeof(getattr(lib, name)).args
+    arguments = [ffi.NULL if kind.kind == "pointer" else 0 for kind in kinds]
+    arguments[[kind.cname for kind in kinds].index("struct io_uring_sqe *")] = sqe
+    arguments[position] = value
+    getattr(lib, name)(*arguments)
+    return ffi.unpack(ffi.cast("uint64_t *", sqe), 8)
+
+
+@pytest.mark.parametrize(("name", "position", "bits"), unsigned_parameters())
+def test_an_unsigned_parameter_takes_negative_numbers_as_c_does(name, position, bits):
+    for value in (-1, -2, -(2 ** (bits - 1))):
+        assert filled_by(name, position, value) == filled_by(name, position, value % 2**bits)
+    for value in (-(2 ** (bits - 1)) - 1, 2**bits, -(2**64), 2**70):
+        with pytest.raises(OverflowError):
+            filled_by(name, position, value)
+
+
+def test_there_are_unsigned_parameters():
+    assert len(unsigned_parameters()) > 100
+    assert ("io_uring_prep_read", 4, 64) in unsigned_parameters()
+
+
+@pytest.mark.parametrize("value", ["-1", -1.0, None, b"x"], ids=repr)
+def test_what_is_no_integer_is_no_unsigned_parameter_either(value):
+    with pytest.raises(TypeError):
+        filled_by("io_uring_prep_read", 4, value)
+
+
+def test_other_integers_are_unsigned_parameters():
+    class Index:
+        def __index__(self):
+            return -1
+
+        __int__ = __index__
+
+    expected = filled_by("io_uring_prep_read", 4, -1)
+    for value in (Index(), ffi.cast("int", -1), ffi.cast("int64_t", -1), 2**64 - 1):
+        assert filled_by("io_uring_prep_read", 4, value) == expected
+    assert filled_by("io_uring_prep_read", 4, True) == filled_by("io_uring_prep_read", 4, 1)
+
+
 def built_against():
     """The header that this was built against; skips where another one is installed, or none."""
     pkg_config = shutil.which(os.environ.get("PKG_CONFIG", "pkg-config"))

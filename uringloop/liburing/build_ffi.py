@@ -5,7 +5,8 @@
  2. API mode compiles wrappers, so the `static inline` io_uring_prep_* work without liburing-ffi, which the
     floor (liburing 2.3) does not have.
  3. Anonymous unions are written flat: each member gets its own offset all the same.
- 4. The header is asked what it has, by the preprocessor.  What is declared and missing comes from newer.h; an
+ 4. Unsigned parameters take negative numbers as C does (negative.h).
+ 5. The header is asked what it has, by the preprocessor.  What is declared and missing comes from newer.h; an
     io_uring_prep_* that is there and not declared, because this liburing is newer than we are, is declared as
     the header does.  So every build has at least the same names, and every prep helper of its header.
 
@@ -36,7 +37,7 @@ WRONG_BEFORE = {
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-MADE_OF = ("build_ffi.py", "compat.h", "declarations.py", "enums.py", "newer.h")
+MADE_OF = ("build_ffi.py", "compat.h", "declarations.py", "enums.py", "negative.h", "newer.h")
 
 SOURCE = """
 #include "compat.h"
@@ -55,6 +56,7 @@ SOURCE = """
 # Between the two come the `#define UL_LACKS_...` that newer.h looks at, and numbers.
 SOURCE_END = """
 #include "newer.h"
+#include "negative.h"
 static const char *const ul_liburing_version = "{version}";
 #define UL_LIBURING_IS_STATIC {is_static:d}
 """
