@@ -567,6 +567,7 @@ cdef class AioContext(Sources):
         self.monitor.close()
         self.notifier.close()
         self.monitor.deliver_last()
+        self.ready.clear()  # handles of those callbacks, kept for the next ones
 
     cdef int forget(self) except -1:
         """In a fork child: close our copies of the kernel objects; the parent's loop goes on undisturbed."""

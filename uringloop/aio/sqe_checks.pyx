@@ -20,7 +20,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
-from ..liburing.liburing cimport (IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_FIXED_FILE, IOSQE_IO_DRAIN,
+from ..liburing.liburing cimport (IOSQE_ASYNC, IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_FIXED_FILE, IOSQE_IO_DRAIN,
                                   IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe)
 from ..uring.ring cimport is_a_loops_ring
 from .sqe_request cimport SqeRequest
@@ -139,6 +139,9 @@ cdef int fill_sqe(SqeRequest request, io_uring_sqe *sqe, object pointer, tuple c
         raise ValueError("this request posts several completions: say multishot=True, and iterate it or give a "
                          "callback")
     request.opcode = sqe.opcode
+    request.group = sqe.buf_group
+    request.first_id = <unsigned short>sqe.off
+    request.is_forced_async = sqe.flags & IOSQE_ASYNC != 0
     request.fd = sqe.fd
     request.makes_fds = makes_fds(sqe)
     return 0
@@ -184,11 +187,6 @@ cdef int explain(tuple call) except -1:
         if not hint:
             raise
         raise TypeError(f"{error}: {hint}") from None
-    except OverflowError as error:
-        if "negative" not in str(error):
-            raise
-        raise OverflowError(f"{error}: -1 for an unsigned argument, such as the offset of a read at the current "
-                            "position, is written 2**64 - 1 (2**32 - 1 where it has 32 bits)") from None
     return 0
 
 

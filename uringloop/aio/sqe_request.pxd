@@ -17,6 +17,9 @@ cdef class SqeRequest(Request):
     cdef TimerHandle retry             # of the next cancel, if the kernel missed the last one; or None
     cdef int32_t fd                    # as in the SQE, for repr
     cdef unsigned char opcode
+    cdef unsigned short group          # as in the SQE: of the buffers that it selects, provides or removes
+    cdef unsigned short first_id       # as in the SQE: of the buffers that it provides
+    cdef bint is_forced_async          # IOSQE_ASYNC: completes in another order than it is executed in
     cdef bint is_multishot
     cdef bint makes_fds                # a result that is not negative is a file descriptor
     cdef bint is_over                  # the final completion was delivered
@@ -32,6 +35,7 @@ cdef class SqeRequest(Request):
     cdef int let_go(self) except -1
     cdef int report_touched(self, object reporter) except -1
     cdef int tell(self, Cqe cqe) except -1
+    cdef object count_buffers(self, int32_t res, uint32_t flags)
 
 cdef class ContextRequest(SqeRequest):
     cdef AioContext aio_context        # None once it is over

@@ -19,6 +19,7 @@ from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport (IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE,
                                   IORING_CQE_F_NOTIF, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_LINK, io_uring_prep_cancel64,
                                   io_uring_prep_nop, io_uring_sqe)
+from ..uring.buffers cimport LentBuffers
 from ..uring.request cimport CANCELLING, KIND_RAW, Request, encode
 from .context cimport AioContext
 from .handles cimport Handle, TimerHandle
@@ -33,7 +34,10 @@ cdef double LAST_RETRY_S = 0.25
 cdef double OVERFLOW_FROM_S = 0.01  # after this delay it was not found several times
 
 cdef enum:
-    OP_TIMEOUT = 11  # IORING_OP_TIMEOUT
+    # numbers are ABI (linux/io_uring.h)
+    OP_TIMEOUT = 11
+    OP_PROVIDE_BUFFERS = 31
+    OP_REMOVE_BUFFERS = 32
 
 
 @cython.freelist(256)
@@ -193,6 +197,8 @@ cdef class SqeRequest(Request):
 
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         cdef Cqe cqe = Cqe.__new__(Cqe, res, flags)
+        if flags & IORING_CQE_F_BUFFER or self.opcode == OP_PROVIDE_BUFFERS or self.opcode == OP_REMOVE_BUFFERS:
+            self.count_buffers(res, flags)
         if not flags & IORING_CQE_F_NOTIF or self.is_multishot or self.callback is not None:
             self.last_cqe = cqe
         try:
@@ -206,6 +212,21 @@ cdef class SqeRequest(Request):
             else:
                 self.wake()
         return 0
+
+    cdef object count_buffers(self, int32_t res, uint32_t flags):
+        """Memory of provided buffers lives as long as the kernel may write to it.  User code may run as it goes."""
+        cdef IoUringMonitor monitor = <IoUringMonitor>self.its_context().monitor
+        if flags & IORING_CQE_F_BUFFER:
+            return None if monitor.lent is None else monitor.lent.use(self.group, flags >> IORING_CQE_BUFFER_SHIFT)
+        if res < 0 or monitor.is_closed:
+            return None
+        if self.opcode == OP_PROVIDE_BUFFERS:
+            if monitor.lent is None:
+                monitor.lent = LentBuffers()
+            monitor.lent.lend(self.group, self.first_id, self.fd, self.in_kernel().keepalive)
+        elif monitor.lent is not None and not self.is_forced_async:
+            return monitor.lent.remove(self.group, res, res < self.fd and not monitor.in_flight.selects(self.group))
+        return None
 
     cdef int tell(self, Cqe cqe) except -1:
         """Run the callback as the loop runs callbacks; an exception goes to the exception handler."""

@@ -3,7 +3,7 @@ from cpython.ref cimport PyObject
 
 from ..liburing.liburing cimport io_uring_sqe
 from ..support.references cimport References
-from ..uring.buffers cimport BufferRing
+from ..uring.buffers cimport BufferRing, LentBuffers
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport InFlight, Request
 from ..uring.ring cimport Ring
@@ -15,6 +15,9 @@ cdef class PollRequest(Request):
 cdef class IoUringMonitor(FDMonitor):
     cdef Ring ring                     # replaced when the loop moves to another thread
     cdef InFlight in_flight
+    cdef InFlight late                 # completed, and a notification may follow: see uring/request, end()
+    cdef bint has_remains              # requests that are over may have left something in the ring: see note_sqe()
+    cdef LentBuffers lent              # what those buffers keep alive; None until there are some
     cdef BufferRing buffers            # made on first use; None until then
     cdef bint has_no_buffers           # the kernel has no buffer ring or no multishot RECV, or memory is short
     cdef ReadyList ready_list          # the context's, known from the first wait on
@@ -48,6 +51,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1
     cdef int move(self, Ring fresh) except -1
     cdef int settle_all(self, bint is_moving) except -1
+    cdef int forget_ring(self) except -1
     cdef bint hand_on(self) except -1
     cdef int drop_all(self, bint was_enabled) except -1
     cdef int drain(self) except -1

@@ -31,10 +31,10 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
 from ..support.references cimport References
-from ..uring.buffers cimport BufferRing
+from ..uring.buffers cimport BufferRing, LentBuffers
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_RAW, KIND_SKIP_SEND,
-                              InFlight, Request, decode, encode, hold, release)
+                              InFlight, Request, decode, encode, end, hold, note_sqe, release)
 from ..uring.ring cimport RING_ENTRIES, Ring
 from ..uring.sendprobe cimport failed_send_reports_count
 from .base cimport FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, ul_monotonic_ns
@@ -75,6 +75,7 @@ cdef class IoUringMonitor(FDMonitor):
         self.ring = _ring.take_ring()
         self.has_requests = True
         self.in_flight = InFlight()
+        self.late = InFlight()
         self.to_arm = []
         self.fifo = CompletionFifo()
         self.unsettled = References()
@@ -114,6 +115,7 @@ cdef class IoUringMonitor(FDMonitor):
         for i in range(n):
             sqe = self.ring.get_sqe()
             memcpy(sqe, &filled[i], sizeof(io_uring_sqe))
+            self.has_remains |= note_sqe(<Request>requests[i], sqe, i != 0)
             hold(<Request>requests[i], self.in_flight, sqe)
         return 0
 
@@ -284,13 +286,16 @@ cdef class IoUringMonitor(FDMonitor):
                 continue
             request = decode(user_data)
             if request.kind == KIND_COMPLETION or request.kind == KIND_RAW:
+                if request.owner is self.late:
+                    release(request)
+                    continue
                 data = NULL
                 if flags & IORING_CQE_F_BUFFER and request.kind == KIND_COMPLETION:
                     data = self.buffers.take(res, flags)
                     self.harvested_bytes += res
                 self.fifo.push(request, res, flags, data)
                 if not flags & IORING_CQE_F_MORE:
-                    release(request)
+                    end(request, flags, self.late)
             else:
                 release(request)
                 if request.kind == KIND_POLL:
@@ -415,6 +420,7 @@ cdef class IoUringMonitor(FDMonitor):
             self.ring.close()
         self.ring = fresh
         self.buffers = None  # its last users keep it until their completions are dispatched
+        self.forget_ring()
         self.unsettled.clear()
         for request in reversed(self.in_flight.snapshot()):
             release(request)
@@ -498,13 +504,21 @@ cdef class IoUringMonitor(FDMonitor):
             self.drop_all(was_enabled)
         return 0
 
+    cdef int forget_ring(self) except -1:
+        """That ring is closed: it notifies no more, and has no buffers of requests."""
+        self.late.release_all()
+        if self.n_in_limbo and self.lent is not None:
+            Py_INCREF(self.lent)  # what is leaked to the kernel may still take them
+        self.lent, self.has_remains = None, False
+        return 0
+
     cdef bint hand_on(self) except -1:
         """Give an empty ring to the next loop; False where it must be closed."""
         cdef Ring ring = self.ring
         self.n_syscalls_before += ring.n_syscalls
         self.n_submitted_before += ring.n_submitted
         ring.n_syscalls = ring.n_submitted = 0
-        if (self.in_flight.count or self.has_tables or (self.has_run and not ring.is_mine())
+        if (self.in_flight.count or self.has_tables or self.has_remains or (self.has_run and not ring.is_mine())
                 or (self.buffers is not None and not self.buffers.unregister()) or not _ring.give_back(ring)):
             return False
         self.ring = Ring.__new__(Ring, False, True)
@@ -545,6 +559,7 @@ cdef class IoUringMonitor(FDMonitor):
                 Py_INCREF(request.keepalive)
             if request.kind == KIND_RAW:
                 self.fifo.push(request, -ECANCELED, 0, NULL)
+        self.forget_ring()
         self.unsettled.clear()
         self.to_arm = []  # cancelled handlers are back on it
         while self.ready_list.count():

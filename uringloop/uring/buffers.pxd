@@ -20,3 +20,10 @@ cdef class BufferRing:
     cdef char *take(self, int32_t res, uint32_t flags) noexcept
     cdef void give_back(self, uint32_t flags) noexcept
     cdef void free_memory(self) noexcept
+
+cdef class LentBuffers:
+    cdef dict groups                   # {group: {buffer id: [how many, what they keep alive ...]}}
+    cdef dict counts                   # {group: buffers that the kernel has at most}
+    cdef int lend(self, unsigned group, unsigned first_id, int count, object keepalive) except -1
+    cdef object use(self, unsigned group, unsigned id)
+    cdef object remove(self, unsigned group, int n_removed, bint is_empty)

@@ -1,4 +1,5 @@
-"""The provided-buffer ring: memory that the kernel fills when data arrives, shared by all connections.
+"""Provided buffers: memory that the kernel fills when data arrives.  The loop's own ring of them is shared by all
+connections; buffers that requests of add_sqe() provide one by one are `LentBuffers`.
 
  1. Incremental (IOU_PBUF_RING_INC, since Linux 6.12): 4 buffers of 256 KiB; small messages are packed one after
     the other, large ones get large chunks.  Before that: 64 buffers of 16 KiB.  The ring is a FIFO, so
@@ -110,3 +111,59 @@ cdef class BufferRing:
         ul_buffer_add(self.slots, self.memory + <size_t>id * self.buffer_bytes, self.buffer_bytes, id,
                       self.n_buffers - 1, 0)
         ul_buffer_publish(self.slots, 1)
+
+
+cdef class LentBuffers:
+    """What keeps the memory alive that IORING_OP_PROVIDE_BUFFERS gave to the kernel.
+
+    The request itself is over at once, and the kernel writes to the buffer whenever it selects it.  So what the request
+    kept alive lives on: until a completion names the buffer (IORING_CQE_F_BUFFER), until buffers were removed and none
+    of the group is left, or until the ring is closed.  Completions are counted in the order of the CQ.
+
+    Invariant: a count is never less than what the kernel has.  A buffer that the kernel loses without a word stays
+    until its group is removed.
+    """
+
+    def __cinit__(self):
+        self.groups = {}
+        self.counts = {}
+
+    cdef int lend(self, unsigned group, unsigned first_id, int count, object keepalive) except -1:
+        cdef dict held = self.groups.setdefault(group, {})
+        cdef list kept
+        cdef int i
+        for i in range(count):
+            kept = held.setdefault(first_id + i, [0])
+            kept[0] += 1
+            kept.append(keepalive)
+        self.counts[group] = self.counts.get(group, 0) + count
+        return 0
+
+    cdef object use(self, unsigned group, unsigned id):
+        """A completion names a buffer; returns what is not needed any more, for the caller to drop."""
+        cdef dict held = self.groups.get(group)
+        cdef list kept = None if held is None else held.get(id)
+        if kept is None:
+            return None
+        self.counts[group] -= 1
+        kept[0] -= 1
+        if kept[0]:
+            return None  # the same id was provided twice, and which of the two is left is not known
+        del held[id]
+        return kept
+
+    cdef object remove(self, unsigned group, int n_removed, bint is_empty):
+        """Buffers were removed; returns what is not needed any more, for the caller to drop.
+
+        Parameters:
+            is_empty: there were no more, and no request in flight has one in hand.
+
+        The kernel removes the oldest, so what is left is what completions after this one tell of.
+        """
+        if group not in self.counts:
+            return None
+        self.counts[group] -= n_removed
+        if not is_empty and self.counts[group] > 0:
+            return None  # which ones are left is not known
+        del self.counts[group]
+        return self.groups.pop(group)

@@ -22,6 +22,8 @@ cdef class InFlight:
     cdef readonly Py_ssize_t count     # requests from hold to release
     cdef PyObject *head                # newest first; borrowed, each request holds itself while in flight
     cdef list snapshot(self)
+    cdef bint selects(self, unsigned group) noexcept
+    cdef int release_all(self) except -1
 
 cdef class Request:
     cdef RequestState state
@@ -31,6 +33,8 @@ cdef class Request:
     cdef PyObject *before              # neighbours on that list; borrowed
     cdef PyObject *after
     cdef object polled                 # fdmon/polling's PolledEvent, of whoever made the request; or None
+    cdef bint may_notify_late          # a zero-copy send behind a link: see end()
+    cdef int selected_group            # of provided buffers (IOSQE_BUFFER_SELECT), plus one; 0 for none
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1
     cdef object behind(self)
     cdef void settle(self, int32_t res) noexcept
@@ -42,4 +46,6 @@ cdef enum:
 cdef uint64_t encode(Request request) noexcept
 cdef Request decode(uint64_t user_data)
 cdef int hold(Request request, InFlight owner, io_uring_sqe *sqe) except -1
+cdef bint note_sqe(Request request, const io_uring_sqe *sqe, bint is_behind_link) noexcept
 cdef int release(Request request) except -1
+cdef int end(Request request, uint32_t flags, InFlight late) except -1

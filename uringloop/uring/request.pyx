@@ -21,7 +21,13 @@ cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
-from ..liburing.liburing cimport io_uring_sqe
+from ..liburing.liburing cimport IORING_CQE_F_NOTIF, IOSQE_BUFFER_SELECT, io_uring_sqe
+
+cdef enum:
+    # numbers are ABI (linux/io_uring.h)
+    OP_PROVIDE_BUFFERS = 31
+    OP_SEND_ZC = 47
+    OP_SENDMSG_ZC = 48
 from ..support.collect cimport ul_traverse_own, visitproc
 
 
@@ -36,6 +42,20 @@ cdef class InFlight:
             found.append(<Request>at)
             at = (<Request>at).after
         return found
+
+    cdef bint selects(self, unsigned group) noexcept:
+        """One of them may have a provided buffer of this group in hand, which the kernel does not count any more."""
+        cdef PyObject *at = self.head
+        while at != NULL:
+            if (<Request>at).selected_group == <int>group + 1:
+                return True
+            at = (<Request>at).after
+        return False
+
+    cdef int release_all(self) except -1:
+        while self.head != NULL:
+            release(<Request>self.head)
+        return 0
 
 
 @cython.no_gc_clear
@@ -99,6 +119,12 @@ cdef int hold(Request request, InFlight owner, io_uring_sqe *sqe) except -1:
     Py_INCREF(request)  # undone by release()
     sqe.user_data = encode(request)
     request.state = IN_FLIGHT
+    link(request, owner)
+    return 0
+
+
+cdef void link(Request request, InFlight owner) noexcept:
+    """First on the owner's list."""
     request.owner = owner
     request.before = NULL
     request.after = owner.head
@@ -106,17 +132,11 @@ cdef int hold(Request request, InFlight owner, io_uring_sqe *sqe) except -1:
         (<Request>owner.head).before = <PyObject *>request
     owner.head = <PyObject *>request
     owner.count += 1
-    return 0
 
 
-cdef int release(Request request) except -1:
-    """The kernel is done with the request; the counterpart of `hold`.
-
-    The caller owns a reference of its own, since this drops the one that hold took.
-    """
+cdef void unlink(Request request) noexcept:
+    """Off its owner's list."""
     cdef InFlight owner = request.owner
-    if owner is None:
-        raise RuntimeError("uringloop bug: a request that was not in flight completed")
     if request.before != NULL:
         (<Request>request.before).after = request.after
     else:
@@ -125,9 +145,46 @@ cdef int release(Request request) except -1:
         (<Request>request.after).before = request.before
     request.before = request.after = NULL
     request.owner = None
-    request.state = DONE
     owner.count -= 1
+
+
+cdef int release(Request request) except -1:
+    """The kernel is done with the request; the counterpart of `hold`.
+
+    The caller owns a reference of its own, since this drops the one that hold took.
+    """
+    if request.owner is None:
+        raise RuntimeError("uringloop bug: a request that was not in flight completed")
+    unlink(request)
+    request.state = DONE
     Py_DECREF(request)  # taken by hold()
+    return 0
+
+
+cdef bint note_sqe(Request request, const io_uring_sqe *sqe, bint is_behind_link) noexcept:
+    """What must be known of an SQE that add_sqe() filled.
+
+    Returns: whether something may stay in the ring when it is over, buffers or a notification, so that the ring must
+        not be handed on to another loop.
+    """
+    request.may_notify_late = is_behind_link and (sqe.opcode == OP_SEND_ZC or sqe.opcode == OP_SENDMSG_ZC)
+    request.selected_group = sqe.buf_group + 1 if sqe.flags & IOSQE_BUFFER_SELECT else 0
+    return sqe.opcode == OP_PROVIDE_BUFFERS or request.may_notify_late
+
+
+cdef int end(Request request, uint32_t flags, InFlight late) except -1:
+    """The final completion came: release, except where one more with the same user_data may follow.
+
+    A zero-copy send behind a link that fails ends by a completion without IORING_CQE_F_MORE, and the notification
+    that was set aside for it is posted all the same (io_fail_links does not set the flag, as of Linux 6.18).  Such a
+    request waits for it on `late`.  No notification follows where the SQE was refused before one was set aside; then
+    it stays there, without what it kept alive, until the ring is closed.
+    """
+    if not request.may_notify_late or flags & IORING_CQE_F_NOTIF or request.owner is None:
+        return release(request)
+    unlink(request)
+    request.state = DONE
+    link(request, late)
     return 0
 
 

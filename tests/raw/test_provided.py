@@ -1,0 +1,286 @@
+"""Provided buffers: their memory lives as long as the kernel may write to it; notifications that come late."""
+
+import asyncio
+import errno
+import gc
+import os
+import socket
+import weakref
+
+import pytest
+from helpers import make_loop, turns, until
+
+from uringloop.liburing import ffi, lib
+
+from .common import NOP, Buffer
+
+SIZE = 16
+
+
+def provide(loop, group, count, first_id=0, keepalive=None):
+    """(the request, a weak reference to the memory); nothing here keeps the memory."""
+    memory = Buffer(SIZE * count)
+    request = loop.add_sqe(
+        lib.io_uring_prep_provide_buffers,
+        ffi.from_buffer(memory),
+        SIZE,
+        count,
+        group,
+        first_id,
+        keepalive=keepalive,
+    )
+    return request, weakref.ref(memory)
+
+
+def receive(loop, sock, group, **kwargs):
+    def prep(sqe):
+        lib.io_uring_prep_recv(sqe, sock.fileno(), ffi.NULL, SIZE, 0)
+        sqe.flags |= lib.IOSQE_BUFFER_SELECT
+        sqe.buf_group = group
+
+    return loop.add_sqe(prep, **kwargs)
+
+
+@pytest.fixture
+def sockets():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+async def test_provided_memory_outlives_its_request(sockets):
+    """The kernel writes to it whenever it selects it; who has let go of it meanwhile is not asked."""
+    loop = asyncio.get_running_loop()
+    request, memory = provide(loop, 3, 1)
+    assert await request == 0
+    del request
+    gc.collect()
+    assert memory() is not None
+    sockets[1].send(b"x")
+    request = receive(loop, sockets[0], 3)
+    kept = memory()
+    assert await request == 1
+    assert request.cqe.buffer_id == 0
+    assert kept[:1] == b"x"
+    del kept
+    gc.collect()
+    assert memory() is None  # its only buffer was used
+
+
+async def test_each_buffer_of_some_memory_keeps_all_of_it(sockets):
+    loop = asyncio.get_running_loop()
+    request, memory = provide(loop, 3, 3, first_id=7)
+    await request
+    del request
+    for number in range(3):
+        gc.collect()
+        assert memory() is not None
+        sockets[1].send(b"x")
+        request = receive(loop, sockets[0], 3)
+        assert await request == 1
+        assert request.cqe.buffer_id == 7 + number
+    gc.collect()
+    assert memory() is None
+
+
+async def test_a_keepalive_lives_as_long(sockets):
+    loop = asyncio.get_running_loop()
+    more = Buffer(1)
+    watched = weakref.ref(more)
+    request, _ = provide(loop, 3, 1, keepalive=more)
+    await request
+    del request, more
+    gc.collect()
+    assert watched() is not None
+    assert await loop.add_sqe(lib.io_uring_prep_remove_buffers, 1, 3) == 1
+    gc.collect()
+    assert watched() is None
+
+
+async def test_memory_goes_when_its_group_is_empty():
+    loop = asyncio.get_running_loop()
+    first, first_memory = provide(loop, 3, 2)
+    second, second_memory = provide(loop, 3, 2, first_id=2)
+    other, other_memory = provide(loop, 4, 1)
+    await asyncio.gather(first, second, other)
+    del first, second, other
+    assert await loop.add_sqe(lib.io_uring_prep_remove_buffers, 3, 3) == 3
+    gc.collect()
+    assert second_memory() is not None  # the kernel has one of its buffers
+    assert await loop.add_sqe(lib.io_uring_prep_remove_buffers, 100, 3) == 1
+    gc.collect()
+    assert (first_memory(), second_memory()) == (None, None)
+    assert other_memory() is not None
+
+
+async def test_the_same_id_twice_is_two_buffers(sockets):
+    loop = asyncio.get_running_loop()
+    first, first_memory = provide(loop, 3, 1)
+    second, second_memory = provide(loop, 3, 1)
+    await asyncio.gather(first, second)
+    del first, second
+    for left in (1, 0):
+        sockets[1].send(b"x")
+        request = receive(loop, sockets[0], 3)
+        assert await request == 1
+        del request
+        gc.collect()
+        assert (first_memory() is not None, second_memory() is not None) == (left, left)
+
+
+async def test_a_refused_provide_keeps_nothing():
+    loop = asyncio.get_running_loop()
+    memory = Buffer(2 * SIZE)
+    watched = weakref.ref(memory)
+    with pytest.raises(OSError):
+        await loop.add_sqe(
+            lib.io_uring_prep_provide_buffers, ffi.from_buffer(memory), SIZE, 2, 3, 65535
+        )  # ids end at 65535
+    del memory
+    gc.collect()
+    assert watched() is None
+
+
+async def test_a_multishot_receive_uses_buffers_up(sockets):
+    loop = asyncio.get_running_loop()
+    request, memory = provide(loop, 3, 2)
+    await request
+    del request
+
+    def prep(sqe):
+        lib.io_uring_prep_recv_multishot(sqe, sockets[0].fileno(), ffi.NULL, 0, 0)
+        sqe.flags |= lib.IOSQE_BUFFER_SELECT
+        sqe.buf_group = 3
+
+    seen = []
+    receives = loop.add_sqe(prep, multishot=True, callback=seen.append)
+    for count in (1, 2):
+        gc.collect()
+        assert memory() is not None
+        sockets[1].send(b"x")
+        await until(lambda count=count: len(seen) == count)
+    gc.collect()
+    assert memory() is None
+    sockets[1].send(b"x")
+    await until(receives.done)
+    assert seen[-1].res == -errno.ENOBUFS
+
+
+def test_the_next_loop_has_none_of_the_buffers(new_loop, sockets):
+    """A ring is handed on to the next loop, with all that is registered there."""
+    loop = new_loop()
+
+    async def lend():
+        request, memory = provide(loop, 3, 4)
+        await request
+        return memory
+
+    memory = loop.run_until_complete(lend())
+    assert memory() is not None
+    loop.close()
+    gc.collect()
+    assert memory() is None
+    loop = new_loop()
+    sockets[1].send(b"x")
+
+    async def receive_one():
+        return await asyncio.gather(receive(loop, sockets[0], 3), return_exceptions=True)
+
+    (error,) = loop.run_until_complete(receive_one())
+    assert isinstance(error, OSError)
+    assert error.errno == errno.ENOBUFS
+
+
+def test_buffers_that_were_provided_when_the_loop_closes(new_loop):
+    """Their request is harvested, and the ring closed, before its completion is delivered."""
+    loop = new_loop()
+    request, memory = provide(loop, 3, 4)
+    loop.close()
+    assert request.done()
+    del request
+    gc.collect()
+    assert memory() is None
+
+
+# -- notifications ------------------------------------------------------------------------------------------
+
+
+def failing_chain(loop, sock, position=1):
+    """A zero-copy send behind a read that fails; the kernel completes it, and notifies all the same."""
+    send = (lib.io_uring_prep_send_zc, sock.fileno(), ffi.from_buffer(Buffer(4)), 4, 0, 0)
+    read = (lib.io_uring_prep_read, -1, ffi.from_buffer(Buffer(4)), 4, 0)
+    return loop.add_sqes([read, *[(NOP,)] * (position - 1), send])
+
+
+@pytest.mark.parametrize("position", [1, 2, 5])
+async def test_a_zero_copy_send_behind_a_failed_link_ends_once(sockets, position):
+    loop = asyncio.get_running_loop()
+    before = loop.statistics()["in_flight"]
+    for _ in range(20):
+        ends = await asyncio.gather(*failing_chain(loop, sockets[1], position), return_exceptions=True)
+        assert [error.errno for error in ends] == [errno.EBADF, *[errno.ECANCELED] * position]
+    await turns(3)
+    assert loop.statistics()["in_flight"] == before
+
+
+async def test_memory_of_such_a_send_goes_with_its_end(sockets):
+    loop = asyncio.get_running_loop()
+    memory = Buffer(4)
+    watched = weakref.ref(memory)
+    send = (lib.io_uring_prep_send_zc, sockets[1].fileno(), ffi.from_buffer(memory), 4, 0, 0)
+    requests = loop.add_sqes([(lib.io_uring_prep_read, -1, ffi.NULL, 0, 0), send])
+    del memory, send
+    await asyncio.gather(*requests, return_exceptions=True)
+    del requests
+    gc.collect()
+    assert watched() is None
+
+
+@pytest.mark.parametrize("how", ["before the first run", "after its end"])
+def test_a_loop_closes_before_the_notification(new_loop, sockets, how):
+    """The next loop, which may get the same ring, is not told of it."""
+    loop = new_loop()
+    if how == "before the first run":
+        requests = failing_chain(loop, sockets[1])
+    else:
+
+        async def make():
+            requests = failing_chain(loop, sockets[1])
+            await asyncio.gather(requests[0], return_exceptions=True)
+            return requests
+
+        requests = loop.run_until_complete(make())
+    loop.close()
+    assert all(request.done() and request.cqe.res < 0 for request in requests)
+    for _ in range(3):
+        loop = new_loop()
+
+        async def nops(loop=loop):
+            await asyncio.gather(*[loop.add_sqe(NOP) for _ in range(50)])
+
+        loop.run_until_complete(nops())
+        loop.close()
+
+
+async def test_a_zero_copy_send_that_succeeds_in_a_chain(sockets):
+    loop = asyncio.get_running_loop()
+    data = ffi.from_buffer(b"data")
+    requests = loop.add_sqes(
+        [(NOP,), (lib.io_uring_prep_send_zc, sockets[1].fileno(), data, 4, 0, 0), (NOP,)]
+    )
+    ends = await asyncio.gather(*requests, return_exceptions=True)
+    if isinstance(ends[1], OSError):
+        assert ends[1].errno == errno.EOPNOTSUPP  # UNIX sockets have none
+    else:
+        assert ends == [0, 4, 0]
+
+
+def test_there_is_no_file_left(new_loop, sockets):
+    """make_loop() of a child process: rings with provided buffers are closed, not kept."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        loop = make_loop("io_uring")
+        request, _ = provide(loop, 3, 1)
+        loop.close()
+        assert request.done()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
