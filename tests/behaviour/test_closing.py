@@ -7,8 +7,10 @@ import socket
 import pytest
 from helpers import (
     Recorder,
+    abort,
     connect_unshared,
     fill,
+    monitor_of,
     open_pair,
     open_transport,
     read_exactly,
@@ -353,3 +355,42 @@ async def test_what_was_written_before_data_received_raised_arrives():
     with peer:
         assert peer.recv(100) == b"bad request"
     assert isinstance(protocol.error, ValueError)
+
+
+@KINDS
+@pytest.mark.parametrize("wait", [0, 1, 3], ids=["at once", "a turn", "three turns"])
+async def test_a_duplicate_of_the_socket_goes_on_after_close(kind, wait):
+    """Clients upgrade to TLS or hand a connection over like this: write, dup, close, and a new transport on the dup.
+
+    The request arrives first, and of the answer nothing is lost in the closed transport.
+    """
+    loop = asyncio.get_running_loop()
+    async with open_transport(kind=kind) as (transport, protocol, peer):
+        for _ in range(5):
+            transport.write(b"upgrade")
+            duplicate = transport.get_extra_info("socket").dup()
+            transport.close()
+            await turns(wait)
+            assert await read_exactly(peer, 7) == b"upgrade"
+            peer.send(b"answer")  # before there is a new transport
+            await turns(wait)
+            protocol = Recorder()
+            transport, _ = await connect_unshared(loop, lambda protocol=protocol: protocol, duplicate)
+            assert await protocol.received(6) == b"answer"
+        await abort(protocol)
+
+
+@KINDS
+@pytest.mark.parametrize("wait", range(4))
+async def test_abort_at_any_time_after_close_is_harmless(kind, wait):
+    """Also when the last data has left and connection_lost() has come meanwhile; asyncio raises AttributeError then."""
+    if monitor_of(asyncio.get_running_loop()) == "asyncio":
+        pytest.skip("stock asyncio: no attribute call_soon")
+    async with open_transport(kind=kind) as (transport, protocol, peer):
+        transport.write(bytes(600_000))
+        transport.close()
+        await read_exactly(peer, 600_000 - 70_000 * wait)
+        for _ in range(8):
+            transport.abort()
+            await asyncio.sleep(0)
+        assert protocol.calls.count("connection_lost") == 1

@@ -9,6 +9,7 @@ from helpers import (
     Recorder,
     connect_unshared,
     fill,
+    monitor_of,
     open_transport,
     pattern,
     read_exactly,
@@ -132,6 +133,31 @@ async def test_protocol_may_write_in_resume_writing():
         await read_exactly(peer, 300_000 * 5)
         await until(lambda: protocol.rounds == 5)
         assert protocol.calls.count("pause_writing") == 5
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+@pytest.mark.parametrize("is_list", [False, True], ids=["write", "writelines"])
+async def test_resume_writing_may_end_the_connection(how, is_list):
+    """connection_lost() comes once; asyncio calls it twice before python/cpython#156512."""
+    if monitor_of(asyncio.get_running_loop()) == "asyncio":
+        pytest.skip("stock asyncio: AttributeError in the second connection_lost()")
+
+    class Ending(Recorder):
+        def resume_writing(self):
+            super().resume_writing()
+            getattr(self.transport, how)()
+
+    async with open_transport(Ending(), kind="unix") as (transport, protocol, peer):
+        if is_list:
+            transport.writelines([bytes(1000)] * 2000)
+        else:
+            transport.write(bytes(2_000_000))
+        received = len(await read_to_end(peer))
+        await protocol.lost.wait()
+        await turns(5)
+        assert protocol.calls.count("connection_lost") == 1
+        assert protocol.error is None
+        assert received == 2_000_000 if how == "close" else received <= 2_000_000
 
 
 async def test_protocol_may_write_in_pause_writing():

@@ -11,7 +11,7 @@ import sys
 import weakref
 
 import pytest
-from helpers import Recorder, client_tls, pattern, server_tls, turns
+from helpers import DATA, Recorder, client_tls, pattern, server_tls, turns
 
 import uringloop
 
@@ -416,3 +416,67 @@ async def test_sendfile_over_tls_falls_back_to_writing(tmp_path):
         assert await protocol.received(300_000) == path.read_bytes()
         transport.close()
         await protocol.lost.wait()
+
+
+@pytest.mark.parametrize("where", ["client", "server"])
+async def test_an_ssl_object_with_methods_of_its_own_is_used(where):
+    """sslobject_class, as tools set it that log or check what goes through."""
+    calls = set()
+
+    class Watched(ssl.SSLObject):
+        def do_handshake(self):
+            calls.add("do_handshake")
+            return super().do_handshake()
+
+        def read(self, *arguments):
+            calls.add("read")
+            return super().read(*arguments)
+
+        def write(self, data):
+            calls.add("write")
+            return super().write(data)
+
+        def unwrap(self):
+            calls.add("unwrap")
+            return super().unwrap()
+
+    contexts = {"client": client_tls(), "server": server_tls()}
+    contexts[where].sslobject_class = Watched
+    async with serving(ssl=contexts["server"]) as (address, _):
+        transport, protocol = await connect(address, ssl=contexts["client"])
+        transport.write(pattern(100_000))
+        assert await protocol.received(100_000) == pattern(100_000)
+        assert isinstance(transport.get_extra_info("ssl_object"), Watched) == (where == "client")
+        transport.close()
+        await protocol.lost.wait()
+        await turns(10)
+    assert calls == {"do_handshake", "read", "write", "unwrap"}
+
+
+async def test_a_context_may_be_anything_that_wraps_bios():
+    """truststore's context overrides wrap_bio(); others are no ssl.SSLContext at all."""
+
+    class Context:
+        count = 0
+
+        def wrap_bio(self, *arguments, **kwargs):
+            self.count += 1
+            return client_tls().wrap_bio(*arguments, **kwargs)
+
+    class Derived(ssl.SSLContext):
+        count = 0
+
+        def wrap_bio(self, *arguments, **kwargs):
+            self.count += 1
+            return super().wrap_bio(*arguments, **kwargs)
+
+    derived = Derived(ssl.PROTOCOL_TLS_CLIENT)
+    derived.load_verify_locations(DATA / "cert.pem")
+    async with serving() as (address, _):
+        for context in (Context(), derived):
+            transport, protocol = await connect(address, ssl=context)
+            transport.write(b"secret")
+            assert await protocol.received(6) == b"secret"
+            transport.close()
+            await protocol.lost.wait()
+            assert context.count == 1
