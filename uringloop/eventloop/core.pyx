@@ -17,11 +17,15 @@ from ..aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
 from ..fdmon.base cimport FDMonitor, Stopwatch
 from .watching cimport FdWatching
 
+import _thread
 import sys
+import threading
+import time
 import weakref
 
 from asyncio import coroutines, events, format_helpers, futures
 import inspect
+from types import BuiltinFunctionType
 
 from ..exceptions import SqeNotSupported
 from .views import ReadyView, ScheduledView
@@ -36,6 +40,9 @@ cdef extern from "<math.h>" nogil:
 # Beyond this a time in nanoseconds does not fit; such a timer never comes (292 years).
 cdef double FARTHEST_S = 9.0e9
 cdef int64_t FARTHEST_NS = 0x7FFFFFFFFFFFFFFF
+
+cdef enum:
+    GREEN_WAIT_NS = 1_000_000
 
 cdef object Future = futures.Future
 cdef bint has_thread_safe_handles = hasattr(events, "_ThreadSafeHandle")  # since Python 3.14
@@ -197,8 +204,12 @@ cdef class LoopCore(FdWatching):
         """Until stop(); what was written right before that, or before an exception, still goes out."""
         try:
             self.aio_context.wants_return = self.is_stopping
+            are_threads_green = type(_thread.start_new_thread) is not BuiltinFunctionType
             while True:
-                self.aio_context.turn(True)
+                if are_threads_green:
+                    green_turn(self)
+                else:
+                    self.aio_context.turn(True)
                 if self.is_stopping:
                     return 0
                 if self.is_loop_closed:
@@ -232,7 +243,7 @@ cdef class LoopCore(FdWatching):
     def _check_thread(self):
         if self.running_thread is None:
             return
-        if self.running_thread != PyThread_get_thread_ident():
+        if self.running_thread != threading.get_ident():  # by name: gevent replaces it, also where the loop starts
             raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one")
 
     def get_debug(self):
@@ -392,6 +403,27 @@ cdef class LoopCore(FdWatching):
         self.running_thread = value
         # There, too: Home Assistant asks loop.__dict__ whether it is called in the loop's thread.
         self.__dict__["_thread_id"] = value
+
+
+cdef int green_turn(LoopCore loop) except -1:
+    """A turn where gevent or eventlet has made greenlets of threads, an executor's among them.
+
+    A wait in the kernel would stop them all, so the loop waits in time.sleep(), which they have replaced as well, and
+    looks a thousand times a second.
+    """
+    cdef AioContext context = loop.aio_context
+    cdef unsigned long long n_before = context.n_dispatched
+    cdef int64_t left_ns
+    context.turn(False)
+    if loop.is_stopping or loop.is_loop_closed:
+        return 0
+    left_ns = context.timeout_ns(context.ready.count() == 0)
+    if context.n_dispatched != n_before or left_ns == 0:
+        left_ns = 0
+    elif left_ns < 0 or left_ns > GREEN_WAIT_NS:
+        left_ns = GREEN_WAIT_NS
+    time.sleep(left_ns / 1e9)
+    return 0
 
 
 # -- the fast way in ---------------------------------------------------------------------------------------

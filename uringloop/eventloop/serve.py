@@ -1,16 +1,18 @@
 """Listening sockets and the transports of new connections; once per connection, so Python."""
 
+import _socket
 import asyncio
 import contextvars
 import errno
 import functools
 import os
-import socket
-from asyncio import constants, trsock
+from asyncio import constants, exceptions, trsock
 from asyncio.log import logger
 
+from ..transports import stock
 from ..transports.classes import _SelectorDatagramTransport, _SelectorSocketTransport
 from ..transports.endpoint import Connection, Kind, accept
+from ..transports.plain import DATAGRAM_METHODS, STREAM_METHODS, is_original, is_plain
 from ..transports.wire import ReadinessWire
 from .stdlib_hooks import StdlibHooks
 
@@ -80,11 +82,11 @@ class ServeMixin:
     # -- sockets that the program made: it may still use them, also by a number or a duplicate from before ----------
 
     def _note_given(self, sock):
-        if isinstance(sock, socket.socket):
+        if isinstance(sock, _socket.socket):
             self._given_sockets.add(sock)
 
     def _is_given(self, sock):
-        return not isinstance(sock, socket.socket) or sock in self._given_sockets
+        return not isinstance(sock, _socket.socket) or sock in self._given_sockets
 
     @functools.wraps(asyncio.BaseEventLoop.create_connection)
     async def create_connection(self, *args, **kwargs):
@@ -113,9 +115,16 @@ class ServeMixin:
         self._ensure_fd_no_transport(sock.fileno())
         return self._new_socket_transport(sock, protocol, waiter, extra, server, context)
 
+    def _new_stock_transport(self, sock, protocol, waiter, extra, server, context):
+        """asyncio's own, which calls the methods of the socket; it tells the server by itself."""
+        since_3_15 = {} if context is None else {"context": context}
+        return stock.Stream(self, sock, protocol, waiter, extra, server, **since_3_15)
+
     def _new_socket_transport(self, sock, protocol, waiter, extra, server, context):
         """The same where nobody can have a transport for the fd yet."""
         connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
+        if not is_plain(sock, STREAM_METHODS):
+            return self._new_stock_transport(sock, protocol, waiter, extra, server, context)
         transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
         transport.take_socket(sock, extra, self._is_given(sock))
         self._start_transport(transport, connection_made, protocol, waiter, server, context)
@@ -155,6 +164,8 @@ class ServeMixin:
         """A transport for a datagram socket, which it owns from now on."""
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
+        if not is_plain(sock, DATAGRAM_METHODS):
+            return stock.Datagram(self, sock, protocol, address, waiter, extra)
         transport = _SelectorDatagramTransport.__new__(_SelectorDatagramTransport)
         transport.setup(
             self, self.aio_context, sock, protocol, address, _describe(sock, extra), self._is_given(sock)
@@ -201,6 +212,8 @@ class ServeMixin:
         socket: the first is the wire's, and the monitor must not mix up who waits for what, for example when somebody
         calls resume_reading() meanwhile.
         """
+        if type(transport) is stock.Stream:
+            raise exceptions.SendfileNotAvailableError("the socket has a send() of its own")
         self._check_sendfile_params(transport._own_sock(), file, offset, count)
         is_empty = transport._make_empty_waiter()
         was_reading = transport.is_reading()
@@ -273,7 +286,7 @@ class ServeMixin:
             context,
         )
         # what is no socket.socket was given, too: gunicorn's listeners are wrappers of sockets
-        if self._has_requests and isinstance(sock, socket.socket) and sock not in self._given_sockets:
+        if self._has_requests and is_original(sock) and sock not in self._given_sockets:
             kind = Kind(sock)
             # in a context as a Handle would
             accepted = functools.partial(contextvars.copy_context().run, self._accepted)
@@ -283,7 +296,7 @@ class ServeMixin:
 
     def _watch_listener(self, sock, details):
         """Accept when it is readable."""
-        if type(sock) is socket.socket:
+        if is_original(sock):
             self._add_reader(sock.fileno(), self._accept_ready, sock, Kind(sock), details)
         else:
             self._add_reader(sock.fileno(), self._accept_by_method, details)
@@ -429,6 +442,11 @@ class ServeMixin:
                 raise ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
             protocol = protocol_factory()
             connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
+            if not isinstance(connection, Connection) and not is_plain(connection, STREAM_METHODS):
+                self._new_stock_transport(connection, protocol, None, accepted.extra, server, context)
+                if server is not None:
+                    self._detach(server, accepted)
+                return
             transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
             if isinstance(connection, Connection):
                 transport.take_connection(connection)

@@ -24,6 +24,7 @@ import socket
 
 from .trsock import TransportSocket
 
+from . import plain as _plain
 from . import stock as _stock
 
 cdef extern from "Python.h":
@@ -59,8 +60,8 @@ cdef extern from *:
     int IPPROTO_TCP, SOCK_NONBLOCK
 
 # C variables: module globals may be gone when the interpreter ends
-cdef object make_socket = socket.socket
-cdef object closed_socket = socket.socket.__new__
+cdef object make_socket = _plain.ORIGINAL or socket.socket
+cdef object closed_socket = make_socket.__new__
 cdef object transport_socket = TransportSocket
 cdef type compiled_socket = _socket.socket
 # what a test may have patched

@@ -1,0 +1,42 @@
+"""Which sockets are the kernel's and nothing else, so that system calls may take the place of their methods.
+
+Not so: a subclass that counts or encrypts in a send() of its own, a class that PySocks, gevent or mocket has put into
+the place of socket.socket, a wrapper with the same methods.  Stock asyncio calls the methods of whatever it is given;
+for such sockets so do we, by asyncio's own transports, which reach the loop through _add_reader and _add_writer.
+"""
+
+import _socket
+import socket
+
+# What stock's transports call to move data.
+STREAM_METHODS = ("recv", "recv_into", "send", "sendmsg")
+DATAGRAM_METHODS = ("recvfrom", "send", "sendto")
+
+
+def _original():
+    """Python's socket class, also where another one derived from it stands in its place; None if there is no such."""
+    for kind in getattr(socket.socket, "__mro__", ()):
+        if kind.__module__ == "socket" and kind.__qualname__ == "socket":
+            return kind
+    return None
+
+
+ORIGINAL = _original()
+
+
+def is_original(sock):
+    """Its class is Python's own: accept() of it does what the kernel's does."""
+    return ORIGINAL is not None and type(sock) is ORIGINAL
+
+
+def is_plain(sock, methods):
+    """None of these methods is replaced, in its class or in the object."""
+    kind = type(sock)
+    if kind is ORIGINAL:
+        return True
+    if not issubclass(kind, _socket.socket):
+        return False
+    own = getattr(sock, "__dict__", ())
+    return not any(
+        name in own or getattr(kind, name) is not getattr(_socket.socket, name) for name in methods
+    )
