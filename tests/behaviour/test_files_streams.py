@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import one_turn, turn_until, turns, until
+from helpers import kernel_workers, one_turn, pattern, turn_until, turns, until
 
 from uringloop import files
 
@@ -386,6 +386,42 @@ async def test_splice_between_pipes_files_and_sockets(tmp_path):
         os.close(writing_fd)
         os.close(reading_fd)
     assert (tmp_path / "copy").read_bytes() == bytes(7) + content[:200_000]
+
+
+async def test_splices_that_wait_make_no_kernel_threads():
+    n_before = kernel_workers()
+    pipes = [os.pipe() for _ in range(40)]
+    sinks = [os.pipe() for _ in range(40)]
+    waiting = [
+        asyncio.ensure_future(files.splice(pipe[0], sink[1], 1))
+        for pipe, sink in zip(pipes, sinks, strict=True)
+    ]
+    await asyncio.sleep(0.05)  # the kernel makes its threads when it likes
+    assert kernel_workers() - n_before <= 1
+    for _, writing in pipes:
+        os.write(writing, b"x")
+    assert await asyncio.gather(*waiting) == [1] * 40
+    assert [os.read(sink[0], 100) for sink in sinks] == [b"x"] * 40
+    for fd in sum([*pipes, *sinks], ()):
+        os.close(fd)
+
+
+async def test_a_splice_to_a_peer_that_has_shut_down_its_side_waits_for_room(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(pattern(1 << 20))
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    with left, right:
+        right.shutdown(socket.SHUT_WR)
+        async with files.open(path, "rb") as file:
+            sending = asyncio.ensure_future(files.splice(file, left, 1 << 20, offset_src=0))
+            await turns(50)
+            received = b""
+            while len(received) < 1 << 20:
+                received += await asyncio.get_running_loop().sock_recv(right, 65536)
+            assert await sending == 1 << 20
+        assert received == pattern(1 << 20)
 
 
 async def test_a_cancelled_splice_says_how_much_arrived(tmp_path):

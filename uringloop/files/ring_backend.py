@@ -181,24 +181,44 @@ class RingBackend(Backend):
     async def splice(
         self, source_fd: int, source_offset: int, target_fd: int, target_offset: int, count: int
     ) -> int:
+        # The kernel hands each splice to a worker.  One that waited there would be a thread of its own, so it is
+        # submitted when both ends are ready, and does not wait for a pipe.
         while True:
+            if source_offset < 0:
+                await self._ready(source_fd, select.POLLIN)
+            if target_offset < 0:
+                await self._ready(target_fd, select.POLLOUT)
             request = self._add(
-                lib.io_uring_prep_splice, source_fd, source_offset, target_fd, target_offset, count, 0
+                lib.io_uring_prep_splice,
+                source_fd,
+                source_offset,
+                target_fd,
+                target_offset,
+                count,
+                os.SPLICE_F_NONBLOCK,
             )
             try:
                 moved: int = await request
                 return moved
-            except BlockingIOError:  # one of them is a non-blocking socket or pipe
-                if source_offset < 0:
-                    await self._ready(source_fd, select.POLLIN)
-                if target_offset < 0:
-                    await self._ready(target_fd, select.POLLOUT)
+            except BlockingIOError:
+                continue  # another took what was there, or the room
             except asyncio.CancelledError as error:
                 error.outcome = max(_result(request), 0)  # type: ignore[attr-defined]
                 raise
 
     async def _ready(self, fd: int, events: int) -> None:
-        await self._add(lib.io_uring_prep_poll_add, fd, events)
+        wanted = events | select.POLLERR | select.POLLHUP
+        if await self._add(lib.io_uring_prep_poll_add, fd, events) & wanted:
+            return
+        # A peer that has shut down its side: the kernel reports that, whatever it is asked for, and at once.  A
+        # multishot poll reports it once, and then what comes.
+        polls = self._add(lib.io_uring_prep_poll_multishot, fd, events, multishot=True)
+        try:
+            async for cqe in polls:
+                if cqe.res < 0 or cqe.res & wanted:
+                    return
+        finally:
+            await polls.aclose()
 
     # What changes a file without reading or writing it
 
