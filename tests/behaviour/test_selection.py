@@ -403,6 +403,131 @@ def test_many_loops_at_once_of_an_unprivileged_user_work_or_are_refused_cleanly(
     )
 
 
+# What become_nobody() may lock: where the hard limit allows it, this many KiB.
+LIMITED = """
+        def limit(kib):
+            become_nobody()
+            hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+            if hard not in (-1, resource.RLIM_INFINITY) and hard < kib << 10:
+                raise SystemExit
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (kib << 10, hard))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("io_uring")
+def test_loops_of_an_unprivileged_user_need_little_locked_memory():
+    """64 KiB are what Linux gave before 5.16: some four loops that have connections."""
+    script(
+        LIMITED
+        + """
+        limit(64)
+        loops = []
+        for _ in range(4):
+            loops.append(uringloop.new_event_loop())
+            assert loops[-1].fdmon == "io_uring", loops[-1].fdmon_reason
+            near, far = socket.socketpair()
+            async def talk():
+                reader, writer = await asyncio.open_connection(sock=near)
+                far.send(b"hello")
+                assert await reader.readexactly(5) == b"hello"
+                writer.close()
+                await writer.wait_closed()
+            loops[-1].run_until_complete(talk())
+            far.close()
+        for loop in loops:
+            loop.close()
+        """
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("io_uring")
+def test_loops_in_new_threads_wait_for_the_locked_memory_of_those_before_them():
+    script(
+        LIMITED
+        + """
+        limit(16)
+        names = []
+        def work():
+            with asyncio.Runner(loop_factory=uringloop.new_event_loop) as runner:
+                runner.run(asyncio.sleep(0))
+                names.append(runner.get_loop().fdmon)
+        for _ in range(100):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+        assert names == ["io_uring"] * 100, (len(names), set(names))
+        """
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("io_uring")
+def test_the_refusal_has_the_numbers_and_the_remedies():
+    script(
+        LIMITED
+        + """
+        limit(64)
+        loops = []
+        try:
+            while True:
+                loops.append(uringloop.new_event_loop())
+        except uringloop.MonitorUnavailable as error:
+            text = str(error)
+        assert len(loops) == 8, len(loops)
+        for part in ("ENOMEM", "RLIMIT_MEMLOCK is 64 KiB", "8 KiB", "has 8", "ulimit -l", "LimitMEMLOCK",
+                     "URINGLOOP_FDMON=auto-any"):
+            assert part in text, (part, text)
+        for loop in loops:
+            works(loop)
+        """
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("io_uring")
+@pytest.mark.parametrize("how", ["environment", "argument"])
+def test_auto_any_falls_back_although_other_loops_have_io_uring_and_says_so_once(how):
+    script(
+        LIMITED
+        + f"""
+        how = {how!r}
+        """
+        + """
+        import logging
+        lines = []
+        class Lines(logging.Handler):
+            def emit(self, record):
+                lines.append((record.levelname, record.getMessage()))
+        logging.getLogger("uringloop").addHandler(Lines())
+        limit(16)
+        if how == "environment":
+            os.environ["URINGLOOP_FDMON"] = "auto-any"
+        def make():
+            return uringloop.new_event_loop(fdmon=None if how == "environment" else "auto-any")
+        loops = [make() for _ in range(4)]
+        assert [loop.fdmon for loop in loops] == ["io_uring", "io_uring", "epoll", "epoll"], loops
+        assert loops[0].fdmon_reason is None
+        assert "ENOMEM" in loops[2].fdmon_reason
+        warned = [text for level, text in lines if level == "WARNING"]
+        assert len(warned) == 1, lines
+        assert "io_uring" in warned[0] and "epoll" in warned[0] and "ENOMEM" in warned[0], warned
+        for loop in loops:
+            works(loop)
+        os.environ.pop("URINGLOOP_FDMON", None)
+        """
+    )
+
+
+def test_loops_that_are_forced_to_differ_warn_of_nothing(caplog):
+    import uringloop
+
+    for name in ("epoll", "poll", "epoll"):
+        uringloop.new_event_loop(fdmon=name).close()
+    assert not [record for record in caplog.records if record.name == "uringloop"]
+
+
 def test_run_uses_a_loop_of_ours_and_closes_it():
     script(
         """

@@ -326,6 +326,90 @@ async def test_a_chain_is_made_whole_or_not_at_all():
     assert len(await asyncio.gather(*loop.add_sqes([(NOP,)] * 256))) == 256
 
 
+def test_a_long_chain_before_the_first_run_goes_behind_what_waits(loop):
+    """It takes a larger ring, and what waits in the smaller one goes along, chains whole."""
+    order = []
+
+    def note(what):
+        return lambda cqe: order.append((what, cqe.res))
+
+    short = loop.add_sqes([(NOP,), (lib.io_uring_prep_close, 1 << 20), (NOP,)])
+    for number in range(100):
+        loop.add_sqe(NOP, callback=note(number))
+    long = loop.add_sqes([(NOP,)] * 256)
+
+    async def finish():
+        await asyncio.gather(*short, *long, return_exceptions=True)
+
+    loop.run_until_complete(finish())
+    assert [request.cqe.res for request in short] == [0, -errno.EBADF, -errno.ECANCELED]
+    assert order == [(number, 0) for number in range(100)]
+    assert [request.cqe.res for request in long] == [0] * 256
+
+
+async def test_a_long_chain_disturbs_no_connection():
+    """The loop takes a larger ring: what transports had in flight is armed again, and nothing of theirs is lost."""
+    loop = asyncio.get_running_loop()
+    accepted = []
+
+    async def echo(reader, writer):
+        accepted.append(writer)
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        address = server.sockets[0].getsockname()
+        streams = [await asyncio.open_connection(*address) for _ in range(20)]
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        waiting = asyncio.ensure_future(loop.sock_recv(near, 10))
+        sent = bytes(range(256)) * 4000
+        for _, writer in streams:
+            writer.write(sent)
+        await asyncio.sleep(0)
+        assert len(await asyncio.gather(*loop.add_sqes([(NOP,)] * 200))) == 200
+        for reader, _ in streams:
+            assert await asyncio.wait_for(reader.readexactly(len(sent)), 10) == sent
+        streams.append(await asyncio.open_connection(*address))
+        streams[-1][1].write(b"late")
+        assert await asyncio.wait_for(streams[-1][0].readexactly(4), 10) == b"late"
+        far.send(b"x")
+        assert await asyncio.wait_for(waiting, 10) == b"x"
+        near.close()
+        far.close()
+        for _, writer in streams:
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: all(writer.transport.is_closing() for writer in accepted))
+
+
+async def test_a_long_chain_waits_for_no_request_of_others(pipe):
+    """A loop stays with its ring while raw requests are in flight; with a larger one nothing is in the way."""
+    loop = asyncio.get_running_loop()
+    request = loop.add_sqe(lib.io_uring_prep_poll_add, pipe[0], 1)
+    with pytest.raises(OSError, match="needs a larger ring") as caught:
+        loop.add_sqes([(NOP,)] * 65)
+    assert caught.value.errno == errno.EAGAIN
+    assert len(await asyncio.gather(*loop.add_sqes([(NOP,)] * 64))) == 64
+    os.write(pipe[1], b"x")
+    assert await request == 1
+    assert len(await asyncio.gather(*loop.add_sqes([(NOP,)] * 65))) == 65
+    os.read(pipe[0], 1)
+    request = loop.add_sqe(lib.io_uring_prep_poll_add, pipe[0], 1)
+    assert len(await asyncio.gather(*loop.add_sqes([(NOP,)] * 256))) == 256
+    os.write(pipe[1], b"x")
+    assert await request == 1
+
+
+async def test_a_loop_with_tables_takes_long_chains():
+    loop = asyncio.get_running_loop()
+    buffers = loop.register_buffers([bytearray(4096)])
+    assert len(await asyncio.gather(*loop.add_sqes([(NOP,)] * 256))) == 256
+    buffers.close()
+
+
 # -- when the kernel sees it -------------------------------------------------------------------------------
 
 

@@ -8,8 +8,8 @@ import pytest
 from uringloop.testing import MonitorDriver, RecordingHandler
 
 POLLIN, POLLOUT = select.POLLIN, select.POLLOUT
-SQ_ENTRIES = 256
-CQ_ENTRIES = 1024
+SQ_ENTRIES = 64
+CQ_ENTRIES = 128
 
 
 def all_ready(driver, rounds=200):

@@ -20,8 +20,8 @@ import uringloop
 from unit.conftest import forget_spare_rings, open_fds
 from uringloop.uring.ring import Ring, explain, give_back, take_ring
 
-SQ_ENTRIES = 256
-CQ_ENTRIES = 1024
+SQ_ENTRIES = 64
+CQ_ENTRIES = 128
 NEW_KERNEL = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (6, 1)
 
 

@@ -95,8 +95,8 @@ cdef class AioContext(Sources):
     """One event loop's engine; also without asyncio (docs/aio-context.md).
 
     Parameters:
-        fdmon: "io_uring", "epoll" or "poll" to force a monitor; None for $URINGLOOP_FDMON, else the best there is; or
-            an FDMonitor, which the context then owns and closes.
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that this context can have; None
+            for $URINGLOOP_FDMON, else the best there is; or an FDMonitor, which the context then owns and closes.
 
     Raises: MonitorUnavailable, ValueError; see fdmon/select.py.
     """

@@ -17,7 +17,7 @@ from ..aio.sqes cimport Scratch, put_back, set_callback, take_scratch
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe
 from ..uring.request cimport Request
-from ..uring.ring cimport RING_ENTRIES
+from ..uring.ring cimport SQ_LARGE
 from .core cimport LoopCore
 from .raw_request cimport RawRequest
 
@@ -107,8 +107,8 @@ cdef class RawCore(LoopCore):
         cdef bint is_debug = self.is_debug
         self.check_ready()
         parts = [as_part(part) for part in chain]
-        if len(parts) > <Py_ssize_t>RING_ENTRIES:
-            raise ValueError(f"a chain of {len(parts)} requests is too long: {RING_ENTRIES} fit into one submission")
+        if len(parts) > <Py_ssize_t>SQ_LARGE:
+            raise ValueError(f"a chain of {len(parts)} requests is too long: {SQ_LARGE} fit into one submission")
         filled = <io_uring_sqe *>malloc(max(1, len(parts)) * sizeof(io_uring_sqe))
         if filled == NULL:
             raise MemoryError()
@@ -175,6 +175,8 @@ cdef class RawCore(LoopCore):
         self.check_ready()
         monitor = self.ring_monitor()
         monitor.prepare_for_raw()
+        monitor.grow()  # it will stay with this ring
+        monitor.is_bound = True
         return ffi.cast("struct io_uring *", <uintptr_t>&monitor.ring.ring)
 
     cdef int check_ready(self) except -1:

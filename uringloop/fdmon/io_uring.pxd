@@ -28,6 +28,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef References unsettled          # KIND_SKIP_SENDs of this enter
     cdef bint has_run                  # begin_run was called
     cdef bint is_pollable              # of the ring's kind that wakes who sleeps on its fd, also after a move
+    cdef bint is_bound                 # registrations were made with this ring
     cdef bint has_tables               # buffers or files were registered with this ring
     cdef readonly bint skip_sends      # a failed SEND reports its partial count: CQE-less sends are sound
     cdef unsigned long long n_completed
@@ -41,6 +42,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int add_raw(self, PyObject **requests, unsigned n, const io_uring_sqe *filled) except -1
     cdef int make_room(self, unsigned n_sqes) except -1
     cdef int prepare_for_raw(self) except -1
+    cdef int grow(self) except -1
     cdef int cancel(self, Request request) except -1
     cdef BufferRing buffer_ring(self)
     cdef int harvest(self) except -1
@@ -49,10 +51,10 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int settle_sends(self) except -1
     cdef int flush_cq_overflow(self) except -1
     cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1
-    cdef int move(self, Ring fresh) except -1
+    cdef int move(self, Ring fresh, bint may_keep=*) except -1
     cdef int settle_all(self, bint is_moving) except -1
     cdef int forget_ring(self) except -1
-    cdef bint hand_on(self) except -1
+    cdef bint hand_on(self, bint may_keep=*) except -1
     cdef int drop_all(self, bint was_enabled) except -1
     cdef int drain(self) except -1
     cdef int complete_timed(self, Request request, Completion slot) except -1

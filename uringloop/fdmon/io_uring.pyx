@@ -35,13 +35,14 @@ from ..uring.buffers cimport BufferRing, LentBuffers
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_RAW, KIND_SKIP_SEND,
                               InFlight, Request, decode, encode, end, hold, note_sqe, release)
-from ..uring.ring cimport RING_ENTRIES, Ring
+from ..uring.ring cimport Ring
 from ..uring.sendprobe cimport failed_send_reports_count
 from .base cimport FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, ul_monotonic_ns
 from .polling cimport PolledEvent
 
 import logging
 
+from ..exceptions import MonitorUnavailable
 from ..uring import ring as _ring
 
 # Deferred completions are taken up to here before Python runs.  More delays the first callback, and what the kernel
@@ -110,6 +111,11 @@ cdef class IoUringMonitor(FDMonitor):
         cdef io_uring_sqe *sqe
         cdef unsigned i
         self.prepare_for_raw()
+        if n > self.ring.ring.sq.ring_entries:
+            self.grow()
+            if n > self.ring.ring.sq.ring_entries:
+                raise OSError(EAGAIN, f"a chain of {n} requests needs a larger ring, which this loop cannot have while "
+                                      f"others are in flight, or when locked memory (RLIMIT_MEMLOCK) is short")
         if not self.ring.has_room(n):
             self.make_room(n)
         for i in range(n):
@@ -117,6 +123,34 @@ cdef class IoUringMonitor(FDMonitor):
             memcpy(sqe, &filled[i], sizeof(io_uring_sqe))
             self.has_remains |= note_sqe(<Request>requests[i], sqe, i != 0)
             hold(<Request>requests[i], self.in_flight, sqe)
+        return 0
+
+    cdef int grow(self) except -1:
+        """A large ring from now on, if it can be had: a chain has to fit into the SQ.
+
+        Not by IORING_REGISTER_RESIZE_RINGS (since Linux 6.13): while that swaps the rings, a completion on another CPU
+        sets IORING_SQ_TASKRUN in memory that is gone.  So as if the loop went to another thread (`move`): what is in
+        flight is cancelled and armed again.  Not with raw requests in flight, or what those have left in the ring.
+        """
+        cdef Ring fresh, ring = self.ring
+        cdef int number = ring.ring.ring_fd
+        if ring.is_large or self.has_tables or self.is_bound or ring.is_enabled and (
+                self.has_remains or any([(<Request>one).kind == KIND_RAW for one in self.in_flight.snapshot()])):
+            return 0
+        try:
+            fresh = Ring(bool(ring.setup_flags & IORING_SETUP_SINGLE_ISSUER), is_large=True)
+        except MonitorUnavailable:
+            return 0  # memory is short; all but the longest chains fit into the small one
+        if not ring.is_enabled:
+            fresh.adopt(ring)
+            ring.close()
+            self.ring = fresh
+            self.buffers = None
+        else:
+            self.settle_all(True)
+            self.move(fresh, False)
+            fresh.enable()
+        fresh.take_number(number)  # fileno() stays what it was
         return 0
 
     cdef int make_room(self, unsigned n_sqes) except -1:
@@ -385,7 +419,7 @@ cdef class IoUringMonitor(FDMonitor):
                 self.move(_ring.take_ring(single_issuer=not (self.has_run or self.is_pollable)))
             self.ring.enable()
         while self.ring.n_overflow and self.ring.move_overflow():
-            self.make_room(RING_ENTRIES)
+            self.make_room(self.ring.ring.sq.ring_entries)
         self.has_run = True
         if sends_report_count is None:
             sends_report_count = failed_send_reports_count()
@@ -402,8 +436,10 @@ cdef class IoUringMonitor(FDMonitor):
         self.is_pollable = True  # a ring of another thread: the next run moves anyhow
         return 0
 
-    cdef int move(self, Ring fresh) except -1:
+    cdef int move(self, Ring fresh, bint may_keep=True) except -1:
         """Another ring from now on; what was in flight is re-armed by its owners.
+
+        Parameters: may_keep: an empty old ring may go to the next loop; False: it is closed.
 
         Nothing is lost, although the old ring's owner may never be asked again: `settle` left no send half-way,
         data that no CQE reported is still in its socket, and what was harvested is in the FIFO.
@@ -416,9 +452,10 @@ cdef class IoUringMonitor(FDMonitor):
         if self.ready_list is None:
             self.ready_list = ReadyList()
         self.harvest()
-        if not self.hand_on():
+        if not self.hand_on(may_keep):
             self.ring.close()
         self.ring = fresh
+        self.is_bound = False
         self.buffers = None  # its last users keep it until their completions are dispatched
         self.forget_ring()
         self.unsettled.clear()
@@ -512,13 +549,14 @@ cdef class IoUringMonitor(FDMonitor):
         self.lent, self.has_remains = None, False
         return 0
 
-    cdef bint hand_on(self) except -1:
+    cdef bint hand_on(self, bint may_keep=True) except -1:
         """Give an empty ring to the next loop; False where it must be closed."""
         cdef Ring ring = self.ring
         self.n_syscalls_before += ring.n_syscalls
         self.n_submitted_before += ring.n_submitted
         ring.n_syscalls = ring.n_submitted = 0
-        if (self.in_flight.count or self.has_tables or self.has_remains or (self.has_run and not ring.is_mine())
+        if (not may_keep or self.in_flight.count or self.has_tables or self.has_remains
+                or (self.has_run and not ring.is_mine())
                 or (self.buffers is not None and not self.buffers.unregister()) or not _ring.give_back(ring)):
             return False
         self.ring = Ring.__new__(Ring, False, True)

@@ -4,6 +4,9 @@ The rule (QEMU: aio_context_setup): io_uring, else epoll, else poll.  The first 
 the process; from then on a loop that cannot have it fails to be made, so that raw requests are there uniformly in
 all threads.  Without the mark the fall-back is silent.  The mark stays for the life of the process; a fork child
 starts clean.
+
+"auto-any" is the same without the mark: a loop that cannot have io_uring gets the next best.  The first time that loops
+of one process, none of which was asked for by a monitor's name, differ, one warning is logged.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from .epoll import EpollMonitor
 from .poll import PollMonitor
 
 NAMES = ("io_uring", "epoll", "poll")
+ANY = "auto-any"
 ENVIRONMENT = "URINGLOOP_FDMON"
 
 _logger = logging.getLogger("uringloop")
 _io_uring_was_had = False
+_chosen: set[str] = set()  # monitors of loops that did not ask for one by name
 
 
 # All monitors are imported at once: a process without free descriptors could not load one later.
@@ -54,7 +59,8 @@ def make_monitor(name: str | None = None) -> tuple[Any, str | None]:
     """A monitor and the reason why it is not io_uring by free choice (None when it is).
 
     Parameters:
-        name: "io_uring", "epoll" or "poll" to force one; None for $URINGLOOP_FDMON, else the automatic choice.
+        name: "io_uring", "epoll" or "poll" to force one; "auto-any" for the best that this loop can have, whatever
+            other loops have; None for $URINGLOOP_FDMON, else the automatic choice.
 
     Raises:
         ValueError: no such monitor.
@@ -65,37 +71,52 @@ def make_monitor(name: str | None = None) -> tuple[Any, str | None]:
     if name is None:
         name = os.environ.get(ENVIRONMENT) or None
         source = ENVIRONMENT
-    if name is None:
-        return _choose()
+    if name is None or name == ANY:
+        return _choose(may_differ=name == ANY)
     if name not in _MAKERS:
-        raise ValueError(f"{source} must be one of {', '.join(NAMES)}, not {name!r}")
+        raise ValueError(f"{source} must be one of {', '.join((*NAMES, ANY))}, not {name!r}")
     monitor = _MAKERS[name]()
     if name == "io_uring":
         _mark()
+        _chosen.add(name)
     return monitor, f"{name} was asked for with {source}={name}"
 
 
-def _choose() -> tuple[Any, str | None]:
+def _choose(may_differ: bool) -> tuple[Any, str | None]:
+    reason = None
     try:
         monitor = _make_io_uring()
     except MonitorUnavailable as error:
-        if _io_uring_was_had:
+        if _io_uring_was_had and not may_differ:
             raise MonitorUnavailable(
                 "io_uring",
                 error.errno or 0,
                 f"{error.cause}; another loop of this process has io_uring, so this one must have it, too "
-                f"(fdmon=... or {ENVIRONMENT} force another monitor)",
+                f"({ENVIRONMENT}={ANY} or fdmon={ANY!r} allow it another monitor, and a monitor's name forces one)",
             ) from None
         reason = str(error)
     else:
         _mark()
-        return monitor, None
-    try:
-        monitor = EpollMonitor()
-    except MonitorUnavailable as error:
-        monitor, reason = PollMonitor(), f"{reason}; {error}"
-    _logger.debug("using %s: %s", monitor.name, reason)
+    if reason is not None:
+        try:
+            monitor = EpollMonitor()
+        except MonitorUnavailable as error:
+            monitor, reason = PollMonitor(), f"{reason}; {error}"
+        _logger.debug("using %s: %s", monitor.name, reason)
+    _warn_if_mixed(monitor.name, reason)
     return monitor, reason
+
+
+def _warn_if_mixed(name: str, reason: str | None) -> None:
+    """Once per process: raw requests, for one, then work in some loops only."""
+    if len(_chosen) == 1 and name not in _chosen:
+        _logger.warning(
+            "loops of this process run on different monitors: an earlier one on %s, this one on %s%s",
+            *_chosen,
+            name,
+            "" if reason is None else f" ({reason})",
+        )
+    _chosen.add(name)
 
 
 def _mark() -> None:
@@ -106,6 +127,7 @@ def _mark() -> None:
 def _forget_mark() -> None:
     global _io_uring_was_had
     _io_uring_was_had = False
+    _chosen.clear()
 
 
 os.register_at_fork(after_in_child=_forget_mark)

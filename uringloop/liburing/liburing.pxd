@@ -4,6 +4,8 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 cdef extern from "../liburing/compat.h" nogil:
     struct io_uring_sq:
         unsigned sqe_tail
+        unsigned ring_entries
+        io_uring_sqe *sqes
     struct io_uring_cq:
         unsigned *khead
         unsigned *ktail
@@ -11,6 +13,7 @@ cdef extern from "../liburing/compat.h" nogil:
         io_uring_cqe *cqes
     struct io_uring:
         int ring_fd
+        int enter_ring_fd
         unsigned flags
         unsigned features
         io_uring_sq sq

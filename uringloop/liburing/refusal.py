@@ -1,13 +1,17 @@
 """Why io_uring is refused here, in words."""
 
 import errno
+import resource
+
+RING_KIB = 8  # locked memory of a loop's ring: a page of SQEs, and one of the rest
 
 
-def explain(error: int) -> str:
+def explain(error: int, n_rings: int | None = None) -> str:
     """The likely cause of a refused io_uring_setup(2), and the remedy.
 
     Parameters:
         error: the errno, positive.
+        n_rings: how many rings this process has, for ENOMEM.
 
     Returns: a sentence without a full stop.  Source: io_uring_setup(2), kernel.io_uring_disabled in the
     kernel's sysctl documentation.
@@ -29,9 +33,13 @@ def explain(error: int) -> str:
     if error == errno.ENFILE:
         return "the system has no free file; raise fs.file-max"
     if error == errno.ENOMEM:
+        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+        allowed = "unlimited" if limit == resource.RLIM_INFINITY else f"{limit // 1024} KiB"
+        here = "" if n_rings is None else f", and this process has {n_rings} of them"
         return (
-            "this user's locked memory is used up (ring memory counts, also of rings closed just now); "
-            "raise RLIMIT_MEMLOCK"
+            f"this user's locked memory is used up: RLIMIT_MEMLOCK is {allowed} for all processes of the user, "
+            f"each loop takes {RING_KIB} KiB or more{here} (those closed a moment ago count, too); "
+            "raise the limit (ulimit -l, LimitMEMLOCK= of systemd, --ulimit memlock= of containers), or close loops"
         )
     if error == errno.EINVAL:
         return "the kernel is too old; io_uring is used from Linux 5.19 on"

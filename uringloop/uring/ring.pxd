@@ -3,9 +3,13 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ..liburing.liburing cimport io_uring, io_uring_sqe
 
+cdef extern from "../aio/clock.h" nogil:
+    int64_t ul_monotonic_ns() noexcept
+
 cdef class Ring:
     cdef io_uring ring                 # liburing's state; valid while is_open
     cdef readonly bint is_open         # the ring fd and its mappings exist
+    cdef readonly bint is_large        # SQ_LARGE
     cdef readonly bint is_enabled      # submissions are accepted (IORING_REGISTER_ENABLE_RINGS done)
     cdef unsigned long long inode      # of the ring's file, to know its fd again
     cdef uint64_t owner_thread         # serial of the thread that enabled it; 0 before
@@ -29,12 +33,14 @@ cdef class Ring:
     cdef int close(self) except -1
     cdef bint has_room(self, unsigned n_sqes) noexcept
     cdef bint move_overflow(self) except -1
+    cdef int adopt(self, Ring old) except -1
+    cdef void take_number(self, int number) noexcept
     cdef int setup(self, bint single_issuer)
     cdef bint has_its_fd(self) noexcept
     cdef void unmap_and_close(self) noexcept
+    cdef int setup_when_there_is_memory(self, bint single_issuer) except? -1
     cdef int fill_cq(self) except -1
 
 cdef bint is_a_loops_ring(int fd) except -1
 
-cdef unsigned RING_ENTRIES
-cdef unsigned CQ_ENTRIES
+cdef unsigned SQ_LARGE             # the longest chain

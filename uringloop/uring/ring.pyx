@@ -16,8 +16,11 @@ Not here: who is in flight (`request`), what a completion means (`fdmon/io_uring
 
 from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
+
+from posix.fcntl cimport fcntl
+from posix.unistd cimport close as close_fd
 
 from ..liburing.liburing cimport *
 
@@ -37,14 +40,24 @@ import time
 from ..exceptions import MonitorUnavailable
 from ..liburing.refusal import explain
 
-cdef unsigned RING_ENTRIES = 256
-# 1,024 CQEs: ring memory is charged against RLIMIT_MEMLOCK per user, and a larger CQ buys nothing, because
-# the kernel keeps what does not fit (IORING_FEAT_NODROP) and the loop harvests every turn.
-cdef unsigned CQ_ENTRIES = 1024
+cdef extern from "<fcntl.h>":
+    int F_DUPFD_CLOEXEC
+
+# Ring memory is charged, in pages, against RLIMIT_MEMLOCK per user: 64 SQEs are one page, and 128 CQEs fit into another
+# with everything else.  More buys nothing (measured at 1,000 connections, echo and broadcast): the loop harvests every
+# some 32 completions, a full SQ is one cheap system call in 64, and the kernel keeps what the CQ does not hold
+# (IORING_FEAT_NODROP).  A chain of add_sqes() has to fit into the SQ: loops with raw requests get a large ring.
+cdef unsigned SQ_SMALL = 64
+cdef unsigned CQ_SMALL = 128
+cdef unsigned SQ_LARGE = 256
+cdef unsigned CQ_LARGE = 1024
 
 # How long the constructor waits for the kernel to give the memory of closed rings back (tens of
-# milliseconds after close, per user) before it says ENOMEM.
+# milliseconds after close, per user) before it says ENOMEM; the rest only when this process closed rings just now.
 ENOMEM_BACKOFF_MS = (1, 2, 4, 8, 16, 32, 64, 73)
+ENOMEM_BACKOFF_AFTER_CLOSE_MS = (100, 200, 500)
+JUST_NOW_S = 1.0
+cdef double last_close_s = -1e9  # when a ring of this process was closed, on the monotonic clock
 
 # Empty rings of closed loops, ready for the next loop: never enabled, for any thread, or enabled, for the one thread
 # that owns it for ever.  Besides the time, this spares locked memory, which the kernel gives back late: as an
@@ -85,24 +98,36 @@ cdef class Ring:
     Parameters:
         single_issuer: whether one thread will submit; False for a loop that moved to another thread, and for one that
             sleeps on the ring's fd.
+        is_large: with an SQ for the longest chain; not patient, since a small ring does, too.
         is_dummy: open nothing; stands in for a ring that was given away.
 
     Raises: MonitorUnavailable with errno and cause; nothing is left behind.
     Threads: see the module's invariant.
     """
 
-    def __cinit__(self, bint single_issuer=True, bint is_dummy=False):
+    def __cinit__(self, bint single_issuer=True, bint is_dummy=False, bint is_large=False):
         cdef int result = 0
+        self.is_large = is_large
         memset(&self.ring, 0, sizeof(self.ring))
         if is_dummy:
             return
-        for pause_ms in (*ENOMEM_BACKOFF_MS, None):
-            result = self.setup(single_issuer)
-            if result != -ENOMEM or pause_ms is None:
+        result = self.setup(single_issuer)
+        if result == -ENOMEM and not is_large:
+            result = self.setup_when_there_is_memory(single_issuer)
+        if result < 0:
+            raise MonitorUnavailable("io_uring", -result, explain(-result, len(open_rings)))
+
+    cdef int setup_when_there_is_memory(self, bint single_issuer) except? -1:
+        """Locked memory is used up: give back what is kept for later, and wait for what is on its way back."""
+        close_spare_rings()
+        for pause_ms in ENOMEM_BACKOFF_MS + ENOMEM_BACKOFF_AFTER_CLOSE_MS:
+            if pause_ms == ENOMEM_BACKOFF_AFTER_CLOSE_MS[0] and time.monotonic() - last_close_s > JUST_NOW_S:
                 break
             time.sleep(pause_ms / 1000)
-        if result < 0:
-            raise MonitorUnavailable("io_uring", -result, explain(-result))
+            result = self.setup(single_issuer)
+            if result != -ENOMEM:
+                return result
+        return -ENOMEM
 
     cdef int setup(self, bint single_issuer):
         """Try the flag ladder; 0 or a negated errno."""
@@ -111,8 +136,8 @@ cdef class Ring:
         for flags in flag_ladder(single_issuer):
             memset(&params, 0, sizeof(params))
             params.flags = flags
-            params.cq_entries = CQ_ENTRIES
-            result = io_uring_queue_init_params(RING_ENTRIES, &self.ring, &params)
+            params.cq_entries = CQ_LARGE if self.is_large else CQ_SMALL
+            result = io_uring_queue_init_params(SQ_LARGE if self.is_large else SQ_SMALL, &self.ring, &params)
             if result != -EINVAL:
                 break
         if result < 0:
@@ -145,10 +170,12 @@ cdef class Ring:
         return ul_inode(self.ring.ring_fd) == self.inode  # a ring's inode is its own, since Linux 5.16
 
     cdef void unmap_and_close(self) noexcept:
+        global last_close_s
         open_rings.discard(self.ring.ring_fd)
         if not self.has_its_fd():
             self.ring.ring_fd = -1  # the number may be another file's, which must stay open
         io_uring_queue_exit(&self.ring)
+        last_close_s = <double>ul_monotonic_ns() / 1e9
 
     cdef io_uring_sqe *get_sqe(self) except NULL:
         """A cleared-by-prep SQE to fill before anything else is called here.
@@ -236,6 +263,31 @@ cdef class Ring:
         self.overflow = NULL
         self.overflow_capacity = 0
         return False
+
+    cdef int adopt(self, Ring old) except -1:
+        """Take what waits for `enable` in another ring; neither was enabled, and this one is empty."""
+        cdef unsigned n_in_sq = old.ring.sq.sqe_tail  # none was consumed
+        cdef io_uring_sqe *all = <io_uring_sqe *>malloc((n_in_sq + old.n_overflow + 1) * sizeof(io_uring_sqe))
+        if all == NULL:
+            raise MemoryError()
+        memcpy(all, old.ring.sq.sqes, n_in_sq * sizeof(io_uring_sqe))
+        if old.n_overflow:
+            memcpy(&all[n_in_sq], old.overflow, old.n_overflow * sizeof(io_uring_sqe))
+        free(self.overflow)
+        self.overflow = all
+        self.n_overflow = n_in_sq + old.n_overflow
+        self.overflow_capacity = self.n_overflow + 1
+        return 0
+
+    cdef void take_number(self, int number) noexcept:
+        """Have this fd, which is free, instead of the one that the kernel gave; keep that one if it is not any more."""
+        cdef int taken = fcntl(self.ring.ring_fd, F_DUPFD_CLOEXEC, number)
+        if taken < 0:
+            return
+        open_rings.discard(self.ring.ring_fd)
+        close_fd(self.ring.ring_fd)
+        self.ring.ring_fd = self.ring.enter_ring_fd = taken
+        open_rings.add(taken)
 
     cdef int enter(self, unsigned wait_count, int64_t timeout_ns) except? -1:
         """Submit everything and wait; the one place where the ring's owner gives up the GIL.
@@ -332,7 +384,7 @@ def take_ring(bint single_issuer=True, bint only_disabled=False):
 def give_back(Ring ring not None):
     """Keep a ring on which nothing is in flight for the next loop; False where it must be closed instead."""
     cdef Ring oldest
-    if (not ring.is_open or ring.has_unsubmitted() or ring.has_completions() or ring.n_overflow
+    if (not ring.is_open or ring.has_unsubmitted() or ring.has_completions() or ring.n_overflow or ring.is_large
             or not ring.setup_flags & IORING_SETUP_SINGLE_ISSUER):
         return False
     ring.n_syscalls = ring.n_submitted = 0
@@ -344,11 +396,16 @@ def give_back(Ring ring not None):
     return True
 
 
-def forget_spare_rings():
-    """In a fork child: let go of the parent's rings."""
+cdef int close_spare_rings() except -1:
     cdef Ring ring
-    global owner_pid
-    owner_pid = os.getpid()
     while spare_rings:
         ring = spare_rings.pop()
         ring.close()
+    return 0
+
+
+def forget_spare_rings():
+    """In a fork child: let go of the parent's rings."""
+    global owner_pid
+    owner_pid = os.getpid()
+    close_spare_rings()
