@@ -2,7 +2,6 @@
 
 import _socket
 import asyncio
-import contextvars
 import errno
 import functools
 import os
@@ -288,9 +287,7 @@ class ServeMixin:
         # what is no socket.socket was given, too: gunicorn's listeners are wrappers of sockets
         if self._has_requests and is_original(sock) and sock not in self._given_sockets:
             kind = Kind(sock)
-            # in a context as a Handle would
-            accepted = functools.partial(contextvars.copy_context().run, self._accepted)
-            self._acceptors[sock] = Acceptor(self.aio_context, sock, kind, accepted, details)
+            self._acceptors[sock] = Acceptor(self.aio_context, sock, kind, self._accepted, details)
         else:
             self._watch_listener(sock, details)
 

@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t, uint32_t
 
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..uring.request cimport Request
-from .endpoint cimport Kind
+from .endpoint cimport Connection, Kind
 
 cdef class AcceptRequest(Request):
     cdef Acceptor acceptor           # None when orphaned: accepted fds are closed
@@ -11,6 +11,7 @@ cdef class AcceptRequest(Request):
 cdef class Acceptor:
     cdef IoUringMonitor monitor
     cdef AcceptRequest request       # armed, or None
+    cdef object aio_ctx              # contextvars.Context in which on_accept is called
     cdef object on_accept            # on_accept(Connection or None, error or None, details)
     cdef object details
     cdef object listener             # the listening socket, borrowed
@@ -18,4 +19,5 @@ cdef class Acceptor:
     cdef const int *fd_at            # where the number is now: see transports/endpoint
     cdef Kind kind                   # of what it accepts
     cdef int arm(self, AcceptRequest request) except -1
+    cdef int report(self, Connection connection, object error) except -1
     cdef int accepted(self, AcceptRequest request, int32_t res, bint is_over) except -1

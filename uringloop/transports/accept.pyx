@@ -12,12 +12,17 @@ from libc.stdint cimport int32_t, uint32_t
 from posix.unistd cimport close as close_fd
 
 from ..aio.context cimport AioContext
+from ..aio.handles cimport enter_context, leave_context
+from ..fdmon.base cimport check_held
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport *
 from ..uring.request cimport Request
 from .endpoint cimport Connection, Kind, connection_of, number_in
 
 import os
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
 
 cdef extern from "<sys/socket.h>" nogil:
     int SOCK_CLOEXEC, SOCK_NONBLOCK
@@ -38,7 +43,7 @@ cdef class AcceptRequest(Request):
             raise
         except BaseException as error:  # MemoryError: this connection is lost, and others follow
             if self.acceptor is not None:
-                acceptor.on_accept(None, error, acceptor.details)
+                acceptor.report(None, error)
         return 0
 
     cdef void drop(self, int32_t res, uint32_t flags) noexcept:
@@ -54,7 +59,8 @@ cdef class Acceptor:
         listener: the listening socket; borrowed until close.
         kind: of what it accepts.
         on_accept: called with (Connection, None, details) for each one, and with (None, error, details): an OSError
-            once when accepting ended, anything else when a single connection was lost.
+            once when accepting ended, anything else when a single connection was lost.  In a copy of the current
+            context, also in a nested turn that another call of it makes.
         details: passed through.
     """
 
@@ -66,6 +72,7 @@ cdef class Acceptor:
         if self.fd_at == NULL:
             self.fd_at = &self.fd
         self.kind = kind
+        self.aio_ctx = PyContext_CopyCurrent()
         self.on_accept = on_accept
         self.details = details
         self.arm(AcceptRequest())
@@ -78,6 +85,16 @@ cdef class Acceptor:
         self.monitor.add(request, sqe)
         self.request = request
         return self.monitor.submit()  # the program may close the listener before this turn ends
+
+    cdef int report(self, Connection connection, object error) except -1:
+        cdef object aio_ctx = self.aio_ctx
+        left = enter_context(aio_ctx)
+        try:
+            self.on_accept(connection, error, self.details)
+        finally:
+            check_held(self)
+            leave_context(aio_ctx, left)
+        return 0
 
     cdef int accepted(self, AcceptRequest request, int32_t res, bint is_over) except -1:
         cdef Connection connection = None
@@ -99,9 +116,9 @@ cdef class Acceptor:
                 if goes_on:
                     self.arm(request)
         if connection is not None:
-            self.on_accept(connection, None, self.details)
+            self.report(connection, None)
         elif not goes_on:
-            self.on_accept(None, OSError(-res, os.strerror(-res)), self.details)
+            self.report(None, OSError(-res, os.strerror(-res)))
         return 0
 
     def close(self):
