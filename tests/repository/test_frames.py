@@ -18,8 +18,8 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.pyx") if not path.name.starts
 RUN_USER_CODE = re.compile(
     # transports
     "data_arrived|bytes_arrived|eof_arrived|read_failed|write_failed|broke|sent|after_sent|fail|fail_reading|"
-    "fail_writing|fatal_error|tell_news|stopped|deliver_held|received|deliver|read|read_bulk|send_completed|"
-    "call_data_received|buffered_arrived|fill_buffer|accepted|tell_errors|"
+    "fail_writing|fatal_error|tell_news|stopped|deliver_held|received|deliver|read|read_bulk|send_completed|room_found|"
+    "call_data_received|buffered_arrived|fill_buffer|accepted|report|tell_errors|"
     # TLS
     "do_read|do_write|do_flush|do_shutdown|do_handshake|read_copied|read_buffered|read_into|write|"
     # contexts and loops

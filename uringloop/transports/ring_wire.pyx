@@ -46,8 +46,31 @@ cdef extern from "../transports/collector.h":
 cdef extern from "<sys/socket.h>" nogil:
     int MSG_WAITALL, MSG_DONTWAIT, MSG_NOSIGNAL
 
+cdef extern from *:
+    """
+    #include <netinet/in.h>
+    #include <sys/ioctl.h>
+    #include <sys/socket.h>
+    static int ul_protocol_of(int fd)
+    {
+        int protocol = 0;
+        socklen_t n_bytes = sizeof protocol;
+        getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &n_bytes);
+        return protocol;
+    }
+    /* -1 where the kernel does not tell; for TCP it stops at urgent data, as recv(2) does. */
+    static int ul_unread_bytes(int fd)
+    {
+        int n_bytes = -1;
+        return ioctl(fd, FIONREAD, &n_bytes) < 0 ? -1 : n_bytes;
+    }
+    """
+    int IPPROTO_TCP
+    int ul_protocol_of(int fd) noexcept
+    int ul_unread_bytes(int fd) noexcept
+
 cdef extern from "<poll.h>" nogil:
-    int POLLIN, POLLOUT, POLLRDHUP, POLLHUP, POLLERR
+    int POLLIN, POLLPRI, POLLOUT, POLLRDHUP, POLLHUP, POLLERR
 
 cdef enum:
     LARGE_CHUNK = 12 * 1024        # a chunk from here on counts as large
@@ -190,7 +213,7 @@ cdef class RingWire(Wire):
         request.is_poll = self.is_bulk
         sqe = self.monitor.ring.get_sqe()
         if self.is_bulk:
-            io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLIN | POLLRDHUP)
+            io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLIN | POLLPRI | POLLRDHUP)
         else:
             io_uring_prep_recv_multishot(sqe, self.end.fd_at[0], NULL, 0, 0)
             sqe.flags |= IOSQE_BUFFER_SELECT
@@ -245,18 +268,30 @@ cdef class RingWire(Wire):
         return end.read_failed(EBADF) if wants_read else 0
 
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1:
-        """Hand bytes in a provided buffer to the end, or hold a copy while reading is stopped."""
+        """Hand bytes in a provided buffer to the end, or hold a copy while reading is stopped.
+
+        User code may make turns, in which others receive, level upon level: if each of these frames kept its buffer the
+        kernel would soon have none.  So the buffer goes back first, but for one frame at a time, which lends it to a
+        BufferedProtocol and spares the copy.
+        """
         cdef WireEnd end = self.end
+        cdef bytes copied = None
+        cdef bint is_wanted = end is not None and self.wants_read and self.held is None
+        if res > 0 and is_wanted and end.is_buffered and not buffers.is_lent:
+            buffers.is_lent = True
+            try:
+                return end.data_arrived(data, res)
+            finally:
+                buffers.is_lent = False
+                buffers.give_back(flags)
         try:
-            if res <= 0 or end is None:
-                return 0
-            if self.wants_read and self.held is None:
-                end.data_arrived(data, res)
-            else:
-                self.hold_back(PyBytes_FromStringAndSize(data, res))
+            if res > 0 and end is not None:
+                copied = PyBytes_FromStringAndSize(data, res)
         finally:
             buffers.give_back(flags)
-        return 0
+        if copied is None:
+            return 0
+        return end.bytes_arrived(copied) if is_wanted else self.hold_back(copied)
 
     cdef int judge_size(self, int32_t res) except -1:
         """Large chunks in a row: give up the multishot for reads without a copy."""
@@ -272,6 +307,7 @@ cdef class RingWire(Wire):
 
     cdef void enter_bulk(self) noexcept:
         self.is_bulk = True
+        self.protocol = ul_protocol_of(self.end.fd_at[0]) if self.end is not None else 0
         self.n_short = 0
         self.hint = BULK_FIRST
 
@@ -286,11 +322,7 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int read_bulk(self, ReceiveRequest request, int32_t revents) except -1:
-        """recv(2) until a read falls short, straight into bytes objects.
-
-        With an end behind the data a short read is not the last one: the edge was for both.
-        """
-        cdef bint has_end = (revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0
+        """recv(2) until nothing is left, straight into bytes objects."""
         cdef Py_ssize_t count
         cdef Py_ssize_t asked
         cdef int rounds = READS_PER_EVENT
@@ -329,9 +361,22 @@ cdef class RingWire(Wire):
                 self.monitor.fifo.push(request, revents, IORING_CQE_F_MORE, NULL)
                 raise
             check_held(self)
-            if count < asked and not has_end:
+            if count < asked and (self.end is None or not self.may_have_more(revents)):
                 return 0
         return 0
+
+    cdef bint may_have_more(self, int32_t revents) noexcept:
+        """After a read that fell short: the kernel may have stopped it for another reason than that nothing is left.
+
+        The edge is used up and does not come again for what is there.  TCP stops before the end, which the edge was for
+        as well, and at urgent data, which the poll tells.  UNIX sockets stop where passed fds or credentials
+        begin, or urgent data.  What else there is may stop anywhere.
+        """
+        if revents & (POLLRDHUP | POLLHUP | POLLERR | POLLPRI):
+            return True
+        if self.protocol == IPPROTO_TCP:
+            return False
+        return ul_unread_bytes(self.end.fd_at[0]) != 0
 
     # -- sending ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ cdef class StreamTransport(Endpoint):
     cdef Py_ssize_t high_bytes
     cdef Py_ssize_t low_bytes
     cdef int conn_lost                  # writes after the connection was lost, for asyncio's warning
-    cdef bint is_buffered               # the protocol is a BufferedProtocol
     cdef bint is_drained                # the protocol is of asyncio.streams: see is_closing()
     cdef bint is_closing_               # close or abort was called, or the connection failed
     cdef bint is_paused                 # by pause_reading

@@ -11,6 +11,7 @@ cdef class BufferRing:
     cdef uint32_t *offsets         # next byte of each buffer (incremental mode); owned
     cdef uint32_t *n_taken         # chunks of each buffer taken and not given back; owned
     cdef unsigned char *is_spent   # the kernel will put nothing more into this buffer; owned
+    cdef bint is_lent              # a frame on the stack calls user code while it reads a buffer: one at most
     cdef size_t slots_bytes
     cdef readonly unsigned n_buffers
     cdef readonly unsigned buffer_bytes
