@@ -212,9 +212,15 @@ async def test_serving_goes_on_after_the_listeners_fd_was_something_else(monkeyp
     pipe = os.pipe()
     os.write(pipe[1], b"x")
     address = listener.getsockname()
-    starting = loop.create_task(server.start_serving())
-    loop.call_soon(os.dup2, pipe[0], listener.fileno())  # in the turn in which it begins to serve
-    await starting
+    start_serving = loop._start_serving
+
+    def replace_and_serve(*args, **kwargs):  # after listen(2), and before anything waits for connections
+        monkeypatch.setattr(loop, "_start_serving", start_serving)
+        os.dup2(pipe[0], listener.fileno())
+        return start_serving(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "_start_serving", replace_and_serve)
+    await server.start_serving()
     with socket.create_connection(address):
         await until(lambda: loop_errors)
         for context in loop_errors:
