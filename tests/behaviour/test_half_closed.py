@@ -233,3 +233,63 @@ async def test_what_fits_after_a_pause_reaches_a_client_that_is_half_closed(kind
         assert data[filled:] == ANSWER
         await protocol.lost.wait()
         assert protocol.error is None
+
+
+# Writers of the program's own
+
+
+@KINDS
+async def test_a_writer_that_waits_for_room_costs_nothing_and_is_called(kind):
+    loop = asyncio.get_running_loop()
+    near, peer = socketpair(kind)
+    near.setblocking(False)
+    filled = fill(near)
+    peer.shutdown(socket.SHUT_WR)
+    n_calls = 0
+
+    def ready():
+        nonlocal n_calls
+        n_calls += 1
+
+    try:
+        loop.add_writer(near, ready)
+        for _ in range(2):
+            await turns(3)
+            if hasattr(loop, "statistics"):
+                n_before = loop.statistics()["syscalls"]
+                await asyncio.sleep(0.05)
+                assert loop.statistics()["syscalls"] - n_before < 20
+            assert n_calls == 0
+            peer.setblocking(False)
+            while filled:
+                filled -= len(await loop.sock_recv(peer, 1 << 20))
+            await until(lambda: n_calls >= 3)  # as long as there is room
+            filled = fill(near)
+            await turns(3)
+            n_calls = 0
+        assert loop.remove_writer(near)
+        peer.setblocking(True)
+    finally:
+        near.close()
+        peer.close()
+
+
+@KINDS
+async def test_sock_sendall_to_a_client_that_is_half_closed(kind):
+    loop = asyncio.get_running_loop()
+    near, peer = socketpair(kind)
+    near.setblocking(False)
+    peer.shutdown(socket.SHUT_WR)
+    sending = loop.create_task(loop.sock_sendall(near, ANSWER))
+    try:
+        await turns(3)
+        assert not sending.done()
+        peer.setblocking(False)
+        received = bytearray()
+        while len(received) < len(ANSWER):
+            received += await loop.sock_recv(peer, 1 << 20)
+        await sending
+        assert received == ANSWER
+    finally:
+        near.close()
+        peer.close()

@@ -11,6 +11,7 @@ from .base cimport FDMonitor, FdHandler, ReadyList
 
 cdef class PollRequest(Request):
     cdef FdHandler handler
+    cdef bint is_multishot         # what nobody asked for ended the last one: see poll_completed
 
 cdef class IoUringMonitor(FDMonitor):
     cdef Ring ring                     # replaced when the loop moves to another thread
@@ -46,6 +47,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int cancel(self, Request request) except -1
     cdef BufferRing buffer_ring(self)
     cdef int harvest(self) except -1
+    cdef int poll_reported(self, PollRequest request, int32_t res) except -1
     cdef int poll_completed(self, PollRequest request, int32_t res) except -1
     cdef int arm_polls(self) except -1
     cdef int settle_sends(self) except -1

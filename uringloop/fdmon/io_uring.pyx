@@ -53,6 +53,7 @@ cdef enum:
     DEFERRED_PER_ENTER = 16  # the kernel runs up to 20; fewer than this means that there are no more
     HARVEST_BYTES = 128 * 1024  # received data taken before Python runs: more would leave the cache, and the buffers
     DRAIN_ROUNDS = 1000
+    WANTED = 0x1F  # POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP: what handlers are called for
 
 # Once per process: None until probed.
 cdef object sends_report_count = None
@@ -236,10 +237,18 @@ cdef class IoUringMonitor(FDMonitor):
             while n_armed < len(self.to_arm):
                 handler = <FdHandler>self.to_arm[n_armed]
                 request = <PollRequest>handler.arming
-                if not handler.is_removed and request is not None and request.owner is None:
-                    sqe = self.ring.get_sqe()
-                    io_uring_prep_poll_add(sqe, handler.fd, <unsigned short>handler.events)
-                    hold(request, self.in_flight, sqe)
+                if not handler.is_removed and request is not None:
+                    if request.is_multishot and request.owner is not None:
+                        # it has reported what is wanted: back to one that sees what is still there
+                        self.cancel(request)
+                        request = handler.arming = PollRequest(handler)
+                    if request.owner is None:
+                        sqe = self.ring.get_sqe()
+                        if request.is_multishot:
+                            io_uring_prep_poll_multishot(sqe, handler.fd, <unsigned short>handler.events)
+                        else:
+                            io_uring_prep_poll_add(sqe, handler.fd, <unsigned short>handler.events)
+                        hold(request, self.in_flight, sqe)
                 n_armed += 1
         finally:
             # when the kernel takes no more for the moment, the rest keeps its place
@@ -330,6 +339,8 @@ cdef class IoUringMonitor(FDMonitor):
                 self.fifo.push(request, res, flags, data)
                 if not flags & IORING_CQE_F_MORE:
                     end(request, flags, self.late)
+            elif flags & IORING_CQE_F_MORE and request.kind == KIND_POLL:
+                self.poll_reported(<PollRequest>request, res)
             else:
                 release(request)
                 if request.kind == KIND_POLL:
@@ -339,13 +350,24 @@ cdef class IoUringMonitor(FDMonitor):
         self.n_completed += count
         return <int>count
 
+    cdef int poll_reported(self, PollRequest request, int32_t res) except -1:
+        """A multishot POLL_ADD goes on.  It is like an edge, so what it reports is for one dispatch only."""
+        cdef FdHandler handler = request.handler
+        if res & WANTED and not handler.is_removed and handler.arming is request:
+            self.ready_list.append(handler, <short>(res & WANTED))
+            self.to_arm.append(handler)
+        return 0
+
     cdef int poll_completed(self, PollRequest request, int32_t res) except -1:
         cdef FdHandler handler = request.handler
         if handler.is_removed or handler.arming is not request:
             return 0
         if res >= 0:
-            # bits above 15 (POLLRDHUP can appear unrequested) are nobody's interest
-            self.ready_list.append(handler, <short>(res & 0x1F))
+            # The kernel polls for POLLRDHUP, too.  A socket without room whose peer has shut down its side is ready for
+            # that all the time, and one POLL_ADD after the other would be over at once; a multishot one reports it once.
+            request.is_multishot = not res & WANTED
+            if res & WANTED:
+                self.ready_list.append(handler, <short>(res & WANTED))
             self.to_arm.append(handler)
         elif res == -EBADF:
             # closed without removing the handler; epoll forgets such an fd, too
