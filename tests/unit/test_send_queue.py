@@ -105,11 +105,11 @@ def test_fill_describes_at_most_so_many_entries():
 
 
 def test_fill_stops_when_it_has_enough_bytes():
-    """The last entry is whole: a chunk that begins below the limit may end above it."""
+    """Also in the middle of a chunk."""
     queue = SendQueueDriver()
     for _ in range(10):
         queue.push(bytes(100))
-    assert [len(entry) for entry in queue.fill(10, 250)] == [100, 100, 100]
+    assert [len(entry) for entry in queue.fill(10, 250)] == [100, 100, 50]
     assert queue.fill(10, 0) == []
 
 
@@ -131,3 +131,14 @@ def test_empty_chunks_do_no_harm():
     assert b"".join(queue.fill(8)) == b"b"
     queue.consume(1)
     assert queue.n_chunks == 0
+
+
+def test_what_is_described_ends_at_the_most_that_one_send_takes():
+    """A length in an SQE has 32 bits, and a chunk may be longer."""
+    queue = SendQueueDriver()
+    queue.push(b"0123456789")
+    queue.push(b"abc")
+    assert queue.fill(8, 4) == [b"0123"]
+    queue.consume(4)
+    assert queue.fill(8, 8) == [b"456789", b"ab"]
+    assert queue.fill(8, 6) == [b"456789"]

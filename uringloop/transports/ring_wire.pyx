@@ -474,7 +474,9 @@ cdef class RingWire(Wire):
     cdef int judge_sent(self, WireEnd end, int32_t res) except -1:
         if res == ALL_SENT:
             end.queue.consume(self.send.asked)
-            if end.queue.n_bytes == 0 and end.wants_news():
+            if end.queue.n_bytes:
+                self.aio_context.mark_dirty(end, 0)  # more than one send describes
+            elif end.wants_news():
                 end.schedule_news()
         elif res >= 0 or res == -EAGAIN:
             end.queue.consume(max(res, 0))
@@ -534,10 +536,10 @@ cdef class RingWire(Wire):
         cdef RoomRequest request = RoomRequest()
         cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
         request.wire = self
-        io_uring_prep_poll_multishot(sqe, self.fd, POLLOUT)
+        io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLOUT)
         self.monitor.add(request, sqe)
         self.room = request
-        return 0
+        return self.submit_shared()
 
     cdef int room_found(self, RoomRequest request, int32_t res, bint is_over) except -1:
         """The socket may have room, or an error: the send finds out."""

@@ -108,7 +108,10 @@ cdef class SendQueue:
         return 0
 
     cdef size_t fill(self, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept:
-        """Describe the front of the queue; returns the number of entries.  Valid while the chunks live."""
+        """Describe the front of the queue, most_bytes of it; returns the number of entries.  Valid while the chunks live.
+
+        A length in an SQE has 32 bits: what is longer would be cut off at the front.
+        """
         cdef Py_ssize_t i = self.first
         cdef Py_ssize_t offset = self.first_offset
         cdef Py_ssize_t total = len(self.chunks)
@@ -117,7 +120,7 @@ cdef class SendQueue:
         while i < total and count < capacity and most_bytes > 0:
             chunk = <PyObject *>self.chunks[i]
             vector[count].iov_base = PyBytes_AS_STRING(<bytes>chunk) + offset
-            vector[count].iov_len = PyBytes_GET_SIZE(<bytes>chunk) - offset
+            vector[count].iov_len = min(PyBytes_GET_SIZE(<bytes>chunk) - offset, most_bytes)
             most_bytes -= vector[count].iov_len
             count += 1
             offset = 0
