@@ -149,7 +149,9 @@ class ServeMixin:
         fd = transport.fd
         try:
             transport.setup(self, self.aio_context, protocol, server, context)
-            transport.attach_wire((RingWire if self._has_requests else ReadinessWire)(transport, fd))
+            # a record must be received whole, which the ring's provided buffers do not promise
+            by_ring = self._has_requests and not transport._keeps_records
+            transport.attach_wire((RingWire if by_ring else ReadinessWire)(transport, fd))
             self._transports[fd] = transport
             if accepted is not None:
                 self._replace(server, accepted, transport)

@@ -57,7 +57,7 @@ cdef extern from *:
     int ul_accept(int fd, ul_peer *peer, unsigned *n_bytes)
     int ul_name_of(int fd, bint of_peer, ul_peer *name, unsigned *n_bytes)
     int ul_no_delay(int fd)
-    int IPPROTO_TCP, SOCK_NONBLOCK
+    int IPPROTO_TCP, IPPROTO_SCTP, SOCK_NONBLOCK, SOCK_SEQPACKET
 
 # C variables: module globals may be gone when the interpreter ends
 cdef object make_socket = _plain.ORIGINAL or socket.socket
@@ -185,6 +185,11 @@ cdef const int *number_in(object sock, int fd) noexcept:
     return at if at[0] == fd else NULL
 
 
+cdef bint keeps_records(int proto, int type) noexcept:
+    """What is sent at once is one record for the peer: two writes must not be joined, nor one be cut."""
+    return type == SOCK_SEQPACKET or proto == IPPROTO_SCTP
+
+
 cdef class Endpoint(WireEnd):
     """What owns the fd of a connection.  See StreamTransport."""
 
@@ -203,7 +208,8 @@ cdef class Endpoint(WireEnd):
         self.fd = sock.fileno()
         self.sock = sock
         self.fd_at = number_in(sock, self.fd)
-        self.is_shared = is_shared
+        self.keeps_records = keeps_records(sock.proto, sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_TYPE))
+        self.is_shared = is_shared or self.keeps_records
         if self.fd_at == NULL:
             self.fd_at = &self.fd
         self.extra = {} if extra is None else extra
@@ -220,6 +226,7 @@ cdef class Endpoint(WireEnd):
         if kind.proto == IPPROTO_TCP:
             ul_no_delay(connection.fd)  # fails for a connection that is reset already, as it may
         self.kind = kind
+        self.is_shared = self.keeps_records = keeps_records(kind.proto, kind.type & ~SOCK_NONBLOCK)
         self.fd = connection.fd
         connection.fd = -1
 
@@ -290,6 +297,10 @@ cdef class Endpoint(WireEnd):
         return self.extra.get(name, default)
 
     # -- what asyncio's own modules reach for ------------------------------------------------------------
+
+    @property
+    def _keeps_records(self):
+        return self.keeps_records
 
     def _own_sock(self):
         """The Python socket for the loop's own use, which keeps the order by itself."""

@@ -341,6 +341,8 @@ cdef class StreamTransport(Endpoint):
             self.refuse_write(chunks)
             return
         n_bytes = 0
+        if self.keeps_records:
+            chunks = [b"".join(chunks)]  # one call, one record
         for chunk in chunks:
             if chunk:
                 self.queue.push(<bytes>chunk)

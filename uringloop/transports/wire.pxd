@@ -26,6 +26,7 @@ cdef class WireEnd(Flushable):
     cdef const int *fd_at          # where the socket's number is now: see transports/endpoint
     cdef bint is_shared            # the program may act on the socket itself: nothing waits for the end of the turn
     cdef bint is_buffered          # takes memory, for a BufferedProtocol; else bytes objects
+    cdef bint keeps_records        # SOCK_SEQPACKET, SCTP: one write, one record; the end sends at once, by readiness
     cdef bint is_hearing           # between start_reading and stop_reading
     cdef const char *rest          # of a chunk whose delivery is on the stack: what comes next, for nested turns
     cdef Py_ssize_t n_rest         # 0: there is none; valid while buffered_arrived() is in the protocol's method

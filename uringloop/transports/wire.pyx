@@ -336,7 +336,7 @@ cdef class Wire:
             vector = <iovec *>malloc(capacity * sizeof(iovec))
             if vector == NULL:
                 raise MemoryError()
-        count = self.end.queue.fill(vector, capacity, 1 << 30)
+        count = self.end.queue.fill(vector, 1 if self.end.keeps_records else capacity, 1 << 30)
         while True:
             taken = ul_send_vector(self.end.fd_at[0], vector, count)
             if taken >= 0 or errno != EINTR:
@@ -496,7 +496,8 @@ cdef class ReadinessWire(Wire):
                 elif count != -EAGAIN and count != -EINTR:
                     end.read_failed(<int>-count)
                 return 0
-            self.learn(count)
+            if not end.keeps_records:  # of which a smaller read would cut one off
+                self.learn(count)
             if data is None:
                 # A copy first: get_buffer() of a BufferedProtocol may let another thread's loop read into staging.
                 end.bytes_arrived(PyBytes_FromStringAndSize(staging, count))
