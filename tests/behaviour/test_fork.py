@@ -1,44 +1,8 @@
 """os.fork in a process with a live loop. Each test is a script of its own."""
 
 import pytest
+from forking import run_forking
 from helpers import TESTS, run_script
-
-FORK = """
-import warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
-
-def fork(child):
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        child()
-        status = 0
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-def ended(pid):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            assert status == 0, f"the child ended with {status}"
-            return
-        time.sleep(0.001)
-    os.kill(pid, 9)
-    raise AssertionError("the child hangs")
-"""
-
-
-def run_forking(body, monitor):
-    import textwrap
-
-    run_script(FORK + textwrap.dedent(body), monitor)
 
 
 def test_a_new_loop_works_in_the_child(monitor):
@@ -403,7 +367,7 @@ def test_a_child_may_leave_the_parents_loop(monitor, way):
     )
 
 
-def test_the_current_loop_of_a_child_is_a_new_one(monitor):
+def test_the_current_loop_of_a_child_works(monitor):
     run_forking(
         """
         import warnings

@@ -54,3 +54,6 @@ cdef class AioContext(Sources):
     cdef int send_all(self) except -1
     cdef int settle(self) except -1
     cdef int forget(self) except -1
+    cdef bint is_left(self) noexcept
+    cdef bint leave(self) except -1
+    cdef int renew(self) except -1

@@ -171,6 +171,8 @@ cdef class AioContext(Sources):
         self.thread = <unsigned long>PyThread_get_thread_ident()
         if self.pollers is not None:
             self.pollers.thread = self.thread
+        if self.is_left():
+            self.renew()
         return self.monitor.begin_run()
 
     cdef int refuse_others(self) except -1:
@@ -554,6 +556,8 @@ cdef class AioContext(Sources):
     def close(self):
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
         self.refuse_others()
+        if self.is_left():
+            self.dirty.clear()  # the parent's, which sends it
         while self.dirty.head != self.dirty.tail:
             self.pop_dirty().flush_last()  # written while the loop did not run
         self.bottom_halves.close()
@@ -575,6 +579,44 @@ cdef class AioContext(Sources):
         self.bottom_halves.close()
         self.monitor.forget()
         self.notifier.close()
+        return 0
+
+    cdef bint is_left(self) noexcept:
+        """In a fork child, which has not used it yet."""
+        return self.notifier.fd < 0 and not self.monitor.is_closed
+
+    cdef bint leave(self) except -1:
+        """In a fork child: part with the parent, and go on from here, with kernel objects of our own.
+
+        Those are made by the first run, and those that a change of interest or an SQE needs by the first of these: most
+        children use none, and a daemon first closes every fd that it has.
+
+        Returns: False where that is not possible: turns are on the stack, something else drives it, or requests are
+            under way that belong to the parent.  Then nothing changed.
+        """
+        if self.n_polls or self.is_foreign or self.monitor.is_closed or not self.monitor.can_leave():
+            return False
+        self.thread = 0
+        if self.pollers is not None:
+            self.pollers.thread = 0
+        self.monitor.leave()
+        if self.notifier.fd >= 0:
+            self.monitor.update(self.notifier, None)
+            self.notifier.end_wait()
+            self.notifier.close()
+        return True
+
+    cdef int renew(self) except -1:
+        """Raises: OSError, MonitorUnavailable; then the next use tries again."""
+        self.notifier.open()
+        try:
+            self.notifier.is_removed = False
+            if self.monitor.left_files is not None:
+                self.monitor.renew()
+            self.monitor.update(None, self.notifier)
+        except BaseException:
+            self.notifier.close()
+            raise
         return 0
 
 
@@ -605,7 +647,7 @@ def _send_all():
     """What all contexts of the process have collected goes to the kernel."""
     cdef AioContext context
     for context in list(live_contexts):
-        if not context.monitor.is_closed and not context.is_forgotten:
+        if not context.monitor.is_closed and not context.is_forgotten and not context.is_left():
             context.send_all()
 
 

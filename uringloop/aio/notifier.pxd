@@ -8,4 +8,5 @@ cdef class Notifier(FdHandler):
     cdef int notify(self) except -1
     cdef bint begin_wait(self) noexcept
     cdef void end_wait(self) noexcept
+    cdef int open(self) except -1
     cdef int close(self) except -1

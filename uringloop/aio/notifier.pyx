@@ -45,10 +45,14 @@ cdef class Notifier(FdHandler):
     """The handler of the loop's eventfd.  Raises OSError where eventfd(2) fails."""
 
     def __cinit__(self):
+        self.open()
+        self.events = 1  # POLLIN
+
+    cdef int open(self) except -1:
         self.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.fd < 0:
             raise OSError(errno, "eventfd: " + os.strerror(errno))
-        self.events = 1  # POLLIN
+        return 0
 
     def __dealloc__(self):
         if self.fd >= 0:

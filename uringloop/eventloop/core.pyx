@@ -262,6 +262,10 @@ cdef class LoopCore(FdWatching):
         if self.aio_context is not None:
             self.aio_context.forget()
 
+    def _leave_aio_context(self):
+        """In a fork child: see AioContext.leave."""
+        return self.aio_context is not None and self.aio_context.leave()
+
     # -- raw requests: see raw.pyx, which is there in builds with liburing -----------------------------------
 
     @property

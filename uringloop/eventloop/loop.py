@@ -132,6 +132,7 @@ class Loop(
     def _run_forever_setup(self):
         self._check_closed()
         self._check_running()
+        self._renew_signals()
         self._old_agen_hooks = sys.get_asyncgen_hooks()
         try:
             self._set_coroutine_origin_tracking(self._debug)
@@ -211,20 +212,38 @@ class Loop(
     # -- fork ------------------------------------------------------------------------------------------
 
     def _after_fork_in_child(self):
-        self._forget_signals()
-        self.close_processes()
-        self._acceptors.clear()
-        self._forget_aio_context()
+        """In a fork child: part with the parent; what is unsent is for the parent to send.
+
+        Returns: whether the loop goes on here; else it is closed.
+        """
+        goes_on = not self.is_running() and not self._has_unsent() and self._leave_aio_context()
+        if not goes_on:
+            self._forget_aio_context()  # from now on nothing is removed from the parent's epoll set
+        self._leave_signals()
+        self._leave_processes()
+        if not goes_on:
+            self._signal_handlers.clear()
+            self._acceptors.clear()
+            return False
+        executor = self._default_executor
+        if getattr(executor, "_thread_name_prefix", None) == "asyncio" and executor._threads:
+            self._default_executor = None  # the one that asyncio makes; its threads are the parent's
+        self._pid = os.getpid()
+        return True
+
+    def _has_unsent(self):
+        return any(self._transports[fd].get_write_buffer_size() for fd in self._transports)
 
 
-def _forget_loops():
+def _part_with_parent():
     """In a fork child: no loop of the parent may be touched, and none of its kernel objects kept alive."""
     for loop in list(_live_loops):
-        loop._after_fork_in_child()
-    _live_loops.clear()
+        if not loop._after_fork_in_child():
+            _live_loops.discard(loop)
     if sys.version_info < (3, 12):  # since then asyncio does it
         policy = events._event_loop_policy
-        if isinstance(getattr(getattr(policy, "_local", None), "_loop", None), Loop):
+        loop = getattr(getattr(policy, "_local", None), "_loop", None)
+        if isinstance(loop, Loop) and loop.is_closed():
             policy._local = type(policy._local)()
     try:
         from ..uring.ring import forget_spare_rings
@@ -233,4 +252,4 @@ def _forget_loops():
     forget_spare_rings()
 
 
-os.register_at_fork(after_in_child=_forget_loops)
+os.register_at_fork(after_in_child=_part_with_parent)

@@ -75,9 +75,17 @@ class ProcessesMixin:
         self._child_threads = None  # asyncio's watcher for kernels without pidfd, made when needed
 
     def close_processes(self):
-        """The loop closes, or is forgotten after a fork: nobody hears of these children any more."""
+        """The loop closes: nobody hears of these children any more."""
         while self._pidfds:
             os.close(self._pidfds.pop())
+
+    def _leave_processes(self):
+        """In a fork child: these are the parent's children, and so is the thread that waits for some."""
+        self._child_threads = None
+        while self._pidfds:
+            pidfd = self._pidfds.pop()
+            self._remove_reader(pidfd)
+            os.close(pidfd)
 
     async def _make_subprocess_transport(
         self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs

@@ -48,6 +48,7 @@ class StdlibHooks:
     """Mixed into Loop behind LoopCore."""
 
     _hears_signals = False  # see hear_signals
+    _wants_wakeups = False  # see _leave_signals
 
     def setup_stdlib(self):
         """The attributes that the borrowed functions expect."""
@@ -124,21 +125,37 @@ class StdlibHooks:
             fd = signal.set_wakeup_fd(-1)
         except ValueError:
             return -1  # not the main thread
-        return -1 if fd == self._csock.fileno() else fd
+        return -1 if self._csock is not None and fd == self._csock.fileno() else fd
 
     def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
         transport = unix_events._UnixReadPipeTransport(self, pipe, protocol, waiter, extra)
         transport.max_size = _PIPE_READ_BYTES
         return transport
 
-    def _forget_signals(self):
-        """In a fork child: the parent's wake-up socketpair must hear nothing from us."""
+    def _leave_signals(self):
+        """In a fork child: the parent's wake-up socketpair must hear nothing from us.  The first run makes another."""
         if self._csock is not None:
-            signal.set_wakeup_fd(-1)
+            others_fd = self._foreign_wakeup_fd()
+            self._wants_wakeups = others_fd == -1
+            if not self._wants_wakeups:
+                signal.set_wakeup_fd(others_fd)
+            if not self._closed:
+                self._remove_reader(self._ssock)
+            self._internal_fds -= 1
             self._ssock.close()
             self._csock.close()
             self._ssock = self._csock = None
-            self._signal_handlers.clear()
+
+    def _renew_signals(self):
+        """Before a run: see _leave_signals."""
+        if (
+            self._signal_handlers
+            and self._csock is None
+            and threading.current_thread() is threading.main_thread()
+        ):
+            self._make_self_pipe()
+            if self._wants_wakeups:
+                signal.set_wakeup_fd(self._csock.fileno())
 
 
 def _signal_came(known, number, frame):

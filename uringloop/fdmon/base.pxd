@@ -58,6 +58,7 @@ cdef class FDMonitor:
     cdef readonly bint is_closed
     cdef readonly bint has_requests  # completions and add_sqe: io_uring only
     cdef dict handlers               # fd -> FdHandler with interest
+    cdef dict left_files             # fd -> (device, inode) at the fork, from `leave` until `renew`; else None
     cdef unsigned long long n_syscalls
     cdef unsigned long long n_interests  # how often what is to be watched changed; counted where fileno() is -1
     cdef Stopwatch stopwatch         # who wants to know of slow callbacks, or None
@@ -78,5 +79,8 @@ cdef class FDMonitor:
     cdef int close(self) except -1
     cdef int deliver_last(self) except -1
     cdef int forget(self) except -1
+    cdef bint can_leave(self) except -1
+    cdef int leave(self) except -1
+    cdef int renew(self) except -1
 
 cdef int check_pollable(int fd) except -1

@@ -220,6 +220,42 @@ cdef class FDMonitor:
         """In a fork child: close our copies of the kernel objects without touching what the parent sees."""
         return self.close()
 
+    cdef bint can_leave(self) except -1:
+        """Whether nothing is under way that only the parent's kernel objects could end."""
+        return True
+
+    cdef int leave(self) except -1:
+        """In a fork child: as `forget`, but the handlers stay, and `renew` watches for them with objects of our own.
+
+        Which files the fds are is noted: a daemon closes them all, and the numbers become others'.
+        Raises: nothing but MemoryError.  Runs no user code.
+        """
+        if self.left_files is None:
+            self.left_files = {fd: identity(fd) for fd in self.handlers}
+        return 0
+
+    cdef int renew(self) except -1:
+        """The first use after `leave`.  Handlers of fds that are other files by now are forgotten.
+
+        Raises: OSError, MonitorUnavailable; then the monitor is as it was.
+        """
+        cdef FdHandler handler
+        cdef dict left_files = self.left_files
+        for handler in list(self.handlers.values()):
+            file = identity(handler.fd)
+            if file is None or file != left_files.get(handler.fd):
+                self.update(handler, None)
+        self.left_files = None
+        return 0
+
+
+cdef object identity(int fd):
+    """What tells the file of an fd from others; None where no file is open."""
+    cdef struct_stat st
+    if fstat(fd, &st) < 0:
+        return None
+    return st.st_dev, st.st_ino
+
 
 cdef int check_pollable(int fd) except -1:
     """Raise as epoll_ctl(2) would: EBADF, or EPERM for what cannot be polled.

@@ -7,5 +7,6 @@ cdef class EpollMonitor(FDMonitor):
     cdef bint has_pwait2         # nanosecond timeouts
     cdef PyObject **by_fd        # fd -> the handler of that fd, borrowed from `handlers`; owned array
     cdef int by_fd_capacity
+    cdef int create(self) except -1
     cdef int reserve(self, int fd) except -1
     cdef int control(self, int operation, FdHandler handler) noexcept

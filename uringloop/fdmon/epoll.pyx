@@ -61,15 +61,20 @@ cdef class EpollMonitor(FDMonitor):
     name = "epoll"
 
     def __cinit__(self):
-        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-        if self.epoll_fd < 0:
-            raise MonitorUnavailable("epoll", errno, "epoll_create1 failed")
+        self.epoll_fd = -1
+        self.create()
         self.has_pwait2 = True
 
     def __dealloc__(self):
         if self.epoll_fd >= 0:
             close_fd(self.epoll_fd)
         free(self.by_fd)
+
+    cdef int create(self) except -1:
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll_fd < 0:
+            raise MonitorUnavailable("epoll", errno, "epoll_create1 failed")
+        return 0
 
     cdef int reserve(self, int fd) except -1:
         cdef PyObject **grown
@@ -98,6 +103,8 @@ cdef class EpollMonitor(FDMonitor):
     cdef int update(self, FdHandler old, FdHandler new) except -1:
         cdef int error = 0
         if new is not None:
+            if self.left_files is not None:
+                self.renew()
             self.reserve(new.fd)
             error = self.control(EPOLL_CTL_ADD if old is None else EPOLL_CTL_MOD, new)
             if error == EEXIST:
@@ -113,7 +120,8 @@ cdef class EpollMonitor(FDMonitor):
             self.by_fd[new.fd] = <PyObject *>new
         elif old is not None and self.handlers.get(old.fd) is old:
             # EBADF and ENOENT: the fd was closed first, which removed it from the kernel's set
-            self.control(EPOLL_CTL_DEL, old)
+            if self.epoll_fd >= 0:  # else there is none yet in this fork child
+                self.control(EPOLL_CTL_DEL, old)
             self.by_fd[old.fd] = NULL
             del self.handlers[old.fd]
         if old is not None:
@@ -147,6 +155,23 @@ cdef class EpollMonitor(FDMonitor):
 
     cdef int fileno(self) noexcept:
         return self.epoll_fd
+
+    cdef int leave(self) except -1:
+        FDMonitor.leave(self)
+        if self.epoll_fd >= 0:
+            close_fd(self.epoll_fd)
+            self.epoll_fd = -1
+        return 0
+
+    cdef int renew(self) except -1:
+        cdef FdHandler handler
+        if self.epoll_fd < 0:
+            self.create()
+        FDMonitor.renew(self)
+        for handler in list(self.handlers.values()):
+            if self.control(EPOLL_CTL_ADD, handler):
+                self.update(handler, None)
+        return 0
 
     cdef int close(self) except -1:
         if self.epoll_fd >= 0:

@@ -170,6 +170,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int prepare_for_raw(self) except -1:
         """This thread may touch the ring, and before the first run any other may be the one that runs the loop."""
         cdef Ring fresh
+        self.ring.reopen()
         if not (self.has_run or not self.ring.is_enabled or self.in_flight.count or self.ring.has_unsubmitted()):
             # a spare ring, which belongs to its thread for ever
             fresh = _ring.take_ring(only_disabled=True)
@@ -199,6 +200,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef BufferRing buffer_ring(self):
         """The loop's provided buffers, made on first use; None where they cannot be had."""
         if self.buffers is None and not self.has_no_buffers:
+            self.ring.reopen()
             try:
                 self.buffers = BufferRing(self.ring)
             except OSError as error:
@@ -212,6 +214,8 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int update(self, FdHandler old, FdHandler new) except -1:
         if new is not None:
             check_pollable(new.fd)
+            if self.left_files is not None:
+                self.renew()
             if old is None:
                 old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
         if old is not None and old.arming is not None:
@@ -450,6 +454,7 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef int make_pollable(self) except -1:
         """A ring without DEFER_TASKRUN, whose completions wake nobody who sleeps on its fd: docs/decisions/0015."""
+        self.ring.reopen()
         if self.ring.setup_flags & IORING_SETUP_DEFER_TASKRUN and (not self.ring.is_enabled or self.ring.is_mine()):
             if self.in_flight.count or self.ring.has_unsubmitted():
                 self.begin_run()
@@ -651,6 +656,35 @@ cdef class IoUringMonitor(FDMonitor):
                 first_error = first_error or error
         if first_error is not None:
             raise first_error
+        return 0
+
+    cdef bint can_leave(self) except -1:
+        """Raw requests, their buffers and registrations are the parent's ring's; a send that is half-way, nobody knows."""
+        return not (self.has_tables or self.is_bound or self.has_remains or any(
+            [(<Request>one).kind != KIND_POLL and (<Request>one).kind != KIND_COMPLETION
+             for one in self.in_flight.snapshot()]))
+
+    cdef int leave(self) except -1:
+        """As `move` to another ring, which is made with the next SQE; but the CQ is the parent's, and stays untouched.
+
+        What the kernel has of requests in flight points to the parent's memory: ours is free to go.
+        """
+        cdef Request request
+        FDMonitor.leave(self)
+        if self.ready_list is None:
+            self.ready_list = ReadyList()
+        self.n_syscalls_before += self.ring.n_syscalls
+        self.n_submitted_before += self.ring.n_submitted
+        self.ring.leave()
+        self.buffers = None  # its last users keep it until their completions are dispatched
+        self.forget_ring()
+        self.unsettled.clear()
+        for request in reversed(self.in_flight.snapshot()):
+            release(request)
+            if request.kind == KIND_POLL:
+                self.poll_completed(<PollRequest>request, -ECANCELED)
+            else:
+                self.fifo.push(request, -ECANCELED, 0, NULL)
         return 0
 
     cdef int forget(self) except -1:

@@ -45,6 +45,8 @@ cdef class PollMonitor(FDMonitor):
     cdef int update(self, FdHandler old, FdHandler new) except -1:
         if new is not None:
             check_pollable(new.fd)
+            if self.left_files is not None:
+                self.renew()
             if old is None:
                 old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
             self.handlers[new.fd] = new

@@ -9,6 +9,7 @@ cdef extern from "../aio/clock.h" nogil:
 cdef class Ring:
     cdef io_uring ring                 # liburing's state; valid while is_open
     cdef readonly bint is_open         # the ring fd and its mappings exist
+    cdef bint is_left                  # in a fork child, closed: opened anew when it is needed
     cdef readonly bint is_large        # SQ_LARGE
     cdef readonly bint is_enabled      # submissions are accepted (IORING_REGISTER_ENABLE_RINGS done)
     cdef unsigned long long inode      # of the ring's file, to know its fd again
@@ -31,6 +32,9 @@ cdef class Ring:
     cdef bint has_unsubmitted(self) noexcept
     cdef bint has_completions(self) noexcept
     cdef int close(self) except -1
+    cdef int open(self, bint single_issuer) except -1
+    cdef int leave(self) except -1
+    cdef int reopen(self) except -1
     cdef bint has_room(self, unsigned n_sqes) noexcept
     cdef bint move_overflow(self) except -1
     cdef int adopt(self, Ring old) except -1

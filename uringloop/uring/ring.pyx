@@ -106,16 +106,18 @@ cdef class Ring:
     """
 
     def __cinit__(self, bint single_issuer=True, bint is_dummy=False, bint is_large=False):
-        cdef int result = 0
         self.is_large = is_large
         memset(&self.ring, 0, sizeof(self.ring))
-        if is_dummy:
-            return
-        result = self.setup(single_issuer)
-        if result == -ENOMEM and not is_large:
+        if not is_dummy:
+            self.open(single_issuer)
+
+    cdef int open(self, bint single_issuer) except -1:
+        cdef int result = self.setup(single_issuer)
+        if result == -ENOMEM and not self.is_large:
             result = self.setup_when_there_is_memory(single_issuer)
         if result < 0:
             raise MonitorUnavailable("io_uring", -result, explain(-result, len(open_rings)))
+        return 0
 
     cdef int setup_when_there_is_memory(self, bint single_issuer) except? -1:
         """Locked memory is used up: give back what is kept for later, and wait for what is on its way back."""
@@ -186,7 +188,9 @@ cdef class Ring:
         cdef io_uring_sqe *sqe
         cdef io_uring_sqe *grown
         if not self.is_open:
-            raise RuntimeError("the loop is closed: its ring takes no requests")
+            if not self.is_left:
+                raise RuntimeError("the loop is closed: its ring takes no requests")
+            self.reopen()
         if self.is_enabled or not (self.n_overflow or self.is_sq_left):
             sqe = io_uring_get_sqe(&self.ring)
             if sqe != NULL:
@@ -217,6 +221,7 @@ cdef class Ring:
         cdef int result
         if self.is_enabled:
             return 0
+        self.reopen()
         result = ul_enable_ring(&self.ring)
         if result < 0:
             raise OSError(-result, "io_uring_register(ENABLE_RINGS): " + os.strerror(-result))
@@ -352,6 +357,7 @@ cdef class Ring:
 
         In a fork child only the child's copy goes away: unmapping and closing touch no shared content.
         """
+        self.is_left = False
         if self.is_open:
             self.is_open = False
             self.is_enabled = False
@@ -359,6 +365,24 @@ cdef class Ring:
         free(self.overflow)
         self.overflow = NULL
         self.n_overflow = self.overflow_capacity = 0
+        return 0
+
+    cdef int leave(self) except -1:
+        """In a fork child: let go of the parent's ring; `reopen` has the kernel make another one, which is disabled."""
+        cdef bint is_left = self.is_open or self.is_left
+        self.close()
+        memset(&self.ring, 0, sizeof(self.ring))
+        self.n_syscalls = self.n_submitted = 0
+        self.owner_thread = 0
+        self.is_sq_left = False
+        self.is_left = is_left
+        return 0
+
+    cdef int reopen(self) except -1:
+        """The first need of a ring after `leave`.  Raises MonitorUnavailable; then the next one tries again."""
+        if self.is_left:
+            self.open(bool(self.setup_flags & IORING_SETUP_SINGLE_ISSUER))
+            self.is_left = False
         return 0
 
 
