@@ -18,6 +18,7 @@ except ModuleNotFoundError as _error:
         "built. Leave that folder if uringloop is installed already (the folder hides it), or run "
         "`pip install -e .` there"
     ) from _error
+from . import _frozen  # noqa: F401 (for the analysis of tools that freeze programs)
 from ._version import __version__
 from .eventloop.nested_mode import allow_nested, disallow_nested
 from .exceptions import MonitorUnavailable, SqeNotSupported, UringLoopError

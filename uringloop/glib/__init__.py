@@ -79,3 +79,10 @@ def attach(
         aio_context.hear_signals()
         return source
     return Source(aio_context, main_context, priority, None)
+
+
+def _seen_by_analysis() -> None:
+    """Never called: what .native, which is compiled, imports; for tools that freeze programs.  See ._frozen."""
+    import traceback  # noqa: F401
+
+    from gi.repository import GLib  # noqa: F401

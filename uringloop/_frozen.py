@@ -1,0 +1,102 @@
+"""Every import that PyInstaller, cx_Freeze, Nuitka and modulefinder cannot see, for them to read.
+
+They follow the imports in the bytecode of Python modules; a compiled module has none, so what only compiled modules
+import, or what is imported by a name made at run time, would be missing in a frozen program.  The functions are
+never called: they are read.  A build without liburing lacks some of these, which those tools only warn of.
+
+uringloop.glib is not here: it would drag PyGObject into every program.  Its own __init__ names what it needs.
+"""
+
+# ruff: noqa: F401
+
+
+def _seen_of_python() -> None:
+    import _asyncio
+    import _socket
+    import _ssl
+    import _thread
+    import asyncio.constants
+    import asyncio.coroutines
+    import asyncio.events
+    import asyncio.exceptions
+    import asyncio.format_helpers
+    import asyncio.futures
+    import asyncio.log
+    import asyncio.streams
+    import asyncio.tasks
+    import atexit
+    import collections
+    import contextvars
+    import errno
+    import functools
+    import inspect
+    import logging
+    import operator
+    import os
+    import selectors
+    import socket
+    import ssl
+    import sys
+    import sysconfig
+    import threading
+    import time
+    import traceback
+    import types
+    import warnings
+    import weakref
+
+
+def _seen_of_ours() -> None:
+    # what cffi's compiled module imports
+    import _cffi_backend  # type: ignore[import-not-found]
+
+    from . import exceptions, files
+    from .aio import (
+        bottom_halves,
+        context,
+        event_notifier,
+        gsource,
+        handles,
+        notifier,
+        poll_handlers,
+        ready,
+        reporter,
+        sources,
+        sqe_checks,
+        sqe_request,
+        sqes,
+        timers,
+    )
+    from .eventloop import (
+        core,
+        nested,
+        raw,
+        raw_request,
+        registered,
+        views,
+        watching,
+    )
+    from .fdmon import base, epoll, io_uring, poll, polling, select
+    from .files import ring_requests
+    from .liburing import _ffi, enums, features, probing, refusal
+    from .support import references
+    from .transports import (
+        accept,
+        addresses,
+        classes,
+        datagram,
+        endpoint,
+        flow,
+        packets,
+        plain,
+        ring_wire,
+        stock,
+        stream,
+        tls,
+        tls_classes,
+        tls_engine,
+        tls_transport,
+        trsock,
+        wire,
+    )
+    from .uring import buffers, completions, request, ring, sendprobe
