@@ -459,19 +459,19 @@ def run_script(source, monitor=STOCK, *, seconds=40.0, env=None, expect=0, argum
 
 
 def refuse_io_uring(error):
-    """Let io_uring_setup fail with this errno, for the rest of this process's life (a seccomp filter)."""
-    io_uring_setup = 425  # on every architecture
+    """Let io_uring_setup fail with this errno, for the rest of this process's life."""
+    refuse_calls([425], error)  # on every architecture
+
+
+def refuse_calls(numbers, error):
+    """Let these system calls fail with this errno, for the rest of this process's life (a seccomp filter)."""
     load, jump_if_equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
     fail, allow = 0x00050000 | error, 0x7FFF0000  # SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW
-    code = b"".join(
-        struct.pack("HBBI", *instruction)
-        for instruction in (
-            (load, 0, 0, 0),
-            (jump_if_equal, 0, 1, io_uring_setup),
-            (answer, 0, 0, fail),
-            (answer, 0, 0, allow),
-        )
-    )
+    instructions = [(load, 0, 0, 0)]
+    for number in numbers:
+        instructions += [(jump_if_equal, 0, 1, number), (answer, 0, 0, fail)]
+    instructions.append((answer, 0, 0, allow))
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer)))
     libc = ctypes.CDLL(None, use_errno=True)

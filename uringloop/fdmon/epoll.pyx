@@ -1,14 +1,14 @@
 """The epoll(7) monitor: level-triggered, O(ready) per wait, what a loop falls back to.
 
-epoll_pwait2(2) (since Linux 5.11) takes nanoseconds; where it is missing, milliseconds are rounded up, so that a
-timer is late, never early.
+epoll_pwait2(2) (since Linux 5.11) takes nanoseconds; where it is missing or refused (seccomp filters answer with any
+errno: ENOSYS, EPERM in older Docker profiles), milliseconds are rounded up, so that a timer is late, never early.
 GIL: released around the wait only; meanwhile other threads may touch nothing but the notifier.
 
 Invariant: a registration carries the fd number, never a pointer: an fd that was closed while a fork child still
 holds a copy stays in the kernel's set, and a pointer of it would dangle.
 """
 
-from libc.errno cimport EEXIST, EINTR, ENOENT, ENOSYS, errno
+from libc.errno cimport EEXIST, EINTR, ENOENT, errno
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
@@ -136,8 +136,8 @@ cdef class EpollMonitor(FDMonitor):
             with nogil:
                 n_ready = ul_epoll_pwait2(self.epoll_fd, events, EVENTS_PER_WAIT, timeout_ns)
                 error = errno
-            if n_ready < 0 and error == ENOSYS:
-                self.has_pwait2 = False
+            if n_ready < 0 and error != EINTR:
+                self.has_pwait2 = False  # if it was something else, epoll_wait(2) says so
                 return self.wait(ready_list, timeout_ns)
         else:
             timeout_ms = <int>min((timeout_ns + 999999) // 1000000, 2147483647) if timeout_ns > 0 else <int>timeout_ns

@@ -1,6 +1,7 @@
 """The poll(2) monitor: the plainest one, O(handlers) per wait, works everywhere.
 
-The array for ppoll(2) is rebuilt at the next wait after a change.  Level-triggered.
+Where ppoll(2) is refused (a seccomp filter), poll(2) waits in milliseconds, rounded up.
+The array for both is rebuilt at the next wait after a change.  Level-triggered.
 GIL: released around ppoll only; meanwhile other threads may touch nothing but the notifier.
 """
 
@@ -25,7 +26,21 @@ cdef extern from "<poll.h>" nogil:
     static int ul_ppoll(struct pollfd *fds, size_t count, int64_t timeout_ns)
     {
         struct timespec timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
-        return ppoll(fds, count, timeout_ns < 0 ? NULL : &timeout, NULL);
+        static int has_ppoll = 1;                    /* of the process: a seccomp filter stays */
+        int n, timeout_ms;
+
+        if (__atomic_load_n(&has_ppoll, __ATOMIC_RELAXED)) {
+            n = ppoll(fds, count, timeout_ns < 0 ? NULL : &timeout, NULL);
+            if (n >= 0 || errno == EINTR)
+                return n;
+        }
+        /* refused with whatever errno, or wrong in itself: then poll(2) says so; late, never early */
+        timeout_ms = timeout_ns < 0 ? -1 : timeout_ns > 2147483647 * INT64_C(1000000) - 999999 ? 2147483647
+                   : (int)((timeout_ns + 999999) / 1000000);
+        n = poll(fds, count, timeout_ms);
+        if (n >= 0)
+            __atomic_store_n(&has_ppoll, 0, __ATOMIC_RELAXED);
+        return n;
     }
     """
     int ul_ppoll(pollfd *fds, size_t count, int64_t timeout_ns)

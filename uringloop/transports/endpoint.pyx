@@ -32,11 +32,38 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
+    #include <errno.h>
+    #include <fcntl.h>
     #include <netinet/tcp.h>
+    #include <unistd.h>
     static int ul_accept(int fd, ul_peer *peer, unsigned *n_bytes)
     {
+        static int has_accept4 = 1;                  /* of the process: a seccomp filter stays */
         socklen_t length = sizeof *peer;
-        int accepted = accept4(fd, (struct sockaddr *)peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        int accepted, error;
+
+        if (has_accept4) {
+            accepted = accept4(fd, (struct sockaddr *)peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+            if (accepted >= 0 || errno == EAGAIN || errno == EMFILE || errno == ENFILE)
+                goto out;
+            /* Refused, with whatever errno?  Then there is no EBADF for no file; EPERM may be a firewall's. */
+            error = errno;
+            if (accept4(-1, NULL, NULL, SOCK_CLOEXEC) < 0 && errno != EBADF)
+                has_accept4 = 0;
+            else {
+                errno = error;
+                goto out;
+            }
+        }
+        length = sizeof *peer;
+        accepted = accept(fd, (struct sockaddr *)peer, &length);
+        if (accepted >= 0 && (fcntl(accepted, F_SETFD, FD_CLOEXEC) < 0 || fcntl(accepted, F_SETFL, O_NONBLOCK) < 0)) {
+            error = errno;
+            close(accepted);
+            errno = error;
+            accepted = -1;
+        }
+    out:
         *n_bytes = length;
         return accepted;
     }

@@ -1,6 +1,7 @@
 """Datagrams on their way: a batch that was received and not delivered, and a queue that the kernel has not taken.
 
-One recvmmsg(2) fills a Batch, one sendmmsg(2) takes from the front of a DatagramQueue.
+One recvmmsg(2) fills a Batch, one sendmmsg(2) takes from the front of a DatagramQueue; where they are refused, one
+recvmsg(2), and a sendmsg(2) for each.
 
 Invariant: what is in either owns a reference to its data and its address, and is in there once.
 
@@ -79,11 +80,39 @@ cdef extern from "<sys/socket.h>" nogil:
         return 0;
     }
 
+    /*
+     * A seccomp filter may refuse recvmmsg(2) and sendmmsg(2), which are younger than the calls that stock asyncio makes,
+     * with any errno, and an errno may as well be the socket's (EPERM: a firewall).  A call that is not refused answers
+     * EBADF for no file; asked after an error that only a refusal or a firewall gives.
+     */
+    static int ul_has_recvmmsg = 1, ul_has_sendmmsg = 1;
+
+    static int ul_is_usual(int error)
+    {
+        return error == EAGAIN || error == EINTR || error == EBADF || error == ECONNREFUSED;
+    }
+
     /* Returns the number of datagrams, or a negated errno. */
     static int ul_receive(int fd, int kind)
     {
-        int n = recvmmsg(fd, ul_places[kind]->messages, kind ? UL_BATCH_LARGE : UL_BATCH, MSG_DONTWAIT, NULL);
-        return n < 0 ? -errno : n;
+        struct mmsghdr *messages = ul_places[kind]->messages;
+        int n;
+        ssize_t n_bytes;
+
+        if (ul_has_recvmmsg) {
+            n = recvmmsg(fd, messages, kind ? UL_BATCH_LARGE : UL_BATCH, MSG_DONTWAIT, NULL);
+            if (n >= 0)
+                return n;
+            n = errno;
+            if (ul_is_usual(n) || recvmmsg(-1, messages, 1, MSG_DONTWAIT, NULL) >= 0 || errno == EBADF)
+                return -n;
+            ul_has_recvmmsg = 0;
+        }
+        n_bytes = recvmsg(fd, &messages[0].msg_hdr, MSG_DONTWAIT);
+        if (n_bytes < 0)
+            return -errno;
+        messages[0].msg_len = (unsigned)n_bytes;
+        return 1;
     }
 
     #define ul_received_bytes(kind, i) ((Py_ssize_t)ul_places[kind]->messages[i].msg_len)
@@ -112,8 +141,21 @@ cdef extern from "<sys/socket.h>" nogil:
     }
     static int ul_send_filled(int fd, int count)
     {
-        int n = sendmmsg(fd, ul_sending, (unsigned)count, MSG_DONTWAIT | MSG_NOSIGNAL);
-        return n < 0 ? -errno : n;
+        int n;
+
+        if (ul_has_sendmmsg) {
+            n = sendmmsg(fd, ul_sending, (unsigned)count, MSG_DONTWAIT | MSG_NOSIGNAL);
+            if (n >= 0)
+                return n;
+            n = errno;
+            if (ul_is_usual(n) || sendmmsg(-1, ul_sending, 1, MSG_DONTWAIT) >= 0 || errno == EBADF)
+                return -n;
+            ul_has_sendmmsg = 0;
+        }
+        for (n = 0; n < count; n++)
+            if (sendmsg(fd, &ul_sending[n].msg_hdr, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+                return n ? n : -errno;               /* as sendmmsg(2): the next call meets the error */
+        return n;
     }
     /* Returns 1, or a negated errno. */
     static int ul_send_one(int fd, const char *data, size_t n_bytes)
@@ -156,7 +198,7 @@ cdef class Batch:
             free(self.items)
 
     cdef int receive(self, int fd, int family) except -1:
-        """Fill the empty batch with one recvmmsg(2); for AF_INET, AF_INET6 and AF_UNIX.
+        """Fill the empty batch with one call; for AF_INET, AF_INET6 and AF_UNIX.
 
         Returns: 0, or an errno with which nothing was received.
         """
@@ -261,7 +303,7 @@ cdef class DatagramQueue:
         return 0
 
     cdef int send_named(self, int fd) noexcept:
-        """One sendmmsg(2) of those at the front that have names; the first has: how many went, or a negated errno."""
+        """Send those at the front that have names; the first has: how many went, or a negated errno."""
         cdef int count = 0
         cdef Outgoing *item = &self.items[self.first]
         cdef Outgoing *end = &self.items[self.end]
