@@ -194,14 +194,35 @@ cdef class StreamTransport(Endpoint):
             logger.debug("%r resumes reading", self)
 
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
+        if self.n_rest:
+            return self.arrive_behind_rest(data, n_bytes)
         if self.is_buffered:
             return self.buffered_arrived(data, n_bytes)
         return self.call_data_received(PyBytes_FromStringAndSize(data, n_bytes))
 
     cdef int bytes_arrived(self, bytes data) except -1:
+        if self.n_rest:
+            return self.arrive_behind_rest(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         if self.is_buffered:
             return self.buffered_arrived(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         return self.call_data_received(data)
+
+    cdef int arrive_behind_rest(self, const char *data, Py_ssize_t n_bytes) except -1:
+        """A nested turn brings more while a frame below has the rest of a chunk, which comes first.
+
+        `data` is held meanwhile, and not in this frame's hands: turns further up bring even more.
+        """
+        cdef bint is_delivered = False
+        self.wire.hold_back(PyBytes_FromStringAndSize(data, n_bytes))
+        try:
+            self._deliver_rest()
+            is_delivered = True
+        finally:
+            check_held(self)
+            if not is_delivered and self.loop is not None:  # KeyboardInterrupt, SystemExit
+                self.aio_context.schedule(self._deliver_held, self.loop)
+        self._deliver_held()
+        return 0
 
     cdef int call_data_received(self, bytes data) except -1:
         # own references: the protocol may be replaced, or the transport closed, meanwhile
@@ -230,14 +251,20 @@ cdef class StreamTransport(Endpoint):
         cdef Py_ssize_t count
         cdef object aio_ctx = self.aio_ctx
         cdef bytes rest = None
-        if self.n_rest:
-            self._deliver_rest()
         left = enter_context(aio_ctx)
         try:
             while n_bytes > 0 and self.is_buffered and not self.conn_lost:
                 is_filled = False
                 try:
-                    buffer = self.protocol.get_buffer(n_bytes)
+                    protocol = self.protocol
+                    self.rest, self.n_rest = data, n_bytes
+                    try:
+                        buffer = protocol.get_buffer(n_bytes)
+                    finally:
+                        check_held(self)
+                        n_bytes, self.n_rest = self.n_rest, 0
+                    if n_bytes == 0 or self.protocol is not protocol:
+                        continue  # a nested turn gave it to the protocol, or the buffer is not its successor's
                     if not len(buffer):
                         raise RuntimeError("get_buffer() returned an empty buffer")
                     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
@@ -276,6 +303,11 @@ cdef class StreamTransport(Endpoint):
 
     cdef int eof_arrived(self) except -1:
         cdef object aio_ctx = self.aio_ctx
+        cdef Wire wire = self.wire
+        if self.n_rest:
+            self._deliver_rest()
+            if not self.is_hearing or wire.has_held():  # paused, closed, or interrupted: the end waits as well
+                return wire.hold_end()
         self.has_eof_received = True
         self.may_read()
         if self.loop.get_debug():

@@ -66,6 +66,7 @@ cdef class Wire:
     cdef int detach(self) except -1
     cdef int hold_back(self, bytes data) except -1
     cdef int hold_first(self, bytes data) except -1
+    cdef int hold_end(self) except -1
     cdef int stopped(self, int result) except -1
     cdef int deliver_held(self) except -1
     cdef bint has_held(self) noexcept

@@ -283,6 +283,11 @@ cdef class Wire:
         self.held.insert(0, data)
         return 0
 
+    cdef int hold_end(self) except -1:
+        """Keep the end of file behind what is held."""
+        self.held_error = 1
+        return 0
+
     cdef int stopped(self, int result) except -1:
         """End of file (0) or a negated errno; the end hears of it after the data that came before."""
         cdef WireEnd end = self.end
@@ -306,10 +311,15 @@ cdef class Wire:
         cdef int error
         cdef bytes data
         while self.held is not None and self.wants_read and self.end is not None:
+            end = self.end
+            if end.n_rest:
+                end._deliver_rest()  # of a frame below: it came before
+                if end.n_rest:
+                    return 0
+                continue
             data = <bytes>self.held.pop(0)
             if not self.held:
                 self.held = None
-            end = self.end
             end.bytes_arrived(data)
             check_held(self)
         if self.held is None and self.held_error and self.wants_read and self.end is not None:
