@@ -225,7 +225,7 @@ cdef class SqeRequest(Request):
                 monitor.lent = LentBuffers()
             monitor.lent.lend(self.group, self.first_id, self.fd, self.in_kernel().keepalive)
         elif monitor.lent is not None and not self.is_forced_async:
-            return monitor.lent.remove(self.group, res, res < self.fd and not monitor.in_flight.selects(self.group))
+            return monitor.lent.remove(self.group, res)
         return None
 
     cdef int tell(self, Cqe cqe) except -1:

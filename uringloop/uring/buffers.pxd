@@ -27,4 +27,4 @@ cdef class LentBuffers:
     cdef dict counts                   # {group: buffers that the kernel has at most}
     cdef int lend(self, unsigned group, unsigned first_id, int count, object keepalive) except -1
     cdef object use(self, unsigned group, unsigned id)
-    cdef object remove(self, unsigned group, int n_removed, bint is_empty)
+    cdef object remove(self, unsigned group, int n_removed)

@@ -22,7 +22,6 @@ cdef class InFlight:
     cdef readonly Py_ssize_t count     # requests from hold to release
     cdef PyObject *head                # newest first; borrowed, each request holds itself while in flight
     cdef list snapshot(self)
-    cdef bint selects(self, unsigned group) noexcept
     cdef int release_all(self) except -1
 
 cdef class Request:
@@ -34,7 +33,6 @@ cdef class Request:
     cdef PyObject *after
     cdef object polled                 # fdmon/polling's PolledEvent, of whoever made the request; or None
     cdef bint may_notify_late          # a zero-copy send behind a link: see end()
-    cdef int selected_group            # of provided buffers (IOSQE_BUFFER_SELECT), plus one; 0 for none
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1
     cdef object behind(self)
     cdef void settle(self, int32_t res) noexcept

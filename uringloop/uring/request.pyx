@@ -43,15 +43,6 @@ cdef class InFlight:
             at = (<Request>at).after
         return found
 
-    cdef bint selects(self, unsigned group) noexcept:
-        """One of them may have a provided buffer of this group in hand, which the kernel does not count any more."""
-        cdef PyObject *at = self.head
-        while at != NULL:
-            if (<Request>at).selected_group == <int>group + 1:
-                return True
-            at = (<Request>at).after
-        return False
-
     cdef int release_all(self) except -1:
         while self.head != NULL:
             release(<Request>self.head)
@@ -168,7 +159,6 @@ cdef bint note_sqe(Request request, const io_uring_sqe *sqe, bint is_behind_link
         not be handed on to another loop.
     """
     request.may_notify_late = is_behind_link and (sqe.opcode == OP_SEND_ZC or sqe.opcode == OP_SENDMSG_ZC)
-    request.selected_group = sqe.buf_group + 1 if sqe.flags & IOSQE_BUFFER_SELECT else 0
     return sqe.opcode == OP_PROVIDE_BUFFERS or request.may_notify_late
 
 
