@@ -5,6 +5,7 @@ import asyncio
 import errno
 import functools
 import os
+import posix
 from asyncio import constants, exceptions, trsock
 from asyncio.log import logger
 
@@ -317,8 +318,9 @@ class ServeMixin:
         """Remove the path of a UNIX server that owns it (cleanup_socket, since Python 3.13)."""
         inode = self._unix_server_sockets.pop(sock)
         try:
-            if os.stat(path).st_ino == inode:
-                os.unlink(path)
+            # posix's own functions, as for sendfile
+            if posix.stat(path).st_ino == inode:
+                posix.unlink(path)
         except FileNotFoundError:
             pass
         except OSError as error:

