@@ -226,7 +226,9 @@ class Side:
         self.note(name)
         if not self.is_made:
             self.fail(f"{name} before connection_made")
-        if self.is_lost:
+        if self.is_lost and not (
+            name == "resume_writing" and self.is_busy
+        ):  # asyncio's sendfile over TLS gives it back
             self.fail(f"{name} after connection_lost")
         if face is not self.face:
             self.fail(f"{name} of a protocol that was replaced")
