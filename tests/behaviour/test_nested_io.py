@@ -366,20 +366,28 @@ def test_the_end_that_a_nested_turn_sees_comes_last(loop, kind, method):
     assert protocol.error is None
 
 
+@pytest.mark.parametrize("pauses", [False, True], ids=["reading", "paused"])
 @pytest.mark.parametrize("into", [Recorder, BufferedRecorder])
-def test_a_protocol_that_a_turn_in_get_buffer_replaces_gets_nothing_more(loop, into):
+def test_a_protocol_that_a_turn_in_get_buffer_replaces_gets_nothing_more(loop, into, pauses):
     near, peer = socketpair("unix")
     successor = into()
 
     class Replaced(BufferedRecorder):
         def get_buffer(self, size_hint):
             loop.call_soon(self.transport.set_protocol, successor)
+            if pauses:
+                loop.call_soon(self.transport.pause_reading)
             loop.aio_context.poll(False)
             return super().get_buffer(size_hint)
 
     replaced = Replaced()
     run(loop, loop.create_connection(lambda: replaced, sock=near))
     peer.send(b"hello")
+    if pauses:
+        turn_until(loop, lambda: not replaced.transport.is_reading())
+        run(loop, turns(3))
+        assert not successor.data
+        replaced.transport.resume_reading()
     turn_until(loop, lambda: successor.data)
     assert successor.data == b"hello"
     assert replaced.calls == ["connection_made"]

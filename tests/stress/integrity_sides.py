@@ -371,7 +371,11 @@ class Side:
             self.be_rude(name)
         elif name in ("pause_writing", "resume_writing", "connection_lost") and dice.random() < 0.05:
             self.raise_planned(name)
-        if torture.may_interrupt(self.link, name) and dice.random() < torture.interrupting:
+        if (
+            not self.is_busy
+            and torture.may_interrupt(self.link, name)
+            and dice.random() < torture.interrupting
+        ):
             torture.n_interrupts += 1
             self.note(f"interrupts {name}")
             raise dice.choice((Interrupt, Exit))

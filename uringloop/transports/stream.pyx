@@ -263,8 +263,14 @@ cdef class StreamTransport(Endpoint):
                     finally:
                         check_held(self)
                         n_bytes, self.n_rest = self.n_rest, 0
-                    if n_bytes == 0 or self.protocol is not protocol:
-                        continue  # a nested turn gave it to the protocol, or the buffer is not its successor's
+                    if n_bytes == 0:
+                        continue  # a nested turn gave it to the protocol
+                    if self.protocol is not protocol:  # the buffer is not its successor's, who may have paused
+                        if self.is_hearing:
+                            continue
+                        if self.wire is not None:
+                            self.wire.hold_first(PyBytes_FromStringAndSize(data, n_bytes))
+                        return 0
                     if not len(buffer):
                         raise RuntimeError("get_buffer() returned an empty buffer")
                     PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
