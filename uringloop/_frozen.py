@@ -48,7 +48,7 @@ def _seen_of_python() -> None:
 
 def _seen_of_ours() -> None:
     # what cffi's compiled module imports
-    import _cffi_backend  # type: ignore[import-not-found]
+    import _cffi_backend  # type: ignore[import-untyped]
 
     from . import exceptions, files
     from .aio import (

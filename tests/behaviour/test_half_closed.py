@@ -245,28 +245,23 @@ async def test_a_writer_that_waits_for_room_costs_nothing_and_is_called(kind):
     near.setblocking(False)
     filled = fill(near)
     peer.shutdown(socket.SHUT_WR)
-    n_calls = 0
-
-    def ready():
-        nonlocal n_calls
-        n_calls += 1
-
+    calls = []
     try:
-        loop.add_writer(near, ready)
+        loop.add_writer(near, calls.append, None)
         for _ in range(2):
             await turns(3)
             if hasattr(loop, "statistics"):
                 n_before = loop.statistics()["syscalls"]
                 await asyncio.sleep(0.05)
                 assert loop.statistics()["syscalls"] - n_before < 20
-            assert n_calls == 0
+            assert not calls
             peer.setblocking(False)
             while filled:
                 filled -= len(await loop.sock_recv(peer, 1 << 20))
-            await until(lambda: n_calls >= 3)  # as long as there is room
+            await until(lambda: len(calls) >= 3)  # as long as there is room
             filled = fill(near)
             await turns(3)
-            n_calls = 0
+            calls.clear()
         assert loop.remove_writer(near)
         peer.setblocking(True)
     finally:

@@ -225,9 +225,7 @@ async def test_after_drain_the_kernel_has_what_was_written(kind):
         got.append(await reader.read(5))
         writer.close()
 
-    server = await asyncio.start_server(
-        serve, "127.0.0.1", 0, ssl=server_tls() if kind == "tls" else None
-    )
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls() if kind == "tls" else None)
     options = {"ssl": client_tls(), "server_hostname": "localhost"} if kind == "tls" else {}
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), **options)
     below = writer.transport if kind == "tcp" else writer.transport._ssl_protocol._transport

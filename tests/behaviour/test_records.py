@@ -92,7 +92,15 @@ async def test_a_record_too_long_for_the_socket_ends_the_connection_as_with_asyn
 async def test_each_record_is_received_by_itself_and_whole():
     """Of all sizes, also after each other: no read is smaller because the one before was."""
     async with records() as (_transport, protocol, peer):
-        sent = [b"a", pattern(100_000), b"b" * 9000, pattern(120_000), b"c", pattern(65_537), pattern(150_000)]
+        sent = [
+            b"a",
+            pattern(100_000),
+            b"b" * 9000,
+            pattern(120_000),
+            b"c",
+            pattern(65_537),
+            pattern(150_000),
+        ]
         for one in sent:
             peer.send(one)
             await until(lambda: len(protocol.pieces) and protocol.pieces[-1] == one)  # noqa: B023

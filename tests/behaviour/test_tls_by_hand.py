@@ -74,7 +74,8 @@ async def test_the_engine_is_the_one_that_was_asked_for(prepare):
         pytest.skip("only the plain engine here")
     async with secured(prepare=prepare) as (transport, _protocol, _peer):
         name = "ssl" if prepare is plain_engine else "direct"
-        assert repr(transport).startswith(f"<_SSLProtocolTransport WRAPPED engine={name} over <_SelectorSocketTransport fd=")
+        begin = f"<_SSLProtocolTransport WRAPPED engine={name} over <_SelectorSocketTransport fd="
+        assert repr(transport).startswith(begin)
 
 
 def test_a_tls_transport_that_was_never_made_is_forgotten_quietly():

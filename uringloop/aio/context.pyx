@@ -95,7 +95,7 @@ cdef class AioContext(Sources):
     """One event loop's engine; also without asyncio (docs/aio-context.md).
 
     Parameters:
-        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that this context can have; None
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that it can have; None
             for $URINGLOOP_FDMON, else the best there is; or an FDMonitor, which the context then owns and closes.
 
     Raises: MonitorUnavailable, ValueError; see fdmon/select.py.
@@ -522,7 +522,7 @@ cdef class AioContext(Sources):
         return 0
 
     cdef int send_all(self) except -1:
-        """Everything written so far is given to the kernel, which takes what it has room for.  Any thread, no user code.
+        """Everything written so far is given to the kernel, as far as it has room.  Any thread, no user code.
 
         What is marked stays so: the rest, and what is to be told, is the next flush's business.
         """
@@ -631,7 +631,7 @@ cdef bint has_hook = False
 cdef int watch_departures() except -1:
     """Install the hooks, with the first context.
 
-    exec(2) has no other hook than an audit hook.  Counted: some 700 instructions more for each audited operation (import,
+    exec(2) has no other hook than an audit hook.  Counted: some 700 instructions more for each audited one (import,
     open, socket() ...; a socket() with its close() takes 6,700 beside its system calls).  No message is one.
     """
     global has_hook

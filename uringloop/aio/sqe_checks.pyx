@@ -20,7 +20,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
-from ..liburing.liburing cimport (IOSQE_ASYNC, IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_FIXED_FILE, IOSQE_IO_DRAIN,
+from ..liburing.liburing cimport (IOSQE_ASYNC, IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_FIXED_FILE,
+                                  IOSQE_IO_DRAIN,
                                   IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe)
 from ..uring.ring cimport is_a_loops_ring
 from .sqe_request cimport SqeRequest

@@ -8,7 +8,6 @@ Thread: the loop's, except call_soon_threadsafe and _write_to_self.
 """
 
 from libc.stdint cimport int64_t
-from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 

@@ -47,8 +47,8 @@ class Loop(
     """A drop-in asyncio event loop.
 
     Parameters:
-        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that this loop can have; None for
-            $URINGLOOP_FDMON, else the best there is, for all loops of the process.
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that this loop can have;
+            None for $URINGLOOP_FDMON, else the best there is, for all loops of the process.
         nested: whether run_until_complete() and run_forever() may be called while the loop runs.
 
     Raises: MonitorUnavailable, ValueError; see fdmon/select.py.

@@ -1,6 +1,6 @@
 """Watching fds: loop.add_reader, add_writer and their counterparts.
 
-One FdCallbacks per fd, for both directions; a change of interest makes a new one, since the monitor's handlers never change.
+One FdCallbacks per fd, for both directions; a change of interest makes a new one, since handlers never change.
 
 Invariant: what the monitor refuses, or has found to be closed, is not kept: as with selectors, such a change fails once
 and ends the interest in both directions.

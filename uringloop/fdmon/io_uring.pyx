@@ -31,7 +31,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
 from ..support.references cimport References
-from ..uring.buffers cimport BufferRing, LentBuffers
+from ..uring.buffers cimport BufferRing
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_RAW, KIND_SKIP_SEND,
                               InFlight, Request, decode, encode, end, hold, note_sqe, release)
@@ -368,7 +368,7 @@ cdef class IoUringMonitor(FDMonitor):
             return 0
         if res >= 0:
             # The kernel polls for POLLRDHUP, too.  A socket without room whose peer has shut down its side is ready for
-            # that all the time, and one POLL_ADD after the other would be over at once; a multishot one reports it once.
+            # that all the time, and each POLL_ADD would be over at once; a multishot one reports it once.
             request.is_multishot = not res & WANTED
             if res & WANTED:
                 self.ready_list.append(handler, <short>(res & WANTED))
@@ -659,7 +659,7 @@ cdef class IoUringMonitor(FDMonitor):
         return 0
 
     cdef bint can_leave(self) except -1:
-        """Raw requests, their buffers and registrations are the parent's ring's; a send that is half-way, nobody knows."""
+        """Raw requests, their buffers and registrations are the parent's ring's; how far a send came is not known."""
         return not (self.has_tables or self.is_bound or self.has_remains or any(
             [(<Request>one).kind != KIND_POLL and (<Request>one).kind != KIND_COMPLETION
              for one in self.in_flight.snapshot()]))

@@ -109,7 +109,7 @@ cdef class Kind:
         self.family = _socket.socket.family.__get__(listener)
         self.type = _socket.socket.type.__get__(listener) | SOCK_NONBLOCK
         self.proto = listener.proto
-        # `family` is what the listener was wrapped as, and what its connections are, as in asyncio; names go by this one
+        # `family` is what the listener was wrapped as, and so its connections, as in asyncio; names go by this one
         real = real_family(fd, self.family)
         self.is_known = real in (AF_INET, AF_INET6, AF_UNIX)
         if real == AF_UNIX:
@@ -294,7 +294,7 @@ cdef class Endpoint(WireEnd):
     cdef int close_fd(self) except -1:
         """Close the socket; its names stay known.  The wire is detached.
 
-        Not so in __del__, where another finalizer of the same garbage may still write: the wire forgets the number then,
+        Not so in __del__, where another finalizer of the same garbage may still write: the wire forgets the number,
         else that goes to the next socket that has it.
         """
         cdef int fd = self.fd

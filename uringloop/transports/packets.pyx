@@ -81,7 +81,7 @@ cdef extern from "<sys/socket.h>" nogil:
     }
 
     /*
-     * A seccomp filter may refuse recvmmsg(2) and sendmmsg(2), which are younger than the calls that stock asyncio makes,
+     * A seccomp filter may refuse recvmmsg(2) and sendmmsg(2), which are younger than the calls of stock asyncio,
      * with any errno, and an errno may as well be the socket's (EPERM: a firewall).  A call that is not refused answers
      * EBADF for no file; asked after an error that only a refusal or a firewall gives.
      */

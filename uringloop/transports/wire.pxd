@@ -47,8 +47,9 @@ cdef class WireEnd(Flushable):
     cdef int after_sent(self) except -1
 
 cdef class Wire:
-    cdef int fd                    # borrowed from the transport; -1 once that has closed the socket; system calls take
-                                   # end.fd_at[0], which knows of a close by the program as well
+    # Borrowed from the transport; -1 once that has closed the socket.  System calls take end.fd_at[0], which knows of
+    # a close by the program as well.
+    cdef int fd
     cdef WireEnd end               # None when detached
     cdef AioContext aio_context
     cdef bint wants_read           # between start_reading and stop_reading

@@ -108,7 +108,7 @@ cdef class SendQueue:
         return 0
 
     cdef size_t fill(self, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept:
-        """Describe the front of the queue, most_bytes of it; returns the number of entries.  Valid while the chunks live.
+        """Describe most_bytes of the queue's front; returns the number of entries.  Valid while the chunks live.
 
         A length in an SQE has 32 bits: what is longer would be cut off at the front.
         """

@@ -117,8 +117,8 @@ cdef class LentBuffers:
     """What keeps the memory alive that IORING_OP_PROVIDE_BUFFERS gave to the kernel.
 
     The request itself is over at once, and the kernel writes to the buffer whenever it selects it.  So what the request
-    kept alive lives on: until a completion names the buffer (IORING_CQE_F_BUFFER), until as many of the group were named
-    or removed as were provided, or until the ring is closed.  Completions are counted in the order of the CQ.
+    kept alive lives on: until a completion names the buffer (IORING_CQE_F_BUFFER), until as many of the group were
+    named or removed as were provided, or until the ring is closed.  Completions are counted in the order of the CQ.
 
     Invariant: a count is never less than what the kernel has.  A buffer that the kernel loses without a word stays
     until the ring is closed.
@@ -155,8 +155,8 @@ cdef class LentBuffers:
     cdef object remove(self, unsigned group, int n_removed):
         """Buffers were removed; returns what is not needed any more, for the caller to drop.
 
-        That there were no more says nothing: a request that ends unfinished gives the buffer in its hand back later.  The
-        kernel removes the oldest, so what is left is what completions after this one tell of.
+        That there were no more says nothing: a request that ends unfinished gives the buffer in its hand back later.
+        The kernel removes the oldest, so what is left is what completions after this one tell of.
         """
         if group not in self.counts:
             return None

@@ -21,7 +21,7 @@ cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
-from ..liburing.liburing cimport IORING_CQE_F_NOTIF, IOSQE_BUFFER_SELECT, io_uring_sqe
+from ..liburing.liburing cimport IORING_CQE_F_NOTIF, io_uring_sqe
 
 cdef enum:
     # numbers are ABI (linux/io_uring.h)
