@@ -366,6 +366,49 @@ def test_the_end_that_a_nested_turn_sees_comes_last(loop, kind, method):
     assert protocol.error is None
 
 
+@pytest.mark.parametrize("bulk", [False, True], ids=["small", "bulk"])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_the_end_that_a_nested_turn_sees_survives_an_interrupt(loop, kind, bulk):
+    """It waits behind a rest, whose delivery raises: the kernel tells of the end only once."""
+    near, peer = socketpair(kind)
+    protocol = Turning(None, peer, [], 100_000)
+    run(loop, loop.create_connection(lambda: protocol, sock=near))
+    sent = pattern(13_000)
+    for count in range(1, 10 if bulk else 1):  # from the fourth on io_uring reads in bulk
+        peer.send(sent)
+        turn_until(loop, lambda count=count: len(protocol.data) == count * len(sent))
+    protocol.data.clear()
+    protocol.buffer = bytearray(3)
+    interrupts = iter([False, True])
+    transport = protocol.transport
+    has_paused = []
+
+    def turn(name):
+        if name != "get_buffer":
+            if not has_paused:  # the rest is held, and no frame that reads is below when it is delivered
+                has_paused.append(True)
+                transport.pause_reading()
+        elif not has_paused:
+            return
+        elif peer.fileno() >= 0:
+            peer.close()
+            for _ in range(4):
+                loop.aio_context.poll(False)
+        elif next(interrupts, False):
+            raise KeyboardInterrupt
+
+    protocol.turn = turn
+    peer.send(b"0123456789")
+    turn_until(loop, lambda: has_paused)
+    run(loop, turns(3))
+    transport.resume_reading()
+    with pytest.raises(KeyboardInterrupt):
+        turn_until(loop, lambda: False)
+    turn_until(loop, protocol.lost.is_set, seconds=2)
+    assert protocol.data == b"0123456789"
+    assert protocol.calls[-2:] == ["eof_received", "connection_lost"]
+
+
 @pytest.mark.parametrize("pauses", [False, True], ids=["reading", "paused"])
 @pytest.mark.parametrize("into", [Recorder, BufferedRecorder])
 def test_a_protocol_that_a_turn_in_get_buffer_replaces_gets_nothing_more(loop, into, pauses):

@@ -30,5 +30,6 @@ cdef class StreamTransport(Endpoint):
     cdef int buffered_arrived(self, const char *data, Py_ssize_t n_bytes) except -1
     cdef int call_data_received(self, bytes data) except -1
     cdef int arrive_behind_rest(self, const char *data, Py_ssize_t n_bytes) except -1
+    cdef int deliver_rest_and_held(self) except -1
     cdef int may_read(self) except -1
     cdef int write_chunk(self, bytes chunk) except -1

@@ -212,8 +212,11 @@ cdef class StreamTransport(Endpoint):
 
         `data` is held meanwhile, and not in this frame's hands: turns further up bring even more.
         """
-        cdef bint is_delivered = False
         self.wire.hold_back(PyBytes_FromStringAndSize(data, n_bytes))
+        return self.deliver_rest_and_held()
+
+    cdef int deliver_rest_and_held(self) except -1:
+        cdef bint is_delivered = False
         try:
             self._deliver_rest()
             is_delivered = True
@@ -309,11 +312,9 @@ cdef class StreamTransport(Endpoint):
 
     cdef int eof_arrived(self) except -1:
         cdef object aio_ctx = self.aio_ctx
-        cdef Wire wire = self.wire
         if self.n_rest:
-            self._deliver_rest()
-            if not self.is_hearing or wire.has_held():  # paused, closed, or interrupted: the end waits as well
-                return wire.hold_end()
+            self.wire.hold_end()
+            return self.deliver_rest_and_held()
         self.has_eof_received = True
         self.may_read()
         if self.loop.get_debug():
