@@ -189,10 +189,12 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int stop_reading(self) except -1:
+        """A duplicate that the program has may be read from now on: the request must not take a byte of it."""
         self.wants_read = False
-        if self.receive is not None:
-            self.monitor.cancel(self.receive)
-        return 0
+        if self.receive is None:
+            return 0
+        self.monitor.cancel(self.receive)
+        return self.submit_shared()
 
     cdef int arm(self) except -1:
         """Put a RECV or, in bulk mode, a POLL_ADD into the ring."""
