@@ -1,11 +1,4 @@
-import asyncio
-import selectors
-
-from _typeshed import FileDescriptorLike
-
-class SelectorView:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None: ...
-    def get_key(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey: ...
+from .views import SelectorView as SelectorView
 
 # Methods borrowed from asyncio by name: Loop's own stub says what they are.
 class StdlibHooks:

@@ -4,6 +4,8 @@ from .ring import Ring
 
 FIRST_RESERVED_GROUP: int
 
+class LentBuffers: ...
+
 class BufferRing:
     def __new__(cls, ring: Ring) -> Self: ...
     @property

@@ -3,6 +3,8 @@ from typing import Self
 from ..liburing.refusal import explain as explain
 
 ENOMEM_BACKOFF_MS: tuple[int, ...]
+ENOMEM_BACKOFF_AFTER_CLOSE_MS: tuple[int, ...]
+JUST_NOW_S: float
 
 def take_ring(single_issuer: bool = True, only_disabled: bool = False) -> Ring: ...
 def give_back(ring: Ring) -> bool: ...
