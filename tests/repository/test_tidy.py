@@ -10,7 +10,6 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "uringloop"
 
-MOST_LINES = 700
 MOST_LINES_OF_A_FUNCTION = 70
 MOST_LINES_OF_A_HEADER = 40
 SOURCES = (".py", ".pyi", ".pyx", ".pxd", ".h")
@@ -48,11 +47,6 @@ def hits(pattern, paths):
             if pattern.search(line):
                 found.append(f"{name(path)}:{number}: {line.strip()[:100]}")
     return found
-
-
-@pytest.mark.parametrize("path", PACKAGE_FILES + TEST_FILES, ids=name)
-def test_a_file_is_short(path):
-    assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=name)
