@@ -28,7 +28,6 @@ def tracked():
 
 TRACKED = tracked()
 PACKAGE_FILES = [path for path in TRACKED if PACKAGE in path.parents and path.suffix in SOURCES]
-TEST_FILES = [path for path in TRACKED if path.suffix == ".py" and ROOT / "tests" in path.parents]
 PYTHON_FILES = [path for path in PACKAGE_FILES if path.suffix == ".py"]
 TEXT_FILES = [path for path in TRACKED if path.suffix in TEXTS or path.name in ("Makefile", "run")]
 
