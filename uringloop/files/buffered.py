@@ -25,8 +25,8 @@ from asyncio.events import _get_running_loop
 from typing import Any
 
 from .backend import STREAM, Backend, Buffer, Opened, outcome_of
-from .common import BinaryFile, bytes_view, writable_view
-from .modes import Mode, optional_size
+from .common import OFFSET_MOST, BinaryFile, bytes_view, writable_view
+from .modes import Mode, c_int, optional_size
 
 READ_AHEAD_FIRST_BYTES = 8 * 1024
 READ_AHEAD_MOST_BYTES = 256 * 1024
@@ -43,9 +43,10 @@ class BufferedFile(BinaryFile):
         mode: Mode,
         name: str | bytes | int,
         closefd: bool,
+        is_foreign: bool,
         buffering: int = -1,
     ) -> None:
-        super().__init__(backend, opened, mode, name, closefd)
+        super().__init__(backend, opened, mode, name, closefd, is_foreign)
         self._ahead = b""
         self._at = 0
         self._dirty = bytearray()
@@ -92,7 +93,7 @@ class BufferedFile(BinaryFile):
         have = len(self._ahead) - self._at
         if size <= have:
             return self._take(size)
-        if self._is_seekable and size >= self._chunk_most_bytes:
+        if self._has_positions and size >= self._chunk_most_bytes:
             parts = [self._ahead[self._at :]] if have else []
             position = self._position + have
             missing = size - have
@@ -126,16 +127,19 @@ class BufferedFile(BinaryFile):
             self._ahead, self._at = b"", 0
         return data
 
+    def _n_ahead(self) -> int:
+        return len(self._ahead) - self._at
+
     def _forget_ahead(self) -> None:
         self._ahead, self._at = b"", 0
 
     def _give_back(self, parts: list[bytes]) -> None:
-        if not self._is_seekable and parts:
+        if not self._has_positions and parts:
             self._ahead, self._at = self._ahead[self._at :] + b"".join(parts), 0
 
     def _changed(self) -> None:
         super()._changed()
-        if self._ahead and self._is_seekable:
+        if self._ahead and self._has_positions:
             self._forget_ahead()
 
     async def _fill(self, size: int) -> None:
@@ -154,7 +158,7 @@ class BufferedFile(BinaryFile):
             except BaseException:
                 self._give_back(parts)
                 raise
-            if n_changes == self._n_changes or not self._is_seekable:
+            if n_changes == self._n_changes or not self._has_positions:
                 break  # else a pwrite() came in between: what was ahead is gone, what was read may be out of date
         if parts:
             if self._at < len(self._ahead):
@@ -163,7 +167,7 @@ class BufferedFile(BinaryFile):
 
     async def _chunk(self, wanted: int, position: int) -> bytes:
         """One read of a good size; nothing at the end."""
-        if not self._is_seekable:
+        if not self._has_positions:
             try:
                 return await self._read_at(max(self._chunk_bytes, wanted), STREAM)
             except asyncio.CancelledError as error:
@@ -193,7 +197,10 @@ class BufferedFile(BinaryFile):
             if size and self._at == len(self._ahead):
                 if self._dirty:
                     await self._write_dirty()
-                self._ahead, self._at = await self._chunk(size if self._is_seekable else 1, self._position), 0
+                self._ahead, self._at = (
+                    await self._chunk(size if self._has_positions else 1, self._position),
+                    0,
+                )
             return self._take(min(size, len(self._ahead) - self._at))
 
     async def _read_some(self, size: int) -> bytes:
@@ -203,9 +210,9 @@ class BufferedFile(BinaryFile):
                 await self._write_dirty()
             while (have := len(self._ahead) - self._at) < size and (self._is_regular or not have):
                 n_changes = self._n_changes
-                wanted = size - have if self._is_seekable else 1
+                wanted = size - have if self._has_positions else 1
                 part = await self._chunk(wanted, self._position + have)
-                if n_changes == self._n_changes or not self._is_seekable:
+                if n_changes == self._n_changes or not self._has_positions:
                     self._ahead, self._at = self._ahead[self._at :] + part if have else part, 0
                     break  # else a pwrite() came in between: what was ahead is gone
             return self._take(min(size, len(self._ahead) - self._at))
@@ -222,7 +229,7 @@ class BufferedFile(BinaryFile):
         self._check_readable("read")
         self._check_open("readinto of closed file")
         view = writable_view(buffer, "readinto1" if how == self.read1 else "readinto")
-        if not self._is_seekable or len(view) < self._chunk_most_bytes or how == self.read1:
+        if not self._has_positions or len(view) < self._chunk_most_bytes or how == self.read1:
             data = await how(len(view))
             view[: len(data)] = data
             return len(data)
@@ -236,6 +243,7 @@ class BufferedFile(BinaryFile):
                 return done
             view[:done] = self._ahead[self._at :]
             while done < len(view):
+                self._check_transfer(self._read_errno)
                 fd = self._enter()
                 try:
                     count = await self._backend.readinto(fd, view[done:], self._position + done)
@@ -262,8 +270,7 @@ class BufferedFile(BinaryFile):
 
     async def readline(self, size: int | None = -1, /) -> bytes:
         """A line with its end; at most `size` bytes of it."""
-        if type(size) is not int:
-            size = optional_size(size)
+        size = optional_size(size)
         line = b"" if self._lock.locked() or self._is_closing or size >= 0 else self._line_ahead()
         if line:
             return line
@@ -373,7 +380,7 @@ class BufferedFile(BinaryFile):
         async with self._lock:
             if self._dirty:
                 await self._write_dirty()
-            if not self._closefd and self._is_seekable and not self._mode.is_appending:
+            if not self._closefd and self._has_positions and not self._is_appending:
                 # Whoever goes on with the descriptor goes on where this file ended, as after io's close().
                 os.lseek(self._fd, self._position, os.SEEK_SET)
 
@@ -383,13 +390,22 @@ class BufferedFile(BinaryFile):
     # Positions
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        whence = c_int(whence)
         self._check_open("seek of closed file")
         if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
             raise ValueError(f"whence value {whence} unsupported")
         self._check_seekable()
+        if not -OFFSET_MOST - 1 <= (offset := operator.index(offset)) <= OFFSET_MOST:
+            raise ValueError("cannot fit 'int' into an offset-sized integer")
         async with self._lock:
             if self._dirty:
                 await self._write_dirty()
+            if not self._has_positions:
+                if whence == os.SEEK_CUR:
+                    offset -= len(self._ahead) - self._at
+                self._position = await self._target(offset, whence)
+                self._forget_ahead()
+                return self._position
             position = await self._target(offset, whence)
             at = self._at + position - self._position
             if 0 <= at <= len(self._ahead):

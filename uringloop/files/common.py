@@ -3,8 +3,10 @@
 How it works:
 1. Operations on the position (read, write, seek ...) go one after the other, by `_lock`; positional ones (pread,
    pwrite ...) run side by side and are only counted.
-2. The kernel's own file position is not used: each file keeps its position and gives offsets, so that a cancelled
-   operation cannot move it. Files opened for appending write at the kernel's position, which is read back.
+2. The kernel's own file position is not used for regular files and block devices: each file keeps its position and
+   gives offsets, so that a cancelled operation cannot move it. What is written to an fd with O_APPEND is written at
+   the kernel's position, which is read back. What takes no offsets although it can be sought (devices, an eventfd,
+   files in /proc that are written to) uses the kernel's position.
 
 3. A file belongs to the loop that opened it. Whatever needs the descriptor, and every write, refuses other loops: the
    request would go to a ring that somebody else runs, or nobody.
@@ -17,11 +19,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import io
 import operator
 import os
+import select
+import socket
 import stat
 import sys
+import threading
 import warnings
 from asyncio.events import _get_running_loop
 from collections.abc import Iterable, Sequence
@@ -37,6 +43,11 @@ _F = TypeVar("_F", bound="BinaryFile")
 # Bytes that `read()` asks for where a file does not tell its size (in /proc, for instance).
 UNKNOWN_SIZE_BYTES = 64 * 1024
 
+# What an off_t holds.
+OFFSET_MOST = (1 << 63) - 1
+# The least that a file system of Linux takes for a file's size (MAX_NON_LFS).
+_ALWAYS_MOST = (1 << 31) - 1
+
 # After so much was written, closing may take long.
 MUCH_BYTES = 1024 * 1024
 
@@ -48,6 +59,45 @@ def bytes_view(data: Any) -> memoryview:
     except TypeError:
         raise TypeError(f"a bytes-like object is required, not {type(data).__name__!r}") from None
     return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+
+
+def _write_ready(fd: int, data: bytes) -> int:
+    """Write to a stream as long as that does not wait; how many bytes."""
+    watched = select.poll()
+    watched.register(fd, select.POLLOUT)
+    n_written = 0
+    with suppress(BlockingIOError):
+        while n_written < len(data) and watched.poll(0):
+            # A pipe that is ready takes this much.
+            n_written += os.write(fd, data[n_written : n_written + select.PIPE_BUF])
+    return n_written
+
+
+def _write_and_close(fd: int, rest: bytes) -> None:
+    watched = select.poll()
+    watched.register(fd, select.POLLOUT)
+    try:
+        while rest:
+            watched.poll()
+            rest = rest[_write_ready(fd, rest) :]
+    except OSError:
+        pass  # its reader is gone, and io's file would lose it, too
+    finally:
+        os.close(fd)
+
+
+def _is_listening(fd: int) -> bool:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _errno_of(function: Any, *args: Any) -> int:
+    """The errno that a call fails with, 0 if it does not."""
+    try:
+        function(*args)
+    except OSError as error:
+        return error.errno or 0
+    return 0
 
 
 def writable_view(buffer: Any, caller: str) -> memoryview:
@@ -67,8 +117,15 @@ class BinaryFile:
     """A file of bytes; RawFile and BufferedFile say how it is read and written."""
 
     def __init__(
-        self, backend: Backend, opened: Opened, mode: Mode, name: str | bytes | int, closefd: bool
+        self,
+        backend: Backend,
+        opened: Opened,
+        mode: Mode,
+        name: str | bytes | int,
+        closefd: bool,
+        is_foreign: bool,
     ) -> None:
+        """is_foreign: the fd was opened by other code, with flags and at a position of its own."""
         self._backend = backend
         self._loop = backend.loop
         self._fd = opened.fd
@@ -87,19 +144,49 @@ class BinaryFile:
         self._size_hint_bytes = opened.st_size
         # Where the next read or write takes place, if the file is seekable.
         self._position = 0
-        self._is_seekable = self._is_regular or stat.S_ISBLK(opened.st_mode)
-        if not self._is_seekable or isinstance(name, int):
+        self._is_appending = mode.is_appending  # the fd has O_APPEND
+        is_stored = self._is_regular or stat.S_ISBLK(opened.st_mode)
+        self._is_seekable = is_stored
+        if not is_stored or is_foreign:
             # lseek() that moves nothing does not wait for anything.
             try:
                 self._position = os.lseek(opened.fd, 0, os.SEEK_CUR)
                 self._is_seekable = True
             except OSError:
                 self._is_seekable = False
-        if mode.is_appending and self._is_seekable and self._is_regular:
+        if is_foreign:
+            self._is_appending = bool(fcntl.fcntl(opened.fd, fcntl.F_GETFL) & os.O_APPEND)
+        # Whether reads and writes give offsets. One of a size has contents, which the kernel reads and writes anywhere.
+        self._has_positions = is_stored
+        self._read_errno = self._write_errno = (
+            0  # what the kernel refuses reading and writing with, in any case
+        )
+        if not (self._is_regular and opened.st_size):
+            self._try_transfers(opened, is_stored)
+        if mode.is_appending and self._is_regular:
             self._position = opened.st_size
+            if not self._has_positions:
+                os.lseek(opened.fd, 0, os.SEEK_END)
         self._n_written_bytes = 0
         # Counts pwrite() and the like: what was read ahead before one may be out of date.
         self._n_changes = 0
+
+    def _try_transfers(self, opened: Opened, is_stored: bool) -> None:
+        """Ask the kernel what it takes, by transfers of nothing: they check the fd, and do not reach the file.
+
+        Files in /proc that can be written to take no offset; an epoll fd is not read, and would be waited for.
+        """
+        fd = opened.fd
+        if self._mode.is_readable:
+            self._read_errno = _errno_of(os.readv, fd, [])
+            if stat.S_ISSOCK(opened.st_mode) and _is_listening(fd):
+                self._read_errno = errno.ENOTCONN
+            if is_stored and _errno_of(os.preadv, fd, [], 0) == errno.ESPIPE:
+                self._has_positions = False
+        if self._mode.is_writable:
+            self._write_errno = _errno_of(os.writev, fd, [])
+            if is_stored and _errno_of(os.pwritev, fd, [], 0) == errno.ESPIPE:
+                self._has_positions = False
 
     # What it is
 
@@ -158,7 +245,12 @@ class BinaryFile:
     def _check_positional(self, offset: int) -> None:
         if offset < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        if not self._is_seekable:  # io_uring would read a pipe as if no offset had been given
+        # io_uring would read and write them as if no offset had been given
+        if not self._has_positions and (
+            not self._is_seekable
+            or (self._mode.is_readable and _errno_of(os.preadv, self._fd, [], offset) == errno.ESPIPE)
+            or (self._mode.is_writable and _errno_of(os.pwritev, self._fd, [], offset) == errno.ESPIPE)
+        ):
             raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
 
     # Who uses the descriptor
@@ -184,9 +276,14 @@ class BinaryFile:
         if self._n_users == 0 and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
+    def _check_transfer(self, refusal: int) -> None:
+        if refusal:
+            raise OSError(refusal, os.strerror(refusal))
+
     # Operations on the descriptor, each of them once or until all is done
 
     async def _read_at(self, count: int, offset: int) -> bytes:
+        self._check_transfer(self._read_errno)
         fd = self._enter()
         try:
             return await self._backend.read(fd, count, offset)
@@ -195,6 +292,7 @@ class BinaryFile:
 
     async def _write_all(self, data: Buffer, offset: int) -> None:
         """Write everything. An exception's `outcome` says how many bytes were written nevertheless."""
+        self._check_transfer(self._write_errno)
         fd = self._enter()
         done = 0
         try:
@@ -210,9 +308,9 @@ class BinaryFile:
             self._leave()
 
     def _write_offset(self, position: int) -> int:
-        if self._mode.is_appending:
-            return APPEND if self._is_seekable else STREAM
-        return position if self._is_seekable else STREAM
+        if self._is_regular and (self._is_appending or not self._has_positions):
+            return APPEND  # where the kernel's position is, all at once: it does not wait
+        return position if self._has_positions else STREAM
 
     async def _read_rest(self, position: int) -> bytes:
         """Everything from here to the end."""
@@ -221,7 +319,7 @@ class BinaryFile:
         count = hint_bytes + 1 if hint_bytes else UNKNOWN_SIZE_BYTES
         try:
             while True:
-                part = await self._read_at(count, position if self._is_seekable else STREAM)
+                part = await self._read_at(count, position if self._has_positions else STREAM)
                 parts.append(part)
                 position += len(part)
                 # A regular file gives less than asked for only at its end; one in /proc, whose size is 0, always may.
@@ -343,33 +441,49 @@ class BinaryFile:
     async def tell(self) -> int:
         self._check_open()
         if not self._is_seekable:
-            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+            os.lseek(self._fd, 0, os.SEEK_CUR)  # raises, as io does
+        self._ask_position()
         return self._position
 
     async def _target(self, offset: int, whence: int) -> int:
         """Where a seek leads."""
         offset = operator.index(offset)
+        if not self._has_positions or not -OFFSET_MOST - 1 <= offset <= OFFSET_MOST:
+            return os.lseek(self._fd, offset, whence)
         if whence == os.SEEK_CUR:
             offset += self._position
-        elif whence == os.SEEK_END and self._is_regular:
-            fd = self._enter()
-            try:
-                offset += (await self._backend.describe(fd)).st_size
-            finally:
-                self._leave()
         elif whence != os.SEEK_SET:
             fd = self._enter()
             try:
-                return await self._backend.call(os.lseek, fd, offset, whence)
+                size = (
+                    (await self._backend.describe(fd)).st_size
+                    if whence == os.SEEK_END and self._is_regular
+                    else 0
+                )
+                if not size:  # it may be a file of /proc, which says no size
+                    return await self._backend.call(os.lseek, fd, offset, whence)
+                offset += size
             finally:
                 self._leave()
-        if offset < 0:
+        if not 0 <= offset <= OFFSET_MOST:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return offset
+        # Further than that a file system may refuse, and knows without waiting for anything.
+        return offset if offset <= _ALWAYS_MOST else os.lseek(self._fd, offset, os.SEEK_SET)
+
+    def _ask_position(self) -> None:
+        """Where the kernel's position is used, only the kernel knows it: devices move it or not."""
+        if self._is_seekable and not self._has_positions:
+            self._position = os.lseek(self._fd, 0, os.SEEK_CUR) + len(self._unwritten()) - self._n_ahead()
+
+    def _n_ahead(self) -> int:
+        """Bytes that were read ahead."""
+        return 0
 
     async def _truncate(self, size: int | None) -> int:
         """With the lock held and nothing buffered."""
-        size = self._position if size is None else operator.index(size)
+        if size is None:
+            size = await self.tell()
+        size = operator.index(size)
         fd = self._enter()
         try:
             await self._backend.truncate(fd, size)
@@ -381,7 +495,7 @@ class BinaryFile:
 
     def _note_appended(self, count: int) -> None:
         """After a write to a file opened for appending: where it ended, only the kernel knows."""
-        if count and self._mode.is_appending and self._is_seekable:
+        if count and self._is_appending and self._is_seekable:
             self._position = os.lseek(self._fd, 0, os.SEEK_CUR) + len(self._unwritten())
 
     # The rest of the interface, by means of what subclasses have
@@ -490,7 +604,7 @@ class BinaryFile:
                 return problem
             except asyncio.CancelledError as error:
                 problem = problem or error
-                if is_once or not self._is_seekable:
+                if is_once or not (self._has_positions or self._is_regular):
                     return problem
             except Exception as error:
                 return problem or error
@@ -511,16 +625,8 @@ class BinaryFile:
         fd, self._fd = self._fd, -1
         self._is_closing = True
         try:
-            rest = bytes(self._unwritten())
-            start = self._position - len(rest)
-            n_written = 0
-            while n_written < len(rest):
-                piece = rest[n_written:]
-                if self._is_seekable and not self._mode.is_appending:
-                    n_written += os.pwrite(fd, piece, start + n_written)
-                else:
-                    n_written += os.write(fd, piece)
-            if not self._closefd and self._is_seekable and not self._mode.is_appending:
+            self._write_now(fd, bytes(self._unwritten()))
+            if not self._closefd and self._has_positions and not self._is_appending:
                 os.lseek(fd, self._position, os.SEEK_SET)
         finally:
             if self._closefd:
@@ -529,28 +635,59 @@ class BinaryFile:
                 with suppress(FileNotFoundError):
                     os.unlink(self._delete_path)
 
+    def _write_now(self, fd: int, rest: bytes) -> None:
+        """Write what is buffered by blocking calls."""
+        start = self._position - len(rest)
+        n_written = 0
+        while n_written < len(rest):
+            piece = rest[n_written:]
+            if self._has_positions and not self._is_appending:
+                n_written += os.pwrite(fd, piece, start + n_written)
+            else:
+                n_written += os.write(fd, piece)
+
     def __del__(self, _warn: Any = warnings.warn) -> None:
         fd = getattr(self, "_fd", -1)
-        if fd < 0 or not self._closefd:
+        if fd < 0:
             return
-        if sys is not None and not sys.is_finalizing():
-            name = repr(self)
-            if self._text_kind is not None:
-                name = "<uringloop.files.TextFile name={!r} mode={!r} encoding={!r}>".format(
-                    self.name, *self._text_kind
-                )
-            # The line that is shown is where the last reference went, as with io's files.
-            _warn(f"unclosed file {name}{self._opened_at}", ResourceWarning, stacklevel=2, source=self)
-        self._fd = -1
-        self._is_closing = True
-        with suppress(OSError):
-            if rest := self._unwritten():  # as io does; nobody is left who could wait for it
-                if self._is_seekable and not self._mode.is_appending:
-                    os.pwrite(fd, rest, self._position - len(rest))
-                elif self._is_seekable:
-                    os.write(fd, rest)
-        with suppress(OSError):
-            os.close(fd)
-        if self._delete_path is not None:
+        try:
+            if self._closefd and sys is not None and not sys.is_finalizing():
+                name = repr(self)
+                if self._text_kind is not None:
+                    name = "<uringloop.files.TextFile name={!r} mode={!r} encoding={!r}>".format(
+                        self.name, *self._text_kind
+                    )
+                # The line that is shown is where the last reference went, as with io's files.
+                _warn(f"unclosed file {name}{self._opened_at}", ResourceWarning, stacklevel=2, source=self)
+        finally:  # a warning may be an exception
+            self._fd = -1
+            self._is_closing = True
+            self._end_forgotten(fd)
+
+    def _end_forgotten(self, fd: int) -> None:
+        """Write what is buffered, as io does, and close.
+
+        The reader of a pipe may be this loop, so that a write that waits would wait for ever: what the pipe has no room
+        for is written by a thread.  The interpreter waits for it at its end, as it waits for io's file.
+        """
+        rest = bytes(self._unwritten())
+        try:
             with suppress(OSError):
-                os.unlink(self._delete_path)
+                if rest and (self._has_positions or self._is_regular):
+                    self._write_now(fd, rest)
+                    rest = b""
+                elif rest:
+                    rest = rest[_write_ready(fd, rest) :]
+                    if rest:
+                        own_fd = os.dup(fd)
+                        try:
+                            threading.Thread(target=_write_and_close, args=(own_fd, rest)).start()
+                        except RuntimeError:  # the interpreter ends
+                            _write_and_close(own_fd, rest)
+        finally:
+            if self._closefd:
+                with suppress(OSError):
+                    os.close(fd)
+            if self._delete_path is not None:
+                with suppress(OSError):
+                    os.unlink(self._delete_path)

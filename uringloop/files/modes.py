@@ -126,9 +126,20 @@ def optional_size(size: Any) -> int:
     if size is None:
         return -1
     try:
-        return operator.index(size)
+        number = operator.index(size)
     except TypeError:
         raise TypeError(f"argument should be integer or None, not {type(size).__name__!r}") from None
+    if not -sys.maxsize - 1 <= number <= sys.maxsize:
+        raise OverflowError("cannot fit 'int' into an index-sized integer")
+    return number
+
+
+def c_int(value: Any) -> int:
+    """What io's methods take for an int of C; raises TypeError, and OverflowError for others."""
+    number = operator.index(value)
+    if not -(1 << 31) <= number < 1 << 31:
+        raise OverflowError("Python int too large to convert to C int")
+    return number
 
 
 def check_path(path: Path) -> None:

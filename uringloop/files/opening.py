@@ -187,7 +187,17 @@ def open(
         backend = backend_of(asyncio.get_running_loop())
         opened = await open_fd(backend, target, wanted.flags, opener)
         return await make_file(
-            backend, opened, wanted, mode, name, closefd, buffering, encoding, errors, newline
+            backend,
+            opened,
+            wanted,
+            mode,
+            name,
+            closefd,
+            buffering,
+            encoding,
+            errors,
+            newline,
+            is_foreign=opener is not None or isinstance(target, int),
         )
 
     return Opening(open_it, "uringloop.open", (name, mode), place_of_caller())
@@ -253,16 +263,17 @@ async def make_file(
     encoding: str | None,
     errors: str | None,
     newline: str | None,
+    is_foreign: bool = False,
 ) -> AnyFile:
     """The file object for a descriptor, which is closed if there cannot be one."""
     file: BinaryFile | None = None
     try:
         if wanted.is_binary and buffering == 0:
-            file = raw = RawFile(backend, opened, wanted, name, closefd)
+            file = raw = RawFile(backend, opened, wanted, name, closefd, is_foreign)
             return raw
         # For binary files one is no size: the default is used, after a warning.
         size = buffering if buffering > 1 else -1
-        file = buffered = BufferedFile(backend, opened, wanted, name, closefd, size)
+        file = buffered = BufferedFile(backend, opened, wanted, name, closefd, is_foreign, size)
         if wanted.is_readable and wanted.is_writable and not buffered._is_seekable:
             raise io.UnsupportedOperation("File or stream is not seekable.")
         if wanted.is_binary:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import operator
 import os
 from typing import Any
 
 from .backend import STREAM, outcome_of
 from .common import BinaryFile, bytes_view, writable_view
-from .modes import optional_size
+from .modes import c_int, optional_size
 
 _LINE_BYTES = 1024
 
@@ -44,7 +45,7 @@ class RawFile(BinaryFile):
             data, self._kept = self._kept[:size], self._kept[size:]
             return data
         try:
-            data = await self._read_at(size, self._position if self._is_seekable else STREAM)
+            data = await self._read_at(size, self._position if self._has_positions else STREAM)
         except asyncio.CancelledError as error:
             self._give_back([outcome_of(error) or b""])
             raise
@@ -66,8 +67,11 @@ class RawFile(BinaryFile):
             return kept + data
 
     def _give_back(self, parts: list[bytes]) -> None:
-        if not self._is_seekable:
+        if not self._has_positions:
             self._kept += b"".join(parts)
+
+    def _n_ahead(self) -> int:
+        return len(self._kept)
 
     async def readinto(self, buffer: Any, /) -> int:
         """Read once into somebody's memory; how many bytes."""
@@ -75,10 +79,11 @@ class RawFile(BinaryFile):
         self._check_readable("read")
         view = writable_view(buffer, "readinto")
         async with self._lock:
-            if not self._is_seekable:  # by way of bytes that can be kept
+            if not self._has_positions:  # by way of bytes that can be kept
                 data = await self._read(len(view))
                 view[: len(data)] = data
                 return len(data)
+            self._check_transfer(self._read_errno)
             fd = self._enter()
             try:
                 count = await self._backend.readinto(fd, view, self._position)
@@ -95,11 +100,11 @@ class RawFile(BinaryFile):
         async with self._lock:
             line = b""
             while most < 0 or len(line) < most:
-                step = 1 if not self._is_seekable else _LINE_BYTES
+                step = 1 if not self._has_positions else _LINE_BYTES
                 try:
                     part = await self._read(step if most < 0 else min(step, most - len(line)))
                 except asyncio.CancelledError:
-                    self._kept = line + self._kept if not self._is_seekable else b""
+                    self._kept = line + self._kept if not self._has_positions else b""
                     self._position -= len(line)
                     raise
                 end = part.find(b"\n") + 1
@@ -117,6 +122,7 @@ class RawFile(BinaryFile):
         self._check_open()
         self._check_writable("write")
         async with self._lock:
+            self._check_transfer(self._write_errno)
             fd = self._enter()
             count = 0
             try:
@@ -133,10 +139,12 @@ class RawFile(BinaryFile):
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         self._check_open()
+        whence = c_int(whence)
         async with self._lock:
-            if not self._is_seekable:
-                os.lseek(self._fd, 0, os.SEEK_CUR)  # raises ESPIPE, as io does
+            if self._kept and whence == os.SEEK_CUR:
+                offset = operator.index(offset) - len(self._kept)
             self._position = await self._target(offset, whence)
+            self._kept = b""
             return self._position
 
     async def truncate(self, size: int | None = None, /) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import errno
 import io
 import operator
 import os
@@ -25,7 +26,8 @@ from types import TracebackType
 from typing import Any
 
 from .buffered import BufferedFile
-from .modes import optional_size
+from .common import OFFSET_MOST
+from .modes import c_int, optional_size
 
 CHUNK_BYTES = 8192
 
@@ -309,7 +311,7 @@ class TextFile:
 
     async def _flush_appended(self) -> None:
         """Where what is appended ends is known only when it was written."""
-        if self.buffer._mode.is_appending and self.buffer._dirty:
+        if self.buffer._is_appending and self.buffer._dirty:
             await self.buffer.flush()
 
     def _tell(self) -> int:
@@ -354,6 +356,7 @@ class TextFile:
     async def seek(self, cookie: int, whence: int = os.SEEK_SET, /) -> int:
         """Go to the beginning, the end, or where tell() was called."""
         self._check_open()
+        whence = c_int(whence)
         cookie = operator.index(cookie)
         if not self.buffer._is_seekable:
             raise io.UnsupportedOperation("underlying stream is not seekable")
@@ -381,6 +384,8 @@ class TextFile:
 
     async def _go(self, cookie: int) -> None:
         position, flags, n_bytes, n_characters, is_final = _unpack(cookie)
+        if position > OFFSET_MOST:  # to io it is a negative one
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         await self.buffer.seek(position)
         self._forget()
         if self._decoder is not None:

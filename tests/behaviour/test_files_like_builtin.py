@@ -1,0 +1,314 @@
+"""Odd files and odd positions: what the builtin `open` answers, uringloop's answers, too."""
+
+import asyncio
+import fcntl
+import gc
+import os
+import select
+import socket
+import threading
+
+import pytest
+from helpers import until
+
+from uringloop import files
+
+ODD_OFFSETS = (
+    0,
+    5,
+    -1,
+    1 << 31,
+    1 << 62,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+    1 << 65,
+    -(1 << 63),
+    -(1 << 65),
+)
+
+
+class AsBuiltin:
+    """A file of the builtin `open` with coroutines for methods."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def __getattr__(self, name):
+        method = getattr(self._file, name)
+
+        async def call(*args):
+            return method(*args)
+
+        return call
+
+
+async def open_builtin(*args, **kwargs):
+    return AsBuiltin(open(*args, **kwargs))
+
+
+async def open_ours(*args, **kwargs):
+    return await files.open(*args, **kwargs)
+
+
+async def outcomes(opening, make, mode, buffering, steps):
+    """What each step returns, or the type and errno of what it raises."""
+    found = []
+
+    async def note(method, *args):
+        try:
+            async with asyncio.timeout(5):
+                found.append((method, args, await getattr(file, method)(*args)))
+        except (OSError, ValueError, TypeError, OverflowError, TimeoutError) as error:
+            found.append((method, args, type(error), getattr(error, "errno", None)))
+
+    target = make()
+    file = await opening(target, mode, buffering)
+    for step in steps:
+        await note(*step)
+    await note("close")
+    return found
+
+
+async def compare(make, mode, steps):
+    for buffering in (-1, 0) if "b" in mode else (-1,):
+        theirs = await outcomes(open_builtin, make, mode, buffering, steps)
+        assert await outcomes(open_ours, make, mode, buffering, steps) == theirs
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make():
+        path = tmp_path / "file"
+        path.write_bytes(b"hello world\n" * 10)
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("mode", ["rb", "rb+", "r+"])
+@pytest.mark.parametrize("whence", [0, 1, 2, 3, 4, 5, -1, 1 << 40, None])
+async def test_odd_positions(make, mode, whence):
+    if mode == "r+" and whence in (3, 4):  # io's text files do not know them
+        whence = 0
+    steps = []
+    for offset in ODD_OFFSETS:
+        steps += [("seek", 0), ("read", 2), ("seek", offset, whence), ("tell",)]
+    await compare(make, mode, steps)
+
+
+async def test_positions_that_no_file_has_are_not_written_to(make):
+    for offset in ((1 << 63) - 1, (1 << 63) - 4, 1 << 62):
+        steps = [("seek", offset), ("read", 3), ("seek", 0, 2), ("write", b"x"), ("flush",), ("tell",)]
+        await compare(make, "rb+", steps)
+
+
+@pytest.mark.parametrize("size", [1 << 63, 1 << 65, -1, -(1 << 65), None, 3])
+async def test_odd_sizes(make, size):
+    await compare(make, "rb+", [("truncate", size), ("tell",), ("seek", 0, 2)])
+    await compare(make, "rb", [("readline", size), ("seek", 0), ("readlines", size), ("truncate", size)])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/proc/version",
+        "/proc/self/comm",
+        "/proc/self/oom_score_adj",
+        "/proc/sys/kernel/ostype",
+        "/proc/self/clear_refs",
+    ],
+)
+@pytest.mark.parametrize("mode", ["wb", "rb+"])
+async def test_writing_to_files_of_the_kernel(path, mode):
+    """Most take no offset: a write with one is refused, where a write without one is taken, or refused otherwise."""
+    try:
+        os.close(os.open(path, os.O_RDWR if "+" in mode else os.O_WRONLY))
+    except OSError as error:
+        pytest.skip(f"{path}: {error}")
+    with open("/proc/self/comm") as comm:
+        before = comm.read()
+    steps = [("write", b"nonsense"), ("flush",), ("tell",), ("write", b"more"), ("flush",), ("tell",)]
+    try:
+        await compare(lambda: path, mode, steps)
+    finally:
+        with open("/proc/self/comm", "w") as comm:
+            comm.write(before)
+
+
+@pytest.mark.parametrize(
+    "path", ["/proc/self/fdinfo/0", "/proc/self/mounts", "/proc/sys/kernel/ostype", "/proc/self/mem"]
+)
+async def test_reading_files_of_the_kernel(path):
+    steps = [
+        ("seek", 3),
+        ("read", 2),
+        ("tell",),
+        ("seek", 1, 1),
+        ("tell",),
+        ("seek", 0, 2),
+        ("seek", -1, 2),
+        ("tell",),
+    ]
+    await compare(lambda: path, "rb", [*steps, ("seek", 1 << 63), ("seek", 0), ("read", 3)])
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/zero", "/dev/full"])
+@pytest.mark.parametrize("mode", ["rb+", "wb", "ab"])
+async def test_devices(path, mode):
+    steps = [("seek", 5), ("tell",), ("seek", 0, 2), ("seek", -1), ("seek", 1 << 63), ("seek", (1 << 63) - 1)]
+    if path != "/dev/full":
+        steps += [("write", b"x"), ("flush",), ("tell",), ("truncate",)]
+    await compare(lambda: path, mode, steps)
+
+
+def epoll_fd():
+    with select.epoll() as epoll:
+        return os.dup(epoll.fileno())
+
+
+def pipe_end(is_reading):
+    def make():
+        ends = os.pipe()
+        make.kept.append(ends[is_reading])
+        return ends[not is_reading]
+
+    make.kept = []
+    return make
+
+
+def sealed(seals):
+    def make():
+        fd = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+        os.write(fd, b"hello")
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        return fd
+
+    return make
+
+
+def listener():
+    return socket.create_server(("127.0.0.1", 0)).detach()
+
+
+@pytest.mark.parametrize(
+    ("kind", "make_fd"),
+    [
+        ("epoll", epoll_fd),
+        ("pidfd", lambda: os.pidfd_open(os.getpid())),
+        ("listener", listener),
+        ("unconnected", lambda: socket.socket().detach()),
+        ("wrong end", None),
+    ],
+)
+async def test_what_cannot_be_read_or_written_is_not_waited_for(kind, make_fd):
+    reading, writing = (pipe_end(False), pipe_end(True)) if make_fd is None else (make_fd, make_fd)
+    try:
+        if kind != "listener":
+            await compare(writing, "wb", [("write", b"x"), ("flush",)])
+        await compare(reading, "rb", [("read", 3), ("read",), ("readline",)])
+    finally:
+        for fd in (*getattr(reading, "kept", ()), *getattr(writing, "kept", ())):
+            os.close(fd)
+
+
+async def test_eventfds():
+    await compare(lambda: os.eventfd(3), "rb", [("read", 8), ("tell",), ("seek", 0)])
+    await compare(lambda: os.eventfd(3), "wb", [("write", b"\0" * 8), ("flush",), ("tell",)])
+    await compare(lambda: os.eventfd(3), "wb", [("write", b"\0" * 4), ("flush",)])
+
+
+@pytest.mark.parametrize("seals", [fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW, fcntl.F_SEAL_WRITE])
+async def test_sealed_memory(seals):
+    steps = [
+        ("seek", 0),
+        ("read",),
+        ("seek", 3),
+        ("write", b"abc"),
+        ("flush",),
+        ("truncate", 100),
+        ("truncate", 1),
+    ]
+    await compare(sealed(seals), "rb+", steps)
+
+
+@pytest.mark.parametrize("mode", ["ab", "wb", "rb+", "ab+"])
+@pytest.mark.parametrize("flags", [0, os.O_APPEND])
+async def test_an_fd_writes_where_its_own_flags_say(make, mode, flags):
+    """Mode "a" goes to the end of an fd without O_APPEND; an fd with it appends in every mode."""
+    contents = []
+
+    def opened():
+        path = make()
+        contents.append(path)
+        return os.open(path, os.O_RDWR | flags)
+
+    steps = [
+        ("tell",),
+        ("write", b"one"),
+        ("flush",),
+        ("tell",),
+        ("seek", 3),
+        ("write", b"two"),
+        ("flush",),
+        ("tell",),
+    ]
+    for buffering in (-1, 0):
+        theirs = await outcomes(open_builtin, opened, mode, buffering, steps)
+        expected = contents[-1].read_bytes()
+        assert await outcomes(open_ours, opened, mode, buffering, steps) == theirs
+        assert contents[-1].read_bytes() == expected
+
+
+# Forgotten with something in its buffer
+
+
+async def forget(target, data, mode="wb", **kwargs):
+    file = await files.open(target, mode, **kwargs)
+    await file.write(data)
+    del file
+    gc.collect()
+
+
+@pytest.mark.parametrize("mode", ["wb", "w"])
+async def test_a_forgotten_file_of_a_pipe_writes_what_it_has(mode):
+    reading, writing = os.pipe()
+    with pytest.warns(ResourceWarning, match="unclosed file"):
+        await forget(writing, b"last words" if mode == "wb" else "last words", mode)
+    with open(reading, "rb") as file:
+        assert file.read() == b"last words"
+
+
+async def test_a_forgotten_file_of_a_full_pipe_does_not_stop_its_reader():
+    reading, writing = os.pipe()
+    room = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    data = bytes(range(256)) * (room // 64)
+    with pytest.warns(ResourceWarning, match="unclosed file"):
+        await forget(writing, data, buffering=len(data))
+    async with files.open(reading, "rb") as file:  # this loop is the reader
+        assert await file.read() == data
+    await until(
+        lambda: (
+            threading.active_count() == 1
+            or not [t for t in threading.enumerate() if "_write_and_close" in t.name]
+        )
+    )
+
+
+async def test_a_forgotten_file_without_closefd_writes_and_leaves_the_fd(tmp_path):
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    await forget(fd, b"written", closefd=False)
+    assert os.pread(fd, 100, 0) == b"written"
+    os.close(fd)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_forgotten_file_is_written_although_its_warning_is_an_error(tmp_path):
+    file = await files.open(tmp_path / "file", "wb")
+    fd = file.fileno()
+    await file.write(b"written")
+    del file  # pytest makes warnings errors
+    gc.collect()
+    assert (tmp_path / "file").read_bytes() == b"written"
+    with pytest.raises(OSError):
+        os.fstat(fd)
