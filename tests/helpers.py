@@ -1,5 +1,6 @@
 """Helpers of the tests: loops by name, recording protocols, waiting, scripts in other processes."""
 
+import array
 import asyncio
 import contextlib
 import ctypes
@@ -407,7 +408,10 @@ def kernel_workers():
 
 def pattern(count):
     """`count` bytes in which a lost, doubled or moved piece is seen."""
-    return b"".join(struct.pack(">I", number) for number in range((count + 3) // 4))[:count]
+    numbers = array.array("I", range((count + 3) // 4))
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers.tobytes()[:count]
 
 
 # TLS

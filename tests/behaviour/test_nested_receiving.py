@@ -1,9 +1,22 @@
 """Nested turns while connections are received from and accepted, at any depth."""
 
 import asyncio
+import socket
 
 import pytest
-from helpers import BufferedRecorder, Recorder, open_pair, open_transport, pattern, run, turns
+from helpers import (
+    BufferedRecorder,
+    Datagrams,
+    Recorder,
+    client_tls,
+    open_pair,
+    open_transport,
+    pattern,
+    read_exactly,
+    run,
+    server_tls,
+    turns,
+)
 
 
 class Deep:
@@ -13,6 +26,7 @@ class Deep:
 
     def __init__(self, loop, make):
         self.loop, self.make, self.n_done = loop, make, 0
+        self.traffic = pattern(3 << 20)
 
     async def ask(self, level):
         deep = self
@@ -38,8 +52,8 @@ class Deep:
                 await asyncio.sleep(0)
             # others receive meanwhile: all the buffers that the loop has are used several times over
             async with open_pair() as (near, far):
-                far.transport.write(pattern(3 << 20))
-                assert await near.received(3 << 20) == pattern(3 << 20)
+                far.transport.write(self.traffic)
+                assert await near.received(len(self.traffic)) == self.traffic
 
 
 @pytest.mark.parametrize("make", [Recorder, BufferedRecorder])
@@ -91,4 +105,138 @@ def test_connections_that_come_meanwhile_are_served(loop, where):
         await turns(3)
 
     clients, port = [], None
+    run(loop, main())
+
+
+class Waiting:
+    """In the call that brings the byte at `start` it waits until there are `end` bytes, without looking in between."""
+
+    def wait_for(self, loop, start, end):
+        self.loop, self.start, self.end, self.enough = loop, start, end, loop.create_future()
+
+    def called(self):
+        if len(self.data) >= self.end and not self.enough.done():
+            self.enough.set_result(None)
+        elif self.start is not None and len(self.data) > self.start:
+            self.start = None
+            self.loop.run_nested(asyncio.wait_for(self.enough, 5))
+
+
+class WaitingRecorder(Waiting, Recorder):
+    def data_received(self, data):
+        super().data_received(data)
+        self.called()
+
+
+class WaitingBuffered(Waiting, BufferedRecorder):
+    def buffer_updated(self, count):
+        super().buffer_updated(count)
+        self.called()
+
+
+async def received_in_a_nested_run(protocol):
+    await asyncio.wait_for(asyncio.shield(protocol.enough), 5)
+    assert protocol.data == pattern(len(protocol.data))
+
+
+@pytest.mark.parametrize("bulk", [False, True], ids=["small", "bulk"])
+@pytest.mark.parametrize("at", ["at once", "paused"])
+@pytest.mark.parametrize("make", [WaitingRecorder, WaitingBuffered])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_nested_run_waits_for_what_its_frame_has_left(loop, kind, make, at, bulk):
+    """A chunk longer than the buffer, what came while reading was paused, what one event of the fd stood for."""
+
+    async def main():
+        async with open_transport(make(), kind=kind) as (transport, protocol, peer):
+            warm = 9 * 13_000 if bulk else 0  # from the fourth on io_uring reads in bulk
+            sent = pattern(warm + 60_010)
+            protocol.wait_for(loop, warm, len(sent))
+            peer.setblocking(True)
+            for start in range(0, warm, 13_000):
+                peer.sendall(sent[start : start + 13_000])
+                while len(protocol.data) < start + 13_000:
+                    await asyncio.sleep(0)
+            if at == "paused":
+                transport.pause_reading()
+                peer.sendall(sent[warm : warm + 10])
+                await turns(3)
+                peer.sendall(sent[warm + 10 :])
+                await turns(3)
+                transport.resume_reading()
+            else:
+                peer.sendall(sent[warm : warm + 10])
+                peer.sendall(sent[warm + 10 :])
+            await received_in_a_nested_run(protocol)
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("make", [WaitingRecorder, lambda: WaitingBuffered(4096)], ids=["data", "buffered"])
+def test_a_nested_run_waits_for_what_tls_has_left(loop, make):
+    async def main():
+        near = make()
+        sent = pattern(60_010)
+        near.wait_for(loop, 0, len(sent))
+        far = Recorder()
+        async with await loop.create_server(lambda: far, "127.0.0.1", 0, ssl=server_tls()) as server:
+            transport, _ = await loop.create_connection(
+                lambda: near, *server.sockets[0].getsockname(), ssl=client_tls(), server_hostname="localhost"
+            )
+            await far.connected.wait()
+            far.transport.write(sent)
+            await received_in_a_nested_run(near)
+            transport.abort()
+            far.transport.abort()
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_nested_run_waits_for_another_datagram(loop, family, tmp_path):
+    """They come in one batch."""
+
+    class WaitingDatagrams(Datagrams):
+        def datagram_received(self, data, address):
+            super().datagram_received(data, address)
+            if data == b"last":
+                last.set_result(None)
+            elif not has_waited:
+                has_waited.append(True)
+                loop.run_nested(asyncio.wait_for(last, 5))
+
+    has_waited = []
+    last = loop.create_future()
+    ours, peer = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_DGRAM)
+    with ours, peer:
+        ours.bind(("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "ours"))
+        peer.connect(ours.getsockname())
+        ours.setblocking(False)
+        transport, protocol = run(loop, loop.create_datagram_endpoint(WaitingDatagrams, sock=ours))
+        for data in (b"first", b"second", b"last"):
+            peer.send(data)
+        run(loop, asyncio.wait_for(asyncio.shield(last), 5))
+        assert has_waited
+        run(loop, turns(2))
+        assert [protocol.received.get_nowait()[0] for _ in range(3)] == [b"first", b"second", b"last"]
+        transport.abort()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_connection_made_may_wait_for_data(loop, kind):
+    """As in asyncio, where a nested turn begins to read and wakes who connected."""
+
+    class Greeted(WaitingRecorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.write(b"hello")
+            loop.run_nested(asyncio.wait_for(self.enough, 5))
+
+    async def main():
+        protocol = Greeted()
+        protocol.wait_for(loop, None, 5)
+        async with open_transport(protocol, kind=kind) as (_, _, peer):
+            assert await read_exactly(peer, 5) == b"hello"
+            peer.sendall(pattern(5))
+            await received_in_a_nested_run(protocol)
+
     run(loop, main())

@@ -11,7 +11,10 @@ from .sources cimport Sources
 cdef extern from "../aio/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept
 
-cdef class Flushable:
+cdef class Resumable:
+    cdef int go_on(self) except -1
+
+cdef class Flushable(Resumable):
     cdef bint is_dirty                # on the context's dirty list
     cdef int flush(self) except -1
     cdef int flush_last(self) except -1
@@ -22,6 +25,7 @@ cdef class AioContext(Sources):
     cdef References dirty             # Flushables with something to write
     cdef Py_ssize_t dirty_bytes       # what they hold together, at least
     cdef bint is_flushing             # flush_dirty is at work
+    cdef Resumable in_delivery        # whose frame calls user code and may have more for it: see resume_below
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
     cdef Stopwatch stopwatch          # who wants to know of slow callbacks, or None
     cdef readonly PollList polling    # what is worth looking for before blocking; None while that is off
@@ -33,6 +37,7 @@ cdef class AioContext(Sources):
     cdef readonly unsigned long long n_turns
     cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: tells progress
     cdef int turn(self, bint blocking) except -1
+    cdef int resume_below(self) except -1
     cdef int64_t timeout_ns(self, bint blocking) except? -2
     cdef int64_t wait(self, int64_t timeout_ns) except -1
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2

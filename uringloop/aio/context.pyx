@@ -79,7 +79,15 @@ def provide_requests(maker):
     make_request = maker
 
 
-cdef class Flushable:
+cdef class Resumable:
+    """Something that calls user code out of the middle of a delivery."""
+
+    cdef int go_on(self) except -1:
+        """A turn begins in that user code: schedule what there is besides.  Runs no user code; any number of times."""
+        raise NotImplementedError
+
+
+cdef class Flushable(Resumable):
     """Something that collects output during a turn."""
 
     cdef int flush(self) except -1:
@@ -192,6 +200,8 @@ cdef class AioContext(Sources):
         if self.monitor.is_closed:
             self.check_open()  # a loop whose context was closed would turn and turn, since it cannot block
         self.n_turns += 1
+        if self.in_delivery is not None:
+            self.resume_below()
         if self.dirty.head != self.dirty.tail:
             self.flush_dirty()
         n_ready = self.ready.count()
@@ -222,6 +232,15 @@ cdef class AioContext(Sources):
         if self.due.count():
             self.run_due_timers()
         return 0
+
+    cdef int resume_below(self) except -1:
+        """A frame below, which delivers something, waits for this turn: what it has left is for the turn to deliver.
+
+        Without this a nested run that waits for it would wait for ever.  The frame finds less to do afterwards.
+        """
+        cdef Resumable one = self.in_delivery
+        self.in_delivery = None
+        return one.go_on()
 
     cdef int64_t timeout_ns(self, bint blocking) except? -2:
         """How long the wait may block: -1 for ever, 0 not at all."""

@@ -81,6 +81,8 @@ cdef class ForeignTurns:
         self.is_yielding = self.served_ns >= YIELD_NS
         if self.is_yielding:
             return False
+        if aio_context.in_delivery is not None:
+            aio_context.resume_below()
         if aio_context.dirty.count():
             aio_context.flush_dirty()
         if self.has_work() or aio_context.monitor.gsource_prepare(aio_context.ready_list):

@@ -23,7 +23,7 @@ from libc.errno cimport EAGAIN, EBADF, EINTR
 from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 
-from ..aio.context cimport AioContext, Flushable
+from ..aio.context cimport AioContext, Flushable, Resumable
 from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, real_family, ul_name
 from .endpoint cimport number_in
 from .packets cimport BATCH, MOST_BYTES, Batch, DatagramQueue, Incoming, Outgoing, send_to_peer
@@ -239,6 +239,8 @@ cdef class DatagramTransport(Flushable):
         cdef Incoming one
         cdef object protocol
         cdef Batch batch = self.batch
+        cdef AioContext aio_context = self.aio_context
+        cdef Resumable below = aio_context.in_delivery
         while batch.next < batch.count:
             if self.is_closing_:
                 return batch.clear()
@@ -250,13 +252,20 @@ cdef class DatagramTransport(Flushable):
             arguments[0] = <PyObject *>protocol
             arguments[1] = one.data
             arguments[2] = one.address
+            aio_context.in_delivery = self
             result = PyObject_VectorcallMethod(<PyObject *>received_name, arguments, 3, NULL)
+            aio_context.in_delivery = below
             Py_DECREF(<object>one.data)  # taken by Batch.keep, and the other
             Py_DECREF(<object>one.address)
             if result == NULL:
                 self.report_failure()
             Py_XDECREF(result)
         batch.next = batch.count = 0
+        return 0
+
+    cdef int go_on(self) except -1:
+        if self.batch.next < self.batch.count:
+            self.aio_context.schedule(self._read_more, self.loop)
         return 0
 
     cdef int report_failure(self) except -1:

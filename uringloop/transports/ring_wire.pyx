@@ -258,6 +258,14 @@ cdef class RingWire(Wire):
                 self.arm()
         return 0
 
+    cdef int go_on(self) except -1:
+        """The request may have ended with what is being delivered; the edge of a poll is used up by it."""
+        if not self.wants_read or self.end is None:
+            return 0
+        if self.receive is None:
+            return 0 if self.held_error else self.arm()
+        return self.monitor.fifo.push(self.receive, POLLIN, IORING_CQE_F_MORE, NULL) if self.receive.is_poll else 0
+
     cdef int closed_by_program(self, ReceiveRequest request, uint32_t flags, char *data) except -1:
         """Only our request still has the socket: asyncio's recv(2) finds it closed."""
         cdef WireEnd end = self.end

@@ -6,6 +6,7 @@ cdef class StreamTransport(Endpoint):
     cdef object protocol
     cdef object server                  # asyncio.Server or None
     cdef object given_context           # the contextvars.Context to call the protocol in, or None: copies, then
+    cdef object made_waiter             # future that is done when connection_made was called, or None
     cdef object empty_waiter            # future of sendfile, done when the queue is empty
     cdef Py_ssize_t high_bytes
     cdef Py_ssize_t low_bytes
@@ -15,6 +16,7 @@ cdef class StreamTransport(Endpoint):
     cdef bint is_paused                 # by pause_reading
     cdef bint is_protocol_paused        # pause_writing was called
     cdef bint is_eof_written            # by write_eof
+    cdef bint is_being_made             # connection_made is called, and nothing is read yet
     cdef bint is_started                # connection_made was called
     cdef bint is_connected              # connection_made was called and connection_lost was not
     cdef bint has_eof_received          # the peer closed its side and the protocol keeps ours open

@@ -17,7 +17,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 
 from cpython.ref cimport PyObject
 
-from ..aio.context cimport AioContext
+from ..aio.context cimport AioContext, Resumable
 from ..aio.handles cimport enter_context, leave_context
 from ..fdmon.base cimport check_held
 from .endpoint cimport Endpoint
@@ -101,15 +101,27 @@ cdef class StreamTransport(Endpoint):
             # aborted before it began: asyncio calls connection_made all the same
             self.is_paused = True
         self.is_connected = True
+        self.made_waiter = waiter
+        self.is_being_made = True
+        cdef AioContext aio_context = self.aio_context
+        cdef Resumable below = aio_context.in_delivery
+        aio_context.in_delivery = self
         try:
             connection_made(self)
         finally:
-            try:
-                self.may_read()
-            except BaseException as error:  # MemoryError
-                self.fail(error)
-            if waiter is not None and not waiter.cancelled():
-                waiter.set_result(None)
+            aio_context.in_delivery = below
+            self._begin_reading()
+
+    def _begin_reading(self):
+        """After connection_made, or in a turn that it makes."""
+        waiter, self.made_waiter = self.made_waiter, None
+        self.is_being_made = False
+        try:
+            self.may_read()
+        except BaseException as error:  # MemoryError
+            self.fail(error)
+        if waiter is not None and not waiter.cancelled():
+            waiter.set_result(None)
 
     def __del__(self):
         if self.fd >= 0 and self.loop is not None and not self.is_closing_:
@@ -218,7 +230,7 @@ cdef class StreamTransport(Endpoint):
     cdef int deliver_rest_and_held(self) except -1:
         cdef bint is_delivered = False
         try:
-            self._deliver_rest()
+            self.deliver_rest()
             is_delivered = True
         finally:
             check_held(self)
@@ -232,8 +244,12 @@ cdef class StreamTransport(Endpoint):
         cdef object protocol = self.protocol
         cdef object aio_ctx = self.aio_ctx
         cdef PyObject *result
+        cdef AioContext aio_context = self.aio_context
+        cdef Resumable below = aio_context.in_delivery
         left = enter_context(aio_ctx)
+        aio_context.in_delivery = self
         result = PyObject_CallMethodOneArg(protocol, received_name, data)
+        aio_context.in_delivery = below
         if result != NULL:
             ul_drop(result)
             return leave_context(aio_ctx, left)
@@ -254,7 +270,10 @@ cdef class StreamTransport(Endpoint):
         cdef Py_ssize_t count
         cdef object aio_ctx = self.aio_ctx
         cdef bytes rest = None
+        cdef AioContext aio_context = self.aio_context
+        cdef Resumable below = aio_context.in_delivery
         left = enter_context(aio_ctx)
+        aio_context.in_delivery = self
         try:
             while n_bytes > 0 and self.is_buffered and not self.conn_lost:
                 is_filled = False
@@ -283,9 +302,6 @@ cdef class StreamTransport(Endpoint):
                     is_filled = True
                     data, n_bytes = data + count, n_bytes - count
                     self.rest, self.n_rest = data, n_bytes
-                    if n_bytes > 0 and not self.is_rest_due:
-                        self.is_rest_due = True
-                        self.aio_context.schedule(self._deliver_rest, self.loop)
                     try:
                         self.protocol.buffer_updated(count)
                     finally:
@@ -307,8 +323,26 @@ cdef class StreamTransport(Endpoint):
             if n_bytes > 0 and self.protocol is not None and not self.conn_lost:
                 rest = PyBytes_FromStringAndSize(data, n_bytes)  # the protocol was replaced in the middle
         finally:
+            aio_context.in_delivery = below
             leave_context(aio_ctx, left)
         return self.call_data_received(rest) if rest is not None else 0
+
+    cdef int go_on(self) except -1:
+        if self.wire is None:
+            return 0
+        if self.is_being_made:
+            self.aio_context.schedule(self._begin_reading, self.loop)
+        elif self.is_hearing:
+            if self.n_rest or self.wire.has_held():
+                self.aio_context.schedule(self._deliver_left, self.loop)
+            self.wire.go_on()
+        if isinstance(self.protocol, Resumable):  # TLS
+            (<Resumable>self.protocol).go_on()
+        return 0
+
+    def _deliver_left(self):
+        if self.wire is not None:
+            self.deliver_rest_and_held()
 
     cdef int eof_arrived(self) except -1:
         cdef object aio_ctx = self.aio_ctx

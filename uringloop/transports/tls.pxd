@@ -1,7 +1,8 @@
 # TLS between an application's protocol and any stream transport.
+from ..aio.context cimport Resumable
 from .tls_engine cimport TlsEngine
 
-cdef class TlsProtocol:
+cdef class TlsProtocol(Resumable):
     cdef object __weakref__
     cdef object loop
     cdef TlsEngine engine

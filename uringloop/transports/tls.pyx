@@ -25,6 +25,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
+from ..aio.context cimport AioContext, Resumable
 from .tls_engine cimport TlsEngine, make_engine
 
 import asyncio
@@ -72,7 +73,7 @@ cdef TlsEngine _no_engine = TlsEngine(_NoSession(), ssl.MemoryBIO(), ssl.MemoryB
 
 
 @cython.auto_pickle(False)
-cdef class TlsProtocol:
+cdef class TlsProtocol(Resumable):
     """The state of one TLS connection; see asyncio.sslproto.SSLProtocol for the parameters.
 
     Raises: ValueError for a timeout that is not positive, or a server without a context; whatever wrap_bio raises.
@@ -542,14 +543,25 @@ cdef class TlsProtocol:
             self.loop.call_soon(self._go_on)
         return 0
 
+    cdef int go_on(self) except -1:
+        if (self.state == WRAPPED or self.state == FLUSHING) and not self.is_app_reading_paused:
+            self.loop.call_soon(self._go_on)
+        return 0
+
     def _go_on(self):
-        """The application resumed reading, or one of its methods was interrupted."""
-        if self.state == WRAPPED:
-            self.do_read()
-        elif self.state == FLUSHING:
-            self.do_flush()
-        elif self.state == SHUTDOWN:
-            self.do_shutdown()
+        """The application resumed reading, or one of its methods was interrupted, or makes a turn."""
+        cdef AioContext aio_context = self.loop.aio_context
+        cdef Resumable below = aio_context.in_delivery
+        aio_context.in_delivery = self
+        try:
+            if self.state == WRAPPED:
+                self.do_read()
+            elif self.state == FLUSHING:
+                self.do_flush()
+            elif self.state == SHUTDOWN:
+                self.do_shutdown()
+        finally:
+            aio_context.in_delivery = below
 
     # -- errors, and what asyncio's own modules and tests reach for ---------------------------------------
 

@@ -30,7 +30,7 @@ cdef class WireEnd(Flushable):
     cdef bint is_hearing           # between start_reading and stop_reading
     cdef const char *rest          # of a chunk whose delivery is on the stack: what comes next, for nested turns
     cdef Py_ssize_t n_rest         # 0: there is none; valid while buffered_arrived() is in the protocol's method
-    cdef bint is_rest_due          # _deliver_rest is scheduled
+    cdef int deliver_rest(self) except -1
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1
     cdef int bytes_arrived(self, bytes data) except -1
     cdef int eof_arrived(self) except -1
@@ -65,6 +65,7 @@ cdef class Wire:
     cdef int tell_news(self) except -1
     cdef int stop_writing(self) except -1
     cdef int detach(self) except -1
+    cdef int go_on(self) except -1
     cdef int hold_back(self, bytes data) except -1
     cdef int hold_first(self, bytes data) except -1
     cdef int hold_end(self) except -1

@@ -139,16 +139,16 @@ cdef class WireEnd(Flushable):
         """The same, in an object of their own."""
         raise NotImplementedError
 
-    def _deliver_rest(self):
+    cdef int deliver_rest(self) except -1:
         """In a nested turn, made by the protocol in the middle of a chunk: the rest of that comes before anything else.
 
         The frame below on the stack keeps its memory, and finds the rest taken.
         """
         cdef Py_ssize_t n_bytes = self.n_rest
-        self.is_rest_due = False
         if n_bytes and self.is_hearing:
             self.n_rest = 0
             self.data_arrived(self.rest, n_bytes)
+        return 0
 
     cdef int eof_arrived(self) except -1:
         raise NotImplementedError
@@ -269,6 +269,10 @@ cdef class Wire:
         """The socket is going to be closed; the end hears nothing any more."""
         raise NotImplementedError
 
+    cdef int go_on(self) except -1:
+        """A frame below delivers for this wire, and a nested turn begins: see Resumable.go_on."""
+        return 0  # a socket that is readable is reported again
+
     cdef int hold_back(self, bytes data) except -1:
         """Keep bytes that arrived while reading is stopped; deliver_held hands them over, in order."""
         if self.held is None:
@@ -313,7 +317,7 @@ cdef class Wire:
         while self.held is not None and self.wants_read and self.end is not None:
             end = self.end
             if end.n_rest:
-                end._deliver_rest()  # of a frame below: it came before
+                end.deliver_rest()  # of a frame below: it came before
                 if end.n_rest:
                     return 0
                 continue
