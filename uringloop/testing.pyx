@@ -49,6 +49,14 @@ cdef class RecordingHandler(FdHandler):
     def was_removed(self):
         return self.is_removed
 
+    @property
+    def may_be_closed(self):
+        return self.may_be_closed
+
+    @may_be_closed.setter
+    def may_be_closed(self, bint value):
+        self.may_be_closed = value
+
     cdef int on_ready(self, short revents) except -1:
         self.calls.append(revents)
         if self.callback is not None:

@@ -9,6 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 
+from .fdmon.base cimport FdHandler
 from .fdmon.io_uring cimport IoUringMonitor
 from .liburing.liburing cimport *
 from .uring.buffers cimport BufferRing
@@ -24,6 +25,15 @@ cdef extern from "../liburing/compat.h" nogil:
     int MSG_WAITALL, MSG_DONTWAIT, MSG_NOSIGNAL
 
 EVERYTHING_SENT = ALL_SENT
+
+
+cdef class ClosableMonitor(IoUringMonitor):
+    """Takes each fd for one that the program may close, and so watches for all of them by its epoll set."""
+
+    cdef int update(self, FdHandler old, FdHandler new) except -1:
+        if new is not None:
+            new.may_be_closed = True
+        return IoUringMonitor.update(self, old, new)
 
 
 cdef class RecordingRequest(Request):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 from errno import EBADF, EPERM
@@ -389,6 +390,136 @@ def test_a_file_that_is_closed_while_watched_does_not_break_the_loop(loop):
     far.close()
     if monitor_of(loop) != STOCK:
         assert loop.statistics()["in_flight"] >= 0
+
+
+def connected(kind):
+    """Two ends that are connected; what the second one reads or accepts shows whether the first one is open."""
+    if kind == "tcp":
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            near = socket.create_connection(listener.getsockname())
+            return near, listener.accept()[0]
+    return socket.socketpair()
+
+
+@pytest.mark.parametrize("what", ["reader", "writer", "both"])
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_the_peer_of_a_watched_socket_that_is_closed_sees_the_end_at_once(loop, kind, what):
+    """A registration holds no reference to its file."""
+    near, far = connected(kind)
+    far.settimeout(10)
+    if what != "writer":
+        loop.add_reader(near, print)
+    if what != "reader":
+        loop.add_writer(near, int)
+    for _ in range(3):
+        one_turn(loop)
+    near.close()
+    assert far.recv(1) == b""
+    far.close()
+
+
+def test_the_reader_of_a_watched_pipe_whose_end_is_closed_sees_the_end_at_once(loop):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    os.set_blocking(reader, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(1 << 16))
+    loop.add_writer(writer, print)
+    one_turn(loop)
+    os.close(writer)
+    while os.read(reader, 1 << 20):  # BlockingIOError where the end is still open
+        pass
+    os.close(reader)
+
+
+def test_the_writer_of_a_watched_pipe_whose_end_is_closed_gets_an_error_at_once(loop):
+    reader, writer = os.pipe()
+    loop.add_reader(reader, print)
+    one_turn(loop)
+    os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        os.write(writer, b"x")
+    os.close(writer)
+
+
+def test_a_watched_listener_that_is_closed_accepts_nothing_and_gives_back_its_port_at_once(loop):
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    accepted = []
+    loop.add_reader(listener, accepted.append, 1)
+    one_turn(loop)
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=10)
+    with socket.socket() as other:
+        other.bind(address)
+        other.listen()
+    for _ in range(3):
+        one_turn(loop)
+    assert accepted == []
+
+
+def test_what_was_watched_and_closed_says_nothing_of_the_file_that_gets_its_number(loop):
+    near, far = socket.socketpair()
+    number = fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 500)  # which nothing else gets
+    near.close()
+    called = []
+    loop.add_reader(number, called.append, "reader of the old file")
+    one_turn(loop)
+    os.close(number)
+    if monitor_of(loop) == "poll":
+        one_turn(loop)  # poll(2) knows numbers only: what is closed is found by the next wait
+    other, peer = socket.socketpair()
+    os.dup2(other.fileno(), number)
+    peer.send(b"x")
+    for _ in range(5):
+        one_turn(loop)
+    assert called == []
+    loop.remove_reader(number)
+    os.close(number)
+    for sock in (far, other, peer):
+        sock.close()
+
+
+def test_an_fd_that_is_closed_by_its_own_callback_is_closed_for_the_peer(loop):
+    near, far = socket.socketpair()
+    far.settimeout(10)
+    called = []
+
+    def close():
+        called.append(1)
+        near.close()
+
+    loop.add_reader(near, close)
+    far.send(b"x")
+    turn_until(loop, lambda: called)
+    with contextlib.suppress(ConnectionResetError):  # "x" was not read
+        assert far.recv(1) == b""
+    for _ in range(3):
+        one_turn(loop)
+    assert called == [1]
+    far.close()
+
+
+def test_several_that_are_ready_at_once_are_called_once_each_in_a_turn(loop):
+    """More of them than one wait reports."""
+    pairs = [socket.socketpair() for _ in range(150)]
+    counts = [0] * len(pairs)
+
+    def count(index):
+        counts[index] += 1
+        pairs[index][0].recv(1)
+
+    for index, (near, far) in enumerate(pairs):
+        loop.add_reader(near, count, index)
+        far.send(b"x")
+    turn_until(loop, lambda: sum(counts) == len(pairs))
+    assert set(counts) == {1}
+    for near, far in pairs:
+        loop.remove_reader(near)
+        near.close()
+        far.close()
 
 
 def answers_of(*calls):

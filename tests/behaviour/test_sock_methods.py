@@ -490,6 +490,60 @@ async def test_a_number_that_is_used_again_belongs_to_the_new_socket():
         sock.close()
 
 
+async def test_a_listener_that_is_closed_under_sock_accept_accepts_nothing_and_gives_back_its_port():
+    loop = asyncio.get_running_loop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    address = listener.getsockname()
+    accepting = asyncio.ensure_future(loop.sock_accept(listener))
+    await turns(3)
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=10)
+    with socket.socket() as other:
+        other.bind(address)
+        other.listen()
+    await turns(3)
+    assert not accepting.done()
+    accepting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await accepting
+
+
+async def test_a_receive_goes_on_while_the_other_direction_is_watched_and_no_longer(pair):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    called = []
+    receiving = asyncio.ensure_future(loop.sock_recv(near, 10))
+    await turns(3)
+    loop.add_writer(near, called.append, 1)
+    while not called:
+        await turns(1)
+    loop.remove_writer(near)
+    await turns(3)
+    assert not receiving.done()
+    await loop.sock_sendall(far, b"x")
+    assert await receiving == b"x"
+
+
+async def test_the_peer_of_a_socket_that_is_closed_under_sock_sendall_sees_the_end():
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    sending = asyncio.ensure_future(loop.sock_sendall(near, bytes(8 << 20)))
+    await turns(3)
+    near.close()
+    far.settimeout(10)
+    while far.recv(1 << 20):
+        pass
+    await turns(3)
+    assert not sending.done()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    far.close()
+
+
 async def test_a_refused_connection_leaves_no_cycle():
     loop = asyncio.get_running_loop()
     with socket.socket() as unused, socket.socket() as sock:

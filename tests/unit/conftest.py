@@ -54,6 +54,8 @@ class Monitor(MonitorDriver):
     def __init__(self, name, **kwargs):
         super().__init__(make_monitor(name, **kwargs))
         self.name = name
+        # requests that stay in flight whatever is watched: that of the epoll set, once there is one
+        self.n_standing = int(name == "closable")
 
     def ready(self):
         """What is ready now, {handler: revents}; a faulty monitor is asked often."""

@@ -375,6 +375,21 @@ def test_a_loop_stands_on_a_context(real_fdmon_name, new_notifier):
     loop.close()
 
 
+def test_a_file_that_is_closed_while_it_is_watched_is_closed(context):
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    called = []
+    context.set_fd_handler(ours.fileno(), lambda: called.append(1))
+    settle(context)
+    number = ours.fileno()
+    ours.close()
+    assert theirs.recv(1) == b""
+    settle(context)
+    assert called == []
+    context.set_fd_handler(number)  # nothing or what is closed: both are well
+    theirs.close()
+
+
 def test_an_fd_is_watched_by_the_loop_or_by_its_context(real_fdmon_name):
     """Neither takes it from the other without a word."""
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)

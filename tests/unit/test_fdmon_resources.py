@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import os
 import select
 
 import pytest
@@ -103,6 +104,29 @@ def test_close_before_the_first_run_releases_everything(new_driver, fds):
     driver.close()
     forget_spare_rings()
     assert open_fds() - fds.open == before
+
+
+def test_an_fd_that_may_be_closed_is_watched_where_no_descriptor_is_left(new_driver, fds):
+    """io_uring has no epoll set then, and polls."""
+    driver = new_driver()
+    if driver.name == "closable":
+        pytest.skip("it has its set")
+    reader, writer = fds.pipe()
+    handler, later = RecordingHandler(reader, POLLIN), RecordingHandler(writer, select.POLLOUT)
+    handler.may_be_closed = later.may_be_closed = True
+    with free_fds(0):
+        driver.update(None, handler)
+    assert driver.ready() == {}
+    os.write(writer, b"x")
+    assert driver.ready() == {handler: POLLIN}
+    driver.update(None, later)  # with a set of its own
+    assert driver.ready() == {handler: POLLIN, later: select.POLLOUT}
+    driver.update(handler, both := RecordingHandler(reader, POLLIN))
+    assert driver.ready() == {both: POLLIN, later: select.POLLOUT}
+    driver.update(both, None)
+    driver.update(later, None)
+    assert driver.ready() == {}
+    assert driver.statistics()["handlers"] == 0
 
 
 def test_using_a_closed_monitor_raises_or_does_nothing_but_does_not_crash(request, real_fdmon_name):

@@ -101,6 +101,7 @@ cdef class Sources:
         if io_read is not None or io_write is not None:
             new = CallbackHandler(
                 number, (POLLIN if io_read is not None else 0) | (POLLOUT if io_write is not None else 0))
+            new.may_be_closed = True
             if io_read is not None:
                 new.io_read = self.bottom_halves.new_handle(io_read, ())
             if io_write is not None:

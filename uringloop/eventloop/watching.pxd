@@ -14,7 +14,10 @@ cdef class FdWatching:
     cdef bint is_loop_closed
     cdef dict fd_callbacks           # fd -> FdCallbacks
     cdef Handle new_handle(self, object callback, object args, object context)
-    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file) except -1
+    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file,
+                    bint may_be_closed) except -1
+    cdef Handle watch_readable(self, object fd, object callback, object args, bint may_be_closed)
+    cdef Handle watch_writable(self, object fd, object callback, object args, bint may_be_closed)
     cdef int forget_fd(self, FdCallbacks old) except -1
     cdef FdCallbacks watched(self, int fd)
     cdef int remove(self, FdCallbacks old, Handle reader, Handle writer) except -1

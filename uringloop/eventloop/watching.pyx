@@ -56,8 +56,9 @@ cdef class FdWatching:
         """A handle that nothing has queued yet."""
         raise NotImplementedError
 
-    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file) except -1:
-        """Watch fd for these two from now on; no handle, no interest."""
+    cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file,
+                    bint may_be_closed) except -1:
+        """Watch fd for these two from now on; no handle, no interest.  may_be_closed: see FdHandler."""
         cdef FdCallbacks new = None
         cdef short kept = 0
         cdef short wanted = (POLLIN if reader is not None else 0) | (POLLOUT if writer is not None else 0)
@@ -66,6 +67,7 @@ cdef class FdWatching:
             raise RuntimeError(f"File descriptor {fd} is watched by AioContext.set_fd_handler(); remove that first")
         if wanted:
             new = FdCallbacks(fd, wanted)
+            new.may_be_closed = may_be_closed
             new.aio_context = self.aio_context
             new.reader = reader
             new.writer = writer
@@ -120,7 +122,7 @@ cdef class FdWatching:
         if old.is_removed and (reader is not None or writer is not None):
             self.forget_fd(old)
             raise OSError(EBADF, os.strerror(EBADF))
-        return self.change(old.fd, old, reader, writer, old.file)
+        return self.change(old.fd, old, reader, writer, old.file, old.may_be_closed)
 
     cdef FdCallbacks callbacks_of(self, object fd):
         """Those of a number or file, or None; as by selectors also those of a file that has been closed."""
@@ -133,27 +135,42 @@ cdef class FdWatching:
                     return one
             raise
 
-    def _add_reader(self, fd, callback, *args):
+    cdef Handle watch_readable(self, object fd, object callback, object args, bint may_be_closed):
         cdef int number = as_fd(fd)
         cdef FdCallbacks old = self.watched(number)
         cdef Handle handle
         self._check_closed()
         handle = self.new_handle(callback, args, None)
-        self.change(number, old, handle, old.writer if old is not None else None, fd)
+        self.change(number, old, handle, old.writer if old is not None else None, fd,
+                    may_be_closed or (old is not None and old.may_be_closed))
         if old is not None and old.reader is not None:
             old.reader.cancel()
         return handle
 
-    def _add_writer(self, fd, callback, *args):
+    cdef Handle watch_writable(self, object fd, object callback, object args, bint may_be_closed):
         cdef int number = as_fd(fd)
         cdef FdCallbacks old = self.watched(number)
         cdef Handle handle
         self._check_closed()
         handle = self.new_handle(callback, args, None)
-        self.change(number, old, old.reader if old is not None else None, handle, fd)
+        self.change(number, old, old.reader if old is not None else None, handle, fd,
+                    may_be_closed or (old is not None and old.may_be_closed))
         if old is not None and old.writer is not None:
             old.writer.cancel()
         return handle
+
+    def _add_reader(self, fd, callback, *args):
+        return self.watch_readable(fd, callback, args, True)
+
+    def _add_writer(self, fd, callback, *args):
+        return self.watch_writable(fd, callback, args, True)
+
+    def _watch_own_readable(self, fd, callback, *args):
+        """_add_reader() by what costs least for short waits; it may keep the file of a closed fd open (FdHandler)."""
+        return self.watch_readable(fd, callback, args, False)
+
+    def _watch_own_writable(self, fd, callback, *args):
+        return self.watch_writable(fd, callback, args, False)
 
     def _remove_reader(self, fd):
         cdef FdCallbacks old

@@ -30,6 +30,9 @@ cdef class FdHandler:
     Parameters:
         fd: not owned; whoever removes the handler may close it afterwards.
         events: POLLIN | POLLOUT.  POLLHUP and POLLERR are always reported.
+
+    `may_be_closed` is set before the monitor has it: the fd is the program's, which may close it while it is watched.
+    Then the file must be closed, too (its peer sees the end, its port is free), whatever that costs the monitor.
     """
 
     def __cinit__(self, int fd=-1, short events=0):

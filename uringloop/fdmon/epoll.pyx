@@ -39,11 +39,6 @@ cdef extern from "<sys/epoll.h>" nogil:
         return (int)syscall(__NR_epoll_pwait2, epoll_fd, events, count, &timeout, NULL, 8);
     }
     """
-    union epoll_data:
-        int fd
-    struct epoll_event:
-        unsigned events
-        epoll_data data
     int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     int epoll_create1(int flags)
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
@@ -130,7 +125,7 @@ cdef class EpollMonitor(FDMonitor):
 
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
         cdef epoll_event events[EVENTS_PER_WAIT]
-        cdef int n_ready, error, i, timeout_ms
+        cdef int n_ready, error, timeout_ms
         self.n_syscalls += 1
         if timeout_ns > 0 and self.has_pwait2:
             with nogil:
@@ -148,6 +143,19 @@ cdef class EpollMonitor(FDMonitor):
             if error == EINTR:
                 return 0
             raise OSError(error, "epoll_wait: " + os.strerror(error))
+        return self.report(ready_list, n_ready, events)
+
+    cdef int collect(self, ReadyList ready_list) except -1:
+        """wait(0) for who knows that there is something: without letting go of the GIL, which costs more."""
+        cdef epoll_event events[EVENTS_PER_WAIT]
+        cdef int n_ready = epoll_wait(self.epoll_fd, events, EVENTS_PER_WAIT, 0)
+        self.n_syscalls += 1
+        if n_ready < 0:
+            raise OSError(errno, "epoll_wait: " + os.strerror(errno))
+        return self.report(ready_list, n_ready, events)
+
+    cdef int report(self, ReadyList ready_list, int n_ready, const epoll_event *events) except -1:
+        cdef int i
         for i in range(n_ready):
             if self.by_fd[events[i].data.fd] != NULL:
                 ready_list.append(<FdHandler>self.by_fd[events[i].data.fd], <short>events[i].events)

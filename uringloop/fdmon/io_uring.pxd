@@ -8,6 +8,7 @@ from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport InFlight, Request
 from ..uring.ring cimport Ring
 from .base cimport FDMonitor, FdHandler, ReadyList
+from .epoll cimport EpollMonitor
 
 cdef class PollRequest(Request):
     cdef FdHandler handler
@@ -26,6 +27,8 @@ cdef class IoUringMonitor(FDMonitor):
     cdef Py_ssize_t harvested_bytes    # received since this wait began
     cdef bint is_prepared              # by gsource_prepare: what it reported is armed again after its dispatch only
     cdef list to_arm                   # FdHandlers whose POLL_ADD goes out with the next wait
+    cdef EpollMonitor closable         # watches for handlers whose fd may be closed; None until there is one
+    cdef FdHandler closable_handler    # of that one's epoll fd; not in `handlers`
     cdef References unsettled          # KIND_SKIP_SENDs of this enter
     cdef bint has_run                  # begin_run was called
     cdef bint is_pollable              # of the ring's kind that wakes who sleeps on its fd, also after a move
@@ -49,12 +52,15 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int harvest(self) except -1
     cdef int poll_reported(self, PollRequest request, int32_t res) except -1
     cdef int poll_completed(self, PollRequest request, int32_t res) except -1
+    cdef bint watch_by_epoll(self, FdHandler old, FdHandler new) except -1
+    cdef int watch_closable(self, EpollMonitor closable) except -1
     cdef int arm_polls(self) except -1
     cdef int settle_sends(self) except -1
     cdef int flush_cq_overflow(self) except -1
     cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1
     cdef int move(self, Ring fresh, bint may_keep=*) except -1
     cdef int settle_all(self, bint is_moving) except -1
+    cdef int drop_closable(self) except -1
     cdef int forget_ring(self) except -1
     cdef bint hand_on(self, bint may_keep=*) except -1
     cdef int drop_all(self, bint was_enabled) except -1

@@ -8,6 +8,9 @@ How it works:
     dispatch takes from its head, so each is delivered once and in order.
  3. Handlers are watched by one-shot POLL_ADD, re-armed at the next wait: after the callbacks in a flat turn, at once in
     a nested one.  There is no level-triggered multishot poll in io_uring (measured; QEMU dropped it, too).
+    An armed POLL_ADD holds a reference to its file: closing the fd would close nothing.  So the fds that the program
+    may close while they are watched (add_reader) are in an epoll set, which holds none and drops what is closed, and
+    one POLL_ADD watches for that set; what it reports is read from the set by epoll_wait(2).
  4. A KIND_SKIP_SEND is MSG_WAITALL | MSG_DONTWAIT with IOSQE_CQE_SKIP_SUCCESS: once the kernel has consumed its SQE the
     send is over, and no CQE means that all of it was copied.  So after an enter that consumed everything, and
     after an overflowed CQ was flushed, what posted no CQE is settled as sent.
@@ -38,6 +41,7 @@ from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, 
 from ..uring.ring cimport Ring
 from ..uring.sendprobe cimport failed_send_reports_count
 from .base cimport FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, ul_monotonic_ns
+from .epoll cimport EpollMonitor
 from .polling cimport PolledEvent
 
 import logging
@@ -53,6 +57,7 @@ cdef enum:
     DEFERRED_PER_ENTER = 16  # the kernel runs up to 20; fewer than this means that there are no more
     HARVEST_BYTES = 128 * 1024  # received data taken before Python runs: more would leave the cache, and the buffers
     DRAIN_ROUNDS = 1000
+    POLLIN = 1
     WANTED = 0x1F  # POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP: what handlers are called for
 
 # Once per process: None until probed.
@@ -212,23 +217,54 @@ cdef class IoUringMonitor(FDMonitor):
     # -- the FDMonitor interface -----------------------------------------------------------------------
 
     cdef int update(self, FdHandler old, FdHandler new) except -1:
+        cdef bint is_by_epoll = False
         if new is not None:
-            check_pollable(new.fd)
             if self.left_files is not None:
                 self.renew()
             if old is None:
                 old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
+            if new.may_be_closed:
+                is_by_epoll = self.watch_by_epoll(old, new)
+            if not is_by_epoll:
+                check_pollable(new.fd)
         if old is not None and old.arming is not None:
-            self.cancel(<PollRequest>old.arming)  # the only step that can fail; nothing is changed before it
+            try:
+                self.cancel(<PollRequest>old.arming)  # the last step that can fail
+            except BaseException:
+                if is_by_epoll:
+                    self.closable.update(new, None)
+                raise
             old.arming = None
+        elif old is not None and not is_by_epoll and self.closable is not None:
+            self.closable.update(old, None)
         if new is not None:
             self.handlers[new.fd] = new
-            new.arming = PollRequest(new)
-            self.to_arm.append(new)
+            if not is_by_epoll:
+                new.arming = PollRequest(new)
+                self.to_arm.append(new)
         elif old is not None and self.handlers.get(old.fd) is old:
             del self.handlers[old.fd]
         if old is not None:
             old.is_removed = True
+        return 0
+
+    cdef bint watch_by_epoll(self, FdHandler old, FdHandler new) except -1:
+        """Watch for `new` in the epoll set, in the place of `old` if that is there; False where there can be no set."""
+        if self.closable is None:
+            check_pollable(new.fd)  # first: of a closed fd the set would get the number
+            try:
+                self.watch_closable(EpollMonitor())
+            except MonitorUnavailable:
+                return False  # no descriptor left, or a sandbox without epoll: closing is not noticed then
+        self.closable.update(old if old is not None and old.arming is None else None, new)
+        return True
+
+    cdef int watch_closable(self, EpollMonitor closable) except -1:
+        """`closable` is the epoll set from now on: a poll request for it goes out with the next wait."""
+        cdef FdHandler handler = FdHandler(closable.fileno(), POLLIN)
+        handler.arming = PollRequest(handler)
+        self.to_arm.append(handler)
+        self.closable, self.closable_handler = closable, handler  # both or none, where memory is short
         return 0
 
     cdef int arm_polls(self) except -1:
@@ -370,6 +406,9 @@ cdef class IoUringMonitor(FDMonitor):
             # The kernel polls for POLLRDHUP, too.  A socket without room whose peer has shut down its side is ready for
             # that all the time, and each POLL_ADD would be over at once; a multishot one reports it once.
             request.is_multishot = not res & WANTED
+            if handler is self.closable_handler:
+                self.to_arm.append(handler)  # first: what is not collected for want of memory is reported again
+                return self.closable.collect(self.ready_list)
             if res & WANTED:
                 self.ready_list.append(handler, <short>(res & WANTED))
             self.to_arm.append(handler)
@@ -542,6 +581,8 @@ cdef class IoUringMonitor(FDMonitor):
             cq_overflows=self.n_cq_overflows,
             syscalls=self.n_syscalls_before + self.ring.n_syscalls,
         )
+        if self.closable is not None:
+            numbers["syscalls"] += self.closable.n_syscalls
         if self.n_in_limbo:
             numbers["in_limbo"] = self.n_in_limbo
         return numbers
@@ -555,6 +596,7 @@ cdef class IoUringMonitor(FDMonitor):
         if self.ready_list is None:
             self.ready_list = ReadyList()
         self.to_arm = []
+        self.drop_closable()
         was_enabled = self.ring.is_enabled
         try:
             if self.ring.is_mine():
@@ -566,6 +608,13 @@ cdef class IoUringMonitor(FDMonitor):
                 self.ring.close()
         finally:
             self.drop_all(was_enabled)
+        return 0
+
+    cdef int drop_closable(self) except -1:
+        """No more from the epoll set; a poll request that is armed has the epoll object until it is drained."""
+        if self.closable is not None:
+            self.closable_handler.is_removed = True
+            self.closable.close()
         return 0
 
     cdef int forget_ring(self) except -1:
@@ -673,6 +722,9 @@ cdef class IoUringMonitor(FDMonitor):
         FDMonitor.leave(self)
         if self.ready_list is None:
             self.ready_list = ReadyList()
+        if self.closable is not None:
+            self.closable.leave()
+            self.closable_handler.is_removed = True  # `renew` makes another one, for another epoll object
         self.n_syscalls_before += self.ring.n_syscalls
         self.n_submitted_before += self.ring.n_submitted
         self.ring.leave()
@@ -687,9 +739,25 @@ cdef class IoUringMonitor(FDMonitor):
                 self.fifo.push(request, -ECANCELED, 0, NULL)
         return 0
 
+    cdef int renew(self) except -1:
+        cdef FdHandler handler
+        if self.closable is None:
+            return FDMonitor.renew(self)
+        if self.closable.epoll_fd < 0:
+            self.closable.create()
+        if self.closable_handler.is_removed:
+            self.watch_closable(self.closable)
+        FDMonitor.renew(self)
+        self.closable.renew()
+        for handler in list(self.handlers.values()):
+            if handler.is_removed:  # that one found it to be another file
+                del self.handlers[handler.fd]
+        return 0
+
     cdef int forget(self) except -1:
         self.is_closed = True
         self.handlers.clear()
         self.to_arm = []
+        self.drop_closable()
         self.ring.close()
         return 0
