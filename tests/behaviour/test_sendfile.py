@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sys
 
@@ -107,6 +108,38 @@ async def test_cancelled_sock_sendfile_tells_by_the_files_position_how_far_it_ca
     assert 0 < sent < SIZE
     near.close()
     assert await read_to_end(far) == pattern(SIZE)[1000 : 1000 + sent]
+
+
+@pytest.mark.parametrize("end", ["cancelled", "destroyed", "more room"])
+async def test_sock_sendfile_leaves_the_file_alone_that_gets_its_closed_files_number(pair, tmp_path, end):
+    not_stock("sends, and moves, the other file")
+    near, far = pair
+    loop = asyncio.get_running_loop()
+    (tmp_path / "sent").write_bytes(b"s" * SIZE)
+    (tmp_path / "other").write_bytes(b"o" * SIZE)
+    sent_file = open(tmp_path / "sent", "rb")  # noqa: SIM115  (it is closed too early)
+    sending = loop.sock_sendfile(near, sent_file)
+    future = sending.send(None)  # it waits for room
+    future._asyncio_future_blocking = False
+    number = sent_file.fileno()
+    sent_file.close()
+    with open(tmp_path / "other", "rb") as other:
+        assert other.fileno() == number
+        if end == "more room":
+            while not future.done():
+                with contextlib.suppress(BlockingIOError):
+                    assert b"o" not in far.recv(1 << 16)
+                await asyncio.sleep(0)
+            with pytest.raises(OSError) as caught:
+                sending.throw(future.exception())
+            assert caught.value.errno == errno.EBADF
+        elif end == "cancelled":
+            with pytest.raises(asyncio.CancelledError):
+                sending.throw(asyncio.CancelledError())
+        else:
+            sending.close()
+        assert other.tell() == 0
+    assert not loop.remove_writer(near)
 
 
 async def test_sock_sendfile_into_a_full_socket_can_be_cancelled(pair, file):

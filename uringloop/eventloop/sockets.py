@@ -44,18 +44,25 @@ class _FileSender:
     through.
     """
 
-    def __init__(self, sock, file_fd, offset, count):
+    def __init__(self, sock, file, offset, count):
         self._sock = sock
-        self._file_fd = file_fd
+        self._file = file
         self._offset = offset
         self._left = count  # None: to the end of the file
         self.total_bytes = 0
 
+    def _file_fd(self):
+        """-1 if the file is closed."""
+        try:
+            return self._file.fileno()
+        except ValueError:
+            return -1
+
     def step(self):
         """Send what the socket takes; true at the end."""
         most = _SENDFILE_MOST_BYTES if self._left is None else min(self._left, _SENDFILE_MOST_BYTES)
-        # the socket is asked each time: it may be closed meanwhile, and its number another's
-        sent = posix.sendfile(self._sock.fileno(), self._file_fd, self._offset, most)
+        # both are asked each time: they may be closed meanwhile, and their numbers others'
+        sent = posix.sendfile(self._sock.fileno(), self._file_fd(), self._offset, most)
         self._offset += sent
         self.total_bytes += sent
         if self._left is not None:
@@ -65,10 +72,11 @@ class _FileSender:
     def leave_file_position(self, is_over=False):
         """As stock asyncio: after what was sent, so that file.tell() says how far it came.
 
-        If it is over, also when there was nothing to send (stock: since Python 3.14.9 or so).
+        If it is over, also when there was nothing to send (stock: since Python 3.14.9 or so).  A file that was closed
+        meanwhile has no position, and its number may be another's.
         """
-        if self.total_bytes or is_over:
-            os.lseek(self._file_fd, self._offset, os.SEEK_SET)
+        if (self.total_bytes or is_over) and (file_fd := self._file_fd()) >= 0:
+            os.lseek(file_fd, self._offset, os.SEEK_SET)
 
 
 class SocketsMixin:
@@ -240,7 +248,7 @@ class SocketsMixin:
             raise exceptions.SendfileNotAvailableError("not a regular file") from None
         if not count and not size:
             return 0
-        sender = _FileSender(sock, file_fd, offset, count or None)
+        sender = _FileSender(sock, file, offset, count or None)
         try:
             try:
                 is_over = sender.step()
