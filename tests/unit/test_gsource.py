@@ -66,6 +66,31 @@ def test_an_idle_context_lets_the_other_loop_sleep_for_ever(foreign):
     assert not foreign.notify_me
 
 
+def test_while_it_dispatches_other_threads_keep_out(context, foreign):
+    """As during poll(), or a run of a loop."""
+    aio_context, errors = context.aio_context, []
+
+    def elsewhere():
+        for use in (lambda: aio_context.poll(False), foreign.prepare, foreign.dispatch):
+            try:
+                use()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    def callback():
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+
+    aio_context.schedule_one_shot(callback)
+    settle(foreign)
+    assert errors == ["another thread makes turns of this AioContext"] * 3
+    aio_context.poll(False)  # and afterwards none is kept out
+    thread = threading.Thread(target=aio_context.poll, args=(False,))
+    thread.start()
+    thread.join()
+
+
 def test_the_thread_that_drives_it_is_the_context_s_thread(context):
     """Another one made the last turn before."""
     aio_context = context.aio_context

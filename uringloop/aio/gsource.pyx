@@ -140,10 +140,11 @@ cdef class ForeignTurns:
         after = None
         if (self.depth or is_inside) and aio_context.around_turn is not None:
             after = aio_context.around_turn()
+        aio_context.begin_run()
         self.depth += 1
+        aio_context.n_polls += 1  # a run: other threads keep out meanwhile
         try:
             self.awake(False)
-            aio_context.begin_run()
             while True:
                 aio_context.turn(False)
                 n_turns += 1
@@ -155,6 +156,7 @@ cdef class ForeignTurns:
                 if now_ns - started_ns >= DISPATCH_NS:
                     break
         finally:
+            aio_context.n_polls -= 1
             self.depth -= 1
             if self.depth == 0:
                 self.is_last_turn = aio_context.wants_return = False  # nobody comes back who would take it away
