@@ -30,6 +30,7 @@ PLAIN = [
     "aio.notifier",
     "aio.bottom_halves",
     "aio.poll_handlers",
+    "aio.program",
     "aio.sources",
     "aio.context",
     "aio.gsource",
@@ -66,7 +67,7 @@ RING = [
     "testing_ring",
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/aio/clock.h", "uringloop/support/collect.h"]
-HEADERS += ["uringloop/transports/tls_openssl.h"]
+HEADERS += ["uringloop/transports/tls_openssl.h", "uringloop/eventloop/stock_clock.h"]
 
 # The cffi module for raw requests, and the compiler flags that it shares with the others.
 CFFI_MODULES = ["uringloop/liburing/build_ffi.py:ffibuilder"]

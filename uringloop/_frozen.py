@@ -59,6 +59,7 @@ def _seen_of_ours() -> None:
         handles,
         notifier,
         poll_handlers,
+        program,
         ready,
         reporter,
         sources,

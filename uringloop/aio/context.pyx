@@ -181,7 +181,8 @@ cdef class AioContext(Sources):
             self.pollers.thread = self.thread
         if self.is_left():
             self.renew()
-        return self.monitor.begin_run()
+        self.monitor.begin_run()
+        return self.program.look() if self.program is not None else 0
 
     cdef int refuse_others(self) except -1:
         if self.is_elsewhere() and not self.is_forgotten:
@@ -193,7 +194,8 @@ cdef class AioContext(Sources):
         return self.n_polls != 0 and self.thread != <unsigned long>PyThread_get_thread_ident()
 
     cdef int turn(self, bint blocking) except -1:
-        cdef size_t n_ready, ready_end, idle_end = 0
+        cdef Py_ssize_t n_ready
+        cdef size_t ready_end, idle_end = 0
         cdef PollList polling = self.polling
         cdef Py_ssize_t n_touched = len(polling.touched) if polling is not None else 0
         cdef int64_t block_ns
@@ -204,18 +206,18 @@ cdef class AioContext(Sources):
             self.resume_below()
         if self.dirty.head != self.dirty.tail:
             self.flush_dirty()
-        n_ready = self.ready.count()
-        ready_end = self.ready.head + n_ready
-        block_ns = self.wait(self.timeout_ns(blocking and n_ready == 0))
-        if self.pollers is not None:
-            # an io_poll may have run a nested turn, which took some of them
-            n_ready = max(<Py_ssize_t>(ready_end - self.ready.head), 0)
-        if self.timers.count:
+        ready_end = self.ready.tail
+        block_ns = self.wait(self.timeout_ns(blocking and self.ready.head == ready_end))
+        if self.has_own_clock:
+            self.program.take_due(self.timers, self.due)
+        elif self.timers.count:
             self.take_due_timers()
+        # an io_poll, or the program's clock or select, may have run a nested turn, which took some of them
+        n_ready = <Py_ssize_t>(ready_end - self.ready.head)
         if self.ready.n_idle:
             idle_end = self.bottom_halves.n_idle_taken + self.ready.n_idle
         try:
-            if n_ready:
+            if n_ready > 0:
                 self.n_dispatched += n_ready
                 self.run_ready(n_ready)
             if idle_end:
@@ -245,31 +247,63 @@ cdef class AioContext(Sources):
     cdef int64_t timeout_ns(self, bint blocking) except? -2:
         """How long the wait may block: -1 for ever, 0 not at all."""
         cdef int64_t when_ns
-        if (not blocking or self.wants_return or self.dirty.head != self.dirty.tail or self.due.count()
-                or self.monitor.has_undispatched() or self.ready_list.head != self.ready_list.tail):
+        if not blocking or not self.may_block():
             return 0
+        if self.has_own_clock:
+            return self.program.timeout_ns(self.timers, IDLE_WAIT_NS / 1e9 if self.ready.n_idle else -1)
         when_ns = self.timers.next_when_ns()
         if when_ns < 0:
             return IDLE_WAIT_NS if self.ready.n_idle else -1
-        when_ns = max(when_ns - self.now_ns(), 0)
+        when_ns = max(when_ns - ul_monotonic_ns(), 0)
         return min(when_ns, IDLE_WAIT_NS) if self.ready.n_idle else when_ns
+
+    cdef bint may_block(self) noexcept:
+        """Nothing waits for this turn but callbacks and timers."""
+        return not (self.wants_return or self.dirty.head != self.dirty.tail or self.due.count()
+                    or self.monitor.has_undispatched() or self.ready_list.head != self.ready_list.tail)
+
+    cdef int wait_for(self, int64_t timeout_ns) except -1:
+        """The wait alone: what is found waits for the next turn, or for the one that goes on."""
+        self.check_open()
+        if self.dirty.head != self.dirty.tail:
+            self.flush_dirty()
+        if timeout_ns != 0:
+            PyErr_CheckSignals()
+            self.check_open()
+        if self.monitor.has_undispatched() or self.ready_list.head != self.ready_list.tail:
+            timeout_ns = 0
+        if timeout_ns != 0 and not self.notifier.begin_wait():
+            timeout_ns = 0
+        try:
+            self.monitor.wait(self.ready_list, timeout_ns)
+        finally:
+            self.notifier.end_wait()
+        PyErr_CheckSignals()
+        return 0
 
     cdef int64_t wait(self, int64_t timeout_ns) except -1:
         """Look, then block, for that long at most; how long it took, 0 if nobody wants to know."""
-        cdef int64_t started_ns = 0
+        cdef int64_t bounded_ns, started_ns = 0
         if self.pollers is not None and self.pollers.ask_bare(self.ready_list):
             timeout_ns = 0
-        if timeout_ns != 0 and self.polling is not None:
+        if self.has_own_select:
+            bounded_ns = self.pollers.bounded_ns(timeout_ns) if self.pollers is not None else timeout_ns
+            self.program.wait(bounded_ns, self.has_own_clock and bounded_ns == timeout_ns)
+            timeout_ns = 0
+        if timeout_ns != 0 and self.polling is not None and not self.has_own_clock:
             started_ns = ul_monotonic_ns()
             timeout_ns = self.spin(started_ns, timeout_ns)
         if timeout_ns != 0:
             # A signal that arrived since the last byte code must not sleep with us, nor what its handler schedules.
             PyErr_CheckSignals()
-            timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
+            if not self.has_own_clock:
+                timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
+            elif self.ready.head != self.ready.tail or not self.may_block():
+                timeout_ns = 0
             if self.pollers is not None:
                 timeout_ns = self.pollers.bounded_ns(timeout_ns)
         if self.monitor.is_closed:
-            return 0  # by an io_poll, or the handler of a signal
+            return 0  # by an io_poll, the program's select, or the handler of a signal
         if timeout_ns != 0:
             if not self.notifier.begin_wait():
                 timeout_ns = 0
@@ -483,7 +517,7 @@ cdef class AioContext(Sources):
 
         A later look would let a timer that this turn's callbacks set overtake a callback that they scheduled before.
         """
-        cdef int64_t now_ns = self.now_ns()
+        cdef int64_t now_ns = ul_monotonic_ns()
         cdef int64_t when_ns
         while True:
             when_ns = self.timers.next_when_ns()

@@ -5,6 +5,7 @@ from ..fdmon.base cimport FDMonitor, FdHandler
 from .bottom_halves cimport BottomHalves
 from .notifier cimport Notifier
 from .poll_handlers cimport PollHandler, PollHandlers
+from .program cimport Program
 from .ready cimport ReadyQueue
 from .timers cimport Timers
 
@@ -16,7 +17,9 @@ cdef class Sources:
     cdef readonly Notifier notifier
     cdef ReadyQueue ready             # callbacks, FIFO
     cdef Timers timers
-    cdef object own_clock             # a callable giving nanoseconds instead of CLOCK_MONOTONIC; or None
+    cdef Program program              # who says what the next two are; None without a loop
+    cdef bint has_own_clock           # timers follow program.time(), not CLOCK_MONOTONIC
+    cdef bint has_own_select          # program.select() waits
     cdef BottomHalves bottom_halves   # who is scheduled from any thread, and who reports
     cdef PollHandlers pollers         # handlers with io_poll; None until there is one
     cdef unsigned long thread         # who made turns last; 0 for nobody yet

@@ -49,7 +49,7 @@ cdef class Sources:
 
     cdef int64_t now_ns(self) except? -1:
         """The clock of the timers."""
-        return ul_monotonic_ns() if self.own_clock is None else <int64_t>self.own_clock()
+        return <int64_t>(self.program.now_s() * 1e9) if self.has_own_clock else ul_monotonic_ns()
 
     cdef int set_handler(self, FdHandler old, FdHandler new) except -1:
         """Change the interest in one fd; see FDMonitor.update.

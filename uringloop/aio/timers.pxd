@@ -19,6 +19,7 @@ cdef class Timers(TimerOwner):
     cdef int push(self, TimerHandle handle) except -1
     cdef TimerHandle pop(self)
     cdef int64_t next_when_ns(self) noexcept
+    cdef TimerHandle first(self)
     cdef list handles(self)
     cdef bint has_timers(self) noexcept
     cdef void sift_down(self, size_t at, TimerEntry entry) noexcept

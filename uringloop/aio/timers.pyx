@@ -1,6 +1,7 @@
 """Timers: a 4-ary heap of (time, sequence, handle) in nanoseconds of CLOCK_MONOTONIC.
 
- 1. Equal times keep the order of scheduling, as in asyncio: the sequence number decides.
+ 1. Equal times keep the order of scheduling, as in asyncio: the sequence number decides.  Before that the time in
+    seconds does: nanoseconds end at FARTHEST_NS and at 0, which times on a clock of the program's may be beyond.
  2. Cancelling is O(1): the handle is marked and stays in the heap until it comes up or until more than half
     of the heap is cancelled; then the heap is compacted, so that N timeouts cost O(N) in all.
  3. A 4-ary heap has half the levels of a binary one and its children share a cache line.
@@ -21,11 +22,22 @@ cdef enum:
     COMPACT_FROM = 64      # below this many cancelled ones a compaction is not worth its while
 
 
-cdef inline bint is_before(TimerEntry *left, TimerEntry *right) noexcept nogil:
-    return left.when_ns < right.when_ns or (left.when_ns == right.when_ns and left.sequence < right.sequence)
+ctypedef int (*Comparison)(const void *, const void *) noexcept nogil
 
 
-cdef int compare(const void *left, const void *right) noexcept nogil:
+cdef inline bint is_before(TimerEntry *left, TimerEntry *right) noexcept:
+    if left.when_ns != right.when_ns:
+        return left.when_ns < right.when_ns
+    return is_before_in_seconds(left, right)
+
+
+cdef bint is_before_in_seconds(TimerEntry *left, TimerEntry *right) noexcept:
+    cdef double left_s = (<TimerHandle>left.handle).when_s
+    cdef double right_s = (<TimerHandle>right.handle).when_s
+    return left_s < right_s or (not left_s > right_s and left.sequence < right.sequence)
+
+
+cdef int compare(const void *left, const void *right) noexcept:
     return -1 if is_before(<TimerEntry *>left, <TimerEntry *>right) else 1
 
 
@@ -94,7 +106,7 @@ cdef class Timers(TimerOwner):
         if entries == NULL:
             raise MemoryError()
         memcpy(entries, self.heap, self.count * sizeof(TimerEntry))
-        qsort(entries, self.count, sizeof(TimerEntry), &compare)
+        qsort(entries, self.count, sizeof(TimerEntry), <Comparison><void *>compare)  # the GIL is held meanwhile
         try:
             for i in range(self.count):
                 copy.append(<object>entries[i].handle)
@@ -110,6 +122,10 @@ cdef class Timers(TimerOwner):
         while self.count and (<TimerHandle>self.heap[0].handle).is_cancelled:
             self.pop()
         return self.heap[0].when_ns if self.count else -1
+
+    cdef TimerHandle first(self):
+        """The earliest live timer, None where there is none; drops cancelled ones on the way."""
+        return <TimerHandle>self.heap[0].handle if self.next_when_ns() >= 0 else None
 
     cdef void sift_down(self, size_t at, TimerEntry entry) noexcept:
         cdef size_t child, best, end

@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any, TypeVarTuple
 
+from ..aio.program import Program
 from .watching import FdWatching
 
 _Ts = TypeVarTuple("_Ts")
@@ -58,3 +59,5 @@ class LoopCore(FdWatching):
     def slow_callback_hook(self) -> Callable[[Any, float], object] | None: ...
     @slow_callback_hook.setter
     def slow_callback_hook(self, hook: Callable[[Any, float], object] | None) -> None: ...
+
+class LoopProgram(Program): ...

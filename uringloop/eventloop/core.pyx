@@ -13,7 +13,8 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from ..aio.context cimport AioContext, ul_monotonic_ns
 from ..aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
-from ..fdmon.base cimport FDMonitor, Stopwatch
+from ..aio.program cimport Program
+from ..fdmon.base cimport FDMonitor, FdHandler, Stopwatch
 from .watching cimport FdWatching
 
 import _thread
@@ -22,16 +23,17 @@ import threading
 import time
 import weakref
 
-from asyncio import coroutines, events, format_helpers, futures
+from asyncio import base_events, coroutines, events, format_helpers, futures
 import inspect
+import selectors
 from types import BuiltinFunctionType
 
 from ..exceptions import SqeNotSupported
-from .views import ReadyView, ScheduledView
+from .views import ReadyView, ScheduledView, SelectorView
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
-    int PyObject_GenericSetAttr(object, object, object) except -1
+    int PyObject_GenericSetAttr(object, object, PyObject *) except -1
 
 cdef extern from "<math.h>" nogil:
     double ceil(double)
@@ -42,6 +44,12 @@ cdef int64_t FARTHEST_NS = 0x7FFFFFFFFFFFFFFF
 
 cdef enum:
     GREEN_WAIT_NS = 1_000_000
+
+cdef enum:
+    POLLIN = 1
+    POLLOUT = 4
+    EVENT_READ = 1   # of selectors
+    EVENT_WRITE = 2
 
 cdef object Future = futures.Future
 cdef bint has_thread_safe_handles = hasattr(events, "_ThreadSafeHandle")  # since Python 3.14
@@ -57,23 +65,46 @@ cdef class LoopCore(FdWatching):
         self.aio_context = AioContext(monitor)
         self.aio_context.report_to(weakref.ref(self))
         self.follow_slowness()
-        if type(self).time is not LoopCore.time or self.has_own_time:
-            self.follow_time()
+        self.aio_context.program = LoopProgram(self)
 
     def __setattr__(self, name, value):
-        """Tests of applications travel in time by replacing loop.time; timers go along."""
-        PyObject_GenericSetAttr(self, name, value)
-        if name == "time":
-            self.follow_time()
+        """What tests of applications replace to travel in time is looked up again."""
+        PyObject_GenericSetAttr(self, name, <PyObject *>value)
+        if name in LOOKED_UP:
+            self.known_tag = UNKNOWN_TAG
 
-    cdef int follow_time(self) except -1:
-        self.has_own_time = True
-        if self.aio_context is not None:
-            self.aio_context.own_clock = self._time_ns
+    def __delattr__(self, name):
+        PyObject_GenericSetAttr(self, name, NULL)
+        if name in LOOKED_UP:
+            self.known_tag = UNKNOWN_TAG
+
+    def _look_again(self):
+        """An attribute of loop._selector has changed."""
+        self.known_tag = UNKNOWN_TAG
+
+    cdef int look_again(self) except -1:
+        """Find out what is not ours."""
+        cdef dict own = self.__dict__
+        kind = type(self)
+        view = own.get("_selector")
+        self.has_own_base_time = base_events.BaseEventLoop.time is not plain_base_time
+        self.has_own_time = self.has_own_base_time or kind.time is not plain_time or "time" in own
+        self.has_own_call_at = kind.call_at is not plain_call_at or "call_at" in own
+        self.has_own_turn = kind._run_once is not plain_run_once or "_run_once" in own
+        self.has_own_select = view is not None and (
+            type(view) is not SelectorView or SelectorView.select is not plain_select or "select" in view.__dict__)
+        # last: looking up is what makes tags
+        self.known_view_tag = ul_type_tag(SelectorView) or <unsigned>UNKNOWN_TAG
+        self.known_tag = ul_class_tag(self) or <unsigned>UNKNOWN_TAG
         return 0
 
-    def _time_ns(self):
-        return as_ns(<double>self.time())  # rounded as the timers are: at its time one is due
+    cdef int follow_program(self) except -1:
+        """Before a turn: whose clock and whose select it goes by."""
+        if ul_class_tag(self) != self.known_tag or ul_type_tag(SelectorView) != self.known_view_tag:
+            self.look_again()
+        self.aio_context.has_own_clock = self.has_own_time or not ul_is_clock_stock()
+        self.aio_context.has_own_select = self.has_own_select
+        return 0
 
     # -- callbacks -------------------------------------------------------------------------------------
 
@@ -124,6 +155,8 @@ cdef class LoopCore(FdWatching):
         """See asyncio.loop.call_later; resolution is a nanosecond, never early."""
         if delay is None:
             raise TypeError("delay must not be None")
+        if has_own_timers(self) and self.has_own_call_at:
+            return self.call_at(self.time() + delay, callback, *args, context=context)
         return self.schedule(self.time() + <double>delay, callback, args, context, "call_later")
 
     def call_at(self, when, callback, *args, context=None):
@@ -154,6 +187,8 @@ cdef class LoopCore(FdWatching):
 
     def time(self):
         """Seconds of time.monotonic()."""
+        if has_own_timers(self) and (self.has_own_base_time or not ul_is_clock_stock()):
+            return base_events.BaseEventLoop.time(self)
         return <double>ul_monotonic_ns() / 1e9
 
     cdef int check_callback(self, object callback, str method) except -1:
@@ -205,7 +240,10 @@ cdef class LoopCore(FdWatching):
             self.aio_context.wants_return = self.is_stopping
             are_threads_green = type(_thread.start_new_thread) is not BuiltinFunctionType
             while True:
-                if are_threads_green:
+                self.follow_program()
+                if self.has_own_turn:
+                    self._run_once()
+                elif are_threads_green:
                     green_turn(self)
                 else:
                     self.aio_context.turn(True)
@@ -222,6 +260,34 @@ cdef class LoopCore(FdWatching):
         self._check_closed()
         self.aio_context.begin_run()
         self.aio_context.turn(True)
+
+    def _select(self, timeout):
+        """loop._selector.select(): wait, and leave what is found to the next turn, or to the one that goes on.
+
+        Returns: what asyncio's select would return; a completion has no key of its own, and counts as the monitor's fd.
+        """
+        cdef AioContext context = self.aio_context
+        cdef FdHandler handler
+        cdef size_t at
+        self._check_closed()
+        context.begin_run()
+        context.wait_for(-1 if timeout is None else as_wait_ns(timeout))
+        found = []
+        at = context.ready_list.head
+        while at != context.ready_list.tail:
+            handler = <FdHandler>context.ready_list.items[at & context.ready_list.mask]
+            at += 1
+            found.append((self._selector_key(handler.fd, handler.events), handler.revents))
+        if context.monitor.has_undispatched():
+            found.append((self._selector_key(context.monitor.fileno(), POLLIN), POLLIN))
+        return [(key, selected(key.events, revents)) for key, revents in found]
+
+    def _selector_key(self, int fd, short asked):
+        wanted = (EVENT_READ if asked & POLLIN else 0) | (EVENT_WRITE if asked & POLLOUT else 0)
+        return selectors.SelectorKey(fd, fd, wanted, self._watching_handles(fd))
+
+    def _process_events(self, event_list):
+        """What _selector.select() returned is dispatched by the turn, which has it already."""
 
     def stop(self):
         """See asyncio.loop.stop: the turn that runs is finished."""
@@ -408,6 +474,71 @@ cdef class LoopCore(FdWatching):
         self.__dict__["_thread_id"] = value
 
 
+# -- what programs put in the place of ours ------------------------------------------------------------------
+#
+# Tests travel in time: they replace time.monotonic (freezegun, mocks), loop.time or call_at (mocks, subclasses), the
+# wait (loop._selector.select: looptime, aiotools), or the turn (loop._run_once).  Stock asyncio looks all of that up
+# each time.  Here a class is looked up again when its version tag has changed, an object when an attribute is set, and
+# the clock when one of the two dictionaries that lead to it has changed: a few comparisons for each timer and turn.
+
+cdef extern from "stock_clock.h":
+    int ul_learn_clock(object asyncio_names, object time_module) except -1
+    bint ul_is_clock_stock_by(object name_time, object name_monotonic) noexcept
+    unsigned ul_type_tag(object type) noexcept
+    unsigned ul_class_tag(object) noexcept
+
+cdef enum:
+    UNKNOWN_TAG = 0xFFFFFFFF
+
+cdef object plain_time = LoopCore.__dict__["time"]
+cdef object plain_call_at = LoopCore.__dict__["call_at"]
+cdef object plain_run_once = LoopCore.__dict__["_run_once"]
+cdef object plain_base_time = base_events.BaseEventLoop.time
+cdef object plain_select = SelectorView.select
+cdef frozenset LOOKED_UP = frozenset({"time", "call_at", "_run_once", "_selector"})
+
+ul_learn_clock(base_events.__dict__, time)
+
+
+cdef inline bint ul_is_clock_stock() noexcept:
+    return ul_is_clock_stock_by("time", "monotonic")
+
+
+cdef inline bint has_own_timers(LoopCore loop) except -1:
+    """A time for a timer is not simply CLOCK_MONOTONIC plus a delay."""
+    if ul_class_tag(loop) != loop.known_tag:
+        loop.look_again()
+    return loop.has_own_time or loop.has_own_call_at or not ul_is_clock_stock()
+
+
+cdef class LoopProgram(Program):
+    """What stands in the place of a loop's clock and wait."""
+
+    cdef object known  # a weak reference to the loop
+
+    def __cinit__(self, LoopCore loop):
+        self.known = weakref.ref(loop)
+
+    cdef int look(self) except -1:
+        cdef LoopCore loop = self.known()
+        return loop.follow_program() if loop is not None else 0
+
+    cdef double now_s(self) except? -1.0:
+        return self.known().time()
+
+    cdef double resolution(self) except? -1.0:
+        return self.known()._clock_resolution
+
+    cdef int select(self, object timeout_s) except -1:
+        self.known()._selector.select(timeout_s)
+        return 0
+
+
+cdef int selected(short wanted, short revents) noexcept:
+    """The events of selectors for those of poll(2), as they make them: errors are for both sides."""
+    return ((EVENT_READ if revents & ~POLLOUT else 0) | (EVENT_WRITE if revents & ~POLLIN else 0)) & wanted
+
+
 cdef int green_turn(LoopCore loop) except -1:
     """A turn where gevent or eventlet has made greenlets of threads, an executor's among them.
 
@@ -488,7 +619,7 @@ cdef inline int fill_handle(LoopCore loop, Handle handle, PyObject **args, Py_ss
 
 cdef inline bint is_plain(LoopCore loop, Py_ssize_t n_args, PyObject *names) noexcept:
     """At most two arguments, no keyword but `context`, no debug mode, loop open."""
-    if loop.is_debug or loop.is_loop_closed or loop.has_own_time or n_args < 1 or n_args > 3:
+    if loop.is_debug or loop.is_loop_closed or n_args < 1 or n_args > 3:
         return False
     return names == NULL or names == known_names or is_context_only(names)
 
@@ -532,7 +663,7 @@ cdef object fast_call_soon(LoopCore loop, PyObject **args, Py_ssize_t n_args, Py
 cdef object fast_call_later(LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
     cdef TimerHandle handle
     cdef double when_s
-    if not is_plain(loop, n_args - 1, names) or <object>args[0] is None:
+    if not is_plain(loop, n_args - 1, names) or <object>args[0] is None or has_own_timers(loop):
         return call_plain(plain_call_later, loop, args, n_args, names)
     when_s = <double>ul_monotonic_ns() / 1e9 + <double><object>args[0]
     handle = TimerHandle.__new__(TimerHandle)
@@ -545,6 +676,14 @@ cdef object fast_call_later(LoopCore loop, PyObject **args, Py_ssize_t n_args, P
 
 ul_fast_method(LoopCore, &ul_call_soon, <void *>fast_call_soon)
 ul_fast_method(LoopCore, &ul_call_later, <void *>fast_call_later)
+
+
+cdef int64_t as_wait_ns(object timeout_s) except? -1:
+    """As the selectors have it: what is not positive does not wait."""
+    cdef double seconds = timeout_s
+    if not seconds > 0:
+        return 0
+    return <int64_t>ceil(min(seconds, FARTHEST_S) * 1e9)
 
 
 cdef inline int64_t as_ns(double when_s) noexcept:

@@ -80,6 +80,7 @@ def run_level(LoopCore loop not None, future, bint until_stop=False):
             n_turns += 1
             if aio_context.ready.count() == 0 or n_turns % CHECK_TURNS == 0:
                 refuse_deadlock(level)
+            loop.follow_program()
             aio_context.turn(True)
             if loop.is_loop_closed:
                 raise RuntimeError("Event loop is closed: this process is a fork of the one that runs it")

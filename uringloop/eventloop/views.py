@@ -78,10 +78,31 @@ class _SelectorMap(Mapping):
 
 
 class SelectorView:
-    """loop._selector: who watches which fd, for asyncio's pipe transports, and for programs that look."""
+    """loop._selector: who watches which fd, for asyncio's pipe transports, and for programs that look.
+
+    Where its `select` is replaced, as by tools that let no time pass, each turn calls that for its wait.
+    """
 
     def __init__(self, loop):
         self._loop = weakref.ref(loop)
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        self._changed(name)
+
+    def __delattr__(self, name):
+        super().__delattr__(name)
+        self._changed(name)
+
+    def _changed(self, name):
+        loop = self._loop()
+        if name == "select" and loop is not None:
+            loop._look_again()
+
+    def select(self, timeout=None):
+        """See selectors.BaseSelector; what it finds is dispatched by the next turn, or by the one that goes on."""
+        loop = self._loop()
+        return [] if loop is None else loop._select(timeout)
 
     def _fds(self):
         loop = self._loop()
