@@ -6,6 +6,7 @@ from .polling cimport PolledEvent, PollList
 
 cdef extern from "../aio/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept
+    bint ul_is_clock_faked() noexcept
 
 # Frames that call user code.
 #

@@ -2,6 +2,7 @@
 
 epoll_pwait2(2) (since Linux 5.11) takes nanoseconds; where it is missing or refused (seccomp filters answer with any
 errno: ENOSYS, EPERM in older Docker profiles), milliseconds are rounded up, so that a timer is late, never early.
+So they are where a preloaded library moves the clock (libfaketime), which has a timeout of epoll_wait() follow.
 GIL: released around the wait only; meanwhile other threads may touch nothing but the notifier.
 
 Invariant: a registration carries the fd number, never a pointer: an fd that was closed while a fork child still
@@ -15,7 +16,7 @@ from libc.string cimport memset
 from cpython.ref cimport PyObject
 from posix.unistd cimport close as close_fd
 
-from .base cimport FDMonitor, FdHandler, ReadyList
+from .base cimport FDMonitor, FdHandler, ReadyList, ul_is_clock_faked
 
 import os
 
@@ -127,7 +128,7 @@ cdef class EpollMonitor(FDMonitor):
         cdef epoll_event events[EVENTS_PER_WAIT]
         cdef int n_ready, error, timeout_ms
         self.n_syscalls += 1
-        if timeout_ns > 0 and self.has_pwait2:
+        if timeout_ns > 0 and self.has_pwait2 and not ul_is_clock_faked():
             with nogil:
                 n_ready = ul_epoll_pwait2(self.epoll_fd, events, EVENTS_PER_WAIT, timeout_ns)
                 error = errno

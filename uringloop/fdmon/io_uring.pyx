@@ -40,7 +40,7 @@ from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, 
                               InFlight, Request, decode, encode, end, hold, note_sqe, release)
 from ..uring.ring cimport Ring
 from ..uring.sendprobe cimport failed_send_reports_count
-from .base cimport FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, ul_monotonic_ns
+from .base cimport FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, ul_is_clock_faked, ul_monotonic_ns
 from .epoll cimport EpollMonitor
 from .polling cimport PolledEvent
 
@@ -57,6 +57,7 @@ cdef enum:
     DEFERRED_PER_ENTER = 16  # the kernel runs up to 20; fewer than this means that there are no more
     HARVEST_BYTES = 128 * 1024  # received data taken before Python runs: more would leave the cache, and the buffers
     DRAIN_ROUNDS = 1000
+    FAKED_WAIT_NS = 1_000_000
     POLLIN = 1
     WANTED = 0x1F  # POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP: what handlers are called for
 
@@ -332,6 +333,8 @@ cdef class IoUringMonitor(FDMonitor):
             else:
                 return 0
         else:
+            if timeout_ns > FAKED_WAIT_NS and ul_is_clock_faked():
+                timeout_ns = FAKED_WAIT_NS  # which is real, whatever the clock does: then it is asked again
             total = harvested = self.enter_and_harvest(1, timeout_ns)
         while (harvested >= DEFERRED_PER_ENTER and total < HARVEST_TARGET
                and self.harvested_bytes < HARVEST_BYTES and self.ring.has_completions()):
