@@ -139,10 +139,15 @@ def _watched_loop(name):
     return loop
 
 
-def _monitors(config, path):
-    wanted = config.getoption("--monitor")
+def _monitors(config, item):
+    wanted = config.getoption("--monitor") or []
+    path = item.path
     folders = path.relative_to(TESTS).parts
     with_stock = folders[0] in ("behaviour", "stress") and not path.name.startswith("test_nested")  # ours
+    if item.get_closest_marker("slow") is not None and STOCK not in wanted:
+        with_stock = (
+            False  # for long, it would only be asyncio that is tested; the short ones say what it does
+        )
     names = [*URING_MONITORS, STOCK] if with_stock else list(URING_MONITORS)
     if (
         folders[0] == "raw"
@@ -152,7 +157,7 @@ def _monitors(config, path):
 
 
 def pytest_asyncio_loop_factories(config, item):
-    names = _monitors(config, item.path)
+    names = _monitors(config, item)
     if not names:  # --monitor asyncio on a test that is about uringloop only
         return {"none": _skip_unselected}
     factories = {name: functools.partial(_watched_loop, name) for name in names}
@@ -172,7 +177,7 @@ def _skip_old_stock():
 
 def pytest_generate_tests(metafunc):
     if "monitor" in metafunc.fixturenames:
-        names = _monitors(metafunc.config, metafunc.definition.path)
+        names = _monitors(metafunc.config, metafunc.definition)
         metafunc.parametrize("monitor", names, indirect=True)
 
 
