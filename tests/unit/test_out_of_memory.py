@@ -81,3 +81,78 @@ def test_a_nested_run_puts_the_task_back(monitor):
         sweep(scenario, MONITOR)
     """
     assert int(run_script(source, monitor)) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [4])
+@pytest.mark.parametrize("kind", ["rb", "unbuffered", "r", "w+", "directory", "closing"])
+def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
+    """Wherever `width` allocations in a row fail between the system call that opens a file and its end.
+
+    A task may be lost, with what it has: asyncio steps a task no more whose step, or wake-up, could not be made.
+    """
+    if monitor != "io_uring":
+        pytest.skip("files are opened in threads, and which thread's allocation fails is chance")
+    source = """
+        from out_of_memory import *
+        import _testcapi
+        import uringloop
+        KIND, WIDTH, FOLDER = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+        PATH = FOLDER + "/file"
+        with open(PATH, "wb") as made:
+            made.write(bytes(1000))
+        HOW = {"unbuffered": (PATH, "rb", 0), "directory": (FOLDER, "rb"), "closing": (PATH, "rb")}
+        HOW = HOW.get(KIND, (PATH, KIND))
+        is_felt = False
+
+        async def use(number):
+            global is_felt
+            try:
+                if KIND != "closing":
+                    _testcapi.set_nomemory(number, number + WIDTH)
+                file = await uringloop.open(*HOW)
+                _testcapi.remove_mem_hooks()
+                closing = file.close()  # not one of the allocations that fail
+                if KIND == "closing":
+                    _testcapi.set_nomemory(number, number + WIDTH)
+                await closing
+            except IsADirectoryError:
+                pass
+            except MemoryError:
+                is_felt = True
+            finally:
+                _testcapi.remove_mem_hooks()
+
+        clean = number = 0
+        while clean < CLEAN_RUNS:
+            is_felt, errors = False, []
+            loop = make_loop(MONITOR)
+            loop.set_exception_handler(lambda loop, details: errors.append(details))
+            run(loop, use(1 << 30))
+            before = open_fds()
+            task = loop.create_task(use(number))
+            task._log_destroy_pending = False
+            task.add_done_callback(lambda _: loop.stop())
+            guard = loop.call_later(0.3, loop.stop)
+            try:
+                loop.run_forever()
+            except MemoryError:
+                is_felt = True
+            _testcapi.remove_mem_hooks()
+            guard.cancel()
+            if not task.done() and not (is_felt or errors):
+                raise AssertionError(f"allocation {number}: {task!r}")
+            is_lost = not task.done()
+            del task, guard
+            errors_seen = bool(errors)
+            errors.clear()
+            if not is_lost:
+                nothing_stays_open(loop, before)
+            run(loop, loop.shutdown_default_executor())
+            loop.close()
+            clean = 0 if is_felt or errors_seen else clean + 1
+            number += 1
+        print(number)
+    """
+    arguments = (kind, str(width), str(tmp_path))
+    assert int(run_script(source, monitor, arguments=arguments)) > 30  # so many without any effect end it

@@ -8,7 +8,7 @@ How it works:
 Invariant: an operation that is cancelled does not return before the kernel, or the thread, is done with it. The
 CancelledError then carries what really happened as its `outcome` (see `outcome_of`): bytes that were read from a
 pipe can be kept, and positions stay exact. A file descriptor nobody waits for any more is closed by the backend, also
-where the loop was closed meanwhile (see `Unclaimed`).
+where the loop was closed meanwhile (see `Opened`).
 
 Offsets: a number of bytes from the beginning of the file, or STREAM for what has no positions (pipes, terminals,
 sockets: the operation waits until it can proceed), or APPEND to write where the kernel's own position is (files
@@ -23,9 +23,9 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["APPEND", "STREAM", "Backend", "Opened", "Path", "Unclaimed", "backend_of", "outcome_of"]
+__all__ = ["APPEND", "STREAM", "Backend", "Opened", "Path", "backend_of", "outcome_of"]
 
 STREAM = -1
 APPEND = -2
@@ -37,32 +37,30 @@ _T = TypeVar("_T")
 _RELEASE_AGAIN_S = 0.02
 
 
-class Opened(NamedTuple):
-    """An open file, and what `open` needs to know of it."""
+class Opened:
+    """An open file, and what `open` needs to know of it.
 
-    fd: int
-    st_mode: int
-    st_size: int
-    st_blksize: int
-
-
-class Unclaimed:
-    """What a thread opened, until somebody takes it: closed with its last reference.
-
-    The loop may be stopped and closed at any time on the way from the thread to the task that waits; then the call that
-    should have brought it is dropped, or the task.
+    Invariant: from the system call that opened it to the file object that has it an fd is an Opened's, made before that
+    call and closed with its last reference. So it is not lost when an exception is raised on the way (a MemoryError can
+    be, anywhere), nor when the loop is closed between the thread that opened it and the task that waits.
     """
 
-    fd = -1
+    __slots__ = ("fd", "is_owned", "st_blksize", "st_mode", "st_size")
 
-    def take(self) -> int:
-        """The descriptor, which is the caller's from now on."""
-        fd, self.fd = self.fd, -1
-        return fd
+    def __init__(self, fd: int = -1) -> None:
+        self.fd = fd
+        self.is_owned = False
+        self.st_mode = self.st_size = self.st_blksize = 0
+
+    def own(self, fd: int) -> None:
+        """Close it, unless disowned."""
+        self.fd = fd
+        self.is_owned = True
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.take())
+        if self.is_owned:
+            self.is_owned = False
+            os.close(self.fd)
 
     __del__ = close
 
@@ -81,7 +79,7 @@ class Backend:
     # Files
 
     async def open(self, path: Path, flags: int, mode: int, dir_fd: int | None = None) -> Opened:
-        """Open a file, never inherited by children. Cancelled: closed again."""
+        """Open a file, never inherited by children; what is returned owns it. Cancelled: closed again."""
         raise NotImplementedError
 
     async def describe(self, fd: int) -> Opened:
@@ -89,7 +87,7 @@ class Backend:
         raise NotImplementedError
 
     async def close(self, fd: int, is_slow: bool = False) -> None:
-        """Close it. Not cancellable: it is closed in any case.
+        """Close it. Not cancellable: once this has begun it is closed in any case, whatever is raised.
 
         Parameters:
             is_slow: much was written. ext4 begins to write out, on close, what replaces other contents; and a file
@@ -201,7 +199,7 @@ class Backend:
                 error.outcome = await _finish(future, undo)  # type: ignore[attr-defined]
             raise
 
-    async def open_fifo(self, path: Path, flags: int, mode: int, dir_fd: int | None) -> int:
+    async def open_fifo(self, path: Path, flags: int, mode: int, dir_fd: int | None) -> Opened:
         """Open what waits until somebody opens the other end, in a thread of its own.
 
         The executor and the kernel have few threads for all files: some FIFOs that nobody opens would take them all.
@@ -209,26 +207,26 @@ class Backend:
         until somebody who has the FIFO lets it go. Nobody's memory depends on it, and what it opens is closed.
         """
         loop = self.loop
-        future: asyncio.Future[Unclaimed] = loop.create_future()
+        future: asyncio.Future[Opened] = loop.create_future()
 
         def job() -> None:
-            unclaimed, problem = Unclaimed(), None
+            opened, problem = Opened(), None
             try:
-                unclaimed.fd = os.open(path, flags, mode, dir_fd=dir_fd)
+                opened.own(os.open(path, flags, mode, dir_fd=dir_fd))
             except BaseException as error:
                 problem = error
             with suppress(RuntimeError):  # the loop is closed: nobody is going to see it
-                loop.call_soon_threadsafe(settle, unclaimed, problem)
+                loop.call_soon_threadsafe(settle, opened, problem)
 
-        def settle(unclaimed: Unclaimed, problem: BaseException | None) -> None:
+        def settle(opened: Opened, problem: BaseException | None) -> None:
             if problem is None:
-                future.set_result(unclaimed)
+                future.set_result(opened)
             else:
                 future.set_exception(problem)
 
         threading.Thread(target=job, name=f"open {os.fsdecode(path)}", daemon=True).start()
         try:
-            return (await asyncio.shield(future)).take()
+            return await asyncio.shield(future)
         except asyncio.CancelledError:
             future.add_done_callback(_close_opened)
             # A release before the thread is where it waits is lost, hence another one after a while.
@@ -249,7 +247,7 @@ def _release_fifo(path: Path, dir_fd: int | None) -> bool:
     return True
 
 
-def _close_opened(future: asyncio.Future[Unclaimed]) -> None:
+def _close_opened(future: asyncio.Future[Opened]) -> None:
     if not future.cancelled() and future.exception() is None:
         future.result().close()
 

@@ -128,7 +128,7 @@ class BinaryFile:
         """is_foreign: the fd was opened by other code, with flags and at a position of its own."""
         self._backend = backend
         self._loop = backend.loop
-        self._fd = opened.fd
+        self._fd = -1  # until it is adopted
         self._mode = mode
         self._closefd = closefd
         self._lock = asyncio.Lock()
@@ -170,6 +170,16 @@ class BinaryFile:
         self._n_written_bytes = 0
         # Counts pwrite() and the like: what was read ahead before one may be out of date.
         self._n_changes = 0
+
+    def adopt(self, opened: Opened) -> None:
+        """Own the descriptor from now on; nothing can fail in between."""
+        self._fd = opened.fd
+        opened.is_owned = False
+
+    async def _close_fd(self) -> None:
+        closing = self._backend.close(self._fd, self._n_written_bytes > MUCH_BYTES)
+        self._fd = -1  # not before: that call may fail
+        await closing
 
     def _try_transfers(self, opened: Opened, is_stored: bool) -> None:
         """Ask the kernel what it takes, by transfers of nothing: they check the fd, and do not reach the file.
@@ -570,19 +580,16 @@ class BinaryFile:
         problem: BaseException | None = None
         try:
             if self._is_settled() and self._closefd and self._delete_path is None:
-                fd, self._fd = self._fd, -1
-                await self._backend.close(fd, self._n_written_bytes > MUCH_BYTES)
+                await self._close_fd()
                 return
             problem = await self._outlast(self._finish)
             while self._n_users:
                 self._idle = self._loop.create_future()
                 problem = await self._outlast(lambda: asyncio.wait([self._idle])) or problem
-            fd, self._fd = self._fd, -1
             if self._closefd:
-                is_slow = self._n_written_bytes > MUCH_BYTES
-                problem = (
-                    await self._outlast(lambda: self._backend.close(fd, is_slow), is_once=True) or problem
-                )
+                problem = await self._outlast(self._close_fd, is_once=True) or problem
+            else:
+                self._fd = -1
             if self._delete_path is not None:
                 problem = await self._outlast(self._delete) or problem
         finally:

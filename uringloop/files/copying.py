@@ -10,7 +10,7 @@ import stat
 from typing import Any, TypeVar
 
 from . import functions
-from .backend import STREAM, Backend, Path, backend_of, outcome_of
+from .backend import STREAM, Backend, Opened, Path, backend_of, outcome_of
 from .opening import open_fd
 
 _P = TypeVar("_P", bound=Path)
@@ -126,10 +126,16 @@ async def copyfile(src: Path, dst: _P, *, follow_symlinks: bool = True) -> _P:
         try:
             await _copy(backend, source.fd, target.fd)
         finally:
-            await backend.close(target.fd)
+            await _close(backend, target)
     finally:
-        await backend.close(source.fd)
+        await _close(backend, source)
     return dst
+
+
+async def _close(backend: Backend, opened: Opened) -> None:
+    closing = backend.close(opened.fd)
+    opened.is_owned = False  # not before: that call may fail
+    await closing
 
 
 async def _copy(backend: Backend, source_fd: int, target_fd: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
-from .backend import Backend, Opened, Path, Unclaimed, backend_of
+from .backend import Backend, Opened, Path, backend_of
 from .buffered import BufferedFile
 from .common import BinaryFile
 from .modes import (
@@ -221,7 +221,7 @@ async def open_fd(
         raise
     if stat.S_ISDIR(opened.st_mode):
         if is_own:
-            await backend.close(opened.fd)
+            opened.close()
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
     return opened
 
@@ -231,25 +231,21 @@ async def _by_opener(
 ) -> Opened:
     """Somebody's own function opens the file, in a thread: it may wait for whatever it wants."""
 
-    def job() -> Unclaimed:
-        unclaimed = Unclaimed()
+    def job() -> Opened:
+        opened = Opened()
         fd = opener(target, flags | os.O_CLOEXEC)
         if not isinstance(fd, int):
             raise TypeError("expected integer from opener")
         if fd < 0:
             raise ValueError(f"opener returned {fd}")
-        unclaimed.fd = fd
-        return unclaimed
-
-    unclaimed = await backend.call(job, undo=Unclaimed.close)
-    try:
-        os.set_inheritable(unclaimed.fd, False)
-        opened = await backend.describe(unclaimed.fd)
-        unclaimed.take()
+        opened.own(fd)
         return opened
-    except BaseException:
-        unclaimed.close()
-        raise
+
+    opened = await backend.call(job, undo=Opened.close)
+    os.set_inheritable(opened.fd, False)
+    seen = await backend.describe(opened.fd)
+    opened.st_mode, opened.st_size, opened.st_blksize = seen.st_mode, seen.st_size, seen.st_blksize
+    return opened
 
 
 async def make_file(
@@ -268,12 +264,16 @@ async def make_file(
     """The file object for a descriptor, which is closed if there cannot be one."""
     file: BinaryFile | None = None
     try:
+        if closefd:
+            opened.is_owned = True
         if wanted.is_binary and buffering == 0:
             file = raw = RawFile(backend, opened, wanted, name, closefd, is_foreign)
+            raw.adopt(opened)
             return raw
         # For binary files one is no size: the default is used, after a warning.
         size = buffering if buffering > 1 else -1
         file = buffered = BufferedFile(backend, opened, wanted, name, closefd, is_foreign, size)
+        buffered.adopt(opened)
         if wanted.is_readable and wanted.is_writable and not buffered._is_seekable:
             raise io.UnsupportedOperation("File or stream is not seekable.")
         if wanted.is_binary:
@@ -282,8 +282,7 @@ async def make_file(
         is_line_buffered = buffering == 1 or (buffering < 0 and await buffered.isatty())
         return TextFile(buffered, mode, encoding, errors, newline, is_line_buffered)
     except BaseException:
-        if file is not None:
-            await file.close()
-        elif closefd:
-            await backend.close(opened.fd)
+        if file is not None and not opened.is_owned:
+            file._close_at_once()  # no coroutine, which may not be had; nothing is buffered yet
+        opened.close()
         raise

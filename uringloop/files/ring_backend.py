@@ -62,44 +62,50 @@ class RingBackend(Backend):
         name = os.fsencode(path)
         flags |= os.O_CLOEXEC
         if flags & os.O_NONBLOCK:
-            return _described(await self._openat(dir_fd, name, flags, mode))
+            return await self._openat(dir_fd, name, flags, mode)
         # What the submission opens, it opens without waiting, as if O_NONBLOCK were given: the writing end of a FIFO
         # then fails, the reading end is there before anybody writes. What only a worker opens would wait there, and
         # workers are few: eight FIFOs that nobody reads, and no file could be written any more.
         is_for_worker = bool(flags & _FOR_WORKERS)
         try:
-            fd = await self._openat(dir_fd, name, flags | (os.O_NONBLOCK if is_for_worker else 0), mode)
+            opened = await self._openat(dir_fd, name, flags | (os.O_NONBLOCK if is_for_worker else 0), mode)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return _described(await self.open_fifo(path, flags, mode, dir_fd))
             if error.errno != errno.EAGAIN:
                 raise
             # Somebody has a lease on the file, and a minute at most to give it back.
-            return _described(await self._openat(dir_fd, name, flags, mode))
-        opened = _described(fd)
+            return await self._openat(dir_fd, name, flags, mode)
         if stat.S_ISFIFO(opened.st_mode) and not flags & (os.O_WRONLY | os.O_RDWR):
             try:
-                return opened._replace(fd=await self.open_fifo(path, flags, mode, dir_fd))
+                return _described(await self.open_fifo(path, flags, mode, dir_fd))
             finally:
-                os.close(fd)
+                opened.close()
         if is_for_worker:
-            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+            fcntl.fcntl(opened.fd, fcntl.F_SETFL, flags)
         return opened
 
-    async def _openat(self, dir_fd: int | None, name: bytes, flags: int, mode: int) -> int:
+    async def _openat(self, dir_fd: int | None, name: bytes, flags: int, mode: int) -> Opened:
+        opened = Opened()
         request = self._ring.openat(_at(dir_fd), name, flags, mode)
         try:
-            return await request
+            opened.fd = await request
+            opened.is_owned = True
         except asyncio.CancelledError:
             if (fd := _result(request)) >= 0:
                 os.close(fd)
             raise
+        return _described(opened)
 
     async def describe(self, fd: int) -> Opened:
-        return Opened(fd, *describe_now(fd))
+        return _described(Opened(fd))
 
     async def close(self, fd: int, is_slow: bool = False) -> None:
-        request = self._ring.close(fd, is_slow)
+        try:
+            request = self._ring.close(fd, is_slow)
+        except BaseException:  # there is no request
+            os.close(fd)
+            raise
         try:
             await request
         except asyncio.CancelledError:
@@ -286,12 +292,9 @@ class RingBackend(Backend):
         await self._add(lib.io_uring_prep_linkat, *names, flags)
 
 
-def _described(fd: int) -> Opened:
-    try:
-        return Opened(fd, *describe_now(fd))
-    except BaseException:
-        os.close(fd)
-        raise
+def _described(opened: Opened) -> Opened:
+    opened.st_mode, opened.st_size, opened.st_blksize = describe_now(opened.fd)
+    return opened
 
 
 def _result(request: Any) -> int:

@@ -75,7 +75,7 @@ async def _open_nameless(backend: Backend, suffix: str, prefix: str, folder: str
     try:
         await backend.unlink(path, None, False)
     except BaseException:
-        os.close(opened.fd)
+        opened.close()
         raise
     return opened
 

@@ -13,34 +13,32 @@ import os
 import select
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from .backend import APPEND, Backend, Buffer, Opened, Path, Unclaimed
+from .backend import APPEND, Backend, Buffer, Opened, Path
 
 _T = TypeVar("_T")
 
 
-def _describe(fd: int) -> Opened:
-    seen = os.fstat(fd)
-    return Opened(fd, seen.st_mode, seen.st_size, seen.st_blksize)
+def _describe(opened: Opened) -> Opened:
+    seen = os.fstat(opened.fd)
+    opened.st_mode, opened.st_size, opened.st_blksize = seen.st_mode, seen.st_size, seen.st_blksize
+    return opened
 
 
-def _open(path: Path, flags: int, mode: int, dir_fd: int | None) -> tuple[Unclaimed, Opened] | None:
+def _open(path: Path, flags: int, mode: int, dir_fd: int | None) -> Opened | None:
     """None if it is a FIFO, which may wait for ever."""
     if not flags & os.O_NONBLOCK and _is_fifo(path, dir_fd):
         return None
-    unclaimed = Unclaimed()
-    unclaimed.fd = os.open(path, flags, mode, dir_fd=dir_fd)
-    try:
-        return unclaimed, _describe(unclaimed.fd)
-    except BaseException:
-        unclaimed.close()
-        raise
+    opened = Opened()
+    opened.own(os.open(path, flags, mode, dir_fd=dir_fd))
+    return _describe(opened)
 
 
-def _unopen(found: tuple[Unclaimed, Opened] | None) -> None:
-    if found is not None:
-        found[0].close()
+def _unopen(opened: Opened | None) -> None:
+    if opened is not None:
+        opened.close()
 
 
 def _is_fifo(path: Path, dir_fd: int | None) -> bool:
@@ -55,18 +53,28 @@ class ThreadBackend(Backend):
 
     async def open(self, path: Path, flags: int, mode: int, dir_fd: int | None = None) -> Opened:
         flags |= os.O_CLOEXEC
-        found = await self.call(_open, path, flags, mode, dir_fd, undo=_unopen)
-        if found is None:
-            return _describe(await self.open_fifo(path, flags, mode, dir_fd))
-        unclaimed, opened = found
-        unclaimed.take()
-        return opened
+        opened = await self.call(_open, path, flags, mode, dir_fd, undo=_unopen)
+        return opened or _describe(await self.open_fifo(path, flags, mode, dir_fd))
 
     async def describe(self, fd: int) -> Opened:
-        return await self.call(_describe, fd)
+        return await self.call(_describe, Opened(fd))
 
     async def close(self, fd: int, is_slow: bool = False) -> None:
-        await self.call(os.close, fd, is_due=True)
+        left: list[int] | None = None
+
+        def job() -> None:
+            with suppress(IndexError):  # no thread could be had at once, and it was closed without
+                os.close(left.pop())  # type: ignore[union-attr]
+
+        try:
+            left = [fd]  # pop() is atomic
+            await self.call(job, is_due=True)
+        except BaseException:
+            if left is None:
+                os.close(fd)
+            else:
+                job()
+            raise
 
     # Reading and writing
 
