@@ -31,7 +31,8 @@ cdef class RingWire(Wire):
     cdef bint needs_room           # the last send fell short: the rest goes out when there is room
     cdef bint is_bulk
     cdef int protocol              # IPPROTO_TCP ..., as of enter_bulk
-    cdef bint may_have_more(self, int32_t revents) noexcept
+    cdef bint is_counting          # each read tells how much is left
+    cdef bint may_have_more(self, int32_t revents, int n_left) noexcept
     cdef unsigned n_large          # large chunks in a row
     cdef unsigned n_short          # short bulk reads in a row
     cdef Py_ssize_t hint

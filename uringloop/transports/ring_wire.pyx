@@ -58,7 +58,13 @@ cdef extern from *:
         getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &n_bytes);
         return protocol;
     }
-    /* -1 where the kernel does not tell; for TCP it stops at urgent data, as recv(2) does. */
+    /* TCP: each recvmsg(2) tells what is left; from Linux 4.18 on. */
+    static int ul_count_left(int fd)
+    {
+        int on = 1;
+        return setsockopt(fd, IPPROTO_TCP, 36 /* TCP_INQ */, &on, sizeof on) == 0;
+    }
+    /* -1 where the kernel does not tell. */
     static int ul_unread_bytes(int fd)
     {
         int n_bytes = -1;
@@ -67,10 +73,11 @@ cdef extern from *:
     """
     int IPPROTO_TCP
     int ul_protocol_of(int fd) noexcept
+    bint ul_count_left(int fd) noexcept
     int ul_unread_bytes(int fd) noexcept
 
 cdef extern from "<poll.h>" nogil:
-    int POLLIN, POLLPRI, POLLOUT, POLLRDHUP, POLLHUP, POLLERR
+    int POLLIN, POLLOUT, POLLRDHUP, POLLHUP, POLLERR
 
 cdef enum:
     LARGE_CHUNK = 12 * 1024        # a chunk from here on counts as large
@@ -215,7 +222,7 @@ cdef class RingWire(Wire):
         request.is_poll = self.is_bulk
         sqe = self.monitor.ring.get_sqe()
         if self.is_bulk:
-            io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLIN | POLLPRI | POLLRDHUP)
+            io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLIN | POLLRDHUP)
         else:
             io_uring_prep_recv_multishot(sqe, self.end.fd_at[0], NULL, 0, 0)
             sqe.flags |= IOSQE_BUFFER_SELECT
@@ -318,6 +325,8 @@ cdef class RingWire(Wire):
     cdef void enter_bulk(self) noexcept:
         self.is_bulk = True
         self.protocol = ul_protocol_of(self.end.fd_at[0]) if self.end is not None else 0
+        # Not if the program receives from the socket as well: it would get messages that it has not asked for.
+        self.is_counting = self.protocol == IPPROTO_TCP and not self.end.is_shared and ul_count_left(self.end.fd_at[0])
         self.n_short = 0
         self.hint = BULK_FIRST
 
@@ -335,6 +344,7 @@ cdef class RingWire(Wire):
         """recv(2) until nothing is left, straight into bytes objects."""
         cdef Py_ssize_t count
         cdef Py_ssize_t asked
+        cdef int n_left = -1
         cdef int rounds = READS_PER_EVENT
         cdef object data
         cdef WireEnd end
@@ -347,7 +357,7 @@ cdef class RingWire(Wire):
                 return self.monitor.fifo.push(request, revents, IORING_CQE_F_MORE, NULL)
             rounds -= 1
             asked = self.hint
-            data = read_direct(self.end.fd_at[0], asked, &count)
+            data = read_direct(self.end.fd_at[0], asked, &count, &n_left if self.is_counting else NULL)
             if count <= 0:
                 if count == 0 or (count != -EAGAIN and count != -EINTR):
                     self.stopped(<int32_t>count)
@@ -371,22 +381,23 @@ cdef class RingWire(Wire):
                 self.monitor.fifo.push(request, revents, IORING_CQE_F_MORE, NULL)
                 raise
             check_held(self)
-            if count < asked and (self.end is None or not self.may_have_more(revents)):
+            if count < asked and (self.end is None or not self.may_have_more(revents, n_left)):
                 return 0
         return 0
 
-    cdef bint may_have_more(self, int32_t revents) noexcept:
+    cdef bint may_have_more(self, int32_t revents, int n_left) noexcept:
         """After a read that fell short: the kernel may have stopped it for another reason than that nothing is left.
 
         The edge is used up and does not come again for what is there.  TCP stops before the end, which the edge was for
-        as well, and at urgent data, which the poll tells.  UNIX sockets stop where passed fds or credentials
-        begin, or urgent data.  What else there is may stop anywhere.
+        as well, and at urgent data, which no event tells (a multishot poll reports POLLPRI with all data).  UNIX
+        sockets stop where passed fds or credentials begin, or urgent data.  What else there is may stop anywhere.
         """
-        if revents & (POLLRDHUP | POLLHUP | POLLERR | POLLPRI):
+        if revents & (POLLRDHUP | POLLHUP | POLLERR):
             return True
-        if self.protocol == IPPROTO_TCP:
-            return False
-        return ul_unread_bytes(self.end.fd_at[0]) != 0
+        if n_left >= 0:
+            return n_left > 0
+        # TCP's answer ends at urgent data, so it is of no use
+        return self.protocol == IPPROTO_TCP or ul_unread_bytes(self.end.fd_at[0]) != 0
 
     # -- sending ---------------------------------------------------------------------------------------
 

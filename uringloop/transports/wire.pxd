@@ -87,6 +87,6 @@ cdef class ReadinessWire(Wire):
     cdef int read(self) except -1
     cdef int learn(self, Py_ssize_t count) except -1
 
-cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count)
+cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count, int *n_left=?)
 
 cdef int warn_unclosed(object transport) except -1

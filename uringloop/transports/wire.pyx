@@ -27,6 +27,7 @@ import warnings
 
 cdef extern from "<sys/socket.h>" nogil:
     """
+    #include <netinet/in.h>
     #include <string.h>
     #include <sys/uio.h>
     static ssize_t ul_send_vector(int fd, struct iovec *vector, size_t count)
@@ -39,8 +40,29 @@ cdef extern from "<sys/socket.h>" nogil:
         message.msg_iovlen = count;
         return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
+    /* TCP only: another family's control messages could bring descriptors. */
+    static ssize_t ul_recv_counted(int fd, void *buffer, size_t n_bytes, int *n_left)
+    {
+        struct iovec vector = {buffer, n_bytes};
+        char control[CMSG_SPACE(sizeof(int))];
+        struct msghdr message;
+        struct cmsghdr *told;
+        ssize_t count;
+        memset(&message, 0, sizeof message);
+        message.msg_iov = &vector;
+        message.msg_iovlen = 1;
+        message.msg_control = control;
+        message.msg_controllen = sizeof control;
+        *n_left = -1;
+        count = recvmsg(fd, &message, MSG_DONTWAIT);
+        told = count > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+        if (told != NULL && told->cmsg_level == IPPROTO_TCP && told->cmsg_type == 36 /* TCP_CM_INQ */)
+            memcpy(n_left, CMSG_DATA(told), sizeof *n_left);
+        return count;
+    }
     """
     ssize_t recv(int fd, void *buffer, size_t n_bytes, int flags)
+    ssize_t ul_recv_counted(int fd, void *buffer, size_t n_bytes, int *n_left)
     ssize_t ul_send_vector(int fd, iovec *vector, size_t count)
     int MSG_DONTWAIT
 
@@ -381,19 +403,24 @@ cdef class Wire:
         return 0
 
 
-cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count):
+cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count, int *n_left=NULL):
     """recv(2) straight into a bytes object of its own, without a copy.
 
     Parameters:
         n_bytes: at most so many.
         count: gets the bytes read, 0 at end of file, or a negated errno.
+        n_left: of a TCP socket that has TCP_INQ: gets the bytes that are still to be read, 1 for the end;
+            -1 for no answer.
 
     Returns: the bytes object, None for a count of 0 and below.
     """
     cdef bytes made = PyBytes_FromStringAndSize(NULL, n_bytes)
     cdef PyObject *data
     cdef object result
-    count[0] = recv(fd, PyBytes_AS_STRING(made), n_bytes, MSG_DONTWAIT)
+    if n_left == NULL:
+        count[0] = recv(fd, PyBytes_AS_STRING(made), n_bytes, MSG_DONTWAIT)
+    else:
+        count[0] = ul_recv_counted(fd, PyBytes_AS_STRING(made), n_bytes, n_left)
     if count[0] < 0:
         count[0] = -errno
     if count[0] <= 0:
