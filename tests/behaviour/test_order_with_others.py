@@ -243,6 +243,35 @@ async def test_after_drain_the_kernel_has_what_was_written(kind):
     assert loop.is_running()
 
 
+@KINDS
+@pytest.mark.parametrize("others", [3, 4])
+async def test_in_a_crowd_drain_leaves_sending_to_the_end_of_the_turn(kind, others):
+    """The sends of many connections share system calls then."""
+    loop = asyncio.get_running_loop()
+    protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
+    near, peer = socketpair(kind)
+    peer.setblocking(False)
+    transport, _ = await connect_unshared(loop, lambda: protocol, near)
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    with peer:
+        await turns(3)
+        for _ in range(others):
+            loop.call_soon(int)
+        writer.write(b"hello")
+        await writer.drain()
+        assert now(peer) == (b"" if others == 4 and monitor_of(loop) != STOCK else b"hello")
+        await turns(2)
+        assert transport.get_write_buffer_size() == 0
+        writer.write(b", world")
+        for _ in range(others):
+            loop.call_soon(int)
+        await writer.drain()
+        os.kill(os.getpid(), 0)  # as before it forks, ends, or signals another
+        assert now(peer).endswith(b", world")
+        transport.abort()
+        await turns(2)
+
+
 # Processes
 
 DEPARTURES = {

@@ -59,8 +59,13 @@ cdef class TlsTransport:
         # Also if the transport below failed in a write: StreamWriter.drain() gives connection_lost a turn only then.
         transport = self.tls.transport
         if self.tls.is_drained:
-            self._send_queued()
+            self._send_drained()
         return self.tls.is_app_closed or (transport is not None and transport.is_closing())
+
+    def _send_drained(self):
+        send_drained = getattr(self.tls.transport, "_send_drained", None)
+        if send_drained is not None:
+            send_drained()
 
     def _send_queued(self):
         """As that of a stream transport, which may be below."""
