@@ -476,9 +476,11 @@ class Side:
             and name not in ("factory", "pause_writing", "resume_writing")
         ):
             self.raise_planned(name)
-        elif manner == "close":
+        elif manner == "close" and not any(
+            side.is_closed for side in self.link.sides.values() if side is not self
+        ):
             self.transport.close()
-        else:
+        else:  # never close() on both sides: each would wait until the other reads, as with stock asyncio
             self.transport.abort()
 
     def raise_planned(self, name):
