@@ -185,6 +185,9 @@ class Side:
         self.is_reading_paused = self.is_writing_paused = False
         self.is_eof_written = self.is_closed = False
         self.is_busy = False  # sendfile or start_tls has the transport
+        self.is_refused = (
+            False  # start_tls failed: connection_lost comes before or after that is known, as in asyncio
+        )
         self.is_pump_scheduled = False
         if link is not None:
             self.join(link)
@@ -226,7 +229,9 @@ class Side:
         self.note(name)
         if not self.is_made:
             self.fail(f"{name} before connection_made")
-        if self.is_lost and not (
+        if name == "connection_lost" and self.is_refused:
+            self.is_refused = False
+        elif self.is_lost and not (
             name == "resume_writing" and self.is_busy
         ):  # asyncio's sendfile over TLS gives it back
             self.fail(f"{name} after connection_lost")
@@ -576,6 +581,7 @@ class Side:
         except OSError as error:
             if not self.link.is_rude:
                 self.fail(f"start_tls failed: {error!r}")
+            self.is_refused = not self.is_lost
             self.is_lost = True
             self.torture.live.discard(self)
             return
