@@ -18,7 +18,7 @@ def new_event_loop(fdmon: str | None = None, *, nested: bool = False) -> Loop:
     """A new event loop; also what `--loop uringloop:new_event_loop` and `loop_factory=` want.
 
     Parameters:
-        fdmon: "io_uring", "epoll" or "poll" to force a monitor.
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that it can have.
         nested: whether run_until_complete() and run_forever() may be called while the loop runs.
 
     Raises: MonitorUnavailable, ValueError.
