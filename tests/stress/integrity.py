@@ -145,6 +145,8 @@ class Torture:
             return
         if isinstance(error, Planned) and id(error) in self.repeatable:
             return
+        if isinstance(error, (Interrupt, Exit)) and "task" in context["message"].lower():
+            return  # it unwound a task of ours as well; a connection that misses that never ends, which is seen
         self.failures.append(f"step {self.n_steps}: the exception handler was called: {context!r}")
 
     # Rounds
