@@ -5,16 +5,16 @@ import os
 import socket
 
 import pytest
-from helpers import BufferedRecorder, Recorder, open_transport, pattern, run, turns, until
+from helpers import BufferedRecorder, Recorder, open_transport, pattern, reset_on_close, run, turns, until
 
-SIZES = [100, 20_000, 60_000]
+SIZES = [100, 13_000, 20_000, 60_000]
 
 
 async def warm_up(protocol, peer, size):
     """Large chunks in a row change the way in which an io_uring loop reads."""
-    for _ in range(8):
+    for count in range(1, 9):
         await send_all(peer, bytes(size))
-    await until(lambda: len(protocol.data) == 8 * size)
+        await until(lambda count=count: len(protocol.data) == count * size)
     await turns(3)
     protocol.data.clear()
 
@@ -70,4 +70,51 @@ def test_passed_fds_do_not_hold_up_what_follows(loop, size):
             finally:
                 os.close(fd)
 
+    run(loop, main())
+
+
+def test_the_program_receives_nothing_beside_the_data_from_a_socket_that_it_takes(loop):
+    """However the loop has read from it before: each of its own recvmsg(2) brings data only."""
+
+    async def main():
+        async with open_transport() as (transport, protocol, peer):
+            await warm_up(protocol, peer, 13_000)
+            transport.pause_reading()
+            with transport.get_extra_info("socket").dup() as duplicate:
+                await turns(3)
+                peer.send(b"hello")
+                assert duplicate.recvmsg(100, 100)[:3] == (b"hello", [], 0)
+            transport.resume_reading()
+            await send_all(peer, pattern(60_000))
+            await until(lambda: len(protocol.data) == 60_000)
+            assert bytes(protocol.data) == pattern(60_000)
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("ends", ["eof", "urgent and eof", "reset"])
+@pytest.mark.parametrize("size", SIZES)
+def test_an_end_in_the_callback_of_the_last_data_is_seen(loop, size, ends):
+    class Ended(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            if len(self.data) == size and self.armed:
+                if ends == "urgent and eof":
+                    peer.send(b"!", socket.MSG_OOB)
+                if ends == "reset":
+                    reset_on_close(peer)
+                peer.close()
+
+        armed = False
+
+    async def main():
+        nonlocal peer
+        async with open_transport(Ended()) as (_, protocol, peer):
+            await warm_up(protocol, peer, size)
+            protocol.armed = True
+            await send_all(peer, pattern(size))
+            await until(protocol.lost.is_set)
+            assert bytes(protocol.data) == pattern(size)
+
+    peer = None
     run(loop, main())

@@ -59,9 +59,8 @@ cdef extern from *:
         return protocol;
     }
     /* TCP: each recvmsg(2) tells what is left; from Linux 4.18 on. */
-    static int ul_count_left(int fd)
+    static int ul_count_left(int fd, int on)
     {
-        int on = 1;
         return setsockopt(fd, IPPROTO_TCP, 36 /* TCP_INQ */, &on, sizeof on) == 0;
     }
     /* -1 where the kernel does not tell. */
@@ -73,7 +72,7 @@ cdef extern from *:
     """
     int IPPROTO_TCP
     int ul_protocol_of(int fd) noexcept
-    bint ul_count_left(int fd) noexcept
+    bint ul_count_left(int fd, bint on) noexcept
     int ul_unread_bytes(int fd) noexcept
 
 cdef extern from "<poll.h>" nogil:
@@ -325,10 +324,17 @@ cdef class RingWire(Wire):
     cdef void enter_bulk(self) noexcept:
         self.is_bulk = True
         self.protocol = ul_protocol_of(self.end.fd_at[0]) if self.end is not None else 0
-        # Not if the program receives from the socket as well: it would get messages that it has not asked for.
-        self.is_counting = self.protocol == IPPROTO_TCP and not self.end.is_shared and ul_count_left(self.end.fd_at[0])
+        # Not if the program has the socket as well: its own recvmsg(2) would bring what it has not asked for.
+        self.is_counting = (self.protocol == IPPROTO_TCP and not self.end.is_shared
+                            and ul_count_left(self.end.fd_at[0], True))
         self.n_short = 0
         self.hint = BULK_FIRST
+
+    cdef int shared(self) except -1:
+        if self.is_counting:
+            self.is_counting = False
+            ul_count_left(self.end.fd_at[0], False)
+        return 0
 
     cdef int leave_bulk(self) except -1:
         """Reads are short: back to the multishot RECV, which needs no system call for each."""

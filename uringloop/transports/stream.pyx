@@ -450,6 +450,7 @@ cdef class StreamTransport(Endpoint):
     cdef int share(self) except -1:
         Endpoint.share(self)
         if self.wire is not None:
+            self.wire.shared()
             self.send_queued()
             # a request that was not submitted yet names the socket by its number
             self.aio_context.monitor.submit()

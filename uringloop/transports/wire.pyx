@@ -295,6 +295,10 @@ cdef class Wire:
         """A frame below delivers for this wire, and a nested turn begins: see Resumable.go_on."""
         return 0  # a socket that is readable is reported again
 
+    cdef int shared(self) except -1:
+        """The program has the socket from now on: see WireEnd.is_shared."""
+        return 0
+
     cdef int hold_back(self, bytes data) except -1:
         """Keep bytes that arrived while reading is stopped; deliver_held hands them over, in order."""
         if self.held is None:
