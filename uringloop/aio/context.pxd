@@ -41,6 +41,7 @@ cdef class AioContext(Sources):
     cdef int64_t timeout_ns(self, bint blocking) except? -2
     cdef bint may_block(self) noexcept
     cdef int wait_for(self, int64_t timeout_ns) except -1
+    cdef int block(self, int64_t timeout_ns) except -1
     cdef int64_t wait(self, int64_t timeout_ns) except -1
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2

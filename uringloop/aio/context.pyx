@@ -272,6 +272,10 @@ cdef class AioContext(Sources):
             self.check_open()
         if self.monitor.has_undispatched() or self.ready_list.head != self.ready_list.tail:
             timeout_ns = 0
+        return self.block(timeout_ns)
+
+    cdef int block(self, int64_t timeout_ns) except -1:
+        """The monitor waits; not at all if a notification is there already."""
         if timeout_ns != 0 and not self.notifier.begin_wait():
             timeout_ns = 0
         try:
@@ -305,13 +309,7 @@ cdef class AioContext(Sources):
         if self.monitor.is_closed:
             return 0  # by an io_poll, the program's select, or the handler of a signal
         if timeout_ns != 0:
-            if not self.notifier.begin_wait():
-                timeout_ns = 0
-            try:
-                self.monitor.wait(self.ready_list, timeout_ns)
-            finally:
-                self.notifier.end_wait()
-            PyErr_CheckSignals()
+            self.block(timeout_ns)
         else:
             if self.notifier.notified:  # spares two fences in a turn that does not block
                 self.notifier.end_wait()
