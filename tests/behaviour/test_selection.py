@@ -464,6 +464,66 @@ def test_loops_in_new_threads_wait_for_the_locked_memory_of_those_before_them():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("io_uring")
+def test_loops_wait_in_short_steps_for_the_locked_memory_that_others_give_back():
+    """With pauses of up to half a second a process got nothing where others took what came back in between."""
+    script(
+        LIMITED
+        + """
+        import time
+        limit(16)
+        loops = [uringloop.new_event_loop() for _ in range(2)]
+        pauses = []
+        time.sleep = pauses.append
+        def refused():
+            pauses.clear()
+            try:
+                uringloop.new_event_loop()
+            except uringloop.MonitorUnavailable as error:
+                assert error.errno == errno.ENOMEM
+                assert max(pauses) <= 0.01, pauses
+                return round(sum(pauses), 1)
+        assert [refused(), refused()] == [1.0, 0.2]
+        limit(24)
+        loops.append(uringloop.new_event_loop())
+        assert [refused(), refused()] == [1.0, 0.2], "after a new one it is worth waiting again"
+        pid = os.fork()
+        if pid == 0:
+            pauses.clear()
+            fell_back = uringloop.new_event_loop().fdmon == "epoll"
+            os._exit(0 if fell_back and round(sum(pauses), 1) == 0.2 else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        for loop in loops:
+            loop.close()
+        """
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("io_uring")
+def test_a_run_does_not_wait_for_the_memory_to_look_what_the_kernel_can():
+    """The first run of a process asks the kernel on a ring of its own, and later if there is no room for that."""
+    script(
+        LIMITED
+        + """
+        import time
+        limit(8)
+        loop = uringloop.new_event_loop()
+        pauses = []
+        time.sleep = pauses.append
+        loop.run_until_complete(asyncio.sleep(0))
+        assert pauses == []
+        assert not loop.aio_context.monitor.skip_sends
+        limit(64)
+        loop.run_until_complete(asyncio.sleep(0))
+        release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+        assert loop.aio_context.monitor.skip_sends or release < (6, 2)
+        loop.close()
+        """
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("io_uring")
 def test_the_refusal_has_the_numbers_and_the_remedies():
     script(
         LIMITED

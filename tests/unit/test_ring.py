@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("uringloop.testing_ring")
 
-from helpers import run_script
+from helpers import run_script, wait_until
 from uringloop.testing_ring import (
     DEFER_TASKRUN_FLAG,
     DISABLED_FLAG,
@@ -248,6 +248,37 @@ def test_ring_that_another_thread_enabled_is_not_handed_out(ring_driver):
     RingDriver(taken).enable()
     assert RingDriver(taken).enter(0) == 0
     RingDriver(taken).close()
+    forget_spare_rings()
+
+
+@pytest.mark.parametrize("next_one", ["taken", "given back"])
+def test_spare_ring_goes_when_its_thread_has_ended(ring_driver, next_one):
+    """No other thread can use it, and its locked memory is the user's, in all processes."""
+    forget_spare_rings()
+    other = take_ring()
+    before = open_fds()
+    seen = []
+
+    def life():
+        ring = take_ring()
+        RingDriver(ring).enable()
+        assert give_back(ring)
+        assert len(open_fds() - before) == 1
+        seen.append(threading.get_native_id())
+        del ring
+
+    thread = threading.Thread(target=life)
+    thread.start()
+    thread.join()
+    wait_until(lambda: not os.path.exists(f"/proc/self/task/{seen[0]}"))
+    if next_one == "taken":
+        kept = take_ring()
+        assert len(open_fds() - before) == 1, "the new one"
+        RingDriver(kept).close()
+    else:
+        give_back(other)
+    assert open_fds() == before
+    RingDriver(other).close()
     forget_spare_rings()
 
 

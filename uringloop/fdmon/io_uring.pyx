@@ -61,7 +61,7 @@ cdef enum:
     POLLIN = 1
     WANTED = 0x1F  # POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP: what handlers are called for
 
-# Once per process: None until probed.
+# Once per process: None until it could be probed.
 cdef object sends_report_count = None
 
 
@@ -145,7 +145,7 @@ cdef class IoUringMonitor(FDMonitor):
                 self.has_remains or any([(<Request>one).kind == KIND_RAW for one in self.in_flight.snapshot()])):
             return 0
         try:
-            fresh = Ring(bool(ring.setup_flags & IORING_SETUP_SINGLE_ISSUER), is_large=True)
+            fresh = Ring(bool(ring.setup_flags & IORING_SETUP_SINGLE_ISSUER), is_large=True, is_patient=False)
         except MonitorUnavailable:
             return 0  # memory is short; all but the longest chains fit into the small one
         if not ring.is_enabled:
@@ -491,7 +491,7 @@ cdef class IoUringMonitor(FDMonitor):
         self.has_run = True
         if sends_report_count is None:
             sends_report_count = failed_send_reports_count()
-        self.skip_sends = <bint>sends_report_count
+        self.skip_sends = sends_report_count is True
         return 0
 
     cdef int make_pollable(self) except -1:

@@ -176,6 +176,18 @@ static inline uint64_t ul_thread_serial(void)
     return mine;
 }
 
+/* The calling thread's number in the kernel; given again once the thread has ended. */
+static inline int ul_thread_number(void)
+{
+    return (int)syscall(SYS_gettid);
+}
+
+/* No thread of this process has that number. */
+static inline int ul_is_thread_gone(int number)
+{
+    return syscall(SYS_tgkill, getpid(), number, 0) < 0 && errno == ESRCH;
+}
+
 /* Two fds of this process are the same open file; 0 also where the kernel does not tell (kcmp needs CONFIG_KCMP). */
 static inline int ul_is_same_file(int one, int other)
 {

@@ -89,6 +89,8 @@ cdef extern from "../liburing/compat.h" nogil:
     void ul_prep_cancel_any(io_uring_sqe *)
     bint ul_is_same_file(int one, int other)
     uint64_t ul_thread_serial()
+    int ul_thread_number()
+    bint ul_is_thread_gone(int number)
     bint ul_is_main_thread()
     bint ul_spin(io_uring *ring, const int *notified, int64_t until_ns)
     void ul_cpu_pause()

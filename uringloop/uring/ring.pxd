@@ -3,9 +3,6 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ..liburing.liburing cimport io_uring, io_uring_sqe
 
-cdef extern from "../aio/clock.h" nogil:
-    int64_t ul_monotonic_ns() noexcept
-
 cdef class Ring:
     cdef io_uring ring                 # liburing's state; valid while is_open
     cdef readonly bint is_open         # the ring fd and its mappings exist
@@ -14,6 +11,7 @@ cdef class Ring:
     cdef readonly bint is_enabled      # submissions are accepted (IORING_REGISTER_ENABLE_RINGS done)
     cdef unsigned long long inode      # of the ring's file, to know its fd again
     cdef uint64_t owner_thread         # serial of the thread that enabled it; 0 before
+    cdef int owner_tid                 # its number in the kernel, which another thread may have later
     cdef readonly unsigned setup_flags  # what the kernel accepted
     cdef readonly unsigned features    # IORING_FEAT_*
     cdef readonly unsigned long long n_syscalls
@@ -28,11 +26,12 @@ cdef class Ring:
     cdef io_uring_sqe *get_sqe(self) except NULL
     cdef int enable(self) except -1
     cdef bint is_mine(self) noexcept
+    cdef bint has_lost_its_owner(self) noexcept
     cdef int enter(self, unsigned wait_count, int64_t timeout_ns) except? -1
     cdef bint has_unsubmitted(self) noexcept
     cdef bint has_completions(self) noexcept
     cdef int close(self) except -1
-    cdef int open(self, bint single_issuer) except -1
+    cdef int open(self, bint single_issuer, bint is_patient) except -1
     cdef int leave(self) except -1
     cdef int reopen(self) except -1
     cdef bint has_room(self, unsigned n_sqes) noexcept

@@ -2,16 +2,21 @@ from typing import Self
 
 from ..liburing.refusal import explain as explain
 
-ENOMEM_BACKOFF_MS: tuple[int, ...]
-ENOMEM_BACKOFF_AFTER_CLOSE_MS: tuple[int, ...]
-JUST_NOW_S: float
+ENOMEM_PAUSES_MS: tuple[int, ...]
+ENOMEM_MORE_PAUSES_MS: tuple[int, ...]
 
-def take_ring(single_issuer: bool = True, only_disabled: bool = False) -> Ring: ...
+def take_ring(single_issuer: bool = True, only_disabled: bool = False, is_patient: bool = True) -> Ring: ...
 def give_back(ring: Ring) -> bool: ...
 def forget_spare_rings() -> None: ...
 
 class Ring:
-    def __new__(cls, single_issuer: bool = True, is_dummy: bool = False, is_large: bool = False) -> Self: ...
+    def __new__(
+        cls,
+        single_issuer: bool = True,
+        is_dummy: bool = False,
+        is_large: bool = False,
+        is_patient: bool = True,
+    ) -> Self: ...
     @property
     def is_open(self) -> bool: ...
     @property

@@ -52,12 +52,14 @@ cdef unsigned CQ_SMALL = 128
 cdef unsigned SQ_LARGE = 256
 cdef unsigned CQ_LARGE = 1024
 
-# How long the constructor waits for the kernel to give the memory of closed rings back (tens of
-# milliseconds after close, per user) before it says ENOMEM; the rest only when this process closed rings just now.
-ENOMEM_BACKOFF_MS = (1, 2, 4, 8, 16, 32, 64, 73)
-ENOMEM_BACKOFF_AFTER_CLOSE_MS = (100, 200, 500)
-JUST_NOW_S = 1.0
-cdef double last_close_s = -1e9  # when a ring of this process was closed, on the monotonic clock
+# How long the constructor waits before it says ENOMEM: the kernel gives the memory of closed rings back tens of
+# milliseconds after close, to all processes of the user.  They all wait for it, so that who asks rarely gets none: the
+# pauses stay short.  Counted, not timed: programs replace the clock.
+ENOMEM_PAUSES_MS = (1, 2, 4, 8, *[10] * 18)
+# The rest, up to a second, where a ring was made or closed since the last such wait: memory does come back then, and
+# without a ring a loop is an error, where the first of a process would fall back.
+ENOMEM_MORE_PAUSES_MS = (10,) * 80
+cdef bint is_worth_waiting = False  # of this process
 
 # Empty rings of closed loops, ready for the next loop: never enabled, for any thread, or enabled, for the one thread
 # that owns it for ever.  Besides the time, this spares locked memory, which the kernel gives back late: as an
@@ -98,22 +100,23 @@ cdef class Ring:
     Parameters:
         single_issuer: whether one thread will submit; False for a loop that moved to another thread, and for one that
             sleeps on the ring's fd.
-        is_large: with an SQ for the longest chain; not patient, since a small ring does, too.
+        is_large: with an SQ for the longest chain.
         is_dummy: open nothing; stands in for a ring that was given away.
+        is_patient: whether to wait for locked memory that is on its way back; False where it goes without the ring.
 
     Raises: MonitorUnavailable with errno and cause; nothing is left behind.
     Threads: see the module's invariant.
     """
 
-    def __cinit__(self, bint single_issuer=True, bint is_dummy=False, bint is_large=False):
+    def __cinit__(self, bint single_issuer=True, bint is_dummy=False, bint is_large=False, bint is_patient=True):
         self.is_large = is_large
         memset(&self.ring, 0, sizeof(self.ring))
         if not is_dummy:
-            self.open(single_issuer)
+            self.open(single_issuer, is_patient)
 
-    cdef int open(self, bint single_issuer) except -1:
+    cdef int open(self, bint single_issuer, bint is_patient) except -1:
         cdef int result = self.setup(single_issuer)
-        if result == -ENOMEM and not self.is_large:
+        if result == -ENOMEM and is_patient:
             result = self.setup_when_there_is_memory(single_issuer)
         if result < 0:
             raise MonitorUnavailable("io_uring", -result, explain(-result, len(open_rings)))
@@ -121,18 +124,20 @@ cdef class Ring:
 
     cdef int setup_when_there_is_memory(self, bint single_issuer) except? -1:
         """Locked memory is used up: give back what is kept for later, and wait for what is on its way back."""
+        global is_worth_waiting
         close_spare_rings()
-        for pause_ms in ENOMEM_BACKOFF_MS + ENOMEM_BACKOFF_AFTER_CLOSE_MS:
-            if pause_ms == ENOMEM_BACKOFF_AFTER_CLOSE_MS[0] and time.monotonic() - last_close_s > JUST_NOW_S:
-                break
+        pauses_ms = ENOMEM_PAUSES_MS + ENOMEM_MORE_PAUSES_MS if is_worth_waiting else ENOMEM_PAUSES_MS
+        for pause_ms in pauses_ms:
             time.sleep(pause_ms / 1000)
             result = self.setup(single_issuer)
             if result != -ENOMEM:
                 return result
+        is_worth_waiting = False
         return -ENOMEM
 
     cdef int setup(self, bint single_issuer):
         """Try the flag ladder; 0 or a negated errno."""
+        global is_worth_waiting
         cdef io_uring_params params
         cdef int result = -EINVAL
         for flags in flag_ladder(single_issuer):
@@ -159,6 +164,7 @@ cdef class Ring:
         ul_identity_sq_array(&self.ring)
         self.inode = ul_inode(self.ring.ring_fd)
         open_rings.add(self.ring.ring_fd)
+        is_worth_waiting = True
         return 0
 
     def __dealloc__(self):
@@ -172,12 +178,12 @@ cdef class Ring:
         return ul_inode(self.ring.ring_fd) == self.inode  # a ring's inode is its own, since Linux 5.16
 
     cdef void unmap_and_close(self) noexcept:
-        global last_close_s
+        global is_worth_waiting
         open_rings.discard(self.ring.ring_fd)
         if not self.has_its_fd():
             self.ring.ring_fd = -1  # the number may be another file's, which must stay open
         io_uring_queue_exit(&self.ring)
-        last_close_s = <double>ul_monotonic_ns() / 1e9
+        is_worth_waiting = True
 
     cdef io_uring_sqe *get_sqe(self) except NULL:
         """A cleared-by-prep SQE to fill before anything else is called here.
@@ -227,11 +233,16 @@ cdef class Ring:
             raise OSError(-result, "io_uring_register(ENABLE_RINGS): " + os.strerror(-result))
         self.is_enabled = True
         self.owner_thread = ul_thread_serial()
+        self.owner_tid = ul_thread_number()
         return 0
 
     cdef bint is_mine(self) noexcept:
         """Enabled by the calling thread: nobody else may enter it."""
         return self.is_enabled and self.owner_thread == ul_thread_serial()
+
+    cdef bint has_lost_its_owner(self) noexcept:
+        """The thread that enabled it has ended, so that no thread can enter it any more."""
+        return self.is_enabled and ul_is_thread_gone(self.owner_tid)
 
     cdef bint has_room(self, unsigned n_sqes) noexcept:
         """The next `n_sqes` calls of get_sqe submit nothing, so that no submission comes between them.
@@ -381,13 +392,13 @@ cdef class Ring:
     cdef int reopen(self) except -1:
         """The first need of a ring after `leave`.  Raises MonitorUnavailable; then the next one tries again."""
         if self.is_left:
-            self.open(bool(self.setup_flags & IORING_SETUP_SINGLE_ISSUER))
+            self.open(bool(self.setup_flags & IORING_SETUP_SINGLE_ISSUER), True)
             self.is_left = False
         return 0
 
 
-def take_ring(bint single_issuer=True, bint only_disabled=False):
-    """A ring for the calling thread, or a disabled one for whoever enables it.  Raises MonitorUnavailable."""
+def take_ring(bint single_issuer=True, bint only_disabled=False, bint is_patient=True):
+    """A ring for the calling thread, or a disabled one for any thread.  Raises MonitorUnavailable, as Ring."""
     cdef Ring ring
     global owner_pid
     if os.getpid() != owner_pid:
@@ -402,7 +413,8 @@ def take_ring(bint single_issuer=True, bint only_disabled=False):
             elif not ring.is_enabled or (ring.is_mine() and not only_disabled):
                 spare_rings.remove(ring)
                 return ring
-    return Ring(single_issuer)
+    close_ownerless_rings()
+    return Ring(single_issuer, is_patient=is_patient)
 
 
 def give_back(Ring ring not None):
@@ -412,12 +424,22 @@ def give_back(Ring ring not None):
             or not ring.setup_flags & IORING_SETUP_SINGLE_ISSUER):
         return False
     ring.n_syscalls = ring.n_submitted = 0
+    close_ownerless_rings()
     spare_rings.append(ring)
     if len(spare_rings) > SPARE_RINGS:
-        # rings of threads that ended are nobody's: they leave this way
         oldest = spare_rings.pop(0)
         oldest.close()
     return True
+
+
+cdef int close_ownerless_rings() except -1:
+    """No thread can use them any more, and their locked memory is the user's, in all processes."""
+    cdef Ring ring
+    for ring in spare_rings[:]:
+        if ring.has_lost_its_owner():
+            spare_rings.remove(ring)
+            ring.close()
+    return 0
 
 
 cdef int close_spare_rings() except -1:
@@ -430,6 +452,7 @@ cdef int close_spare_rings() except -1:
 
 def forget_spare_rings():
     """In a fork child: let go of the parent's rings."""
-    global owner_pid
+    global owner_pid, is_worth_waiting
     owner_pid = os.getpid()
     close_spare_rings()
+    is_worth_waiting = False

@@ -1,1 +1,1 @@
-cdef bint failed_send_reports_count() except -1
+cdef object failed_send_reports_count()

@@ -26,26 +26,33 @@ cdef enum:
     PROBE_BYTES = 4 * 1024 * 1024
 
 
-cdef bint failed_send_reports_count() except -1:
-    """True where a short send's CQE has the count, with the SQE already over when the enter returns."""
+cdef object failed_send_reports_count():
+    """True where a short send's CQE has the count, with the SQE already over when the enter returns.
+
+    None: it cannot be found out now, as locked memory, memory or descriptors are short.
+    """
     cdef Ring ring
     cdef io_uring_sqe *sqe
     cdef char *payload
     cdef int32_t res
     cdef unsigned n_cqes
     try:
-        ring = take_ring()
+        # Not patient: the run that asks would begin later, and it works without an answer.
+        ring = take_ring(is_patient=False)
     except MonitorUnavailable:
-        return False  # no room for a second ring: stay on the safe side
+        return None
     if not ring.features & IORING_FEAT_CQE_SKIP:
         ring.close()
         return False
-    payload = <char *>calloc(PROBE_BYTES, 1)
-    if payload == NULL:
-        ring.close()
-        raise MemoryError()
-    left, right = socket.socketpair()
     try:
+        left, right = socket.socketpair()
+    except OSError:
+        ring.close()
+        return None
+    payload = <char *>calloc(PROBE_BYTES, 1)
+    try:
+        if payload == NULL:
+            return None
         ring.enable()
         sqe = ring.get_sqe()
         io_uring_prep_send(sqe, left.fileno(), payload, PROBE_BYTES, MSG_WAITALL | MSG_DONTWAIT | MSG_NOSIGNAL)
