@@ -1,11 +1,13 @@
 """TCP connections: create_connection, create_server and what their transports say about themselves."""
 
 import asyncio
+import contextlib
 import errno
+import functools
 import socket
 
 import pytest
-from helpers import Recorder, open_pair, open_transport, read_exactly, turns
+from helpers import Recorder, open_pair, open_transport, read_exactly, turns, until
 
 
 class Echo(Recorder):
@@ -304,14 +306,52 @@ async def test_connect_accepted_socket_makes_a_server_side_transport():
             await protocol.lost.wait()
 
 
-async def test_repr_of_a_transport_works_in_every_state():
-    async with open_transport() as (transport, protocol, _peer):
-        assert "fd=" in repr(transport)
-        assert type(transport).__name__ in repr(transport)
+class Observer(Recorder):
+    """Keeps what its transport looks like when the connection is lost."""
+
+    def connection_lost(self, error):
+        self.last = repr(self.transport)
+        super().connection_lost(error)
+
+
+@contextlib.asynccontextmanager
+async def accepted(protocol):
+    server, address = await serve(lambda: protocol)
+    with socket.create_connection(address) as peer:
+        await protocol.connected.wait()
+        yield protocol.transport, protocol, peer
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [open_transport, functools.partial(open_transport, kind="unix"), accepted],
+    ids=["tcp", "unix", "accepted"],
+)
+async def test_repr_says_what_it_does(make):
+    """The words of asyncio's own; the number stays when the socket is closed."""
+    async with make(Observer()) as (transport, protocol, _peer):
+        fd = transport.get_extra_info("socket").fileno()
+        name = f"_SelectorSocketTransport fd={fd}"
+        await until(lambda: "read=polling" in repr(transport))
+        assert repr(transport) == f"<{name} read=polling write=<idle, bufsize=0>>"
+        transport.pause_reading()
+        assert repr(transport) == f"<{name} read=idle write=<idle, bufsize=0>>"
+        transport.resume_reading()
+        while not protocol.paused.is_set():
+            transport.write(bytes(1 << 20))
+        size = transport.get_write_buffer_size()
+        assert repr(transport) == f"<{name} read=polling write=<polling, bufsize={size}>>"
         transport.close()
-        assert "clos" in repr(transport)
+        name = f"_SelectorSocketTransport closing fd={fd}"
+        assert repr(transport) == f"<{name} read=idle write=<polling, bufsize={size}>>"
+        transport.abort()
+        assert repr(transport) == f"<{name} read=idle write=<idle, bufsize=0>>"
         await protocol.lost.wait()
-        assert "clos" in repr(transport)
+        assert protocol.last == f"<{name} read=idle write=<idle, bufsize=0>>"
+        await until(lambda: "closed" in repr(transport))
+        assert repr(transport) == f"<_SelectorSocketTransport closed fd={fd}>"
 
 
 async def test_ping_pong_keeps_order_over_many_rounds():

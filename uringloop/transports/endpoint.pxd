@@ -15,6 +15,7 @@ cdef class Connection:
 
 cdef class Endpoint(WireEnd):
     cdef readonly int fd               # -1 when closed
+    cdef int number                    # what fd was then, for repr()
     cdef object sock                   # the Python socket, which owns the fd; None until somebody asks, and when closed
     cdef object kind                   # Kind of an accepted connection; None if it began as a Python socket
     cdef dict extra                    # of get_extra_info

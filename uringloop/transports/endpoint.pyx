@@ -221,7 +221,7 @@ cdef class Endpoint(WireEnd):
     """What owns the fd of a connection.  See StreamTransport."""
 
     def __cinit__(self, *args, **kwargs):
-        self.fd = -1
+        self.fd = self.number = -1
         self.fd_at = &self.fd
 
     def take_socket(self, sock, extra, bint is_shared=False):
@@ -232,7 +232,7 @@ cdef class Endpoint(WireEnd):
             extra: what get_extra_info() shall say besides, a dict or None.
             is_shared: the program made the socket, and may still use it.
         """
-        self.fd = sock.fileno()
+        self.fd = self.number = sock.fileno()
         self.sock = sock
         self.fd_at = number_in(sock, self.fd)
         self.keeps_records = keeps_records(sock.proto, sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_TYPE))
@@ -254,7 +254,7 @@ cdef class Endpoint(WireEnd):
             ul_no_delay(connection.fd)  # fails for a connection that is reset already, as it may
         self.kind = kind
         self.is_shared = self.keeps_records = keeps_records(kind.proto, kind.type & ~SOCK_NONBLOCK)
-        self.fd = connection.fd
+        self.fd = self.number = connection.fd
         connection.fd = -1
 
     cdef object python_socket(self):
@@ -341,7 +341,7 @@ cdef class Endpoint(WireEnd):
     @property
     def _sock_fd(self):
         self.share()
-        return self.fd
+        return self.number
 
     @property
     def _extra(self):

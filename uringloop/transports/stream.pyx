@@ -141,7 +141,7 @@ cdef class StreamTransport(Endpoint):
             info.append("closed")
         elif self.is_closing_:
             info.append("closing")
-        info.append(f"fd={self.fd}")
+        info.append(f"fd={self.number}")
         if self.loop is not None and not self.loop.is_closed():
             info.append("read=polling" if self.is_hearing else "read=idle")
             state = "polling" if self.wire is not None and self.wire.is_sending() else "idle"
