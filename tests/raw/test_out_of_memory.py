@@ -39,3 +39,74 @@ def test_the_fd_of_a_raw_request_is_never_lost(monitor):
         sweep(scenario, MONITOR)
     """
     assert int(run_script(source, monitor)) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["awaited", "callback", "iterated", "cancelled"])
+def test_every_completion_is_delivered(monitor, form):
+    """In the next turn, where there was no memory for it in the one that brought it."""
+    source = """
+        from out_of_memory import *
+        import functools
+        from uringloop.liburing import ffi, lib
+        FORM = sys.argv[1]
+        READS = 4
+
+        async def take(gate, faults, read_fd, got):
+            loop = gate.get_loop()
+            memory = [ffi.new("char[]", 1) for _ in range(READS)]
+            if FORM == "iterated":
+                polls = loop.add_sqe(lib.io_uring_prep_poll_multishot, read_fd, 1, multishot=True)
+                gate.set_result(None)
+                async for cqe in polls:
+                    got.append(cqe.res)
+                return
+            if FORM == "callback":
+                for one in memory:
+                    loop.add_sqe(lib.io_uring_prep_read, read_fd, one, 1, -1,
+                                 callback=lambda cqe: got.append(cqe.res))
+                gate.set_result(None)
+                return
+            requests = [loop.add_sqe(lib.io_uring_prep_read, read_fd, one, 1, -1) for one in memory]
+            if FORM == "cancelled":
+                for request in requests:
+                    request.cancel()
+            gate.set_result(None)
+            for request in requests:
+                while not request.done():
+                    try:
+                        await request
+                    except (MemoryError, OSError):
+                        pass
+                got.append(request.cqe.res)
+
+        def scenario(loop, faults):
+            before = open_fds()
+            read_fd, write_fd = os.pipe()
+            gate, got = loop.create_future(), []
+            task = loop.create_task(take(gate, faults, read_fd, got))
+            task._log_destroy_pending = False
+            turn_until(loop, gate.done)
+            os.write(write_fd, b"x" * READS)
+            is_felt = faults.run()
+            turn_until(loop, lambda: got or task.done(), seconds=SECONDS)
+            if FORM == "iterated":
+                n_before = len(got)
+                os.write(write_fd, b"y")
+                turn_until(loop, lambda: len(got) > n_before or task.done(), seconds=SECONDS)
+                task.cancel()
+            turn_until(loop, task.done, seconds=SECONDS)
+            if task.cancelled() or task.exception() is None:
+                turn_until(loop, lambda: FORM == "iterated" or len(got) == READS, seconds=SECONDS)
+            else:
+                assert isinstance(task.exception(), MemoryError)
+                is_felt = True
+            del task, gate
+            os.close(read_fd)
+            os.close(write_fd)
+            nothing_stays_open(loop, before)
+            return is_felt or bool(faults.errors)
+
+        sweep(scenario, MONITOR)
+    """
+    assert int(run_script(source, monitor, arguments=(form,))) > 30

@@ -147,12 +147,12 @@ cdef class BottomHalf:
         self.is_scheduled = True
         if self.is_idle:
             if not self.is_idle_queued and not self.is_queued:
-                self.is_idle_queued = True
                 self.owner.idle.append(self.waiting)
+                self.is_idle_queued = True
                 self.owner.ready.n_idle += 1
         elif not self.is_queued:
-            self.is_queued = True
             self.owner.ready.push(self.waiting)
+            self.is_queued = True
         # An idle one only has to wake who sleeps: awake, the context bounds its next wait.  It holds the
         # GIL from there until notify_me is set.
         if not self.is_idle or self.owner.notifier.notify_me:

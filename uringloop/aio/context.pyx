@@ -521,6 +521,7 @@ cdef class AioContext(Sources):
             when_ns = self.timers.next_when_ns()
             if when_ns < 0 or when_ns > now_ns:
                 break
+            self.due.have_room()  # before it leaves the heap
             self.due.push(self.timers.pop())
         return 0
 

@@ -70,6 +70,7 @@ cdef class Program:
         cdef double end_s = self.now_s() + self.resolution()
         cdef TimerHandle first = timers.first()
         while first is not None and not first.when_s >= end_s:
+            due.have_room()  # before it leaves the heap
             due.push(timers.pop())
             first = timers.first()
         return 0

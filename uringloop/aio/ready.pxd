@@ -9,6 +9,7 @@ cdef class ReadyQueue(References):
     cdef int n_spare
     cdef size_t n_idle        # idle bottom halves that wait: the wait is bounded
     cdef unsigned long long n_void  # queued, and no progress: cancelled or idle bottom halves
+    cdef int have_room(self) except -1
     cdef int push(self, Handle handle) except -1
     cdef Handle pop(self)
     cdef list handles(self)

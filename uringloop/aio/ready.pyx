@@ -42,6 +42,10 @@ cdef class ReadyQueue(References):
     def __len__(self):
         return self.tail - self.head
 
+    cdef int have_room(self) except -1:
+        """From now on one push() cannot fail."""
+        return self.grow() if self.tail - self.head > self.mask else 0
+
     cdef int push(self, Handle handle) except -1:
         """Queue it as the last one."""
         if self.tail - self.head > self.mask:

@@ -69,10 +69,13 @@ cdef class Sources:
         cdef PollList polling = self.monitor.polling
         self.set_handler(old, new)
         if polling is not None:
-            if old is not None:
-                polling.part(old.fd, old.polled)
-            if new is not None:
-                new.polled = polling.rejoin(new.fd, ul_monotonic_ns())
+            try:
+                if old is not None:
+                    polling.part(old.fd, old.polled)
+                if new is not None:
+                    new.polled = polling.rejoin(new.fd, ul_monotonic_ns())
+            except MemoryError:
+                pass  # what was learned is forgotten; that the interest has changed must not fail any more
         return 0
 
     def set_fd_handler(self, fd, io_read=None, io_write=None, io_poll=None, io_poll_ready=None):

@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t, uint32_t
 
 from ..uring.request cimport Request
 from .context cimport AioContext
-from .handles cimport TimerHandle
+from .handles cimport Handle, TimerHandle
 
 cdef class Cqe:
     cdef readonly int32_t res          # the result: a count, an fd, ..., or a negated errno
@@ -29,12 +29,13 @@ cdef class SqeRequest(Request):
     cdef object reporter(self)
     cdef Request in_kernel(self)
     cdef int ask_again_in(self, double delay_s) except -1
+    cdef int schedule_retry(self, TimerHandle handle, double delay_s) except -1
     cdef int arrive(self, Cqe cqe) except -1
     cdef int wake(self) except -1
     cdef int finish(self) except -1
     cdef int let_go(self) except -1
     cdef int report_touched(self, object reporter) except -1
-    cdef int tell(self, Cqe cqe) except -1
+    cdef int tell(self, Cqe cqe, Handle handle) except -1
     cdef object count_buffers(self, int32_t res, uint32_t flags)
 
 cdef class ContextRequest(SqeRequest):

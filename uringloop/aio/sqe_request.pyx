@@ -14,6 +14,7 @@ Not here: awaiting (`eventloop/raw_request`), SQEs (`sqes`), hold and release (`
 
 cimport cython
 from libc.stdint cimport int32_t, int64_t, uint32_t
+from posix.unistd cimport close as close_fd
 
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport (IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE,
@@ -167,21 +168,30 @@ cdef class SqeRequest(Request):
         """The kernel does not find a request that is just changing hands (measured: IOSQE_ASYNC reads on their way to
         being polled for, multishot timeouts between two ticks): ask again until it is over.
         """
+        cdef TimerHandle handle = self.retry
+        cdef double next_s = min(2 * <double>delay_s, LAST_RETRY_S)
         self.retry = None
-        if not self.is_over and self.in_kernel().owner is not None and not self.its_context().monitor.is_closed:
-            self.ask_again_in(min(2 * delay_s, LAST_RETRY_S))
-            self.cancel()
-            if self.opcode == OP_TIMEOUT and self.is_multishot and delay_s > OVERFLOW_FROM_S and not self.is_over:
-                (<IoUringMonitor>self.its_context().monitor).ring.fill_cq()
+        if (handle is None or self.is_over or self.in_kernel().owner is None
+                or self.its_context().monitor.is_closed):
+            return
+        # the same handle, in the place in the heap that it had: where memory is short it must not be the last time
+        self.schedule_retry(handle, next_s)
+        handle.first = next_s
+        self.cancel()
+        if self.opcode == OP_TIMEOUT and self.is_multishot and delay_s > OVERFLOW_FROM_S and not self.is_over:
+            (<IoUringMonitor>self.its_context().monitor).ring.fill_cq()
 
     cdef int ask_again_in(self, double delay_s) except -1:
-        cdef AioContext context = self.its_context()
         cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
         handle.callback = self.cancel_again
         handle.first = delay_s
         handle.n_args = 1
         handle.loop = self.reporter()
         handle.aio_context = PyContext_CopyCurrent()
+        return self.schedule_retry(handle, delay_s)
+
+    cdef int schedule_retry(self, TimerHandle handle, double delay_s) except -1:
+        cdef AioContext context = self.its_context()
         handle.when_ns = context.now_ns() + <int64_t>(delay_s * 1e9)
         handle.when_s = handle.when_ns / 1e9
         context.timers.push(handle)
@@ -196,22 +206,39 @@ cdef class SqeRequest(Request):
     # -- completions -----------------------------------------------------------------------------------
 
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
-        cdef Cqe cqe = Cqe.__new__(Cqe, res, flags)
-        if flags & IORING_CQE_F_BUFFER or self.opcode == OP_PROVIDE_BUFFERS or self.opcode == OP_REMOVE_BUFFERS:
-            self.count_buffers(res, flags)
+        cdef Cqe cqe
+        cdef Handle handle = None
+        try:
+            cqe = Cqe.__new__(Cqe)
+            cqe.res = res
+            cqe.flags = flags
+            if self.callback is not None:
+                handle = self.its_context().ready.new_handle()
+            else:
+                self.arrive(cqe)
+        except MemoryError:
+            # nothing has changed yet: it is the first one of the next turn
+            (<IoUringMonitor>self.its_context().monitor).fifo.put_back(self.in_kernel(), res, flags)
+            raise
         if not flags & IORING_CQE_F_NOTIF or self.is_multishot or self.callback is not None:
             self.last_cqe = cqe
         try:
-            if self.callback is not None:
-                self.tell(cqe)
-            else:
-                self.arrive(cqe)
+            try:
+                if flags & IORING_CQE_F_BUFFER or self.opcode == OP_PROVIDE_BUFFERS or self.opcode == OP_REMOVE_BUFFERS:
+                    self.count_buffers(res, flags)
+            finally:
+                if handle is not None:
+                    self.tell(cqe, handle)
         finally:
             if not flags & IORING_CQE_F_MORE:
                 self.finish()
             else:
                 self.wake()
         return 0
+
+    cdef void drop(self, int32_t res, uint32_t flags) noexcept:
+        if self.makes_fds and res >= 0:
+            close_fd(res)
 
     cdef object count_buffers(self, int32_t res, uint32_t flags):
         """Memory of provided buffers lives as long as the kernel may write to it.  User code may run as it goes."""
@@ -228,11 +255,14 @@ cdef class SqeRequest(Request):
             return monitor.lent.remove(self.group, res)
         return None
 
-    cdef int tell(self, Cqe cqe) except -1:
-        """Run the callback as the loop runs callbacks; an exception goes to the exception handler."""
+    cdef int tell(self, Cqe cqe, Handle handle) except -1:
+        """Run the callback as the loop runs callbacks; an exception goes to the exception handler.
+
+        Parameters:
+            handle: an empty one, made before.
+        """
         # own references: a nested turn in the callback may bring the end, which lets go of them
         cdef AioContext context = self.its_context()
-        cdef Handle handle = context.ready.new_handle()
         self.is_seen = True
         handle.callback = self.callback
         handle.first = cqe

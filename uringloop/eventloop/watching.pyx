@@ -80,17 +80,21 @@ cdef class FdWatching:
                 kept &= ~POLLIN
             if old.writer is not writer:
                 kept &= ~POLLOUT
+        if new is not None:
+            self.fd_callbacks[fd] = new  # before the monitor has it: what it watches must be here to be removed
         try:
             self.aio_context.exchange_handler(old, new)
-        except OSError:
-            if old is not None and old.is_removed:
+        except BaseException:
+            if old is None:
+                self.fd_callbacks.pop(fd, None)
+            elif old.is_removed:
                 self.forget_fd(old)
+            else:
+                self.fd_callbacks[fd] = old
             raise
         if kept:
             self.aio_context.ready_list.append(new, kept)
-        if new is not None:
-            self.fd_callbacks[fd] = new
-        else:
+        if new is None:
             self.fd_callbacks.pop(fd, None)
         return 0
 

@@ -97,11 +97,14 @@ cdef class EpollMonitor(FDMonitor):
         return 0 if epoll_ctl(self.epoll_fd, operation, handler.fd, &event) == 0 else errno
 
     cdef int update(self, FdHandler old, FdHandler new) except -1:
+        cdef FdHandler before
         cdef int error = 0
         if new is not None:
             if self.left_files is not None:
                 self.renew()
             self.reserve(new.fd)
+            before = self.handlers.get(new.fd)
+            self.handlers[new.fd] = new  # before the kernel: what it reports must have a handler
             error = self.control(EPOLL_CTL_ADD if old is None else EPOLL_CTL_MOD, new)
             if error == EEXIST:
                 error = self.control(EPOLL_CTL_MOD, new)
@@ -109,10 +112,13 @@ cdef class EpollMonitor(FDMonitor):
                 # the fd was closed and reused without removing the handler: the kernel forgot it
                 error = self.control(EPOLL_CTL_ADD, new)
             if error:
+                if before is not None:
+                    self.handlers[new.fd] = before
+                else:
+                    del self.handlers[new.fd]
                 raise OSError(error, os.strerror(error))
             if old is None:
-                old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
-            self.handlers[new.fd] = new
+                old = before  # its fd was closed without a word, and the number used again
             self.by_fd[new.fd] = <PyObject *>new
         elif old is not None and self.handlers.get(old.fd) is old:
             # EBADF and ENOENT: the fd was closed first, which removed it from the kernel's set

@@ -27,6 +27,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef Py_ssize_t harvested_bytes    # received since this wait began
     cdef bint is_prepared              # by gsource_prepare: what it reported is armed again after its dispatch only
     cdef list to_arm                   # FdHandlers whose POLL_ADD goes out with the next wait
+    cdef bint is_to_arm_short          # one could not be appended: all handlers have to be looked at
     cdef EpollMonitor closable         # watches for handlers whose fd may be closed; None until there is one
     cdef FdHandler closable_handler    # of that one's epoll fd; not in `handlers`
     cdef References unsettled          # KIND_SKIP_SENDs of this enter
@@ -54,6 +55,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int poll_completed(self, PollRequest request, int32_t res) except -1
     cdef bint watch_by_epoll(self, FdHandler old, FdHandler new) except -1
     cdef int watch_closable(self, EpollMonitor closable) except -1
+    cdef int arm_later(self, FdHandler handler) except -1
     cdef int arm_polls(self) except -1
     cdef int settle_sends(self) except -1
     cdef int flush_cq_overflow(self) except -1

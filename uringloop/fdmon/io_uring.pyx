@@ -218,32 +218,41 @@ cdef class IoUringMonitor(FDMonitor):
     # -- the FDMonitor interface -----------------------------------------------------------------------
 
     cdef int update(self, FdHandler old, FdHandler new) except -1:
+        cdef FdHandler before
         cdef bint is_by_epoll = False
         if new is not None:
             if self.left_files is not None:
                 self.renew()
+            before = self.handlers.get(new.fd)
             if old is None:
-                old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
+                old = before  # its fd was closed without a word, and the number used again
             if new.may_be_closed:
                 is_by_epoll = self.watch_by_epoll(old, new)
             if not is_by_epoll:
                 check_pollable(new.fd)
-        if old is not None and old.arming is not None:
-            try:
+        try:
+            if new is not None:
+                self.handlers[new.fd] = new
+                if not is_by_epoll:
+                    new.arming = PollRequest(new)
+                    self.to_arm.append(new)
+            if old is not None and old.arming is not None:
                 self.cancel(<PollRequest>old.arming)  # the last step that can fail
-            except BaseException:
-                if is_by_epoll:
-                    self.closable.update(new, None)
-                raise
+        except BaseException:
+            if new is not None:
+                new.is_removed = True
+                if before is not None:
+                    self.handlers[new.fd] = before
+                else:
+                    self.handlers.pop(new.fd, None)
+            if is_by_epoll:
+                self.closable.update(new, None)
+            raise
+        if old is not None and old.arming is not None:
             old.arming = None
         elif old is not None and not is_by_epoll and self.closable is not None:
             self.closable.update(old, None)
-        if new is not None:
-            self.handlers[new.fd] = new
-            if not is_by_epoll:
-                new.arming = PollRequest(new)
-                self.to_arm.append(new)
-        elif old is not None and self.handlers.get(old.fd) is old:
+        if new is None and old is not None and self.handlers.get(old.fd) is old:
             del self.handlers[old.fd]
         if old is not None:
             old.is_removed = True
@@ -268,12 +277,24 @@ cdef class IoUringMonitor(FDMonitor):
         self.closable, self.closable_handler = closable, handler  # both or none, where memory is short
         return 0
 
+    cdef int arm_later(self, FdHandler handler) except -1:
+        """A poll request for it goes out with the next wait, whatever fails here: nothing else would look at its fd."""
+        try:
+            self.to_arm.append(handler)
+        except MemoryError:
+            self.is_to_arm_short = True  # `arm_polls` finds it
+        return 0
+
     cdef int arm_polls(self) except -1:
         """POLL_ADD for all handlers that wait for it; an fd closed since then was removed and is skipped."""
         cdef FdHandler handler
         cdef PollRequest request
         cdef io_uring_sqe *sqe
         cdef Py_ssize_t n_armed = 0
+        if self.is_to_arm_short:
+            # what is armed, or has been seen to, is passed over below
+            self.to_arm += [one for one in (*self.handlers.values(), self.closable_handler) if one is not None]
+            self.is_to_arm_short = False
         try:
             while n_armed < len(self.to_arm):
                 handler = <FdHandler>self.to_arm[n_armed]
@@ -298,12 +319,12 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef bint need_wait(self) noexcept:
         return (self.ring.has_completions() or self.ring.has_unsubmitted() or len(self.to_arm) != 0
-                or self.unsettled.head != self.unsettled.tail)
+                or self.is_to_arm_short or self.unsettled.head != self.unsettled.tail)
 
     cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
         cdef bint is_hit
         self.ready_list = ready_list
-        if self.to_arm:
+        if self.to_arm or self.is_to_arm_short:
             self.arm_polls()
         # what is queued goes out first: its answers are what to look for
         if self.ring.has_unsubmitted():
@@ -324,7 +345,7 @@ cdef class IoUringMonitor(FDMonitor):
         if not self.ring.is_open:
             raise RuntimeError("the loop is closed")
         self.ready_list = ready_list
-        if self.to_arm and not self.is_prepared:
+        if (self.to_arm or self.is_to_arm_short) and not self.is_prepared:
             self.arm_polls()
         self.harvested_bytes = self.is_prepared = 0
         if timeout_ns == 0 or self.has_undispatched() or ul_visible_cqes(&self.ring.ring):
@@ -397,8 +418,8 @@ cdef class IoUringMonitor(FDMonitor):
         """A multishot POLL_ADD goes on.  It is like an edge, so what it reports is for one dispatch only."""
         cdef FdHandler handler = request.handler
         if res & WANTED and not handler.is_removed and handler.arming is request:
+            self.arm_later(handler)  # first: what is not collected for want of memory is reported again
             self.ready_list.append(handler, <short>(res & WANTED))
-            self.to_arm.append(handler)
         return 0
 
     cdef int poll_completed(self, PollRequest request, int32_t res) except -1:
@@ -409,18 +430,17 @@ cdef class IoUringMonitor(FDMonitor):
             # The kernel polls for POLLRDHUP, too.  A socket without room whose peer has shut down its side is ready for
             # that all the time, and each POLL_ADD would be over at once; a multishot one reports it once.
             request.is_multishot = not res & WANTED
+            self.arm_later(handler)  # first, as above
             if handler is self.closable_handler:
-                self.to_arm.append(handler)  # first: what is not collected for want of memory is reported again
                 return self.closable.collect(self.ready_list)
             if res & WANTED:
                 self.ready_list.append(handler, <short>(res & WANTED))
-            self.to_arm.append(handler)
         elif res == -EBADF:
             # closed without removing the handler; epoll forgets such an fd, too
             self.update(handler, None)
         else:
             # -ECANCELED that was not ours (somebody's broad cancel, a thread that ended): watch again
-            self.to_arm.append(handler)
+            self.arm_later(handler)
         return 0
 
     cdef int settle_sends(self) except -1:
@@ -698,10 +718,15 @@ cdef class IoUringMonitor(FDMonitor):
         cdef Completion slot
         cdef Request request
         cdef object first_error = None
+        cdef size_t n_left = 2 * self.fifo.count()  # for want of memory one is put back, and tried once more
         while self.fifo.count():
             slot = self.fifo.pop()
             request = <Request>slot.request
             Py_DECREF(request)  # taken by push
+            if n_left == 0:
+                request.drop(slot.res, slot.flags)
+                continue
+            n_left -= 1
             try:
                 request.complete(slot.res, slot.flags, slot.data)
             except BaseException as error:

@@ -20,4 +20,5 @@ cdef class CompletionFifo:
     cdef int reserve(self, size_t n_more) except -1
     cdef int push(self, Request request, int32_t res, uint32_t flags, char *data) except -1
     cdef Completion pop(self) noexcept
+    cdef int put_back(self, Request request, int32_t res, uint32_t flags) except -1
     cdef int grow(self) except -1

@@ -51,6 +51,20 @@ cdef class CompletionFifo:
         self.head += 1
         return self.items[(self.head - 1) & self.mask]
 
+    cdef int put_back(self, Request request, int32_t res, uint32_t flags) except -1:
+        """One that was popped could not be delivered: it is the oldest one again.  Not with provided buffers."""
+        cdef Completion *slot
+        if self.tail - self.head > self.mask:
+            self.grow()
+        self.head -= 1
+        slot = &self.items[self.head & self.mask]
+        Py_INCREF(request)  # undone by who pops it
+        slot.request = <PyObject *>request
+        slot.res = res
+        slot.flags = flags
+        slot.data = NULL
+        return 0
+
     cdef int reserve(self, size_t n_more) except -1:
         """Room for so many more, so that push() cannot fail: harvest asks before it takes CQEs from the ring."""
         while self.tail - self.head + n_more > self.mask + 1:
