@@ -46,6 +46,7 @@ PLAIN = [
     "eventloop.watching",
     "eventloop.core",
     "eventloop.nested",
+    "eventloop.lost_tasks",
     "glib.native",
     "testing",
 ]

@@ -6,6 +6,8 @@ itself (3.13.0, MAKE_FUNCTION) as soon as an allocation fails in them.
 """
 
 import _testcapi
+import concurrent.futures
+import concurrent.futures.thread
 import gc
 import logging
 import os
@@ -116,3 +118,70 @@ def client(address, data=b""):
     sock.send(data)
     sock.setblocking(False)
     return sock
+
+
+class InlineExecutor(concurrent.futures.ThreadPoolExecutor):
+    """Calls at once: in threads it would be chance whose allocation fails, and some failures stop CPython's threads."""
+
+    def submit(self, function, *args):
+        future = concurrent.futures.Future()
+        concurrent.futures.thread._WorkItem(future, function, args, {}).run()
+        return future
+
+
+def end_of(loop, task):
+    """Run the loop until the task is done; also again, where it ended for want of memory.
+
+    Returns: whether a turn did.
+    """
+    task.add_done_callback(lambda _: loop.stop())
+    guard = loop.call_later(SECONDS, loop.stop)
+    was_ended = False
+    while not task.done() and not guard.cancelled() and guard.when() > loop.time():
+        try:
+            loop.run_forever()
+        except MemoryError:
+            was_ended = True
+    _testcapi.remove_mem_hooks()
+    guard.cancel()
+    assert task.done(), f"{task!r} waits for ever"
+    return was_ended
+
+
+def sweep_task(make_coroutine, monitor, *, is_warm=True):
+    """Let each allocation of a task fail, and see that it ends, by its result or by a MemoryError.
+
+    Parameters:
+        make_coroutine: called with arm(), to be called where allocations begin to count; what it makes removes the
+            hooks before it allocates for itself.
+        is_warm: it runs once in each loop without a failure, so that the loop has what it makes only once.
+    """
+    clean = number = 0
+    while clean < CLEAN_RUNS:
+        loop = helpers.make_loop(monitor)
+        loop.set_default_executor(InlineExecutor())
+        errors = []
+        loop.set_exception_handler(lambda loop, details, to=errors: to.append(details.get("message")))
+        is_felt = False
+        try:
+            if is_warm:
+                loop.run_until_complete(make_coroutine(lambda: None))
+            gc.collect()
+            before = open_fds()
+            task = loop.create_task(make_coroutine(lambda at=number: _testcapi.set_nomemory(at, at + 1)))
+            is_felt = end_of(loop, task)
+            error = task.exception()
+            # CPython's threading says so when there is no memory for a lock
+            if error is not None and "allocate lock" not in str(error) and not isinstance(error, MemoryError):
+                raise error
+            is_felt = is_felt or error is not None or bool(errors)
+            del task, error
+            nothing_stays_open(loop, before)
+        except BaseException as error:
+            error.add_note(f"allocation {number}: {errors}")
+            raise
+        finally:
+            loop.close()
+        clean = 0 if is_felt else clean + 1
+        number += 1
+    print(number)

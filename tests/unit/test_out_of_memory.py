@@ -156,3 +156,163 @@ def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
     """
     arguments = (kind, str(width), str(tmp_path))
     assert int(run_script(source, monitor, arguments=arguments)) > 30  # so many without any effect end it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "action", ["open", "text", "unbuffered", "w+", "directory", "read", "write", "close"]
+)
+def test_what_is_done_with_a_file_ends(monitor, action, tmp_path):
+    """By its result or by a MemoryError, whichever allocation fails, and no descriptor is lost."""
+    source = """
+        from out_of_memory import *
+        import _testcapi
+        import uringloop
+        ACTION, FOLDER = sys.argv[1:]
+        PATH = FOLDER + "/file"
+        with open(PATH, "wb") as made:
+            made.write(bytes(1000))
+        HOW = {"text": (PATH, "r"), "unbuffered": (PATH, "rb", 0), "w+": (PATH, "w+"), "directory": (FOLDER, "rb")}
+        HOW = HOW.get(ACTION, (PATH, "r+b"))
+
+        async def use(arm):
+            try:
+                if ACTION not in ("read", "write", "close"):
+                    arm()
+                file = await uringloop.open(*HOW)
+                try:
+                    if ACTION == "read":
+                        arm()
+                        await file.read(100)
+                    elif ACTION == "write":
+                        arm()
+                        await file.write(bytes(100))
+                        await file.flush()
+                    elif ACTION == "close":
+                        arm()
+                    else:
+                        _testcapi.remove_mem_hooks()
+                finally:
+                    if ACTION != "close":
+                        _testcapi.remove_mem_hooks()
+                    await file.close()
+            except IsADirectoryError:
+                pass
+            finally:
+                _testcapi.remove_mem_hooks()
+
+        sweep_task(use, MONITOR)
+    """
+    assert int(run_script(source, monitor, arguments=(action, str(tmp_path)))) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("waits_for", ["turns", "a callback", "a timer", "a task", "a socket"])
+def test_a_task_ends(monitor, waits_for):
+    """Its step, or its wake-up, can be lost in asyncio: it waits for ever then."""
+    source = """
+        from out_of_memory import *
+        import _testcapi
+        WAITS_FOR = sys.argv[1]
+
+        async def some_turns():
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+        async def wait(loop, arm, left, right):
+            arm()
+            if WAITS_FOR == "turns":
+                await some_turns()
+            elif WAITS_FOR == "a callback":
+                future = loop.create_future()
+                loop.call_soon(future.set_result, None)
+                await future
+            elif WAITS_FOR == "a timer":
+                await asyncio.sleep(0.001)
+            elif WAITS_FOR == "a task":
+                await loop.create_task(some_turns())
+            elif WAITS_FOR == "a socket":
+                loop.call_soon(right.send, b"x")
+                await loop.sock_recv(left, 1)
+
+        async def use(arm):
+            loop = asyncio.get_running_loop()
+            left, right = socket.socketpair()
+            left.setblocking(False)
+            try:
+                await wait(loop, arm, left, right)
+            finally:
+                _testcapi.remove_mem_hooks()
+                left.close()
+                right.close()
+
+        sweep_task(use, MONITOR)
+    """
+    assert int(run_script(source, monitor, arguments=(waits_for,))) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("levels", [1, 3])
+def test_a_nested_run_ends(monitor, levels):
+    """Also where the step or the wake-up of its own task is lost, or asyncio drops the callbacks of its end."""
+    source = """
+        from out_of_memory import *
+        import _testcapi
+        LEVELS = int(sys.argv[1])
+
+        async def inner(arm, level):
+            loop = asyncio.get_running_loop()
+            if level:
+                return loop.run_nested(inner(arm, level - 1))
+            arm()
+            await asyncio.sleep(0)
+            future = loop.create_future()
+            loop.call_soon(future.set_result, 7)
+            return await future
+
+        async def use(arm):
+            me = asyncio.current_task()
+            try:
+                assert asyncio.get_running_loop().run_nested(inner(arm, LEVELS - 1)) == 7
+            finally:
+                _testcapi.remove_mem_hooks()
+                assert asyncio.current_task() is me
+
+        sweep_task(use, MONITOR)
+    """
+    assert int(run_script(source, monitor, arguments=(str(levels),))) > 30
+
+
+@pytest.mark.slow
+def test_a_bottom_half_runs_however_often_scheduling_failed(monitor):
+    source = """
+        from out_of_memory import *
+        import _testcapi
+        import uringloop
+
+        clean = number = 0
+        while clean < CLEAN_RUNS:
+            with uringloop.AioContext(MONITOR) as aio_context:
+                ran = []
+                halves = [aio_context.new_bottom_half(ran.append, i) for i in range(100)]
+                is_felt = False
+                for schedule in ("schedule", "schedule_idle"):
+                    ran.clear()
+                    half, each = None, iter(halves)  # names of a module are a dict's, which may have to grow
+                    _testcapi.set_nomemory(number, number + 1)
+                    for half in each:
+                        try:
+                            getattr(half, schedule)()
+                        except MemoryError:
+                            is_felt = True
+                    _testcapi.remove_mem_hooks()
+                    for half in halves:
+                        getattr(half, schedule)()
+                    for _ in range(3):
+                        aio_context.poll(blocking=False)
+                    assert sorted(ran) == list(range(100)), (schedule, ran)
+            clean = 0 if is_felt else clean + 1
+            number += 1
+        print(number)
+    """
+    assert int(run_script(source, monitor)) > 30

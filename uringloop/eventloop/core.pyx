@@ -251,6 +251,9 @@ cdef class LoopCore(FdWatching):
                     return 0
                 if self.is_loop_closed:
                     raise RuntimeError("Event loop is closed: this process is a fork of the one that runs it")
+        except MemoryError:
+            self._after_memory_error()  # for the next run
+            raise
         finally:
             if not self.aio_context.monitor.is_closed:
                 self.aio_context.settle()

@@ -15,6 +15,7 @@ from asyncio import base_events, events
 from asyncio.log import logger
 
 from ..fdmon.select import make_monitor
+from .lost_tasks import after_memory_error, is_for_want_of_memory
 from .nested_mode import NestedMixin
 from .processes import ProcessesMixin
 from .resolve import ResolveMixin
@@ -153,6 +154,16 @@ class Loop(
         if self._old_agen_hooks is not None:
             sys.set_asyncgen_hooks(*self._old_agen_hooks)
             self._old_agen_hooks = None
+
+    def call_exception_handler(self, context):
+        """See asyncio.loop.call_exception_handler."""
+        if is_for_want_of_memory(context.get("exception")):
+            after_memory_error(self, context.get("handle"))
+        super().call_exception_handler(context)
+
+    def _after_memory_error(self):
+        """For who has no exception handler to call: the step or the wake-up of a task may be lost."""
+        after_memory_error(self)
 
     def close(self, _getpid=os.getpid):
         """See asyncio.loop.close."""

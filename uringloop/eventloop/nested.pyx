@@ -79,6 +79,8 @@ def run_level(LoopCore loop not None, future, bint until_stop=False):
         while not level.is_done:
             n_turns += 1
             if aio_context.ready.count() == 0 or n_turns % CHECK_TURNS == 0:
+                if aio_context.ready.count() == 0 and future.done():
+                    break  # memory was short, and asyncio has dropped the callbacks, ours among them
                 refuse_deadlock(level)
             loop.follow_program()
             aio_context.turn(True)
@@ -166,7 +168,13 @@ def _put_back(loop, aside):
     """The task goes on where it was."""
     for enter, task in aside or ():
         if enter is not bound_enter or events._get_running_loop() is loop:
-            enter(loop, task)
+            for is_last in (False, True):
+                try:
+                    enter(loop, task)
+                    break
+                except MemoryError:  # asyncio's dict of current tasks had to grow
+                    if is_last:
+                        raise
 
 
 # -- cancellation --------------------------------------------------------------------------------------------

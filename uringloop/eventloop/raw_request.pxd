@@ -16,6 +16,7 @@ cdef class RawRequest(SqeRequest):
     cdef LoopCore untold               # whose exception handler hears of a failure that nobody looks at; or None
     cdef Request iterate(self)
     cdef int set_waiter(self, object waiter) except -1
+    cdef int resolve(self, object waiter) except -1
     cdef int discard(self, object cqe) except -1
     cdef int discard_arrived(self) except -1
     cdef int drop_in_flight(self) except -1

@@ -173,16 +173,24 @@ cdef class RawRequest(SqeRequest):
 
     cdef int wake(self) except -1:
         cdef object waiter = self.waiter
-        cdef bint is_closed = self.loop.is_loop_closed
+        cdef list closers
         if waiter is not None:
-            self.set_waiter(None)
-            if not is_closed and not is_future_done(waiter):
-                resolve_future(waiter, None)
+            self.resolve(waiter)
+            if self.waiter is waiter:
+                self.set_waiter(None)
         if self.is_over and self.closers is not None:
-            for waiter in self.closers:
-                if not is_closed and not is_future_done(waiter):
-                    resolve_future(waiter, None)
-            self.closers = None
+            closers, self.closers = self.closers, None
+            for waiter in closers:
+                self.resolve(waiter)
+        return 0
+
+    cdef int resolve(self, object waiter) except -1:
+        cdef LoopCore loop = self.loop
+        if not loop.is_loop_closed and not is_future_done(waiter):
+            try:
+                resolve_future(waiter, None)
+            except MemoryError:
+                loop._after_memory_error()  # the future is done, and asyncio has dropped what was to wake the task
         return 0
 
     cdef int finish(self) except -1:
@@ -255,6 +263,10 @@ cdef class Standing(Request):
             return 0
         request = <RawRequest>self.request
         return request.complete(res, flags, data)
+
+    cdef void drop(self, int32_t res, uint32_t flags) noexcept:
+        if self.makes_fds and res >= 0:
+            close_fd(res)
 
     cdef object behind(self):
         return None if self.request == NULL else <object>self.request
