@@ -21,6 +21,7 @@ import asyncio
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
@@ -35,6 +36,7 @@ Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _T = TypeVar("_T")
 
 _RELEASE_AGAIN_S = 0.02
+_TELL_AGAIN_S = 0.01
 
 
 class Opened:
@@ -174,30 +176,25 @@ class Backend:
 
         Parameters:
             undo: called with the result, in the loop's thread, if nobody is going to see it.
-            is_due: it is made in any case.
+            is_due: it is made in any case; not so where memory was short, which is raised.
         """
-        begun = [True]  # pop() is atomic: either the thread takes it, or whoever cancels
-
-        def job() -> _T | None:
-            try:
-                begun.pop()
-            except IndexError:
-                return None
-            return function(*args)
-
-        future = self.loop.run_in_executor(None, job)
+        call = _Call(self.loop, function, args)
         try:
-            return await asyncio.shield(future)  # type: ignore[arg-type]
-        except asyncio.CancelledError as error:
-            is_begun = is_due
-            if not is_due:
-                try:
-                    begun.pop()
-                except IndexError:
-                    is_begun = True
-            if is_begun:
-                error.outcome = await _finish(future, undo)  # type: ignore[attr-defined]
+            # not waited for: only what it cannot begin, or has no memory for, ends the call in this way
+            self.loop.run_in_executor(None, call.run).add_done_callback(call.end)
+            await call.over()
+        except (asyncio.CancelledError, MemoryError) as error:
+            is_waited_for = is_due and not isinstance(
+                error, MemoryError
+            )  # which may have come before it was due
+            if is_waited_for or not call.take_back():
+                error.outcome = await call.outlast(undo)  # type: ignore[union-attr]
             raise
+        except BaseException:
+            call.take_back()
+            raise
+        result: _T = call.result()
+        return result
 
     async def open_fifo(self, path: Path, flags: int, mode: int, dir_fd: int | None) -> Opened:
         """Open what waits until somebody opens the other end, in a thread of its own.
@@ -206,34 +203,113 @@ class Backend:
         Cancelled: the other end is opened for a moment, which lets the thread go; if the FIFO's name is gone, it stays
         until somebody who has the FIFO lets it go. Nobody's memory depends on it, and what it opens is closed.
         """
-        loop = self.loop
-        future: asyncio.Future[Opened] = loop.create_future()
 
-        def job() -> None:
-            opened, problem = Opened(), None
-            try:
-                opened.own(os.open(path, flags, mode, dir_fd=dir_fd))
-            except BaseException as error:
-                problem = error
-            with suppress(RuntimeError):  # the loop is closed: nobody is going to see it
-                loop.call_soon_threadsafe(settle, opened, problem)
+        def open_it() -> Opened:
+            opened = Opened()
+            opened.own(os.open(path, flags, mode, dir_fd=dir_fd))
+            return opened
 
-        def settle(opened: Opened, problem: BaseException | None) -> None:
-            if problem is None:
-                future.set_result(opened)
-            else:
-                future.set_exception(problem)
-
-        threading.Thread(target=job, name=f"open {os.fsdecode(path)}", daemon=True).start()
+        call = _Call(self.loop, open_it, ())
+        threading.Thread(target=call.run, name=f"open {os.fsdecode(path)}", daemon=True).start()
         try:
-            return await asyncio.shield(future)
+            await call.over()
         except asyncio.CancelledError:
-            future.add_done_callback(_close_opened)
             # A release before the thread is where it waits is lost, hence another one after a while.
-            while not future.done() and _release_fifo(path, dir_fd):
-                with suppress(asyncio.CancelledError):  # the first one is going to be raised
-                    await asyncio.wait([future], timeout=_RELEASE_AGAIN_S)
+            while not call.is_over and _release_fifo(path, dir_fd):
+                with suppress(asyncio.CancelledError, TimeoutError):  # the first one is going to be raised
+                    await asyncio.wait_for(call.over(), _RELEASE_AGAIN_S)
             raise
+        opened: Opened = call.result()
+        return opened
+
+
+class _Call:
+    """A function that runs in a thread, and the task that waits for it.
+
+    asyncio's futures of executors are two futures and three callbacks, of which each is lost where memory is short for
+    a moment, and then the task waits for ever.
+    """
+
+    __slots__ = ("_args", "_error", "_function", "_loop", "_result", "_unbegun", "_waiter", "is_over")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        self._loop = loop
+        self._function = function
+        self._args = args
+        self._unbegun = [True]  # pop() is atomic: either the thread takes it, or whoever cancels
+        self._waiter: asyncio.Future[None] | None = None
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self.is_over = False
+
+    def run(self) -> None:
+        """In the thread."""
+        if not self.take_back():
+            return
+        try:
+            self._result = self._function(*self._args)
+        except BaseException as error:
+            self._error = error
+        self.is_over = True
+        while True:
+            try:
+                self._loop.call_soon_threadsafe(self._wake)
+                return
+            except RuntimeError:  # the loop is closed: nobody is going to see it
+                return
+            except MemoryError:
+                time.sleep(_TELL_AGAIN_S)
+
+    def take_back(self) -> bool:
+        """It does not run, unless it has begun."""
+        try:
+            self._unbegun.pop()
+        except IndexError:
+            return False
+        return True
+
+    def end(self, future: asyncio.Future[None]) -> None:
+        """The executor's future is done; also if the executor is shut down, and the function never began."""
+        if future.cancelled():
+            error: BaseException | None = asyncio.CancelledError()
+        else:
+            error = future.exception()
+        if error is not None and not self.is_over:
+            self._error = error
+            self.is_over = True
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def over(self) -> None:
+        """Wait until it is over."""
+        while not self.is_over:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    async def outlast(self, undo: Callable[[Any], object] | None) -> Any:
+        """Wait for what cannot be taken back, however often we are cancelled; its result, None if it failed."""
+        while not self.is_over:
+            with suppress(asyncio.CancelledError, MemoryError):  # the first one is going to be raised
+                await self.over()
+        if self._error is None and undo is not None:
+            undo(self._result)
+            return None
+        return self._result
+
+    def result(self) -> Any:
+        """What the function returned; raises what it raised."""
+        error, self._error = self._error, None  # which knows this frame
+        if error is None:
+            return self._result
+        try:
+            raise error
+        finally:
+            del error
 
 
 def _release_fifo(path: Path, dir_fd: int | None) -> bool:
@@ -245,29 +321,6 @@ def _release_fifo(path: Path, dir_fd: int | None) -> bool:
     except OSError:
         return False
     return True
-
-
-def _close_opened(future: asyncio.Future[Opened]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        future.result().close()
-
-
-async def _finish(
-    future: asyncio.Future[Any],
-    undo: Callable[[Any], object] | None,
-) -> Any:
-    """Wait for a call that cannot be taken back, however often we are cancelled; None if it failed."""
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue  # the first cancellation is going to be raised
-    if future.cancelled() or future.exception() is not None:
-        return None
-    if undo is not None:
-        undo(future.result())
-        return None
-    return future.result()
 
 
 def backend_of(loop: asyncio.AbstractEventLoop) -> Backend:

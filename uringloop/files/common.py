@@ -30,7 +30,7 @@ import sys
 import threading
 import warnings
 from asyncio.events import _get_running_loop
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -50,6 +50,31 @@ _ALWAYS_MOST = (1 << 31) - 1
 
 # After so much was written, closing may take long.
 MUCH_BYTES = 1024 * 1024
+
+
+class _Released:
+    """Awaited, it is over at once."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return iter(())  # type: ignore[return-value]
+
+
+_RELEASED = _Released()
+
+
+class Lock(asyncio.Lock):
+    """asyncio's lock, which `async with` always releases.
+
+    Of asyncio's own `__aexit__` a coroutine must be made.  Where memory is short that fails, and everything else that
+    is done with the file waits for ever.
+    """
+
+    def __aexit__(self, kind: object, error: object, where: object) -> _Released:  # type: ignore[override]
+        try:
+            self.release()
+        except MemoryError:  # it is released; who waits for it has not been woken
+            asyncio.get_running_loop().call_soon(self._wake_up_first)  # type: ignore[attr-defined]
+        return _RELEASED
 
 
 def bytes_view(data: Any) -> memoryview:
@@ -131,7 +156,7 @@ class BinaryFile:
         self._fd = -1  # until it is adopted
         self._mode = mode
         self._closefd = closefd
-        self._lock = asyncio.Lock()
+        self._lock = Lock()
         self._n_users = 0
         self._is_closing = False
         self._idle: asyncio.Future[None] | None = None
@@ -575,8 +600,8 @@ class BinaryFile:
             return
         if _get_running_loop() is not self._loop:
             self._refuse_loop()
-        self._is_closing = True
         self._closed_waiter = done = self._loop.create_future()
+        self._is_closing = True
         problem: BaseException | None = None
         try:
             if self._is_settled() and self._closefd and self._delete_path is None:
@@ -584,8 +609,7 @@ class BinaryFile:
                 return
             problem = await self._outlast(self._finish)
             while self._n_users:
-                self._idle = self._loop.create_future()
-                problem = await self._outlast(lambda: asyncio.wait([self._idle])) or problem
+                problem = await self._outlast(self._wait_until_idle) or problem
             if self._closefd:
                 problem = await self._outlast(self._close_fd, is_once=True) or problem
             else:
@@ -593,6 +617,9 @@ class BinaryFile:
             if self._delete_path is not None:
                 problem = await self._outlast(self._delete) or problem
         finally:
+            if self._closefd and self._fd >= 0 and not self._n_users and not self._lock.locked():
+                fd, self._fd = self._fd, -1  # for want of memory the backend's close() was not to be had
+                os.close(fd)
             done.set_result(None)
             self._closed_waiter = None
         if problem is not None:
@@ -615,6 +642,10 @@ class BinaryFile:
                     return problem
             except Exception as error:
                 return problem or error
+
+    async def _wait_until_idle(self) -> None:
+        self._idle = self._loop.create_future()
+        await asyncio.wait([self._idle])
 
     async def _delete(self) -> None:
         assert self._delete_path is not None

@@ -41,6 +41,15 @@ def _unopen(opened: Opened | None) -> None:
         opened.close()
 
 
+def _close_what_is_left(left: list[int]) -> None:
+    """Close the fd in this list, if it is still there: pop() is atomic.
+
+    Where no thread could be had at once it was closed without.
+    """
+    with suppress(IndexError):
+        os.close(left.pop())
+
+
 def _is_fifo(path: Path, dir_fd: int | None) -> bool:
     try:
         return stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode)
@@ -61,19 +70,14 @@ class ThreadBackend(Backend):
 
     async def close(self, fd: int, is_slow: bool = False) -> None:
         left: list[int] | None = None
-
-        def job() -> None:
-            with suppress(IndexError):  # no thread could be had at once, and it was closed without
-                os.close(left.pop())  # type: ignore[union-attr]
-
         try:
-            left = [fd]  # pop() is atomic
-            await self.call(job, is_due=True)
+            left = [fd]
+            await self.call(_close_what_is_left, left, is_due=True)
         except BaseException:
             if left is None:
                 os.close(fd)
             else:
-                job()
+                _close_what_is_left(left)
             raise
 
     # Reading and writing
