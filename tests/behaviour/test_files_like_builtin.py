@@ -51,8 +51,17 @@ async def open_ours(*args, **kwargs):
     return await files.open(*args, **kwargs)
 
 
+def left_open(target):
+    """Whether a refused descriptor is still there for its owner; it is closed then."""
+    try:
+        os.close(target if isinstance(target, int) else -1)
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 async def outcomes(opening, make, mode, buffering, steps):
-    """What each step returns, or the type and errno of what it raises."""
+    """What opening and each step return, or the type, errno and text of what they raise."""
     found = []
 
     async def note(method, *args):
@@ -60,10 +69,13 @@ async def outcomes(opening, make, mode, buffering, steps):
             async with asyncio.timeout(5):
                 found.append((method, args, await getattr(file, method)(*args)))
         except (OSError, ValueError, TypeError, OverflowError, TimeoutError) as error:
-            found.append((method, args, type(error), getattr(error, "errno", None)))
+            found.append((method, args, type(error), getattr(error, "errno", None), str(error)))
 
     target = make()
-    file = await opening(target, mode, buffering)
+    try:
+        file = await opening(target, mode, buffering)
+    except (OSError, ValueError, TypeError) as error:
+        return [type(error), getattr(error, "errno", None), left_open(target)]
     for step in steps:
         await note(*step)
     await note("close")
@@ -109,6 +121,69 @@ async def test_odd_sizes(make, size):
     await compare(make, "rb", [("readline", size), ("seek", 0), ("readlines", size), ("truncate", size)])
 
 
+@pytest.mark.parametrize("size", [1 << 63, (1 << 64) + 1, 1 << 200, -(1 << 63) - 1, -(1 << 200)])
+async def test_sizes_that_are_none(make, size):
+    """Neither taken for others nor refused with other words; a negative one is not "everything"."""
+    for mode in ("rb", "rb+", "r", "r+"):
+        steps = [(method, size) for method in ("read", "readline", "readlines")]
+        if "+" in mode:
+            steps += [("truncate", size), ("tell",)]
+        await compare(make, mode, steps)
+    theirs = await outcomes(open_builtin, make, "rb", -1, [("peek", size), ("read1", size)])
+    assert await outcomes(open_ours, make, "rb", -1, [("peek", size), ("read1", size)]) == theirs
+
+
+async def test_arguments_of_no_type_are_named_as_io_does(make):
+    await compare(make, "rb+", [("readinto", None), ("write", None), ("read", "x")])
+    await compare(make, "r+", [("write", None), ("write", b"x"), ("read", "x")])
+
+
+@pytest.mark.parametrize("fd", [1 << 31, 1 << 63, 1 << 65, -(1 << 31) - 1, -1, 1 << 30])
+async def test_descriptors_that_are_none(fd):
+    await compare(lambda: fd, "rb", [])
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink", "fifo", "folder", "socket", "device"])
+@pytest.mark.parametrize("flags", [0, os.O_NOFOLLOW])
+@pytest.mark.parametrize("mode", ["rb", "wb", "rb+", "ab", "r", "w", "r+"])
+@pytest.mark.parametrize("way", ["descriptor", "opener"])
+async def test_descriptors_that_are_a_path_only(tmp_path, kind, flags, mode, way):
+    """O_PATH: whatever it is, it is neither read nor written nor sought."""
+    path = tmp_path / "it"
+    if kind == "file":
+        path.write_bytes(b"hello world\n")
+    elif kind == "symlink":
+        (tmp_path / "target").write_bytes(b"hello world\n")
+        path.symlink_to("target")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+    else:
+        path = "/dev/null"
+
+    def opened(*_):
+        return os.open(path, os.O_PATH | flags)
+
+    steps = [("tell",), ("seekable",), ("isatty",), ("seek", 2), ("seek", 0, 2), ("read", 3), ("readline",)]
+    steps += [("write", b"x" if "b" in mode else "x"), ("flush",), ("tell",), ("truncate",), ("read",)]
+    if way == "descriptor":
+        await compare(opened, mode, steps)
+        return
+    for buffering in (-1, 0) if "b" in mode else (-1,):
+        found = []
+        for opening in (open_builtin, open_ours):
+
+            async def open_it(target, mode, buffering, opening=opening):
+                return await opening(target, mode, buffering, opener=opened)
+
+            found.append(await outcomes(open_it, lambda: path, mode, buffering, steps))
+        assert found[1] == found[0]
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -117,9 +192,12 @@ async def test_odd_sizes(make, size):
         "/proc/self/oom_score_adj",
         "/proc/sys/kernel/ostype",
         "/proc/self/clear_refs",
+        "/proc/self/attr/current",
+        "/proc/self/attr/exec",
+        "/proc/self/loginuid",
     ],
 )
-@pytest.mark.parametrize("mode", ["wb", "rb+"])
+@pytest.mark.parametrize("mode", ["wb", "rb+", "w"])
 async def test_writing_to_files_of_the_kernel(path, mode):
     """Most take no offset: a write with one is refused, where a write without one is taken, or refused otherwise."""
     try:
@@ -128,7 +206,10 @@ async def test_writing_to_files_of_the_kernel(path, mode):
         pytest.skip(f"{path}: {error}")
     with open("/proc/self/comm") as comm:
         before = comm.read()
-    steps = [("write", b"nonsense"), ("flush",), ("tell",), ("write", b"more"), ("flush",), ("tell",)]
+    data = [b"nonsense", b"more"] if "b" in mode else ["nonsense", "more"]
+    steps = [step for some in data for step in (("write", some), ("flush",))]
+    if "b" in mode or path == "/proc/self/comm":
+        steps.append(("tell",))  # io's text files write what is left, once more, whenever they are asked
     try:
         await compare(lambda: path, mode, steps)
     finally:

@@ -282,6 +282,20 @@ async def test_an_opening_says_what_it_is(tmp_path):
         pass
 
 
+async def test_a_forgotten_await_is_named_where_the_file_is_used(tmp_path):
+    with (
+        pytest.warns(RuntimeWarning, match="never awaited"),
+        pytest.raises(AttributeError, match=r"'read': `await uringloop.open\('file', 'r'\)` gives the file"),
+    ):
+        files.open("file").read()
+    opening = files.TemporaryFile()
+    assert not hasattr(opening, "cr_code")
+    assert not hasattr(opening, "_unknown")
+    async with opening as file:
+        assert not hasattr(opening, "write")
+        assert await file.write(b"x") == 1
+
+
 async def test_a_forgotten_await_warns(tmp_path):
     """It was silent, and the file was not there."""
     forgettable = {

@@ -26,7 +26,7 @@ from typing import Any
 
 from .backend import STREAM, Backend, Buffer, Opened, outcome_of
 from .common import OFFSET_MOST, BinaryFile, bytes_view, writable_view
-from .modes import Mode, c_int, optional_size
+from .modes import Mode, c_int, c_size, optional_size
 
 READ_AHEAD_FIRST_BYTES = 8 * 1024
 READ_AHEAD_MOST_BYTES = 256 * 1024
@@ -81,6 +81,7 @@ class BufferedFile(BinaryFile):
                 self._position += size
                 return data
         self._check_readable("read")
+        size = optional_size(size)
         if size < -1:
             raise ValueError("read length must be non-negative or -1")
         self._check_open("read of closed file")
@@ -190,7 +191,7 @@ class BufferedFile(BinaryFile):
         """What there is, at most `size` bytes, with at most one read."""
         self._check_readable("read1")
         self._check_open("read of closed file")
-        size = operator.index(size)
+        size = c_size(size)
         if size < 0:
             size = self._chunk_first_bytes
         async with self._lock:
@@ -258,7 +259,7 @@ class BufferedFile(BinaryFile):
 
     async def peek(self, size: int = 0, /) -> bytes:
         """What is there without taking it, after at most one read."""
-        operator.index(size)
+        c_size(size)
         self._check_readable("peek")
         self._check_open("peek of closed file")
         async with self._lock:

@@ -36,7 +36,7 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from .backend import APPEND, STREAM, Backend, Buffer, Opened, Path, outcome_of
-from .modes import Mode, optional_size
+from .modes import Mode, optional_size, type_name
 
 _F = TypeVar("_F", bound="BinaryFile")
 
@@ -134,7 +134,7 @@ def writable_view(buffer: Any, caller: str) -> memoryview:
     except TypeError:
         pass
     raise TypeError(
-        f"{caller}() argument must be read-write bytes-like object, not {type(buffer).__name__}"
+        f"{caller}() argument must be read-write bytes-like object, not {type_name(buffer)}"
     ) from None
 
 
@@ -177,8 +177,12 @@ class BinaryFile:
             try:
                 self._position = os.lseek(opened.fd, 0, os.SEEK_CUR)
                 self._is_seekable = True
-            except OSError:
-                self._is_seekable = False
+            except OSError as error:
+                if mode.is_appending and error.errno != errno.ESPIPE:
+                    raise
+                self._is_seekable = is_stored = (
+                    False  # stored, and yet not: O_PATH, which takes no call at all
+                )
         if is_foreign:
             self._is_appending = bool(fcntl.fcntl(opened.fd, fcntl.F_GETFL) & os.O_APPEND)
         # Whether reads and writes give offsets. One of a size has contents, which the kernel reads and writes anywhere.
@@ -214,7 +218,7 @@ class BinaryFile:
         fd = opened.fd
         if self._mode.is_readable:
             self._read_errno = _errno_of(os.readv, fd, [])
-            if stat.S_ISSOCK(opened.st_mode) and _is_listening(fd):
+            if not self._read_errno and stat.S_ISSOCK(opened.st_mode) and _is_listening(fd):
                 self._read_errno = errno.ENOTCONN
             if is_stored and _errno_of(os.preadv, fd, [], 0) == errno.ESPIPE:
                 self._has_positions = False
@@ -331,16 +335,27 @@ class BinaryFile:
         fd = self._enter()
         done = 0
         try:
-            done = await self._backend.write(fd, data, offset)
+            done = await self._write_some(fd, data, offset)
             while done < len(data):
                 rest = memoryview(data)[done:]
-                done += await self._backend.write(fd, rest, offset + done if offset >= 0 else offset)
+                done += await self._write_some(fd, rest, offset + done if offset >= 0 else offset)
         except (OSError, asyncio.CancelledError) as error:
             error.outcome = done + (outcome_of(error) or 0)  # type: ignore[union-attr]
             raise
         finally:
             self._n_written_bytes += done
             self._leave()
+
+    async def _write_some(self, fd: int, data: Buffer, offset: int) -> int:
+        """One write, as far as it goes."""
+        try:
+            return await self._backend.write(fd, data, offset)
+        except PermissionError:
+            if not self._is_regular or self._size_hint_bytes:
+                raise
+        # Files of /proc that are one thread's (attr/*, loginuid) are written to by no other, such as a worker of the
+        # kernel's or of the executor's: this is the thread in which io would have written.
+        return os.pwrite(fd, data, offset) if offset >= 0 else os.write(fd, data)
 
     def _write_offset(self, position: int) -> int:
         if self._is_regular and (self._is_appending or not self._has_positions):
@@ -502,8 +517,9 @@ class BinaryFile:
                 self._leave()
         if not 0 <= offset <= OFFSET_MOST:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        # Further than that a file system may refuse, and knows without waiting for anything.
-        return offset if offset <= _ALWAYS_MOST else os.lseek(self._fd, offset, os.SEEK_SET)
+        # Further than that a file system may refuse; a file in /proc may stay where it is. They know without waiting.
+        is_taken = offset <= _ALWAYS_MOST and self._size_hint_bytes
+        return offset if is_taken else os.lseek(self._fd, offset, os.SEEK_SET)
 
     def _ask_position(self) -> None:
         """Where the kernel's position is used, only the kernel knows it: devices move it or not."""

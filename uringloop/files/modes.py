@@ -110,6 +110,8 @@ def resolve_encoding(encoding: str | None) -> str:
 def check_file(file: Path | int) -> str | bytes | int:
     """The path or descriptor; raises TypeError and ValueError as io.open does."""
     if isinstance(file, int):
+        if not -(1 << 31) <= file < 1 << 31:
+            raise TypeError("expected str, bytes or os.PathLike object, not int")
         if file < 0:
             raise ValueError("negative file descriptor")
         return file
@@ -119,6 +121,11 @@ def check_file(file: Path | int) -> str | bytes | int:
         raise TypeError(f"expected str, bytes or os.PathLike object, not {type(file).__name__}") from None
     check_path(path)
     return path
+
+
+def type_name(value: Any) -> str:
+    """What a value is called where io refuses it as an argument."""
+    return "None" if value is None else type(value).__name__
 
 
 def optional_size(size: Any) -> int:
@@ -131,6 +138,14 @@ def optional_size(size: Any) -> int:
         raise TypeError(f"argument should be integer or None, not {type(size).__name__!r}") from None
     if not -sys.maxsize - 1 <= number <= sys.maxsize:
         raise OverflowError("cannot fit 'int' into an index-sized integer")
+    return number
+
+
+def c_size(value: Any) -> int:
+    """What io's methods take for a size_t of C with a sign; raises TypeError and OverflowError with their texts."""
+    number = operator.index(value)
+    if not -sys.maxsize - 1 <= number <= sys.maxsize:
+        raise OverflowError("Python int too large to convert to C ssize_t")
     return number
 
 

@@ -12,7 +12,7 @@ import warnings
 from asyncio.events import _get_running_loop
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from .backend import Backend, Opened, Path, backend_of
 from .buffered import BufferedFile
@@ -64,6 +64,12 @@ class Opening(Coroutine[Any, Any, _F]):
 
     def _call(self) -> str:
         return f"{self.__name__}({', '.join(map(repr, self._args))})"
+
+    if not TYPE_CHECKING:  # who checks types is told by the class
+
+        def __getattr__(self, name):
+            hint = "" if name.startswith("_") else f": `await {self._call()}` gives the file"
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if getattr(self, "_open_it", None) is None or sys is None or sys.is_finalizing():
@@ -261,11 +267,9 @@ async def make_file(
     newline: str | None,
     is_foreign: bool = False,
 ) -> AnyFile:
-    """The file object for a descriptor, which is closed if there cannot be one."""
+    """The file object for a descriptor; where there can be none, one that was opened here is closed."""
     file: BinaryFile | None = None
     try:
-        if closefd:
-            opened.is_owned = True
         if wanted.is_binary and buffering == 0:
             file = raw = RawFile(backend, opened, wanted, name, closefd, is_foreign)
             raw.adopt(opened)

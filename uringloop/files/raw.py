@@ -31,10 +31,9 @@ class RawFile(BinaryFile):
 
     async def read(self, size: int | None = -1, /) -> bytes:
         """At most `size` bytes, or everything to the end."""
+        size = optional_size(size)
         self._check_open()
         self._check_readable("read")
-        if type(size) is not int:
-            size = optional_size(size)
         if size < 0:
             return await self.readall()
         async with self._lock:
@@ -94,9 +93,9 @@ class RawFile(BinaryFile):
 
     async def readline(self, size: int | None = -1, /) -> bytes:
         """A line with its end; without a buffer, that is one byte at a time in a stream."""
+        most = optional_size(size)
         self._check_open()
         self._check_readable("read")
-        most = optional_size(size)
         async with self._lock:
             line = b""
             while most < 0 or len(line) < most:
@@ -126,7 +125,7 @@ class RawFile(BinaryFile):
             fd = self._enter()
             count = 0
             try:
-                count = await self._backend.write(fd, view, self._write_offset(self._position))
+                count = await self._write_some(fd, view, self._write_offset(self._position))
             except asyncio.CancelledError as error:
                 count = outcome_of(error) or 0
                 error.characters_written = count  # type: ignore[attr-defined]

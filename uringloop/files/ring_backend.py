@@ -21,6 +21,7 @@ from typing import Any
 
 from ..liburing import ffi, lib
 from .backend import STREAM, Backend, Buffer, Opened, Path
+from .common import OFFSET_MOST
 from .ring_requests import Block, RingFiles, describe_now
 
 # Bytes of a file per request: more would be copied within one submission, and nobody else had a turn.
@@ -233,7 +234,7 @@ class RingBackend(Backend):
 
     async def truncate(self, fd: int, length: int) -> None:
         try:
-            if length >= 0:
+            if 0 <= length <= OFFSET_MOST:
                 await self._add(lib.io_uring_prep_ftruncate, fd, length)
                 return
         except OSError as error:

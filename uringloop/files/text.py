@@ -27,7 +27,7 @@ from typing import Any
 
 from .buffered import BufferedFile
 from .common import OFFSET_MOST
-from .modes import c_int, optional_size
+from .modes import c_int, c_size, optional_size, type_name
 
 CHUNK_BYTES = 8192
 
@@ -126,8 +126,7 @@ class TextFile:
 
     async def read(self, size: int | None = -1, /) -> str:
         """`size` characters, fewer only at the end; or everything."""
-        if type(size) is not int:
-            size = optional_size(size)
+        size = optional_size(size)
         self._check_readable()
         async with self._lock:
             if size < 0:
@@ -186,7 +185,7 @@ class TextFile:
 
     async def readline(self, size: int | None = -1, /) -> str:
         """A line with its end; at most `size` characters of it."""
-        most = -1 if size is None else operator.index(size)
+        most = -1 if size is None or size == -1 else c_size(size)
         if most < 0 and not self._lock.locked() and not self.buffer.closed:
             end = self._line_end_from(self._used)
             if end > 0:
@@ -259,7 +258,7 @@ class TextFile:
         """Encode and write; returns how many characters. Cancelled: see BufferedFile.write, whose bytes these are."""
         self._check_open()
         if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+            raise TypeError(f"write() argument must be str, not {type_name(text)}")
         if self._encoder is None:
             raise io.UnsupportedOperation("not writable")
         async with self._lock:
@@ -306,13 +305,14 @@ class TextFile:
         if not self.buffer._is_seekable:
             raise io.UnsupportedOperation("underlying stream is not seekable")
         async with self._lock:
-            await self._flush_appended()
+            await self._settle_position()
             return self._tell()
 
-    async def _flush_appended(self) -> None:
-        """Where what is appended ends is known only when it was written."""
-        if self.buffer._is_appending and self.buffer._dirty:
+    async def _settle_position(self) -> None:
+        """Where what is appended ends, or moves the kernel's position, is known only when it was written."""
+        if self.buffer._dirty and (self.buffer._is_appending or not self.buffer._has_positions):
             await self.buffer.flush()
+        self.buffer._ask_position()
 
     def _tell(self) -> int:
         position = self.buffer._position
@@ -364,7 +364,7 @@ class TextFile:
             if whence == os.SEEK_CUR:
                 if cookie != 0:
                     raise io.UnsupportedOperation("can't do nonzero cur-relative seeks")
-                await self._flush_appended()
+                await self._settle_position()
                 cookie = self._tell()
             elif whence == os.SEEK_END:
                 if cookie != 0:
