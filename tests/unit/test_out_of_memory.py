@@ -42,6 +42,8 @@ def test_a_server_outlives_it(monitor, listener, tmp_path):
             with client(address, b"again") as sock:
                 turn_until(loop, lambda: answered(sock, b"again"), seconds=SECONDS)
             nothing_stays_open(loop, before)
+            if hasattr(server, "_active_count"):  # until Python 3.12; wait_closed() would wait for ever
+                assert server._active_count == 0
             server.close()
             run(loop, server.wait_closed(), seconds=SECONDS)
             return is_felt or bool(faults.errors)
@@ -316,3 +318,49 @@ def test_a_bottom_half_runs_however_often_scheduling_failed(monitor):
         print(number)
     """
     assert int(run_script(source, monitor)) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made_by", ["sock_accept", "create_connection", "create_datagram_endpoint"])
+def test_no_socket_is_lost(monitor, made_by):
+    """What makes a socket either gives it to its caller, or closes it; and ends."""
+    source = """
+        from out_of_memory import *
+        import _testcapi
+        MADE_BY = sys.argv[1]
+
+        async def make(loop, listener, address):
+            if MADE_BY == "sock_accept":
+                connection, _ = await loop.sock_accept(listener)
+                return connection
+            if MADE_BY == "create_connection":
+                transport, _ = await loop.create_connection(asyncio.Protocol, *address)
+                return transport
+            if MADE_BY == "create_datagram_endpoint":
+                transport, _ = await loop.create_datagram_endpoint(
+                    asyncio.DatagramProtocol, ("127.0.0.1", 0), remote_addr=address)
+                return transport
+            return await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+
+        async def use(arm):
+            loop = asyncio.get_running_loop()
+            listener = socket.create_server(("127.0.0.1", 0))
+            listener.setblocking(False)
+            address = listener.getsockname()
+            made, peer = None, socket.socket()
+            try:
+                making = make(loop, listener, address)
+                if MADE_BY == "sock_accept":
+                    peer.connect(address)
+                arm()
+                made = await making
+            finally:
+                _testcapi.remove_mem_hooks()
+                if made is not None:
+                    made.close()
+                peer.close()
+                listener.close()
+
+        sweep_task(use, MONITOR)
+    """
+    assert int(run_script(source, monitor, arguments=(made_by,), seconds=100)) > 30

@@ -54,19 +54,42 @@ class _Accepted:
     """A connection that was accepted and that the application does not know yet.
 
     Its server counts it: it is going to be served also if the server is closed meanwhile, and wait_closed() waits.
+    One that goes on the way, for want of memory, is closed and counts no more.
 
     Parameters:
+        loop: whose server accepted it.
         connection: a Connection, or a socket.
         extra: what get_extra_info() knows of a socket, a dict.
         details: see _start_serving.
     """
 
-    __slots__ = ("__weakref__", "connection", "details", "extra")
+    __slots__ = ("__weakref__", "connection", "details", "extra", "is_counted", "loop")
 
-    def __init__(self, connection, extra, details):
+    def __init__(self, loop, connection, extra, details):
+        self.is_counted = False
+        self.loop = loop
         self.connection = connection
         self.extra = extra
         self.details = details
+
+    def count(self):
+        server = self.details[3]
+        if server is not None:
+            self.loop._attach(server, self)
+            self.is_counted = True
+
+    def uncount(self):
+        if self.is_counted:
+            self.is_counted = False
+            self.loop._detach(self.details[3], self)
+
+    def __del__(self):
+        if self.is_counted:
+            try:
+                if self.connection is not None:
+                    self.connection.close()
+            finally:
+                self.uncount()
 
     def close(self):
         """Also called by Server.close_clients()."""
@@ -156,6 +179,7 @@ class ServeMixin:
             self._transports[fd] = transport
             if accepted is not None:
                 self._replace(server, accepted, transport)
+                accepted.is_counted = False  # the transport counts in its place
             elif server is not None:
                 self._attach(server, transport)
         except BaseException:
@@ -423,11 +447,14 @@ class ServeMixin:
         if sslcontext:
             _call_in_copy(context, self._serve_tls, connection, extra, details)
             return
-        accepted = _Accepted(connection, extra, details)
-        if server is not None:
-            self._attach(server, accepted)
-        # by a task in stock asyncio, which is made in this turn and schedules connection_made() in the next
-        _call_in_copy(context, self._schedule_serving, accepted)
+        accepted = _Accepted(self, connection, extra, details)
+        try:
+            accepted.count()
+            # by a task in stock asyncio, which is made in this turn and schedules connection_made() in the next
+            _call_in_copy(context, self._schedule_serving, accepted)
+        except BaseException:
+            accepted.uncount()  # at once: who keeps the exception keeps this frame
+            raise
 
     def _schedule_serving(self, accepted, context):
         soon = self.call_soon if context is None else functools.partial(self.call_soon, context=context)
@@ -445,8 +472,7 @@ class ServeMixin:
             connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
             if not isinstance(connection, Connection) and not is_plain(connection, STREAM_METHODS):
                 self._new_stock_transport(connection, protocol, None, accepted.extra, server, context)
-                if server is not None:
-                    self._detach(server, accepted)
+                accepted.uncount()
                 return
             transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
             if isinstance(connection, Connection):
@@ -461,8 +487,7 @@ class ServeMixin:
                 connection.close()  # where the transport did not take it
             if transport is not None:
                 transport.close_socket()
-            if server is not None:
-                self._detach(server, accepted)
+            accepted.uncount()
             self._refused(failure, protocol)
             return
         transport._connection_made(connection_made, None)

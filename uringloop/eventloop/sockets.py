@@ -18,6 +18,9 @@ import posix
 import socket
 from asyncio import exceptions
 
+from ..transports.endpoint import Kind, accept
+from ..transports.plain import is_original
+
 try:
     import ssl
 except ImportError:  # a Python without OpenSSL
@@ -35,6 +38,21 @@ def _check(loop, sock):
         raise TypeError("Socket cannot be of type SSLSocket")
     if loop.get_debug() and sock.gettimeout() != 0:
         raise ValueError("the socket must be non-blocking")
+
+
+def _accept(sock, kind):
+    """sock.accept(), which loses the new descriptor where memory is short.
+
+    Parameters:
+        kind: of the connections of a plain socket; None for others, whose own method is called.
+    """
+    if kind is None or not kind.is_known:
+        return sock.accept()
+    connection = accept(sock.fileno(), kind)
+    if connection is None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    address = connection.peer()
+    return connection.socket(), address
 
 
 class _FileSender:
@@ -183,9 +201,10 @@ class SocketsMixin:
     async def sock_accept(self, sock):
         """See asyncio.loop.sock_accept."""
         _check(self, sock)
+        kind = Kind(sock) if is_original(sock) else None
         while True:
             try:
-                connection, address = sock.accept()
+                connection, address = _accept(sock, kind)
             except (BlockingIOError, InterruptedError):
                 # a listener that is closed meanwhile accepts nothing more, and gives back its port at once
                 await self._wait_readable(sock, self._add_reader)

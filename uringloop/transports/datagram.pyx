@@ -106,10 +106,23 @@ cdef class DatagramTransport(Flushable):
 
     def start(self, waiter=None):
         """Call connection_made, begin to read, and wake who waits for the endpoint; each by call_soon."""
-        self.loop.call_soon(self.protocol.connection_made, self)
-        self.loop.call_soon(self._start_reading)
-        if waiter is not None:
-            self.loop.call_soon(_set_result_unless_cancelled, waiter, None)
+        made = reading = None
+        try:
+            made = self.loop.call_soon(self.protocol.connection_made, self)
+            reading = self.loop.call_soon(self._start_reading)
+            if waiter is not None:
+                self.loop.call_soon(_set_result_unless_cancelled, waiter, None)
+        except BaseException:
+            # out of memory: the caller has no endpoint, and nothing of it may begin
+            for handle in (made, reading):
+                if handle is not None:
+                    handle.cancel()
+            self.is_closing_ = True
+            self.conn_lost = 1
+            self.fd_at = &closed_number
+            sock, self.sock = self.sock, None
+            sock.close()
+            raise
 
     def _start_reading(self):
         if self.is_reading():

@@ -306,9 +306,11 @@ cdef class Endpoint(WireEnd):
         if sock is not None:
             sock.close()
         elif fd >= 0:
-            if "sockname" not in self.extra:
-                self.extra["sockname"] = name_of(fd, self.kind, False)
-            posix_close(fd)
+            try:
+                if "sockname" not in self.extra:
+                    self.extra["sockname"] = name_of(fd, self.kind, False)
+            finally:
+                posix_close(fd)
         return 0
 
     def close_socket(self):

@@ -37,6 +37,8 @@ def is_plain(sock, methods):
     if not issubclass(kind, _socket.socket):
         return False
     own = getattr(sock, "__dict__", ())
-    return not any(
-        name in own or getattr(kind, name) is not getattr(_socket.socket, name) for name in methods
-    )
+    # no generator expression: CPython loses the arguments of a function for whose closure there is no memory
+    for name in methods:  # noqa: SIM110
+        if name in own or getattr(kind, name) is not getattr(_socket.socket, name):
+            return False
+    return True
