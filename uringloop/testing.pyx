@@ -497,8 +497,12 @@ cdef class SharedPollList(PollList):
             self.shared = PollList.touch(self, self.shared)
         return self.shared
 
-    cdef int part(self, int fd, PolledEvent event) except -1:
+    cdef int part(self, int fd, PolledEvent event, object file) except -1:
         return 0  # others wait for it
+
+
+cdef int number_of(object file) except -1:
+    return file if type(file) is int else file.fileno()
 
 
 cdef class PollListDriver:
@@ -521,13 +525,13 @@ cdef class PollListDriver:
         """Its handler is gone."""
         del self.events[name]
 
-    def part(self, name, int fd):
-        """Nobody waits for it any more."""
-        self.polling.part(fd, <PolledEvent>self.events[name])
+    def part(self, name, file):
+        """Nobody waits for it any more; `file`: a number, or an object with fileno()."""
+        self.polling.part(number_of(file), <PolledEvent>self.events[name], file)
 
-    def rejoin(self, int fd, int64_t now_ns):
-        """Somebody does again; whether there was one for this fd."""
-        return self.polling.rejoin(fd, now_ns) is not None
+    def rejoin(self, file, int64_t now_ns):
+        """Somebody does again; whether there was one for this file."""
+        return self.polling.rejoin(number_of(file), now_ns, file) in self.events.values()
 
     def spin_ns(self, int64_t now_ns):
         return self.polling.spin_ns(now_ns)

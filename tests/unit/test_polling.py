@@ -156,31 +156,32 @@ def mixed_load(driver):
     return driver.times()
 
 
-def test_what_nobody_waits_for_is_not_looked_for_and_goes_on_from_where_it_was():
+def test_what_nobody_waits_for_is_not_looked_for_and_goes_on_from_where_it_was(fds):
+    fd = fds.eventfd()
     polling = PollListDriver(MAX_NS)
     polling.turn(["a", "b"], 5000, 1)
     polling.turn(["a"], 6000, 2)
-    polling.part("a", 3)
+    polling.part("a", fd)
     assert polling.times() == {"b": 4000}
     assert polling.spin_ns(3) == 4000
-    assert polling.rejoin(3, 6)
+    assert polling.rejoin(fd, 6)
     assert polling.times() == {"a": 8000, "b": 4000}
-    assert not polling.rejoin(3, 6)
-    polling.part("a", 3)
+    assert not polling.rejoin(fd, 6)
+    polling.part("a", fd)
     polling.turn(["a", "b"], 9000, 4)  # its handler was removed in the turn in which it came
     assert polling.times() == {"b": 8000}
-    polling.rejoin(3, 6)
+    polling.rejoin(fd, 6)
     assert polling.times() == {"a": 16000, "b": 8000}
-    polling.part("a", 3)
+    polling.part("a", fd)
     polling.turn(["a"], MAX_NS + 1, 5)
-    polling.rejoin(3, 6)
+    polling.rejoin(fd, 6)
     assert polling.times() == {"b": 8000}
-    polling.part("b", 3)
+    polling.part("b", fd)
     assert len(polling) == 0
-    polling.rejoin(3, 4 + IDLE_NS - 1)
+    polling.rejoin(fd, 4 + IDLE_NS - 1)
     assert polling.times() == {"b": 8000}
-    polling.part("b", 3)
-    assert polling.rejoin(3, 4 + IDLE_NS)  # it did not come for too long
+    polling.part("b", fd)
+    assert polling.rejoin(fd, 4 + IDLE_NS)  # it did not come for too long
     assert len(polling) == 0
 
 
@@ -308,6 +309,60 @@ def learned_loop(fdmon):
 def eventfd_count(fd):
     with open(f"/proc/self/fdinfo/{fd}") as info:
         return next(int(line.split()[1], 16) for line in info if line.startswith("eventfd-count"))
+
+
+@pytest.mark.parametrize("how", ["sock_recv", "add_reader", "number"])
+@pytest.mark.parametrize("next_is", ["same", "other", "reopened"])
+def test_what_was_learned_of_a_socket_is_not_the_next_ones(real_fdmon_name, how, next_is):
+    """Not that of the socket that gets its number, also where its object is the same piece of memory."""
+    loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
+    loop.set_poll_params(10**12)
+    polling = loop.aio_context.polling
+    others = []
+
+    async def receive(sock):
+        if how == "sock_recv":
+            return await loop.sock_recv(sock, 10)
+        file = sock if how == "add_reader" else sock.fileno()
+        future = loop.create_future()
+        loop.add_reader(file, future.set_result, None)
+        await future
+        loop.remove_reader(file)
+        return sock.recv(10)
+
+    async def exchange(sock, other):
+        receiving = loop.create_task(receive(sock))
+        await asyncio.sleep(0)
+        n_looked_for = len(polling)
+        other.send(b"x")
+        assert await receiving == b"x"
+        return n_looked_for
+
+    def connect(number=None):
+        one, other = socket.socketpair()
+        assert number is None or one.fileno() == number
+        one.setblocking(False)
+        others.append(other)
+        return one
+
+    async def main():
+        one = connect()
+        number = one.fileno()
+        assert [await exchange(one, others[-1]) for _ in range(2)] == [0, 1]
+        if next_is == "same":
+            assert await exchange(one, others[-1]) == 1
+        else:
+            one.close()
+            if next_is == "reopened":
+                del one
+            one = connect(number)
+            assert [await exchange(one, others[-1]) for _ in range(2)] == [0, 1]
+        one.close()
+
+    loop.run_until_complete(main())
+    loop.close()
+    for other in others:
+        other.close()
 
 
 @pytest.mark.parametrize("how", ["sock_recv", "add_reader"])

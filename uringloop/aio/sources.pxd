@@ -29,5 +29,5 @@ cdef class Sources:
     cdef int check_use(self) except -1
     cdef int set_poll_callbacks(self, PollHandler handler, object io_poll, object io_poll_ready) except -1
     cdef int set_handler(self, FdHandler old, FdHandler new) except -1
-    cdef int exchange_handler(self, FdHandler old, FdHandler new) except -1
+    cdef int exchange_handler(self, FdHandler old, object old_file, FdHandler new, object new_file) except -1
     cdef object report_to(self, object reporter)

@@ -64,16 +64,20 @@ cdef class Sources:
                 self.monitor.update(old, None)
             raise
 
-    cdef int exchange_handler(self, FdHandler old, FdHandler new) except -1:
-        """The same for who may watch the fd again: what was learned of looking for it (adaptive polling) is kept."""
+    cdef int exchange_handler(self, FdHandler old, object old_file, FdHandler new, object new_file) except -1:
+        """The same for who may watch the fd again: what was learned of looking for it (adaptive polling) is kept.
+
+        Parameters:
+            old_file, new_file: whose fd it is: objects with fileno(), or numbers.
+        """
         cdef PollList polling = self.monitor.polling
         self.set_handler(old, new)
         if polling is not None:
             try:
                 if old is not None:
-                    polling.part(old.fd, old.polled)
+                    polling.part(old.fd, old.polled, old_file)
                 if new is not None:
-                    new.polled = polling.rejoin(new.fd, ul_monotonic_ns())
+                    new.polled = polling.rejoin(new.fd, ul_monotonic_ns(), new_file)
             except MemoryError:
                 pass  # what was learned is forgotten; that the interest has changed must not fail any more
         return 0

@@ -123,11 +123,11 @@ class SocketsMixin:
             future.set_result(None)
         self._remove_reader(fd)
 
-    async def _wait_readable(self, sock, watch):
+    async def _wait_readable(self, sock, watch, *file):
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
         future = self.create_future()
-        handle = watch(fd, self._readable, fd, future)
+        handle = watch(fd, *file, self._readable, fd, future)
         try:
             await future
         finally:
@@ -180,7 +180,7 @@ class SocketsMixin:
             except (BlockingIOError, InterruptedError):
                 pass
             # One wait for each message: three system calls more would cost 6 to 25 % of an echo's CPU time.
-            await self._wait_readable(sock, self._watch_own_readable)
+            await self._wait_readable(sock, self._watch_own_readable, sock)
 
     async def sock_recv(self, sock, n):
         """See asyncio.loop.sock_recv."""

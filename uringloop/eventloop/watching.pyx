@@ -57,8 +57,14 @@ cdef class FdWatching:
         raise NotImplementedError
 
     cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file,
-                    bint may_be_closed) except -1:
-        """Watch fd for these two from now on; no handle, no interest.  may_be_closed: see FdHandler."""
+                    bint may_be_closed, object sock) except -1:
+        """Watch fd for these two from now on; no handle, no interest.
+
+        Parameters:
+            file: what was to be watched: a number, or an object with fileno().
+            may_be_closed: see FdHandler.
+            sock: the socket that has the fd, where only its number was to be watched; or None.
+        """
         cdef FdCallbacks new = None
         cdef short kept = 0
         cdef short wanted = (POLLIN if reader is not None else 0) | (POLLOUT if writer is not None else 0)
@@ -72,6 +78,7 @@ cdef class FdWatching:
             new.reader = reader
             new.writer = writer
             new.file = old.file if old is not None and type(file) is int else file
+            new.sock = sock
         if old is not None and old.is_queued and new is not None:
             # An event that waits for dispatch stays with the callback it is for, or changing the other
             # direction in each turn would starve it.
@@ -83,7 +90,7 @@ cdef class FdWatching:
         if new is not None:
             self.fd_callbacks[fd] = new  # before the monitor has it: what it watches must be here to be removed
         try:
-            self.aio_context.exchange_handler(old, new)
+            self.aio_context.exchange_handler(old, whose_fd(old), new, whose_fd(new))
         except BaseException:
             if old is None:
                 self.fd_callbacks.pop(fd, None)
@@ -126,7 +133,7 @@ cdef class FdWatching:
         if old.is_removed and (reader is not None or writer is not None):
             self.forget_fd(old)
             raise OSError(EBADF, os.strerror(EBADF))
-        return self.change(old.fd, old, reader, writer, old.file, old.may_be_closed)
+        return self.change(old.fd, old, reader, writer, old.file, old.may_be_closed, old.sock)
 
     cdef FdCallbacks callbacks_of(self, object fd):
         """Those of a number or file, or None; as by selectors also those of a file that has been closed."""
@@ -140,25 +147,31 @@ cdef class FdWatching:
             raise
 
     cdef Handle watch_readable(self, object fd, object callback, object args, bint may_be_closed):
-        cdef int number = as_fd(fd)
+        return self.watch_file_readable(as_fd(fd), fd, callback, args, may_be_closed, None)
+
+    cdef Handle watch_file_readable(self, int number, object file, object callback, object args, bint may_be_closed,
+                                    object sock):
         cdef FdCallbacks old = self.watched(number)
         cdef Handle handle
         self._check_closed()
         handle = self.new_handle(callback, args, None)
-        self.change(number, old, handle, old.writer if old is not None else None, fd,
-                    may_be_closed or (old is not None and old.may_be_closed))
+        self.change(number, old, handle, old.writer if old is not None else None, file,
+                    may_be_closed or (old is not None and old.may_be_closed), sock)
         if old is not None and old.reader is not None:
             old.reader.cancel()
         return handle
 
     cdef Handle watch_writable(self, object fd, object callback, object args, bint may_be_closed):
-        cdef int number = as_fd(fd)
+        return self.watch_file_writable(as_fd(fd), fd, callback, args, may_be_closed, None)
+
+    cdef Handle watch_file_writable(self, int number, object file, object callback, object args, bint may_be_closed,
+                                    object sock):
         cdef FdCallbacks old = self.watched(number)
         cdef Handle handle
         self._check_closed()
         handle = self.new_handle(callback, args, None)
-        self.change(number, old, old.reader if old is not None else None, handle, fd,
-                    may_be_closed or (old is not None and old.may_be_closed))
+        self.change(number, old, old.reader if old is not None else None, handle, file,
+                    may_be_closed or (old is not None and old.may_be_closed), sock)
         if old is not None and old.writer is not None:
             old.writer.cancel()
         return handle
@@ -169,12 +182,16 @@ cdef class FdWatching:
     def _add_writer(self, fd, callback, *args):
         return self.watch_writable(fd, callback, args, True)
 
-    def _watch_own_readable(self, fd, callback, *args):
-        """_add_reader() by what costs least for short waits; it may keep the file of a closed fd open (FdHandler)."""
-        return self.watch_readable(fd, callback, args, False)
+    def _watch_own_readable(self, int fd, sock, callback, *args):
+        """_add_reader() by what costs least for short waits; it may keep the file of a closed fd open (FdHandler).
 
-    def _watch_own_writable(self, fd, callback, *args):
-        return self.watch_writable(fd, callback, args, False)
+        Parameters:
+            sock: the socket that has this fd.
+        """
+        return self.watch_file_readable(fd, fd, callback, args, False, sock)
+
+    def _watch_own_writable(self, int fd, sock, callback, *args):
+        return self.watch_file_writable(fd, fd, callback, args, False, sock)
 
     def _remove_reader(self, fd):
         cdef FdCallbacks old
@@ -213,6 +230,13 @@ cdef class FdWatching:
         """The handles of its reader and of its writer, None for none."""
         cdef FdCallbacks found = self.fd_callbacks.get(fd)
         return (None, None) if found is None else (found.reader, found.writer)
+
+
+cdef object whose_fd(FdCallbacks callbacks):
+    """The object that has the fd, or its number."""
+    if callbacks is None:
+        return None
+    return callbacks.file if callbacks.sock is None else callbacks.sock
 
 
 cdef int as_fd(object fd) except -1:

@@ -1,5 +1,5 @@
 # Adaptive polling: how long to look before blocking.
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from cpython.ref cimport PyObject
 
 cdef class PolledEvent:
@@ -10,6 +10,12 @@ cdef class PolledEvent:
     cdef PyObject *after
     cdef bint is_parted           # nobody waits for it; it is not on the list meanwhile,
     cdef int64_t kept_ns          # and this is its ns when somebody does again
+    cdef bint is_known            # it is known of which file it is:
+    cdef object file              # a weak reference to the object that has the fd; None: by what follows
+    cdef uint64_t device
+    cdef uint64_t inode
+    cdef bint learn_file(self, int fd, object file) except -1
+    cdef bint is_of(self, int fd, object file) except -1
 
 cdef class PollList:
     cdef readonly int64_t max_ns  # poll_max_ns
@@ -27,8 +33,8 @@ cdef class PollList:
     cdef readonly unsigned long long n_misses
     cdef int64_t spin_ns(self, int64_t now_ns) noexcept
     cdef PolledEvent touch(self, PolledEvent event)
-    cdef int part(self, int fd, PolledEvent event) except -1
-    cdef PolledEvent rejoin(self, int fd, int64_t now_ns)
+    cdef int part(self, int fd, PolledEvent event, object file) except -1
+    cdef PolledEvent rejoin(self, int fd, int64_t now_ns, object file)
     cdef int adjust(self, Py_ssize_t first, int64_t block_ns, int64_t now_ns) except -1
     cdef void set_ns(self, PolledEvent event, int64_t ns) noexcept
     cdef void unlink(self, PolledEvent event) noexcept

@@ -15,7 +15,11 @@ Thread: the loop's.  Not here: the looking itself (FDMonitor.spin), what a turn 
 """
 
 from libc.stdint cimport int64_t
+from posix.stat cimport fstat, struct_stat
 from cpython.ref cimport PyObject
+
+cdef extern from "Python.h":
+    object PyWeakref_NewRef(object, object)
 
 cdef enum:
     FIRST_NS = 4000                    # the first step up
@@ -46,7 +50,32 @@ cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow
 
 
 cdef class PolledEvent:
-    """How long looking for one event pays."""
+    """How long looking for one event pays.
+
+    Of which file it is, is known by the object that has the fd (sockets), without a system call; where there is only a
+    number, by fstat(2), once for each time that it is watched anew.
+    """
+
+    cdef bint learn_file(self, int fd, object file) except -1:
+        """Note whose it is; False where no file is open."""
+        cdef struct_stat st
+        if type(file) is not int:
+            try:
+                self.file = PyWeakref_NewRef(file, None)
+            except TypeError:
+                pass  # an object of a kind that takes no weak references: by its number
+        if self.file is None:
+            if fstat(fd, &st) < 0:
+                return False
+            self.device, self.inode = st.st_dev, st.st_ino
+        self.is_known = True
+        return True
+
+    cdef bint is_of(self, int fd, object file) except -1:
+        cdef struct_stat st
+        if self.file is not None:
+            return self.file() is file
+        return fstat(fd, &st) == 0 and st.st_dev == self.device and st.st_ino == self.inode
 
     def __dealloc__(self):
         if self.owner is not None:
@@ -100,24 +129,31 @@ cdef class PollList:
             pass  # nothing is learned from it this time
         return event
 
-    cdef int part(self, int fd, PolledEvent event) except -1:
-        """Nobody waits for this event of the fd any more, until rejoin(fd); `event` may be None."""
-        if event is None:
+    cdef int part(self, int fd, PolledEvent event, object file) except -1:
+        """Nobody waits for this event of the fd any more, until rejoin(fd); `event` may be None.
+
+        Parameters:
+            file: the object whose fd it is, or a number.
+        """
+        if event is None or not event.is_known and not event.learn_file(fd, file):
             return 0
-        self.parted[fd] = event  # one for each number at most: an fd that was closed leaves it to the next
+        self.parted[fd] = event  # one for each number at most; the next file of that number does not get it
         event.kept_ns = event.ns
         event.is_parted = True
         if event.owner is not None:
             event.owner.unlink(event)
         return 0
 
-    cdef PolledEvent rejoin(self, int fd, int64_t now_ns):
-        """Somebody waits for this fd's event; the one that was kept, None where there is none."""
+    cdef PolledEvent rejoin(self, int fd, int64_t now_ns, object file):
+        """Somebody waits for this fd's event: the one that was kept, or a new one where none of this file was."""
         cdef PolledEvent event = self.parted.pop(fd, None)
-        if event is not None:
-            event.is_parted = False
-            if now_ns - event.last_ns < self.idle_ns:
-                self.set_ns(event, event.kept_ns)
+        if event is None or not event.is_of(fd, file):
+            event = PolledEvent()
+            event.learn_file(fd, file)
+            return event
+        event.is_parted = False
+        if now_ns - event.last_ns < self.idle_ns:
+            self.set_ns(event, event.kept_ns)
         return event
 
     cdef int adjust(self, Py_ssize_t first, int64_t block_ns, int64_t now_ns) except -1:

@@ -134,7 +134,7 @@ cdef class DatagramTransport(Flushable):
         if self.fd_at[0] != self.fd:
             # closed by the program: the number may be another file's by now
             raise OSError(EBADF, os.strerror(EBADF))
-        self.reader = self.loop._watch_own_readable(self.fd, self._read_ready)
+        self.reader = self.loop._watch_own_readable(self.fd, self.sock, self._read_ready)
         return 0
 
     cdef int stop_reading(self) except -1:
@@ -426,7 +426,7 @@ cdef class DatagramTransport(Flushable):
             self.queue.drop(self.queue.count())  # the socket is going to be closed
         elif not self.is_blocked:
             self.is_blocked = True
-            self.writer = self.loop._watch_own_writable(self.fd, self._sendto_ready)
+            self.writer = self.loop._watch_own_writable(self.fd, self.sock, self._sendto_ready)
         return 0
 
     cdef int stop_waiting(self) except -1:
