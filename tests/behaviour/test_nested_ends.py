@@ -322,6 +322,63 @@ def test_ctrl_c_in_a_runner_cancels_the_main_task_through_nested_runs(monitor):
     assert printed.split() == ["inner", "main", "interrupted"]
 
 
+@pytest.mark.parametrize("who", ["task", "tasks", "callback", "cleaning up", "not cancellable"])
+def test_the_first_ctrl_c_ends_nested_runs_that_the_main_task_does_not_wait_for(monitor, who):
+    """They stand on the stack above it, so that the Runner could not go on before they end."""
+    printed = run_script(
+        """
+        import asyncio, os, signal, sys, uringloop
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        WHO = sys.argv[1]
+
+        async def inner(loop):
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                print("inner")
+                if WHO == "cleaning up":
+                    loop.run_nested(asyncio.sleep(0.001))
+                    print("cleaned")
+                if WHO == "not cancellable":
+                    os.kill(os.getpid(), signal.SIGINT)
+                    await asyncio.sleep(1000)
+                raise
+
+        async def nest(loop):
+            loop.run_nested(inner(loop))
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda loop, details: print("reported"))
+            if WHO == "callback":
+                loop.call_soon(lambda: loop.run_nested(inner(loop)))
+            else:
+                tasks = [loop.create_task(nest(loop)) for _ in range(2 if WHO == "tasks" else 1)]
+            loop.call_later(0.01, os.kill, os.getpid(), signal.SIGINT)
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                print("main")
+
+        try:
+            with asyncio.Runner(loop_factory=lambda: uringloop.new_event_loop(MONITOR)) as runner:
+                runner.run(main())
+        except KeyboardInterrupt:
+            print("interrupted")
+        """,
+        monitor,
+        arguments=(who,),
+    )
+    expected = {
+        "task": "main inner interrupted",
+        "tasks": "main inner inner interrupted",
+        "callback": "main inner reported interrupted",
+        "cleaning up": "main inner cleaned interrupted",
+        "not cancellable": "main inner interrupted reported",  # by the second; nobody asks for the task's
+    }
+    assert printed.split() == expected[who].split()
+
+
 def test_signal_handlers_run_in_a_nested_run(loop):
     async def main():
         called = loop.create_future()

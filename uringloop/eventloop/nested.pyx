@@ -6,7 +6,9 @@ How it works:
  2. Turns are made until the awaitable's done-callback ran; they deliver what the outer turn has left (aio/context).
  3. A stop() meanwhile is meant for the run below: it is kept for it, since the turn that a stop ends is not over.
  4. Somebody who cancels a task that was set aside cancels what it waits for, as with `await`.
- 5. Before a turn may block: what is waited for must not wait for a task that is below on the stack.
+ 5. When the first Ctrl-C has ended the main task of an asyncio.Runner, the runs that still stand on the stack keep the
+    Runner from its end: what they wait for is cancelled, the innermost first.
+ 6. Before a turn may block: what is waited for must not wait for a task that is below on the stack.
 
 Invariant: Loop._nested_level is the innermost level on the stack, and each level is taken off by the frame that put it
 there; so the tasks that were set aside are put back in reverse order.
@@ -21,9 +23,11 @@ from cpython.ref cimport PyObject
 from ..aio.context cimport AioContext
 from .core cimport LoopCore
 
+import signal
 import sys
+import threading
 import weakref
-from asyncio import CancelledError, TaskGroup, events, futures, tasks
+from asyncio import CancelledError, TaskGroup, events, futures, runners, tasks
 from functools import partial
 
 try:
@@ -92,6 +96,8 @@ def run_level(LoopCore loop not None, future, bint until_stop=False):
                 if until_stop:
                     return None
                 is_stopping = True
+                if is_interrupted(loop):
+                    future.cancel()
         if level.is_cancelled:
             raise CancelledError() if level.message is None else CancelledError(level.message)
         return future.result()
@@ -262,6 +268,18 @@ cdef int find_mark() except -1:
     if task._must_cancel or task.cancelling() != 2:
         mark_mask = 0
     return 0
+
+
+cdef bint is_interrupted(loop) except -1:
+    """Whether this loop's Runner was interrupted, and its main task is over: it cancelled that, and would go on by
+    cancelling all others if the stack let it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    handler = signal.getsignal(signal.SIGINT)
+    runner = getattr(getattr(handler, "func", None), "__self__", None)
+    return (isinstance(runner, runners.Runner) and runner._loop is loop and runner._interrupt_count > 0
+            and handler.keywords["main_task"].done())
 
 
 # -- waiting for oneself -------------------------------------------------------------------------------------
