@@ -201,6 +201,71 @@ async def test_datagrams_go_through_the_methods_of_their_socket():
     await protocol.lost.wait()
 
 
+def count_calls(monkeypatch, *names):
+    """From now on Python's socket class writes down who calls these methods of it: a set of names."""
+    called = set()
+
+    def counting(name, method):
+        def call(self, *args):
+            called.add(name)
+            return method(self, *args)
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(socket.socket, name, counting(name, getattr(socket.socket, name)))
+    return called
+
+
+async def test_streams_go_through_methods_that_were_patched_in_pythons_own_class(monkeypatch):
+    called = count_calls(monkeypatch, "accept", "recv", "send")
+    protocols = []
+
+    def serve():
+        protocols.append(Recorder())
+        return protocols[-1]
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(serve, "127.0.0.1", 0)
+    transport, client = await loop.create_connection(Recorder, *server.sockets[0].getsockname())
+    await until(lambda: protocols and protocols[0].transport)
+    assert "accept" in called
+    for one, other in ((protocols[0], client), (client, protocols[0])):
+        called.clear()
+        one.transport.write(b"x")
+        await until(lambda one=other: one.data == b"x")
+        assert called == {"recv", "send"}
+    transport.close()
+    await protocols[0].lost.wait()
+    server.close()
+
+
+async def test_what_a_patched_method_raises_ends_the_connection(monkeypatch):
+    def fail(sock, n_bytes):
+        raise ConnectionResetError("made up")
+
+    monkeypatch.setattr(socket.socket, "recv", fail)
+    near, peer = socketpair("tcp")
+    near.setblocking(False)
+    protocol = Recorder()
+    await asyncio.get_running_loop().create_connection(lambda: protocol, sock=near)
+    peer.send(b"x")
+    await protocol.lost.wait()
+    assert str(protocol.error) == "made up"
+    peer.close()
+
+
+async def test_datagrams_go_through_methods_that_were_patched_in_pythons_own_class(monkeypatch):
+    called = count_calls(monkeypatch, "recvfrom", "sendto")
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_datagram_endpoint(Datagrams, ("127.0.0.1", 0))
+    transport.sendto(b"x", transport.get_extra_info("sockname"))
+    assert (await protocol.received.get())[0] == b"x"
+    assert called == {"recvfrom", "sendto"}
+    transport.close()
+    await protocol.lost.wait()
+
+
 async def test_a_file_goes_through_the_send_of_its_socket(tmp_path):
     """Stock asyncio has the kernel send it, by which what a send() encrypts would leave in the clear."""
     loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ from asyncio.log import logger
 from ..transports import stock
 from ..transports.classes import _SelectorDatagramTransport, _SelectorSocketTransport
 from ..transports.endpoint import Connection, Kind, accept
-from ..transports.plain import DATAGRAM_METHODS, STREAM_METHODS, is_original, is_plain
+from ..transports.plain import DATAGRAM_METHODS, STREAM_METHODS, is_class_plain, is_original, is_plain
 from ..transports.wire import ReadinessWire
 from .stdlib_hooks import StdlibHooks
 
@@ -420,7 +420,12 @@ class ServeMixin:
             return
         extra = None
         try:
-            if details[2] or self._debug or not connection.kind.is_known:
+            if (
+                details[2]
+                or self._debug
+                or not connection.kind.is_known
+                or not is_class_plain(STREAM_METHODS)
+            ):
                 extra = {"peername": connection.peer(), "sockname": connection.name()}
                 connection = connection.socket()
             self._serve_later(connection, extra, details)

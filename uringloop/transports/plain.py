@@ -24,16 +24,29 @@ def _original():
 ORIGINAL = _original()
 
 
+_accept = None if ORIGINAL is None else ORIGINAL.accept
+
+
 def is_original(sock):
     """Its class is Python's own: accept() of it does what the kernel's does."""
-    return ORIGINAL is not None and type(sock) is ORIGINAL
+    return (
+        ORIGINAL is not None
+        and type(sock) is ORIGINAL
+        and ORIGINAL.accept is _accept
+        and "_accept" not in vars(ORIGINAL)
+    )
+
+
+def is_class_plain(methods):
+    """None of these methods is replaced in Python's class itself: unittest.mock.patch("socket.socket.recv")."""
+    return ORIGINAL is not None and vars(ORIGINAL).keys().isdisjoint(methods)
 
 
 def is_plain(sock, methods):
     """None of these methods is replaced, in its class or in the object."""
     kind = type(sock)
     if kind is ORIGINAL:
-        return True
+        return is_class_plain(methods)
     if not issubclass(kind, _socket.socket):
         return False
     own = getattr(sock, "__dict__", ())
