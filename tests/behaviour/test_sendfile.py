@@ -74,6 +74,18 @@ def no_executor(loop, monkeypatch):
 # sock_sendfile
 
 
+async def test_a_file_is_sent_where_no_descriptor_is_left(kind, file, monkeypatch):
+    def refuse(sock):
+        raise OSError(errno.EMFILE, "no descriptor left")
+
+    async with open_transport(kind=kind) as (transport, _protocol, peer):
+        monkeypatch.setattr(socket.socket, "dup", refuse)
+        sending = asyncio.ensure_future(asyncio.get_running_loop().sendfile(transport, file))
+        assert await read_exactly(peer, SIZE) == pattern(SIZE)
+        assert await sending == SIZE
+        assert file.tell() == SIZE
+
+
 async def test_sock_sendfile_waits_for_a_slow_reader(pair, file, monkeypatch):
     near, far = pair
     loop = asyncio.get_running_loop()

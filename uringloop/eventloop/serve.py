@@ -248,7 +248,11 @@ class ServeMixin:
             await is_empty
             if transport._conn_lost:
                 raise ConnectionError("Connection is closed by peer")
-            with transport._own_sock().dup() as sock:
+            try:
+                second = transport._own_sock().dup()
+            except OSError as error:  # no descriptor left; reading and writing needs none
+                raise exceptions.SendfileNotAvailableError("no second descriptor for the socket") from error
+            with second as sock:
                 self._sendfiles[transport] = future = self.create_future()
                 try:
                     return await self._sock_sendfile_native(sock, file, offset, count, future)
