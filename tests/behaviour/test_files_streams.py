@@ -1,6 +1,7 @@
 """Files without positions: FIFOs, pipes, terminals. Nothing blocks the loop, and a cancelled reader loses nothing."""
 
 import asyncio
+import contextlib
 import fcntl
 import io
 import os
@@ -9,10 +10,11 @@ import signal
 import socket
 import sys
 import threading
+import tty
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import kernel_workers, one_turn, pattern, turn_until, turns, until
+from helpers import kernel_workers, one_turn, pattern, shrink_buffers, socketpair, turn_until, turns, until
 
 from uringloop import files
 
@@ -328,6 +330,64 @@ async def test_terminals():
     finally:
         os.close(controlling_fd)
         os.close(terminal_fd)
+
+
+@pytest.mark.parametrize("is_master", [False, True], ids=["slave", "master"])
+async def test_a_terminal_that_takes_no_more_stops_nobody(is_master):
+    """The kernel writes to a terminal while the request is submitted, and waits there: the loop did."""
+    ends = pty.openpty()
+    tty.setraw(ends[1])
+    writing_fd, reading_fd = ends if is_master else ends[::-1]
+    os.set_blocking(reading_fd, False)
+    data = pattern(300_000)
+    async with files.open(writing_fd, "wb", buffering=0) as terminal, files.open(os.devnull, "rb") as other:
+        writing = asyncio.ensure_future(write_all(terminal, data))
+        for _ in range(100):
+            await other.read(1)
+            await asyncio.sleep(0.001)
+        assert not writing.done()
+        arrived = bytearray()
+
+        def is_all_there():
+            with contextlib.suppress(BlockingIOError):
+                arrived.extend(os.read(reading_fd, 65536))
+            return len(arrived) == len(data)
+
+        await until(is_all_there)
+        await writing
+        assert arrived == data
+    os.close(reading_fd)
+
+
+async def write_all(file, data):
+    left = memoryview(data)
+    while left:
+        left = left[await file.write(left) :]
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_files_of_sockets_whose_peers_do_not_read_make_no_kernel_threads(kind):
+    """A peer that has shut down its side makes the socket ready for that, and the kernel tries, and then waits."""
+    n_before = kernel_workers()
+    peers, opened, writing = [], [], []
+    for _ in range(20):
+        near, peer = socketpair(kind)
+        shrink_buffers(near, peer)
+        peer.shutdown(socket.SHUT_WR)
+        opened.append(await files.open(near.detach(), "wb", buffering=0))
+        peers.append(peer)
+        writing.append(asyncio.ensure_future(write_all(opened[-1], bytes(1_000_000))))
+    await asyncio.sleep(0.1)
+    await turns(100)
+    assert kernel_workers() <= n_before + 8
+    assert not any(one.done() for one in writing)
+    for one in writing:
+        one.cancel()
+    await asyncio.gather(*writing, return_exceptions=True)
+    for peer in peers:
+        peer.close()
+    for one in opened:
+        await one.close()
 
 
 async def test_standard_input(monkeypatch):

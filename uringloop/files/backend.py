@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import stat
 import threading
 import time
@@ -37,6 +38,8 @@ _T = TypeVar("_T")
 
 _RELEASE_AGAIN_S = 0.02
 _TELL_AGAIN_S = 0.01
+_TERMINAL_AGAIN_S = 0.01
+_PTY_MASTER = os.makedev(5, 2)
 
 
 class Opened:
@@ -70,6 +73,16 @@ class Opened:
 def outcome_of(error: BaseException) -> Any:
     """What a cancelled operation did all the same: its result, or None if it did nothing."""
     return getattr(error, "outcome", None)
+
+
+def _reopen_terminal(fd: int) -> int:
+    """Another open file of the same terminal, which does not wait; -1 if it cannot be had."""
+    if os.fstat(fd).st_rdev == _PTY_MASTER:
+        return -1  # opening that makes a new terminal
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return -1  # another user's, or TIOCEXCL, or no /proc
 
 
 class Backend:
@@ -132,6 +145,34 @@ class Backend:
     ) -> int:
         """splice(2): one of the two is a pipe, whose offset is STREAM. Waits until something can be moved."""
         raise NotImplementedError
+
+    async def ready(self, fd: int, events: int) -> None:
+        """Wait until a descriptor is ready for select.POLLIN or POLLOUT; what cannot be watched always is."""
+        raise NotImplementedError
+
+    async def write_terminal(self, fd: int, data: Buffer) -> int:
+        """Write to a terminal; not more than it takes at once.
+
+        A terminal is ready as long as it takes a single byte, and stops whoever writes more until all of it is taken: a
+        thread, or the loop, where the kernel writes while a request is submitted. So it is written to through an open
+        file of its own, which does not wait; the flags of this one belong to all who share it.
+        """
+        some = data if len(data) <= select.PIPE_BUF else memoryview(data)[: select.PIPE_BUF]
+        is_own = os.get_blocking(fd)
+        second = _reopen_terminal(fd) if is_own else fd
+        try:
+            while True:
+                await self.ready(fd, select.POLLOUT)
+                if second < 0:
+                    return await self.call(os.write, fd, some)
+                try:
+                    return os.write(second, some)
+                except BlockingIOError:
+                    # Another was quicker, or there is room for one byte where a line's end takes two.
+                    await asyncio.sleep(_TERMINAL_AGAIN_S)
+        finally:
+            if is_own and second >= 0:
+                os.close(second)
 
     # Names
 

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import select
+import socket
 import stat
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,8 @@ from .ring_requests import Block, RingFiles, describe_now
 _PIECE_BYTES = 1024 * 1024
 # Bytes per write: a worker of the kernel's copies them, and while it does, does not leave its CPU to the loop.
 _WRITE_BYTES = 1024 * 1024
+# How a socket is written to.
+_DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 # Bytes asked of a stream: what a pipe holds.
 _STREAM_BYTES = 64 * 1024
 
@@ -138,7 +141,7 @@ class RingBackend(Backend):
             try:
                 return block.take(await request)
             except BlockingIOError:
-                await self._ready(fd, select.POLLIN)
+                await self.ready(fd, select.POLLIN)
             except asyncio.CancelledError as error:
                 if (n := _result(request)) > 0:
                     error.outcome = block.take(n)  # type: ignore[attr-defined]
@@ -157,12 +160,22 @@ class RingBackend(Backend):
     async def write(self, fd: int, data: Buffer, offset: int) -> int:
         if len(data) > _WRITE_BYTES:
             data = memoryview(data)[:_WRITE_BYTES]
+        is_socket = False
+        if offset == STREAM:
+            is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+            if not is_socket and os.isatty(fd):
+                return await self.write_terminal(fd, data)
         while True:
-            request = self._ring.write(fd, data, offset if offset >= 0 else STREAM)
+            if is_socket:
+                # A write(2) that waits for room becomes a thread of the kernel's where the peer has shut down its side.
+                request = self._add(lib.io_uring_prep_send, fd, ffi.from_buffer(data), len(data), _DONT_WAIT)
+            else:
+                request = self._ring.write(fd, data, offset if offset >= 0 else STREAM)
             try:
-                return await request
+                written: int = await request
+                return written
             except BlockingIOError:
-                await self._ready(fd, select.POLLOUT)
+                await self.ready(fd, select.POLLOUT)
             except asyncio.CancelledError as error:
                 error.outcome = max(_result(request), 0)  # type: ignore[attr-defined]
                 raise
@@ -192,9 +205,9 @@ class RingBackend(Backend):
         # submitted when both ends are ready, and does not wait for a pipe.
         while True:
             if source_offset < 0:
-                await self._ready(source_fd, select.POLLIN)
+                await self.ready(source_fd, select.POLLIN)
             if target_offset < 0:
-                await self._ready(target_fd, select.POLLOUT)
+                await self.ready(target_fd, select.POLLOUT)
             request = self._add(
                 lib.io_uring_prep_splice,
                 source_fd,
@@ -213,7 +226,7 @@ class RingBackend(Backend):
                 error.outcome = max(_result(request), 0)  # type: ignore[attr-defined]
                 raise
 
-    async def _ready(self, fd: int, events: int) -> None:
+    async def ready(self, fd: int, events: int) -> None:
         wanted = events | select.POLLERR | select.POLLHUP
         if await self._add(lib.io_uring_prep_poll_add, fd, events) & wanted:
             return

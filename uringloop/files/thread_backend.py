@@ -97,6 +97,8 @@ class ThreadBackend(Backend):
             return await self.call(os.pwrite, fd, data, offset)
         if offset == APPEND:
             return await self.call(os.write, fd, data)
+        if os.isatty(fd):
+            return await self.write_terminal(fd, data)
         # A pipe that is ready takes this much without waiting.
         some = data if len(data) <= select.PIPE_BUF else memoryview(data)[: select.PIPE_BUF]
         return await self._when_ready(fd, select.POLLOUT, os.write, fd, some)
@@ -111,9 +113,9 @@ class ThreadBackend(Backend):
         self, source_fd: int, source_offset: int, target_fd: int, target_offset: int, count: int
     ) -> int:
         if source_offset < 0:
-            await self._ready(source_fd, select.POLLIN)
+            await self.ready(source_fd, select.POLLIN)
         if target_offset < 0:
-            await self._ready(target_fd, select.POLLOUT)
+            await self.ready(target_fd, select.POLLOUT)
         offsets = {}
         if source_offset >= 0:
             offsets["offset_src"] = source_offset
@@ -128,20 +130,20 @@ class ThreadBackend(Backend):
 
         while (moved := await self.call(splice)) < 0:
             if source_offset < 0:
-                await self._ready(source_fd, select.POLLIN)
+                await self.ready(source_fd, select.POLLIN)
             if target_offset < 0:
-                await self._ready(target_fd, select.POLLOUT)
+                await self.ready(target_fd, select.POLLOUT)
         return moved
 
     async def _when_ready(self, fd: int, events: int, function: Callable[..., _T], *args: Any) -> _T:
         while True:
-            await self._ready(fd, events)
+            await self.ready(fd, events)
             try:
                 return await self.call(function, *args)
             except BlockingIOError:  # of a descriptor that is non-blocking: somebody else was quicker
                 continue
 
-    async def _ready(self, fd: int, events: int) -> None:
+    async def ready(self, fd: int, events: int) -> None:
         """Wait until a descriptor is ready; regular files and the like, which cannot be watched, always are."""
         watched = select.poll()
         watched.register(fd, events)
