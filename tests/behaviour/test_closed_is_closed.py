@@ -11,6 +11,7 @@ import helpers
 import pytest
 from helpers import (
     STOCK,
+    Datagrams,
     Recorder,
     close_with_open_transport,
     connect_unshared,
@@ -81,6 +82,35 @@ def test_the_peer_sees_the_end_when_the_loop_is_closed_with_open_transports(new_
         close_with_open_transport(loop, protocol)
     assert peer.recv(10) == b""
     peer.close()
+
+
+@KINDS
+def test_what_is_written_after_the_loop_was_closed_is_sent(new_loop, kind):
+    loop = new_loop()
+    protocol, peer = connect(loop, kind)
+    loop.close()
+    protocol.transport.write(b"late")
+    protocol.transport.writelines([b"r", b"!"])
+    assert peer.recv(4) == b"late"
+    assert peer.recv(10) in (b"r!", b"r")
+    with pytest.warns(ResourceWarning):
+        close_with_open_transport(loop, protocol)
+    peer.close()
+
+
+def test_a_datagram_that_is_sent_after_the_loop_was_closed_is_sent(new_loop):
+    loop = new_loop()
+    receiver = socket.socket(type=socket.SOCK_DGRAM)
+    receiver.bind(("127.0.0.1", 0))
+    receiver.settimeout(10)
+    _, protocol = run(loop, loop.create_datagram_endpoint(Datagrams, ("127.0.0.1", 0)))
+    del _
+    loop.close()
+    protocol.transport.sendto(b"late", receiver.getsockname())
+    assert receiver.recv(10) == b"late"
+    receiver.close()
+    with pytest.warns(ResourceWarning):
+        close_with_open_transport(loop, protocol)
 
 
 def test_a_closed_listener_accepts_nobody_although_the_loop_stops(loop):

@@ -540,6 +540,9 @@ cdef class AioContext(Sources):
         self.dirty_bytes += n_bytes
         if flushable.is_dirty:
             return 0  # it waits in its place
+        if self.monitor.is_closed:
+            # No turn comes any more.  In a fork child the parent sends what the queue has of it.
+            return 0 if self.is_forgotten else flushable.flush_last()
         self.dirty.put(flushable)
         flushable.is_dirty = True
         if self.dirty_bytes >= (FLUSH_BYTES_LARGE if n_bytes >= LARGE_WRITE else FLUSH_BYTES) and not self.is_flushing:
