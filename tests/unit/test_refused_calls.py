@@ -7,7 +7,7 @@ import errno
 import platform
 
 import pytest
-from helpers import run_script
+from helpers import STOCK, run_script
 
 NUMBERS = {
     "x86_64": {
@@ -17,6 +17,13 @@ NUMBERS = {
         "ppoll": 271,
         "epoll_pwait2": 441,
         "pidfd_open": 434,
+        "eventfd2": 290,
+        "waitid": 247,
+        "statx": 332,
+        "recvmsg": 47,
+        "socketpair": 53,
+        "epoll_ctl": 233,
+        "epoll_wait": 232,
     },
     "aarch64": {
         "accept4": 242,
@@ -25,6 +32,13 @@ NUMBERS = {
         "ppoll": 73,
         "epoll_pwait2": 441,
         "pidfd_open": 434,
+        "eventfd2": 19,
+        "waitid": 95,
+        "statx": 291,
+        "recvmsg": 212,
+        "socketpair": 199,
+        "epoll_ctl": 21,
+        "epoll_wait": 22,
     },
 }.get(platform.machine())
 
@@ -99,6 +113,44 @@ async def main():
 """
 
 
+STREAMS = """
+class Receiver(asyncio.Protocol):
+    n_bytes = 0
+    def data_received(self, data):
+        self.n_bytes += len(data)
+    def connection_lost(self, error):
+        self.error = error
+
+async def main():
+    # a connection that brings much, and which the loop has made by itself: it is read in another way
+    listener = socket.create_server(("127.0.0.1", 0))
+    transport, receiver = await loop.create_connection(Receiver, *listener.getsockname())
+    receiver.error = None
+    peer, _ = listener.accept()
+    sending = loop.run_in_executor(None, peer.sendall, bytes(3_000_000))
+    await until(lambda: receiver.n_bytes == 3_000_000 or receiver.error)
+    assert not receiver.error, receiver.error
+    await sending
+    transport.close()
+"""
+
+FILES = """
+from uringloop import files
+
+async def main():
+    async with await files.open("/dev/null", "wb") as file:
+        await file.write(b"x")
+    async with await files.open("/proc/self/comm", "rb") as file:
+        assert await file.read()
+"""
+
+END = "try:\n    loop.run_until_complete(main())\nfinally:\n    loop.close()\n"
+
+
+def refuse(calls, error):
+    return f"refuse_calls({[NUMBERS[call] for call in calls]}, {error})\n"
+
+
 @pytest.mark.parametrize(
     ("calls", "program"),
     [
@@ -108,11 +160,66 @@ async def main():
         (["recvmmsg", "sendmmsg"], DATAGRAMS),
         (["ppoll", "epoll_pwait2"], TIMERS),
         (["pidfd_open"], CHILDREN),
-        (list(NUMBERS or ()), ACCEPT),
+        (["accept4", "recvmmsg", "sendmmsg", "ppoll", "epoll_pwait2", "pidfd_open"], ACCEPT),
+        (["waitid"], CHILDREN),
+        (["recvmsg"], STREAMS),
+        (["socketpair"], STREAMS),
+        (["statx"], FILES),
     ],
-    ids=["accept4", "recvmmsg", "sendmmsg", "mmsg", "waits", "pidfd_open", "all"],
+    ids=[
+        "accept4",
+        "recvmmsg",
+        "sendmmsg",
+        "mmsg",
+        "waits",
+        "pidfd_open",
+        "all",
+        "waitid",
+        "recvmsg",
+        "socketpair",
+        "statx",
+    ],
 )
 def test_it_works_without(monitor, error, calls, program):
-    refuse = f"refuse_calls({[NUMBERS[call] for call in calls]}, {error})\n"
-    end = "try:\n    loop.run_until_complete(main())\nfinally:\n    loop.close()\n"
-    run_script(START + program + "asyncio.set_event_loop(loop)\n" + refuse + end, monitor)
+    run_script(START + program + "asyncio.set_event_loop(loop)\n" + refuse(calls, error) + END, monitor)
+
+
+@pytest.mark.parametrize("call", ["eventfd2", "epoll_ctl"])
+def test_a_loop_is_made_without(monitor, error, call):
+    if call == "epoll_ctl" and monitor in ("epoll", STOCK):
+        pytest.skip("it waits by epoll")
+    wake = """
+async def main():
+    await loop.run_in_executor(None, int)
+    reading, writing = socket.socketpair()
+    readable = loop.create_future()
+    loop.add_reader(reading, readable.set_result, None)
+    await turns(3)
+    writing.send(b"x")
+    await readable
+    assert loop.remove_reader(reading)
+"""
+    run_script("import asyncio, os\n" + refuse([call], error) + START + wake + END, monitor)
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ([426], "epoll"),  # io_uring_enter and _register have the same numbers everywhere
+        ([427], "epoll"),
+        ([425, "epoll_ctl"], "poll"),
+        ([425, "epoll_wait"], "poll"),
+    ],
+    ids=["enter", "register", "epoll_ctl", "epoll_wait"],
+)
+def test_a_monitor_that_could_only_be_made_is_not_taken(error, calls, expected):
+    numbers = [NUMBERS.get(call, call) for call in calls]
+    source = f"""
+    import asyncio, os, uringloop
+    refuse_calls({numbers}, {error})
+    loop = uringloop.new_event_loop()
+    assert loop.fdmon == {expected!r}, loop
+    loop.run_until_complete(asyncio.sleep(0.001))
+    loop.close()
+    """
+    run_script(source)

@@ -1,4 +1,4 @@
-"""The notifier: an eventfd, and the protocol that says when it must be written.
+"""The notifier: an eventfd, or a pipe where a sandbox refuses that, and the protocol that says when it must be written.
 
 A system call per call_soon_threadsafe would cost both sides microseconds; most of the time the loop is awake and
 will look anyway.  Who says what, in which order (QEMU: aio_notify):
@@ -32,6 +32,14 @@ cdef extern from "<sys/eventfd.h>" nogil:
 
 cdef extern from *:
     """
+    #include <fcntl.h>
+    #include <unistd.h>
+    """
+    int pipe2(int *ends, int flags) nogil
+    int O_CLOEXEC, O_NONBLOCK
+
+cdef extern from *:
+    """
     #define ul_store(pointer, value) __atomic_store_n((pointer), (value), __ATOMIC_SEQ_CST)
     #define ul_load(pointer) __atomic_load_n((pointer), __ATOMIC_SEQ_CST)
     #define ul_full_barrier() __atomic_thread_fence(__ATOMIC_SEQ_CST)
@@ -42,21 +50,25 @@ cdef extern from *:
 
 
 cdef class Notifier(FdHandler):
-    """The handler of the loop's eventfd.  Raises OSError where eventfd(2) fails."""
+    """The handler of the loop's eventfd.  Raises OSError where there can be neither that nor a pipe."""
 
     def __cinit__(self):
         self.open()
         self.events = 1  # POLLIN
 
     cdef int open(self) except -1:
-        self.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        cdef int ends[2]
+        cdef int error
+        self.fd = self.writing_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.fd < 0:
-            raise OSError(errno, "eventfd: " + os.strerror(errno))
+            error = errno
+            if pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0:
+                raise OSError(error, "eventfd: " + os.strerror(error))
+            self.fd, self.writing_fd = ends[0], ends[1]
         return 0
 
     def __dealloc__(self):
-        if self.fd >= 0:
-            close_fd(self.fd)
+        self.close()
 
     cdef int notify(self) except -1:
         """Something was published; wake the loop if it may sleep.  Any thread, also a signal handler's."""
@@ -64,8 +76,8 @@ cdef class Notifier(FdHandler):
         ul_store(&self.notified, 1)
         ul_full_barrier()
         if ul_load(&self.notify_me):
-            # EAGAIN: the counter is full, so the loop is as good as awake
-            while write_fd(self.fd, &one, sizeof(one)) < 0:
+            # EAGAIN: the counter, or the pipe, is full, so the loop is as good as awake
+            while write_fd(self.writing_fd, &one, sizeof(one)) < 0:
                 if errno != EINTR:
                     if errno != EAGAIN:
                         raise OSError(errno, "eventfd: " + os.strerror(errno))
@@ -86,14 +98,16 @@ cdef class Notifier(FdHandler):
             ul_full_barrier()
 
     cdef int on_ready(self, short revents) except -1:
-        cdef uint64_t count
+        cdef uint64_t counts[64]
         self.n_wakeups += 1
-        while read_fd(self.fd, &count, sizeof(count)) < 0 and errno == EINTR:
+        while read_fd(self.fd, counts, sizeof(counts)) < 0 and errno == EINTR:
             pass
         return 0
 
     cdef int close(self) except -1:
         if self.fd >= 0:
             close_fd(self.fd)
-            self.fd = -1
+        if self.writing_fd >= 0 and self.writing_fd != self.fd:
+            close_fd(self.writing_fd)
+        self.fd = self.writing_fd = -1
         return 0

@@ -62,6 +62,9 @@ def _reap(pidfd, process):
             "child process pid %d exit status already read:  will report returncode 255", process.pid
         )
         return 255
+    except OSError:  # a sandbox that refuses waitid(2)
+        pid, status = os.waitpid(process.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
     if result is None:
         return None
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status

@@ -9,7 +9,7 @@ Invariant: a registration carries the fd number, never a pointer: an fd that was
 holds a copy stays in the kernel's set, and a pointer of it would dangle.
 """
 
-from libc.errno cimport EEXIST, EINTR, ENOENT, errno
+from libc.errno cimport EBADF, EEXIST, EINTR, ENOENT, errno
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
@@ -51,6 +51,14 @@ cdef enum:
     EVENTS_PER_WAIT = 64
 
 
+cdef int refused_call() noexcept:
+    """What a sandbox answers that lets an epoll object be made and refuses its use, or 0: else no file gives EBADF."""
+    cdef epoll_event event
+    if epoll_ctl(-1, EPOLL_CTL_DEL, -1, NULL) < 0 and errno != EBADF:
+        return errno
+    return errno if epoll_wait(-1, &event, 1, 0) < 0 and errno != EBADF else 0
+
+
 cdef class EpollMonitor(FDMonitor):
     """FDMonitor on epoll(7).  Raises MonitorUnavailable where epoll_create1(2) fails."""
 
@@ -67,9 +75,15 @@ cdef class EpollMonitor(FDMonitor):
         free(self.by_fd)
 
     cdef int create(self) except -1:
+        cdef int error
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise MonitorUnavailable("epoll", errno, "epoll_create1 failed")
+        error = refused_call()
+        if error:
+            close_fd(self.epoll_fd)
+            self.epoll_fd = -1
+            raise MonitorUnavailable("epoll", error, "epoll_ctl or epoll_wait is refused")
         return 0
 
     cdef int reserve(self, int fd) except -1:

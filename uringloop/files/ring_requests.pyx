@@ -16,7 +16,6 @@ Not here: everything that is asked for less often (`ring_backend`, by add_sqe() 
 
 import weakref
 
-from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -196,5 +195,6 @@ def describe_now(int fd):
     """(mode, size, block size) of an open file, as far as they are known without asking a server: never waits."""
     cdef statx_answer seen
     if statx(fd, b"", EMPTY_PATH | DONT_SYNC, BASIC_STATS, &seen) != 0:
-        raise OSError(errno, os.strerror(errno))
+        status = os.fstat(fd)  # a sandbox that refuses statx(2), with any errno; or the error comes again
+        return status.st_mode, status.st_size, status.st_blksize
     return seen.stx_mode, seen.stx_size, seen.stx_blksize

@@ -27,6 +27,7 @@ import warnings
 
 cdef extern from "<sys/socket.h>" nogil:
     """
+    #include <errno.h>
     #include <netinet/in.h>
     #include <string.h>
     #include <sys/uio.h>
@@ -55,6 +56,13 @@ cdef extern from "<sys/socket.h>" nogil:
         message.msg_controllen = sizeof control;
         *n_left = -1;
         count = recvmsg(fd, &message, MSG_DONTWAIT);
+        if (count < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNRESET) {
+            /* Refused by a sandbox?  Then there is no EBADF for no file. */
+            int error = errno;
+            if (recvmsg(-1, &message, MSG_DONTWAIT) >= 0 || errno != EBADF)
+                return recv(fd, buffer, n_bytes, MSG_DONTWAIT);
+            errno = error;
+        }
         told = count > 0 ? CMSG_FIRSTHDR(&message) : NULL;
         if (told != NULL && told->cmsg_level == IPPROTO_TCP && told->cmsg_type == 36 /* TCP_CM_INQ */)
             memcpy(n_left, CMSG_DATA(told), sizeof *n_left);

@@ -34,6 +34,24 @@ cdef extern from "<sys/stat.h>" nogil:
     """
     unsigned long long ul_inode(int fd)  # 0: no open file
 
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    /* What a sandbox answers that lets a ring be made and refuses its use, or 0: else no ring gives EBADF or EINVAL. */
+    static int ul_refused_call(void)
+    {
+        if (syscall(__NR_io_uring_enter, -1, 0, 0, 0, NULL, 0) < 0 && errno != EBADF)
+            return errno;
+        if (syscall(__NR_io_uring_register, -1, 12 /* ENABLE_RINGS */, NULL, 0) < 0
+                && errno != EBADF && errno != EINVAL)
+            return errno;
+        return 0;
+    }
+    """
+    int ul_refused_call() noexcept
+
 import os
 import time
 
@@ -153,6 +171,10 @@ cdef class Ring:
             # before Linux 5.11: timeouts would need SQEs of their own, and completions could be lost
             io_uring_queue_exit(&self.ring)
             return -EINVAL
+        result = ul_refused_call()
+        if result:
+            io_uring_queue_exit(&self.ring)
+            return -result
         self.setup_flags = flags
         self.features = params.features
         self.is_open = True
