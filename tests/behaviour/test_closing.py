@@ -140,6 +140,18 @@ async def test_reset_by_peer_is_told_with_its_exception():
         assert protocol.error.errno == errno.ECONNRESET
 
 
+async def test_reset_while_data_waits_to_be_sent_is_told_as_such():
+    """Receiving and sending find out in the same turn; the one that is asked first takes the socket's error."""
+    async with open_transport() as (transport, protocol, peer):
+        transport.write(bytes(30_000_000))
+        await turns(2)
+        reset_on_close(peer)
+        peer.close()
+        await protocol.lost.wait()
+        assert isinstance(protocol.error, ConnectionResetError)
+        assert protocol.calls.count("connection_lost") == 1
+
+
 async def test_reset_while_data_waits_to_be_sent_is_told_with_its_exception():
     async with open_transport() as (transport, protocol, peer):
         transport.pause_reading()

@@ -26,7 +26,7 @@ Thread: the loop's.
 """
 
 cimport cython
-from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL
+from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EPIPE
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
@@ -585,6 +585,10 @@ cdef class RingWire(Wire):
             error = -res
         if error:
             self.stop_waiting()
+            if error == EPIPE and self.receive is not None:
+                # A reset: the receive has taken the socket's error, and tells of it in this dispatch.
+                self.send_error = error
+                return end.schedule_news()
             return end.write_failed(error)
         if end.queue.n_bytes:
             self.wait_for_room()
