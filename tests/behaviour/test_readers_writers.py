@@ -482,6 +482,31 @@ def test_what_was_watched_and_closed_says_nothing_of_the_file_that_gets_its_numb
         sock.close()
 
 
+def test_a_closed_file_whose_duplicate_lives_does_not_keep_the_loop_busy(loop):
+    """Once its reader is removed."""
+    if monitor_of(loop) == STOCK:
+        pytest.skip("stock asyncio's epoll_wait() returns at once from then on")
+    near, far = socket.socketpair()
+    called = []
+    loop.add_reader(near, called.append, 1)
+    one_turn(loop)
+    number = near.fileno()
+    with near.dup() as duplicate, far:
+        near.close()
+        far.send(b"x")
+        loop.remove_reader(number)
+        for _ in range(3):
+            one_turn(loop)
+        n_before = loop.statistics()["syscalls"]
+        loop.run_until_complete(asyncio.sleep(0.05))
+        assert loop.statistics()["syscalls"] - n_before < 20
+        assert called == []
+        loop.add_reader(duplicate, called.append, 2)
+        turn_until(loop, lambda: called)
+        loop.remove_reader(duplicate)
+    assert set(called) == {2}
+
+
 def test_an_fd_that_is_closed_by_its_own_callback_is_closed_for_the_peer(loop):
     near, far = socket.socketpair()
     far.settimeout(10)

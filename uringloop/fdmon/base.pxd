@@ -42,6 +42,7 @@ cdef class FdHandler:
     cdef bint is_removed          # never reported again, even if already queued
     cdef bint is_queued           # on the ready list
     cdef bint may_be_closed       # the fd is the program's, which may close it while it is watched
+    cdef unsigned registration    # epoll only: tells its events from those of a file that had the number before
     cdef object arming            # io_uring only: the PollRequest that watches for it, or None
     cdef PolledEvent polled       # how long looking for it pays; None until polling is on and it came
     cdef int on_ready(self, short revents) except -1

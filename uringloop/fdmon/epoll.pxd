@@ -1,10 +1,11 @@
+from libc.stdint cimport uint64_t
 from cpython.ref cimport PyObject
 
 from .base cimport FDMonitor, FdHandler, ReadyList
 
 cdef extern from "<sys/epoll.h>" nogil:
     union epoll_data:
-        int fd
+        uint64_t u64
     struct epoll_event:
         unsigned events
         epoll_data data
@@ -14,7 +15,9 @@ cdef class EpollMonitor(FDMonitor):
     cdef bint has_pwait2         # nanosecond timeouts
     cdef PyObject **by_fd        # fd -> the handler of that fd, borrowed from `handlers`; owned array
     cdef int by_fd_capacity
+    cdef unsigned n_registrations
     cdef int create(self) except -1
+    cdef int replace_set(self) except -1
     cdef int collect(self, ReadyList ready_list) except -1
     cdef int reserve(self, int fd) except -1
     cdef int control(self, int operation, FdHandler handler) noexcept

@@ -5,12 +5,12 @@ errno: ENOSYS, EPERM in older Docker profiles), milliseconds are rounded up, so 
 So they are where a preloaded library moves the clock (libfaketime), which has a timeout of epoll_wait() follow.
 GIL: released around the wait only; meanwhile other threads may touch nothing but the notifier.
 
-Invariant: a registration carries the fd number, never a pointer: an fd that was closed while a fork child still
-holds a copy stays in the kernel's set, and a pointer of it would dangle.
+Invariant: a registration carries the fd number and one of its own, never a pointer: an fd that was closed while a
+duplicate, or a fork child's copy, is open stays in the kernel's set, and a pointer of it would dangle.
 """
 
-from libc.errno cimport EBADF, EEXIST, EINTR, ENOENT, errno
-from libc.stdint cimport int64_t
+from libc.errno cimport EBADF, EEXIST, EINTR, ENOENT, EPERM, errno
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from cpython.ref cimport PyObject
@@ -45,6 +45,12 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
     int epoll_wait(int epoll_fd, epoll_event *events, int count, int timeout_ms)
     int ul_epoll_pwait2(int epoll_fd, epoll_event *events, int count, int64_t timeout_ns)
+
+cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC
+
+cdef extern from "<unistd.h>" nogil:
+    int dup3(int old, int new, int flags)
 
 # What one wait takes at most; more only makes latency uneven (measured: 32 to 64 is best at 1,000 connections).
 cdef enum:
@@ -106,7 +112,7 @@ cdef class EpollMonitor(FDMonitor):
         cdef epoll_event event
         memset(&event, 0, sizeof(event))
         event.events = <unsigned>handler.events
-        event.data.fd = handler.fd
+        event.data.u64 = <uint64_t>handler.registration << 32 | <unsigned>handler.fd
         self.n_syscalls += 1
         return 0 if epoll_ctl(self.epoll_fd, operation, handler.fd, &event) == 0 else errno
 
@@ -119,6 +125,8 @@ cdef class EpollMonitor(FDMonitor):
             self.reserve(new.fd)
             before = self.handlers.get(new.fd)
             self.handlers[new.fd] = new  # before the kernel: what it reports must have a handler
+            self.n_registrations += 1
+            new.registration = self.n_registrations
             error = self.control(EPOLL_CTL_ADD if old is None else EPOLL_CTL_MOD, new)
             if error == EEXIST:
                 error = self.control(EPOLL_CTL_MOD, new)
@@ -176,10 +184,40 @@ cdef class EpollMonitor(FDMonitor):
         return self.report(ready_list, n_ready, events)
 
     cdef int report(self, ReadyList ready_list, int n_ready, const epoll_event *events) except -1:
+        cdef PyObject *handler
+        cdef uint64_t tag
+        cdef bint has_strays = False
         cdef int i
         for i in range(n_ready):
-            if self.by_fd[events[i].data.fd] != NULL:
-                ready_list.append(<FdHandler>self.by_fd[events[i].data.fd], <short>events[i].events)
+            tag = events[i].data.u64
+            handler = self.by_fd[<unsigned>tag]
+            if handler != NULL and (<FdHandler>handler).registration == tag >> 32:
+                ready_list.append(<FdHandler>handler, <short>events[i].events)
+            else:
+                has_strays = True
+        return self.replace_set() if has_strays else 0
+
+    cdef int replace_set(self) except -1:
+        """Go on with another set, under the same number.
+
+        The old one reports a file that nothing watches any more: its fd was closed before its handler was removed, and
+        a duplicate is open.  The kernel would report it in each wait, and knows no other way to be rid of it.
+        """
+        cdef FdHandler handler
+        cdef int error = 0, old = self.epoll_fd, fresh = epoll_create1(EPOLL_CLOEXEC)
+        if fresh < 0:
+            return 0  # no descriptor is left: tried again with its next report
+        self.epoll_fd = fresh
+        for handler in self.handlers.values():
+            error = self.control(EPOLL_CTL_ADD, handler)
+            if error and error != EBADF and error != EPERM:
+                break
+            error = 0  # it was closed, too: the kernel forgets such a file
+        self.epoll_fd = old
+        self.n_syscalls += 3
+        if not error:
+            dup3(fresh, old, O_CLOEXEC)
+        close_fd(fresh)
         return 0
 
     cdef int fileno(self) noexcept:
