@@ -57,6 +57,14 @@ cdef class RecordingHandler(FdHandler):
     def may_be_closed(self, bint value):
         self.may_be_closed = value
 
+    @property
+    def is_brief(self):
+        return self.is_brief
+
+    @is_brief.setter
+    def is_brief(self, bint value):
+        self.is_brief = value
+
     cdef int on_ready(self, short revents) except -1:
         self.calls.append(revents)
         if self.callback is not None:

@@ -9,7 +9,8 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 
-from .fdmon.base cimport FdHandler
+from .aio.context cimport AioContext
+from .fdmon.base cimport FdHandler, ReadyList
 from .fdmon.io_uring cimport IoUringMonitor
 from .liburing.liburing cimport *
 from .uring.buffers cimport BufferRing
@@ -34,6 +35,25 @@ cdef class ClosableMonitor(IoUringMonitor):
         if new is not None:
             new.may_be_closed = True
         return IoUringMonitor.update(self, old, new)
+
+
+cdef class RestlessMonitor(IoUringMonitor):
+    """Takes each fd for one whose waits are short, and sweeps in each wait: all of them change their place often."""
+
+    cdef int update(self, FdHandler old, FdHandler new) except -1:
+        if new is not None:
+            new.may_be_closed = new.is_brief = True
+        return IoUringMonitor.update(self, old, new)
+
+    cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
+        self.must_sweep = True
+        return IoUringMonitor.wait(self, ready_list, timeout_ns)
+
+
+def is_sweeping(AioContext context not None):
+    """Something on the ring has to leave it if nothing comes for it."""
+    cdef IoUringMonitor monitor = context.monitor
+    return bool(monitor.must_sweep or monitor.next_sweep.owner is not None)
 
 
 cdef class RecordingRequest(Request):

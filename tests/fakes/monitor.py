@@ -2,7 +2,7 @@
 
 `fake` behaves as a good monitor does; `faulty` does what the interface allows and real monitors do rarely: it
 returns early, reports late and in random order. `nasty` also reports what is not ready, as Linux may.
-`closable` is io_uring's with its epoll set for all handlers.
+`closable` is io_uring's with its epoll set for all handlers; `restless` moves all of them between that and the ring.
 """
 
 from uringloop.testing import FakeMonitor
@@ -10,7 +10,7 @@ from uringloop.testing import FakeMonitor
 from uringloop.fdmon.select import make_monitor as make_real_monitor
 
 REAL_MONITORS = ("io_uring", "epoll", "poll")
-MONITORS = (*REAL_MONITORS, "closable", "fake", "faulty")
+MONITORS = (*REAL_MONITORS, "closable", "restless", "fake", "faulty")
 
 _FAULTS = {
     "fake": {},
@@ -23,9 +23,9 @@ def make_monitor(name, seed=1):
     """A monitor; `seed` is for the fake ones."""
     if name in _FAULTS:
         return FakeMonitor(seed, **_FAULTS[name])
-    if name == "closable":
+    if name in ("closable", "restless"):
         make_real_monitor("io_uring")  # raises MonitorUnavailable where it is missing
-        from uringloop.testing_ring import ClosableMonitor
+        from uringloop import testing_ring
 
-        return ClosableMonitor()
+        return testing_ring.ClosableMonitor() if name == "closable" else testing_ring.RestlessMonitor()
     return make_real_monitor(name)[0]

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("gi", reason="PyGObject is not installed for this Python")
 
 PROGRAM = """
-import asyncio, os, sys
+import asyncio, os, socket, sys
 import uringloop.glib
 from gi.repository import GLib
 
@@ -24,12 +24,22 @@ class Echo(asyncio.Protocol):
 async def begin():
     server = await loop.create_server(Echo, "127.0.0.1", 0)
     transport, _ = await loop.create_connection(Echo, *server.sockets[0].getsockname())
+    # what was busy: some 0.1 s later nothing of it wakes the loop any more
+    near, far = socket.socketpair()
+    given, _ = await loop.create_connection(Echo, sock=near)
+    far.setblocking(False)
+    await loop.sock_sendall(far, b"x")
+    await loop.sock_recv(far, 10)
+    receiving = asyncio.ensure_future(loop.sock_recv(far, 10))
+    sender, receiver = socket.socketpair(type=socket.SOCK_DGRAM)
+    datagrams, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, sock=receiver)
+    sender.send(b"x")
     watched, _ = os.pipe()
     loop.add_reader(watched, print)
     loop.add_signal_handler(10, print)
     loop.call_later(3600, print)
     os.write(1, b"ready")
-    return server, transport, await asyncio.to_thread(os.getpid)
+    return server, transport, given, receiving, far, sender, datagrams, await asyncio.to_thread(os.getpid)
 
 loop = uringloop.glib.new_event_loop(fdmon=sys.argv[1])
 task = loop.create_task(begin())
@@ -54,7 +64,7 @@ def activity(pid):
 
 @pytest.mark.parametrize("outer", ["GLib.MainLoop", "loop"])
 def test_an_idle_second_has_no_wake_up(monitor, outer):
-    """One with an open server and connection, a watched fd, a signal handler, a thread pool, and timers far away."""
+    """One with a server and connections, a receive, a watched fd, a signal handler, a thread pool, timers far away."""
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), monitor, outer], stdout=subprocess.PIPE
     )

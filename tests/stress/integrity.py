@@ -173,11 +173,20 @@ class Torture:
         self.is_stock = not hasattr(self.loop, "statistics")
         self.kinds = self.given_kinds or (STOCK_KINDS if self.is_stock else KINDS)
         near, far = socket.socketpair()
-        with near, far:  # the first fd that is watched brings a request that stays
+        with (
+            near,
+            far,
+        ):  # the first fd that is watched brings a request that stays, and so does the first listener
             self.loop.add_reader(near, int)
-            self.run(asyncio.sleep(0))
+            self.run(self.listen_once())
             self.loop.remove_reader(near)
         self.in_flight = self.count_in_flight()
+
+    async def listen_once(self):
+        server = await self.loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+        await asyncio.sleep(0)
+        server.close()
+        await server.wait_closed()
 
     def close_loop(self):
         if self.loop is not None:

@@ -55,7 +55,7 @@ class Monitor(MonitorDriver):
         super().__init__(make_monitor(name, **kwargs))
         self.name = name
         # requests that stay in flight whatever is watched: that of the epoll set, once there is one
-        self.n_standing = int(name == "closable")
+        self.n_standing = int(name in ("closable", "restless"))
 
     def ready(self):
         """What is ready now, {handler: revents}; a faulty monitor is asked often."""

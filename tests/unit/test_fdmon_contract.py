@@ -17,6 +17,7 @@ from helpers import wait_until
 from uringloop.testing import FakeMonitor, MonitorDriver, RecordingHandler
 
 POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
+OF_IO_URING = ("io_uring", "closable", "restless")
 KEYS = {
     "fdmon", "handlers", "in_flight", "submitted", "completed", "cq_overflows", "syscalls", "poll_hits",
     "poll_misses",
@@ -459,7 +460,7 @@ def test_need_wait_is_false_only_where_user_space_can_tell(new_driver, fds, fdmo
     driver = new_driver()
     driver.update(None, RecordingHandler(fds.pipe()[0], POLLIN))
     driver.wait(0)
-    assert driver.need_wait() == (fdmon_name not in ("io_uring", "closable"))
+    assert driver.need_wait() == (fdmon_name not in OF_IO_URING)
 
 
 def test_readiness_is_nothing_for_dispatch(driver, fds):
@@ -476,7 +477,7 @@ def test_submit_and_settle_report_nothing_and_lose_nothing(driver, fds):
     driver.update(None, handler)
     driver.submit()
     driver.settle()
-    assert driver.take() == [] or driver.name in ("io_uring", "closable")
+    assert driver.take() == [] or driver.name in OF_IO_URING
     assert driver.ready() == {handler: POLLIN}
 
 
@@ -547,11 +548,13 @@ def test_statistics_are_ints_and_the_monitors_name(driver, fds, fdmon_name):
     driver.ready()
     numbers = driver.statistics()
     assert set(numbers) >= KEYS
-    assert numbers.pop("fdmon") == {"faulty": "fake", "closable": "io_uring"}.get(fdmon_name, fdmon_name)
+    assert numbers.pop("fdmon") == {"faulty": "fake", "closable": "io_uring", "restless": "io_uring"}.get(
+        fdmon_name, fdmon_name
+    )
     assert all(type(value) is int for value in numbers.values())
     assert numbers["handlers"] == 1
     assert numbers["syscalls"] >= 1
-    if fdmon_name in ("io_uring", "closable"):
+    if fdmon_name in OF_IO_URING:
         assert numbers["submitted"] >= 1
         assert numbers["completed"] >= 1
 
@@ -573,3 +576,101 @@ def test_fake_is_deterministic_by_seed(fds):
 
     assert history(7) == history(7)
     assert history(7) != history(8)
+
+
+# files that are closed under their handler
+
+
+@pytest.mark.parametrize("is_brief", [False, True])
+def test_a_file_that_is_closed_under_a_handler_that_had_events_is_closed(driver, fds, is_brief):
+    """At once, or with the sweep that follows, where short waits hold the file."""
+    near, far = fds.socketpair()
+    far.setblocking(False)
+    handler = RecordingHandler(near.fileno(), POLLIN)
+    handler.may_be_closed, handler.is_brief = True, is_brief
+    driver.update(None, handler)
+    for _ in range(3):
+        far.send(b"x")
+        assert driver.ready() == {handler: POLLIN}
+        near.recv(1)
+        assert driver.ready() == {}
+    near.close()
+
+    def is_at_end():
+        assert driver.ready() == {}
+        with contextlib.suppress(BlockingIOError):
+            return far.recv(1) == b""
+
+    wait_until(is_at_end)
+
+
+def test_a_short_wait_that_lasts_leaves_the_ring_and_comes_back(ring_driver, fds):
+    near, far = fds.socketpair()
+    handler = RecordingHandler(near.fileno(), POLLIN)
+    handler.may_be_closed = handler.is_brief = True
+    ring_driver.update(None, handler)
+    ring_driver.ready()
+    resting = ring_driver.statistics()["in_flight"]
+    for _ in range(3):
+        far.send(b"x")
+        assert ring_driver.ready() == {handler: POLLIN}
+        near.recv(1)
+        assert ring_driver.ready() == {}
+        assert ring_driver.statistics()["in_flight"] == resting + 2, "its POLL_ADD, and the next sweep"
+        wait_until(lambda: not ring_driver.ready() and ring_driver.statistics()["in_flight"] == resting)
+        assert not ring_driver.need_wait()
+    ring_driver.update(handler, None)
+    assert ring_driver.ready() == {}
+    assert ring_driver.statistics()["in_flight"] == resting
+
+
+def test_a_number_that_is_another_files_when_its_wait_has_lasted_is_not_watched(ring_driver, fds):
+    near, far = fds.socketpair()
+    other, peer = fds.socketpair()
+    handler = RecordingHandler(near.fileno(), POLLIN)
+    handler.may_be_closed = handler.is_brief = True
+    ring_driver.update(None, handler)
+    far.send(b"x")
+    assert ring_driver.ready() == {handler: POLLIN}
+    near.recv(1)
+    ring_driver.ready()  # on the ring now
+    n_before = ring_driver.statistics()["in_flight"]
+    os.dup2(other.fileno(), near.fileno())
+    peer.send(b"for the other")
+    wait_until(lambda: ring_driver.ready() == {} and ring_driver.statistics()["in_flight"] == n_before - 2)
+    assert ring_driver.ready() == {}
+
+
+@pytest.mark.parametrize("is_used_again", [False, True])
+def test_a_closed_file_whose_duplicate_lives_wakes_nobody_once_its_handler_is_removed(
+    driver, fds, fdmon_name, is_used_again
+):
+    """epoll(7) knows it on, and no number can remove it."""
+    near, far = fds.socketpair()
+    number = near.fileno()
+    others = [RecordingHandler(fds.readable(), POLLIN), RecordingHandler(fds.pipe()[0], POLLIN)]
+    handler = RecordingHandler(number, POLLIN)
+    for one in (handler, *others):
+        one.may_be_closed = True
+        driver.update(None, one)
+    assert driver.ready() == {others[0]: POLLIN}
+    with near.dup():
+        near.close()
+        new = None
+        if is_used_again:
+            os.dup2(fds.pipe()[0], number)
+            fds.open.add(number)
+            new = RecordingHandler(number, POLLIN)
+            new.may_be_closed = True
+        driver.update(handler, None)
+        if new is not None:
+            driver.update(None, new)
+        far.send(b"x")
+        assert driver.ready() == {others[0]: POLLIN}
+        driver.update(others[0], None)
+        for _ in range(3):
+            assert driver.ready() == {}
+        if fdmon_name in OF_IO_URING:
+            assert not driver.need_wait() or driver.name == "restless"
+        elif fdmon_name == "epoll":
+            assert not select.select([driver.fileno()], [], [], 0)[0]

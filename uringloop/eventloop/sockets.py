@@ -179,7 +179,7 @@ class SocketsMixin:
                 return method(*args)
             except (BlockingIOError, InterruptedError):
                 pass
-            # One wait for each message: three system calls more would cost 6 to 25 % of an echo's CPU time.
+            # one wait for each message, and most are short
             await self._wait_readable(sock, self._watch_own_readable, sock)
 
     async def sock_recv(self, sock, n):

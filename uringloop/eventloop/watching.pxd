@@ -16,12 +16,12 @@ cdef class FdWatching:
     cdef dict fd_callbacks           # fd -> FdCallbacks
     cdef Handle new_handle(self, object callback, object args, object context)
     cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file,
-                    bint may_be_closed, object sock) except -1
-    cdef Handle watch_readable(self, object fd, object callback, object args, bint may_be_closed)
-    cdef Handle watch_writable(self, object fd, object callback, object args, bint may_be_closed)
-    cdef Handle watch_file_readable(self, int number, object file, object callback, object args, bint may_be_closed,
+                    bint is_brief, object sock) except -1
+    cdef Handle watch_readable(self, object fd, object callback, object args, bint is_brief)
+    cdef Handle watch_writable(self, object fd, object callback, object args, bint is_brief)
+    cdef Handle watch_file_readable(self, int number, object file, object callback, object args, bint is_brief,
                                     object sock)
-    cdef Handle watch_file_writable(self, int number, object file, object callback, object args, bint may_be_closed,
+    cdef Handle watch_file_writable(self, int number, object file, object callback, object args, bint is_brief,
                                     object sock)
     cdef int forget_fd(self, FdCallbacks old) except -1
     cdef FdCallbacks watched(self, int fd)

@@ -14,6 +14,7 @@ from ..aio.context cimport AioContext
 from ..aio.handles cimport Handle
 from ..aio.poll_handlers cimport CallbackHandler
 from ..fdmon.base cimport FdHandler
+from ..transports.endpoint cimport has_lost
 
 import os
 import selectors
@@ -45,6 +46,9 @@ cdef class FdCallbacks(FdHandler):
     cdef object behind(self):
         return None  # run_handle tells by itself, and names the callback
 
+    cdef bint is_closed_by_program(self) except -1:
+        return self.sock is not None and has_lost(self.sock, self.fd)
+
 
 cdef class FdWatching:
     """The base of LoopCore that watches fds."""
@@ -57,12 +61,12 @@ cdef class FdWatching:
         raise NotImplementedError
 
     cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file,
-                    bint may_be_closed, object sock) except -1:
+                    bint is_brief, object sock) except -1:
         """Watch fd for these two from now on; no handle, no interest.
 
         Parameters:
             file: what was to be watched: a number, or an object with fileno().
-            may_be_closed: see FdHandler.
+            is_brief: see FdHandler.
             sock: the socket that has the fd, where only its number was to be watched; or None.
         """
         cdef FdCallbacks new = None
@@ -73,7 +77,8 @@ cdef class FdWatching:
             raise RuntimeError(f"File descriptor {fd} is watched by AioContext.set_fd_handler(); remove that first")
         if wanted:
             new = FdCallbacks(fd, wanted)
-            new.may_be_closed = may_be_closed
+            new.may_be_closed = True
+            new.is_brief = is_brief
             new.aio_context = self.aio_context
             new.reader = reader
             new.writer = writer
@@ -133,7 +138,7 @@ cdef class FdWatching:
         if old.is_removed and (reader is not None or writer is not None):
             self.forget_fd(old)
             raise OSError(EBADF, os.strerror(EBADF))
-        return self.change(old.fd, old, reader, writer, old.file, old.may_be_closed, old.sock)
+        return self.change(old.fd, old, reader, writer, old.file, old.is_brief, old.sock)
 
     cdef FdCallbacks callbacks_of(self, object fd):
         """Those of a number or file, or None; as by selectors also those of a file that has been closed."""
@@ -146,52 +151,52 @@ cdef class FdWatching:
                     return one
             raise
 
-    cdef Handle watch_readable(self, object fd, object callback, object args, bint may_be_closed):
-        return self.watch_file_readable(as_fd(fd), fd, callback, args, may_be_closed, None)
+    cdef Handle watch_readable(self, object fd, object callback, object args, bint is_brief):
+        return self.watch_file_readable(as_fd(fd), fd, callback, args, is_brief, None)
 
-    cdef Handle watch_file_readable(self, int number, object file, object callback, object args, bint may_be_closed,
+    cdef Handle watch_file_readable(self, int number, object file, object callback, object args, bint is_brief,
                                     object sock):
         cdef FdCallbacks old = self.watched(number)
         cdef Handle handle
         self._check_closed()
         handle = self.new_handle(callback, args, None)
         self.change(number, old, handle, old.writer if old is not None else None, file,
-                    may_be_closed or (old is not None and old.may_be_closed), sock)
+                    is_brief and (old is None or old.is_brief), sock)
         if old is not None and old.reader is not None:
             old.reader.cancel()
         return handle
 
-    cdef Handle watch_writable(self, object fd, object callback, object args, bint may_be_closed):
-        return self.watch_file_writable(as_fd(fd), fd, callback, args, may_be_closed, None)
+    cdef Handle watch_writable(self, object fd, object callback, object args, bint is_brief):
+        return self.watch_file_writable(as_fd(fd), fd, callback, args, is_brief, None)
 
-    cdef Handle watch_file_writable(self, int number, object file, object callback, object args, bint may_be_closed,
+    cdef Handle watch_file_writable(self, int number, object file, object callback, object args, bint is_brief,
                                     object sock):
         cdef FdCallbacks old = self.watched(number)
         cdef Handle handle
         self._check_closed()
         handle = self.new_handle(callback, args, None)
         self.change(number, old, old.reader if old is not None else None, handle, file,
-                    may_be_closed or (old is not None and old.may_be_closed), sock)
+                    is_brief and (old is None or old.is_brief), sock)
         if old is not None and old.writer is not None:
             old.writer.cancel()
         return handle
 
     def _add_reader(self, fd, callback, *args):
-        return self.watch_readable(fd, callback, args, True)
+        return self.watch_readable(fd, callback, args, False)
 
     def _add_writer(self, fd, callback, *args):
-        return self.watch_writable(fd, callback, args, True)
+        return self.watch_writable(fd, callback, args, False)
 
     def _watch_own_readable(self, int fd, sock, callback, *args):
-        """_add_reader() by what costs least for short waits; it may keep the file of a closed fd open (FdHandler).
+        """_add_reader() by what costs least for short waits: see FdHandler.is_brief.
 
         Parameters:
             sock: the socket that has this fd.
         """
-        return self.watch_file_readable(fd, fd, callback, args, False, sock)
+        return self.watch_file_readable(fd, fd, callback, args, True, sock)
 
     def _watch_own_writable(self, int fd, sock, callback, *args):
-        return self.watch_file_writable(fd, fd, callback, args, False, sock)
+        return self.watch_file_writable(fd, fd, callback, args, True, sock)
 
     def _remove_reader(self, fd):
         cdef FdCallbacks old

@@ -42,11 +42,15 @@ cdef class FdHandler:
     cdef bint is_removed          # never reported again, even if already queued
     cdef bint is_queued           # on the ready list
     cdef bint may_be_closed       # the fd is the program's, which may close it while it is watched
+    cdef bint is_brief            # with may_be_closed: most waits for it are short, and many
     cdef unsigned registration    # epoll only: tells its events from those of a file that had the number before
+    cdef object file_id           # io_uring only: identity() of its file, as far as it was asked for; else None
+    cdef unsigned armed_at        # io_uring only: the sweep after which its POLL_ADD was made
     cdef object arming            # io_uring only: the PollRequest that watches for it, or None
     cdef PolledEvent polled       # how long looking for it pays; None until polling is on and it came
     cdef int on_ready(self, short revents) except -1
     cdef object behind(self)
+    cdef bint is_closed_by_program(self) except -1
 
 cdef class ReadyList(References):
     cdef int append(self, FdHandler handler, short revents) except -1
@@ -85,5 +89,7 @@ cdef class FDMonitor:
     cdef bint can_leave(self) except -1
     cdef int leave(self) except -1
     cdef int renew(self) except -1
+
+cdef object identity(int fd)
 
 cdef int check_pollable(int fd) except -1

@@ -32,7 +32,8 @@ cdef class FdHandler:
         events: POLLIN | POLLOUT.  POLLHUP and POLLERR are always reported.
 
     `may_be_closed` is set before the monitor has it: the fd is the program's, which may close it while it is watched.
-    Then the file must be closed, too (its peer sees the end, its port is free), whatever that costs the monitor.
+    Then the file must be closed, too (its peer sees the end, its port is free), whatever that costs the monitor; for
+    one that `is_brief` that may take a tenth of a second, if it makes short waits cheap.
     """
 
     def __cinit__(self, int fd=-1, short events=0):
@@ -46,6 +47,10 @@ cdef class FdHandler:
     cdef object behind(self):
         """What a report of a slow callback names; None: whoever is called reports himself."""
         return self
+
+    cdef bint is_closed_by_program(self) except -1:
+        """The file is known to be closed, so that the number may be another's; False where that cannot be known."""
+        return False
 
 
 cdef class Stopwatch:

@@ -17,6 +17,7 @@ cdef class EpollMonitor(FDMonitor):
     cdef int by_fd_capacity
     cdef unsigned n_registrations
     cdef int create(self) except -1
+    cdef int withdraw(self, FdHandler handler) except -1
     cdef int replace_set(self) except -1
     cdef int collect(self, ReadyList ready_list) except -1
     cdef int reserve(self, int fd) except -1

@@ -152,6 +152,13 @@ cdef class EpollMonitor(FDMonitor):
             old.is_removed = True
         return 0
 
+    cdef int withdraw(self, FdHandler handler) except -1:
+        """Watch no more for a handler of ours, which is not removed: others watch for it."""
+        self.control(EPOLL_CTL_DEL, handler)
+        self.by_fd[handler.fd] = NULL
+        del self.handlers[handler.fd]
+        return 0
+
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
         cdef epoll_event events[EVENTS_PER_WAIT]
         cdef int n_ready, error, timeout_ms

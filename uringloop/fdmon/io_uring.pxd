@@ -1,7 +1,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from cpython.ref cimport PyObject
 
-from ..liburing.liburing cimport io_uring_sqe
+from ..liburing.liburing cimport __kernel_timespec, io_uring_sqe
 from ..support.references cimport References
 from ..uring.buffers cimport BufferRing, LentBuffers
 from ..uring.completions cimport Completion, CompletionFifo
@@ -13,6 +13,16 @@ from .epoll cimport EpollMonitor
 cdef class PollRequest(Request):
     cdef FdHandler handler
     cdef bint is_multishot         # what nobody asked for ended the last one: see poll_completed
+
+cdef class SweepRequest(Request):
+    cdef __kernel_timespec period  # what its SQE points to; lives in this held object
+
+cdef class MovableRequest(Request):
+    cdef unsigned used_at          # the sweep after which it was armed, or reported something
+    cdef int leave_ring(self) except -1
+
+cdef class SetHandler(FdHandler):
+    cdef EpollMonitor watches
 
 cdef class IoUringMonitor(FDMonitor):
     cdef Ring ring                     # replaced when the loop moves to another thread
@@ -28,8 +38,14 @@ cdef class IoUringMonitor(FDMonitor):
     cdef bint is_prepared              # by gsource_prepare: what it reported is armed again after its dispatch only
     cdef list to_arm                   # FdHandlers whose POLL_ADD goes out with the next wait
     cdef bint is_to_arm_short          # one could not be appended: all handlers have to be looked at
-    cdef EpollMonitor closable         # watches for handlers whose fd may be closed; None until there is one
-    cdef FdHandler closable_handler    # of that one's epoll fd; not in `handlers`
+    cdef SetHandler closable           # watches for handlers whose fd may be closed; None until there is one
+    cdef SetHandler resting            # for what has left the ring (`rest`), which is not in `handlers`; or None
+    cdef SweepRequest next_sweep       # in flight while something may have to leave the ring
+    cdef bint must_sweep               # it is over: with the next wait
+    cdef unsigned n_sweeps             # a time: never 0
+    cdef unsigned *busy_at             # fd -> the sweep after which something came for it, 0 for never; owned array
+    cdef int busy_capacity
+    cdef set movable                   # MovableRequests, from their arming until a sweep finds that they are over
     cdef References unsettled          # KIND_SKIP_SENDs of this enter
     cdef bint has_run                  # begin_run was called
     cdef bint is_pollable              # of the ring's kind that wakes who sleeps on its fd, also after a move
@@ -54,7 +70,17 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int poll_reported(self, PollRequest request, int32_t res) except -1
     cdef int poll_completed(self, PollRequest request, int32_t res) except -1
     cdef bint watch_by_epoll(self, FdHandler old, FdHandler new) except -1
-    cdef int watch_closable(self, EpollMonitor closable) except -1
+    cdef SetHandler watch_set(self, EpollMonitor watches)
+    cdef int rest(self, FdHandler old, FdHandler new) except -1
+    cdef int collect(self, SetHandler handler) except -1
+    cdef int may_last(self, MovableRequest request) except -1
+    cdef int begin_sweeps(self) except -1
+    cdef int sweep(self) except -1
+    cdef int move_what_lasts(self) except -1
+    cdef int move_to_set(self, FdHandler handler) except -1
+    cdef bint is_busy(self, int fd) noexcept
+    cdef void mark_busy(self, int fd) noexcept
+    cdef list sets(self)
     cdef int arm_later(self, FdHandler handler) except -1
     cdef int arm_polls(self) except -1
     cdef int settle_sends(self) except -1
@@ -62,7 +88,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1
     cdef int move(self, Ring fresh, bint may_keep=*) except -1
     cdef int settle_all(self, bint is_moving) except -1
-    cdef int drop_closable(self) except -1
+    cdef int drop_sets(self) except -1
     cdef int forget_ring(self) except -1
     cdef bint hand_on(self, bint may_keep=*) except -1
     cdef int drop_all(self, bint was_enabled) except -1

@@ -11,6 +11,10 @@ How it works:
     An armed POLL_ADD holds a reference to its file: closing the fd would close nothing.  So the fds that the program
     may close while they are watched (add_reader) are in an epoll set, which holds none and drops what is closed, and
     one POLL_ADD watches for that set; what it reports is read from the set by epoll_wait(2).
+    That costs system calls for each wait.  Where waits are many and short (FdHandler.is_brief, the RECV of a socket
+    that the program has as well, the ACCEPT of a listener) the first is in an epoll set; once something came the next
+    are on the ring, and a sweep moves those that last to the set.  A TIMEOUT in the ring brings the sweeps, while there
+    is anything on the ring that may have to move.
  4. A KIND_SKIP_SEND is MSG_WAITALL | MSG_DONTWAIT with IOSQE_CQE_SKIP_SUCCESS: once the kernel has consumed its SQE the
     send is over, and no CQE means that all of it was copied.  So after an enter that consumed everything, and
     after an overflowed CQ was flushed, what posted no CQE is settled as sent.
@@ -29,7 +33,8 @@ Not here: what a completion means (`transports/ring_wire`), memory rules (`uring
 cimport cython
 from libc.errno cimport EAGAIN, EBADF
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
@@ -37,10 +42,11 @@ from ..support.references cimport References
 from ..uring.buffers cimport BufferRing
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_RAW, KIND_SKIP_SEND,
-                              InFlight, Request, decode, encode, end, hold, note_sqe, release)
+                              KIND_SWEEP, InFlight, Request, decode, encode, end, hold, note_sqe, release)
 from ..uring.ring cimport Ring
 from ..uring.sendprobe cimport failed_send_reports_count
-from .base cimport FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, ul_is_clock_faked, ul_monotonic_ns
+from .base cimport (FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, identity, ul_is_clock_faked,
+                    ul_monotonic_ns)
 from .epoll cimport EpollMonitor
 from .polling cimport PolledEvent
 
@@ -59,6 +65,7 @@ cdef enum:
     DRAIN_ROUNDS = 1000
     FAKED_WAIT_NS = 1_000_000
     POLLIN = 1
+    SWEEP_NS = 50_000_000  # a wait is moved after one to two of these
     WANTED = 0x1F  # POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP: what handlers are called for
 
 # Once per process: None until it could be probed.
@@ -74,6 +81,31 @@ cdef class PollRequest(Request):
         self.handler = handler
 
 
+@cython.no_gc_clear
+cdef class SweepRequest(Request):
+    """TIMEOUT until the next sweep; its SQE points to `period`, which is never changed."""
+
+    def __cinit__(self):
+        self.kind = KIND_SWEEP
+        self.period.tv_nsec = SWEEP_NS
+
+
+@cython.no_gc_clear
+cdef class MovableRequest(Request):
+    """One that holds a file which the program may close, so that it must not wait for long.
+
+    Whoever delivers a completion of it sets `used_at` to the monitor's n_sweeps.
+    """
+
+    cdef int leave_ring(self) except -1:
+        """It was not used for long: have the epoll set watch (`rest`), and cancel it.  No user code."""
+        raise NotImplementedError
+
+
+cdef class SetHandler(FdHandler):
+    """The poll request's view of an epoll set inside of the ring."""
+
+
 cdef class IoUringMonitor(FDMonitor):
     """FDMonitor on io_uring.  Raises MonitorUnavailable; then nothing is left behind."""
 
@@ -87,6 +119,12 @@ cdef class IoUringMonitor(FDMonitor):
         self.to_arm = []
         self.fifo = CompletionFifo()
         self.unsettled = References()
+        self.movable = set()
+        self.next_sweep = SweepRequest()
+        self.n_sweeps = 1
+
+    def __dealloc__(self):
+        free(self.busy_at)
 
     # -- what transports use ---------------------------------------------------------------------------
 
@@ -226,7 +264,9 @@ cdef class IoUringMonitor(FDMonitor):
             before = self.handlers.get(new.fd)
             if old is None:
                 old = before  # its fd was closed without a word, and the number used again
-            if new.may_be_closed:
+            if new.may_be_closed and not (new.is_brief and self.is_busy(new.fd)):
+                if new.is_brief:
+                    new.file_id = identity(new.fd)  # for its way back to the set: not per message
                 is_by_epoll = self.watch_by_epoll(old, new)
             if not is_by_epoll:
                 check_pollable(new.fd)
@@ -246,12 +286,12 @@ cdef class IoUringMonitor(FDMonitor):
                 else:
                     self.handlers.pop(new.fd, None)
             if is_by_epoll:
-                self.closable.update(new, None)
+                self.closable.watches.update(new, None)
             raise
         if old is not None and old.arming is not None:
             old.arming = None
         elif old is not None and not is_by_epoll and self.closable is not None:
-            self.closable.update(old, None)
+            self.closable.watches.update(old, None)
         if new is None and old is not None and self.handlers.get(old.fd) is old:
             del self.handlers[old.fd]
         if old is not None:
@@ -263,18 +303,139 @@ cdef class IoUringMonitor(FDMonitor):
         if self.closable is None:
             check_pollable(new.fd)  # first: of a closed fd the set would get the number
             try:
-                self.watch_closable(EpollMonitor())
+                self.closable = self.watch_set(EpollMonitor())
             except MonitorUnavailable:
                 return False  # no descriptor left, or a sandbox without epoll: closing is not noticed then
-        self.closable.update(old if old is not None and old.arming is None else None, new)
+        self.closable.watches.update(old if old is not None and old.arming is None else None, new)
         return True
 
-    cdef int watch_closable(self, EpollMonitor closable) except -1:
-        """`closable` is the epoll set from now on: a poll request for it goes out with the next wait."""
-        cdef FdHandler handler = FdHandler(closable.fileno(), POLLIN)
+    cdef SetHandler watch_set(self, EpollMonitor watches):
+        """A poll request for an epoll set goes out with the next wait."""
+        cdef SetHandler handler = SetHandler(watches.fileno(), POLLIN)
+        handler.watches = watches
         handler.arming = PollRequest(handler)
         self.to_arm.append(handler)
-        self.closable, self.closable_handler = closable, handler  # both or none, where memory is short
+        return handler
+
+    cdef int rest(self, FdHandler old, FdHandler new) except -1:
+        """As `update`, for what waits in the place of a request that has left the ring.
+
+        In a set of its own: the program may watch the same fd.
+        """
+        if new is not None:
+            if self.left_files is not None:
+                self.renew()
+            if self.resting is None:
+                self.resting = self.watch_set(EpollMonitor())
+        if self.resting is not None:
+            self.resting.watches.update(old, new)
+        return 0
+
+    cdef int collect(self, SetHandler handler) except -1:
+        """The set has something for the ready list.  What comes back to life there begins on the ring again."""
+        cdef FdHandler one
+        cdef size_t at = self.ready_list.tail
+        handler.watches.collect(self.ready_list)
+        while at != self.ready_list.tail:
+            one = <FdHandler>self.ready_list.items[at & self.ready_list.mask]
+            at += 1
+            if not one.is_brief:
+                continue
+            self.mark_busy(one.fd)
+            if one.arming is None:
+                request = PollRequest(one)
+                self.to_arm.append(one)
+                one.arming = request
+                handler.watches.withdraw(one)
+        return 0
+
+    # -- waits that last -------------------------------------------------------------------------------
+
+    cdef int may_last(self, MovableRequest request) except -1:
+        """It was armed; it leaves the ring if it is not used."""
+        try:
+            self.movable.add(request)
+        except MemoryError:
+            return 0  # it stays, and holds its file
+        request.used_at = self.n_sweeps
+        return self.begin_sweeps()
+
+    cdef int begin_sweeps(self) except -1:
+        cdef io_uring_sqe *sqe
+        if self.next_sweep.owner is None:
+            sqe = self.ring.get_sqe()
+            io_uring_prep_timeout(sqe, &self.next_sweep.period, 0, 0)
+            hold(self.next_sweep, self.in_flight, sqe)
+        return 0
+
+    cdef int sweep(self) except -1:
+        """What has waited since before the last sweep leaves the ring.  Runs no user code.
+
+        There is another one only if something is left that may have to move: an idle process stays idle.
+        """
+        self.must_sweep = False
+        try:
+            return self.move_what_lasts()
+        except MemoryError:
+            return self.begin_sweeps()  # later; it holds a file so long
+
+    cdef int move_what_lasts(self) except -1:
+        cdef FdHandler handler
+        cdef MovableRequest request
+        cdef bint is_any_left = False
+        for handler in list(self.handlers.values()):
+            if handler.is_brief and handler.may_be_closed and handler.arming is not None:
+                if (handler.armed_at == self.n_sweeps or handler.is_queued
+                        or (<PollRequest>handler.arming).owner is None):  # it goes out with the next wait
+                    is_any_left = True
+                else:
+                    self.move_to_set(handler)
+        for request in list(self.movable):
+            if request.owner is not None and request.used_at == self.n_sweeps:
+                is_any_left = True
+                continue
+            self.movable.discard(request)
+            if request.owner is not None and request.state == IN_FLIGHT:
+                request.leave_ring()
+        self.n_sweeps += 1 if is_any_left else 2  # after a rest nothing counts as busy
+        return self.begin_sweeps() if is_any_left else 0
+
+    cdef bint is_busy(self, int fd) noexcept:
+        """Something came for a handler that is_brief, not long ago."""
+        return 0 <= fd < self.busy_capacity and self.busy_at[fd] and self.n_sweeps - self.busy_at[fd] <= 1
+
+    cdef void mark_busy(self, int fd) noexcept:
+        cdef unsigned *grown
+        cdef int capacity
+        if fd >= self.busy_capacity:
+            capacity = max(64, 2 * fd)
+            grown = <unsigned *>realloc(self.busy_at, capacity * sizeof(unsigned))
+            if grown == NULL:
+                return  # its waits begin in the set, which costs more
+            memset(grown + self.busy_capacity, 0, (capacity - self.busy_capacity) * sizeof(unsigned))
+            self.busy_at, self.busy_capacity = grown, capacity
+        self.busy_at[fd] = self.n_sweeps
+
+    cdef int move_to_set(self, FdHandler handler) except -1:
+        """The epoll set watches for it from now on, or nothing, if its file is closed."""
+        cdef PollRequest request = handler.arming
+        cdef bint is_closed = (handler.is_closed_by_program()
+                               or handler.file_id is not None and handler.file_id != identity(handler.fd))
+        if not is_closed:
+            try:
+                handler.may_be_closed = self.watch_by_epoll(None, handler)
+            except OSError as error:
+                is_closed = error.errno == EBADF
+                handler.may_be_closed = is_closed
+            if not handler.may_be_closed:
+                return 0  # there is no set, or no room in it: the ring watches on, and holds the file
+        try:
+            self.cancel(request)
+        except BaseException:
+            if not is_closed:
+                self.closable.watches.withdraw(handler)
+            raise
+        handler.arming = None
         return 0
 
     cdef int arm_later(self, FdHandler handler) except -1:
@@ -291,9 +452,10 @@ cdef class IoUringMonitor(FDMonitor):
         cdef PollRequest request
         cdef io_uring_sqe *sqe
         cdef Py_ssize_t n_armed = 0
+        cdef bint is_any_brief = False
         if self.is_to_arm_short:
             # what is armed, or has been seen to, is passed over below
-            self.to_arm += [one for one in (*self.handlers.values(), self.closable_handler) if one is not None]
+            self.to_arm += [*self.handlers.values(), *self.sets()]
             self.is_to_arm_short = False
         try:
             while n_armed < len(self.to_arm):
@@ -311,15 +473,18 @@ cdef class IoUringMonitor(FDMonitor):
                         else:
                             io_uring_prep_poll_add(sqe, handler.fd, <unsigned short>handler.events)
                         hold(request, self.in_flight, sqe)
+                        if handler.is_brief:
+                            handler.armed_at = self.n_sweeps
+                            is_any_brief = True
                 n_armed += 1
         finally:
             # when the kernel takes no more for the moment, the rest keeps its place
             del self.to_arm[:n_armed]
-        return 0
+        return self.begin_sweeps() if is_any_brief else 0
 
     cdef bint need_wait(self) noexcept:
         return (self.ring.has_completions() or self.ring.has_unsubmitted() or len(self.to_arm) != 0
-                or self.is_to_arm_short or self.unsettled.head != self.unsettled.tail)
+                or self.is_to_arm_short or self.must_sweep or self.unsettled.head != self.unsettled.tail)
 
     cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
         cdef bint is_hit
@@ -345,6 +510,8 @@ cdef class IoUringMonitor(FDMonitor):
         if not self.ring.is_open:
             raise RuntimeError("the loop is closed")
         self.ready_list = ready_list
+        if self.must_sweep:
+            self.sweep()
         if (self.to_arm or self.is_to_arm_short) and not self.is_prepared:
             self.arm_polls()
         self.harvested_bytes = self.is_prepared = 0
@@ -409,6 +576,8 @@ cdef class IoUringMonitor(FDMonitor):
                 release(request)
                 if request.kind == KIND_POLL:
                     self.poll_completed(<PollRequest>request, res)
+                elif request.kind == KIND_SWEEP:
+                    self.must_sweep = True
                 else:
                     request.settle(res)
         self.n_completed += count
@@ -420,6 +589,8 @@ cdef class IoUringMonitor(FDMonitor):
         if res & WANTED and not handler.is_removed and handler.arming is request:
             self.arm_later(handler)  # first: what is not collected for want of memory is reported again
             self.ready_list.append(handler, <short>(res & WANTED))
+            if handler.is_brief:
+                self.mark_busy(handler.fd)
         return 0
 
     cdef int poll_completed(self, PollRequest request, int32_t res) except -1:
@@ -431,10 +602,12 @@ cdef class IoUringMonitor(FDMonitor):
             # that all the time, and each POLL_ADD would be over at once; a multishot one reports it once.
             request.is_multishot = not res & WANTED
             self.arm_later(handler)  # first, as above
-            if handler is self.closable_handler:
-                return self.closable.collect(self.ready_list)
+            if type(handler) is SetHandler:
+                return self.collect(<SetHandler>handler)
             if res & WANTED:
                 self.ready_list.append(handler, <short>(res & WANTED))
+                if handler.is_brief:
+                    self.mark_busy(handler.fd)
         elif res == -EBADF:
             # closed without removing the handler; epoll forgets such an fd, too
             self.update(handler, None)
@@ -554,6 +727,8 @@ cdef class IoUringMonitor(FDMonitor):
                 self.poll_completed(<PollRequest>request, -ECANCELED)
             elif request.kind == KIND_COMPLETION:
                 self.fifo.push(request, -ECANCELED, 0, NULL)
+            elif request.kind == KIND_SWEEP:
+                self.must_sweep = True
         return 0
 
     cdef int settle(self) except -1:
@@ -604,8 +779,8 @@ cdef class IoUringMonitor(FDMonitor):
             cq_overflows=self.n_cq_overflows,
             syscalls=self.n_syscalls_before + self.ring.n_syscalls,
         )
-        if self.closable is not None:
-            numbers["syscalls"] += self.closable.n_syscalls
+        for one in self.sets():
+            numbers["syscalls"] += (<SetHandler>one).watches.n_syscalls
         if self.n_in_limbo:
             numbers["in_limbo"] = self.n_in_limbo
         return numbers
@@ -619,7 +794,7 @@ cdef class IoUringMonitor(FDMonitor):
         if self.ready_list is None:
             self.ready_list = ReadyList()
         self.to_arm = []
-        self.drop_closable()
+        self.drop_sets()
         was_enabled = self.ring.is_enabled
         try:
             if self.ring.is_mine():
@@ -633,11 +808,17 @@ cdef class IoUringMonitor(FDMonitor):
             self.drop_all(was_enabled)
         return 0
 
-    cdef int drop_closable(self) except -1:
-        """No more from the epoll set; a poll request that is armed has the epoll object until it is drained."""
-        if self.closable is not None:
-            self.closable_handler.is_removed = True
-            self.closable.close()
+    cdef list sets(self):
+        return [one for one in (self.closable, self.resting) if one is not None]
+
+    cdef int drop_sets(self) except -1:
+        """No more from the epoll sets; a poll request that is armed has the epoll object until it is drained."""
+        cdef SetHandler one
+        self.must_sweep = False
+        self.movable.clear()
+        for one in self.sets():
+            one.is_removed = True
+            one.watches.close()
         return 0
 
     cdef int forget_ring(self) except -1:
@@ -738,7 +919,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef bint can_leave(self) except -1:
         """Raw requests, their buffers and registrations are the parent's ring's; how far a send came is not known."""
         return not (self.has_tables or self.is_bound or self.has_remains or any(
-            [(<Request>one).kind != KIND_POLL and (<Request>one).kind != KIND_COMPLETION
+            [(<Request>one).kind not in (KIND_POLL, KIND_COMPLETION, KIND_SWEEP)
              for one in self.in_flight.snapshot()]))
 
     cdef int leave(self) except -1:
@@ -747,12 +928,13 @@ cdef class IoUringMonitor(FDMonitor):
         What the kernel has of requests in flight points to the parent's memory: ours is free to go.
         """
         cdef Request request
+        cdef SetHandler one
         FDMonitor.leave(self)
         if self.ready_list is None:
             self.ready_list = ReadyList()
-        if self.closable is not None:
-            self.closable.leave()
-            self.closable_handler.is_removed = True  # `renew` makes another one, for another epoll object
+        for one in self.sets():
+            one.watches.leave()
+            one.is_removed = True  # `renew` makes another one, for another epoll object
         self.n_syscalls_before += self.ring.n_syscalls
         self.n_submitted_before += self.ring.n_submitted
         self.ring.leave()
@@ -763,20 +945,25 @@ cdef class IoUringMonitor(FDMonitor):
             release(request)
             if request.kind == KIND_POLL:
                 self.poll_completed(<PollRequest>request, -ECANCELED)
+            elif request.kind == KIND_SWEEP:
+                self.must_sweep = True
             else:
                 self.fifo.push(request, -ECANCELED, 0, NULL)
         return 0
 
     cdef int renew(self) except -1:
         cdef FdHandler handler
-        if self.closable is None:
-            return FDMonitor.renew(self)
-        if self.closable.epoll_fd < 0:
-            self.closable.create()
-        if self.closable_handler.is_removed:
-            self.watch_closable(self.closable)
+        cdef SetHandler one
+        for one in self.sets():
+            if one.watches.epoll_fd < 0:
+                one.watches.create()
+        if self.closable is not None and self.closable.is_removed:
+            self.closable = self.watch_set(self.closable.watches)
+        if self.resting is not None and self.resting.is_removed:
+            self.resting = self.watch_set(self.resting.watches)
         FDMonitor.renew(self)
-        self.closable.renew()
+        for one in self.sets():
+            one.watches.renew()
         for handler in list(self.handlers.values()):
             if handler.is_removed:  # that one found it to be another file
                 del self.handlers[handler.fd]
@@ -786,6 +973,6 @@ cdef class IoUringMonitor(FDMonitor):
         self.is_closed = True
         self.handlers.clear()
         self.to_arm = []
-        self.drop_closable()
+        self.drop_sets()
         self.ring.close()
         return 0

@@ -43,6 +43,9 @@ cdef extern from "../liburing/compat.h" nogil:
         pass
     struct io_uring_buf:
         pass
+    struct __kernel_timespec:
+        int64_t tv_sec
+        long long tv_nsec
     struct msghdr:
         void *msg_iov
         size_t msg_iovlen
@@ -60,6 +63,7 @@ cdef extern from "../liburing/compat.h" nogil:
     void io_uring_prep_poll_add(io_uring_sqe *, int fd, unsigned mask)
     void io_uring_prep_poll_multishot(io_uring_sqe *, int fd, unsigned mask)
     void io_uring_prep_nop(io_uring_sqe *)
+    void io_uring_prep_timeout(io_uring_sqe *, __kernel_timespec *, unsigned count, unsigned flags)
     void io_uring_prep_cancel64(io_uring_sqe *, uint64_t user_data, int flags)
 
     unsigned IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_TASKRUN_FLAG

@@ -3,10 +3,12 @@ from socket import socket
 from typing import Any, Self
 
 from ..aio.context import AioContext
-from ..uring.request import Request
+from ..fdmon.base import FdHandler
+from ..fdmon.io_uring import MovableRequest
 from .endpoint import Connection, Kind
 
-class AcceptRequest(Request): ...
+class AcceptRequest(MovableRequest): ...
+class ListenerHandler(FdHandler): ...
 
 class Acceptor:
     def __new__(

@@ -3,6 +3,9 @@
 Each completion is a new fd.  Without IORING_CQE_F_MORE the request is over: armed again, unless it failed for lack of
 resources (the owner tries again after a second, as asyncio does) or was closed.
 
+An ACCEPT in flight holds the listener: closed by the program it would go on accepting.  So an epoll set, which holds
+nothing, watches for the first connection and after each pause; while connections keep coming the ACCEPT is in the ring.
+
 Ownership: an fd in a completion is ours until a Connection has it; one that arrives after `close` is closed at once.
 """
 
@@ -13,10 +16,9 @@ from posix.unistd cimport close as close_fd
 
 from ..aio.context cimport AioContext
 from ..aio.handles cimport enter_context, leave_context
-from ..fdmon.base cimport check_held
-from ..fdmon.io_uring cimport IoUringMonitor
+from ..fdmon.base cimport FdHandler, check_held, identity
+from ..fdmon.io_uring cimport IoUringMonitor, MovableRequest
 from ..liburing.liburing cimport *
-from ..uring.request cimport Request
 from .endpoint cimport Connection, Kind, connection_of, number_in
 
 import os
@@ -24,19 +26,32 @@ import os
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
 
+cdef enum:
+    POLLIN = 1
+
 cdef extern from "<sys/socket.h>" nogil:
     int SOCK_CLOEXEC, SOCK_NONBLOCK
 
 
 @cython.no_gc_clear
-cdef class AcceptRequest(Request):
+cdef class AcceptRequest(MovableRequest):
     """Multishot ACCEPT."""
+
+    cdef int leave_ring(self) except -1:
+        """What is accepted already is delivered first; with its end the epoll set watches for the listener."""
+        cdef Acceptor acceptor = self.acceptor
+        if acceptor is None:
+            return 0
+        acceptor.monitor.cancel(self)
+        acceptor.is_quiet = True
+        return 0
 
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         cdef Acceptor acceptor = self.acceptor
         if acceptor is None:
             self.drop(res, flags)
             return 0
+        self.used_at = acceptor.monitor.n_sweeps
         try:
             return acceptor.accepted(self, res, not flags & IORING_CQE_F_MORE)
         except (SystemExit, KeyboardInterrupt):
@@ -49,6 +64,19 @@ cdef class AcceptRequest(Request):
     cdef void drop(self, int32_t res, uint32_t flags) noexcept:
         if res >= 0:
             close_fd(res)
+
+
+cdef class ListenerHandler(FdHandler):
+    """The epoll set's view of a listener whose ACCEPT has left the ring."""
+
+    cdef int on_ready(self, short revents) except -1:
+        cdef Acceptor acceptor = self.acceptor
+        try:
+            return acceptor.woken()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # reported again, until there is memory
+            return acceptor.report(None, error)
 
 
 cdef class Acceptor:
@@ -75,16 +103,52 @@ cdef class Acceptor:
         self.aio_ctx = PyContext_CopyCurrent()
         self.on_accept = on_accept
         self.details = details
+        self.file = identity(self.fd)
+        self.is_quiet = True
         self.arm(AcceptRequest())
 
     cdef int arm(self, AcceptRequest request) except -1:
         """`request` is new, or over: armed again it needs no memory."""
-        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        cdef io_uring_sqe *sqe
+        if self.is_quiet and self.watch_idle(request):
+            return 0
+        sqe = self.monitor.ring.get_sqe()
         request.acceptor = self
         io_uring_prep_multishot_accept(sqe, self.fd_at[0], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
         self.monitor.add(request, sqe)
         self.request = request
+        self.monitor.may_last(request)
         return self.monitor.submit()  # the program may close the listener before this turn ends
+
+    cdef bint watch_idle(self, AcceptRequest request) except -1:
+        """Nothing came for long: the epoll set watches, which holds no file.  False: it cannot."""
+        cdef ListenerHandler handler
+        self.is_quiet = False
+        try:
+            if self.is_closed_by_program():
+                return True  # for ever: nothing is reported any more
+            handler = ListenerHandler(self.fd, POLLIN)
+            handler.acceptor = self
+            self.monitor.rest(None, handler)
+        except (OSError, MemoryError):
+            return False  # no epoll, or no room in the set: the ring holds the file then
+        self.idle, self.idle_request = handler, request
+        return True
+
+    cdef int end_idle(self) except -1:
+        cdef ListenerHandler handler = self.idle
+        self.idle = None
+        return self.monitor.rest(handler, None) if handler is not None else 0
+
+    cdef int woken(self) except -1:
+        if self.is_closed_by_program():  # and a duplicate is open
+            return self.end_idle()
+        self.arm(self.idle_request)
+        return self.end_idle()
+
+    cdef bint is_closed_by_program(self) except -1:
+        """The number may be another file's by now."""
+        return self.fd_at[0] != self.fd or identity(self.fd) != self.file
 
     cdef int report(self, Connection connection, object error) except -1:
         cdef object aio_ctx = self.aio_ctx
@@ -107,6 +171,8 @@ cdef class Acceptor:
             request.drop(res, 0)
             self.close()
             return 0
+        if res >= 0:
+            self.is_quiet = False
         try:
             if res >= 0:
                 connection = connection_of(res, self.kind)
@@ -127,6 +193,7 @@ cdef class Acceptor:
         A request in flight would keep a closed listener accepting; submitting at once also makes sure that
         no SQE names the fd after its owner closed it.
         """
+        self.end_idle()
         request, self.request = self.request, None
         if request is not None:
             (<AcceptRequest>request).acceptor = None

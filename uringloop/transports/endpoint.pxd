@@ -26,6 +26,8 @@ cdef class Endpoint(WireEnd):
 
 cdef const int *number_in(object sock, int fd) noexcept
 
+cdef bint has_lost(object sock, int fd) noexcept
+
 cdef Connection connection_of(int fd, Kind kind)
 
 cdef class TransportTable:

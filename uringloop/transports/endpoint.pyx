@@ -212,6 +212,11 @@ cdef const int *number_in(object sock, int fd) noexcept:
     return at if at[0] == fd else NULL
 
 
+cdef bint has_lost(object sock, int fd) noexcept:
+    """A socket.socket that was closed or detached since it had this number; False for one of another make."""
+    return isinstance(sock, compiled_socket) and number_in(sock, fd) == NULL
+
+
 cdef bint keeps_records(int proto, int type) noexcept:
     """What is sent at once is one record for the peer: two writes must not be joined, nor one be cut."""
     return type == SOCK_SEQPACKET or proto == IPPROTO_SCTP

@@ -1,13 +1,14 @@
 # The wire on io_uring: completions instead of readiness.
 from libc.stdint cimport int32_t, uint32_t
 
-from ..fdmon.io_uring cimport IoUringMonitor
+from ..fdmon.base cimport FdHandler
+from ..fdmon.io_uring cimport IoUringMonitor, MovableRequest
 from ..liburing.liburing cimport msghdr
 from ..uring.buffers cimport BufferRing
 from ..uring.request cimport Request
 from .wire cimport Wire, WireEnd, iovec
 
-cdef class ReceiveRequest(Request):
+cdef class ReceiveRequest(MovableRequest):
     cdef RingWire wire             # None when orphaned
     cdef BufferRing buffers        # whose buffers its completions name; the memory lives as long as this
     cdef bint is_poll              # bulk mode: a multishot POLL_ADD instead of a multishot RECV
@@ -22,6 +23,9 @@ cdef class SendRequest(Request):
 cdef class RoomRequest(Request):
     cdef RingWire wire             # None when orphaned
 
+cdef class IdleHandler(FdHandler):
+    cdef RingWire wire
+
 cdef class RingWire(Wire):
     cdef IoUringMonitor monitor
     cdef ReceiveRequest receive    # None unless armed, as far as dispatch knows
@@ -33,6 +37,16 @@ cdef class RingWire(Wire):
     cdef int protocol              # IPPROTO_TCP ..., as of enter_bulk
     cdef bint is_counting          # each read tells how much is left
     cdef bint may_have_more(self, int32_t revents, int n_left) noexcept
+    cdef bint is_quiet             # the next receive does not begin in the ring
+    cdef IdleHandler idle          # what the epoll set watches for in the place of requests; None for nothing
+    cdef bint idle_read
+    cdef bint idle_room
+    cdef object file               # of a shared socket its identity, once it has left the ring; else None
+    cdef bint is_closed_by_program(self) except -1
+    cdef bint watch_for_data(self) except -1
+    cdef bint watch_for_room(self) except -1
+    cdef bint watch_idle(self) except -1
+    cdef int woken(self, short revents) except -1
     cdef unsigned n_large          # large chunks in a row
     cdef unsigned n_short          # short bulk reads in a row
     cdef Py_ssize_t hint

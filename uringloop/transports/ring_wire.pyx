@@ -18,6 +18,10 @@ the kernel polls for POLLRDHUP and POLLERR as well, so that to a client that has
 tried 128 times in a row and then handed to a worker thread, which blocks until the client reads, and cannot be
 cancelled while it sends.  A multishot poll is edge-like: it reports POLLRDHUP once and then waits for more room.
 
+Quiet sockets: a request in flight holds its file, so that one which the program closes would stay open.  Where the
+program has the socket, too (`sock=`, get_extra_info()), an epoll set, which holds nothing, watches for the first data
+and after each pause, and for room (`watch_idle`); while data keeps coming the receive is in the ring.
+
 What SQEs point to: a SEND to chunk bytes, kept alive by SendRequest.keepalive; a SENDMSG to message and vector inside
 the held SendRequest as well.  Both are let go in send_completed or skip_send_settled, after release.  A POLL_ADD points
 to nothing.
@@ -32,8 +36,8 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
-from ..fdmon.base cimport check_held
-from ..fdmon.io_uring cimport IoUringMonitor
+from ..fdmon.base cimport FdHandler, check_held, identity
+from ..fdmon.io_uring cimport IoUringMonitor, MovableRequest
 from ..liburing.liburing cimport *
 from ..uring.buffers cimport BufferRing
 from ..uring.request cimport ALL_SENT, KIND_COMPLETION, KIND_SKIP_SEND, Request
@@ -91,8 +95,17 @@ cdef enum:
 
 
 @cython.no_gc_clear
-cdef class ReceiveRequest(Request):
+cdef class ReceiveRequest(MovableRequest):
     """Multishot RECV, or POLL_ADD in bulk mode, of one RingWire."""
+
+    cdef int leave_ring(self) except -1:
+        """What is posted already is delivered first; with its end the socket is watched for: see prep_receive."""
+        cdef RingWire wire = self.wire
+        if wire is None or wire.receive is not self:
+            return 0
+        wire.monitor.cancel(self)
+        wire.is_quiet = True
+        return 0
 
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         cdef RingWire wire = self.wire
@@ -103,6 +116,7 @@ cdef class ReceiveRequest(Request):
             if data != NULL:
                 self.buffers.give_back(flags)
             return 0
+        self.used_at = wire.monitor.n_sweeps
         try:
             return wire.received(self, res, flags, data)
         except (SystemExit, KeyboardInterrupt):
@@ -177,6 +191,25 @@ cdef class RoomRequest(Request):
         return self.wire.end if self.wire is not None else None
 
 
+cdef class IdleHandler(FdHandler):
+    """The epoll set's view of a RingWire whose requests have left the ring."""
+
+    cdef int on_ready(self, short revents) except -1:
+        cdef RingWire wire = self.wire
+        cdef WireEnd end = wire.end
+        if end is None:
+            return 0
+        try:
+            return wire.woken(revents)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            return end.broke(error)
+
+    cdef object behind(self):
+        return self.wire.end
+
+
 cdef class RingWire(Wire):
     """Receives and sends of one stream socket by io_uring requests."""
 
@@ -185,6 +218,9 @@ cdef class RingWire(Wire):
         self.aio_context = end.aio_context
         self.monitor = <IoUringMonitor>end.aio_context.monitor
         self.fd = fd
+        if end.is_shared:
+            self.file = identity(fd)
+            self.is_quiet = True
 
     # -- receiving -------------------------------------------------------------------------------------
 
@@ -197,6 +233,9 @@ cdef class RingWire(Wire):
     cdef int stop_reading(self) except -1:
         """A duplicate that the program has may be read from now on: the request must not take a byte of it."""
         self.wants_read = False
+        if self.idle_read:
+            self.idle_read = False
+            return self.watch_idle()
         if self.receive is None:
             return 0
         self.monitor.cancel(self.receive)
@@ -212,7 +251,10 @@ cdef class RingWire(Wire):
 
     cdef int prep_receive(self) except -1:
         cdef io_uring_sqe *sqe
-        cdef ReceiveRequest request = ReceiveRequest()
+        cdef ReceiveRequest request
+        if self.idle_read or self.is_quiet and self.watch_for_data():
+            return 0
+        request = ReceiveRequest()
         request.wire = self
         if not self.is_bulk:
             request.buffers = self.monitor.buffer_ring()
@@ -228,7 +270,62 @@ cdef class RingWire(Wire):
             sqe.buf_group = request.buffers.group
         self.monitor.add(request, sqe)
         self.receive = request
+        if self.file is not None:
+            self.monitor.may_last(request)
         return self.submit_shared()
+
+    # -- sockets that the program may close ------------------------------------------------------------
+
+    cdef bint is_closed_by_program(self) except -1:
+        """The number may be another file's by now."""
+        return self.end.fd_at[0] != self.fd or identity(self.fd) != self.file
+
+    cdef bint watch_for_data(self) except -1:
+        """Wait without a request, since nothing came for long, or never.  False: that cannot be."""
+        self.is_quiet = False
+        if self.is_closed_by_program():
+            self.wants_read = False  # nothing is reported any more, as by epoll
+            return True
+        self.idle_read = True
+        self.idle_read = self.watch_idle()
+        return self.idle_read
+
+    cdef bint watch_for_room(self) except -1:
+        """The same for room.  What is stuck is not in a hurry, so that this never begins on the ring."""
+        self.idle_room = True
+        self.idle_room = self.watch_idle()
+        return self.idle_room
+
+    cdef bint watch_idle(self) except -1:
+        """Have the epoll set watch for what idle_read and idle_room say.  False: it cannot."""
+        cdef IdleHandler old = self.idle
+        cdef IdleHandler new = None
+        cdef short events = <short>((POLLIN if self.idle_read else 0) | (POLLOUT if self.idle_room else 0))
+        if (old.events if old is not None else 0) == events:
+            return True
+        try:
+            if events:
+                new = IdleHandler(self.fd, events)
+                new.wire = self
+            self.monitor.rest(old, new)
+        except (OSError, MemoryError):
+            return False  # no epoll, or no room in the set: the ring holds the file then
+        self.idle = new
+        return True
+
+    cdef int woken(self, short revents) except -1:
+        """As selectors.EpollSelector: an error or a hang-up wakes both directions."""
+        cdef WireEnd end = self.end
+        cdef bint is_readable = self.idle_read and revents & ~POLLOUT
+        cdef bint has_room = self.idle_room and revents & ~POLLIN
+        if is_readable:
+            self.idle_read = False
+            self.watch_idle()
+            if self.is_closed_by_program():  # and a duplicate is open, else epoll would not report it
+                self.wants_read = False
+                return end.read_failed(EBADF)
+            self.arm()
+        return self.room_found(None, 0, False) if has_room else 0
 
     cdef int submit_shared(self) except -1:
         """The program may close the socket before this turn ends: no SQE may name its number then."""
@@ -240,6 +337,8 @@ cdef class RingWire(Wire):
         cdef bint is_current = self.receive is request
         if is_over and is_current:
             self.receive = None
+        if res != -ECANCELED:
+            self.is_quiet = False
         try:
             if self.end is not None and self.end.fd_at[0] != self.fd:
                 return self.closed_by_program(request, flags, data)
@@ -269,7 +368,7 @@ cdef class RingWire(Wire):
         if not self.wants_read or self.end is None:
             return 0
         if self.receive is None:
-            return 0 if self.held_error else self.arm()
+            return 0 if self.held_error else self.arm()  # which does nothing where the epoll set watches
         return self.monitor.fifo.push(self.receive, POLLIN, IORING_CQE_F_MORE, NULL) if self.receive.is_poll else 0
 
     cdef int closed_by_program(self, ReceiveRequest request, uint32_t flags, char *data) except -1:
@@ -281,7 +380,8 @@ cdef class RingWire(Wire):
         self.wants_read = False
         if self.receive is not None:
             self.monitor.cancel(self.receive)
-        return end.read_failed(EBADF) if wants_read else 0
+        # nothing was there to be read when it was closed: epoll would report nothing, either
+        return end.read_failed(EBADF) if wants_read and not self.is_quiet else 0
 
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1:
         """Hand bytes in a provided buffer to the end, or hold a copy while reading is stopped.
@@ -334,6 +434,19 @@ cdef class RingWire(Wire):
         if self.is_counting:
             self.is_counting = False
             ul_count_left(self.end.fd_at[0], False)
+        return 0
+
+    cdef int leave_ring(self) except -1:
+        """The program may close the socket from now on, and nothing needs to come: rather the epoll set watches."""
+        if self.file is not None:
+            return 0
+        self.file = identity(self.fd)
+        self.is_quiet = True
+        if self.receive is not None:
+            self.receive.leave_ring()
+        if self.needs_room:
+            self.stop_waiting()
+            self.wait_for_room()
         return 0
 
     cdef int leave_bulk(self) except -1:
@@ -551,7 +664,7 @@ cdef class RingWire(Wire):
         """The kernel takes nothing more for now: room_found goes on.  Idempotent."""
         cdef bint is_collecting
         self.needs_room = True
-        if self.room is not None:
+        if self.room is not None or self.idle_room:
             return 0
         is_collecting = ul_collector_pause()
         try:
@@ -560,8 +673,12 @@ cdef class RingWire(Wire):
             ul_collector_resume(is_collecting)
 
     cdef int arm_room(self) except -1:
-        cdef RoomRequest request = RoomRequest()
-        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        cdef RoomRequest request
+        cdef io_uring_sqe *sqe
+        if self.file is not None and self.watch_for_room():
+            return 0
+        request = RoomRequest()
+        sqe = self.monitor.ring.get_sqe()
         request.wire = self
         io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLOUT)
         self.monitor.add(request, sqe)
@@ -600,6 +717,9 @@ cdef class RingWire(Wire):
         cdef RoomRequest request = self.room
         self.needs_room = False
         self.room = None
+        if self.idle_room:
+            self.idle_room = False
+            self.watch_idle()
         if request is not None:
             request.wire = None
             self.monitor.cancel(request)

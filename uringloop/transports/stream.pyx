@@ -452,9 +452,17 @@ cdef class StreamTransport(Endpoint):
         if self.wire is not None:
             self.wire.shared()
             self.send_queued()
+            if not self.aio_context.is_elsewhere():
+                self.wire.leave_ring()
+            elif not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self._leave_ring)
             # a request that was not submitted yet names the socket by its number
             self.aio_context.monitor.submit()
         return 0
+
+    def _leave_ring(self):
+        if self.wire is not None:
+            self.wire.leave_ring()
 
     cdef int send_queued(self) except -1:
         """The kernel gets what is queued, as far as it takes it; what follows is the program's own doing."""

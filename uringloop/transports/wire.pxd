@@ -67,6 +67,7 @@ cdef class Wire:
     cdef int detach(self) except -1
     cdef int go_on(self) except -1
     cdef int shared(self) except -1
+    cdef int leave_ring(self) except -1
     cdef int hold_back(self, bytes data) except -1
     cdef int hold_first(self, bytes data) except -1
     cdef int hold_end(self) except -1

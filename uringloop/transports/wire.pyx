@@ -307,6 +307,10 @@ cdef class Wire:
         """The program has the socket from now on: see WireEnd.is_shared."""
         return 0
 
+    cdef int leave_ring(self) except -1:
+        """The same, in the loop's thread: nothing may hold the file for long, since the program may close it."""
+        return 0
+
     cdef int hold_back(self, bytes data) except -1:
         """Keep bytes that arrived while reading is stopped; deliver_held hands them over, in order."""
         if self.held is None:
@@ -483,6 +487,9 @@ cdef class WireHandler(FdHandler):
     cdef object behind(self):
         return self.wire.end
 
+    cdef bint is_closed_by_program(self) except -1:
+        return self.wire.end is not None and self.wire.end.fd_at[0] != self.fd
+
 
 cdef class ReadinessWire(Wire):
     """recv(2) and sendmsg(2) when the monitor says so; for epoll and poll."""
@@ -512,6 +519,7 @@ cdef class ReadinessWire(Wire):
         if events:
             new = WireHandler(self.fd, events)
             new.wire = self
+            new.may_be_closed = new.is_brief = self.end.is_shared
         self.handler = None  # what remains when the kernel refuses the change
         self.aio_context.set_handler(old, new)
         self.handler = new

@@ -16,6 +16,7 @@ cdef enum RequestKind:
     KIND_POLL = 1        # readiness of an FdHandler: goes to the ready list
     KIND_SKIP_SEND = 2   # a SEND that posts a CQE only on failure: settled inside wait, no user code
     KIND_RAW = 3         # somebody's own, by add_sqe: delivered like KIND_COMPLETION, also when the loop closes
+    KIND_SWEEP = 4       # the monitor's TIMEOUT: it looks for waits that have become long
 
 cdef class InFlight:
     cdef object collected              # always None: an object field makes the class one that is garbage-collected
