@@ -134,14 +134,14 @@ class ProcessesMixin:
             self._child_threads.add_child_handler(pid, self._child_watcher_callback, transport)
             return
         self._pidfds.add(pidfd)
-        self._add_reader(pidfd, self._child_ended, pidfd, transport)
+        self._watch_pidfd(pidfd, self._child_ended, pidfd, transport)
 
     def _child_ended(self, pidfd, transport):
         process = transport.get_extra_info("subprocess")
         self._remove_reader(pidfd)
         returncode = _reap(pidfd, process)
         if returncode is None:
-            self.call_later(_TRACED_RETRY_S, self._add_reader, pidfd, self._child_ended, pidfd, transport)
+            self.call_later(_TRACED_RETRY_S, self._watch_pidfd, pidfd, self._child_ended, pidfd, transport)
             return
         self._pidfds.discard(pidfd)
         os.close(pidfd)

@@ -23,6 +23,8 @@ cdef enum:
     POLLIN = 1
     POLLOUT = 4
 
+cdef object OWN = object()
+
 # C variables: a transport's __del__ asks when module globals may be gone.
 cdef int EVENT_READ = selectors.EVENT_READ
 cdef int EVENT_WRITE = selectors.EVENT_WRITE
@@ -67,7 +69,8 @@ cdef class FdWatching:
         Parameters:
             file: what was to be watched: a number, or an object with fileno().
             is_brief: see FdHandler.
-            sock: the socket that has the fd, where only its number was to be watched; or None.
+            sock: the socket that has the fd, where only its number was to be watched; None; or OWN, if only the loop
+                closes it.
         """
         cdef FdCallbacks new = None
         cdef short kept = 0
@@ -77,13 +80,13 @@ cdef class FdWatching:
             raise RuntimeError(f"File descriptor {fd} is watched by AioContext.set_fd_handler(); remove that first")
         if wanted:
             new = FdCallbacks(fd, wanted)
-            new.may_be_closed = True
+            new.may_be_closed = sock is not OWN
             new.is_brief = is_brief
             new.aio_context = self.aio_context
             new.reader = reader
             new.writer = writer
             new.file = old.file if old is not None and type(file) is int else file
-            new.sock = sock
+            new.sock = sock if sock is not OWN else None
         if old is not None and old.is_queued and new is not None:
             # An event that waits for dispatch stays with the callback it is for, or changing the other
             # direction in each turn would starve it.
@@ -186,6 +189,10 @@ cdef class FdWatching:
 
     def _add_writer(self, fd, callback, *args):
         return self.watch_writable(fd, callback, args, False)
+
+    def _watch_pidfd(self, int fd, callback, *args):
+        """_add_reader() of an fd that only the loop closes: a request watches, which costs less than an epoll set."""
+        return self.watch_file_readable(fd, fd, callback, args, False, OWN)
 
     def _watch_own_readable(self, int fd, sock, callback, *args):
         """_add_reader() by what costs least for short waits: see FdHandler.is_brief.
