@@ -1,4 +1,5 @@
 # The AioContext: one turn of the loop.
+cimport cython
 from libc.stdint cimport int64_t
 
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
@@ -39,7 +40,6 @@ cdef class AioContext(Sources):
     cdef int turn(self, bint blocking) except -1
     cdef int resume_below(self) except -1
     cdef int64_t timeout_ns(self, bint blocking) except? -2
-    cdef bint may_block(self) noexcept
     cdef int wait_for(self, int64_t timeout_ns) except -1
     cdef int block(self, int64_t timeout_ns) except -1
     cdef int64_t wait(self, int64_t timeout_ns) except -1
@@ -59,9 +59,13 @@ cdef class AioContext(Sources):
     cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1
     cdef Flushable pop_dirty(self)
     cdef int flush_dirty(self) except -1
+    cdef int send_dirty(self) except -1
     cdef int send_all(self) except -1
     cdef int settle(self) except -1
     cdef int forget(self) except -1
     cdef bint is_left(self) noexcept
     cdef bint leave(self) except -1
     cdef int renew(self) except -1
+
+    @cython.final
+    cdef bint may_block(self) noexcept

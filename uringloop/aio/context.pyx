@@ -546,9 +546,13 @@ cdef class AioContext(Sources):
         self.dirty.put(flushable)
         flushable.is_dirty = True
         if self.dirty_bytes >= (FLUSH_BYTES_LARGE if n_bytes >= LARGE_WRITE else FLUSH_BYTES) and not self.is_flushing:
-            self.flush_dirty()
-            self.monitor.submit()
+            return self.send_dirty()
         return 0
+
+    cdef int send_dirty(self) except -1:
+        """The kernel gets what is marked now, as far as it has room.  The loop's thread, no user code."""
+        self.flush_dirty()
+        return self.monitor.submit()
 
     cdef Flushable pop_dirty(self):
         """Take the one that was marked first; there is one."""

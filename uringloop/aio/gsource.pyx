@@ -170,9 +170,7 @@ cdef class ForeignTurns:
         """What was written goes out, and closed sockets are let go of: it may be the foreign loop's last iteration."""
         cdef AioContext aio_context = self.aio_context
         if not aio_context.monitor.is_closed:
-            if aio_context.dirty.count():
-                aio_context.flush_dirty()
-            aio_context.monitor.submit()
+            aio_context.send_dirty()
         return 0
 
     def detach(self):

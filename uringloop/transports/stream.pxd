@@ -26,6 +26,7 @@ cdef class StreamTransport(Endpoint):
     cdef int resume_if_drained(self) except -1
     cdef int finish_sent(self) except -1
     cdef int send_queued(self) except -1
+    cdef int send_drained(self) except -1
     cdef int refuse_write(self, object data) except -1
     cdef int force_close(self, object error) except -1
     cdef int fatal_error(self, object error, str message) except -1
