@@ -1,4 +1,6 @@
 # Everything of the asyncio loop that runs once per callback.
+from libc.stdint cimport uint64_t
+
 from ..aio.handles cimport Handle, TimerHandle
 from .watching cimport FdWatching
 
@@ -7,6 +9,10 @@ cdef class LoopCore(FdWatching):
     cdef bint is_debug
     cdef unsigned known_tag          # of the class when has_own_* were looked up: another one, and it has changed
     cdef unsigned known_view_tag     # of SelectorView then
+    cdef uint64_t known_clock        # the version of asyncio's clock then
+    cdef bint is_followed            # the context knows what was found then
+    cdef bint has_own_clock          # loop.time() is not CLOCK_MONOTONIC
+    cdef bint has_own_timers         # a time for a timer is not simply CLOCK_MONOTONIC plus a delay
     cdef bint has_own_time           # loop.time is not ours: replaced or overridden, here or in a base
     cdef bint has_own_base_time      # BaseEventLoop.time is not asyncio's
     cdef bint has_own_call_at        # loop.call_at is not ours: call_later() goes through it

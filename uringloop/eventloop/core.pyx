@@ -7,7 +7,7 @@ properties at the end, which keep asyncio's private names true.
 Thread: the loop's, except call_soon_threadsafe and _write_to_self.
 """
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
@@ -24,6 +24,7 @@ import time
 import weakref
 
 from asyncio import base_events, coroutines, events, format_helpers, futures
+from collections import deque
 import inspect
 import selectors
 from types import BuiltinFunctionType
@@ -34,6 +35,7 @@ from .views import ReadyView, ScheduledView, SelectorView
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     int PyObject_GenericSetAttr(object, object, PyObject *) except -1
+    bint PyUnicode_CHECK_INTERNED(object) noexcept
 
 cdef extern from "<math.h>" nogil:
     double ceil(double)
@@ -70,12 +72,12 @@ cdef class LoopCore(FdWatching):
     def __setattr__(self, name, value):
         """What tests of applications replace to travel in time is looked up again."""
         PyObject_GenericSetAttr(self, name, <PyObject *>value)
-        if name in LOOKED_UP:
+        if is_looked_up(name):
             self.known_tag = UNKNOWN_TAG
 
     def __delattr__(self, name):
         PyObject_GenericSetAttr(self, name, NULL)
-        if name in LOOKED_UP:
+        if is_looked_up(name):
             self.known_tag = UNKNOWN_TAG
 
     def _look_again(self):
@@ -93,17 +95,23 @@ cdef class LoopCore(FdWatching):
         self.has_own_turn = kind._run_once is not plain_run_once or "_run_once" in own
         self.has_own_select = view is not None and (
             type(view) is not SelectorView or SelectorView.select is not plain_select or "select" in view.__dict__)
+        self.has_own_clock = self.has_own_time or not ul_is_clock_stock_by("time", "monotonic")
+        self.has_own_timers = self.has_own_clock or self.has_own_call_at
+        self.is_followed = False
         # last: looking up is what makes tags
-        self.known_view_tag = ul_type_tag(SelectorView) or <unsigned>UNKNOWN_TAG
+        self.known_clock = ul_clock_version() or UNKNOWN_VERSION
+        self.known_view_tag = ul_view_tag() or <unsigned>UNKNOWN_TAG
         self.known_tag = ul_class_tag(self) or <unsigned>UNKNOWN_TAG
         return 0
 
     cdef int follow_program(self) except -1:
         """Before a turn: whose clock and whose select it goes by."""
-        if ul_class_tag(self) != self.known_tag or ul_type_tag(SelectorView) != self.known_view_tag:
+        if not is_as_known(self):
             self.look_again()
-        self.aio_context.has_own_clock = self.has_own_time or not ul_is_clock_stock()
-        self.aio_context.has_own_select = self.has_own_select
+        if not self.is_followed:
+            self.aio_context.has_own_clock = self.has_own_clock
+            self.aio_context.has_own_select = self.has_own_select
+            self.is_followed = True
         return 0
 
     # -- callbacks -------------------------------------------------------------------------------------
@@ -187,7 +195,7 @@ cdef class LoopCore(FdWatching):
 
     def time(self):
         """Seconds of time.monotonic()."""
-        if has_own_timers(self) and (self.has_own_base_time or not ul_is_clock_stock()):
+        if has_own_timers(self) and (self.has_own_base_time or not ul_is_clock_stock_by("time", "monotonic")):
             return base_events.BaseEventLoop.time(self)
         return <double>ul_monotonic_ns() / 1e9
 
@@ -240,7 +248,8 @@ cdef class LoopCore(FdWatching):
             self.aio_context.wants_return = self.is_stopping
             are_threads_green = type(_thread.start_new_thread) is not BuiltinFunctionType
             while True:
-                self.follow_program()
+                if not (self.is_followed and is_as_known(self)):
+                    self.follow_program()
                 if self.has_own_turn:
                     self._run_once()
                 elif are_threads_green:
@@ -422,7 +431,8 @@ cdef class LoopCore(FdWatching):
 
     @property
     def _ready(self):
-        return ReadyView(self, self._list_ready)
+        # of a loop that is closed: what asyncio's is then, and close() clears it
+        return deque() if self.is_loop_closed else ReadyView(self, self._list_ready)
 
     @_ready.setter
     def _ready(self, value):
@@ -430,7 +440,7 @@ cdef class LoopCore(FdWatching):
 
     @property
     def _scheduled(self):
-        return ScheduledView(self, self._list_scheduled)
+        return [] if self.is_loop_closed else ScheduledView(self, self._list_scheduled)
 
     @_scheduled.setter
     def _scheduled(self, value):
@@ -487,7 +497,9 @@ cdef class LoopCore(FdWatching):
 cdef extern from "stock_clock.h":
     int ul_learn_clock(object asyncio_names, object time_module) except -1
     bint ul_is_clock_stock_by(object name_time, object name_monotonic) noexcept
-    unsigned ul_type_tag(object type) noexcept
+    uint64_t ul_clock_version() noexcept
+    void ul_learn_view(object type) noexcept
+    unsigned ul_view_tag() noexcept
     unsigned ul_class_tag(object) noexcept
 
 cdef enum:
@@ -498,20 +510,33 @@ cdef object plain_call_at = LoopCore.__dict__["call_at"]
 cdef object plain_run_once = LoopCore.__dict__["_run_once"]
 cdef object plain_base_time = base_events.BaseEventLoop.time
 cdef object plain_select = SelectorView.select
-cdef frozenset LOOKED_UP = frozenset({"time", "call_at", "_run_once", "_selector"})
+cdef str TIME = sys.intern("time")
+cdef str CALL_AT = sys.intern("call_at")
+cdef str RUN_ONCE = sys.intern("_run_once")
+cdef str SELECTOR = sys.intern("_selector")
+
+cdef uint64_t UNKNOWN_VERSION = 0xFFFFFFFFFFFFFFFF
 
 ul_learn_clock(base_events.__dict__, time)
+ul_learn_view(SelectorView)
 
 
-cdef inline bint ul_is_clock_stock() noexcept:
-    return ul_is_clock_stock_by("time", "monotonic")
+cdef inline bint is_looked_up(object name):
+    """A new loop sets some forty attributes: names as setattr() gives them need only be compared by address."""
+    return (name is TIME or name is CALL_AT or name is RUN_ONCE or name is SELECTOR
+            or (not PyUnicode_CHECK_INTERNED(name) and name in (TIME, CALL_AT, RUN_ONCE, SELECTOR)))
+
+
+cdef inline bint is_as_known(LoopCore loop) noexcept:
+    """Nothing has changed since look_again(); what cannot be known is another number than what is not known."""
+    return (ul_class_tag(loop) == loop.known_tag and ul_view_tag() == loop.known_view_tag
+            and ul_clock_version() == loop.known_clock)
 
 
 cdef inline bint has_own_timers(LoopCore loop) except -1:
-    """A time for a timer is not simply CLOCK_MONOTONIC plus a delay."""
-    if ul_class_tag(loop) != loop.known_tag:
+    if not is_as_known(loop):
         loop.look_again()
-    return loop.has_own_time or loop.has_own_call_at or not ul_is_clock_stock()
+    return loop.has_own_timers
 
 
 cdef class LoopProgram(Program):

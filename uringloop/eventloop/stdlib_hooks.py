@@ -12,7 +12,7 @@ import weakref
 from asyncio import selector_events, unix_events
 
 from ..transports.endpoint import TransportTable
-from .views import SelectorView
+from .views import LazySelector
 
 _SELECTOR = selector_events.BaseSelectorEventLoop
 _UNIX = unix_events._UnixSelectorEventLoop
@@ -49,6 +49,7 @@ class StdlibHooks:
 
     _hears_signals = False  # see hear_signals
     _wants_wakeups = False  # see _leave_signals
+    _selector = LazySelector()
 
     def setup_stdlib(self):
         """The attributes that the borrowed functions expect."""
@@ -56,7 +57,6 @@ class StdlibHooks:
         self._unix_server_sockets = {}
         self._transports = TransportTable()
         self._ssock = self._csock = None
-        self._selector = SelectorView(self)
         watcher = getattr(unix_events, "_PidfdChildWatcher", None)
         if watcher is not None and not hasattr(unix_events, "AbstractChildWatcher"):
             # since Python 3.14 the loop owns its child watcher

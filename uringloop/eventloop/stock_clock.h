@@ -10,52 +10,42 @@
 #include <stdint.h>
 #include <string.h>
 
-static PyObject *ul_asyncio_names;     /* these four are owned for ever */
+static PyObject *ul_asyncio_names;     /* these five are owned for ever */
 static PyObject *ul_time_module;
 static PyObject *ul_time_names;
+static PyTypeObject *ul_view_type;
 static PyObject *ul_monotonic;         /* the function of C; NULL as long as only another one was seen */
 static PyCFunction ul_monotonic_code;  /* some tools exchange this, and leave the object */
 static int ul_has_stock_names;         /* what the last look into the two dictionaries found */
+static uint64_t ul_names_seen;         /* their version then */
 
 #if PY_VERSION_HEX >= 0x030C0000
-static int ul_names_changed = 1;
-static int ul_is_watching;
+static uint64_t ul_n_changes = 1;
 
 static int ul_on_change(PyDict_WatchEvent event, PyObject *names, PyObject *name, PyObject *value)
 {
     (void)event, (void)names, (void)name, (void)value;
-    ul_names_changed = 1;              /* before the change; nothing looks until it is made */
+    ul_n_changes++;                    /* before the change; nothing looks until it is made */
     return 0;
 }
 static int ul_watch_names(void)
 {
     int id = PyDict_AddWatcher(ul_on_change);
-    if (id < 0 || PyDict_Watch(id, ul_asyncio_names) < 0 || PyDict_Watch(id, ul_time_names) < 0)
-        return -1;
-    ul_is_watching = 1;
-    return 0;
+    return id < 0 || PyDict_Watch(id, ul_asyncio_names) < 0 || PyDict_Watch(id, ul_time_names) < 0 ? -1 : 0;
 }
-static inline int ul_take_change(void)
+static inline uint64_t ul_names_version(void)
 {
-    int is_changed = ul_names_changed;
-    ul_names_changed = !ul_is_watching;
-    return is_changed;
+    return ul_n_changes;
 }
 #else
-static uint64_t ul_asyncio_tag, ul_time_tag;
-
 static int ul_watch_names(void)
 {
     return 0;
 }
-static inline int ul_take_change(void)
+static inline uint64_t ul_names_version(void)
 {
-    uint64_t asyncio_tag = ((PyDictObject *)ul_asyncio_names)->ma_version_tag;
-    uint64_t time_tag = ((PyDictObject *)ul_time_names)->ma_version_tag;
-    int is_changed = asyncio_tag != ul_asyncio_tag || time_tag != ul_time_tag;
-    ul_asyncio_tag = asyncio_tag;
-    ul_time_tag = time_tag;
-    return is_changed;
+    /* Both only ever grow. */
+    return ((PyDictObject *)ul_asyncio_names)->ma_version_tag + ((PyDictObject *)ul_time_names)->ma_version_tag;
 }
 #endif
 
@@ -79,19 +69,38 @@ static int ul_is_own_monotonic(PyObject *function)
     return 1;
 }
 
-/* Whether asyncio.base_events' time.monotonic is the function of C.  Compares pointers only. */
-static inline int ul_is_clock_stock_by(PyObject *name_time, PyObject *name_monotonic)
+static inline int ul_has_stock_code(void)
 {
-    if (ul_take_change())
+    return ul_monotonic == NULL || PyCFunction_GET_FUNCTION(ul_monotonic) == ul_monotonic_code;
+}
+
+/* Whether asyncio.base_events' time.monotonic is the function of C. */
+static int ul_is_clock_stock_by(PyObject *name_time, PyObject *name_monotonic)
+{
+    uint64_t version = ul_names_version();
+    if (version != ul_names_seen) {
         ul_has_stock_names = PyDict_GetItemWithError(ul_asyncio_names, name_time) == ul_time_module
             && ul_is_own_monotonic(PyDict_GetItemWithError(ul_time_names, name_monotonic));
-    return ul_has_stock_names && PyCFunction_GET_FUNCTION(ul_monotonic) == ul_monotonic_code;
+        ul_names_seen = version;
+    }
+    return ul_has_stock_names && ul_has_stock_code();
+}
+
+/* As long as it is the same, so is the answer of the function above; 0: ask. */
+static inline uint64_t ul_clock_version(void)
+{
+    return ul_has_stock_code() ? ul_names_version() : 0;
+}
+
+static void ul_learn_view(PyObject *type)
+{
+    ul_view_type = (PyTypeObject *)Py_NewRef(type);
 }
 
 /* Another one after each change of the type or its bases; 0: changed, and not looked up since. */
-static inline unsigned ul_type_tag(PyObject *type)
+static inline unsigned ul_view_tag(void)
 {
-    return ((PyTypeObject *)type)->tp_version_tag;
+    return ul_view_type->tp_version_tag;
 }
 static inline unsigned ul_class_tag(PyObject *object)
 {

@@ -39,10 +39,9 @@ class _View(Sequence):
         return f"<{type(self).__name__} {self._snapshot()!r}>"
 
     def clear(self):
-        """Nothing of it will be called: each is cancelled.  BaseEventLoop.close() calls this, too: for nothing."""
-        if not self._loop.is_closed():
-            for handle in self._snapshot():
-                handle.cancel()
+        """Nothing of it will be called: each is cancelled."""
+        for handle in self._snapshot():
+            handle.cancel()
 
 
 class ReadyView(_View):
@@ -120,3 +119,13 @@ class SelectorView:
     def get_map(self):
         """See selectors.BaseSelector."""
         return _SelectorMap(self)
+
+
+class LazySelector:
+    """The class attribute `_selector`: makes a loop's view when it is looked at first."""
+
+    def __get__(self, loop, kind=None):
+        if loop is None:
+            return self
+        loop._selector = SelectorView(loop)
+        return loop._selector

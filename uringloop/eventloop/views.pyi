@@ -1,6 +1,7 @@
 import asyncio
 import selectors
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from _typeshed import FileDescriptorLike
 
@@ -25,3 +26,6 @@ class SelectorView:
     def __delattr__(self, name: str) -> None: ...
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]: ...
     def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey]: ...
+
+class LazySelector:
+    def __get__(self, loop: asyncio.AbstractEventLoop | None, kind: type | None = ...) -> Any: ...

@@ -1,4 +1,5 @@
 # A FIFO of owned references.
+cimport cython
 from cpython.ref cimport PyObject
 
 cdef class References:
@@ -7,8 +8,11 @@ cdef class References:
     cdef size_t head          # positions are items[position & mask]: the oldest
     cdef size_t tail          # where the next will be put
     cdef size_t mask
-    cdef size_t count(self) noexcept
     cdef int put(self, object one) except -1
     cdef object take(self)
     cdef int grow(self) except -1
     cdef void clear(self) noexcept
+
+    @cython.final
+    cdef inline size_t count(self) noexcept:
+        return self.tail - self.head

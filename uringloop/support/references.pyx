@@ -34,9 +34,6 @@ cdef class References:
             References.clear(self)
             free(self.items)
 
-    cdef size_t count(self) noexcept:
-        return self.tail - self.head
-
     cdef int put(self, object one) except -1:
         """Append one."""
         if self.tail - self.head > self.mask:
