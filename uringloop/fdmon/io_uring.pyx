@@ -394,9 +394,9 @@ cdef class IoUringMonitor(FDMonitor):
             if request.owner is not None and request.used_at == self.n_sweeps:
                 is_any_left = True
                 continue
-            self.movable.discard(request)
             if request.owner is not None and request.state == IN_FLIGHT:
-                request.leave_ring()
+                request.leave_ring()  # first: where memory is short the next sweep tries again
+            self.movable.discard(request)
         self.n_sweeps += 1 if is_any_left else 2  # after a rest nothing counts as busy
         return self.begin_sweeps() if is_any_left else 0
 

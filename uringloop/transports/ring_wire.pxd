@@ -12,6 +12,7 @@ cdef class ReceiveRequest(MovableRequest):
     cdef RingWire wire             # None when orphaned
     cdef BufferRing buffers        # whose buffers its completions name; the memory lives as long as this
     cdef bint is_poll              # bulk mode: a multishot POLL_ADD instead of a multishot RECV
+    cdef bint is_in_doubt          # a read fell short, and a sweep will see whether more is left
 
 cdef class SendRequest(Request):
     cdef RingWire wire             # None when orphaned
@@ -35,8 +36,9 @@ cdef class RingWire(Wire):
     cdef bint needs_room           # the last send fell short: the rest goes out when there is room
     cdef bint is_bulk
     cdef int protocol              # IPPROTO_TCP ..., as of enter_bulk
+    cdef bint is_after_sweep       # what the next read finds was left by an earlier one
     cdef bint is_counting          # each read tells how much is left
-    cdef bint may_have_more(self, int32_t revents, int n_left) noexcept
+    cdef bint may_have_more(self, ReceiveRequest request, int32_t revents, int n_left) except -1
     cdef bint is_quiet             # the next receive does not begin in the ring
     cdef IdleHandler idle          # what the epoll set watches for in the place of requests; None for nothing
     cdef bint idle_read
