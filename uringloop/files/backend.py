@@ -153,7 +153,7 @@ class Backend:
     async def write_terminal(self, fd: int, data: Buffer) -> int:
         """Write to a terminal; not more than it takes at once.
 
-        A terminal is ready as long as it takes a single byte, and stops whoever writes more until all of it is taken: a
+        A terminal is ready as long as it takes a single byte, and blocks a writer of more until all of it is taken: a
         thread, or the loop, where the kernel writes while a request is submitted. So it is written to through an open
         file of its own, which does not wait; the flags of this one belong to all who share it.
         """
@@ -279,7 +279,7 @@ class _Call:
         self._loop = loop
         self._function = function
         self._args = args
-        self._unbegun = [True]  # pop() is atomic: either the thread takes it, or whoever cancels
+        self._unbegun = [True]  # pop() is atomic: either the thread takes it, or cancel() does
         self._waiter: asyncio.Future[None] | None = None
         self._result: Any = None
         self._error: BaseException | None = None
@@ -298,7 +298,7 @@ class _Call:
             try:
                 self._loop.call_soon_threadsafe(self._wake)
                 return
-            except RuntimeError:  # the loop is closed: nobody is going to see it
+            except RuntimeError:  # the loop is closed: there is no one to tell
                 return
             except MemoryError:
                 time.sleep(_TELL_AGAIN_S)
