@@ -15,6 +15,7 @@ from asyncio import base_events, events
 from asyncio.log import logger
 
 from ..fdmon.select import make_monitor
+from .core import is_in_environment
 from .lost_tasks import after_memory_error, is_for_want_of_memory
 from .nested_mode import NestedMixin
 from .processes import ProcessesMixin
@@ -64,7 +65,6 @@ class Loop(
         self._has_requests = monitor.has_requests
         self._acceptors = {}  # listening socket -> Acceptor
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
-        self._given_sockets = weakref.WeakSet()  # that were passed as sock=: the program may use them, too
         self._pid = os.getpid()
         self._poll_as_environment_says()
         self.setup_stdlib()
@@ -96,6 +96,8 @@ class Loop(
         return self.aio_context.statistics()
 
     def _poll_as_environment_says(self):
+        if not is_in_environment(b"URINGLOOP_POLL_MAX_NS"):
+            return
         text = os.environ.get("URINGLOOP_POLL_MAX_NS")
         if not text:
             return

@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import posix
+import weakref
 from asyncio import constants, exceptions, trsock
 from asyncio.log import logger
 
@@ -104,8 +105,12 @@ class ServeMixin:
 
     # -- sockets that the program made: it may still use them, also by a number or a duplicate from before ----------
 
+    _given_sockets = frozenset()  # a WeakSet from the first one on: it takes a while to make, and few loops need it
+
     def _note_given(self, sock):
         if isinstance(sock, _socket.socket):
+            if not self._given_sockets:
+                self._given_sockets = weakref.WeakSet()
             self._given_sockets.add(sock)
 
     def _is_given(self, sock):
