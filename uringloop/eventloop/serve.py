@@ -105,7 +105,8 @@ class ServeMixin:
 
     # -- sockets that the program made: it may still use them, also by a number or a duplicate from before ----------
 
-    _given_sockets = frozenset()  # a WeakSet from the first one on: it takes a while to make, and few loops need it
+    # A WeakSet from the first one on: it takes a while to make, and few loops need it.
+    _given_sockets = frozenset()
 
     def _note_given(self, sock):
         if isinstance(sock, _socket.socket):
