@@ -234,3 +234,35 @@ async def test_another_process_can_list_the_tasks():
         pytest.skip("reading another process's memory is forbidden here")
     assert process.returncode == 0, complaints
     assert b"looking out" in printed
+
+
+@pytest.mark.expects_loop_errors
+def test_tasks_of_another_make_are_left_alone_when_memory_was_short(loop, loop_errors):
+    """Their memory is not laid out as that of asyncio's tasks."""
+
+    class Task:
+        def __init__(self, future):
+            self._fut_waiter = future
+
+        def get_loop(self):
+            return loop
+
+        def done(self):
+            return False
+
+    def fail():
+        raise MemoryError
+
+    async def main():
+        future = loop.create_future()
+        future.set_result(None)
+        task = Task(future)
+        asyncio.tasks._register_task(task)
+        try:
+            loop.call_soon(fail)
+            await turns(5)
+        finally:
+            asyncio.tasks._unregister_task(task)
+
+    run(loop, main())
+    assert [type(one["exception"]) for one in loop_errors] == [MemoryError]

@@ -133,7 +133,9 @@ cdef object wakeup_of(task):
     """What a task adds to the future it waits for; None where that is not known."""
     if isinstance(task, tasks._PyTask):
         return task._Task__wakeup
-    return None if some_wakeup is None else ul_rebind(some_wakeup, task)
+    if some_wakeup is None or not isinstance(task, CTask):
+        return None  # one of another make has other memory than the function is for
+    return ul_rebind(some_wakeup, task)
 
 
 cdef object context_of(task):
