@@ -16,6 +16,7 @@ from helpers import (
     read_exactly,
     read_to_end,
     reset_on_close,
+    socketpair,
     turns,
     until,
 )
@@ -150,6 +151,24 @@ async def test_reset_while_data_waits_to_be_sent_is_told_as_such():
         await protocol.lost.wait()
         assert isinstance(protocol.error, ConnectionResetError)
         assert protocol.calls.count("connection_lost") == 1
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+async def test_reset_of_a_given_socket_while_data_waits_to_be_sent_is_told_as_such(is_used):
+    """An io_uring loop does not wait for it in the ring, or no more once it is quiet."""
+    near, peer = socketpair("tcp")
+    near.setblocking(False)
+    transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, sock=near)
+    if is_used:
+        peer.send(b"x")
+        await until(lambda: protocol.data)
+    transport.write(bytes(30_000_000))
+    await turns(3)
+    reset_on_close(peer)
+    peer.close()
+    await protocol.lost.wait()
+    assert isinstance(protocol.error, ConnectionResetError)
+    assert protocol.calls.count("connection_lost") == 1
 
 
 async def test_reset_while_data_waits_to_be_sent_is_told_with_its_exception():

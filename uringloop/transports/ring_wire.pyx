@@ -322,18 +322,19 @@ cdef class RingWire(Wire):
         return True
 
     cdef int woken(self, short revents) except -1:
-        """As selectors.EpollSelector: an error or a hang-up wakes both directions."""
-        cdef WireEnd end = self.end
-        cdef bint is_readable = self.idle_read and revents & ~POLLOUT
-        cdef bint has_room = self.idle_room and revents & ~POLLIN
-        if is_readable:
+        """As selectors.EpollSelector: an error or a hang-up wakes both directions, first the one that reads.
+
+        A send that is tried before the receive's answer is dispatched would report EPIPE of a connection that was
+        reset: the receive has taken the socket's error.  Room is still there in the next wait.
+        """
+        if self.idle_read and revents & ~POLLOUT:
             self.idle_read = False
             self.watch_idle()
             if self.is_closed_by_program():  # and a duplicate is open, else epoll would not report it
                 self.wants_read = False
-                return end.read_failed(EBADF)
-            self.arm()
-        return self.room_found(None, 0, False) if has_room else 0
+                return self.end.read_failed(EBADF)
+            return self.arm()
+        return self.room_found(None, 0, False) if self.idle_room and revents & ~POLLIN else 0
 
     cdef int submit_shared(self) except -1:
         """The program may close the socket before this turn ends: no SQE may name its number then."""
