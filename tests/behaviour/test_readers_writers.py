@@ -507,6 +507,33 @@ def test_a_closed_file_whose_duplicate_lives_does_not_keep_the_loop_busy(loop):
     assert set(called) == {2}
 
 
+def test_the_file_that_has_the_number_of_a_closed_one_is_not_watched_when_another_is_removed_too_late(loop):
+    """That one is closed before its reader is removed, and a duplicate of it is open; epoll(7) reports it on."""
+    if monitor_of(loop) == "poll":
+        pytest.skip("poll(2) knows numbers only")
+    closed, far = socket.socketpair()
+    late, far_of_late = socket.socketpair()
+    other, far_of_other = socket.socketpair()
+    called = []
+    with closed, far, far_of_late, other, far_of_other:
+        number = late.fileno()
+        loop.add_reader(closed, called.append, "closed")
+        loop.add_reader(late, called.append, "late")
+        one_turn(loop)
+        os.dup2(other.fileno(), closed.fileno())
+        with late.dup():
+            late.close()
+            loop.remove_reader(number)
+            far_of_late.send(b"x")
+            for _ in range(3):
+                one_turn(loop)
+            far_of_other.send(b"x")
+            for _ in range(3):
+                one_turn(loop)
+        loop.remove_reader(closed)
+    assert called == []
+
+
 def test_an_fd_that_is_closed_by_its_own_callback_is_closed_for_the_peer(loop):
     near, far = socket.socketpair()
     far.settimeout(10)

@@ -16,6 +16,8 @@ import pytest
 from helpers import wait_until
 from uringloop.testing import FakeMonitor, MonitorDriver, RecordingHandler
 
+from unit.conftest import free_fds
+
 POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
 OF_IO_URING = ("io_uring", "closable", "restless")
 KEYS = {
@@ -674,3 +676,30 @@ def test_a_closed_file_whose_duplicate_lives_wakes_nobody_once_its_handler_is_re
             assert not driver.need_wait() or driver.name == "restless"
         elif fdmon_name == "epoll":
             assert not select.select([driver.fileno()], [], [], 0)[0]
+
+
+def test_a_closed_file_whose_duplicate_lives_disturbs_nothing_where_no_descriptor_is_free(
+    driver, fds, fdmon_name
+):
+    """The epoll set that reports it is replaced once there is one."""
+    near, far = fds.socketpair()
+    handlers = [RecordingHandler(fd, POLLIN) for fd in (near.fileno(), fds.readable(), fds.pipe()[0])]
+    for handler in handlers:
+        handler.may_be_closed = True
+        driver.update(None, handler)
+    assert driver.ready() == {handlers[1]: POLLIN}
+    with near.dup():
+        near.close()
+        driver.update(handlers[0], None)
+        far.send(b"x")
+        with free_fds(0):
+            for _ in range(3):
+                assert driver.ready() == {handlers[1]: POLLIN}
+        assert driver.ready() == {handlers[1]: POLLIN}
+        driver.update(handlers[1], None)
+        for _ in range(3):
+            assert driver.ready() == {}
+        if fdmon_name == "epoll":
+            assert not select.select([driver.fileno()], [], [], 0)[0]
+        elif fdmon_name in OF_IO_URING:
+            assert not driver.need_wait() or driver.name == "restless"

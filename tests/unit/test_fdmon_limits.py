@@ -5,7 +5,10 @@ import select
 import threading
 
 import pytest
+from helpers import run_script
 from uringloop.testing import MonitorDriver, RecordingHandler
+
+from unit.test_refused_calls import NUMBERS
 
 POLLIN, POLLOUT = select.POLLIN, select.POLLOUT
 SQ_ENTRIES = 64
@@ -327,3 +330,40 @@ def test_monitors_in_many_threads_do_not_meet(fdmon_name, fds):
     for thread in threads:
         thread.join()
     assert results == [True] * 8
+
+
+def test_a_closed_file_that_epoll_reports_on_disturbs_nothing_where_there_can_be_no_other_set(monitor):
+    """As where the user's epoll watches are used up: the set that there is goes on."""
+    if monitor not in ("epoll", "io_uring"):
+        pytest.skip("it has no epoll set")
+    if NUMBERS is None:
+        pytest.skip("the number of epoll_ctl(2) is not known here")
+    source = f"""
+    import errno, select, socket
+    from unit.conftest import Monitor
+    from uringloop.testing import RecordingHandler
+
+    driver = Monitor("closable" if MONITOR == "io_uring" else MONITOR)
+    driver.begin_run()
+    pairs = [socket.socketpair() for _ in range(3)]
+    handlers = [RecordingHandler(near.fileno(), select.POLLIN) for near, _ in pairs]
+    for handler in handlers:
+        handler.may_be_closed = True
+        driver.update(None, handler)
+    assert driver.ready() == {{}}
+    with pairs[0][0].dup():
+        pairs[0][0].close()
+        driver.update(handlers[0], None)
+        refuse_calls([{NUMBERS["epoll_ctl"]}], errno.ENOSPC)
+        for _, far in pairs[:2]:
+            far.send(b"x")
+        for _ in range(3):
+            assert driver.ready() == {{handlers[1]: select.POLLIN}}
+        pairs[2][1].send(b"x")
+        assert driver.ready() == {{handlers[1]: select.POLLIN, handlers[2]: select.POLLIN}}
+    driver.close()
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+    """
+    run_script(source, monitor)

@@ -214,13 +214,17 @@ cdef class EpollMonitor(FDMonitor):
         cdef int error = 0, old = self.epoll_fd, fresh = epoll_create1(EPOLL_CLOEXEC)
         if fresh < 0:
             return 0  # no descriptor is left: tried again with its next report
-        self.epoll_fd = fresh
         for handler in self.handlers.values():
-            error = self.control(EPOLL_CTL_ADD, handler)
-            if error and error != EBADF and error != EPERM:
-                break
-            error = 0  # it was closed, too: the kernel forgets such a file
-        self.epoll_fd = old
+            error = self.control(EPOLL_CTL_MOD, handler)
+            if error == ENOENT or error == EBADF or error == EPERM:
+                error = 0
+                continue  # not in the old set: it was closed, too, and its number may be another file's by now
+            if not error:
+                self.epoll_fd = fresh
+                error = self.control(EPOLL_CTL_ADD, handler)
+                self.epoll_fd = old
+            if error:
+                break  # the user's watches, or memory, are used up: tried again, too
         self.n_syscalls += 3
         if not error:
             dup3(fresh, old, O_CLOEXEC)
