@@ -5,6 +5,7 @@ A `RecordingRequest` writes down what it is told; `RequestsDriver` submits such 
 `RingDriver` and `BufferRingDriver` work on a bare ring.
 """
 
+from libc.errno cimport EAGAIN
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
@@ -48,6 +49,33 @@ cdef class RestlessMonitor(IoUringMonitor):
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
         self.must_sweep = True
         return IoUringMonitor.wait(self, ready_list, timeout_ns)
+
+
+cdef class RefusingRing(Ring):
+    """One of the calls of get_sqe() fails, as where the kernel takes no requests for want of memory.
+
+    `n_calls` counts them; the one that finds it equal to `refused` fails.
+    """
+
+    cdef public Py_ssize_t n_calls, refused
+
+    cdef io_uring_sqe *get_sqe(self) except NULL:
+        self.n_calls += 1
+        if self.n_calls - 1 == self.refused:
+            raise OSError(EAGAIN, "refused")
+        return Ring.get_sqe(self)
+
+
+def refuse_request(of, Py_ssize_t number):
+    """Give a RefusingRing, which is returned, to a monitor on io_uring, or that of a context: one without requests."""
+    cdef IoUringMonitor monitor = (<AioContext>of).monitor if isinstance(of, AioContext) else of
+    cdef RefusingRing ring = RefusingRing()
+    ring.refused = number
+    if monitor.ring.is_enabled:
+        ring.enable()
+    monitor.ring.close()
+    monitor.ring = ring
+    return ring
 
 
 def is_sweeping(AioContext context not None):

@@ -73,7 +73,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef SetHandler watch_set(self, EpollMonitor watches)
     cdef int rest(self, FdHandler old, FdHandler new) except -1
     cdef int collect(self, SetHandler handler) except -1
-    cdef int may_last(self, MovableRequest request) except -1
+    cdef bint may_last(self, MovableRequest request) except -1
     cdef int begin_sweeps(self) except -1
     cdef int sweep(self) except -1
     cdef int move_what_lasts(self) except -1
@@ -82,7 +82,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef void mark_busy(self, int fd) noexcept
     cdef list sets(self)
     cdef int arm_later(self, FdHandler handler) except -1
-    cdef int arm_polls(self) except -1
+    cdef bint arm_polls(self) except -1
     cdef int settle_sends(self) except -1
     cdef int flush_cq_overflow(self) except -1
     cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1

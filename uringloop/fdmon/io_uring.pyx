@@ -351,22 +351,31 @@ cdef class IoUringMonitor(FDMonitor):
 
     # -- waits that last -------------------------------------------------------------------------------
 
-    cdef int may_last(self, MovableRequest request) except -1:
-        """It was armed; it leaves the ring if it is not used."""
+    cdef bint may_last(self, MovableRequest request) except -1:
+        """It was armed; it leaves the ring if it is not used.  False: no memory to remember it, so that it stays."""
         try:
             self.movable.add(request)
         except MemoryError:
-            return 0  # it stays, and holds its file
+            return False
         request.used_at = self.n_sweeps
-        return self.begin_sweeps()
+        self.begin_sweeps()
+        return True
 
     cdef int begin_sweeps(self) except -1:
+        """The next sweep is a period away, or with the next wait, where the kernel takes no request for it now.
+
+        No exception of that: who calls has armed something, and would take it for not armed.
+        """
         cdef io_uring_sqe *sqe
-        if self.next_sweep.owner is None:
+        if self.next_sweep.owner is not None:
+            return 0
+        try:
             sqe = self.ring.get_sqe()
-            io_uring_prep_timeout(sqe, &self.next_sweep.period, 0, 0)
-            hold(self.next_sweep, self.in_flight, sqe)
-        return 0
+        except (MemoryError, OSError):
+            self.must_sweep = True
+            return 0
+        io_uring_prep_timeout(sqe, &self.next_sweep.period, 0, 0)
+        return hold(self.next_sweep, self.in_flight, sqe)
 
     cdef int sweep(self) except -1:
         """What has waited since before the last sweep leaves the ring.  Runs no user code.
@@ -376,7 +385,7 @@ cdef class IoUringMonitor(FDMonitor):
         self.must_sweep = False
         try:
             return self.move_what_lasts()
-        except MemoryError:
+        except (MemoryError, OSError):  # OSError: the kernel takes no requests at the moment
             return self.begin_sweeps()  # later; it holds a file so long
 
     cdef int move_what_lasts(self) except -1:
@@ -446,13 +455,16 @@ cdef class IoUringMonitor(FDMonitor):
             self.is_to_arm_short = True  # `arm_polls` finds it
         return 0
 
-    cdef int arm_polls(self) except -1:
-        """POLL_ADD for all handlers that wait for it; an fd closed since then was removed and is skipped."""
+    cdef bint arm_polls(self) except -1:
+        """POLL_ADD for all handlers that wait for it; an fd closed since then was removed and is skipped.
+
+        Returns: False where the kernel takes no more for the moment; the rest keeps its place.
+        """
         cdef FdHandler handler
         cdef PollRequest request
         cdef io_uring_sqe *sqe
         cdef Py_ssize_t n_armed = 0
-        cdef bint is_any_brief = False
+        cdef bint is_any_brief = False, is_complete = True
         if self.is_to_arm_short:
             # what is armed, or has been seen to, is passed over below
             self.to_arm += [*self.handlers.values(), *self.sets()]
@@ -477,10 +489,15 @@ cdef class IoUringMonitor(FDMonitor):
                             handler.armed_at = self.n_sweeps
                             is_any_brief = True
                 n_armed += 1
+        except OSError as error:
+            if error.errno != EAGAIN:
+                raise
+            is_complete = False
         finally:
-            # when the kernel takes no more for the moment, the rest keeps its place
             del self.to_arm[:n_armed]
-        return self.begin_sweeps() if is_any_brief else 0
+        if is_any_brief:
+            self.begin_sweeps()
+        return is_complete
 
     cdef bint need_wait(self) noexcept:
         return (self.ring.has_completions() or self.ring.has_unsubmitted() or len(self.to_arm) != 0
@@ -489,8 +506,8 @@ cdef class IoUringMonitor(FDMonitor):
     cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
         cdef bint is_hit
         self.ready_list = ready_list
-        if self.to_arm or self.is_to_arm_short:
-            self.arm_polls()
+        if (self.to_arm or self.is_to_arm_short) and not self.arm_polls():
+            return True
         # what is queued goes out first: its answers are what to look for
         if self.ring.has_unsubmitted():
             harvested = self.enter_and_harvest(0, -1)
@@ -512,8 +529,10 @@ cdef class IoUringMonitor(FDMonitor):
         self.ready_list = ready_list
         if self.must_sweep:
             self.sweep()
-        if (self.to_arm or self.is_to_arm_short) and not self.is_prepared:
-            self.arm_polls()
+            if self.must_sweep and (timeout_ns < 0 or timeout_ns > SWEEP_NS):
+                timeout_ns = SWEEP_NS  # nothing in the ring brings the next one: see begin_sweeps
+        if (self.to_arm or self.is_to_arm_short) and not self.is_prepared and not self.arm_polls():
+            timeout_ns = 0  # what is harvested now makes room
         self.harvested_bytes = self.is_prepared = 0
         if timeout_ns == 0 or self.has_undispatched() or ul_visible_cqes(&self.ring.ring):
             if self.ring.has_unsubmitted() or self.ring.has_completions():

@@ -535,8 +535,7 @@ cdef class RingWire(Wire):
         if self.protocol != IPPROTO_TCP:
             return ul_unread_bytes(self.end.fd_at[0]) != 0
         if not request.is_in_doubt:
-            self.monitor.may_last(request)
-            request.is_in_doubt = True
+            request.is_in_doubt = self.monitor.may_last(request)
         return False
 
     # -- sending ---------------------------------------------------------------------------------------

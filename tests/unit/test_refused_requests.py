@@ -1,0 +1,133 @@
+"""io_uring_get_sqe() gives nothing for a moment, since the kernel takes no requests: what goes on, and when."""
+
+import asyncio
+import socket
+
+import helpers
+import pytest
+from helpers import make_loop, open_transport, pattern, run, turn_until, until, wait_until
+from uringloop.testing import RecordingHandler
+
+POLLIN = 1
+
+testing_ring = pytest.importorskip("uringloop.testing_ring")
+
+
+@pytest.fixture
+def ring_loop(ring_driver):
+    """A loop on io_uring, and its ring, which refuses what the test says."""
+    loop = make_loop("io_uring")
+    ring = testing_ring.refuse_request(loop.aio_context, -1)
+    yield loop, ring
+    loop.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(9))
+def test_what_is_watched_is_reported_and_leaves_the_ring_where_it_waits_for_long(ring_driver, fds, number):
+    """Whichever is refused: a POLL_ADD, the TIMEOUT until the next sweep, or a cancellation of the sweep."""
+    ring = testing_ring.refuse_request(ring_driver.monitor, number)
+    near, far = fds.socketpair()
+    far.setblocking(False)
+    handler = RecordingHandler(near.fileno(), POLLIN)
+    handler.may_be_closed = handler.is_brief = True
+    ring_driver.update(None, handler)
+    for _ in range(2):
+        found = []
+        far.send(b"x")
+        wait_until(lambda found=found: found.extend(ring_driver.wait(0)) or found)
+        assert found == [(handler, POLLIN)]
+        near.recv(1)
+        wait_until(
+            lambda: (
+                not ring_driver.wait(0)
+                and not ring_driver.need_wait()
+                and ring_driver.statistics()["in_flight"] == 1
+            )
+        )
+    assert ring.n_calls > number
+    near.close()
+    assert far.recv(1) == b""
+
+
+def test_a_wait_that_may_last_for_ever_ends_where_the_next_sweep_is_refused(ring_driver, fds):
+    ring = testing_ring.refuse_request(ring_driver.monitor, -1)
+    near, far = fds.socketpair()
+    handler = RecordingHandler(near.fileno(), POLLIN)
+    handler.may_be_closed = handler.is_brief = True
+    ring_driver.update(None, handler)
+    far.send(b"x")
+    assert ring_driver.ready() == {handler: POLLIN}
+    near.recv(1)
+    ring.refused = ring.n_calls + 2  # after the POLL_ADDs of the epoll set and of the handler
+    assert ring_driver.ready() == {}
+    assert ring.n_calls > ring.refused
+    while ring_driver.statistics()["in_flight"] > 1:
+        assert ring_driver.wait(-1) == []
+
+
+class Echo(asyncio.Protocol):
+    """On a socket that the program has, too."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.get_extra_info("socket")._sock.fileno()
+
+    def data_received(self, data):
+        self.transport.write(data)
+
+
+@pytest.mark.slow
+@pytest.mark.expects_loop_errors  # an ACCEPT that was refused is told, and made again after a second
+@pytest.mark.parametrize("number", range(24))
+def test_a_server_answers_or_ends_the_connection_and_serves_the_next(ring_loop, number):
+    loop, ring = ring_loop
+    server = run(loop, loop.create_server(Echo, "127.0.0.1", 0))
+    ring.refused = number
+
+    def is_answered(peer, n_bytes):
+        try:
+            return len(peer.recv(100)) in (n_bytes, 0)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
+    for _ in range(4):
+        with socket.create_connection(server.sockets[0].getsockname()) as peer:
+            peer.setblocking(False)
+            for n_bytes in (1, 2):
+                try:
+                    peer.send(bytes(n_bytes))
+                except ConnectionError:
+                    break
+                turn_until(loop, lambda peer=peer, count=n_bytes: is_answered(peer, count))
+            turn_until(loop, lambda: not testing_ring.is_sweeping(loop.aio_context))
+        turn_until(loop, lambda: not list(loop._transports))
+    assert ring.n_calls > number
+    server.close()
+    run(loop, server.wait_closed())
+
+
+def test_a_read_that_fell_short_is_asked_about_all_the_same(ring_loop):
+    """TCP ends it at urgent data; what follows is found by a sweep, whose TIMEOUT is refused here."""
+    loop, ring = ring_loop
+    if helpers.inside_glib:
+        pytest.skip("which request is the TIMEOUT is known for the loop's own turns")
+
+    async def main():
+        async with open_transport() as (_, protocol, peer):
+            for count in range(1, 9):
+                await asyncio.get_running_loop().sock_sendall(peer, bytes(13_000))
+                await until(lambda count=count: len(protocol.data) == count * 13_000)
+            await until(lambda: not testing_ring.is_sweeping(loop.aio_context))
+            protocol.data.clear()
+            ring.refused = ring.n_calls
+            peer.send(pattern(13_000))
+            peer.send(b"!", socket.MSG_OOB)
+            peer.send(pattern(13_000))
+            await until(lambda: len(protocol.data) == 26_000 or protocol.lost.is_set())
+            assert ring.n_calls > ring.refused
+            assert bytes(protocol.data) == 2 * pattern(13_000)
+
+    run(loop, main())
