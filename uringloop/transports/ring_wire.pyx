@@ -327,12 +327,13 @@ cdef class RingWire(Wire):
         A send that is tried before the receive's answer is dispatched would report EPIPE of a connection that was
         reset: the receive has taken the socket's error.  Room is still there in the next wait.
         """
+        cdef WireEnd end = self.end
         if self.idle_read and revents & ~POLLOUT:
             self.idle_read = False
             self.watch_idle()
             if self.is_closed_by_program():  # and a duplicate is open, else epoll would not report it
                 self.wants_read = False
-                return self.end.read_failed(EBADF)
+                return end.read_failed(EBADF)
             return self.arm()
         return self.room_found(None, 0, False) if self.idle_room and revents & ~POLLIN else 0
 
