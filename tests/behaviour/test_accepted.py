@@ -8,7 +8,7 @@ import sys
 import warnings
 
 import pytest
-from helpers import STOCK, Recorder, monitor_of, turns, until
+from helpers import STOCK, Recorder, monitor_of, server_tls, turns, until
 
 HOSTS = [
     pytest.param("127.0.0.1", socket.AF_INET, id="IPv4"),
@@ -237,3 +237,33 @@ async def test_the_same_number_may_have_a_transport_again():
     transport.close()
     await protocol.lost.wait()
     far.close()
+
+
+async def test_the_number_of_a_refused_connection_is_free():
+    """A server with TLS that the protocol factory closes takes no connection any more."""
+    loop = asyncio.get_running_loop()
+    closed = asyncio.Event()
+
+    def factory():
+        server.close()
+        closed.set()
+        return asyncio.Protocol()
+
+    server = await loop.create_server(factory, "127.0.0.1", 0, ssl=server_tls())
+    gc.disable()  # what is left of the refused transport stays
+    try:
+        client = socket.create_connection(server.sockets[0].getsockname())
+        await asyncio.wait_for(closed.wait(), 10)
+        await turns(3)
+        socks = [socket.socket() for _ in range(10)]
+        for sock in socks:
+            loop.add_reader(sock, print)
+            loop.remove_reader(sock)
+            sock.close()
+    finally:
+        gc.enable()
+        client.close()
+        with warnings.catch_warnings():
+            # as with asyncio, for the TLS transport
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()

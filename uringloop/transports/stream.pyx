@@ -127,6 +127,12 @@ cdef class StreamTransport(Endpoint):
         if waiter is not None and not waiter.cancelled():
             waiter.set_result(None)
 
+    def close_socket(self):
+        """Give up before anything began: the number is free for others, and for add_reader()."""
+        self.is_closing_ = True
+        self.conn_lost += 1
+        self.close_fd()
+
     def __del__(self):
         if self.fd >= 0 and self.loop is not None and not self.is_closing_:
             warn_unclosed(self)
