@@ -53,6 +53,32 @@ def test_urgent_data_does_not_hold_up_what_follows(loop, size, make):
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_one_urgent_byte_soon_after_the_other_holds_up_nothing(loop, size):
+    """An io_uring loop finds what follows the first one late, by its sweep; from then on it asks after each read."""
+
+    async def main():
+        async with open_transport() as (_, protocol, peer):
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * size)
+            await warm_up(protocol, peer, size)
+            for _ in range(2):
+                peer.send(pattern(size))
+                peer.send(b"!", socket.MSG_OOB)
+            peer.send(pattern(size))
+            # the urgent byte before the last one is data like any other by then, if it was not passed over yet
+            expected = (3 * pattern(size), pattern(size) + b"!" + 2 * pattern(size))
+            await until(lambda: bytes(protocol.data) in expected)
+            for _ in range(3):
+                protocol.data.clear()
+                peer.send(pattern(size))
+                peer.send(b"!", socket.MSG_OOB)
+                peer.send(pattern(size))
+                await turns(20)  # no time for a sweep
+                assert bytes(protocol.data) == 2 * pattern(size)
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_passed_fds_do_not_hold_up_what_follows(loop, size):
     async def main():
         async with open_transport(kind="unix") as (_, protocol, peer):
