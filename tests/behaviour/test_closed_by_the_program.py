@@ -110,9 +110,23 @@ class Stranger:
         self.near.send(b"to far")
         assert self.far.recv(100) == b"to far"
 
+    async def gets_what_is_sent_to_it(self):
+        self.far.send(b"for the other")
+        await turns(5)
+        assert self.near.recv(100) == b"for the other"
+
     def close(self):
         self.near.close()
         self.far.close()
+
+
+async def end(transport, protocol, stranger, peer):
+    """The transport goes, and takes nothing of the other with it."""
+    transport.abort()
+    await protocol.lost.wait()
+    stranger.check()
+    stranger.close()
+    peer.close()
 
 
 async def given(protocol=Recorder, kind="unix"):
@@ -185,15 +199,9 @@ async def test_write_eof_does_not_shut_the_other_down():
 async def test_what_comes_for_the_other_is_not_taken(way):
     transport, protocol, near, peer = await given()
     stranger = Stranger(near, way)
-    stranger.far.send(b"for the other")
-    await turns(5)
-    assert stranger.near.recv(100) == b"for the other"
+    await stranger.gets_what_is_sent_to_it()
     assert protocol.data == b""
-    transport.abort()
-    await protocol.lost.wait()
-    stranger.check()
-    stranger.close()
-    peer.close()
+    await end(transport, protocol, stranger, peer)
 
 
 async def test_a_transport_that_begins_to_read_in_the_turn_of_the_close():
@@ -202,15 +210,9 @@ async def test_a_transport_that_begins_to_read_in_the_turn_of_the_close():
     await turns(2)
     transport.resume_reading()
     stranger = Stranger(near, "close")
-    stranger.far.send(b"for the other")
-    await turns(5)
-    assert stranger.near.recv(100) == b"for the other"
+    await stranger.gets_what_is_sent_to_it()
     assert protocol.data == b""
-    transport.abort()
-    await protocol.lost.wait()
-    stranger.check()
-    stranger.close()
-    peer.close()
+    await end(transport, protocol, stranger, peer)
 
 
 async def test_what_waits_for_room_when_the_socket_is_closed():
@@ -230,11 +232,7 @@ async def test_what_waits_for_room_when_the_socket_is_closed():
             pass
         await turns(1)
     assert data.startswith(got)
-    transport.abort()
-    await protocol.lost.wait()
-    stranger.check()
-    stranger.close()
-    peer.close()
+    await end(transport, protocol, stranger, peer)
 
 
 @WAYS
@@ -277,11 +275,7 @@ async def test_a_socket_that_the_loop_sees_closed_in_the_turn_of_a_late_send():
     await turns(3)
     with pytest.raises(BlockingIOError):
         stranger.far.recv(100)
-    transport.abort()
-    await protocol.lost.wait()
-    stranger.check()
-    stranger.close()
-    peer.close()
+    await end(transport, protocol, stranger, peer)
 
 
 @pytest.mark.parametrize("is_connected", [False, True])
@@ -299,9 +293,7 @@ async def test_datagrams_fail_and_go_nowhere(is_connected):
         stranger = Stranger(near, "close", socket.SOCK_DGRAM)
         transport.sendto(b"secret", None if is_connected else peer.getsockname())
         assert (await protocol.errors.get()).errno == 9
-        stranger.far.send(b"for the other")
-        await turns(5)
-        assert stranger.near.recv(100) == b"for the other"
+        await stranger.gets_what_is_sent_to_it()
         assert protocol.received.empty()
         transport.abort()
         await protocol.lost.wait()
@@ -400,9 +392,7 @@ async def test_the_peer_of_one_whose_number_was_closed_sees_the_end(is_sending):
             pass
     else:
         assert peer.recv(1) == b""
-    stranger.far.send(b"for the other")
-    await turns(5)
-    assert stranger.near.recv(100) == b"for the other"
+    await stranger.gets_what_is_sent_to_it()
     assert protocol.data == b""
     assert not protocol.lost.is_set()
     await abort(transport, protocol)
@@ -421,12 +411,33 @@ async def test_one_whose_number_is_another_files_while_it_is_busy_takes_nothing_
     os.dup2(stranger.near.fileno(), near.fileno())
     await until(sees_end(peer))
     await until(is_quiet)
-    stranger.far.send(b"for the other")
-    await turns(5)
-    assert stranger.near.recv(100) == b"for the other"
+    await stranger.gets_what_is_sent_to_it()
     assert protocol.data == b"xxx"
-    transport.abort()
-    await protocol.lost.wait()
+    await end(transport, protocol, stranger, peer)
+
+
+@pytest.mark.parametrize("origin", ["given", "asked for"])
+async def test_what_waits_for_room_does_not_go_to_the_file_that_got_the_number_when_reading_changes(origin):
+    """The set of an epoll monitor has forgotten the number, and is asked to watch less of it."""
+    if origin == "given":
+        transport, protocol, sock, peer = await given()
+    else:
+        sock, peer = socketpair("unix")
+        transport, protocol = await connect_unshared(asyncio.get_running_loop(), Recorder, sock)
+        sock = transport.get_extra_info("socket")._sock
+    shrink_buffers(sock, peer)
+    transport.write(pattern(2_000_000))
+    await turns(3)
+    stranger = Stranger(sock.dup(), "close")
+    os.dup2(stranger.near.fileno(), sock.fileno())
+    for change in (transport.pause_reading, transport.resume_reading, transport.pause_reading):
+        with contextlib.suppress(OSError):  # stock asyncio, and here where there is something new to watch
+            change()
+        await turns(5)
+        stranger.check()
+        if monitor_of(asyncio.get_running_loop()) != STOCK:  # which reads from it in the end
+            await stranger.gets_what_is_sent_to_it()
+    await abort(transport, protocol)
     stranger.check()
     stranger.close()
     peer.close()

@@ -262,6 +262,9 @@ cdef class RingWire(Wire):
         cdef ReceiveRequest request
         if self.idle_read or self.is_quiet and self.watch_for_data():
             return 0
+        if self.file is not None and self.end.fd_at[0] == self.fd and identity(self.fd) != self.file:
+            self.wants_read = False  # as in watch_for_data; what the socket object knows of gives EBADF
+            return 0
         request = ReceiveRequest()
         request.wire = self
         if not self.is_bulk:
@@ -312,7 +315,8 @@ cdef class RingWire(Wire):
         if (old.events if old is not None else 0) == events:
             return True
         try:
-            if events:
+            # of a number that may be another file's nothing is watched any more, as by epoll
+            if events and not self.is_closed_by_program():
                 new = IdleHandler(self.fd, events)
                 new.wire = self
             self.monitor.rest(old, new)
@@ -328,12 +332,14 @@ cdef class RingWire(Wire):
         reset: the receive has taken the socket's error.  Room is still there in the next wait.
         """
         cdef WireEnd end = self.end
-        if self.idle_read and revents & ~POLLOUT:
+        cdef bint is_readable = self.idle_read and revents & ~POLLOUT
+        if self.is_closed_by_program():  # and a duplicate is open, else epoll would not report it
+            self.idle_read = self.idle_room = self.wants_read = False
+            self.watch_idle()
+            return end.read_failed(EBADF) if is_readable else end.write_failed(EBADF)
+        if is_readable:
             self.idle_read = False
             self.watch_idle()
-            if self.is_closed_by_program():  # and a duplicate is open, else epoll would not report it
-                self.wants_read = False
-                return end.read_failed(EBADF)
             return self.arm()
         return self.room_found(None, 0, False) if self.idle_room and revents & ~POLLIN else 0
 
@@ -724,7 +730,7 @@ cdef class RingWire(Wire):
         if error:
             self.stop_waiting()
             if error == EPIPE and self.receive is not None:
-                # A reset: the receive has taken the socket's error, and tells of it in this dispatch.
+                # A reset: the receive has taken the socket's error, and reports it in this dispatch.
                 self.send_error = error
                 return end.schedule_news()
             return end.write_failed(error)

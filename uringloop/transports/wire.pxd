@@ -83,6 +83,8 @@ cdef class WireHandler(FdHandler):
 cdef class ReadinessWire(Wire):
     cdef WireHandler handler       # None without interest
     cdef bint wants_write
+    cdef object file               # the identity of its file, once the program has the socket, too; else None
+    cdef bint is_closed_by_program(self) except -1
     cdef Py_ssize_t hint           # expected size of the next read, bytes
     cdef int watch(self) except -1
     cdef int write_some(self) except -1

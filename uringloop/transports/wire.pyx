@@ -20,7 +20,7 @@ from cpython.ref cimport PyObject
 
 from ..aio.context cimport Flushable
 from ..aio.handles cimport enter_context, leave_context
-from ..fdmon.base cimport FdHandler, check_held
+from ..fdmon.base cimport FdHandler, check_held, identity
 
 import os
 import warnings
@@ -503,6 +503,17 @@ cdef class ReadinessWire(Wire):
         self.end = end
         self.aio_context = end.aio_context
         self.fd = fd
+        if end.is_shared:
+            self.file = identity(fd)
+
+    cdef int shared(self) except -1:
+        if self.file is None:
+            self.file = identity(self.fd)
+        return 0
+
+    cdef bint is_closed_by_program(self) except -1:
+        """The number may be another file's by now."""
+        return self.end.fd_at[0] != self.fd or self.file is not None and identity(self.fd) != self.file
 
     cdef int watch(self) except -1:
         """Tell the monitor what we want now."""
@@ -511,8 +522,7 @@ cdef class ReadinessWire(Wire):
         cdef short events = (POLLIN if self.wants_read else 0) | (POLLOUT if self.wants_write else 0)
         if (old.events if old is not None else 0) == events or self.fd < 0:
             return 0
-        if events and self.end.fd_at[0] != self.fd:
-            # closed by the program: the number may be another file's by now
+        if events and self.is_closed_by_program():
             if events & ~(old.events if old is not None else 0):
                 raise OSError(EBADF, os.strerror(EBADF))
             events = 0
