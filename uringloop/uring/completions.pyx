@@ -15,6 +15,14 @@ from ..support.collect cimport ul_traverse_own, visitproc
 from .request cimport Request
 
 
+cdef inline void fill(Completion *slot, Request request, int32_t res, uint32_t flags, char *data) noexcept:
+    Py_INCREF(request)  # undone by who pops it
+    slot.request = <PyObject *>request
+    slot.res = res
+    slot.flags = flags
+    slot.data = data
+
+
 cdef class CompletionFifo:
     """Completions in the order in which they were harvested."""
 
@@ -34,15 +42,9 @@ cdef class CompletionFifo:
         return self.tail - self.head
 
     cdef int push(self, Request request, int32_t res, uint32_t flags, char *data) except -1:
-        cdef Completion *slot
         if self.tail - self.head > self.mask:
             self.grow()
-        slot = &self.items[self.tail & self.mask]
-        Py_INCREF(request)  # undone by who pops it
-        slot.request = <PyObject *>request
-        slot.res = res
-        slot.flags = flags
-        slot.data = data
+        fill(&self.items[self.tail & self.mask], request, res, flags, data)
         self.tail += 1
         return 0
 
@@ -53,16 +55,10 @@ cdef class CompletionFifo:
 
     cdef int put_back(self, Request request, int32_t res, uint32_t flags) except -1:
         """One that was popped could not be delivered: it is the oldest one again.  Not with provided buffers."""
-        cdef Completion *slot
         if self.tail - self.head > self.mask:
             self.grow()
         self.head -= 1
-        slot = &self.items[self.head & self.mask]
-        Py_INCREF(request)  # undone by who pops it
-        slot.request = <PyObject *>request
-        slot.res = res
-        slot.flags = flags
-        slot.data = NULL
+        fill(&self.items[self.head & self.mask], request, res, flags, NULL)
         return 0
 
     cdef int reserve(self, size_t n_more) except -1:
