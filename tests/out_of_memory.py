@@ -70,22 +70,31 @@ class Faults:
         self.loop.stop()
 
 
-def sweep(scenario, monitor):
-    """scenario(loop, faults) for each allocation; it returns whether anybody felt the fault."""
+def each_allocation(scenario):
+    """scenario(number) for each allocation, counted from 0; it returns whether anything felt that it failed."""
     clean = number = 0
     while clean < CLEAN_RUNS:
-        loop = helpers.make_loop(monitor)
-        faults = Faults(loop, number)
         try:
-            is_felt = scenario(loop, faults)
+            is_felt = scenario(number)
         except BaseException as error:
             error.add_note(f"allocation {number}")
             raise
-        finally:
-            loop.close()
         clean = 0 if is_felt else clean + 1
         number += 1
     print(number)
+
+
+def sweep(scenario, monitor):
+    """scenario(loop, faults) for each allocation; it returns whether anything felt the fault."""
+
+    def run_once(number):
+        loop = helpers.make_loop(monitor)
+        try:
+            return scenario(loop, Faults(loop, number))
+        finally:
+            loop.close()
+
+    each_allocation(run_once)
 
 
 def nothing_stays_open(loop, before):
@@ -148,27 +157,25 @@ def end_of(loop, task):
     return was_ended
 
 
-def sweep_task(make_coroutine, monitor, *, is_warm=True):
+def sweep_task(make_coroutine, monitor):
     """Let each allocation of a task fail, and see that it ends, by its result or by a MemoryError.
 
     Parameters:
         make_coroutine: called with arm(), to be called where allocations begin to count; what it makes removes the
             hooks before it allocates for itself.
-        is_warm: it runs once in each loop without a failure, so that the loop has what it makes only once.
     """
-    clean = number = 0
-    while clean < CLEAN_RUNS:
+
+    def run_once(number):
         loop = helpers.make_loop(monitor)
         loop.set_default_executor(InlineExecutor())
         errors = []
-        loop.set_exception_handler(lambda loop, details, to=errors: to.append(details.get("message")))
-        is_felt = False
+        loop.set_exception_handler(lambda loop, details: errors.append(details.get("message")))
         try:
-            if is_warm:
-                loop.run_until_complete(make_coroutine(lambda: None))
+            # without a failure, so that the loop has what it makes only once
+            loop.run_until_complete(make_coroutine(lambda: None))
             gc.collect()
             before = open_fds()
-            task = loop.create_task(make_coroutine(lambda at=number: _testcapi.set_nomemory(at, at + 1)))
+            task = loop.create_task(make_coroutine(lambda: _testcapi.set_nomemory(number, number + 1)))
             is_felt = end_of(loop, task)
             error = task.exception()
             # CPython's threading says so when there is no memory for a lock
@@ -178,10 +185,10 @@ def sweep_task(make_coroutine, monitor, *, is_warm=True):
             del task, error
             nothing_stays_open(loop, before)
         except BaseException as error:
-            error.add_note(f"allocation {number}: {errors}")
+            error.add_note(f"the loop was told: {errors}")
             raise
         finally:
             loop.close()
-        clean = 0 if is_felt else clean + 1
-        number += 1
-    print(number)
+        return is_felt
+
+    each_allocation(run_once)

@@ -498,7 +498,7 @@ def test_a_closed_file_whose_duplicate_lives_does_not_keep_the_loop_busy(loop):
         for _ in range(3):
             one_turn(loop)
         n_before = loop.statistics()["syscalls"]
-        loop.run_until_complete(asyncio.sleep(0.05))
+        loop.run_until_complete(asyncio.sleep(0.05))  # in which a busy loop makes thousands of calls
         assert loop.statistics()["syscalls"] - n_before < 20
         assert called == []
         loop.add_reader(duplicate, called.append, 2)
