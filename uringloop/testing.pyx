@@ -534,11 +534,11 @@ cdef class PollListDriver:
         del self.events[name]
 
     def part(self, name, file):
-        """Nobody waits for it any more; `file`: a number, or an object with fileno()."""
+        """Nothing waits for it any more; `file`: a number, or an object with fileno()."""
         self.polling.part(number_of(file), <PolledEvent>self.events[name], file)
 
     def rejoin(self, file, int64_t now_ns):
-        """Somebody does again; whether there was one for this file."""
+        """It is waited for again; whether there was one for this file."""
         return self.polling.rejoin(number_of(file), now_ns, file) in self.events.values()
 
     def spin_ns(self, int64_t now_ns):

@@ -65,7 +65,7 @@ cdef class Sources:
             raise
 
     cdef int exchange_handler(self, FdHandler old, object old_file, FdHandler new, object new_file) except -1:
-        """The same for who may watch the fd again: what was learned of looking for it (adaptive polling) is kept.
+        """The same for an fd that may be watched again: what was learned of looking for it (adaptive polling) is kept.
 
         Parameters:
             old_file, new_file: whose fd it is: objects with fileno(), or numbers.

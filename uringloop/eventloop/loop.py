@@ -164,7 +164,7 @@ class Loop(
         super().call_exception_handler(context)
 
     def _after_memory_error(self):
-        """For who has no exception handler to call: the step or the wake-up of a task may be lost."""
+        """For callers that raise it, or drop it: the step or the wake-up of a task may be lost."""
         after_memory_error(self)
 
     def close(self, _getpid=os.getpid):

@@ -94,7 +94,7 @@ cdef class SweepRequest(Request):
 cdef class MovableRequest(Request):
     """One that holds a file which the program may close, so that it must not wait for long.
 
-    Whoever delivers a completion of it sets `used_at` to the monitor's n_sweeps.
+    What delivers a completion of it sets `used_at` to the monitor's n_sweeps.
     """
 
     cdef int leave_ring(self) except -1:

@@ -130,7 +130,7 @@ cdef class PollList:
         return event
 
     cdef int part(self, int fd, PolledEvent event, object file) except -1:
-        """Nobody waits for this event of the fd any more, until rejoin(fd); `event` may be None.
+        """Nothing waits for this event of the fd any more, until rejoin(fd); `event` may be None.
 
         Parameters:
             file: the object whose fd it is, or a number.
@@ -145,7 +145,7 @@ cdef class PollList:
         return 0
 
     cdef PolledEvent rejoin(self, int fd, int64_t now_ns, object file):
-        """Somebody waits for this fd's event: the one that was kept, or a new one where none of this file was."""
+        """This fd's event is waited for: the one that was kept, or a new one where none of this file was."""
         cdef PolledEvent event = self.parted.pop(fd, None)
         if event is None or not event.is_of(fd, file):
             event = PolledEvent()

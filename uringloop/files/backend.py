@@ -298,7 +298,7 @@ class _Call:
             try:
                 self._loop.call_soon_threadsafe(self._wake)
                 return
-            except RuntimeError:  # the loop is closed: there is no one to tell
+            except RuntimeError:  # the loop is closed: nothing waits
                 return
             except MemoryError:
                 time.sleep(_TELL_AGAIN_S)

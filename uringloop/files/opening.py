@@ -65,7 +65,7 @@ class Opening(Coroutine[Any, Any, _F]):
     def _call(self) -> str:
         return f"{self.__name__}({', '.join(map(repr, self._args))})"
 
-    if not TYPE_CHECKING:  # who checks types is told by the class
+    if not TYPE_CHECKING:  # checkers of types know it from the class
 
         def __getattr__(self, name):
             hint = "" if name.startswith("_") else f": `await {self._call()}` gives the file"

@@ -71,7 +71,7 @@ cdef unsigned SQ_LARGE = 256
 cdef unsigned CQ_LARGE = 1024
 
 # How long the constructor waits before it says ENOMEM: the kernel gives the memory of closed rings back tens of
-# milliseconds after close, to all processes of the user.  They all wait for it, so that who asks rarely gets none: the
+# milliseconds after close, to all processes of the user.  They all wait for it, and one that asks rarely gets none: the
 # pauses stay short.  Counted, not timed: programs replace the clock.
 ENOMEM_PAUSES_MS = (1, 2, 4, 8, *[10] * 18)
 # The rest, up to a second, where a ring was made or closed since the last such wait: memory does come back then, and
