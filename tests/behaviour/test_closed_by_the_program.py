@@ -443,6 +443,46 @@ async def test_what_waits_for_room_does_not_go_to_the_file_that_got_the_number_w
     peer.close()
 
 
+@pytest.mark.parametrize("way", ["close", "detach"])
+async def test_a_stranger_with_the_number_of_a_listener_does_not_wake_its_server(way):
+    loop, reports = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _loop, context: reports.append(context))
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    server = await loop.create_server(Recorder, sock=listener)
+    await turns(3)
+    stranger = Stranger(listener, way)
+    stranger.far.send(b"for the other")
+    await turns(10)
+    assert not reports
+    assert stranger.near.recv(100) == b"for the other"
+    with pytest.raises(ValueError):
+        server.close()  # as asyncio, which asks the socket for its number
+    stranger.check()
+    stranger.close()
+
+
+@pytest.mark.parametrize("way", ["close", "detach"])
+async def test_a_stranger_with_the_number_of_a_watched_socket_is_not_reported(way):
+    loop, calls = asyncio.get_running_loop(), []
+    near, peer = socket.socketpair()
+    loop.add_reader(near, calls.append, "reader")
+    loop.add_writer(peer, peer.fileno)
+    await turns(3)
+    stranger = Stranger(near, way)
+    stranger.far.send(b"for the other")
+    await turns(10)
+    assert not calls
+    loop.add_reader(stranger.near, lambda: calls.append(stranger.near.recv(100)))
+    if monitor_of(loop) != STOCK:  # whose selector takes the number for one that it watches
+        await until(lambda: calls)
+        assert calls == [b"for the other"]
+    loop.remove_reader(stranger.near)
+    loop.remove_writer(peer)
+    stranger.close()
+    peer.close()
+
+
 async def test_the_peer_reads_what_was_sent_and_then_the_end():
     """While the transport waits for room."""
     transport, protocol, near, peer = await given()

@@ -331,7 +331,8 @@ class ServeMixin:
     def _watch_listener(self, sock, details):
         """Accept when it is readable."""
         if is_original(sock):
-            self._add_reader(sock.fileno(), self._accept_ready, sock, Kind(sock), details)
+            # the object, not its number: that is another file's once the program has closed the listener
+            self._add_reader(sock, self._accept_ready, sock, Kind(sock), details)
         else:
             self._add_reader(sock.fileno(), self._accept_by_method, details)
 

@@ -49,7 +49,7 @@ cdef class FdCallbacks(FdHandler):
         return None  # run_handle tells by itself, and names the callback
 
     cdef bint is_closed_by_program(self) except -1:
-        return self.sock is not None and has_lost(self.sock, self.fd)
+        return has_lost(self.file if self.sock is None else self.sock, self.fd)
 
 
 cdef class FdWatching:

@@ -95,6 +95,7 @@ cdef class PollMonitor(FDMonitor):
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1:
         cdef int n_ready, error
         cdef size_t i, count
+        cdef FdHandler handler
         if self.is_stale:
             self.rebuild()
         count = <size_t>len(self.slots)
@@ -115,7 +116,13 @@ cdef class PollMonitor(FDMonitor):
                     # POLLNVAL: the fd was closed without removing its handler; epoll forgets it, too
                     self.update(<FdHandler>self.slots[i], None)
                     continue
-                ready_list.append(<FdHandler>self.slots[i], self.fds[i].revents)
+                handler = <FdHandler>self.slots[i]
+                if handler.may_be_closed and handler.is_closed_by_program():
+                    # The same where another file has the number already: its events are not this handler's, who would
+                    # leave them there, so that they come again in every turn.
+                    self.update(handler, None)
+                    continue
+                ready_list.append(handler, self.fds[i].revents)
         return 0
 
     cdef int close(self) except -1:
