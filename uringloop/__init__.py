@@ -57,10 +57,10 @@ _OF_CONTEXTS = {
 
 # The same, in builds with liburing.
 _OF_RAW_REQUESTS = {
-    "ContextRequest": ".aio.sqe_request",
-    "Cqe": ".aio.sqe_request",
+    "ContextRequest": ".requests.request",
+    "Cqe": ".requests.request",
     "FIRST_RESERVED_GROUP": ".uring.buffers",
-    "RawRequest": ".eventloop.raw_request",
+    "RawRequest": ".requests.awaiting",
 }
 
 

@@ -7,18 +7,18 @@ from .aio.bottom_halves import BottomHalf as BottomHalf
 from .aio.context import AioContext as AioContext
 from .aio.event_notifier import EventNotifier as EventNotifier
 from .aio.poll_handlers import PollHandler as PollHandler
-from .aio.sqe_request import ContextRequest as ContextRequest
-from .aio.sqe_request import Cqe as Cqe
 from .eventloop.loop import Loop as Loop
 from .eventloop.nested_mode import allow_nested as allow_nested
 from .eventloop.nested_mode import disallow_nested as disallow_nested
-from .eventloop.raw_request import RawRequest as RawRequest
 from .exceptions import MonitorUnavailable as MonitorUnavailable
 from .exceptions import SqeNotSupported as SqeNotSupported
 from .exceptions import UringLoopError as UringLoopError
 from .files import open as open
 from .policy import new_event_loop as new_event_loop
 from .policy import run as run
+from .requests.awaiting import RawRequest as RawRequest
+from .requests.request import ContextRequest as ContextRequest
+from .requests.request import Cqe as Cqe
 from .uring.buffers import FIRST_RESERVED_GROUP as FIRST_RESERVED_GROUP
 
 if sys.version_info >= (3, 16):

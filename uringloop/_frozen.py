@@ -58,28 +58,26 @@ def _seen_of_ours() -> None:
         gsource,
         handles,
         notifier,
+        owner,
         poll_handlers,
         program,
         ready,
         reporter,
         sources,
-        sqe_checks,
-        sqe_request,
-        sqes,
         timers,
     )
     from .eventloop import (
         core,
         nested,
         raw,
-        raw_request,
-        registered,
         views,
         watching,
     )
     from .fdmon import base, epoll, io_uring, poll, polling, select
     from .files import ring_requests
     from .liburing import _ffi, enums, features, probing, refusal
+    from .requests import awaiting, checks, registered, submit
+    from .requests import request as raw_request
     from .support import references
     from .transports import (
         accept,

@@ -18,20 +18,25 @@ LAYERS = {
     "uring": 1,
     "fdmon": 2,
     "aio": 3,
-    "transports": 4,
-    "eventloop": 5,
-    "files": 6,
-    "glib": 6,
-    "policy": 7,
-    "_frozen": 7,  # names all of them, and runs nothing
-    "__init__": 8,
-    "__main__": 9,
-    "testing": 9,
-    "testing_ring": 9,
+    "requests": 4,
+    "transports": 5,
+    "eventloop": 6,
+    "files": 7,
+    "glib": 7,
+    "policy": 8,
+    "_frozen": 8,  # names all of them, and runs nothing
+    "__init__": 9,
+    "__main__": 10,
+    "testing": 10,
+    "testing_ring": 10,
 }
 
 # Going up on purpose, and why.
 ALLOWED = {
+    (
+        "uringloop/aio/context.py",
+        "uringloop.requests.request",
+    ): "in a stub: what AioContext.add_sqe() returns",
     ("uringloop/policy.py", "uringloop"): "inside a function, for the lazily made policy class",
 }
 

@@ -48,7 +48,7 @@ def test_what_a_build_has_not_is_an_attribute_error():
     """inspect.getmembers() and others ask for each name of dir()."""
     script = (
         "import sys, uringloop\n"
-        "sys.modules['uringloop.eventloop.raw_request'] = None\n"
+        "sys.modules['uringloop.requests.awaiting'] = None\n"
         "try:\n"
         "    uringloop.RawRequest\n"
         "except AttributeError as error:\n"

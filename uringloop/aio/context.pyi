@@ -3,10 +3,10 @@ from typing import Any, Self
 
 from ..fdmon.base import FDMonitor
 from ..fdmon.polling import PollList
+from ..requests.request import ContextRequest, Cqe
 from .sources import Sources
-from .sqe_request import ContextRequest, Cqe
 
-# maker: of aio/sqes
+# maker: of requests/submit
 def provide_requests(maker: Callable[..., ContextRequest]) -> None: ...
 
 class Resumable: ...

@@ -67,7 +67,7 @@ cdef int64_t LONGEST_LOOK_NS = <int64_t>1 << 62
 cdef enum:
     IDLE_WAIT_NS = 10_000_000  # an idle bottom half waits so long at most
 
-# What makes the requests of add_sqe(): aio/sqes, which is there in builds with liburing, and which imports this module.
+# What makes the requests of add_sqe(): requests/submit, which builds with liburing have, and which imports this module.
 cdef object make_request = None
 
 cdef object live_contexts = weakref.WeakSet()  # for a fork child

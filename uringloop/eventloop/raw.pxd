@@ -1,8 +1,8 @@
 # add_sqe(): the loop's ring, open to everybody.
-from ..aio.sqes cimport Scratch
+from ..requests.submit cimport Scratch
 from ..fdmon.io_uring cimport IoUringMonitor
 from .core cimport LoopCore
-from .raw_request cimport RawRequest
+from ..requests.awaiting cimport RawRequest
 
 cdef class RawCore(LoopCore):
     cdef public object _registered_buffers  # RegisteredBuffers, or None

@@ -1,10 +1,10 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..aio.sqe_request import Cqe
+from ..requests.awaiting import RawRequest
+from ..requests.registered import RegisteredBuffers, RegisteredFiles
+from ..requests.request import Cqe
 from .core import LoopCore
-from .raw_request import RawRequest
-from .registered import RegisteredBuffers, RegisteredFiles
 
 class RawCore(LoopCore):
     @property

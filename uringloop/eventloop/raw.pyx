@@ -1,10 +1,10 @@
 """loop.add_sqe(): any io_uring request on the loop's own ring, awaited, iterated or told to a callback.
 
-How an SQE is filled, checked and submitted stands in `aio/sqes`; here it becomes a request of asyncio's world, chains
-are made, and tables of buffers and files.
+How an SQE is filled, checked and submitted stands in `requests/submit`; here it becomes a request of asyncio's world,
+chains are made, and tables of buffers and files.
 
 Thread: the loop's; before the loop first runs any one thread.
-Not here: what a completion becomes (`raw_request`).
+Not here: what a completion becomes (`requests/awaiting`).
 """
 
 from libc.stdint cimport uintptr_t
@@ -12,17 +12,17 @@ from libc.stdlib cimport free, malloc
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 
-from ..aio.sqe_checks cimport check_callback, fill_sqe
-from ..aio.sqes cimport Scratch, put_back, set_callback, take_scratch
+from ..requests.checks cimport check_callback, fill_sqe
+from ..requests.submit cimport Scratch, put_back, set_callback, take_scratch
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe
 from ..uring.request cimport Request
 from ..uring.ring cimport SQ_LARGE
 from .core cimport LoopCore
-from .raw_request cimport RawRequest
+from ..requests.awaiting cimport RawRequest
 
 from ..exceptions import SqeNotSupported
-from .registered import RegisteredBuffers, RegisteredFiles
+from ..requests.registered import RegisteredBuffers, RegisteredFiles
 
 cdef extern from "Python.h":
     """

@@ -1,6 +1,7 @@
 # What add_reader and add_writer want of fds.
 from ..aio.context cimport AioContext
 from ..aio.handles cimport Handle
+from ..aio.owner cimport ContextOwner
 from ..fdmon.base cimport FdHandler
 
 cdef class FdCallbacks(FdHandler):
@@ -10,9 +11,7 @@ cdef class FdCallbacks(FdHandler):
     cdef object file                 # what was to be watched: a number, or an object with fileno()
     cdef object sock                 # the socket whose number that is, where it is known; or None
 
-cdef class FdWatching:
-    cdef readonly AioContext aio_context   # owned; None before __init__
-    cdef bint is_loop_closed
+cdef class FdWatching(ContextOwner):
     cdef dict fd_callbacks           # fd -> FdCallbacks
     cdef Handle new_handle(self, object callback, object args, object context)
     cdef int change(self, int fd, FdCallbacks old, Handle reader, Handle writer, object file,

@@ -1,8 +1,5 @@
-from ..aio.context import AioContext
+from ..aio.owner import ContextOwner
 from ..fdmon.base import FdHandler
 
 class FdCallbacks(FdHandler): ...
-
-class FdWatching:
-    @property
-    def aio_context(self) -> AioContext: ...
+class FdWatching(ContextOwner): ...

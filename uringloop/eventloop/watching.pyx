@@ -12,6 +12,7 @@ from libc.errno cimport EBADF
 
 from ..aio.context cimport AioContext
 from ..aio.handles cimport Handle
+from ..aio.owner cimport ContextOwner
 from ..aio.poll_handlers cimport CallbackHandler
 from ..fdmon.base cimport FdHandler
 from ..transports.endpoint cimport has_lost
@@ -52,7 +53,7 @@ cdef class FdCallbacks(FdHandler):
         return has_lost(self.file if self.sock is None else self.sock, self.fd)
 
 
-cdef class FdWatching:
+cdef class FdWatching(ContextOwner):
     """The base of LoopCore that watches fds."""
 
     def __cinit__(self, *args, **kwargs):

@@ -1,6 +1,6 @@
 from typing import Any, Self
 
-from ..eventloop.raw_request import RawRequest
+from ..requests.awaiting import RawRequest
 
 class Block:
     def __new__(cls, size: int) -> Self: ...

@@ -23,7 +23,7 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.ref cimport PyObject, Py_XDECREF
 
 from ..eventloop.raw cimport RawCore
-from ..eventloop.raw_request cimport RawRequest
+from ..requests.awaiting cimport RawRequest
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport io_uring_sqe
 
@@ -176,7 +176,7 @@ cdef class RingFiles:
         return self.submit(&sqe, keepalive, False)
 
     cdef object submit(self, io_uring_sqe *sqe, object keepalive, bint makes_fds):
-        """Held by add_raw until the final completion, which drops `keepalive` (raw_request)."""
+        """Held by add_raw until the final completion, which drops `keepalive` (requests/awaiting)."""
         cdef RawRequest request
         cdef PyObject *borrowed
         self.loop.check_ready()

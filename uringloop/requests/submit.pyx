@@ -3,7 +3,7 @@
 How it works:
  1. The user's prep function fills an SQE of ours in ordinary memory, never a slot of the ring: it may raise, run a
     nested turn or make other requests, and the kernel still sees only what is whole and was checked.
- 2. `sqe_checks` refuses what would break the loop's own requests.
+ 2. `checks` refuses what would break the loop's own requests.
  3. The SQE is copied into the ring, and the request held (uring/request).  It goes out with the next wait, which comes
     at the end of the turn; a full SQ is submitted at once.
 
@@ -11,20 +11,20 @@ What an SQE points to is the user's; `keepalive` holds prep, its arguments and w
 completion, so that cffi's objects and Python buffers among them live as long as the kernel may touch them.
 
 Thread: the context's; before the first turn any one thread.
-Not here: what a completion becomes (`sqe_request`), asyncio's side of it (`eventloop/raw`).
+Not here: what a completion becomes (`request`), asyncio's side of it (`eventloop/raw`).
 """
 
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset
 from cpython.ref cimport PyObject
 
+from ..aio.context cimport AioContext
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport io_uring_sqe
-from .context cimport AioContext
-from .sqe_checks cimport check_callback, fill_sqe
-from .sqe_request cimport ContextRequest, SqeRequest
+from .checks cimport check_callback, fill_sqe
+from .request cimport ContextRequest, SqeRequest
 
-from . import context as _context
+from ..aio import context as _context
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()

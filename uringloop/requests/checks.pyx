@@ -10,7 +10,7 @@ protocol.  A pointer that was computed (`buffer + offset`) or that a prep functi
 elsewhere says nothing of its memory: name the buffer in `keepalive`.
 
 Thread: the context's.
-Not here: making requests (`sqes`).
+Not here: making requests (`submit`).
 """
 
 from libc.stdint cimport uint64_t, uintptr_t
@@ -24,7 +24,7 @@ from ..liburing.liburing cimport (IOSQE_ASYNC, IOSQE_BUFFER_SELECT, IOSQE_CQE_SK
                                   IOSQE_IO_DRAIN,
                                   IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe)
 from ..uring.ring cimport is_a_loops_ring
-from .sqe_request cimport SqeRequest
+from .request cimport SqeRequest
 
 import functools
 import os

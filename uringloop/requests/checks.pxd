@@ -1,6 +1,6 @@
 # What may stand in somebody's own SQE, and what a prep function is given.
 from ..liburing.liburing cimport io_uring_sqe
-from .sqe_request cimport SqeRequest
+from .request cimport SqeRequest
 
 cdef int fill_sqe(SqeRequest request, io_uring_sqe *sqe, object pointer, tuple call, object keepalive,
                   bint is_linked) except -1

@@ -1,9 +1,9 @@
-# One request that add_sqe() made, told to a callback; what a loop adds to it is eventloop/raw_request.
+# One request that add_sqe() made, told to a callback; what a loop adds to it is requests/awaiting.
 from libc.stdint cimport int32_t, uint32_t
 
+from ..aio.context cimport AioContext
+from ..aio.handles cimport Handle, TimerHandle
 from ..uring.request cimport Request
-from .context cimport AioContext
-from .handles cimport Handle, TimerHandle
 
 cdef class Cqe:
     cdef readonly int32_t res          # the result: a count, an fd, ..., or a negated errno

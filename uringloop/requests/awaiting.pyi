@@ -1,8 +1,8 @@
 from collections.abc import Generator
 from typing import Any, Self, final
 
-from ..aio.sqe_request import Cqe, SqeRequest
 from ..uring.request import Request
+from .request import Cqe, SqeRequest
 
 class RawRequest(SqeRequest):
     def __await__(self) -> Generator[Any, None, int]: ...

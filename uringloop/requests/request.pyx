@@ -9,23 +9,23 @@ How it works:
 Invariant: `keepalive` is dropped by the final completion only.  A request that is over holds nothing.
 
 Thread: the context's.
-Not here: awaiting (`eventloop/raw_request`), SQEs (`sqes`), hold and release (`uring/request`).
+Not here: awaiting (`awaiting`), SQEs (`submit`), hold and release (`uring/request`).
 """
 
 cimport cython
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from posix.unistd cimport close as close_fd
 
+from ..aio.context cimport AioContext
+from ..aio.handles cimport Handle, TimerHandle
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport (IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE,
                                   IORING_CQE_F_NOTIF, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_LINK, io_uring_prep_cancel64,
                                   io_uring_prep_nop, io_uring_sqe)
 from ..uring.buffers cimport LentBuffers
 from ..uring.request cimport CANCELLING, KIND_RAW, Request, encode
-from .context cimport AioContext
-from .handles cimport Handle, TimerHandle
 
-from .reporter import LOG_REPORTER
+from ..aio.reporter import LOG_REPORTER
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()

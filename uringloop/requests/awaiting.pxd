@@ -2,18 +2,18 @@
 from libc.stdint cimport int32_t
 from cpython.ref cimport PyObject
 
-from ..aio.sqe_request cimport SqeRequest
+from ..aio.owner cimport ContextOwner
 from ..uring.request cimport Request
-from .core cimport LoopCore
+from .request cimport SqeRequest
 
 cdef class RawRequest(SqeRequest):
-    cdef LoopCore loop                 # None once it is over
+    cdef ContextOwner loop             # None once it is over
     cdef object arrived                # deque of Cqes that nobody took yet; multishot without a callback only
     cdef object waiter                 # the asyncio.Future that somebody waits for in RequestWait, or None
     cdef list closers                  # Futures that wait for the end in aclose(), or None
     cdef Standing standing             # who is in the kernel for it, if it is iterated; or None
     cdef bint is_closing               # nobody wants what still comes
-    cdef LoopCore untold               # whose exception handler hears of a failure that nobody looks at; or None
+    cdef ContextOwner untold               # whose exception handler hears of a failure that nobody looks at; or None
     cdef Request iterate(self)
     cdef int set_waiter(self, object waiter) except -1
     cdef int resolve(self, object waiter) except -1

@@ -1,6 +1,6 @@
 # SQEs that somebody's prep function fills.
 from ..liburing.liburing cimport io_uring_sqe
-from .sqe_request cimport SqeRequest
+from .request cimport SqeRequest
 
 cdef class Scratch:
     cdef object pointer                # cffi `struct io_uring_sqe *` that owns its memory

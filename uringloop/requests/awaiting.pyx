@@ -11,7 +11,7 @@ Invariant: a Standing keeps its RawRequest alive while somebody waits for it, an
 it until the final completion.
 
 Thread: the loop's.
-Not here: completions and callbacks (`aio/sqe_request`), SQEs (`raw`), hold and release (`uring/request`).
+Not here: completions and callbacks (`request`), SQEs (`submit`), hold and release (`uring/request`).
 """
 
 cimport cython
@@ -20,10 +20,10 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from posix.unistd cimport close as close_fd
 
 from ..aio.context cimport AioContext
-from ..aio.sqe_request cimport Cqe, SqeRequest
+from ..aio.owner cimport ContextOwner
 from ..liburing.liburing cimport ECANCELED, IORING_CQE_F_MORE
 from ..uring.request cimport CANCELLING, KIND_RAW, Request
-from .core cimport LoopCore
+from .request cimport Cqe, SqeRequest
 
 # A StopIteration raised by compiled code gets a traceback, with a frame made for it: 200 ns per await.  So the slot
 # that the interpreter calls (SEND with None) is a function of ours that raises none.
@@ -185,7 +185,7 @@ cdef class RawRequest(SqeRequest):
         return 0
 
     cdef int resolve(self, object waiter) except -1:
-        cdef LoopCore loop = self.loop
+        cdef ContextOwner loop = self.loop
         if not loop.is_loop_closed and not is_future_done(waiter):
             try:
                 resolve_future(waiter, None)
@@ -229,7 +229,7 @@ cdef class RawRequest(SqeRequest):
 
         Returns: 0 if there is nothing to cancel.
         """
-        cdef LoopCore loop = self.loop
+        cdef ContextOwner loop = self.loop
         if (self.standing.owner is None or loop is None or loop.is_loop_closed
                 or loop.aio_context.monitor.is_closed):
             return 0

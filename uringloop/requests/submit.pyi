@@ -1,8 +1,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from .context import AioContext
-from .sqe_request import ContextRequest, Cqe
+from ..aio.context import AioContext
+from .request import ContextRequest, Cqe
 
 class Scratch:
     def was_touched(self) -> bool: ...

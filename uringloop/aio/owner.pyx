@@ -1,0 +1,10 @@
+"""What runs an AioContext, as code below the event loop knows it.
+
+A request that is awaited belongs to a loop, and requests/ is below eventloop/.  So this is the part of the loop that
+such code needs at full speed; what it calls besides (call_soon_threadsafe, call_exception_handler) are asyncio's
+methods.
+"""
+
+
+cdef class ContextOwner:
+    """The base of FdWatching, and so of the loop."""
