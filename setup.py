@@ -68,7 +68,7 @@ RING = [
     "eventloop.raw",
     "testing_ring",
 ]
-HEADERS = ["uringloop/liburing/compat.h", "uringloop/aio/clock.h", "uringloop/support/collect.h"]
+HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloop/support/collect.h"]
 HEADERS += ["uringloop/transports/tls_openssl.h", "uringloop/eventloop/stock_clock.h"]
 
 # The cffi module for raw requests, and the compiler flags that it shares with the others.

@@ -1,4 +1,4 @@
-# distutils: include_dirs = uringloop/aio
+# distutils: include_dirs = uringloop/support
 """Drivers for tests of the core.  Not part of the public API: names and behaviour change without notice.
 
 The core's interfaces are cdef, so that Python cannot reach them.  A driver owns or wraps one object of the

@@ -1,4 +1,4 @@
-# distutils: include_dirs = uringloop/aio
+# distutils: include_dirs = uringloop/support
 """Drivers for tests of what needs liburing.  Not part of the public API; see `testing`.
 
 A `RecordingRequest` writes down what it is told; `RequestsDriver` submits such requests on an IoUringMonitor;

@@ -1,4 +1,4 @@
-"""The folders of the package are layers, and imports go only down."""
+"""The folders of the package are layers: imports and includes go only down."""
 
 import pathlib
 import re
@@ -46,8 +46,13 @@ STATEMENT = re.compile(
 )
 
 FILES = sorted(
-    path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyi", ".pyx", ".pxd") and path.is_file()
+    path
+    for path in PACKAGE.rglob("*")
+    if path.suffix in (".py", ".pyi", ".pyx", ".pxd", ".h") and path.is_file()
 )
+
+# A header's name is relative to the file that names it.
+HEADER = re.compile(r'^\s*(?:cdef extern from|#\s*include)\s+"(?P<header>[\w./]+)"', re.MULTILINE)
 
 
 def name(path):
@@ -83,6 +88,14 @@ def imports(path, text=None):
             yield target
 
 
+def headers(path, text=None):
+    """The layers' names of all headers of the package that the file includes."""
+    for found in HEADER.finditer(path.read_text() if text is None else text):
+        header = path.parent.joinpath(found["header"]).resolve()
+        if header.is_relative_to(PACKAGE) and header.exists():
+            yield ".".join(header.relative_to(ROOT).with_suffix("").parts)
+
+
 def is_module(dotted):
     path = ROOT.joinpath(*dotted.split("."))
     return path.is_dir() or any(path.with_suffix(end).exists() for end in (".py", ".pyx", ".pxd"))
@@ -105,7 +118,7 @@ def test_imports_go_only_down(path):
     own = LAYERS[parts[1]]
     up = {
         target
-        for target in imports(path)
+        for target in [*imports(path), *headers(path)]
         if layer(target) > own and (name(path).removesuffix("i"), target) not in ALLOWED
     }
     assert sorted(up) == []
@@ -139,3 +152,16 @@ def test_compiled_modules_import_each_other_as_a_tree():
 )
 def test_the_reader_of_imports_sees(statement, found):
     assert list(imports(PACKAGE / "fdmon" / "imagined.pyx", statement + "\n")) == found
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ('cdef extern from "../aio/audit.h":', ["uringloop.aio.audit"]),
+        ('    """\n    #include "../support/clock.h"\n    """', ["uringloop.support.clock"]),
+        ('cdef extern from "Python.h":', []),
+        ("#include <poll.h>", []),
+    ],
+)
+def test_the_reader_of_headers_sees(statement, found):
+    assert list(headers(PACKAGE / "fdmon" / "imagined.pyx", statement + "\n")) == found

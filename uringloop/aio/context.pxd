@@ -9,7 +9,7 @@ from .handles cimport Handle
 from .ready cimport ReadyQueue
 from .sources cimport Sources
 
-cdef extern from "../aio/clock.h" nogil:
+cdef extern from "../support/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept
 
 cdef class Resumable:

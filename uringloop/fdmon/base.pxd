@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 from ..support.references cimport References
 from .polling cimport PolledEvent, PollList
 
-cdef extern from "../aio/clock.h" nogil:
+cdef extern from "../support/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept
     bint ul_is_clock_faked() noexcept
 
