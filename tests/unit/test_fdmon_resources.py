@@ -1,10 +1,12 @@
 """The FDMonitor interface: what the constructor acquires, and what close and forget release."""
 
+import asyncio
 import contextlib
 import errno
 import gc
 import os
 import select
+import socket
 
 import pytest
 from helpers import run_script
@@ -181,3 +183,30 @@ def test_forget_closes_our_copies_only(new_driver, fds):
     driver.forget()
     driver.forget()
     assert open_fds() - fds.open == before
+
+
+def test_a_transport_that_reads_on_after_its_loop_was_closed_opens_nothing(real_fdmon_name):
+    class Paused(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.pause_reading()
+
+    loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    transport = loop.run_until_complete(loop.create_connection(Paused, sock=near))[0]
+    loop.close()
+    before = open_fds()
+    with contextlib.suppress(OSError, RuntimeError):  # poll knows nothing of it
+        transport.resume_reading()
+    assert open_fds() == before
+    left = [loop, transport]
+    del loop, transport
+
+    def forget():
+        left.clear()
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        forget()
+    near.close()
+    far.close()

@@ -51,6 +51,7 @@ from .epoll cimport EpollMonitor
 from .polling cimport PolledEvent
 
 import logging
+import os
 
 from ..exceptions import MonitorUnavailable
 from ..uring import ring as _ring
@@ -323,6 +324,8 @@ cdef class IoUringMonitor(FDMonitor):
         In a set of its own: the program may watch the same fd.
         """
         if new is not None:
+            if self.is_closed:
+                raise OSError(EBADF, os.strerror(EBADF))  # another set would be closed with the loop's memory only
             if self.left_files is not None:
                 self.renew()
             if self.resting is None:
