@@ -25,7 +25,7 @@ PIP := $(VPYTHON) -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(shell find uringloop -type f \
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
-.PHONY: help build demo test test-glib lint bench clean
+.PHONY: help build drivers demo test test-glib lint bench clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -33,15 +33,18 @@ help:
 	@echo "make test-glib  most tests of what users see once more, with GLib (PyGObject) as the outer loop"
 	@echo "make lint    ruff, cython-lint, mypy"
 	@echo "make bench   quick benchmarks against asyncio and uvloop (BENCH_ARGS=...)"
+	@echo "make drivers  compile the tests' own modules, for those who start pytest themselves"
 	@echo "make build   only compile and install into $(VENV)"
 	@echo "make clean   remove $(VENV) and everything that was built"
 
 build: $(STAMPS)/package
 
+drivers: $(STAMPS)/drivers
+
 demo: $(STAMPS)/package $(STAMPS)/demo
 	@$(VPYTHON) examples/demo.py $(DEMO_ARGS)
 
-test: $(STAMPS)/package $(STAMPS)/test
+test: $(STAMPS)/drivers $(STAMPS)/test
 	@mkdir -p build
 	@$(VPYTHON) -m pytest --junitxml=build/tests.xml $(PYTEST_ARGS)
 
@@ -50,7 +53,7 @@ GLIB_MONITORS := --monitor io_uring --monitor epoll --monitor poll
 GLIB_INNER := $(addprefix tests/behaviour/,test_running.py test_interrupted_callbacks.py test_nested.py \
 	test_nested_ends.py test_nested_io.py test_nested_mode.py test_nested_programs.py)
 
-test-glib: $(STAMPS)/package $(STAMPS)/test
+test-glib: $(STAMPS)/drivers $(STAMPS)/test
 	@mkdir -p build
 	@$(VPYTHON) -m pytest --glib-outer --junitxml=build/tests-glib-outer.xml $(GLIB_MONITORS) $(PYTEST_ARGS) \
 		tests/behaviour $(addprefix --ignore=,$(GLIB_INNER))
@@ -72,7 +75,7 @@ bench: $(STAMPS)/package $(STAMPS)/bench
 clean:
 	if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
 	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find uringloop -type f -name '*.so' -delete
+	find uringloop tests -type f -name '*.so' -delete
 	find . -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 $(STAMPS)/python:
@@ -84,6 +87,13 @@ $(STAMPS)/python:
 $(STAMPS)/package: $(SOURCES) | $(STAMPS)/python
 	@tools/system_packages.sh "$(PYTHON)" build
 	@tools/quietly.sh build/build.log "building uringloop" $(PIP) install -v --editable .
+	@touch $@
+
+# Built with the Cython that the package is built with, and the headers of the package that is installed.
+$(STAMPS)/drivers: $(STAMPS)/package $(wildcard tests/drivers/*.py*)
+	@$(VPYTHON) tools/requirements.py build > build/requirements-build.txt
+	@tools/quietly.sh build/drivers.log "building the tests' drivers" sh -c '$(PIP) install -r build/requirements-build.txt \
+		&& $(VPYTHON) tests/drivers/setup.py build_ext --inplace'
 	@touch $@
 
 $(STAMPS)/demo $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml tools/requirements.py | $(STAMPS)/python

@@ -49,7 +49,6 @@ PLAIN = [
     "eventloop.nested",
     "eventloop.lost_tasks",
     "glib.native",
-    "testing",
 ]
 RING = [
     "uring.ring",
@@ -66,7 +65,6 @@ RING = [
     "transports.accept",
     "files.ring_requests",
     "eventloop.raw",
-    "testing_ring",
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloop/support/collect.h"]
 HEADERS += ["uringloop/transports/tls_openssl.h", "uringloop/eventloop/stock_clock.h"]

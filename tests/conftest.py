@@ -31,6 +31,11 @@ TESTS = pathlib.Path(__file__).parent
 if str(TESTS) not in sys.path:
     sys.path.append(str(TESTS))
 
+try:
+    import drivers.core  # noqa: F401
+except ModuleNotFoundError as _error:
+    pytest.exit(f"the tests' own modules are not built ({_error}): make drivers", returncode=4)
+
 import helpers  # noqa: E402
 from helpers import STOCK, URING_MONITORS, make_loop  # noqa: E402
 

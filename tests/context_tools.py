@@ -2,7 +2,7 @@
 
 import select
 
-from uringloop.testing import ForeignLoop
+from drivers.core import ForeignLoop
 
 
 def settle(context):

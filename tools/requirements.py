@@ -1,4 +1,4 @@
-"""Print what an optional-dependency group of pyproject.toml asks for, one requirement a line.
+"""Print what an optional-dependency group of pyproject.toml asks for, or "build", one requirement a line.
 
 `pip install '.[demo]'` would compile the package again for each group; this way it is built once.
 """
@@ -32,7 +32,9 @@ def requirements(group: str, project: dict) -> list[str]:
 
 
 def main() -> None:
-    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    pyproject = tomllib.loads(PYPROJECT.read_text())
+    project = pyproject["project"]
+    project["optional-dependencies"]["build"] = pyproject["build-system"]["requires"]
     lines = [line for group in sys.argv[1:] for line in requirements(group, project) + ADDED.get(group, [])]
     print("\n".join(dict.fromkeys(lines)))
 

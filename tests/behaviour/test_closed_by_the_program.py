@@ -34,7 +34,7 @@ def is_quiet():
     loop = asyncio.get_running_loop()
     if monitor_of(loop) != "io_uring":
         return True
-    from uringloop.testing_ring import is_sweeping
+    from drivers.ring import is_sweeping
 
     return not is_sweeping(loop.aio_context)
 

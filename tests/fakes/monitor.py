@@ -5,7 +5,7 @@ returns early, reports late and in random order. `nasty` also reports what is no
 `closable` is io_uring's with its epoll set for all handlers; `restless` moves all of them between that and the ring.
 """
 
-from uringloop.testing import FakeMonitor
+from drivers.core import FakeMonitor
 
 from uringloop.fdmon.select import make_monitor as make_real_monitor
 
@@ -25,7 +25,7 @@ def make_monitor(name, seed=1):
         return FakeMonitor(seed, **_FAULTS[name])
     if name in ("closable", "restless"):
         make_real_monitor("io_uring")  # raises MonitorUnavailable where it is missing
-        from uringloop import testing_ring
+        from drivers import ring
 
-        return testing_ring.ClosableMonitor() if name == "closable" else testing_ring.RestlessMonitor()
+        return ring.ClosableMonitor() if name == "closable" else ring.RestlessMonitor()
     return make_real_monitor(name)[0]

@@ -12,7 +12,7 @@ import pytest
 import uringloop
 
 PACKAGE = pathlib.Path(uringloop.__file__).parent
-SOURCES = sorted(path for path in PACKAGE.rglob("*.pyx") if not path.name.startswith("testing"))
+SOURCES = sorted(path for path in PACKAGE.rglob("*.pyx"))
 
 # cdef methods that may run user code
 RUN_USER_CODE = re.compile(

@@ -13,8 +13,8 @@ import pytest
 from .test_kernel_features import ROOT, io_uring_works
 
 PACKAGE = ROOT / "uringloop"
-# For our own tests, or named by those who need it.
-NOT_OF_PROGRAMS = {"uringloop.testing", "uringloop.testing_ring", "uringloop.glib.native"}
+# Named by those who need it.
+NOT_OF_PROGRAMS = {"uringloop.glib.native"}
 
 USE = """
 import asyncio, json, sys

@@ -27,8 +27,6 @@ LAYERS = {
     "_frozen": 8,  # names all of them, and runs nothing
     "__init__": 9,
     "__main__": 10,
-    "testing": 10,
-    "testing_ring": 10,
 }
 
 # Going up on purpose, and why.

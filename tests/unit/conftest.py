@@ -6,8 +6,8 @@ import resource
 import socket
 
 import pytest
+from drivers.core import ContextDriver, MonitorDriver, RecordingHandler
 from fakes.monitor import MONITORS, REAL_MONITORS, make_monitor
-from uringloop.testing import ContextDriver, MonitorDriver, RecordingHandler
 
 import uringloop
 

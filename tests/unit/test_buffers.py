@@ -2,10 +2,9 @@
 
 import pytest
 
-pytest.importorskip("uringloop.testing_ring")
+pytest.importorskip("drivers.ring")
 
-from helpers import pattern
-from uringloop.testing_ring import (
+from drivers.ring import (
     BUFFER_FLAG,
     MORE_FLAG,
     BufferRingDriver,
@@ -13,6 +12,7 @@ from uringloop.testing_ring import (
     RequestsDriver,
     RingDriver,
 )
+from helpers import pattern
 
 from uringloop.uring.ring import Ring
 

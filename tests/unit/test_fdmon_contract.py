@@ -13,8 +13,8 @@ import threading
 import time
 
 import pytest
+from drivers.core import FakeMonitor, MonitorDriver, RecordingHandler
 from helpers import wait_until
-from uringloop.testing import FakeMonitor, MonitorDriver, RecordingHandler
 
 from unit.conftest import free_fds
 

@@ -5,8 +5,8 @@ import select
 import threading
 
 import pytest
+from drivers.core import MonitorDriver, RecordingHandler
 from helpers import run_script
-from uringloop.testing import MonitorDriver, RecordingHandler
 
 from unit.test_refused_calls import NUMBERS
 
@@ -62,7 +62,7 @@ def test_more_ready_handlers_than_the_completion_queue_holds_lose_nothing(driver
 
 def test_overflow_of_the_completion_queue_is_counted(request, ring_driver):
     """Nothing is harvested between the submissions, so the kernel has to keep what does not fit."""
-    ring_requests = pytest.importorskip("uringloop.testing_ring")
+    ring_requests = pytest.importorskip("drivers.ring")
     submit = ring_requests.RequestsDriver(ring_driver.monitor)
     requests = [ring_requests.RecordingRequest() for _ in range(CQ_ENTRIES + 600)]
     for one in requests:
@@ -341,7 +341,7 @@ def test_a_closed_file_that_epoll_reports_on_disturbs_nothing_where_there_can_be
     source = f"""
     import errno, select, socket
     from unit.conftest import Monitor
-    from uringloop.testing import RecordingHandler
+    from drivers.core import RecordingHandler
 
     driver = Monitor("closable" if MONITOR == "io_uring" else MONITOR)
     driver.begin_run()

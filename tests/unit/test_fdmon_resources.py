@@ -9,8 +9,8 @@ import select
 import socket
 
 import pytest
+from drivers.core import ContextDriver, MonitorDriver, RecordingHandler
 from helpers import run_script
-from uringloop.testing import ContextDriver, MonitorDriver, RecordingHandler
 
 import uringloop
 from unit.conftest import forget_spare_rings, free_fds, open_fds
@@ -136,7 +136,7 @@ def test_using_a_closed_monitor_raises_or_does_nothing_but_does_not_crash(reques
         """
         import os
         from uringloop.fdmon.select import make_monitor
-        from uringloop.testing import MonitorDriver, RecordingHandler
+        from drivers.core import MonitorDriver, RecordingHandler
         for begin_run in (True, False):
             driver = MonitorDriver(make_monitor(MONITOR)[0])
             if begin_run:

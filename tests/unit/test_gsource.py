@@ -9,9 +9,9 @@ import threading
 import time
 
 import pytest
+from drivers.core import ContextDriver, ForeignLoop, RecordingHandler
 from fakes.monitor import make_monitor
 from helpers import wait_until
-from uringloop.testing import ContextDriver, ForeignLoop, RecordingHandler
 
 POLLIN = select.POLLIN
 MS = 1_000_000

@@ -6,7 +6,7 @@ A flush runs no user code, but it may let go of the last reference to something,
 import sys
 
 import pytest
-from uringloop.testing import RecordingFlushable
+from drivers.core import RecordingFlushable
 
 MUCH = 1 << 20  # so much is flushed at once
 

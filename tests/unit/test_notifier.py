@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from uringloop.testing import NotifierDriver
+from drivers.core import NotifierDriver
 
 
 @pytest.fixture

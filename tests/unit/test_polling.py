@@ -8,10 +8,10 @@ import threading
 import time
 
 import pytest
+from drivers.core import PollListDriver
 from helpers import run_script
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from uringloop.testing import PollListDriver
 
 import uringloop
 from unit.conftest import handler_with

@@ -10,7 +10,7 @@ import select
 import threading
 
 import pytest
-from uringloop.testing import ContextDriver
+from drivers.core import ContextDriver
 
 from unit.conftest import handler_with
 
@@ -436,7 +436,7 @@ def test_order_of_one_turn_is_callbacks_then_events_then_timers(real_aio, fds):
 
 
 def test_flush_comes_before_the_next_wait_and_once(aio):
-    from uringloop.testing import RecordingFlushable
+    from drivers.core import RecordingFlushable
 
     order = []
     flushable = RecordingFlushable(lambda: order.append("flush"))
@@ -451,7 +451,7 @@ def test_flush_comes_before_the_next_wait_and_once(aio):
 
 
 def test_flushable_marked_by_a_flush_waits_for_the_next_turn(aio):
-    from uringloop.testing import RecordingFlushable
+    from drivers.core import RecordingFlushable
 
     second = RecordingFlushable()
     first = RecordingFlushable(lambda: aio.mark_dirty(second))
@@ -466,7 +466,7 @@ def test_flush_that_fails_does_not_flush_the_others_twice(request, aio):
     """Nor drop their references twice, which ends in freed memory."""
     import sys
 
-    from uringloop.testing import RecordingFlushable
+    from drivers.core import RecordingFlushable
 
     def fail():
         failing.callback = None

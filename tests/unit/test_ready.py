@@ -6,9 +6,9 @@ import weakref
 from collections import deque
 
 import pytest
+from drivers.core import ReadyQueueDriver
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uringloop.testing import ReadyQueueDriver
 
 FIRST_CAPACITY = 64
 

@@ -5,19 +5,19 @@ import socket
 
 import helpers
 import pytest
+from drivers.core import RecordingHandler
 from helpers import make_loop, open_transport, pattern, run, turn_until, until, wait_until
-from uringloop.testing import RecordingHandler
 
 POLLIN = 1
 
-testing_ring = pytest.importorskip("uringloop.testing_ring")
+ring_drivers = pytest.importorskip("drivers.ring")
 
 
 @pytest.fixture
 def ring_loop(ring_driver):
     """A loop on io_uring, and its ring, which refuses what the test says."""
     loop = make_loop("io_uring")
-    ring = testing_ring.refuse_request(loop.aio_context, -1)
+    ring = ring_drivers.refuse_request(loop.aio_context, -1)
     yield loop, ring
     loop.close()
 
@@ -26,7 +26,7 @@ def ring_loop(ring_driver):
 @pytest.mark.parametrize("number", range(9))
 def test_what_is_watched_is_reported_and_leaves_the_ring_where_it_waits_for_long(ring_driver, fds, number):
     """Whichever is refused: a POLL_ADD, the TIMEOUT until the next sweep, or a cancellation of the sweep."""
-    ring = testing_ring.refuse_request(ring_driver.monitor, number)
+    ring = ring_drivers.refuse_request(ring_driver.monitor, number)
     near, far = fds.socketpair()
     far.setblocking(False)
     handler = RecordingHandler(near.fileno(), POLLIN)
@@ -51,7 +51,7 @@ def test_what_is_watched_is_reported_and_leaves_the_ring_where_it_waits_for_long
 
 
 def test_a_wait_that_may_last_for_ever_ends_where_the_next_sweep_is_refused(ring_driver, fds):
-    ring = testing_ring.refuse_request(ring_driver.monitor, -1)
+    ring = ring_drivers.refuse_request(ring_driver.monitor, -1)
     near, far = fds.socketpair()
     handler = RecordingHandler(near.fileno(), POLLIN)
     handler.may_be_closed = handler.is_brief = True
@@ -102,7 +102,7 @@ def test_a_server_answers_or_ends_the_connection_and_serves_the_next(ring_loop, 
                 except ConnectionError:
                     break
                 turn_until(loop, lambda peer=peer, count=n_bytes: is_answered(peer, count))
-            turn_until(loop, lambda: not testing_ring.is_sweeping(loop.aio_context))
+            turn_until(loop, lambda: not ring_drivers.is_sweeping(loop.aio_context))
         turn_until(loop, lambda: not list(loop._transports))
     assert ring.n_calls > number
     server.close()
@@ -120,7 +120,7 @@ def test_a_read_that_fell_short_is_asked_about_all_the_same(ring_loop):
             for count in range(1, 9):
                 await asyncio.get_running_loop().sock_sendall(peer, bytes(13_000))
                 await until(lambda count=count: len(protocol.data) == count * 13_000)
-            await until(lambda: not testing_ring.is_sweeping(loop.aio_context))
+            await until(lambda: not ring_drivers.is_sweeping(loop.aio_context))
             protocol.data.clear()
             ring.refused = ring.n_calls
             peer.send(pattern(13_000))

@@ -8,9 +8,9 @@ import weakref
 
 import pytest
 
-pytest.importorskip("uringloop.testing_ring")
+pytest.importorskip("drivers.ring")
 
-from uringloop.testing_ring import (
+from drivers.ring import (
     EVERYTHING_SENT,
     RecordingRequest,
     RequestsDriver,

@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-pytest.importorskip("uringloop.testing_ring")
+pytest.importorskip("drivers.ring")
 
-from helpers import run_script, wait_until
-from uringloop.testing_ring import (
+from drivers.ring import (
     DEFER_TASKRUN_FLAG,
     DISABLED_FLAG,
     SINGLE_ISSUER_FLAG,
     RingDriver,
 )
+from helpers import run_script, wait_until
 
 import uringloop
 from unit.conftest import forget_spare_rings, open_fds
@@ -184,7 +184,7 @@ def test_close_of_a_disabled_ring_forgets_what_waits_for_it(new_ring):
 def test_request_for_a_closed_ring_raises_and_does_not_crash(request, ring_driver):
     run_script(
         """
-        from uringloop.testing_ring import RingDriver
+        from drivers.ring import RingDriver
         from uringloop.uring.ring import Ring
         for enabled in (True, False):
             ring = RingDriver(Ring())

@@ -3,9 +3,9 @@
 import sys
 
 import pytest
+from drivers.core import SendQueueDriver
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uringloop.testing import SendQueueDriver
 
 STEPS = st.lists(
     st.one_of(

@@ -5,11 +5,11 @@ import heapq
 import sys
 
 import pytest
+from drivers.core import TimersDriver
 from helpers import run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from uringloop.testing import TimersDriver
 
 COMPACT_FROM = 64
 

@@ -1,5 +1,4 @@
-# distutils: include_dirs = uringloop/support
-"""Drivers for tests of what needs liburing.  Not part of the public API; see `testing`.
+"""Drivers for tests of what needs liburing.
 
 A `RecordingRequest` writes down what it is told; `RequestsDriver` submits such requests on an IoUringMonitor;
 `RingDriver` and `BufferRingDriver` work on a bare ring.
@@ -10,16 +9,16 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 
-from .aio.context cimport AioContext
-from .fdmon.base cimport FdHandler, ReadyList
-from .fdmon.io_uring cimport IoUringMonitor
-from .liburing.liburing cimport *
-from .uring.buffers cimport BufferRing
-from .uring.request cimport ALL_SENT, DONE, KIND_COMPLETION, KIND_SKIP_SEND, ORPHANED, InFlight, Request
-from .uring.request cimport decode, encode, hold, release
-from .uring.ring cimport Ring
+from uringloop.aio.context cimport AioContext
+from uringloop.fdmon.base cimport FdHandler, ReadyList
+from uringloop.fdmon.io_uring cimport IoUringMonitor
+from uringloop.liburing.liburing cimport *
+from uringloop.uring.buffers cimport BufferRing
+from uringloop.uring.request cimport ALL_SENT, DONE, KIND_COMPLETION, KIND_SKIP_SEND, ORPHANED, InFlight, Request
+from uringloop.uring.request cimport decode, encode, hold, release
+from uringloop.uring.ring cimport Ring
 
-from .uring import ring as _ring
+from uringloop.uring import ring as _ring
 
 cdef extern from "../liburing/compat.h" nogil:
     void io_uring_prep_nop(io_uring_sqe *)

@@ -1,28 +1,25 @@
-# distutils: include_dirs = uringloop/support
-"""Drivers for tests of the core.  Not part of the public API: names and behaviour change without notice.
+"""Drivers for tests of the core.
 
-The core's interfaces are cdef, so that Python cannot reach them.  A driver owns or wraps one object of the
-core and only forwards; a handler or flushable of here writes down what it is told.  `FakeMonitor` is a
-monitor of its own.
+The core's interfaces are cdef, so that Python cannot reach them.  A driver owns or wraps one object of the core and
+only forwards; a handler or flushable of here writes down what it is told.  `FakeMonitor` is a monitor of its own.
 
-Not here: what needs liburing (`testing_ring`).  The directive above lets the headers be found from here:
-they are named relative to a module in a folder.
+Not here: what needs liburing (`ring`).
 """
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
-from .aio.context cimport AioContext, Flushable, ul_monotonic_ns
-from .aio.gsource cimport ForeignTurns
-from .aio.handles cimport Handle, TimerHandle
-from .aio.notifier cimport Notifier
-from .aio.ready cimport ReadyQueue
-from .aio.timers cimport Timers
-from .fdmon.polling cimport PolledEvent, PollList
-from .fdmon.base cimport FDMonitor, FdHandler, ReadyList
-from .fdmon.poll cimport PollMonitor
-from .transports.wire cimport SendQueue, iovec
+from uringloop.aio.context cimport AioContext, Flushable, ul_monotonic_ns
+from uringloop.aio.gsource cimport ForeignTurns
+from uringloop.aio.handles cimport Handle, TimerHandle
+from uringloop.aio.notifier cimport Notifier
+from uringloop.aio.ready cimport ReadyQueue
+from uringloop.aio.timers cimport Timers
+from uringloop.fdmon.polling cimport PolledEvent, PollList
+from uringloop.fdmon.base cimport FDMonitor, FdHandler, ReadyList
+from uringloop.fdmon.poll cimport PollMonitor
+from uringloop.transports.wire cimport SendQueue, iovec
 
 import contextvars
 import random
