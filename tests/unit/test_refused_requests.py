@@ -115,19 +115,27 @@ def test_a_read_that_fell_short_is_asked_about_all_the_same(ring_loop):
     if helpers.inside_glib:
         pytest.skip("which request is the TIMEOUT is known for the loop's own turns")
 
-    async def main():
+    async def needs_sweep():
         async with open_transport() as (_, protocol, peer):
             for count in range(1, 9):
                 await asyncio.get_running_loop().sock_sendall(peer, bytes(13_000))
                 await until(lambda count=count: len(protocol.data) == count * 13_000)
             await until(lambda: not ring_drivers.is_sweeping(loop.aio_context))
             protocol.data.clear()
-            ring.refused = ring.n_calls
+            number = ring.refused = ring.n_calls
             peer.send(pattern(13_000))
             peer.send(b"!", socket.MSG_OOB)
             peer.send(pattern(13_000))
             await until(lambda: len(protocol.data) == 26_000 or protocol.lost.is_set())
-            assert ring.n_calls > ring.refused
+            ring.refused = -1
             assert bytes(protocol.data) == 2 * pattern(13_000)
+            return ring.n_calls > number
+
+    async def main():
+        # A busy kernel may report the second half by itself, or a sweep may have come across data before.
+        for _ in range(20):
+            if await needs_sweep():
+                return
+        pytest.fail("no sweep was ever needed")
 
     run(loop, main())
