@@ -19,6 +19,7 @@ SANITIZE = os.environ.get("URINGLOOP_SANITIZE", "") not in ("", "0")
 
 # Modules that need no liburing; the others do.
 PLAIN = [
+    "support.errors",
     "support.references",
     "fdmon.polling",
     "fdmon.base",

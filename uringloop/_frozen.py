@@ -78,7 +78,7 @@ def _seen_of_ours() -> None:
     from .liburing import _ffi, enums, features, probing, refusal
     from .requests import awaiting, checks, registered, submit
     from .requests import request as raw_request
-    from .support import references
+    from .support import errors, references
     from .transports import (
         accept,
         addresses,

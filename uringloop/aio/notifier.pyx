@@ -23,8 +23,9 @@ from libc.stdint cimport uint64_t
 from posix.unistd cimport close as close_fd, read as read_fd, write as write_fd
 
 from ..fdmon.base cimport FdHandler
+from ..support.errors cimport os_error
+from ..support.system cimport POLLIN
 
-import os
 
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned initial, int flags)
@@ -54,7 +55,7 @@ cdef class Notifier(FdHandler):
 
     def __cinit__(self):
         self.open()
-        self.events = 1  # POLLIN
+        self.events = POLLIN
 
     cdef int open(self) except -1:
         cdef int ends[2]
@@ -63,7 +64,7 @@ cdef class Notifier(FdHandler):
         if self.fd < 0:
             error = errno
             if pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0:
-                raise OSError(error, "eventfd: " + os.strerror(error))
+                raise os_error(error, "eventfd")
             self.fd, self.writing_fd = ends[0], ends[1]
         return 0
 
@@ -80,7 +81,7 @@ cdef class Notifier(FdHandler):
             while write_fd(self.writing_fd, &one, sizeof(one)) < 0:
                 if errno != EINTR:
                     if errno != EAGAIN:
-                        raise OSError(errno, "eventfd: " + os.strerror(errno))
+                        raise os_error(errno, "eventfd")
                     break
         return 0
 

@@ -21,12 +21,9 @@ from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..fdmon.base cimport FdHandler, ReadyList, check_held, ul_monotonic_ns
+from ..support.system cimport POLLERR, POLLHUP, POLLIN, POLLOUT
 
 cdef enum:
-    POLLIN = 1
-    POLLOUT = 4
-    POLLERR = 8
-    POLLHUP = 16
     BOUND_LEAST_NS = 50_000
     BOUND_MOST_NS = 10_000_000
     BOUND_SHARE = 8

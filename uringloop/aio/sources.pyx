@@ -12,6 +12,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..fdmon.base cimport FdHandler, ul_monotonic_ns
 from ..fdmon.polling cimport PollList
+from ..support.system cimport POLLIN, POLLOUT
 from .bottom_halves cimport check_callback
 from .handles cimport Handle, TimerHandle
 from .poll_handlers cimport CallbackHandler, PollHandler, PollHandlers
@@ -19,11 +20,6 @@ from .poll_handlers cimport CallbackHandler, PollHandler, PollHandlers
 from operator import index
 
 from .bottom_halves import new_bottom_half
-
-cdef enum:
-    POLLIN = 1
-    POLLOUT = 4
-
 
 cdef int64_t as_int64(object number) except? -1:
     """An argument that must be a whole number: TypeError for floats, which Cython would cut off."""

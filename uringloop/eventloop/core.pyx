@@ -15,6 +15,7 @@ from ..aio.context cimport AioContext, ul_monotonic_ns
 from ..aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
 from ..aio.program cimport Program
 from ..fdmon.base cimport FDMonitor, FdHandler, Stopwatch
+from ..support.system cimport POLLIN, POLLOUT
 from .watching cimport FdWatching
 
 import _thread
@@ -51,8 +52,6 @@ cdef enum:
     GREEN_WAIT_NS = 1_000_000
 
 cdef enum:
-    POLLIN = 1
-    POLLOUT = 4
     EVENT_READ = 1   # of selectors
     EVENT_WRITE = 2
 

@@ -15,14 +15,11 @@ from ..aio.handles cimport Handle
 from ..aio.owner cimport ContextOwner
 from ..aio.poll_handlers cimport CallbackHandler
 from ..fdmon.base cimport FdHandler
+from ..support.errors cimport os_error
+from ..support.system cimport POLLIN, POLLOUT
 from ..transports.endpoint cimport has_lost
 
-import os
 import selectors
-
-cdef enum:
-    POLLIN = 1
-    POLLOUT = 4
 
 cdef object OWN = object()
 
@@ -141,7 +138,7 @@ cdef class FdWatching(ContextOwner):
         """Only these two are wanted from now on; an fd that was closed is an error if any is left, as in asyncio."""
         if old.is_removed and (reader is not None or writer is not None):
             self.forget_fd(old)
-            raise OSError(EBADF, os.strerror(EBADF))
+            raise os_error(EBADF)
         return self.change(old.fd, old, reader, writer, old.file, old.is_brief, old.sock)
 
     cdef FdCallbacks callbacks_of(self, object fd):

@@ -13,9 +13,9 @@ from libc.errno cimport EBADF, EINVAL, EPERM, errno
 from libc.stdint cimport int64_t
 from posix.stat cimport S_ISBLK, S_ISDIR, S_ISREG, fstat, struct_stat
 
+from ..support.errors cimport os_error
 from ..support.references cimport References
 
-import os
 
 cdef extern from "<sys/epoll.h>" nogil:
     struct epoll_event:
@@ -286,5 +286,5 @@ cdef int check_pollable(int fd) except -1:
             else:
                 error = EPERM if S_ISREG(st.st_mode) or S_ISDIR(st.st_mode) or S_ISBLK(st.st_mode) else EINVAL
     if error != EINVAL:
-        raise OSError(error, os.strerror(error))
+        raise os_error(error)
     return 0

@@ -16,9 +16,9 @@ from libc.string cimport memset
 from cpython.ref cimport PyObject
 from posix.unistd cimport close as close_fd
 
+from ..support.errors cimport os_error
 from .base cimport FDMonitor, FdHandler, ReadyList, ul_is_clock_faked
 
-import os
 
 from ..exceptions import MonitorUnavailable
 
@@ -138,7 +138,7 @@ cdef class EpollMonitor(FDMonitor):
                     self.handlers[new.fd] = before
                 else:
                     del self.handlers[new.fd]
-                raise OSError(error, os.strerror(error))
+                raise os_error(error)
             if old is None:
                 old = before  # its fd was closed without a word, and the number used again
             self.by_fd[new.fd] = <PyObject *>new
@@ -178,7 +178,7 @@ cdef class EpollMonitor(FDMonitor):
         if n_ready < 0:
             if error == EINTR:
                 return 0
-            raise OSError(error, "epoll_wait: " + os.strerror(error))
+            raise os_error(error, "epoll_wait")
         return self.report(ready_list, n_ready, events)
 
     cdef int collect(self, ReadyList ready_list) except -1:
@@ -187,7 +187,7 @@ cdef class EpollMonitor(FDMonitor):
         cdef int n_ready = epoll_wait(self.epoll_fd, events, EVENTS_PER_WAIT, 0)
         self.n_syscalls += 1
         if n_ready < 0:
-            raise OSError(errno, "epoll_wait: " + os.strerror(errno))
+            raise os_error(errno, "epoll_wait")
         return self.report(ready_list, n_ready, events)
 
     cdef int report(self, ReadyList ready_list, int n_ready, const epoll_event *events) except -1:

@@ -38,7 +38,9 @@ from libc.string cimport memcpy, memset
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
+from ..support.errors cimport os_error
 from ..support.references cimport References
+from ..support.system cimport POLLIN
 from ..uring.buffers cimport BufferRing
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_POLL, KIND_RAW, KIND_SKIP_SEND,
@@ -51,7 +53,6 @@ from .epoll cimport EpollMonitor
 from .polling cimport PolledEvent
 
 import logging
-import os
 
 from ..exceptions import MonitorUnavailable
 from ..uring import ring as _ring
@@ -65,7 +66,6 @@ cdef enum:
     HARVEST_BYTES = 128 * 1024  # received data taken before Python runs: more would leave the cache, and the buffers
     DRAIN_ROUNDS = 1000
     FAKED_WAIT_NS = 1_000_000
-    POLLIN = 1
     SWEEP_NS = 50_000_000  # a wait is moved after one to two of these
     WANTED = 0x1F  # POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP: what handlers are called for
 
@@ -325,7 +325,7 @@ cdef class IoUringMonitor(FDMonitor):
         """
         if new is not None:
             if self.is_closed:
-                raise OSError(EBADF, os.strerror(EBADF))  # another set would be closed with the loop's memory only
+                raise os_error(EBADF)  # another set would be closed with the loop's memory only
             if self.left_files is not None:
                 self.renew()
             if self.resting is None:

@@ -9,10 +9,8 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 
+from ..support.errors cimport os_error
 from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable
-
-import os
-
 
 cdef extern from "<poll.h>" nogil:
     """
@@ -106,7 +104,7 @@ cdef class PollMonitor(FDMonitor):
         if n_ready < 0:
             if error == EINTR:
                 return 0
-            raise OSError(error, "ppoll: " + os.strerror(error))
+            raise os_error(error, "ppoll")
         for i in range(count):
             if n_ready == 0:
                 break

@@ -21,6 +21,7 @@ from ..aio.context cimport AioContext
 from ..aio.gsource cimport ForeignTurns
 from ..eventloop.core cimport LoopCore
 from ..fdmon.base cimport FdHandler
+from ..support.system cimport POLLIN
 
 import sys
 import traceback
@@ -56,7 +57,6 @@ cdef extern from *:
     int source_query_unix_fd "ul_glib.source_query_unix_fd"(void *, void *) nogil
 
 cdef enum:
-    POLLIN = 1
     ALWAYS_TOLD = 0x38  # POLLERR, POLLHUP, POLLNVAL: also to those who ask for nothing
     FARTHEST_MS = 0x7FFFFFFF
 

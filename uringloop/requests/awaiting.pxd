@@ -25,5 +25,3 @@ cdef class Standing(Request):
     cdef PyObject *request             # the RawRequest, borrowed; NULL when it is gone
     cdef RawRequest kept               # the same, owned, while somebody waits for it or its end is coming
     cdef bint makes_fds
-
-cdef object os_error(int32_t res)

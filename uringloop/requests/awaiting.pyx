@@ -22,6 +22,7 @@ from posix.unistd cimport close as close_fd
 from ..aio.context cimport AioContext
 from ..aio.owner cimport ContextOwner
 from ..liburing.liburing cimport ECANCELED, IORING_CQE_F_MORE
+from ..support.errors cimport os_error
 from ..uring.request cimport CANCELLING, KIND_RAW, Request
 from .request cimport Cqe, SqeRequest
 
@@ -55,7 +56,6 @@ cdef extern from *:
     """
     void ul_install_next(object type, void *advance, void *take_back)
 
-import os
 import sys
 import warnings
 from collections import deque
@@ -67,11 +67,6 @@ cdef object Future = futures.Future
 cdef object is_future_done = Future.done
 cdef object resolve_future = Future.set_result
 cdef object is_finalizing = sys.is_finalizing  # C variables: module globals may be gone when the last request goes
-
-
-cdef object os_error(int32_t res):
-    """The OSError subclass of a negated errno."""
-    return OSError(-res, os.strerror(-res))
 
 
 @cython.no_gc_clear
@@ -221,7 +216,7 @@ cdef class RawRequest(SqeRequest):
             loop, self.untold = self.untold, None
             loop.call_exception_handler({
                 "message": f"{self!r} failed, and nobody awaited it",
-                "exception": os_error(self.last_cqe.res),
+                "exception": os_error(-self.last_cqe.res),
             })
 
     cdef int drop_in_flight(self) except -1:
@@ -355,7 +350,7 @@ cdef int advance(RequestWait wait, PyObject **found) except -1:
             raise wait.cancelled
         if request.last_cqe.res < 0:
             request.is_seen = True
-            raise os_error(request.last_cqe.res)
+            raise os_error(-request.last_cqe.res)
         result = request.last_cqe.res
         request.is_seen = True
         return give_reference(result, found, 1)

@@ -19,15 +19,13 @@ from ..aio.handles cimport enter_context, leave_context
 from ..fdmon.base cimport FdHandler, check_held, identity
 from ..fdmon.io_uring cimport IoUringMonitor, MovableRequest
 from ..liburing.liburing cimport *
+from ..support.errors cimport os_error
+from ..support.system cimport POLLIN
 from .endpoint cimport Connection, Kind, connection_of, number_in
 
-import os
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
-
-cdef enum:
-    POLLIN = 1
 
 cdef extern from "<sys/socket.h>" nogil:
     int SOCK_CLOEXEC, SOCK_NONBLOCK
@@ -184,7 +182,7 @@ cdef class Acceptor:
         if connection is not None:
             self.report(connection, None)
         elif not goes_on:
-            self.report(None, OSError(-res, os.strerror(-res)))
+            self.report(None, os_error(-res))
         return 0
 
     def close(self):

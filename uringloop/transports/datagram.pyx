@@ -24,12 +24,12 @@ from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 
 from ..aio.context cimport AioContext, Flushable, Resumable
+from ..support.errors cimport os_error
 from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, real_family, ul_name
 from .endpoint cimport number_in
 from .packets cimport BATCH, MOST_BYTES, Batch, DatagramQueue, Incoming, Outgoing, send_to_peer
 from .wire cimport warn_unclosed
 
-import os
 import sys
 
 from asyncio import constants
@@ -133,7 +133,7 @@ cdef class DatagramTransport(Flushable):
             return 0  # after __del__
         if self.fd_at[0] != self.fd:
             # closed by the program: the number may be another file's by now
-            raise OSError(EBADF, os.strerror(EBADF))
+            raise os_error(EBADF)
         self.reader = self.loop._watch_own_readable(self.fd, self.sock, self._read_ready)
         return 0
 
@@ -231,7 +231,7 @@ cdef class DatagramTransport(Flushable):
             self.stop_reading()  # closed by the program: the fd is another file's, and may stay readable for ever
         # EAGAIN: somebody else took it, or its checksum was wrong.  EINTR: it is still there.
         if error and error != EAGAIN and error != EINTR:
-            self.protocol.error_received(OSError(error, os.strerror(error)))
+            self.protocol.error_received(os_error(error))
         return self.batch.next < self.batch.count
 
     cdef int receive_by_python(self) except -1:
@@ -354,7 +354,7 @@ cdef class DatagramTransport(Flushable):
             self.queue.push(<bytes>data, None, NULL, 0)
             self.wait_for_room()
             return self.pause_if_full()
-        self.protocol.error_received(OSError(-sent, os.strerror(-sent)))
+        self.protocol.error_received(os_error(-sent))
         return 0
 
     cdef int send_some(self) except -1:
@@ -378,7 +378,7 @@ cdef class DatagramTransport(Flushable):
             elif sent == -EAGAIN:
                 return self.wait_for_room()
             elif sent != -EINTR:
-                self.errors.append(OSError(-sent, os.strerror(-sent)))
+                self.errors.append(os_error(-sent))
                 queue.drop(1)
         return self.stop_waiting()
 

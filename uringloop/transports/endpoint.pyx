@@ -15,11 +15,11 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from posix.unistd cimport close as posix_close
 from cpython.object cimport PyObject
 
+from ..support.errors cimport os_error
 from .addresses cimport AF_INET, AF_INET6, AF_UNIX, address_of, real_family, ul_peer
 from .wire cimport WireEnd
 
 import _socket
-import os
 import socket
 
 from .trsock import TransportSocket
@@ -176,7 +176,7 @@ def accept(int fd, Kind kind not None):
     if connection.fd < 0:
         if errno in (EAGAIN, EINTR, ECONNABORTED):
             return None  # without an exception, which takes longer than the call
-        raise OSError(errno, os.strerror(errno))
+        raise os_error(errno)
     connection.kind = kind
     if kind.is_known:
         connection.peername = address_of(&peer, n_bytes)

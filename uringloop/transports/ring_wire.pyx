@@ -39,6 +39,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from ..fdmon.base cimport FdHandler, check_held, identity
 from ..fdmon.io_uring cimport IoUringMonitor, MovableRequest
 from ..liburing.liburing cimport *
+from ..support.system cimport IOV_MAX, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
 from ..uring.buffers cimport BufferRing
 from ..uring.request cimport ALL_SENT, KIND_COMPLETION, KIND_SKIP_SEND, Request
 from .wire cimport SendQueue, Wire, WireEnd, iovec, read_direct
@@ -79,9 +80,6 @@ cdef extern from *:
     bint ul_count_left(int fd, bint on) noexcept
     int ul_unread_bytes(int fd) noexcept
 
-cdef extern from "<poll.h>" nogil:
-    int POLLIN, POLLOUT, POLLRDHUP, POLLHUP, POLLERR
-
 cdef enum:
     LARGE_CHUNK = 12 * 1024        # a chunk from here on counts as large
     SHORT_READ = 6 * 1024          # a bulk read below this counts as short
@@ -90,7 +88,6 @@ cdef enum:
     BULK_FIRST = 32 * 1024
     BULK_MOST = 256 * 1024
     READS_PER_EVENT = 4
-    IOV_MOST = 1024                # IOV_MAX on Linux
     SEND_MOST = 1 << 30            # bytes per send
 
 
@@ -553,7 +550,7 @@ cdef class RingWire(Wire):
     cdef int send_queued(self) except -1:
         """Called by flush, right before the enter that submits it."""
         cdef SendQueue queue = self.end.queue
-        cdef bint is_whole = len(queue.chunks) - queue.first <= IOV_MOST
+        cdef bint is_whole = len(queue.chunks) - queue.first <= IOV_MAX
         if self.send_error:
             return self.end.schedule_news()
         if self.sends_in_flight or not queue.n_bytes:
@@ -589,7 +586,7 @@ cdef class RingWire(Wire):
         if request is None:
             request = self.send = SendRequest()
         request.wire = self
-        capacity = min(count, <size_t>IOV_MOST)
+        capacity = min(count, <size_t>IOV_MAX)
         if capacity > request.vector_capacity:
             grown = <iovec *>realloc(request.vector, capacity * sizeof(iovec))
             if grown == NULL:

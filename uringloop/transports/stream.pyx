@@ -20,11 +20,11 @@ from cpython.ref cimport PyObject
 from ..aio.context cimport AioContext, Resumable
 from ..aio.handles cimport enter_context, leave_context
 from ..fdmon.base cimport check_held
+from ..support.errors cimport os_error
 from .endpoint cimport Endpoint
 from .wire cimport SendQueue, Wire, warn_unclosed
 
 import asyncio
-import os
 
 from asyncio import constants, streams
 from asyncio.log import logger
@@ -385,7 +385,7 @@ cdef class StreamTransport(Endpoint):
         return self.fatal_error(error, "Fatal error on socket transport")
 
     cdef int fail_reading(self, int error) except -1:
-        return self.fatal_error(OSError(error, os.strerror(error)), "Fatal read error on socket transport")
+        return self.fatal_error(os_error(error), "Fatal read error on socket transport")
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -543,7 +543,7 @@ cdef class StreamTransport(Endpoint):
 
     cdef int fail_writing(self, int error) except -1:
         self.queue.clear()
-        exception = OSError(error, os.strerror(error))
+        exception = os_error(error)
         if self.empty_waiter is not None and not self.empty_waiter.done():
             self.empty_waiter.set_exception(exception)
         return self.fatal_error(exception, "Fatal write error on socket transport")

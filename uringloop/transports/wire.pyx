@@ -21,8 +21,9 @@ from cpython.ref cimport PyObject
 from ..aio.context cimport Flushable
 from ..aio.handles cimport enter_context, leave_context
 from ..fdmon.base cimport FdHandler, check_held, identity
+from ..support.errors cimport os_error
+from ..support.system cimport IOV_MAX, POLLIN, POLLOUT
 
-import os
 import warnings
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -78,9 +79,6 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
 
 cdef enum:
-    POLLIN = 1
-    POLLOUT = 4
-    IOV_MOST = 1024                # IOV_MAX on Linux: more per call is EINVAL
     STAGING_BYTES = 256 * 1024     # the one buffer that all small reads share
     DIRECT_FROM = 8192             # reads that are expected to be larger go straight into their bytes object
     DIRECT_MOST = 256 * 1024
@@ -384,7 +382,7 @@ cdef class Wire:
         cdef size_t i
         cdef Py_ssize_t asked = 0
         if count > 8:
-            capacity = min(count, <size_t>IOV_MOST)
+            capacity = min(count, <size_t>IOV_MAX)
             vector = <iovec *>malloc(capacity * sizeof(iovec))
             if vector == NULL:
                 raise MemoryError()
@@ -524,7 +522,7 @@ cdef class ReadinessWire(Wire):
             return 0
         if events and self.is_closed_by_program():
             if events & ~(old.events if old is not None else 0):
-                raise OSError(EBADF, os.strerror(EBADF))
+                raise os_error(EBADF)
             events = 0
         if events:
             new = WireHandler(self.fd, events)

@@ -19,9 +19,9 @@ from libc.stdlib cimport calloc, free
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from ..liburing.liburing cimport *
+from ..support.errors cimport os_error
 from .ring cimport Ring
 
-import os
 
 # Buffer-group ids from here on are the loop's own; users' requests keep below.
 FIRST_RESERVED_GROUP = 0xFF00
@@ -49,7 +49,7 @@ cdef class BufferRing:
             self.n_buffers, self.buffer_bytes, self.is_incremental = 64, 16 * 1024, False
             result = ul_register_buffer_ring(&ring.ring, self.slots, self.n_buffers, self.group, 0)
         if result < 0:
-            raise OSError(-result, "io_uring_register(PBUF_RING): " + os.strerror(-result))
+            raise os_error(-result, "io_uring_register(PBUF_RING)")
         self.memory = <char *>mmap(NULL, <size_t>self.n_buffers * self.buffer_bytes, PROT_READ | PROT_WRITE,
                                    MAP_ANONYMOUS | MAP_PRIVATE, -1, 0)
         if <void *>self.memory == MAP_FAILED:

@@ -23,6 +23,7 @@ from posix.fcntl cimport fcntl
 from posix.unistd cimport close as close_fd
 
 from ..liburing.liburing cimport *
+from ..support.errors cimport os_error
 
 cdef extern from "<sys/stat.h>" nogil:
     """
@@ -252,7 +253,7 @@ cdef class Ring:
         self.reopen()
         result = ul_enable_ring(&self.ring)
         if result < 0:
-            raise OSError(-result, "io_uring_register(ENABLE_RINGS): " + os.strerror(-result))
+            raise os_error(-result, "io_uring_register(ENABLE_RINGS)")
         self.is_enabled = True
         self.owner_thread = ul_thread_serial()
         self.owner_tid = ul_thread_number()
@@ -351,7 +352,7 @@ cdef class Ring:
             return done
         if done in (-EINTR, -ETIME, -EAGAIN, -EBUSY):
             return done
-        raise OSError(-done, "io_uring_enter: " + os.strerror(-done))
+        raise os_error(-done, "io_uring_enter")
 
     cdef bint has_unsubmitted(self) noexcept:
         return self.is_open and ul_unsubmitted(&self.ring) != 0

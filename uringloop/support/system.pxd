@@ -1,0 +1,13 @@
+# Numbers of the system's headers that several modules use.  Python.h asks for all of them (_GNU_SOURCE).
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+        POLLOUT
+        POLLERR
+        POLLHUP
+        POLLRDHUP
+
+cdef extern from "<limits.h>" nogil:
+    enum:
+        IOV_MAX     # parts per sendmsg(2): more is EINVAL
