@@ -327,6 +327,12 @@ def test_readers_survive_from_one_run_to_the_next(loop, pair):
     loop.remove_reader(near)
 
 
+@pytest.mark.parametrize("number", [1 << 31, 1 << 64])
+def test_a_number_that_no_file_can_have_is_not_watched(loop, number):
+    assert loop.remove_reader(number) is False
+    assert loop.remove_writer(number) is False
+
+
 def test_removed_readers_let_go_of_their_callbacks(loop, pair):
     import gc
     import weakref

@@ -146,6 +146,8 @@ cdef class FdWatching(ContextOwner):
         cdef FdCallbacks one
         try:
             return self.fd_callbacks.get(as_fd(fd))
+        except OverflowError:
+            return None  # no file has such a number
         except ValueError:
             for one in self.fd_callbacks.values():
                 if one.file is fd:

@@ -372,7 +372,7 @@ cdef class TransportTable:
     def __setitem__(self, int fd, transport):
         self.by_fd[fd] = PyWeakref_NewRef(transport, None)
 
-    def __getitem__(self, int fd):
+    def __getitem__(self, fd):
         transport = self.by_fd[fd]()
         if transport is None:
             raise KeyError(fd)
