@@ -69,7 +69,7 @@ lint: $(STAMPS)/dev
 	PATH="$(VENV)/bin:$$PATH" cython-lint uringloop
 	if grep -q '^\[tool\.mypy\]' pyproject.toml; then $(VPYTHON) -m mypy; fi
 
-bench: $(STAMPS)/package $(STAMPS)/bench
+bench: $(STAMPS)/drivers $(STAMPS)/bench
 	@$(VPYTHON) -m benchmarks run $(BENCH_ARGS)
 
 clean:

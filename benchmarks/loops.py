@@ -98,7 +98,8 @@ def set_polling(loop: asyncio.AbstractEventLoop, spec: LoopSpec, is_on: bool = T
         return
     loop.set_poll_params(spec.poll_max_ns if is_on else 0)  # type: ignore[attr-defined]
     if is_on and spec.shares_polled_event:
-        sys.path.append(str(REPOSITORY / "tests"))  # where `make drivers` builds what is not for users
+        if str(REPOSITORY / "tests") not in sys.path:
+            sys.path.append(str(REPOSITORY / "tests"))  # where `make drivers` builds what is not for users
         importlib.import_module("drivers.core").share_polled_event(loop.aio_context)  # type: ignore[attr-defined]
 
 

@@ -15,6 +15,7 @@ import contextlib
 import faulthandler
 import functools
 import gc
+import importlib.util
 import inspect
 import logging
 import os
@@ -32,7 +33,10 @@ if str(TESTS) not in sys.path:
     sys.path.append(str(TESTS))
 
 try:
-    import drivers.core  # noqa: F401
+    import drivers.core
+
+    if importlib.util.find_spec("uringloop.uring.ring") is not None:
+        import drivers.ring  # noqa: F401  (else what needs it would be skipped)
 except ModuleNotFoundError as _error:
     pytest.exit(f"the tests' own modules are not built ({_error}): make drivers", returncode=4)
 
