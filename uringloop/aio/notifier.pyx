@@ -26,7 +26,6 @@ from ..fdmon.base cimport FdHandler
 from ..support.errors cimport os_error
 from ..support.system cimport POLLIN
 
-
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned initial, int flags)
     int EFD_CLOEXEC, EFD_NONBLOCK

@@ -21,6 +21,7 @@ from operator import index
 
 from .bottom_halves import new_bottom_half
 
+
 cdef int64_t as_int64(object number) except? -1:
     """An argument that must be a whole number: TypeError for floats, which Cython would cut off."""
     return index(number)

@@ -1,8 +1,8 @@
 # add_sqe(): the loop's ring, open to everybody.
-from ..requests.submit cimport Scratch
 from ..fdmon.io_uring cimport IoUringMonitor
-from .core cimport LoopCore
 from ..requests.awaiting cimport RawRequest
+from ..requests.submit cimport Scratch
+from .core cimport LoopCore
 
 cdef class RawCore(LoopCore):
     cdef public object _registered_buffers  # RegisteredBuffers, or None

@@ -12,14 +12,14 @@ from libc.stdlib cimport free, malloc
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 
-from ..requests.checks cimport check_callback, fill_sqe
-from ..requests.submit cimport Scratch, put_back, set_callback, take_scratch
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe
+from ..requests.awaiting cimport RawRequest
+from ..requests.checks cimport check_callback, fill_sqe
+from ..requests.submit cimport Scratch, put_back, set_callback, take_scratch
 from ..uring.request cimport Request
 from ..uring.ring cimport SQ_LARGE
 from .core cimport LoopCore
-from ..requests.awaiting cimport RawRequest
 
 from ..exceptions import SqeNotSupported
 from ..requests.registered import RegisteredBuffers, RegisteredFiles

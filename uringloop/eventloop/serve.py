@@ -4,12 +4,12 @@ import _socket
 import asyncio
 import errno
 import functools
-import os
 import posix
 import weakref
 from asyncio import constants, exceptions, trsock
 from asyncio.log import logger
 
+from ..support.errors import os_error
 from ..transports import stock
 from ..transports.classes import _SelectorDatagramTransport, _SelectorSocketTransport
 from ..transports.endpoint import Connection, Kind, accept
@@ -483,7 +483,7 @@ class ServeMixin:
         protocol = transport = None
         try:
             if connection is None:  # by Server.close_clients()
-                raise ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
+                raise os_error(errno.ECONNABORTED)
             protocol = protocol_factory()
             connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
             if not isinstance(connection, Connection) and not is_plain(connection, STREAM_METHODS):

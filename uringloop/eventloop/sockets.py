@@ -18,6 +18,7 @@ import posix
 import socket
 from asyncio import exceptions
 
+from ..support.errors import os_error
 from ..transports.endpoint import Kind, accept
 from ..transports.plain import is_original
 
@@ -50,7 +51,7 @@ def _accept(sock, kind):
         return sock.accept()
     connection = accept(sock.fileno(), kind)
     if connection is None:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        raise os_error(errno.EAGAIN)
     address = connection.peer()
     return connection.socket(), address
 

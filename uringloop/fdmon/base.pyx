@@ -16,7 +16,6 @@ from posix.stat cimport S_ISBLK, S_ISDIR, S_ISREG, fstat, struct_stat
 from ..support.errors cimport os_error
 from ..support.references cimport References
 
-
 cdef extern from "<sys/epoll.h>" nogil:
     struct epoll_event:
         pass

@@ -19,7 +19,6 @@ from posix.unistd cimport close as close_fd
 from ..support.errors cimport os_error
 from .base cimport FDMonitor, FdHandler, ReadyList, ul_is_clock_faked
 
-
 from ..exceptions import MonitorUnavailable
 
 

@@ -35,6 +35,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
+from ..support.errors import os_error
 from .backend import APPEND, STREAM, Backend, Buffer, Opened, Path, outcome_of
 from .modes import Mode, optional_size, type_name
 
@@ -283,14 +284,14 @@ class BinaryFile:
 
     def _check_positional(self, offset: int) -> None:
         if offset < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise os_error(errno.EINVAL)
         # io_uring would read and write them as if no offset had been given
         if not self._has_positions and (
             not self._is_seekable
             or (self._mode.is_readable and _errno_of(os.preadv, self._fd, [], offset) == errno.ESPIPE)
             or (self._mode.is_writable and _errno_of(os.pwritev, self._fd, [], offset) == errno.ESPIPE)
         ):
-            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+            raise os_error(errno.ESPIPE)
 
     # Who uses the descriptor
 
@@ -317,7 +318,7 @@ class BinaryFile:
 
     def _check_transfer(self, refusal: int) -> None:
         if refusal:
-            raise OSError(refusal, os.strerror(refusal))
+            raise os_error(refusal)
 
     # Operations on the descriptor, each of them once or until all is done
 
@@ -516,7 +517,7 @@ class BinaryFile:
             finally:
                 self._leave()
         if not 0 <= offset <= OFFSET_MOST:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise os_error(errno.EINVAL)
         # Further than that a file system may refuse; a file in /proc may stay where it is. They know without waiting.
         is_taken = offset <= _ALWAYS_MOST and self._size_hint_bytes
         return offset if is_taken else os.lseek(self._fd, offset, os.SEEK_SET)

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..liburing import ffi, lib
+from ..support.errors import os_error
 from .backend import STREAM, Backend, Buffer, Opened, Path
 from .common import OFFSET_MOST
 from .ring_requests import Block, RingFiles, describe_now
@@ -40,7 +41,7 @@ _AT_SYMLINK_FOLLOW = 0x400
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_EMPTY_PATH = 0x1000
 _STATX_BASIC_STATS = 0x7FF
-_IOV_MOST = 1024
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 # Flags of open(2) with which a submission never opens (the second is O_TMPFILE without what it has of others).
 _FOR_WORKERS = os.O_CREAT | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
@@ -190,8 +191,8 @@ class RingBackend(Backend):
         self, prep: Any, fd: int, buffers: Sequence[Buffer], offset: int, is_written_to: bool
     ) -> int:
         views = [ffi.from_buffer("char[]", one, require_writable=is_written_to) for one in buffers]
-        if len(views) > _IOV_MOST:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if len(views) > _IOV_MAX:
+            raise os_error(errno.EINVAL)
         vectors = ffi.new("struct iovec[]", len(views))
         for vector, view in zip(vectors, views, strict=True):
             vector.iov_base, vector.iov_len = view, len(view)

@@ -23,9 +23,9 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.ref cimport PyObject, Py_XDECREF
 
 from ..eventloop.raw cimport RawCore
-from ..requests.awaiting cimport RawRequest
 from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport io_uring_sqe
+from ..requests.awaiting cimport RawRequest
 
 import os
 

@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
+from ..support.errors import os_error
 from .buffered import BufferedFile
 from .common import OFFSET_MOST
 from .modes import c_int, c_size, optional_size, type_name
@@ -385,7 +386,7 @@ class TextFile:
     async def _go(self, cookie: int) -> None:
         position, flags, n_bytes, n_characters, is_final = _unpack(cookie)
         if position > OFFSET_MOST:  # to io it is a negative one
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise os_error(errno.EINVAL)
         await self.buffer.seek(position)
         self._forget()
         if self._decoder is not None:

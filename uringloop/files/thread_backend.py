@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from ..support.errors import os_error
 from .backend import APPEND, Backend, Buffer, Opened, Path
 
 _T = TypeVar("_T")
@@ -229,7 +230,7 @@ def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     if libc.fallocate(fd, mode, offset, length) != 0:
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+        raise os_error(code)
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

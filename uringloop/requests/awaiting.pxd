@@ -13,7 +13,7 @@ cdef class RawRequest(SqeRequest):
     cdef list closers                  # Futures that wait for the end in aclose(), or None
     cdef Standing standing             # who is in the kernel for it, if it is iterated; or None
     cdef bint is_closing               # nobody wants what still comes
-    cdef ContextOwner untold               # whose exception handler hears of a failure that nobody looks at; or None
+    cdef ContextOwner untold           # whose exception handler gets a failure that is never retrieved; or None
     cdef Request iterate(self)
     cdef int set_waiter(self, object waiter) except -1
     cdef int resolve(self, object waiter) except -1

@@ -6,9 +6,10 @@ unregistered, and charges the memory against RLIMIT_MEMLOCK.
 Source: io_uring_register(2).  Thread: the loop's.
 """
 
-import os
 import weakref
 from typing import Any
+
+from ..support.errors import os_error
 
 
 class RegisteredBuffers:
@@ -91,4 +92,4 @@ class RegisteredFiles:
 
 def _check(result: int, what: str) -> None:
     if result < 0:
-        raise OSError(-result, f"io_uring_register({what}): {os.strerror(-result)}")
+        raise os_error(-result, f"io_uring_register({what})")
