@@ -49,6 +49,8 @@ DEADLINE_SECONDS = 20  # of an asynchronous test, whose timers are expected to w
 DEADLINE_SECONDS_SLOW = 240
 POOLED_RINGS_MAX = 8  # the process-wide pool of rings may fill up during a test
 
+RUNNING_TEST = pathlib.Path("build/running-test.txt")  # its name, for whoever finds that the run did not end
+
 _stderr_fd = pytest.StashKey[int]()
 _call_report = pytest.StashKey[pytest.TestReport]()
 
@@ -85,6 +87,16 @@ def pytest_configure(config):
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         config.stash[_stderr_fd] = os.dup(2)
+
+
+def pytest_runtest_logstart(nodeid):
+    """The watchdog ends the process where it stands, before pytest can say in which test that was."""
+    if RUNNING_TEST.parent.is_dir():
+        RUNNING_TEST.write_text(nodeid + "\n")
+
+
+def pytest_sessionfinish():
+    RUNNING_TEST.unlink(missing_ok=True)
 
 
 def pytest_unconfigure(config):
