@@ -57,6 +57,7 @@ RING = [
     "uring.completions",
     "uring.buffers",
     "uring.sendprobe",
+    "uring.engine",
     "fdmon.io_uring",
     "requests.request",
     "requests.checks",

@@ -98,4 +98,4 @@ def _seen_of_ours() -> None:
         trsock,
         wire,
     )
-    from .uring import buffers, completions, request, ring, sendprobe
+    from .uring import buffers, completions, engine, request, ring, sendprobe

@@ -1,6 +1,6 @@
 """Drivers for tests of what needs liburing.
 
-A `RecordingRequest` writes down what it is told; `RequestsDriver` submits such requests on an IoUringMonitor;
+A `RecordingRequest` writes down what it is told; `RequestsDriver` submits such requests on the Engine of an IoUringMonitor;
 `RingDriver` and `BufferRingDriver` work on a bare ring.
 """
 
@@ -14,6 +14,7 @@ from uringloop.fdmon.base cimport FdHandler, ReadyList
 from uringloop.fdmon.io_uring cimport IoUringMonitor
 from uringloop.liburing.liburing cimport *
 from uringloop.uring.buffers cimport BufferRing
+from uringloop.uring.engine cimport Engine
 from uringloop.uring.request cimport ALL_SENT, DONE, KIND_COMPLETION, KIND_SKIP_SEND, ORPHANED, InFlight, Request
 from uringloop.uring.request cimport decode, encode, hold, release
 from uringloop.uring.ring cimport Ring
@@ -67,14 +68,24 @@ cdef class RefusingRing(Ring):
 
 def refuse_request(of, Py_ssize_t number):
     """Give a RefusingRing, which is returned, to a monitor on io_uring, or that of a context: one without requests."""
-    cdef IoUringMonitor monitor = (<AioContext>of).monitor if isinstance(of, AioContext) else of
+    cdef Engine engine = engine_of(of)
     cdef RefusingRing ring = RefusingRing()
     ring.refused = number
-    if monitor.ring.is_enabled:
+    if engine.ring.is_enabled:
         ring.enable()
-    monitor.ring.close()
-    monitor.ring = ring
+    engine.ring.close()
+    engine.ring = ring
     return ring
+
+
+cdef Engine engine_of(of):
+    """That of an IoUringMonitor, or of a context on one."""
+    return (<AioContext>of).engine if isinstance(of, AioContext) else (<IoUringMonitor>of).engine
+
+
+def skips_sends(of):
+    """Whether sends post a completion only where they fail."""
+    return engine_of(of).skip_sends
 
 
 def is_sweeping(AioContext context not None):
@@ -95,7 +106,7 @@ cdef class RecordingRequest(Request):
 
     cdef public object callback
     cdef readonly list calls
-    cdef IoUringMonitor monitor
+    cdef Engine engine
     cdef object __weakref__
 
     def __init__(self, callback=None, *, bint skip_send=False):
@@ -134,7 +145,7 @@ cdef class RecordingRequest(Request):
         received = None
         if data != NULL:
             received = PyBytes_FromStringAndSize(data, max(res, 0))
-            self.monitor.buffers.give_back(flags)
+            self.engine.buffers.give_back(flags)
         self.calls.append(("complete", res, bool(flags & IORING_CQE_F_MORE), received))
         if self.callback is not None:
             self.callback(self, res)
@@ -151,56 +162,58 @@ cdef class RequestsDriver:
     """Submits RecordingRequests on a monitor, which is waited for with a MonitorDriver."""
 
     cdef readonly IoUringMonitor monitor
+    cdef Engine engine
 
     def __init__(self, IoUringMonitor monitor not None):
         self.monitor = monitor
+        self.engine = monitor.engine
 
     @property
     def in_flight(self):
-        return self.monitor.in_flight.count
+        return self.engine.in_flight.count
 
     @property
     def ring_fd(self):
-        return self.monitor.ring.ring.ring_fd
+        return self.engine.ring.ring.ring_fd
 
     @property
     def n_submitted_now(self):
-        return self.monitor.ring.n_submitted
+        return self.engine.ring.n_submitted
 
     def snapshot(self):
-        return self.monitor.in_flight.snapshot()
+        return self.engine.in_flight.snapshot()
 
     def nop(self, RecordingRequest request not None):
-        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        cdef io_uring_sqe *sqe = self.engine.get_sqe()
         io_uring_prep_nop(sqe)
-        self.monitor.add(request, sqe)
+        self.engine.add(request, sqe)
 
     def recv(self, RecordingRequest request not None, int fd, bytearray memory not None):
         """`memory` is kept alive by the request and must not be resized."""
-        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        cdef io_uring_sqe *sqe = self.engine.get_sqe()
         io_uring_prep_recv(sqe, fd, PyByteArray_AS_STRING(memory), PyByteArray_GET_SIZE(memory), 0)
         request.keepalive = (memory, memoryview(memory))
-        self.monitor.add(request, sqe)
+        self.engine.add(request, sqe)
 
     def recv_multishot(self, RecordingRequest request not None, int fd):
-        cdef BufferRing buffers = self.monitor.buffer_ring()
-        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        cdef BufferRing buffers = self.engine.buffer_ring()
+        cdef io_uring_sqe *sqe = self.engine.get_sqe()
         io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0)
         sqe.flags |= IOSQE_BUFFER_SELECT
         sqe.buf_group = buffers.group
-        request.monitor = self.monitor
-        self.monitor.add(request, sqe)
+        request.engine = self.engine
+        self.engine.add(request, sqe)
 
     def skip_send(self, RecordingRequest request not None, int fd, bytes data not None):
-        cdef io_uring_sqe *sqe = self.monitor.ring.get_sqe()
+        cdef io_uring_sqe *sqe = self.engine.get_sqe()
         io_uring_prep_send(sqe, fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
                            MSG_WAITALL | MSG_DONTWAIT | MSG_NOSIGNAL)
         sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
         request.keepalive = (data,)
-        self.monitor.add_skip_send(request, sqe)
+        self.engine.add_skip_send(request, sqe)
 
     def cancel(self, RecordingRequest request not None):
-        self.monitor.cancel(request)
+        self.engine.cancel(request)
 
 
 cdef class RingDriver:

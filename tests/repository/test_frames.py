@@ -28,7 +28,7 @@ RUN_USER_CODE = re.compile(
 )
 
 # Attributes that are set once, by those who make it: what they refer to lives as long as who has them.
-SET_ONCE = ("aio_context", "bottom_halves", "monitor", "pollers", "turns")
+SET_ONCE = ("aio_context", "bottom_halves", "engine", "monitor", "pollers", "turns")
 
 # Objects of Python: the bound method that is called holds them.
 OF_PYTHON = ("incoming", "loop", "outgoing", "sock", "sslobj", "transport")

@@ -115,6 +115,7 @@ cdef class AioContext(Sources):
             from ..fdmon.select import make_monitor  # which imports all monitors
             fdmon, self.fdmon_reason = make_monitor(fdmon)
         monitor = self.monitor = fdmon
+        self.engine = monitor.get_engine()
         self.ready = ReadyQueue()
         self.timers = Timers()
         self.due = ReadyQueue()
@@ -361,7 +362,7 @@ cdef class AioContext(Sources):
         cdef int64_t end_ns, now_ns = started_ns
         cdef int64_t next_wait_ns = 0
         cdef bint is_found
-        self.pollers.expire(now_ns, polling.idle_ns, self.monitor.has_requests)
+        self.pollers.expire(now_ns, polling.idle_ns, self.engine is not None)
         if spin_ns <= 0:
             return timeout_ns
         end_ns = started_ns + spin_ns
@@ -387,7 +388,7 @@ cdef class AioContext(Sources):
 
     cdef bint look(self, int64_t now_ns, int64_t *next_wait_ns) except -1:
         """One short look of the monitor, between two rounds of asking."""
-        if self.monitor.has_requests or self.notifier.notified:
+        if self.engine is not None or self.notifier.notified:
             return self.notifier.notified or self.monitor.spin(self.ready_list, &self.notifier.notified, now_ns)
         if now_ns < next_wait_ns[0]:
             return False
@@ -439,7 +440,7 @@ cdef class AioContext(Sources):
         Thread: the context's.  Source: QEMU's aio_add_sqe().
         """
         self.check_open()
-        if make_request is None or not self.monitor.has_requests:
+        if make_request is None or self.engine is None:
             raise SqeNotSupported(self.monitor.name, self.fdmon_reason or "this AioContext was made with it")
         return make_request(self, (prep, *args), callback, keepalive, multishot)
 

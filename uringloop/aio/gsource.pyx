@@ -150,7 +150,7 @@ cdef class ForeignTurns:
                 n_turns += 1
                 if (n_turns == DISPATCH_TURNS or self.is_last_turn or aio_context.monitor.is_closed
                         or (aio_context.ready.head == aio_context.ready.tail
-                            and not (aio_context.dirty.count() and aio_context.monitor.has_requests))):
+                            and not (aio_context.dirty.count() and aio_context.engine is not None))):
                     break
                 now_ns = ul_monotonic_ns()
                 if now_ns - started_ns >= DISPATCH_NS:

@@ -14,6 +14,7 @@ cdef int64_t as_int64(object number) except? -1
 cdef class Sources:
     cdef object __weakref__
     cdef readonly FDMonitor monitor   # owned; closed by close()
+    cdef object engine                # the monitor's uring Engine; None: there are no requests of the ring
     cdef readonly Notifier notifier
     cdef ReadyQueue ready             # callbacks, FIFO
     cdef Timers timers

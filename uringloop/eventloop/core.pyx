@@ -350,7 +350,7 @@ cdef class LoopCore(FdWatching):
     @property
     def supports_sqe(self):
         """Whether add_sqe() works: this loop runs on io_uring."""
-        return False
+        return self.aio_context is not None and self.aio_context.engine is not None
 
     def add_sqe(self, prep, *args, callback=None, keepalive=None, multishot=False):
         """Make an io_uring request; here there is none: SqeNotSupported."""

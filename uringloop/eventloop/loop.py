@@ -62,7 +62,6 @@ class Loop(
         asyncio.BaseEventLoop.__init__(self)
         self._adopt_monitor(monitor)
         self._fdmon_reason = reason
-        self._has_requests = monitor.has_requests
         self._acceptors = {}  # listening socket -> Acceptor
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
         self._pid = os.getpid()

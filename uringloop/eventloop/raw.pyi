@@ -7,8 +7,6 @@ from ..requests.request import Cqe
 from .core import LoopCore
 
 class RawCore(LoopCore):
-    @property
-    def supports_sqe(self) -> bool: ...
     def add_sqe(
         self,
         prep: Callable[..., object],

@@ -12,11 +12,11 @@ from libc.stdlib cimport free, malloc
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 
-from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe
 from ..requests.awaiting cimport RawRequest
 from ..requests.checks cimport check_callback, fill_sqe
 from ..requests.submit cimport Scratch, put_back, set_callback, take_scratch
+from ..uring.engine cimport Engine
 from ..uring.request cimport Request
 from ..uring.ring cimport SQ_LARGE
 from .core cimport LoopCore
@@ -33,11 +33,6 @@ cdef extern from "Python.h":
 
 cdef class RawCore(LoopCore):
     """The part of Loop that makes raw requests."""
-
-    @property
-    def supports_sqe(self):
-        """Whether add_sqe() works: this loop runs on io_uring."""
-        return self.aio_context is not None and isinstance(self.aio_context.monitor, IoUringMonitor)
 
     def add_sqe(self, prep, *args, callback=None, keepalive=None, bint multishot=False):
         """Make an io_uring request on this loop's ring.
@@ -81,7 +76,7 @@ cdef class RawCore(LoopCore):
                 held = request.iterate()
             held.keepalive = what_lives(self, call, keepalive)
             borrowed = <PyObject *>held
-            self.ring_monitor().add_raw(&borrowed, 1, scratch.sqe)
+            (<Engine>self.aio_context.engine).add_raw(&borrowed, 1, scratch.sqe)
         finally:
             put_back(scratch, is_debug)
         return request
@@ -129,7 +124,7 @@ cdef class RawCore(LoopCore):
                 i += 1
             if requests:
                 self.check_ready()  # a prep function may have closed the loop
-                self.ring_monitor().add_raw(UL_LIST_ITEMS(requests), <unsigned>len(requests), filled)
+                (<Engine>self.aio_context.engine).add_raw(UL_LIST_ITEMS(requests), <unsigned>len(requests), filled)
         finally:
             free(filled)
         return requests
@@ -166,30 +161,27 @@ cdef class RawCore(LoopCore):
 
     def _follow_tables(self):
         """With a table the loop stays in its thread, and its ring is not handed on."""
-        self.ring_monitor().has_tables = self._registered_buffers is not None or self._registered_files is not None
+        (<Engine>self.aio_context.engine).has_tables = self._registered_buffers is not None or self._registered_files is not None
 
     def _ring_pointer(self):
         """The ring as cffi `struct io_uring *`, for io_uring_register_*; valid until the loop moves to a thread."""
-        cdef IoUringMonitor monitor
+        cdef Engine engine
         from ..liburing import ffi
         self.check_ready()
-        monitor = self.ring_monitor()
-        monitor.prepare_for_raw()
-        monitor.grow()  # it will stay with this ring
-        monitor.is_bound = True
-        return ffi.cast("struct io_uring *", <uintptr_t>&monitor.ring.ring)
+        engine = self.aio_context.engine
+        engine.prepare_for_raw()
+        engine.grow()  # it will stay with this ring
+        engine.is_bound = True
+        return ffi.cast("struct io_uring *", <uintptr_t>&engine.ring.ring)
 
     cdef int check_ready(self) except -1:
         if self.is_loop_closed or self.aio_context.monitor.is_closed:
             raise RuntimeError("Event loop is closed")
         if self.is_debug:
             self._check_thread()
-        if not isinstance(self.aio_context.monitor, IoUringMonitor):
+        if self.aio_context.engine is None:
             raise SqeNotSupported(self.aio_context.monitor.name, self.fdmon_reason)
         return 0
-
-    cdef IoUringMonitor ring_monitor(self):
-        return <IoUringMonitor>self.aio_context.monitor
 
     cdef RawRequest prepare(self, Scratch scratch, tuple call, object keepalive, bint is_multishot, bint is_linked,
                             bint is_debug):

@@ -180,7 +180,7 @@ class ServeMixin:
         try:
             transport.setup(self, self.aio_context, protocol, server, context)
             # a record must be received whole, which the ring's provided buffers do not promise
-            by_ring = self._has_requests and not transport._keeps_records
+            by_ring = self.supports_sqe and not transport._keeps_records
             transport.attach_wire((RingWire if by_ring else ReadinessWire)(transport, fd))
             self._transports[fd] = transport
             if accepted is not None:
@@ -322,7 +322,7 @@ class ServeMixin:
             context,
         )
         # what is no socket.socket was given, too: gunicorn's listeners are wrappers of sockets
-        if self._has_requests and is_original(sock) and sock not in self._given_sockets:
+        if self.supports_sqe and is_original(sock) and sock not in self._given_sockets:
             kind = Kind(sock)
             self._acceptors[sock] = Acceptor(self.aio_context, sock, kind, self._accepted, details)
         else:
@@ -340,7 +340,7 @@ class ServeMixin:
         """Accept nothing more and close the listening socket."""
         fd = sock.fileno()
         path = sock.getsockname() if sock in self._unix_server_sockets else None
-        if self._has_requests:
+        if self.supports_sqe:
             acceptor = self._acceptors.pop(sock, None)
             if acceptor is not None:
                 acceptor.close()

@@ -63,13 +63,13 @@ cdef class Stopwatch:
 
 cdef class FDMonitor:
     cdef readonly bint is_closed
-    cdef readonly bint has_requests  # completions and add_sqe: io_uring only
     cdef dict handlers               # fd -> FdHandler with interest
     cdef dict left_files             # fd -> (device, inode) at the fork, from `leave` until `renew`; else None
     cdef unsigned long long n_syscalls
     cdef unsigned long long n_interests  # how often what is to be watched changed; counted where fileno() is -1
     cdef Stopwatch stopwatch         # who wants to know of slow callbacks, or None
     cdef PollList polling            # the context's, None while adaptive polling is off
+    cdef object get_engine(self)
     cdef int update(self, FdHandler old, FdHandler new) except -1
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1
     cdef bint need_wait(self) noexcept

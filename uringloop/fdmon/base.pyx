@@ -100,6 +100,10 @@ cdef class FDMonitor:
     def __cinit__(self):
         self.handlers = {}
 
+    cdef object get_engine(self):
+        """The completion engine (`uring/engine`), for requests of all kinds; None where there is none."""
+        return None
+
     cdef int update(self, FdHandler old, FdHandler new) except -1:
         """Add (old None), change, or remove (new None) the interest in one fd.
 

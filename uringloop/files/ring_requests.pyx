@@ -23,9 +23,9 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.ref cimport PyObject, Py_XDECREF
 
 from ..eventloop.raw cimport RawCore
-from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport io_uring_sqe
 from ..requests.awaiting cimport RawRequest
+from ..uring.engine cimport Engine
 
 import os
 
@@ -187,7 +187,7 @@ cdef class RingFiles:
         request.makes_fds = makes_fds
         request.keepalive = keepalive
         borrowed = <PyObject *>request
-        (<IoUringMonitor>self.loop.aio_context.monitor).add_raw(&borrowed, 1, sqe)
+        (<Engine>self.loop.aio_context.engine).add_raw(&borrowed, 1, sqe)
         return request
 
 

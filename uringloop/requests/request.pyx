@@ -1,7 +1,7 @@
 """One request of add_sqe() and the callback that it tells its completions.
 
 How it works:
- 1. Completions come in harvest order through `complete`, each once (fdmon/io_uring unlinks it before the call, so that
+ 1. Completions come in harvest order through `complete`, each once (uring/engine unlinks it before the call, so that
     a nested turn may run in a callback).
  2. The callback runs as the context runs its other callbacks: in the contextvars context of who made the request.
  3. `cancel` asks the kernel, and asks again until the final completion is there.
@@ -18,11 +18,11 @@ from posix.unistd cimport close as close_fd
 
 from ..aio.context cimport AioContext
 from ..aio.handles cimport Handle, TimerHandle
-from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport (IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE,
                                   IORING_CQE_F_NOTIF, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_LINK, io_uring_prep_cancel64,
                                   io_uring_prep_nop, io_uring_sqe)
 from ..uring.buffers cimport LentBuffers
+from ..uring.engine cimport Engine
 from ..uring.request cimport CANCELLING, KIND_RAW, Request, encode
 
 from ..aio.reporter import LOG_REPORTER
@@ -149,17 +149,17 @@ cdef class SqeRequest(Request):
         Raises: RuntimeError from another thread.
         """
         cdef Request held = self.in_kernel()
-        cdef IoUringMonitor monitor
+        cdef Engine engine
         if self.is_over or held.owner is None or self.its_context().monitor.is_closed:
             return False
-        monitor = <IoUringMonitor>self.its_context().monitor
-        if monitor.ring.is_enabled and not monitor.ring.is_mine():
+        engine = self.its_context().engine
+        if engine.is_elsewhere():
             raise RuntimeError("Non-thread-safe operation: this thread does not run the loop; "
                                "use loop.call_soon_threadsafe(request.cancel)")
         if held.state == CANCELLING:
-            cancel_behind(monitor, held)  # asked again: the kernel may have missed it
+            engine.cancel_behind(held)  # asked again: the kernel may have missed it
         else:
-            monitor.cancel(held)
+            engine.cancel(held)
         if self.retry is None:
             self.ask_again_in(FIRST_RETRY_S)
         return True
@@ -179,7 +179,7 @@ cdef class SqeRequest(Request):
         handle.first = next_s
         self.cancel()
         if self.opcode == OP_TIMEOUT and self.is_multishot and delay_s > OVERFLOW_FROM_S and not self.is_over:
-            (<IoUringMonitor>self.its_context().monitor).ring.fill_cq()
+            (<Engine>self.its_context().engine).ring.fill_cq()
 
     cdef int ask_again_in(self, double delay_s) except -1:
         cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
@@ -218,7 +218,7 @@ cdef class SqeRequest(Request):
                 self.arrive(cqe)
         except MemoryError:
             # nothing has changed yet: it is the first one of the next turn
-            (<IoUringMonitor>self.its_context().monitor).fifo.put_back(self.in_kernel(), res, flags)
+            (<Engine>self.its_context().engine).fifo.put_back(self.in_kernel(), res, flags)
             raise
         if not flags & IORING_CQE_F_NOTIF or self.is_multishot or self.callback is not None:
             self.last_cqe = cqe
@@ -242,17 +242,16 @@ cdef class SqeRequest(Request):
 
     cdef object count_buffers(self, int32_t res, uint32_t flags):
         """Memory of provided buffers lives as long as the kernel may write to it.  User code may run as it goes."""
-        cdef IoUringMonitor monitor = <IoUringMonitor>self.its_context().monitor
+        cdef Engine engine = self.its_context().engine
+        cdef LentBuffers lent = engine.lent
         if flags & IORING_CQE_F_BUFFER:
-            return None if monitor.lent is None else monitor.lent.use(self.group, flags >> IORING_CQE_BUFFER_SHIFT)
-        if res < 0 or monitor.is_closed:
+            return None if lent is None else lent.use(self.group, flags >> IORING_CQE_BUFFER_SHIFT)
+        if res < 0 or self.its_context().monitor.is_closed:
             return None
         if self.opcode == OP_PROVIDE_BUFFERS:
-            if monitor.lent is None:
-                monitor.lent = LentBuffers()
-            monitor.lent.lend(self.group, self.first_id, self.fd, self.in_kernel().keepalive)
-        elif monitor.lent is not None and not self.is_forced_async:
-            return monitor.lent.remove(self.group, res)
+            engine.lend_to_kernel().lend(self.group, self.first_id, self.fd, self.in_kernel().keepalive)
+        elif lent is not None and not self.is_forced_async:
+            return lent.remove(self.group, res)
         return None
 
     cdef int tell(self, Cqe cqe, Handle handle) except -1:
@@ -319,29 +318,6 @@ cdef class ContextRequest(SqeRequest):
     cdef int let_go(self) except -1:
         self.aio_context = None
         return 0
-
-
-cdef int cancel_behind(IoUringMonitor monitor, Request held) except -1:
-    """A cancellation that comes when the kernel has done what it puts off to the end of an enter.
-
-    A multishot timeout is found only while its timer is set.  A quick one expires before every enter that submits a
-    cancellation, and is set again by what that enter does last; so it would never be found.  A link of a NOP stands
-    behind it there.
-    """
-    cdef io_uring_sqe *sqe
-    if not monitor.ring.has_room(2):
-        monitor.make_room(2)
-    if held.owner is None:
-        return 0  # that brought its end
-    sqe = monitor.ring.get_sqe()
-    io_uring_prep_nop(sqe)
-    sqe.flags |= IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS
-    sqe.user_data = 0
-    sqe = monitor.ring.get_sqe()
-    io_uring_prep_cancel64(sqe, encode(held), 0)
-    sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
-    sqe.user_data = 0
-    return 0
 
 
 cdef object opcode_name(unsigned char opcode):

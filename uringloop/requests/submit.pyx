@@ -19,8 +19,8 @@ from libc.string cimport memset
 from cpython.ref cimport PyObject
 
 from ..aio.context cimport AioContext
-from ..fdmon.io_uring cimport IoUringMonitor
 from ..liburing.liburing cimport io_uring_sqe
+from ..uring.engine cimport Engine
 from .checks cimport check_callback, fill_sqe
 from .request cimport ContextRequest, SqeRequest
 
@@ -95,7 +95,7 @@ def add_sqe(AioContext context not None, tuple call, callback, keepalive, bint i
         set_callback(request, callback)
         request.keepalive = call if keepalive is None else (call, keepalive)
         borrowed = <PyObject *>request
-        (<IoUringMonitor>context.monitor).add_raw(&borrowed, 1, scratch.sqe)
+        (<Engine>context.engine).add_raw(&borrowed, 1, scratch.sqe)
     finally:
         put_back(scratch, False)
     return request

@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, uint32_t
 
 from ..fdmon.base cimport FdHandler
 from ..fdmon.io_uring cimport IoUringMonitor, MovableRequest
+from ..uring.engine cimport Engine
 from .endpoint cimport Connection, Kind
 
 cdef class AcceptRequest(MovableRequest):
@@ -13,6 +14,7 @@ cdef class ListenerHandler(FdHandler):
 
 cdef class Acceptor:
     cdef IoUringMonitor monitor
+    cdef Engine engine
     cdef AcceptRequest request       # armed, or None
     cdef object aio_ctx              # contextvars.Context in which on_accept is called
     cdef object on_accept            # on_accept(Connection or None, error or None, details)

@@ -40,7 +40,7 @@ cdef class AcceptRequest(MovableRequest):
         cdef Acceptor acceptor = self.acceptor
         if acceptor is None:
             return 0
-        acceptor.monitor.cancel(self)
+        acceptor.engine.cancel(self)
         acceptor.is_quiet = True
         return 0
 
@@ -92,6 +92,7 @@ cdef class Acceptor:
 
     def __cinit__(self, AioContext aio_context not None, listener, Kind kind not None, on_accept, details):
         self.monitor = <IoUringMonitor>aio_context.monitor
+        self.engine = self.monitor.engine
         self.listener = listener
         self.fd = listener.fileno()
         self.fd_at = number_in(listener, self.fd)
@@ -110,13 +111,13 @@ cdef class Acceptor:
         cdef io_uring_sqe *sqe
         if self.is_quiet and self.watch_idle(request):
             return 0
-        sqe = self.monitor.ring.get_sqe()
+        sqe = self.engine.get_sqe()
         request.acceptor = self
         io_uring_prep_multishot_accept(sqe, self.fd_at[0], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
-        self.monitor.add(request, sqe)
+        self.engine.add(request, sqe)
         self.request = request
         self.monitor.may_last(request)
-        return self.monitor.submit()  # the program may close the listener before this turn ends
+        return self.engine.submit()  # the program may close the listener before this turn ends
 
     cdef bint watch_idle(self, AcceptRequest request) except -1:
         """Nothing came for long: the epoll set watches, which holds no file.  False: it cannot."""
@@ -195,5 +196,5 @@ cdef class Acceptor:
         request, self.request = self.request, None
         if request is not None:
             (<AcceptRequest>request).acceptor = None
-            self.monitor.cancel(request)
-            self.monitor.submit()
+            self.engine.cancel(request)
+            self.engine.submit()

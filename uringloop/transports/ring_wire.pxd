@@ -5,6 +5,7 @@ from ..fdmon.base cimport FdHandler
 from ..fdmon.io_uring cimport IoUringMonitor, MovableRequest
 from ..liburing.liburing cimport msghdr
 from ..uring.buffers cimport BufferRing
+from ..uring.engine cimport Engine
 from ..uring.request cimport Request
 from .wire cimport Wire, WireEnd, iovec
 
@@ -29,6 +30,7 @@ cdef class IdleHandler(FdHandler):
 
 cdef class RingWire(Wire):
     cdef IoUringMonitor monitor
+    cdef Engine engine
     cdef ReceiveRequest receive    # None unless armed, as far as dispatch knows
     cdef SendRequest send
     cdef bint sends_in_flight      # the send request is with the kernel, as far as settle and dispatch know

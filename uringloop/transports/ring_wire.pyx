@@ -8,7 +8,7 @@ Receiving:
     poll is edge-like (measured), so it is read until a read falls short.
  3. stop_reading cancels; what is already posted is held for start_reading.
 
-Sending (see fdmon/io_uring for the rule): the flush at the end of the turn queues one SEND or SENDMSG per
+Sending (see uring/engine for the rule): the flush at the end of the turn queues one SEND or SENDMSG per
 connection, which goes out in the same enter as the wait and posts a CQE only if it fell short.  At most one send is in
 flight per socket: two would be interleaved (measured).
 
@@ -104,11 +104,11 @@ cdef class ReceiveRequest(MovableRequest):
         if wire is None or wire.receive is not self:
             return 0
         if wire.file is None:
-            wire.monitor.fifo.push(self, POLLIN, IORING_CQE_F_MORE, NULL)
+            wire.engine.deliver(self, POLLIN, IORING_CQE_F_MORE)
             self.is_in_doubt = False
             wire.is_after_sweep = True
             return 0
-        wire.monitor.cancel(self)
+        wire.engine.cancel(self)
         wire.is_quiet = True
         return 0
 
@@ -222,6 +222,7 @@ cdef class RingWire(Wire):
         self.end = end
         self.aio_context = end.aio_context
         self.monitor = <IoUringMonitor>end.aio_context.monitor
+        self.engine = self.monitor.engine
         self.fd = fd
         if end.is_shared:
             self.file = identity(fd)
@@ -243,7 +244,7 @@ cdef class RingWire(Wire):
             return self.watch_idle()
         if self.receive is None:
             return 0
-        self.monitor.cancel(self.receive)
+        self.engine.cancel(self.receive)
         return self.submit_shared()
 
     cdef int arm(self) except -1:
@@ -265,18 +266,18 @@ cdef class RingWire(Wire):
         request = ReceiveRequest()
         request.wire = self
         if not self.is_bulk:
-            request.buffers = self.monitor.buffer_ring()
+            request.buffers = self.engine.buffer_ring()
             if request.buffers is None:
                 self.enter_bulk()
         request.is_poll = self.is_bulk
-        sqe = self.monitor.ring.get_sqe()
+        sqe = self.engine.get_sqe()
         if self.is_bulk:
             io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLIN | POLLRDHUP)
         else:
             io_uring_prep_recv_multishot(sqe, self.end.fd_at[0], NULL, 0, 0)
             sqe.flags |= IOSQE_BUFFER_SELECT
             sqe.buf_group = request.buffers.group
-        self.monitor.add(request, sqe)
+        self.engine.add(request, sqe)
         self.receive = request
         if self.file is not None:
             self.monitor.may_last(request)
@@ -342,7 +343,7 @@ cdef class RingWire(Wire):
 
     cdef int submit_shared(self) except -1:
         """The program may close the socket before this turn ends: no SQE may name its number then."""
-        return self.monitor.submit() if self.end.is_shared else 0
+        return self.engine.submit() if self.end.is_shared else 0
 
     cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1:
         """A completion of the receive request, in harvest order."""
@@ -358,9 +359,9 @@ cdef class RingWire(Wire):
             if request.is_poll:
                 if res >= 0 and self.wants_read:
                     self.read_bulk(request, res)
-            elif res == -EINVAL and not self.monitor.has_no_buffers:
+            elif res == -EINVAL and not self.engine.has_no_buffers:
                 # before Linux 6.0: no multishot RECV
-                self.monitor.has_no_buffers = True
+                self.engine.has_no_buffers = True
                 self.enter_bulk()
             elif data != NULL or res > 0:
                 self.judge_size(res)
@@ -382,7 +383,7 @@ cdef class RingWire(Wire):
             return 0
         if self.receive is None:
             return 0 if self.held_error else self.arm()  # which does nothing where the epoll set watches
-        return self.monitor.fifo.push(self.receive, POLLIN, IORING_CQE_F_MORE, NULL) if self.receive.is_poll else 0
+        return self.engine.deliver(self.receive, POLLIN, IORING_CQE_F_MORE) if self.receive.is_poll else 0
 
     cdef int closed_by_program(self, ReceiveRequest request, uint32_t flags, char *data) except -1:
         """Only our request still has the socket: asyncio's recv(2) finds it closed."""
@@ -392,7 +393,7 @@ cdef class RingWire(Wire):
             request.buffers.give_back(flags)
         self.wants_read = False
         if self.receive is not None:
-            self.monitor.cancel(self.receive)
+            self.engine.cancel(self.receive)
         # nothing was there to be read when it was closed: epoll would report nothing, either
         return end.read_failed(EBADF) if wants_read and not self.is_quiet else 0
 
@@ -431,7 +432,7 @@ cdef class RingWire(Wire):
         if self.n_large >= LARGE_IN_A_ROW and not self.is_bulk:
             self.enter_bulk()
             if self.receive is not None:
-                self.monitor.cancel(self.receive)
+                self.engine.cancel(self.receive)
         return 0
 
     cdef void enter_bulk(self) noexcept:
@@ -461,12 +462,12 @@ cdef class RingWire(Wire):
 
     cdef int leave_bulk(self) except -1:
         """Reads are short: back to the multishot RECV, which needs no system call for each."""
-        if self.monitor.has_no_buffers:
+        if self.engine.has_no_buffers:
             return 0
         self.is_bulk = False
         self.n_large = 0
         if self.receive is not None:
-            self.monitor.cancel(self.receive)
+            self.engine.cancel(self.receive)
         return 0
 
     cdef int read_bulk(self, ReceiveRequest request, int32_t revents) except -1:
@@ -482,10 +483,10 @@ cdef class RingWire(Wire):
         while self.wants_read and self.end is not None:
             if self.has_held():
                 # What is held comes first.  The edge is used up; the poll that is armed again tells anew.
-                return self.monitor.cancel(request)
+                return self.engine.cancel(request)
             if rounds == 0:
                 # Others have a turn; the edge will not come again, so come back by ourselves.
-                return self.monitor.fifo.push(request, revents, IORING_CQE_F_MORE, NULL)
+                return self.engine.deliver(request, revents, IORING_CQE_F_MORE)
             rounds -= 1
             asked = self.hint
             data = read_direct(self.end.fd_at[0], asked, &count, &n_left if self.is_counting else NULL)
@@ -514,7 +515,7 @@ cdef class RingWire(Wire):
                 end.bytes_arrived(<bytes>data)
             except BaseException:
                 # KeyboardInterrupt or SystemExit: the edge will not come again for what is still there
-                self.monitor.fifo.push(request, revents, IORING_CQE_F_MORE, NULL)
+                self.engine.deliver(request, revents, IORING_CQE_F_MORE)
                 raise
             check_held(self)
             if count < asked and (self.end is None or not self.may_have_more(request, revents, n_left)):
@@ -563,7 +564,7 @@ cdef class RingWire(Wire):
             if self.send_error or (queue.n_bytes == 0 and self.end.wants_news()):
                 self.end.schedule_news()
         else:
-            self.submit_send(not self.monitor.skip_sends)
+            self.submit_send(not self.engine.skip_sends)
         return 0
 
     cdef int submit_send(self, bint with_cqe) except -1:
@@ -601,7 +602,7 @@ cdef class RingWire(Wire):
             request.keepalive = queue.chunks[queue.first]
         else:
             request.keepalive = queue.chunks[queue.first:queue.first + <Py_ssize_t>count]
-        sqe = self.monitor.ring.get_sqe()
+        sqe = self.engine.get_sqe()
         if count == 1:
             io_uring_prep_send(sqe, self.end.fd_at[0], request.vector[0].iov_base, request.vector[0].iov_len,
                                send_flags)
@@ -612,11 +613,11 @@ cdef class RingWire(Wire):
             io_uring_prep_sendmsg(sqe, self.end.fd_at[0], &request.message, send_flags)
         if with_cqe:
             request.kind = KIND_COMPLETION
-            self.monitor.add(request, sqe)
+            self.engine.add(request, sqe)
         else:
             request.kind = KIND_SKIP_SEND
             sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
-            self.monitor.add_skip_send(request, sqe)
+            self.engine.add_skip_send(request, sqe)
         self.sends_in_flight = True
         return self.submit_shared()
 
@@ -676,7 +677,7 @@ cdef class RingWire(Wire):
             return self.send_error
         if self.sends_in_flight and self.send.kind == KIND_SKIP_SEND:
             # queued in this turn and not submitted yet: it must go first
-            self.monitor.submit()
+            self.engine.submit()
         if self.sends_in_flight or self.needs_room:
             return 0
         error = self.write_all()
@@ -702,10 +703,10 @@ cdef class RingWire(Wire):
         if self.file is not None and self.watch_for_room():
             return 0
         request = RoomRequest()
-        sqe = self.monitor.ring.get_sqe()
+        sqe = self.engine.get_sqe()
         request.wire = self
         io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLOUT)
-        self.monitor.add(request, sqe)
+        self.engine.add(request, sqe)
         self.room = request
         return self.submit_shared()
 
@@ -746,14 +747,14 @@ cdef class RingWire(Wire):
             self.watch_idle()
         if request is not None:
             request.wire = None
-            self.monitor.cancel(request)
+            self.engine.cancel(request)
         return 0
 
     cdef int stop_writing(self) except -1:
         if self.send is not None and self.sends_in_flight:
             # Orphaned: it keeps its bytes until the kernel gives them back, and what was harvested but not
             # dispatched yet must not count against a queue that was cleared.
-            self.monitor.cancel(self.send)
+            self.engine.cancel(self.send)
             self.send.wire = None
             self.send = None
         self.sends_in_flight = False

@@ -13,10 +13,9 @@ cpdef enum RequestState:
 
 cdef enum RequestKind:
     KIND_COMPLETION = 0  # delivered by dispatch, through complete()
-    KIND_POLL = 1        # readiness of an FdHandler: goes to the ready list
-    KIND_SKIP_SEND = 2   # a SEND that posts a CQE only on failure: settled inside wait, no user code
-    KIND_RAW = 3         # somebody's own, by add_sqe: delivered like KIND_COMPLETION, also when the loop closes
-    KIND_SWEEP = 4       # the monitor's TIMEOUT: it looks for waits that have become long
+    KIND_INTERNAL = 1    # the monitor's own: each CQE goes to reported(), inside of the wait, no user code
+    KIND_SKIP_SEND = 2   # a SEND that posts a CQE only on failure: settled inside of the wait, no user code
+    KIND_RAW = 3         # the user's, by add_sqe: delivered like KIND_COMPLETION, also when the loop closes
 
 cdef class InFlight:
     cdef object collected              # always None: an object field makes the class one that is garbage-collected
@@ -36,6 +35,7 @@ cdef class Request:
     cdef bint may_notify_late          # a zero-copy send behind a link: see end()
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1
     cdef object behind(self)
+    cdef int reported(self, int32_t res, bint has_more) except -1
     cdef void settle(self, int32_t res) noexcept
     cdef void drop(self, int32_t res, uint32_t flags) noexcept
 

@@ -68,6 +68,13 @@ cdef class Request:
         """What a report of a slow `complete` names; None: nothing slow can happen there."""
         return None
 
+    cdef int reported(self, int32_t res, bint has_more) except -1:
+        """A CQE of a KIND_INTERNAL was harvested, or it left its ring (-ECANCELED).  Runs no user code.
+
+        Parameters: has_more: it is still in flight.
+        """
+        raise NotImplementedError
+
     cdef void settle(self, int32_t res) noexcept:
         """A KIND_SKIP_SEND is over: ALL_SENT, a short count, or a negated errno.  Runs no user code."""
 

@@ -11,7 +11,7 @@ How it works:
 
 Invariant: only the owner thread calls anything here after `enable`, except `close`.
 
-Not here: who is in flight (`request`), what a completion means (`fdmon/io_uring`).
+Not here: who is in flight (`request`), when it is entered (`engine`).
 """
 
 from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM

@@ -1,6 +1,6 @@
 """Once per process: does a SEND that falls short report how much it sent?
 
-The rule for sends without a CQE on success (see fdmon/io_uring) needs a MSG_WAITALL | MSG_DONTWAIT send that
+The rule for sends without a CQE on success (see engine) needs a MSG_WAITALL | MSG_DONTWAIT send that
 falls short to post its partial count.  Kernels before about 6.1 post -EAGAIN and lose it; there every send posts a CQE.
 
 A ring of its own, made for this and closed: nothing else can be in its way.

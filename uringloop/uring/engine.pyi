@@ -1,0 +1,3 @@
+class Engine:
+    @property
+    def skip_sends(self) -> bool: ...

@@ -1,0 +1,586 @@
+"""The completion engine: one ring, the requests on it, and what they report.
+
+How it works:
+ 1. Everything that was queued since the last wait is submitted by the same io_uring_enter(2) that waits.
+ 2. `harvest` copies CQEs out of the ring into a FIFO, from which the monitor's `dispatch` runs the completion callbacks.
+    A nested wait appends to the same FIFO and a nested dispatch takes from its head, so each is delivered once and in
+    order.  What the monitor itself has on the ring (KIND_INTERNAL) is reported to it at once.
+ 3. A KIND_SKIP_SEND is MSG_WAITALL | MSG_DONTWAIT with IOSQE_CQE_SKIP_SUCCESS: once the kernel has consumed its SQE the
+    send is over, and no CQE means that all of it was copied.  So after an enter that consumed everything, and
+    after an overflowed CQ was flushed, what posted no CQE is settled as sent.
+ 4. With DEFER_TASKRUN one enter runs at most 20 deferred completions, so a full load is taken by several
+    cheap enters before any Python runs.
+
+Invariant: a request is on `in_flight` from hold to release, and everything on it is cancelled and drained, or kept
+for ever, before its memory goes.
+
+Threads: the thread that enables the ring owns it for ever; `move` makes a new ring for another thread.
+Kernel: 5.19 at least, 6.0 for multishot receive, 6.1 for DEFER_TASKRUN.
+
+Not here: readiness (`fdmon/io_uring`), what a completion means (`transports/ring_wire`, `requests/`), memory rules
+(`request`).
+"""
+
+from libc.errno cimport EAGAIN
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+
+from ..liburing.liburing cimport *
+from ..support.references cimport References
+from .buffers cimport BufferRing, LentBuffers
+from .completions cimport Completion, CompletionFifo
+from .request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_INTERNAL, KIND_RAW, KIND_SKIP_SEND,
+                       InFlight, Request, decode, encode, end, hold, note_sqe, release)
+from .ring cimport Ring
+from .sendprobe cimport failed_send_reports_count
+
+import logging
+
+from ..exceptions import MonitorUnavailable
+from . import ring as _ring
+
+cdef extern from "../support/clock.h" nogil:
+    bint ul_is_clock_faked() noexcept
+
+# Deferred completions are taken up to here before Python runs.  More delays the first callback, and what the kernel
+# touched to receive is no longer in the cache when it sends (CPU per 1 KiB message: 300 and 1,000 connections 1.02
+# to 1.03 better than with 100, none worse).
+cdef enum:
+    HARVEST_TARGET = 32
+    DEFERRED_PER_ENTER = 16  # the kernel runs up to 20; fewer than this means that there are no more
+    HARVEST_BYTES = 128 * 1024  # received data taken before Python runs: more would leave the cache, and the buffers
+    DRAIN_ROUNDS = 1000
+    FAKED_WAIT_NS = 1_000_000
+
+# Once per process: None until it could be probed.
+cdef object sends_report_count = None
+
+
+cdef class Engine:
+    """A ring and what is in flight on it.  Raises MonitorUnavailable; then nothing is left behind."""
+
+    def __cinit__(self):
+        self.ring = _ring.take_ring()
+        self.in_flight = InFlight()
+        self.late = InFlight()
+        self.fifo = CompletionFifo()
+        self.unsettled = References()
+
+    # -- requests --------------------------------------------------------------------------------------
+
+    cdef int add(self, Request request, io_uring_sqe *sqe) except -1:
+        """`sqe`, filled, is on its way for `request`; it reaches the kernel with the next wait at the latest."""
+        return hold(request, self.in_flight, sqe)
+
+    cdef int add_skip_send(self, Request request, io_uring_sqe *sqe) except -1:
+        """The same for a SEND without a CQE on success; `settle` is called in the next wait or submit."""
+        try:
+            self.unsettled.put(request)
+        except MemoryError:
+            io_uring_prep_nop(sqe)  # it has its place in the SQ, and must not go out behind its owner's back
+            sqe.user_data = 0
+            raise
+        hold(request, self.in_flight, sqe)
+        return 0
+
+    cdef int add_raw(self, PyObject **requests, unsigned n, const io_uring_sqe *filled) except -1:
+        """Somebody's own requests, as one unit that no submission tears apart; all of them or none.
+
+        Parameters:
+            requests: n Requests of KIND_RAW, borrowed; held until their final completions.
+            filled: their SQEs, copied; user_data is set here.
+
+        Raises: RuntimeError from a thread that may not touch the ring, OSError (EAGAIN) where the kernel takes nothing.
+        Completions may be harvested, for dispatch; no user code runs.
+        """
+        cdef io_uring_sqe *sqe
+        cdef unsigned i
+        self.prepare_for_raw()
+        if n > self.ring.ring.sq.ring_entries:
+            self.grow()
+            if n > self.ring.ring.sq.ring_entries:
+                raise OSError(EAGAIN, f"a chain of {n} requests needs a larger ring, which this loop cannot have while "
+                                      f"others are in flight, or when locked memory (RLIMIT_MEMLOCK) is short")
+        if not self.ring.has_room(n):
+            self.make_room(n)
+        for i in range(n):
+            sqe = self.ring.get_sqe()
+            memcpy(sqe, &filled[i], sizeof(io_uring_sqe))
+            self.has_remains |= note_sqe(<Request>requests[i], sqe, i != 0)
+            hold(<Request>requests[i], self.in_flight, sqe)
+        return 0
+
+    cdef int make_room(self, unsigned n_sqes) except -1:
+        """Submit what is queued until so many SQEs fit into the SQ at once."""
+        cdef int rounds = 0
+        while not self.ring.has_room(n_sqes):
+            if rounds == DRAIN_ROUNDS:
+                raise OSError(EAGAIN, "io_uring_enter: the kernel takes no requests at the moment")
+            rounds += 1
+            # with what is done harvested, a full CQ is no reason to refuse more
+            self.enter_and_harvest(0, -1)
+        return 0
+
+    cdef int prepare_for_raw(self) except -1:
+        """This thread may touch the ring, and before the first run any other may be the one that runs the loop."""
+        cdef Ring fresh
+        self.ring.reopen()
+        if not (self.has_run or not self.ring.is_enabled or self.in_flight.count or self.ring.has_unsubmitted()):
+            # a spare ring, which belongs to its thread for ever
+            fresh = _ring.take_ring(only_disabled=True)
+            if not _ring.give_back(self.ring):
+                self.ring.close()
+            self.ring = fresh
+            self.buffers = None
+        if self.is_elsewhere():
+            raise RuntimeError("Non-thread-safe operation: this thread does not run the loop; "
+                               "use loop.call_soon_threadsafe() to make requests")
+        return 0
+
+    cdef int cancel(self, Request request) except -1:
+        """Best effort, by request and never by fd; exactly one final completion still comes."""
+        cdef io_uring_sqe *sqe
+        if request.owner is None or request.state == CANCELLING:
+            return 0
+        sqe = self.ring.get_sqe()
+        io_uring_prep_cancel64(sqe, encode(request), 0)
+        # Nobody waits for the cancel's own result; -ENOENT (already done) posts a CQE all the same: ignored.
+        sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
+        sqe.user_data = 0
+        if request.state == IN_FLIGHT:
+            request.state = CANCELLING
+        return 0
+
+    cdef int cancel_behind(self, Request request) except -1:
+        """A cancellation that comes when the kernel has done what it puts off to the end of an enter.
+
+        A multishot timeout is found only while its timer is set.  A quick one expires before every enter that submits a
+        cancellation, and is set again by what that enter does last; so it would never be found.  A link of a NOP stands
+        behind it there.
+        """
+        cdef io_uring_sqe *sqe
+        if not self.ring.has_room(2):
+            self.make_room(2)
+        if request.owner is None:
+            return 0  # that brought its end
+        sqe = self.ring.get_sqe()
+        io_uring_prep_nop(sqe)
+        sqe.flags |= IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS
+        sqe.user_data = 0
+        sqe = self.ring.get_sqe()
+        io_uring_prep_cancel64(sqe, encode(request), 0)
+        sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
+        sqe.user_data = 0
+        return 0
+
+    cdef bint is_elsewhere(self) noexcept:
+        """The ring is another thread's: this one may queue nothing."""
+        return self.ring.is_enabled and not self.ring.is_mine()
+
+    cdef int deliver(self, Request request, int32_t res, uint32_t flags) except -1:
+        """A completion that no CQE brought: the next dispatch calls `complete`."""
+        return self.fifo.push(request, res, flags, NULL)
+
+    cdef LentBuffers lend_to_kernel(self):
+        """What keeps the buffers of PROVIDE_BUFFERS alive, made on first use."""
+        if self.lent is None:
+            self.lent = LentBuffers()
+        return self.lent
+
+    cdef BufferRing buffer_ring(self):
+        """The loop's provided buffers, made on first use; None where they cannot be had."""
+        if self.buffers is None and not self.has_no_buffers:
+            self.ring.reopen()
+            try:
+                self.buffers = BufferRing(self.ring)
+            except OSError as error:
+                # before Linux 5.19, or locked memory is used up: connections read by readiness
+                logging.getLogger("uringloop").debug("no provided buffers: %s", error)
+                self.has_no_buffers = True
+        return self.buffers
+
+    # -- what the monitor drives -----------------------------------------------------------------------
+
+    cdef bint has_work(self) noexcept:
+        """`wait` would do something without sleeping, apart from what is harvested already."""
+        return (self.ring.has_completions() or self.ring.has_unsubmitted()
+                or self.unsettled.head != self.unsettled.tail)
+
+    cdef bint spin(self, const int *notified, int64_t until_ns) except -1:
+        """Busy-poll for completions, until `notified` or the time is up; True if there is something to harvest."""
+        cdef bint is_hit
+        # what is queued goes out first: its answers are what to look for
+        if self.ring.has_unsubmitted():
+            harvested = self.enter_and_harvest(0, -1)
+            self.settle_sends()
+            if harvested:
+                return True
+        with nogil:
+            # Other threads write `notified` meanwhile, the kernel the ring; nobody else touches either.
+            is_hit = ul_spin(&self.ring.ring, notified, until_ns)
+        return is_hit
+
+    cdef bint has_undispatched(self) noexcept:
+        return self.fifo.head != self.fifo.tail
+
+    cdef int wait(self, int64_t timeout_ns) except -1:
+        """Submit, sleep until there is a completion, and harvest.  Runs no user code.
+
+        Parameters: timeout_ns: 0 does not sleep, negative is for ever.
+        """
+        cdef int harvested, total
+        self.harvested_bytes = 0
+        if timeout_ns == 0 or self.has_undispatched() or ul_visible_cqes(&self.ring.ring):
+            if not self.ring.has_unsubmitted() and not self.ring.has_completions():
+                return 0
+            total = harvested = self.enter_and_harvest(0, -1)
+        else:
+            if timeout_ns > FAKED_WAIT_NS and ul_is_clock_faked():
+                timeout_ns = FAKED_WAIT_NS  # which is real, whatever the clock does: then it is asked again
+            total = harvested = self.enter_and_harvest(1, timeout_ns)
+        while (harvested >= DEFERRED_PER_ENTER and total < HARVEST_TARGET
+               and self.harvested_bytes < HARVEST_BYTES and self.ring.has_completions()):
+            harvested = self.enter_and_harvest(0, -1)
+            total += harvested
+        return self.settle_sends()
+
+    cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1:
+        if (wait_count == 0 and not self.ring.has_unsubmitted()
+                and not ul_sq_flags(&self.ring.ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)):
+            return self.harvest()  # all there is, is visible already: no system call
+        self.ring.enter(wait_count, timeout_ns)
+        return self.harvest()
+
+    cdef int harvest(self) except -1:
+        """Take all visible CQEs; returns how many.  Runs no user code."""
+        cdef io_uring_cqe *cqe
+        cdef unsigned head = self.ring.ring.cq.khead[0]
+        cdef unsigned count = ul_visible_cqes(&self.ring.ring), tail = head + count
+        cdef Request request
+        cdef uint64_t user_data
+        cdef int32_t res
+        cdef uint32_t flags
+        cdef char *data
+        if ul_sq_flags(&self.ring.ring) & IORING_SQ_CQ_OVERFLOW:
+            self.n_cq_overflows += 1  # the kernel keeps what the CQ does not hold; the next enter brings it
+        self.fifo.reserve(count)
+        while head != tail:
+            cqe = &self.ring.ring.cq.cqes[head & self.ring.ring.cq.ring_mask]
+            user_data, res, flags = cqe.user_data, cqe.res, cqe.flags
+            head += 1
+            io_uring_smp_store_release(self.ring.ring.cq.khead, head)
+            if user_data == 0:
+                continue
+            request = decode(user_data)
+            if request.kind == KIND_COMPLETION or request.kind == KIND_RAW:
+                if request.owner is self.late:
+                    release(request)
+                    continue
+                data = NULL
+                if flags & IORING_CQE_F_BUFFER and request.kind == KIND_COMPLETION:
+                    data = self.buffers.take(res, flags)
+                    self.harvested_bytes += res
+                self.fifo.push(request, res, flags, data)
+                if not flags & IORING_CQE_F_MORE:
+                    end(request, flags, self.late)
+            elif request.kind == KIND_INTERNAL:
+                if not flags & IORING_CQE_F_MORE:
+                    release(request)
+                request.reported(res, flags & IORING_CQE_F_MORE != 0)
+            else:
+                release(request)
+                request.settle(res)
+        self.n_completed += count
+        return <int>count
+
+    cdef int settle_sends(self) except -1:
+        """Everything was consumed: what posted no CQE was sent.  Runs no user code."""
+        cdef Request request
+        if self.unsettled.head == self.unsettled.tail or self.ring.has_unsubmitted():
+            return 0
+        self.flush_cq_overflow()
+        while self.unsettled.head != self.unsettled.tail:
+            request = <Request>self.unsettled.take()
+            if request.kind == KIND_SKIP_SEND and request.owner is not None:
+                release(request)
+                request.settle(ALL_SENT)
+        return 0
+
+    cdef int flush_cq_overflow(self) except -1:
+        """Completions beyond the CQ are kept by the kernel (IORING_FEAT_NODROP) until an enter asks."""
+        while ul_sq_flags(&self.ring.ring) & IORING_SQ_CQ_OVERFLOW:
+            self.ring.enter(0, -1)
+            if self.harvest() == 0:
+                break
+        return 0
+
+    cdef int submit(self) except -1:
+        """What is queued goes to the kernel now, without waiting.  Runs no user code."""
+        if not self.ring.is_mine():
+            return 0  # the next run submits, or close() drops it
+        if self.ring.has_unsubmitted():
+            self.enter_and_harvest(0, -1)
+        return self.settle_sends()
+
+    cdef int begin_run(self) except -1:
+        """The calling thread is going to run the loop: the ring is, or becomes, its own."""
+        global sends_report_count
+        if not self.ring.is_mine():
+            if self.ring.is_enabled:
+                self.move(_ring.take_ring(single_issuer=not (self.has_run or self.is_pollable)))
+            self.ring.enable()
+        while self.ring.n_overflow and self.ring.move_overflow():
+            self.make_room(self.ring.ring.sq.ring_entries)
+        self.has_run = True
+        if sends_report_count is None:
+            sends_report_count = failed_send_reports_count()
+        self.skip_sends = sends_report_count is True
+        return 0
+
+    cdef int settle(self) except -1:
+        """The loop is going to stop: nothing hangs half-way in user space.  Runs no user code."""
+        # This thread may end, and only it could make the kernel release a socket: nothing stays in flight.
+        return self.settle_all(not ul_is_main_thread())
+
+    cdef int settle_all(self, bint is_moving) except -1:
+        """Parameters: is_moving: the next run is on another ring, perhaps."""
+        cdef Request request
+        cdef int rounds = 0
+        cdef list waiting
+        if not self.ring.is_mine():
+            return 0
+        self.submit()
+        if not is_moving:
+            return 0
+        # The next run delivers the cancellations, and whoever still wants to hear arms again.  But raw requests
+        # are their makers': while one is in flight the loop stays with this thread.
+        waiting = [one for one in self.in_flight.snapshot() if (<Request>one).kind != KIND_RAW]
+        for request in waiting:
+            self.cancel(request)
+        while rounds < DRAIN_ROUNDS and any([(<Request>one).owner is not None for one in waiting]):
+            self.enter_and_harvest(1, 10_000_000)
+            rounds += 1
+        return 0
+
+    # -- another ring ----------------------------------------------------------------------------------
+
+    cdef int make_pollable(self) except -1:
+        """A ring without DEFER_TASKRUN, whose completions wake nobody who sleeps on its fd: docs/decisions/0015."""
+        self.ring.reopen()
+        if self.ring.setup_flags & IORING_SETUP_DEFER_TASKRUN and (not self.ring.is_enabled or self.ring.is_mine()):
+            if self.in_flight.count or self.ring.has_unsubmitted():
+                self.begin_run()
+                self.settle_all(True)
+            self.move(_ring.take_ring(single_issuer=False))
+        self.is_pollable = True  # a ring of another thread: the next run moves anyhow
+        return 0
+
+    cdef int grow(self) except -1:
+        """A large ring from now on, if it can be had: a chain has to fit into the SQ.
+
+        Not by IORING_REGISTER_RESIZE_RINGS (since Linux 6.13): while that swaps the rings, a completion on another CPU
+        sets IORING_SQ_TASKRUN in memory that is gone.  So as if the loop went to another thread (`move`): what is in
+        flight is cancelled and armed again.  Not with raw requests in flight, or what those have left in the ring.
+        """
+        cdef Ring fresh, ring = self.ring
+        cdef int number = ring.ring.ring_fd
+        if ring.is_large or self.has_tables or self.is_bound or ring.is_enabled and (
+                self.has_remains or any([(<Request>one).kind == KIND_RAW for one in self.in_flight.snapshot()])):
+            return 0
+        try:
+            fresh = Ring(bool(ring.setup_flags & IORING_SETUP_SINGLE_ISSUER), is_large=True, is_patient=False)
+        except MonitorUnavailable:
+            return 0  # memory is short; all but the longest chains fit into the small one
+        if not ring.is_enabled:
+            fresh.adopt(ring)
+            ring.close()
+            self.ring = fresh
+            self.buffers = None
+        else:
+            self.settle_all(True)
+            self.move(fresh, False)
+            fresh.enable()
+        fresh.take_number(number)  # fileno() stays what it was
+        return 0
+
+    cdef int move(self, Ring fresh, bint may_keep=True) except -1:
+        """Another ring from now on; what was in flight is re-armed by its owners.
+
+        Parameters: may_keep: an empty old ring may go to the next loop; False: it is closed.
+
+        Nothing is lost, although the old ring's owner may never be asked again: `settle` left no send half-way,
+        data that no CQE reported is still in its socket, and what was harvested is in the FIFO.
+        """
+        cdef Request request
+        raw = [one for one in self.in_flight.snapshot() if (<Request>one).kind == KIND_RAW]
+        if raw or self.has_tables:
+            raise RuntimeError(f"a loop with requests in flight or tables registered stays with its ring, in its "
+                               f"thread: {raw}")
+        self.harvest()
+        if not self.hand_on(may_keep):
+            self.ring.close()
+        self.ring = fresh
+        self.is_bound = False
+        self.buffers = None  # its last users keep it until their completions are dispatched
+        self.forget_ring()
+        self.unsettled.clear()
+        for request in reversed(self.in_flight.snapshot()):
+            release(request)
+            if request.kind == KIND_INTERNAL:
+                request.reported(-ECANCELED, False)
+            elif request.kind == KIND_COMPLETION:
+                self.fifo.push(request, -ECANCELED, 0, NULL)
+        return 0
+
+    cdef int forget_ring(self) except -1:
+        """That ring is closed: it notifies no more, and has no buffers of requests."""
+        self.late.release_all()
+        if self.n_leaked and self.lent is not None:
+            Py_INCREF(self.lent)  # what is leaked to the kernel may still take them
+        self.lent, self.has_remains = None, False
+        return 0
+
+    cdef bint hand_on(self, bint may_keep=True) except -1:
+        """Give an empty ring to the next loop; False where it must be closed."""
+        cdef Ring ring = self.ring
+        self.n_syscalls_before += ring.n_syscalls
+        self.n_submitted_before += ring.n_submitted
+        ring.n_syscalls = ring.n_submitted = 0
+        if (not may_keep or self.in_flight.count or self.has_tables or self.has_remains
+                or (self.has_run and not ring.is_mine())
+                or (self.buffers is not None and not self.buffers.unregister()) or not _ring.give_back(ring)):
+            return False
+        self.ring = Ring.__new__(Ring, False, True)
+        return True
+
+    cdef bint can_leave(self) except -1:
+        """Raw requests, their buffers and registrations are the parent's ring's; how far a send came is not known."""
+        return not (self.has_tables or self.is_bound or self.has_remains or any(
+            [(<Request>one).kind not in (KIND_INTERNAL, KIND_COMPLETION)
+             for one in self.in_flight.snapshot()]))
+
+    cdef int leave(self) except -1:
+        """In a fork child: as `move` to another ring, which is made with the next SQE; but the CQ is the parent's, and
+        stays untouched.
+
+        What the kernel has of requests in flight points to the parent's memory: ours is free to go.
+        """
+        cdef Request request
+        self.n_syscalls_before += self.ring.n_syscalls
+        self.n_submitted_before += self.ring.n_submitted
+        self.ring.leave()
+        self.buffers = None  # its last users keep it until their completions are dispatched
+        self.forget_ring()
+        self.unsettled.clear()
+        for request in reversed(self.in_flight.snapshot()):
+            release(request)
+            if request.kind == KIND_INTERNAL:
+                request.reported(-ECANCELED, False)
+            else:
+                self.fifo.push(request, -ECANCELED, 0, NULL)
+        return 0
+
+    cdef int count_into(self, dict numbers) except -1:
+        """Add to the monitor's statistics."""
+        numbers.update(
+            in_flight=self.in_flight.count,
+            submitted=self.n_submitted_before + self.ring.n_submitted,
+            completed=self.n_completed,
+            cq_overflows=self.n_cq_overflows,
+            syscalls=self.n_syscalls_before + self.ring.n_syscalls,
+        )
+        if self.n_leaked:
+            numbers["leaked"] = self.n_leaked
+        return 0
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    cdef int close(self) except -1:
+        """Cancel everything, drain until nothing is in flight, close, only then release memory.
+
+        Raw requests are still on the FIFO, for deliver_last.
+        """
+        was_enabled = self.ring.is_enabled
+        try:
+            if self.ring.is_mine():
+                self.drain()
+            elif self.ring.is_enabled:
+                # The owner is elsewhere or gone: only it could make the kernel run deferred work.
+                self.harvest()
+            if not self.hand_on():
+                self.ring.close()
+        finally:
+            self.drop_all(was_enabled)
+        return 0
+
+    cdef int drain(self) except -1:
+        """Cancel everything and wait until the kernel holds nothing."""
+        cdef Py_ssize_t n_before, idle_rounds = 0
+        if self.in_flight.count == 0 and not self.ring.has_unsubmitted():
+            return 0
+        self.submit()
+        while self.in_flight.count and idle_rounds < DRAIN_ROUNDS:
+            if idle_rounds % 8 == 0:
+                # Not once: behind a hard link the next one starts only now, and what is changing hands is not found.
+                ul_prep_cancel_any(self.ring.get_sqe())
+            if idle_rounds % 64 == 32:
+                self.ring.fill_cq()
+            n_before = self.in_flight.count
+            self.enter_and_harvest(1, 10_000_000)
+            # the kernel gives back some 20 at a time: many rounds
+            idle_rounds = 1 if self.in_flight.count < n_before else idle_rounds + 1
+        if self.in_flight.count:
+            logging.getLogger("uringloop").error(
+                "closing a ring with %d requests that the kernel does not give back", self.in_flight.count)
+        return 0
+
+    cdef int drop_all(self, bint was_enabled) except -1:
+        """The ring is closed: only raw requests are still told, by deliver_last."""
+        cdef Completion slot
+        cdef Request request
+        cdef size_t n
+        for request in reversed(self.in_flight.snapshot()):
+            if not was_enabled or request.keepalive is None:
+                release(request)
+            else:
+                # Closed from another thread: memory the kernel may still touch is kept for ever, and counted.
+                self.n_leaked += 1
+                Py_INCREF(request.keepalive)
+            if request.kind == KIND_RAW:
+                self.fifo.push(request, -ECANCELED, 0, NULL)
+        self.forget_ring()
+        self.unsettled.clear()
+        n = self.fifo.count()
+        while n:
+            n -= 1
+            slot = self.fifo.pop()
+            request = <Request>slot.request
+            if request.kind == KIND_RAW:
+                self.fifo.push(request, slot.res, slot.flags, NULL)
+            else:
+                request.drop(slot.res, slot.flags)
+            Py_DECREF(request)  # taken by push
+        return 0
+
+    cdef int deliver_last(self) except -1:
+        """See FDMonitor: each raw request hears of its end, whatever the callbacks of others raise."""
+        cdef Completion slot
+        cdef Request request
+        cdef object first_error = None
+        cdef size_t n_left = 2 * self.fifo.count()  # for want of memory one is put back, and tried once more
+        while self.fifo.count():
+            slot = self.fifo.pop()
+            request = <Request>slot.request
+            Py_DECREF(request)  # taken by push
+            if n_left == 0:
+                request.drop(slot.res, slot.flags)
+                continue
+            n_left -= 1
+            try:
+                request.complete(slot.res, slot.flags, slot.data)
+            except BaseException as error:
+                first_error = first_error or error
+        if first_error is not None:
+            raise first_error
+        return 0
