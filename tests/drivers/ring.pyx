@@ -1,7 +1,7 @@
 """Drivers for tests of what needs liburing.
 
-A `RecordingRequest` writes down what it is told; `RequestsDriver` submits such requests on the Engine of an IoUringMonitor;
-`RingDriver` and `BufferRingDriver` work on a bare ring.
+A `RecordingRequest` writes down what it is told; `RequestsDriver` submits such requests on the Engine of an
+IoUringMonitor; `RingDriver` and `BufferRingDriver` work on a bare ring.
 """
 
 from libc.errno cimport EAGAIN

@@ -161,7 +161,8 @@ cdef class RawCore(LoopCore):
 
     def _follow_tables(self):
         """With a table the loop stays in its thread, and its ring is not handed on."""
-        (<Engine>self.aio_context.engine).has_tables = self._registered_buffers is not None or self._registered_files is not None
+        cdef Engine engine = self.aio_context.engine
+        engine.has_tables = self._registered_buffers is not None or self._registered_files is not None
 
     def _ring_pointer(self):
         """The ring as cffi `struct io_uring *`, for io_uring_register_*; valid until the loop moves to a thread."""

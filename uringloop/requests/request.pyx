@@ -18,9 +18,7 @@ from posix.unistd cimport close as close_fd
 
 from ..aio.context cimport AioContext
 from ..aio.handles cimport Handle, TimerHandle
-from ..liburing.liburing cimport (IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE,
-                                  IORING_CQE_F_NOTIF, IOSQE_CQE_SKIP_SUCCESS, IOSQE_IO_LINK, io_uring_prep_cancel64,
-                                  io_uring_prep_nop, io_uring_sqe)
+from ..liburing.liburing cimport IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, IORING_CQE_F_NOTIF
 from ..uring.buffers cimport LentBuffers
 from ..uring.engine cimport Engine
 from ..uring.request cimport CANCELLING, KIND_RAW, Request, encode

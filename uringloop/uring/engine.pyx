@@ -2,9 +2,9 @@
 
 How it works:
  1. Everything that was queued since the last wait is submitted by the same io_uring_enter(2) that waits.
- 2. `harvest` copies CQEs out of the ring into a FIFO, from which the monitor's `dispatch` runs the completion callbacks.
-    A nested wait appends to the same FIFO and a nested dispatch takes from its head, so each is delivered once and in
-    order.  What the monitor itself has on the ring (KIND_INTERNAL) is reported to it at once.
+ 2. `harvest` copies CQEs out of the ring into a FIFO, from which the monitor's `dispatch` runs the completion
+    callbacks.  A nested wait appends to the same FIFO and a nested dispatch takes from its head, so each is delivered
+    once and in order.  What the monitor itself has on the ring (KIND_INTERNAL) is reported to it at once.
  3. A KIND_SKIP_SEND is MSG_WAITALL | MSG_DONTWAIT with IOSQE_CQE_SKIP_SUCCESS: once the kernel has consumed its SQE the
     send is over, and no CQE means that all of it was copied.  So after an enter that consumed everything, and
     after an overflowed CQ was flushed, what posted no CQE is settled as sent.
