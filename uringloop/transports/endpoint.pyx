@@ -378,8 +378,8 @@ cdef class TransportTable:
             raise KeyError(fd)
         return transport
 
-    def __contains__(self, int fd):
-        return fd in self.by_fd and self.by_fd[fd]() is not None
+    def __contains__(self, fd):
+        return self.get(fd) is not None
 
     def __len__(self):
         return len(self.fds())  # list(self) would ask for the length first
@@ -390,5 +390,8 @@ cdef class TransportTable:
     cdef list fds(self):
         return [fd for fd, reference in self.by_fd.items() if reference() is not None]
 
-    def get(self, int fd, default=None):
-        return self[fd] if fd in self else default
+    def get(self, fd, default=None):
+        # asyncio asks with any int of the program's, so this one does not become a C int.
+        reference = self.by_fd.get(fd)
+        transport = None if reference is None else reference()
+        return default if transport is None else transport
