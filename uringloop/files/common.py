@@ -126,8 +126,8 @@ def _errno_of(function: Any, *args: Any) -> int:
     return 0
 
 
-def writable_view(buffer: Any, caller: str) -> memoryview:
-    """The same of memory that is going to be filled."""
+def writable_view(buffer: Any, caller: str, argument: str = "argument") -> memoryview:
+    """The same of memory that is going to be filled; errors name the caller and the argument."""
     try:
         view = bytes_view(buffer)
         if not view.readonly:
@@ -135,7 +135,7 @@ def writable_view(buffer: Any, caller: str) -> memoryview:
     except TypeError:
         pass
     raise TypeError(
-        f"{caller}() argument must be read-write bytes-like object, not {type_name(buffer)}"
+        f"{caller}() {argument} must be read-write bytes-like object, not {type_name(buffer)}"
     ) from None
 
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import operator
 import os
+import sys
 from typing import Any
 
 from .backend import STREAM, outcome_of
@@ -13,6 +14,8 @@ from .common import BinaryFile, bytes_view, writable_view
 from .modes import c_int, optional_size
 
 _LINE_BYTES = 1024
+# io.FileIO's words changed in Python 3.12, io.BufferedReader's did not.
+_READINTO_ARGUMENT = "argument 1" if sys.version_info >= (3, 12) else "argument"
 
 
 class RawFile(BinaryFile):
@@ -76,7 +79,7 @@ class RawFile(BinaryFile):
         """Read once into somebody's memory; how many bytes."""
         self._check_open()
         self._check_readable("read")
-        view = writable_view(buffer, "readinto")
+        view = writable_view(buffer, "readinto", _READINTO_ARGUMENT)
         async with self._lock:
             if not self._has_positions:  # by way of bytes that can be kept
                 data = await self._read(len(view))
