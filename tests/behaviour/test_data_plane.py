@@ -1,9 +1,11 @@
 """The rules of the data plane: what was written is sent, whatever the ring and the loop are doing."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import random
+import socket
 import threading
 
 import pytest
@@ -254,6 +256,45 @@ async def test_a_bulk_connection_does_not_starve_the_others(kind):
             await far.received(number + 1)
         stop.append(True)
         await turns(2)
+
+
+@pytest.mark.parametrize("buffered", [False, True], ids=["data", "buffered"])
+async def test_a_peer_that_is_faster_than_the_program_gets_the_same_share_of_each_turn(buffered):
+    """There is always more to read, in each turn: it neither piles up, nor keeps the other callbacks waiting."""
+    calls = []
+
+    def refill():
+        with contextlib.suppress(BlockingIOError):
+            peer.send(bytes(1 << 20))
+
+    class Slow(asyncio.BufferedProtocol if buffered else asyncio.Protocol):
+        n_bytes = n_calls = 0
+
+        def data_received(self, data):
+            self.n_bytes += len(data)
+            self.n_calls += 1
+            refill()
+
+        def get_buffer(self, sizehint):
+            return bytearray(1 << 18)
+
+        def buffer_updated(self, n_bytes):
+            self.data_received(range(n_bytes))
+
+    ours, peer = socket.socketpair()
+    ours.setblocking(False)
+    peer.setblocking(False)
+    with peer:
+        transport, protocol = await asyncio.get_running_loop().create_connection(Slow, sock=ours)
+        refill()
+        for _ in range(100):
+            n_before = protocol.n_calls
+            await turns(1)
+            calls.append(protocol.n_calls - n_before)
+        transport.abort()
+        await turns(2)
+    assert protocol.n_bytes > 1 << 20
+    assert max(calls) <= 8, calls
 
 
 async def test_chunks_of_changing_sizes_arrive_whole():

@@ -414,6 +414,7 @@ cdef class IoUringMonitor(FDMonitor):
         cdef Request request
         cdef size_t n = fifo.count()
         cdef int count = 0
+        self.engine.n_dispatches += 1
         # What arrives meanwhile waits for the next turn, or one busy socket would keep timers waiting.
         while n != 0 and fifo.head != fifo.tail:
             n -= 1

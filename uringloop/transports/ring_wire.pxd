@@ -14,6 +14,9 @@ cdef class ReceiveRequest(MovableRequest):
     cdef BufferRing buffers        # whose buffers its completions name; the memory lives as long as this
     cdef bint is_poll              # bulk mode: a multishot POLL_ADD instead of a multishot RECV
     cdef bint is_in_doubt          # a read fell short, and a sweep will see whether more is left
+    cdef unsigned long long read_at  # the dispatch in which it was last read for
+    cdef bint is_coming_back       # by an entry of the FIFO that no CQE brought
+    cdef int32_t revents           # what that stands for
 
 cdef class SendRequest(Request):
     cdef RingWire wire             # None when orphaned
@@ -61,6 +64,8 @@ cdef class RingWire(Wire):
     cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1
     cdef int judge_size(self, int32_t res) except -1
+    cdef int read_ready(self, ReceiveRequest request, int32_t revents) except -1
+    cdef int come_back(self, ReceiveRequest request, int32_t revents) except -1
     cdef int read_bulk(self, ReceiveRequest request, int32_t revents) except -1
     cdef int leave_bulk(self) except -1
     cdef void enter_bulk(self) noexcept

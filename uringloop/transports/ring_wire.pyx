@@ -104,7 +104,7 @@ cdef class ReceiveRequest(MovableRequest):
         if wire is None or wire.receive is not self:
             return 0
         if wire.file is None:
-            wire.engine.deliver(self, POLLIN, IORING_CQE_F_MORE)
+            wire.come_back(self, POLLIN)
             self.is_in_doubt = False
             wire.is_after_sweep = True
             return 0
@@ -357,8 +357,8 @@ cdef class RingWire(Wire):
             if self.end is not None and self.end.fd_at[0] != self.fd:
                 return self.closed_by_program(request, flags, data)
             if request.is_poll:
-                if res >= 0 and self.wants_read:
-                    self.read_bulk(request, res)
+                if res >= 0:
+                    self.read_ready(request, res)
             elif res == -EINVAL and not self.engine.has_no_buffers:
                 # before Linux 6.0: no multishot RECV
                 self.engine.has_no_buffers = True
@@ -383,7 +383,7 @@ cdef class RingWire(Wire):
             return 0
         if self.receive is None:
             return 0 if self.held_error else self.arm()  # which does nothing where the epoll set watches
-        return self.engine.deliver(self.receive, POLLIN, IORING_CQE_F_MORE) if self.receive.is_poll else 0
+        return self.come_back(self.receive, POLLIN) if self.receive.is_poll else 0
 
     cdef int closed_by_program(self, ReceiveRequest request, uint32_t flags, char *data) except -1:
         """Only our request still has the socket: asyncio's recv(2) finds it closed."""
@@ -470,6 +470,30 @@ cdef class RingWire(Wire):
             self.engine.cancel(self.receive)
         return 0
 
+    cdef int read_ready(self, ReceiveRequest request, int32_t revents) except -1:
+        """There may be something to read.  Once per dispatch: others want a turn.
+
+        A peer that is faster than the program brings an edge in each turn, besides what comes back because the turn
+        before left something.  If each of them were worth READS_PER_EVENT reads, and came back, they would pile up.
+        """
+        if not self.wants_read:
+            request.is_coming_back, request.revents = False, 0
+            return 0
+        if request.read_at == self.engine.n_dispatches:
+            return self.come_back(request, revents)
+        revents |= request.revents
+        request.is_coming_back, request.revents = False, 0
+        request.read_at = self.engine.n_dispatches
+        return self.read_bulk(request, revents)
+
+    cdef int come_back(self, ReceiveRequest request, int32_t revents) except -1:
+        """The next dispatch reads, although no edge may come."""
+        request.revents |= revents
+        if not request.is_coming_back:
+            self.engine.deliver(request, revents, IORING_CQE_F_MORE)
+            request.is_coming_back = True
+        return 0
+
     cdef int read_bulk(self, ReceiveRequest request, int32_t revents) except -1:
         """recv(2) until nothing is left, straight into bytes objects."""
         cdef Py_ssize_t count
@@ -486,7 +510,7 @@ cdef class RingWire(Wire):
                 return self.engine.cancel(request)
             if rounds == 0:
                 # Others have a turn; the edge will not come again, so come back by ourselves.
-                return self.engine.deliver(request, revents, IORING_CQE_F_MORE)
+                return self.come_back(request, revents)
             rounds -= 1
             asked = self.hint
             data = read_direct(self.end.fd_at[0], asked, &count, &n_left if self.is_counting else NULL)
@@ -515,7 +539,7 @@ cdef class RingWire(Wire):
                 end.bytes_arrived(<bytes>data)
             except BaseException:
                 # KeyboardInterrupt or SystemExit: the edge will not come again for what is still there
-                self.engine.deliver(request, revents, IORING_CQE_F_MORE)
+                self.come_back(request, revents)
                 raise
             check_held(self)
             if count < asked and (self.end is None or not self.may_have_more(request, revents, n_left)):

@@ -17,6 +17,7 @@ cdef class Engine:
     cdef BufferRing buffers            # made on first use; None until then
     cdef bint has_no_buffers           # the kernel has no buffer ring or no multishot RECV, or memory is short
     cdef CompletionFifo fifo           # harvested, not dispatched
+    cdef unsigned long long n_dispatches
     cdef Py_ssize_t harvested_bytes    # received since this wait began
     cdef References unsettled          # KIND_SKIP_SENDs of this enter
     cdef bint has_run                  # begin_run was called
