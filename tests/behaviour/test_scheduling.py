@@ -472,3 +472,20 @@ def test_handles_tell_their_context_from_python_3_12_on(loop):
     if sys.version_info >= (3, 12):
         assert handle.get_context() is context
     handle.cancel()
+
+
+@pytest.mark.expects_loop_errors
+def test_an_exception_handler_runs_while_the_callbacks_exception_is_handled(loop, caplog):
+    """So logging.exception() in it finds it, and what it raises itself does not hide it."""
+    seen = []
+
+    def handler(_loop, context):
+        seen.append(sys.exception() is context["exception"])
+        raise RuntimeError("of the handler")
+
+    loop.set_exception_handler(handler)
+    loop.call_soon(lambda: 1 / 0)
+    one_turn(loop)
+    assert seen == [True]
+    assert isinstance(caplog.records[-1].exc_info[1].__context__, ZeroDivisionError)
+    caplog.clear()  # the traceback has the handle

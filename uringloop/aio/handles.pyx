@@ -169,17 +169,16 @@ cdef class Handle:
 
     cdef int failed(self, object callback, object aio_context) except -1:
         """The callback raised: the way out of run() that need not be fast."""
-        cdef object problem = None
+        # Within the except clause: what the exception handler raises has the callback's exception as its context, and
+        # sys.exception() is that.  After the context was left: the exception handler enters it again.
         try:
             ul_error_is_set()
         except (SystemExit, KeyboardInterrupt):
+            PyContext_Exit(aio_context)
             raise
         except BaseException as error:
-            problem = error
-        finally:
             PyContext_Exit(aio_context)
-        # after the context was left: the exception handler enters it again
-        self.report(problem, callback)
+            self.report(error, callback)
         return 0
 
     def report(self, error, callback):
