@@ -527,8 +527,8 @@ cdef class PollListDriver:
         self.polling.adjust(0, block_ns, now_ns)
 
     def forget(self, name):
-        """Its handler is gone."""
-        del self.events[name]
+        """Its handler is gone.  Returns the event."""
+        return self.events.pop(name)
 
     def part(self, name, file):
         """Nothing waits for it any more; `file`: a number, or an object with fileno()."""

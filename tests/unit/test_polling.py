@@ -1,6 +1,7 @@
 """Adaptive polling: the arithmetic, the list of events, and what a context makes of it."""
 
 import asyncio
+import gc
 import os
 import select
 import socket
@@ -122,6 +123,18 @@ def test_an_event_that_goes_takes_its_wish_along():
     assert driver.spin_ns(5) == driver.times()["great"] == 32000
     driver.forget("great")
     assert driver.spin_ns(6) == 4000
+
+
+def test_an_event_that_the_garbage_collector_finds_takes_its_wish_along():
+    driver = PollListDriver(MAX_NS)
+    driver.turn(["mine"], 1000, 0)
+    cycle = [driver.forget("mine")]
+    cycle.append(cycle)
+    assert len(driver) == 1
+    del cycle
+    gc.collect()
+    assert len(driver) == 0
+    assert driver.spin_ns(1) == 0
 
 
 def test_the_greediest_one_that_shrinks_takes_its_wish_along():

@@ -14,6 +14,7 @@ Invariant: an event is on the list exactly while its ns is not 0; it leaves when
 Thread: the loop's.  Not here: the looking itself (FDMonitor.spin), what a turn is (aio/context).
 """
 
+cimport cython
 from libc.stdint cimport int64_t
 from posix.stat cimport fstat, struct_stat
 from cpython.ref cimport PyObject
@@ -51,6 +52,7 @@ cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow
 
 cdef class PolledEvent:
     """How long looking for one event pays.
+@cython.no_gc_clear  # __dealloc__ takes it off the list: the list that it is on must be known until then
 
     Of which file it is, is known by the object that has the fd (sockets), without a system call; where there is only a
     number, by fstat(2), once for each time that it is watched anew.
