@@ -139,3 +139,17 @@ def test_a_read_that_fell_short_is_asked_about_all_the_same(ring_loop):
         pytest.fail("no sweep was ever needed")
 
     run(loop, main())
+
+
+def test_a_ring_that_cannot_be_drained_is_closed_before_its_memory_is_released(ring_driver, fds):
+    ring = ring_drivers.refuse_request(ring_driver.monitor, -1)
+    requests = ring_drivers.RequestsDriver(ring_driver.monitor)
+    near, _ = fds.socketpair()
+    memory = bytearray(1)
+    requests.recv(ring_drivers.RecordingRequest(), near.fileno(), memory)
+    ring_driver.submit()
+    ring.refused = ring.n_calls
+    with pytest.raises(OSError, match="refused"):
+        ring_driver.close()
+    assert not ring.is_open
+    assert ring_driver.statistics()["leaked"] == 1

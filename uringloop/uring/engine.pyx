@@ -524,6 +524,9 @@ cdef class Engine:
             if idle_rounds % 8 == 0:
                 # Not once: behind a hard link the next one starts only now, and what is changing hands is not found.
                 ul_prep_cancel_any(self.ring.get_sqe())
+            # Also after an exception (the kernel takes no requests, memory is short): the memory of what is in flight
+            # is released afterwards.
+            self.ring.close()
             if idle_rounds % 64 == 32:
                 self.ring.fill_cq()
             n_before = self.in_flight.count
