@@ -185,6 +185,18 @@ def test_a_loop_does_not_run_while_another_thread_makes_a_turn_of_its_context(re
     loop.close()
 
 
+def test_a_loop_does_not_run_while_another_thread_makes_one_turn_of_it(real_fdmon_name):
+    loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
+    errors = []
+    loop.call_soon(
+        lambda: errors.extend(refused_in_a_thread(loop.run_forever, lambda: loop.aio_context.poll(False)))
+    )
+    loop._run_once()
+    assert errors == ["another thread makes turns of this AioContext"] * 2
+    assert refused_in_a_thread(lambda: loop.aio_context.poll(False)) == []  # afterwards
+    loop.close()
+
+
 def test_the_fork_child_of_another_thread_may_close_the_context(real_fdmon_name):
     run_script(
         """

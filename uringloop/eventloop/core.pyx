@@ -273,7 +273,11 @@ cdef class LoopCore(FdWatching):
         """One turn, as asyncio's private method of this name."""
         self._check_closed()
         self.aio_context.begin_run()
-        self.aio_context.turn(True)
+        self.aio_context.n_polls += 1
+        try:
+            self.aio_context.turn(True)
+        finally:
+            self.aio_context.n_polls -= 1
 
     def _select(self, timeout):
         """loop._selector.select(): wait, and leave what is found to the next turn, or to the one that goes on.
