@@ -2,7 +2,7 @@
 
 Environment:
   URINGLOOP_WITHOUT_LIBURING=1   build epoll and poll only, no liburing needed
-  URINGLOOP_DEBUG=1              compile assertions and counters in
+  URINGLOOP_DEBUG=1              compile assertions in
   URINGLOOP_SANITIZE=1           AddressSanitizer and UBSan (run with LD_PRELOAD of libasan)
 """
 
@@ -69,6 +69,7 @@ RING = [
     "eventloop.raw",
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloop/support/collect.h"]
+HEADERS += ["uringloop/support/assertions.h"]
 HEADERS += ["uringloop/transports/tls_openssl.h", "uringloop/eventloop/stock_clock.h"]
 
 # The cffi module for raw requests, and the compiler flags that it shares with the others.
@@ -129,7 +130,9 @@ class BuildExt(build_ext):
 setup(
     ext_modules=cythonize(
         extensions(),
-        build_dir="build/cython",
+        # An assertion that fails names the line of the .pyx; so the C sources of that build are others.
+        build_dir="build/cython-debug" if DEBUG else "build/cython",
+        emit_linenums=DEBUG,
         compiler_directives={
             "language_level": 3,
             "embedsignature": True,

@@ -473,14 +473,22 @@ cdef class FakeMonitor(PollMonitor):
         cdef FdHandler handler
         if self.happens(self.early):
             return 0
-        PollMonitor.wait(self, self.found, timeout_ns)
+        # A handler is on one list at a time, and some are on the context's already.
+        queued = [(handler, handler.revents) for handler in self.handlers.values() if handler.is_queued]
+        for handler, _ in queued:
+            handler.is_queued = False
         reports = []
         ready = set()
-        while self.found.count():
-            handler = self.found.pop()
-            ready.add(handler.fd)
-            if not self.happens(self.deferred):
-                reports.append((handler, handler.revents))
+        try:
+            PollMonitor.wait(self, self.found, timeout_ns)
+            while self.found.count():
+                handler = self.found.pop()
+                ready.add(handler.fd)
+                if not self.happens(self.deferred):
+                    reports.append((handler, handler.revents))
+        finally:
+            for handler, revents in queued:
+                handler.is_queued, handler.revents = True, revents
         if self.spurious > 0:
             for handler in self.handlers.values():
                 if handler.fd not in ready and self.happens(self.spurious):

@@ -52,10 +52,10 @@ def extension(name: str, flags: dict[str, list[str]]) -> Extension:
 
 
 def extensions() -> list[Extension]:
-    made = [extension("core", {})]
+    made = [extension("core", {}), extension("violations", {})]
     if HAS_LIBURING:
         flags = runpy.run_path(str(PACKAGE / "liburing" / "build_ffi.py"))["liburing_flags"]
-        made.append(extension("ring", flags()))
+        made += [extension("ring", flags()), extension("ring_violations", flags())]
     return made
 
 
@@ -63,7 +63,8 @@ os.chdir(TESTS)  # so that --inplace means here
 setup(
     name="uringloop-test-drivers",
     packages=["drivers"],
-    options={"build": {"build_base": "../build/drivers"}},
+    # A debug build does not take what another one has left.
+    options={"build": {"build_base": "../build/drivers-debug" if IS_DEBUG else "../build/drivers"}},
     ext_modules=cythonize(
         extensions(),
         build_dir="../build/cython-drivers",

@@ -14,6 +14,7 @@ Invariant: it stands in the queue at most once (is_queued), and on the idle list
 Thread: schedule, schedule_idle, cancel and delete from any; the callback runs in the context's.
 """
 
+from ..support.assertions cimport is_none, length_of_list, must, must_if, must_not
 from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
@@ -41,6 +42,7 @@ cdef class Run(Handle):
 
     cdef int run(self) except -1:
         cdef BottomHalf bottom_half = self.bottom_half
+        must(bottom_half.is_queued, "a bottom half stands in the queue once")
         bottom_half.is_queued = False
         if not bottom_half.is_scheduled or bottom_half.is_idle:
             bottom_half.owner.ready.n_void += 1
@@ -80,6 +82,7 @@ cdef class BottomHalves:
             self.n_idle_taken += 1
             self.ready.n_idle = len(self.idle)
             bottom_half = run.bottom_half
+            must(bottom_half.is_idle_queued, "an idle bottom half stands on the list once")
             bottom_half.is_idle_queued = False
             if not bottom_half.is_queued:  # or else it has a place of its own
                 bottom_half.fire(run)
@@ -153,6 +156,9 @@ cdef class BottomHalf:
         elif not self.is_queued:
             self.owner.ready.push(self.waiting)
             self.is_queued = True
+        must(length_of_list(<void *>self.owner.idle) == <Py_ssize_t>self.owner.ready.n_idle,
+             "the idle bottom halves that wait are counted")
+        must_if(self.is_scheduled, not is_none(<void *>self.waiting), "a bottom half that is scheduled has its place")
         # An idle one only has to wake who sleeps: awake, the context bounds its next wait.  It holds the
         # GIL from there until notify_me is set.
         if not self.is_idle or self.owner.notifier.notify_me:
@@ -163,6 +169,7 @@ cdef class BottomHalf:
         """Its turn has come."""
         if not self.is_scheduled:
             return 0
+        must_not(self.is_deleted, "a bottom half that was deleted does not run")
         self.is_scheduled = self.is_idle = False
         if self.is_one_shot:
             self.is_deleted = True

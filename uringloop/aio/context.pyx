@@ -25,6 +25,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
 from ..fdmon.polling cimport PollList
+from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.references cimport References
 from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
@@ -168,6 +169,7 @@ cdef class AioContext(Sources):
         try:
             self.turn(blocking)
         finally:
+            must(self.n_polls > 0, "a turn that ends was counted when it began")
             self.n_polls -= 1
             if after is not None:
                 after()
@@ -200,6 +202,8 @@ cdef class AioContext(Sources):
         cdef PollList polling = self.polling
         cdef Py_ssize_t n_touched = len(polling.touched) if polling is not None else 0
         cdef int64_t block_ns
+        must(self.n_polls > 0, "a turn is counted, so that other threads keep out")
+        must_not(self.is_elsewhere(), "turns are made by the thread that runs the loop")
         if self.monitor.is_closed:
             self.check_open()  # a loop whose context was closed would turn and turn, since it cannot block
         self.n_turns += 1
@@ -242,6 +246,7 @@ cdef class AioContext(Sources):
         Without this a nested run that waits for it would wait for ever.  The frame finds less to do afterwards.
         """
         cdef Resumable one = self.in_delivery
+        must_not(is_none(<void *>one), "what is resumed is in delivery")
         self.in_delivery = None
         return one.go_on()
 
@@ -279,6 +284,8 @@ cdef class AioContext(Sources):
         """The monitor waits; not at all if a notification is there already."""
         if timeout_ns != 0 and not self.notifier.begin_wait():
             timeout_ns = 0
+        must_if(timeout_ns != 0, not self.monitor.has_undispatched(), "nobody sleeps on a completion that is there")
+        must_if(timeout_ns != 0, self.ready_list.head == self.ready_list.tail, "nobody sleeps on a ready fd")
         try:
             self.monitor.wait(self.ready_list, timeout_ns)
         finally:
@@ -310,6 +317,10 @@ cdef class AioContext(Sources):
         if self.monitor.is_closed:
             return 0  # by an io_poll, the program's select, or the handler of a signal
         if timeout_ns != 0:
+            must(self.ready.head == self.ready.tail, "the loop does not sleep while a callback is ready")
+            must(self.due.head == self.due.tail, "the loop does not sleep while a timer is due")
+            must(self.dirty.head == self.dirty.tail, "the loop does not sleep on what is to be flushed")
+            must_not(self.wants_return, "the loop does not sleep when it is to stop")
             self.block(timeout_ns)
         else:
             if self.notifier.notified:  # spares two fences in a turn that does not block
@@ -448,6 +459,7 @@ cdef class AioContext(Sources):
         """Run the oldest `count` callbacks; a nested turn may have taken some of them."""
         cdef size_t end = self.ready.head + count
         cdef Handle handle
+        must(count <= self.ready.tail - self.ready.head, "no more callbacks run than are ready")
         # By position, not by number: what a nested turn ran is gone, and what it scheduled is younger.
         while <Py_ssize_t>(end - self.ready.head) > 0 and self.ready.head != self.ready.tail:
             handle = self.ready.pop()
@@ -494,6 +506,7 @@ cdef class AioContext(Sources):
         while count and self.ready_list.head != self.ready_list.tail:
             count -= 1
             handler = self.ready_list.pop()
+            must_not(handler.is_queued, "a handler leaves the ready list before it is called")
             if handler.is_removed:
                 continue
             if handler is not self.notifier:
@@ -532,12 +545,14 @@ cdef class AioContext(Sources):
         # a list of the context's own: an exception that ends the turn, or a nested turn, loses none of them
         while self.due.count():
             handle = self.due.pop()
+            must(is_none(<void *>handle.timers), "a timer that runs is off the heap")
             self.n_dispatched += 1
             self.run_handle(handle)
         return 0
 
     cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1:
         """`flushable` collected n_bytes more; its flush() comes before the next wait."""
+        must(n_bytes >= 0, "no less than nothing is written")
         self.dirty_bytes += n_bytes
         if flushable.is_dirty:
             return 0  # it waits in its place
@@ -558,6 +573,7 @@ cdef class AioContext(Sources):
     cdef Flushable pop_dirty(self):
         """Take the one that was marked first; there is one."""
         cdef Flushable flushable = <Flushable>self.dirty.take()
+        must(flushable.is_dirty, "what is dirty is on the list, once")
         flushable.is_dirty = False
         return flushable
 
@@ -656,6 +672,7 @@ cdef class AioContext(Sources):
         """
         if self.n_polls or self.is_foreign or self.monitor.is_closed or not self.monitor.can_leave():
             return False
+        must(self.n_polls == 0, "a context that parts with the parent makes no turns")
         self.thread = 0
         if self.pollers is not None:
             self.pollers.thread = 0

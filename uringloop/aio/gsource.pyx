@@ -23,6 +23,7 @@ cimport cython
 from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
+from ..support.assertions cimport must
 from .context cimport AioContext, ul_monotonic_ns
 
 cdef enum:
@@ -91,6 +92,7 @@ cdef class ForeignTurns:
         # `notified` comes before the callbacks are looked at again: the other side publishes in the reverse order
         if not aio_context.notifier.begin_wait() or self.has_work():
             return True
+        must(aio_context.notifier.notify_me, "a loop that may sleep is notified")
         timeout_ns[0] = aio_context.timeout_ns(True)
         if aio_context.pollers is not None:
             timeout_ns[0] = aio_context.pollers.bounded_ns(timeout_ns[0])
@@ -101,6 +103,7 @@ cdef class ForeignTurns:
         if self.may_sleep:
             self.may_sleep = False
             self.aio_context.notifier.end_wait()
+            must(self.aio_context.notifier.notify_me == 0, "a loop that is awake is not notified")
         elif not is_fd_ready:
             return False
         return self.aio_context.monitor.gsource_check(is_fd_ready)
@@ -156,6 +159,8 @@ cdef class ForeignTurns:
                 if now_ns - started_ns >= DISPATCH_NS:
                     break
         finally:
+            must(aio_context.n_polls > 0, "a dispatch that ends was counted as a run")
+            must(self.depth > 0, "a dispatch that ends was counted when it began")
             aio_context.n_polls -= 1
             self.depth -= 1
             if self.depth == 0:

@@ -10,6 +10,8 @@ cimport cython
 from cpython.ref cimport PyObject
 from cpython.tuple cimport PyTuple_GET_SIZE
 
+from ..support.assertions cimport is_none, must, must_if
+
 import asyncio
 import asyncio.events
 import sys
@@ -123,6 +125,10 @@ cdef class Handle:
         cdef PyObject *result
         if self.is_cancelled:
             return 0
+        must(self.n_args >= -1, "the arguments of a handle are counted, or -1: in a tuple")
+        must(self.n_args <= 2, "no more than two arguments are kept without a tuple")
+        must_if(self.n_args < 0, not is_none(<void *>self.args),
+                "a handle without a count has its arguments in a tuple")
         # own references: the callback may cancel its own handle
         callback, aio_context = self.callback, self.aio_context
         if self.n_args < 0:
@@ -213,6 +219,7 @@ cdef class Handle:
             # asyncio keeps the repr in debug mode, since callback and arguments go.  Last: it may run user code.
             self.debug_info = repr(self)
         self.callback = self.first = self.second = self.args = None
+        must(self.is_cancelled, "a handle that was cancelled stays so")
         return 0
 
     def cancelled(self):

@@ -23,6 +23,7 @@ from libc.stdint cimport uint64_t
 from posix.unistd cimport close as close_fd, read as read_fd, write as write_fd
 
 from ..fdmon.base cimport FdHandler
+from ..support.assertions cimport must, must_not
 from ..support.errors cimport os_error
 from ..support.system cimport POLLIN
 
@@ -59,6 +60,7 @@ cdef class Notifier(FdHandler):
     cdef int open(self) except -1:
         cdef int ends[2]
         cdef int error
+        must(self.fd < 0, "a notifier has one fd, or none")
         self.fd = self.writing_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.fd < 0:
             error = errno
@@ -76,6 +78,7 @@ cdef class Notifier(FdHandler):
         ul_store(&self.notified, 1)
         ul_full_barrier()
         if ul_load(&self.notify_me):
+            must(self.writing_fd >= 0, "who may sleep can be woken")
             # EAGAIN: the counter, or the pipe, is full, so the loop is as good as awake
             while write_fd(self.writing_fd, &one, sizeof(one)) < 0:
                 if errno != EINTR:
@@ -96,6 +99,7 @@ cdef class Notifier(FdHandler):
         if ul_load(&self.notified):
             ul_store(&self.notified, 0)
             ul_full_barrier()
+        must_not(self.notify_me, "nobody writes to a loop that is awake")
 
     cdef int on_ready(self, short revents) except -1:
         cdef uint64_t counts[64]

@@ -21,6 +21,7 @@ from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..fdmon.base cimport FdHandler, ReadyList, check_held, ul_monotonic_ns
+from ..support.assertions cimport is_none, must, must_not
 from ..support.system cimport POLLERR, POLLHUP, POLLIN, POLLOUT
 
 cdef enum:
@@ -73,6 +74,7 @@ cdef class PollHandler(FdHandler):
         cdef Handle io_poll_ready = self.io_poll_ready  # remove() in it lets go of it
         if not self.is_found:
             return 0
+        must_not(is_none(<void *>io_poll_ready), "who found something has what does it")
         self.is_found = False
         self.is_busy = True
         try:
@@ -121,6 +123,7 @@ cdef class PollHandlers:
         cdef list own = self.bare if handler.fd < 0 else self.active
         if handler.is_removed or handler.is_active:
             return 0
+        must(<void *>handler.owner == <void *>self, "a handler is asked by its own context")
         handler.is_active = True
         handler.last_ns = ul_monotonic_ns()
         if handler.fd < 0:
@@ -177,6 +180,7 @@ cdef class PollHandlers:
                 if not handler.is_busy and not handler.is_removed:
                     found = self.ask_one(handler, ready_list) or found
         finally:
+            must(self.depth > 0, "a round of asking that ends was counted")
             self.depth -= 1
         return found
 
@@ -184,6 +188,8 @@ cdef class PollHandlers:
         cdef object io_poll = handler.io_poll
         cdef bint answer
         cdef Handle io_poll_ready
+        must_not(handler.is_busy, "a handler that runs is not asked")
+        must_not(handler.is_removed, "a handler that is removed is not asked")
         handler.is_busy = True
         try:
             answer = bool(io_poll())

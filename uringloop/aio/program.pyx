@@ -10,6 +10,7 @@ Not here: how to find out what is the program's (eventloop/core), the turn (aio/
 
 from libc.stdint cimport int64_t
 
+from ..support.assertions cimport must
 from .handles cimport TimerHandle
 from .ready cimport ReadyQueue
 from .timers cimport Timers
@@ -70,6 +71,8 @@ cdef class Program:
         cdef double end_s = self.now_s() + self.resolution()
         cdef TimerHandle first = timers.first()
         while first is not None and not first.when_s >= end_s:
+            must(timers.count > 0, "a timer that is due is on the heap")
+            must(<void *>first.timers == <void *>timers, "a timer on the heap knows it")
             due.have_room()  # before it leaves the heap
             due.push(timers.pop())
             first = timers.first()

@@ -11,6 +11,7 @@ Thread: any thread that holds the GIL may push (call_soon_threadsafe does); the 
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from ..support.assertions cimport is_none, must, must_not
 from ..support.collect cimport ul_traverse_own, visitproc
 from ..support.references cimport References
 from .handles cimport Handle
@@ -53,10 +54,12 @@ cdef class ReadyQueue(References):
         Py_INCREF(handle)  # undone by pop or clear
         self.items[self.tail & self.mask] = <PyObject *>handle
         self.tail += 1
+        must(self.tail - self.head <= self.mask + 1, "the queue holds no more than it has room for")
         return 0
 
     cdef Handle pop(self):
         """The oldest one; the queue is not empty."""
+        must_not(self.head == self.tail, "a callback that runs was queued")
         cdef Handle handle = <Handle>self.items[self.head & self.mask]
         self.head += 1
         # The next handle was written a while ago; fetch it while this one runs.
@@ -81,6 +84,7 @@ cdef class ReadyQueue(References):
             Py_DECREF(handle)  # taken by recycle
             # somebody who looks at all objects (gc.get_objects) can have found it since
             if UL_IS_OURS_ALONE(handle, Handle) and not handle.is_cancelled:
+                must(is_none(<void *>handle.timers), "a handle that is used again is on no heap")
                 return handle
         return Handle.__new__(Handle)
 
@@ -95,6 +99,8 @@ cdef class ReadyQueue(References):
             Py_INCREF(handle)  # undone by new_handle or clear
             self.spare[self.n_spare] = <PyObject *>handle
             self.n_spare += 1
+            must(self.n_spare <= SPARE_MOST, "no more handles are kept than have room")
+            must_not(UL_IS_OURS_ALONE(handle, Handle), "the reference to a spare handle is counted")
         return 0
 
     cdef void clear(self) noexcept:

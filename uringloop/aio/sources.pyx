@@ -12,6 +12,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..fdmon.base cimport FdHandler, ul_monotonic_ns
 from ..fdmon.polling cimport PollList
+from ..support.assertions cimport is_none, must, must_if
 from ..support.system cimport POLLIN, POLLOUT
 from .bottom_halves cimport check_callback
 from .handles cimport Handle, TimerHandle
@@ -54,6 +55,8 @@ cdef class Sources:
         A change that the kernel refuses (the fd is closed, or is another file by now) ends the old interest, as with
         selectors: kept, it would fail in the same way each time, and keep what the caller no longer wants.
         """
+        must_if(not is_none(<void *>new), <void *>new != <void *>old, "a change of interest takes a new handler")
+        must_if(not is_none(<void *>new), not new.is_removed, "a handler that is removed is never watched for again")
         try:
             return self.monitor.update(old, new)
         except OSError:
@@ -191,6 +194,7 @@ cdef class Sources:
         handle.when_ns = max(as_int64(when_ns), 0)
         handle.when_s = handle.when_ns / 1e9
         self.timers.push(handle)
+        must(<void *>handle.timers == <void *>self.timers, "a timer is on the heap of its context")
         return handle
 
     def notify(self):

@@ -14,6 +14,7 @@ from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcpy
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.collect cimport ul_traverse_own, visitproc
 from .handles cimport TimerHandle, TimerOwner
 
@@ -63,6 +64,8 @@ cdef class Timers(TimerOwner):
         cdef TimerEntry *grown
         cdef TimerEntry entry
         cdef size_t at, parent
+        must(is_none(<void *>handle.timers), "a timer is on one heap, once")
+        must_if(self.count > 1, not is_before(&self.heap[1], &self.heap[0]), "no timer is before its parent")
         if self.count == self.capacity:
             grown = <TimerEntry *>realloc(self.heap, 2 * self.capacity * sizeof(TimerEntry))
             if grown == NULL:
@@ -84,15 +87,21 @@ cdef class Timers(TimerOwner):
             self.heap[at] = self.heap[parent]
             at = parent
         self.heap[at] = entry
+        must_if(at != 0, not is_before(&self.heap[at], &self.heap[(at - 1) >> 2]), "no timer is before its parent")
+        must(self.count <= self.capacity, "the heap holds no more than it has room for")
         return 0
 
     cdef TimerHandle pop(self):
         """The earliest handle, cancelled or not; the heap is not empty."""
+        must_not(self.count == 0, "a timer that is taken is on the heap")
         cdef TimerHandle handle = <TimerHandle>self.heap[0].handle
+        must(<void *>handle.timers == <void *>self, "a timer on the heap knows it")
+        must_if(self.count > 1, not is_before(&self.heap[1], &self.heap[0]), "no timer is before its parent")
         self.count -= 1
         if self.count:
             self.sift_down(0, self.heap[self.count])
         handle.timers = None
+        must_if(handle.is_cancelled, self.n_cancelled > 0, "cancelled timers on the heap are counted")
         if handle.is_cancelled:
             self.n_cancelled -= 1
         Py_DECREF(handle)  # taken by push
@@ -149,6 +158,7 @@ cdef class Timers(TimerOwner):
     cdef void handle_cancelled(self) noexcept:
         """A scheduled handle was just cancelled."""
         self.n_cancelled += 1
+        must(self.n_cancelled <= self.count, "cancelled timers are on the heap")
         if self.n_cancelled >= COMPACT_FROM and self.n_cancelled * 2 > self.count + 1:
             self.compact()
 
@@ -171,6 +181,7 @@ cdef class Timers(TimerOwner):
             else:
                 self.heap[kept] = self.heap[i]
                 kept += 1
+        must(n_dropped == self.n_cancelled, "cancelled timers on the heap are counted")
         self.count = kept
         self.n_cancelled = 0
         at = (<Py_ssize_t>kept - 2) >> 2

@@ -22,16 +22,10 @@ cdef extern from "../support/clock.h" nogil:
 # lives in each frame above them.  What else a frame uses after the call it has in local variables, too, or reads anew
 # and finds None.  tests/repository/test_frames.py checks the sources; `check_held(self)` after the call checks the
 # program that runs, in builds with URINGLOOP_DEBUG.
-cdef extern from *:
+cdef extern from "../support/assertions.h":
     """
-    #ifndef URINGLOOP_DEBUG
-    #define URINGLOOP_DEBUG 0
-    #endif
-    static inline void ul_check_held(PyObject *object)
-    {
-        if (URINGLOOP_DEBUG && Py_REFCNT(object) <= 0)
-            Py_FatalError("uringloop bug: an object was freed under a frame that called user code");
-    }
+    #define ul_check_held(object) \\
+        ul_must(Py_REFCNT(object) > 0, "an object lives while a frame of it calls user code")
     """
     void check_held "ul_check_held"(object) noexcept
 

@@ -13,6 +13,7 @@ from libc.errno cimport EBADF, EINVAL, EPERM, errno
 from libc.stdint cimport int64_t
 from posix.stat cimport S_ISBLK, S_ISDIR, S_ISREG, fstat, struct_stat
 
+from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.errors cimport os_error
 from ..support.references cimport References
 
@@ -74,10 +75,12 @@ cdef class ReadyList(References):
         """Queue a handler; one that is queued already only collects the new revents (nested loops)."""
         if handler.is_removed:
             return 0
+        must_if(handler.is_queued, self.head != self.tail, "a handler that is queued is on the ready list")
         if handler.is_queued:
             handler.revents |= revents
             return 0
         self.put(handler)
+        must_not(handler.is_removed, "a handler that is removed is not reported")
         handler.is_queued = True
         handler.revents = revents
         return 0
@@ -85,6 +88,7 @@ cdef class ReadyList(References):
     cdef FdHandler pop(self):
         """The oldest handler; the list is not empty."""
         cdef FdHandler handler = <FdHandler>self.take()
+        must(handler.is_queued, "a handler on the ready list is queued, once")
         handler.is_queued = False
         return handler
 
@@ -252,6 +256,7 @@ cdef class FDMonitor:
         """
         cdef FdHandler handler
         cdef dict left_files = self.left_files
+        must_not(is_none(<void *>left_files), "what is renewed was left")
         for handler in list(self.handlers.values()):
             file = identity(handler.fd)
             if file is None or file != left_files.get(handler.fd):

@@ -16,6 +16,7 @@ from libc.string cimport memset
 from cpython.ref cimport PyObject
 from posix.unistd cimport close as close_fd
 
+from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.errors cimport os_error
 from .base cimport FDMonitor, FdHandler, ReadyList, ul_is_clock_faked
 
@@ -104,6 +105,7 @@ cdef class EpollMonitor(FDMonitor):
             grown[i] = NULL
         self.by_fd = grown
         self.by_fd_capacity = capacity
+        must(fd < self.by_fd_capacity, "an fd that is watched has its place")
         return 0
 
     cdef int control(self, int operation, FdHandler handler) noexcept:
@@ -122,6 +124,7 @@ cdef class EpollMonitor(FDMonitor):
             if self.left_files is not None:
                 self.renew()
             self.reserve(new.fd)
+            must_not(new.is_removed, "a handler that is removed is never watched for again")
             before = self.handlers.get(new.fd)
             self.handlers[new.fd] = new  # before the kernel: what it reports must have a handler
             self.n_registrations += 1
@@ -149,10 +152,13 @@ cdef class EpollMonitor(FDMonitor):
             del self.handlers[old.fd]
         if old is not None:
             old.is_removed = True
+        must_if(not is_none(<void *>new), <void *>new != <void *>old, "a change of interest takes a new handler")
         return 0
 
     cdef int withdraw(self, FdHandler handler) except -1:
         """Watch no more for a handler of ours, which is not removed: others watch for it."""
+        must(self.by_fd[handler.fd] == <PyObject *>handler, "what is withdrawn is watched for")
+        must_not(handler.is_removed, "what is withdrawn is not removed")
         self.control(EPOLL_CTL_DEL, handler)
         self.by_fd[handler.fd] = NULL
         del self.handlers[handler.fd]
@@ -196,7 +202,11 @@ cdef class EpollMonitor(FDMonitor):
         cdef int i
         for i in range(n_ready):
             tag = events[i].data.u64
+            must(<int>tag < self.by_fd_capacity, "an fd that is reported has its place")
             handler = self.by_fd[<unsigned>tag]
+            must_if(handler != NULL, (<FdHandler>handler).fd == <int>tag, "a handler is in the place of its fd")
+            must_if(handler != NULL, not (<FdHandler>handler).is_removed,
+                    "a handler that is removed is not watched for")
             if handler != NULL and (<FdHandler>handler).registration == tag >> 32:
                 ready_list.append(<FdHandler>handler, <short>events[i].events)
             else:

@@ -22,6 +22,7 @@ from libc.string cimport memset
 from cpython.ref cimport Py_DECREF
 
 from ..liburing.liburing cimport *
+from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.errors cimport os_error
 from ..support.system cimport POLLIN
 from ..uring.completions cimport Completion, CompletionFifo
@@ -49,6 +50,7 @@ cdef class PollRequest(Request):
 
     cdef int reported(self, int32_t res, bint has_more) except -1:
         cdef IoUringMonitor monitor = self.monitor
+        must(has_more == (not is_none(<void *>self.owner)), "a request is in flight until its last completion")
         return monitor.poll_reported(self, res) if has_more else monitor.poll_completed(self, res)
 
 
@@ -139,6 +141,11 @@ cdef class IoUringMonitor(FDMonitor):
             del self.handlers[old.fd]
         if old is not None:
             old.is_removed = True
+        must_if(not is_none(<void *>old), is_none(<void *>old.arming),
+                "nothing on the ring watches for a handler that is removed")
+        must_if(not is_none(<void *>new), <void *>new != <void *>old, "a change of interest takes a new handler")
+        must_if(not is_none(<void *>new), is_by_epoll == (is_none(<void *>new.arming)),
+                "the ring or an epoll set watches, not both")
         return 0
 
     cdef bint watch_by_epoll(self, FdHandler old, FdHandler new) except -1:
@@ -186,6 +193,7 @@ cdef class IoUringMonitor(FDMonitor):
             at += 1
             if not one.is_brief:
                 continue
+            must(one.is_queued, "a handler on the ready list is queued")
             self.mark_busy(one.fd)
             if one.arming is None:
                 request = PollRequest(one, self)
@@ -219,6 +227,7 @@ cdef class IoUringMonitor(FDMonitor):
         except (MemoryError, OSError):
             self.must_sweep = True
             return 0
+        must(is_none(<void *>self.next_sweep.monitor), "a sweep has its monitor while it is in flight only")
         io_uring_prep_timeout(sqe, &self.next_sweep.period, 0, 0)
         self.next_sweep.monitor = self
         return self.engine.add(self.next_sweep, sqe)
@@ -239,6 +248,7 @@ cdef class IoUringMonitor(FDMonitor):
         cdef MovableRequest request
         cdef bint is_any_left = False
         for handler in list(self.handlers.values()):
+            must_not(handler.is_removed, "a handler that is removed is not in `handlers`")
             if handler.is_brief and handler.may_be_closed and handler.arming is not None:
                 if (handler.armed_at == self.n_sweeps or handler.is_queued
                         or (<PollRequest>handler.arming).owner is None):  # it goes out with the next wait
@@ -253,6 +263,7 @@ cdef class IoUringMonitor(FDMonitor):
                 request.leave_ring()  # first: where memory is short the next sweep tries again
             self.movable.discard(request)
         self.n_sweeps += 1 if is_any_left else 2  # after a rest nothing counts as busy
+        must_not(self.n_sweeps == 0, "the time that sweeps count is never 0")
         return self.begin_sweeps() if is_any_left else 0
 
     cdef bint is_busy(self, int fd) noexcept:
@@ -269,6 +280,7 @@ cdef class IoUringMonitor(FDMonitor):
                 return  # its waits begin in the set, which costs more
             memset(grown + self.busy_capacity, 0, (capacity - self.busy_capacity) * sizeof(unsigned))
             self.busy_at, self.busy_capacity = grown, capacity
+        must(fd < self.busy_capacity, "an fd that is busy has its place")
         self.busy_at[fd] = self.n_sweeps
 
     cdef int move_to_set(self, FdHandler handler) except -1:
@@ -321,6 +333,8 @@ cdef class IoUringMonitor(FDMonitor):
             while n_armed < len(self.to_arm):
                 handler = <FdHandler>self.to_arm[n_armed]
                 request = <PollRequest>handler.arming
+                must_if(not is_none(<void *>request), <void *>request.handler == <void *>handler,
+                        "what arms a handler watches for it")
                 if not handler.is_removed and request is not None:
                     if request.is_multishot and request.owner is not None:
                         # it has reported what is wanted: back to one that sees what is still there
@@ -384,6 +398,7 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef int poll_completed(self, PollRequest request, int32_t res) except -1:
         cdef FdHandler handler = request.handler
+        must(is_none(<void *>request.owner), "a request that is over is on no list")
         if handler.is_removed or handler.arming is not request:
             return 0
         if res >= 0:

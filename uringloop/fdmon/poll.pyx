@@ -9,6 +9,7 @@ from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 
+from ..support.assertions cimport must, must_not
 from ..support.errors cimport os_error
 from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable
 
@@ -62,6 +63,7 @@ cdef class PollMonitor(FDMonitor):
                 self.renew()
             if old is None:
                 old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
+            must_not(new.is_removed, "a handler that is removed is never watched for again")
             self.handlers[new.fd] = new
         elif old is not None and self.handlers.get(old.fd) is old:
             del self.handlers[old.fd]
@@ -87,6 +89,7 @@ cdef class PollMonitor(FDMonitor):
             self.fds[i].events = handler.events
             self.fds[i].revents = 0
             i += 1
+        must(i <= self.capacity, "each handler has its place in the array")
         self.is_stale = False
         return 0
 
@@ -97,6 +100,8 @@ cdef class PollMonitor(FDMonitor):
         if self.is_stale:
             self.rebuild()
         count = <size_t>len(self.slots)
+        must_not(self.is_stale, "a wait is for what is watched now")
+        must(count <= self.capacity, "each handler has its place in the array")
         with nogil:
             n_ready = ul_ppoll(self.fds, count, timeout_ns)
             error = errno
@@ -115,6 +120,7 @@ cdef class PollMonitor(FDMonitor):
                     self.update(<FdHandler>self.slots[i], None)
                     continue
                 handler = <FdHandler>self.slots[i]
+                must(handler.fd == self.fds[i].fd, "a handler is in the place of its fd")
                 if handler.may_be_closed and handler.is_closed_by_program():
                     # The same where another file has the number already: its events are not this handler's, who would
                     # leave them there, so that they come again in every turn.

@@ -19,6 +19,8 @@ from libc.stdint cimport int64_t
 from posix.stat cimport fstat, struct_stat
 from cpython.ref cimport PyObject
 
+from ..support.assertions cimport is_none, length_of_list, must, must_if
+
 cdef extern from "Python.h":
     object PyWeakref_NewRef(object, object)
 
@@ -50,9 +52,9 @@ cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow
     return max_ns if ns > max_ns // max(grow or 2, 1) else min(max(ns * (grow or 2), ns + 1), max_ns)
 
 
+@cython.no_gc_clear  # __dealloc__ takes it off the list: the list that it is on must be known until then
 cdef class PolledEvent:
     """How long looking for one event pays.
-@cython.no_gc_clear  # __dealloc__ takes it off the list: the list that it is on must be known until then
 
     Of which file it is, is known by the object that has the fd (sockets), without a system call; where there is only a
     number, by fstat(2), once for each time that it is watched anew.
@@ -82,6 +84,7 @@ cdef class PolledEvent:
     def __dealloc__(self):
         if self.owner is not None:
             self.owner.unlink(self)
+        must(self.ns == 0, "an event that is freed is on no list")
 
 
 cdef class PollList:
@@ -97,6 +100,7 @@ cdef class PollList:
 
     def __dealloc__(self):
         # events hold their list while they are on it, so there are none
+        must(self.head == NULL, "a list that is freed has no events")
         self.head = NULL
 
     def __len__(self):
@@ -163,6 +167,7 @@ cdef class PollList:
         cdef PolledEvent event
         cdef Py_ssize_t i
         cdef int64_t ns
+        must(first <= length_of_list(<void *>self.touched), "a turn learns from what was dispatched in it")
         for i in range(first, len(self.touched)):
             event = <PolledEvent>self.touched[i]
             event.last_ns = now_ns
@@ -175,6 +180,9 @@ cdef class PollList:
         return 0
 
     cdef void set_ns(self, PolledEvent event, int64_t ns) noexcept:
+        must(ns >= 0, "no time is negative")
+        must((event.ns == 0) == (is_none(<void *>event.owner)), "an event is on the list exactly while its ns is not 0")
+        must_if(not is_none(<void *>event.owner), <void *>event.owner == <void *>self, "an event is never on two lists")
         if ns == event.ns:
             return
         if ns == 0:
@@ -195,6 +203,10 @@ cdef class PollList:
             self.most_ns = ns
 
     cdef void unlink(self, PolledEvent event) noexcept:
+        must(<void *>event.owner == <void *>self, "an event leaves the list that it is on")
+        must(self.n_events > 0, "the list that an event leaves counts it")
+        must_if(event.before == NULL, self.head == <PyObject *>event, "the first event is the list's head")
+        must_if(event.before != NULL, (<PolledEvent>event.before).after == <PyObject *>event, "neighbours agree")
         if event.before != NULL:
             (<PolledEvent>event.before).after = event.after
         else:
@@ -206,6 +218,7 @@ cdef class PollList:
             self.is_stale = True
         event.ns = 0
         self.n_events -= 1
+        must((self.head == NULL) == (self.n_events == 0), "a list without events counts none")
         event.owner = None  # last: it may be what keeps this list
 
     cdef void forget(self) noexcept:

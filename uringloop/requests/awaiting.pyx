@@ -22,6 +22,7 @@ from posix.unistd cimport close as close_fd
 from ..aio.context cimport AioContext
 from ..aio.owner cimport ContextOwner
 from ..liburing.liburing cimport ECANCELED, IORING_CQE_F_MORE
+from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.errors cimport os_error
 from ..uring.request cimport CANCELLING, KIND_RAW, Request
 from .request cimport Cqe, SqeRequest
@@ -95,6 +96,7 @@ cdef class RawRequest(SqeRequest):
 
     cdef Request iterate(self):
         """It is going to be iterated; what is to be held for it."""
+        must(is_none(<void *>self.standing), "one Standing is in the kernel for a request")
         self.arrived = deque()
         self.standing = Standing.__new__(Standing)
         self.standing.makes_fds = self.makes_fds
@@ -141,6 +143,7 @@ cdef class RawRequest(SqeRequest):
     # -- completions -----------------------------------------------------------------------------------
 
     cdef int arrive(self, Cqe cqe) except -1:
+        must_not(self.is_over, "nothing arrives after the final completion")
         if self.arrived is not None:
             if self.is_closing:
                 self.discard(cqe)
@@ -164,6 +167,8 @@ cdef class RawRequest(SqeRequest):
         self.waiter = waiter
         if self.standing is not None:
             self.standing.kept = self if waiter is not None or self.is_closing else None
+            must_if(not is_none(<void *>waiter), <void *>self.standing.kept == <void *>self,
+                    "a request that is waited for is kept alive")
         return 0
 
     cdef int wake(self) except -1:
@@ -195,6 +200,7 @@ cdef class RawRequest(SqeRequest):
         return SqeRequest.finish(self)
 
     cdef int let_go(self) except -1:
+        must(self.is_over, "a request has its loop until it is over")
         self.loop = None
         if self.standing is not None:
             self.standing.kept = None
@@ -249,6 +255,7 @@ cdef class Standing(Request):
 
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         cdef RawRequest request
+        must_if(self.request == NULL, is_none(<void *>self.kept), "a request that is kept alive is not gone")
         if self.request == NULL:
             # it went with the interpreter, or with a loop that was forgotten open
             if self.makes_fds and res >= 0:
@@ -358,6 +365,7 @@ cdef int advance(RequestWait wait, PyObject **found) except -1:
         raise RuntimeError(f"{request!r} is awaited already; one task at a time")
     wait.future = Future(loop=request.loop)
     request.set_waiter(wait.future)
+    must(<void *>request.waiter == <void *>wait.future, "one task at a time waits for a request")
     wait.future._asyncio_future_blocking = True
     return give_reference(wait.future, found, 0)
 

@@ -23,6 +23,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from ..liburing.liburing cimport (IOSQE_ASYNC, IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_FIXED_FILE,
                                   IOSQE_IO_DRAIN,
                                   IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe)
+from ..support.assertions cimport is_none, must, must_not
 from ..uring.ring cimport is_a_loops_ring
 from .request cimport SqeRequest
 
@@ -131,6 +132,7 @@ cdef int fill_sqe(SqeRequest request, io_uring_sqe *sqe, object pointer, tuple c
 
     Raises: ValueError and TypeError for what is refused; whatever prep raises.
     """
+    must(is_none(<void *>request.owner), "a request whose SQE is filled is not in flight")
     memset(sqe, 0, sizeof(io_uring_sqe))
     sqe.opcode = OP_NONE
     sqe.user_data = UNTOUCHED
@@ -139,6 +141,8 @@ cdef int fill_sqe(SqeRequest request, io_uring_sqe *sqe, object pointer, tuple c
     if not request.is_multishot and posts_several(sqe):
         raise ValueError("this request posts several completions: say multishot=True, and iterate it or give a "
                          "callback")
+    must_not(sqe.opcode == OP_NONE, "an SQE that was checked is filled")
+    must(sqe.user_data == UNTOUCHED, "an SQE that was checked has no user_data of its maker's")
     request.opcode = sqe.opcode
     request.group = sqe.buf_group
     request.first_id = <unsigned short>sqe.off
@@ -319,6 +323,7 @@ cdef int check_range(const io_uring_sqe *sqe, object what, const char *start, ui
                      bint is_readonly) except -1:
     cdef uint64_t offset = sqe.addr - <uint64_t><uintptr_t>start
     cdef uint64_t count = transferred(sqe)
+    must_not(count == 0, "only memory that is transferred is checked")
     if offset >= size and not (offset == 0 and size == 0):  # also when addr is before the start
         return 0
     if is_readonly and is_written_to(sqe):

@@ -19,9 +19,10 @@ from posix.unistd cimport close as close_fd
 from ..aio.context cimport AioContext
 from ..aio.handles cimport Handle, TimerHandle
 from ..liburing.liburing cimport IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, IORING_CQE_F_NOTIF
+from ..support.assertions cimport is_none, must, must_if, must_not
 from ..uring.buffers cimport LentBuffers
 from ..uring.engine cimport Engine
-from ..uring.request cimport CANCELLING, KIND_RAW, Request, encode
+from ..uring.request cimport CANCELLING, DONE, KIND_RAW, Request, encode
 
 from ..aio.reporter import LOG_REPORTER
 
@@ -190,6 +191,8 @@ cdef class SqeRequest(Request):
 
     cdef int schedule_retry(self, TimerHandle handle, double delay_s) except -1:
         cdef AioContext context = self.its_context()
+        must_not(self.is_over, "a request that is over is not cancelled again")
+        must(is_none(<void *>self.retry), "one cancel at a time is to be repeated")
         handle.when_ns = context.now_ns() + <int64_t>(delay_s * 1e9)
         handle.when_s = handle.when_ns / 1e9
         context.timers.push(handle)
@@ -206,6 +209,7 @@ cdef class SqeRequest(Request):
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         cdef Cqe cqe
         cdef Handle handle = None
+        must_not(self.is_over, "nothing completes after the final completion")
         try:
             cqe = Cqe.__new__(Cqe)
             cqe.res = res
@@ -260,6 +264,7 @@ cdef class SqeRequest(Request):
         """
         # own references: a nested turn in the callback may bring the end, which lets go of them
         cdef AioContext context = self.its_context()
+        must(is_none(<void *>handle.callback), "a handle that is filled is an empty one")
         self.is_seen = True
         handle.callback = self.callback
         handle.first = cqe
@@ -273,6 +278,8 @@ cdef class SqeRequest(Request):
         """The kernel has let go: let go of everything, too."""
         cdef object reporter
         cdef Request held = self.in_kernel()
+        must_not(self.is_over, "a request is over once")
+        must_if(is_none(<void *>held.owner), held.state == DONE, "a request that left its ring is done")
         self.is_over = True
         if self.retry is not None:
             self.retry.cancel()

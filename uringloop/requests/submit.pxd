@@ -5,6 +5,7 @@ from .request cimport SqeRequest
 cdef class Scratch:
     cdef object pointer                # cffi `struct io_uring_sqe *` that owns its memory
     cdef io_uring_sqe *sqe             # the same address
+    cdef bint is_taken                 # from take_scratch to put_back
 
 cdef Scratch take_scratch(bint is_debug)
 cdef int put_back(Scratch scratch, bint is_debug) except -1

@@ -20,7 +20,9 @@ from cpython.ref cimport PyObject
 
 from ..aio.context cimport AioContext
 from ..liburing.liburing cimport io_uring_sqe
+from ..support.assertions cimport must, must_not
 from ..uring.engine cimport Engine
+from ..uring.request cimport IN_FLIGHT
 from .checks cimport check_callback, fill_sqe
 from .request cimport ContextRequest, SqeRequest
 
@@ -61,10 +63,14 @@ cdef Scratch take_scratch(bint is_debug):
         scratch = <Scratch>spare_scratches.pop()
     else:
         scratch = Scratch()
+    must_not(scratch.is_taken, "a prep function has its scratch to itself")
+    scratch.is_taken = True
     return scratch
 
 
 cdef int put_back(Scratch scratch, bint is_debug) except -1:
+    must(scratch.is_taken, "a scratch is put back once")
+    scratch.is_taken = False
     if not is_debug:
         spare_scratches.append(scratch)
     else:
@@ -96,6 +102,7 @@ def add_sqe(AioContext context not None, tuple call, callback, keepalive, bint i
         request.keepalive = call if keepalive is None else (call, keepalive)
         borrowed = <PyObject *>request
         (<Engine>context.engine).add_raw(&borrowed, 1, scratch.sqe)
+        must(request.state == IN_FLIGHT, "a request that add_sqe() returns is in flight")
     finally:
         put_back(scratch, False)
     return request

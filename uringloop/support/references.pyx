@@ -14,6 +14,7 @@ Thread: any that holds the GIL.
 from libc.stdlib cimport free, malloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from .assertions cimport must, must_not
 from .collect cimport ul_traverse_own, visitproc
 
 cdef enum:
@@ -41,10 +42,12 @@ cdef class References:
         Py_INCREF(one)  # undone by take or clear
         self.items[self.tail & self.mask] = <PyObject *>one
         self.tail += 1
+        must(self.tail - self.head <= self.mask + 1, "a ring holds no more than it has room for")
         return 0
 
     cdef object take(self):
         """The oldest one, which is the caller's then; there is one."""
+        must_not(self.head == self.tail, "what is taken from a ring is there")
         one = <object>self.items[self.head & self.mask]
         self.head += 1
         Py_DECREF(one)  # taken by put
@@ -61,6 +64,8 @@ cdef class References:
         free(self.items)
         self.items = grown
         self.mask = 2 * self.mask + 1
+        must((self.mask & (self.mask + 1)) == 0, "the capacity of a ring is a power of two")
+        must(self.tail - self.head <= self.mask, "a ring that has grown has room for one more")
         return 0
 
     cdef void clear(self) noexcept:

@@ -19,6 +19,7 @@ from ..aio.handles cimport enter_context, leave_context
 from ..fdmon.base cimport FdHandler, check_held, identity
 from ..fdmon.io_uring cimport IoUringMonitor, MovableRequest
 from ..liburing.liburing cimport *
+from ..support.assertions cimport is_none, must, must_if
 from ..support.errors cimport os_error
 from ..support.system cimport POLLIN
 from .endpoint cimport Connection, Kind, connection_of, number_in
@@ -109,6 +110,8 @@ cdef class Acceptor:
     cdef int arm(self, AcceptRequest request) except -1:
         """`request` is new, or over: armed again it needs no memory."""
         cdef io_uring_sqe *sqe
+        must(is_none(<void *>self.request), "one ACCEPT at a time is armed for a listener")
+        must(is_none(<void *>request.owner), "an ACCEPT that is armed is new, or over")
         if self.is_quiet and self.watch_idle(request):
             return 0
         sqe = self.engine.get_sqe()
@@ -162,6 +165,7 @@ cdef class Acceptor:
     cdef int accepted(self, AcceptRequest request, int32_t res, bint is_over) except -1:
         cdef Connection connection = None
         # -ECANCELED: a broad cancel of somebody, or the loop moved to another thread
+        must_if(is_over, is_none(<void *>request.owner), "an ACCEPT that is over is on no list")
         cdef bint goes_on = res >= 0 or res in (-EAGAIN, -EINTR, -ECONNABORTED, -ECANCELED)
         if self.fd_at[0] != self.fd:
             # The program closed the listener; only our request still has it, and asyncio accepts nothing more.

@@ -23,6 +23,8 @@ from cpython.long cimport PyLong_CheckExact
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
+from ..support.assertions cimport must, references_of
+
 cdef extern from "<sys/socket.h>":
     int SOL_SOCKET, SO_DOMAIN
     int getsockopt(int fd, int level, int name, void *value, unsigned *n_bytes)
@@ -92,6 +94,8 @@ cdef Entry names[ENTRIES]     # by the tuple's address in memory
 
 cdef inline int enter(Entry *entry, object address, const ul_name *name, unsigned n_bytes) except -1:
     cdef PyObject *old = entry.address
+    must(n_bytes <= sizeof(ul_name), "a name that is kept fits into its entry")
+    must(PyTuple_CheckExact(address), "only tuples are kept, which never change")
     Py_INCREF(address)  # undone by the next enter() here
     entry.address = <PyObject *>address
     entry.n_bytes = n_bytes
@@ -132,6 +136,7 @@ cdef object internet_address(const ul_name *name, unsigned n_bytes):
     cdef char text[64]
     cdef object address
     if entry.address != NULL and entry.n_bytes == n_bytes and memcmp(&entry.name, name, n_bytes) == 0:
+        must(references_of(<void *>entry.address) > 0, "an entry keeps its tuple alive")
         return <object>entry.address
     host = ul_host(name, text).decode("ascii")
     if ul_family(name) == AF_INET:

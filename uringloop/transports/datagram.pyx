@@ -24,6 +24,7 @@ from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 
 from ..aio.context cimport AioContext, Flushable, Resumable
+from ..support.assertions cimport is_none, must, must_not
 from ..support.errors cimport os_error
 from .addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, real_family, ul_name
 from .endpoint cimport number_in
@@ -255,6 +256,7 @@ cdef class DatagramTransport(Flushable):
         cdef AioContext aio_context = self.aio_context
         cdef Resumable below = aio_context.in_delivery
         while batch.next < batch.count:
+            must_not(batch.items[batch.next].data == NULL, "a datagram that is delivered is there")
             if self.is_closing_:
                 return batch.clear()
             if self.is_paused:
@@ -366,6 +368,7 @@ cdef class DatagramTransport(Flushable):
         cdef Outgoing *item
         cdef int sent
         while queue.first < queue.end:
+            must(queue.n_bytes >= 0, "no less than nothing is queued")
             item = &queue.items[queue.first]
             if item.name_bytes:
                 sent = queue.send_named(self.fd_at[0])
@@ -432,6 +435,7 @@ cdef class DatagramTransport(Flushable):
     cdef int stop_waiting(self) except -1:
         if self.is_blocked:
             self.is_blocked = False
+            must_not(is_none(<void *>self.writer), "a transport that waits for room watches for it")
             if not self.writer.cancelled():  # as in stop_reading
                 self.loop._remove_writer(self.fd)
             self.writer = None
@@ -587,6 +591,8 @@ cdef class DatagramTransport(Flushable):
         return self.force_close(error)
 
     def _call_connection_lost(self, error):
+        must_not(self.conn_lost == 0, "connection_lost comes when the connection is lost")
+        must_not(is_none(<void *>self.sock), "connection_lost comes once")
         try:
             self.protocol.connection_lost(error)
         finally:

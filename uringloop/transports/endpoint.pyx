@@ -15,6 +15,7 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from posix.unistd cimport close as posix_close
 from cpython.object cimport PyObject
 
+from ..support.assertions cimport must
 from ..support.errors cimport os_error
 from .addresses cimport AF_INET, AF_INET6, AF_UNIX, address_of, real_family, ul_peer
 from .wire cimport WireEnd
@@ -153,6 +154,7 @@ cdef class Connection:
 cdef Connection connection_of(int fd, Kind kind):
     """A Connection for an fd that the kernel has just made; if that fails the fd is closed."""
     cdef Connection connection
+    must(fd >= 0, "a connection has an fd")
     try:
         connection = Connection.__new__(Connection)
     except BaseException:
@@ -256,6 +258,8 @@ cdef class Endpoint(WireEnd):
     def take_connection(self, Connection connection not None):
         """Own an accepted connection."""
         cdef Kind kind = connection.kind
+        must(connection.fd >= 0, "a connection is taken once")
+        must(self.fd < 0, "a transport owns one socket")
         self.extra = {"peername": connection.peername}
         if kind.sockname is not None:
             self.extra["sockname"] = kind.sockname

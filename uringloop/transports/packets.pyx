@@ -14,6 +14,7 @@ from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
 
+from ..support.assertions cimport must, must_if
 from ..support.collect cimport ul_traverse_own, visitproc
 from .addresses cimport AF_INET, AF_INET6, address_of, ul_name, ul_peer
 
@@ -207,6 +208,7 @@ cdef class Batch:
         cdef Py_ssize_t n_bytes
         cdef unsigned name_bytes
         cdef object data, address
+        must(self.next == self.count, "a batch is filled when all of the last one was delivered")
         cdef int count = ul_receive(fd, kind)
         for i in range(count):
             n_bytes = ul_received_bytes(kind, i)
@@ -222,6 +224,7 @@ cdef class Batch:
         return -count if count < 0 else 0
 
     cdef int keep(self, object data, object address) except -1:
+        must(self.count < <size_t>UL_BATCH, "a batch has room for what one call brings")
         Py_INCREF(data)  # undone by whoever takes it out, or clear(), and the other
         Py_INCREF(address)
         self.items[self.count].data = <PyObject *>data
@@ -265,6 +268,7 @@ cdef class DatagramQueue:
                 raise MemoryError()
             self.items = grown
             self.capacity = 2 * self.end + 8
+        must(self.end < self.capacity, "a datagram that is queued has its place")
         item = &self.items[self.end]
         item.name_bytes = name_bytes
         item.address = NULL
@@ -293,6 +297,8 @@ cdef class DatagramQueue:
             self.n_bytes -= PyBytes_GET_SIZE(<object>data) + self.header_bytes
             Py_DECREF(<object>data)  # taken by push(), and the other
             Py_XDECREF(address)
+        must(self.n_bytes >= 0, "no less than nothing is queued")
+        must_if(self.first == self.end, self.n_bytes == 0, "an empty queue has no bytes")
         if self.first == self.end:
             self.first = self.end = 0
         elif self.first > 256:
@@ -307,6 +313,7 @@ cdef class DatagramQueue:
         cdef int count = 0
         cdef Outgoing *item = &self.items[self.first]
         cdef Outgoing *end = &self.items[self.end]
+        must(self.first < self.end, "what is sent is queued")
         while item < end and item.name_bytes and count < UL_BATCH:
             ul_fill_sending(count, &item.name, item.name_bytes, PyBytes_AS_STRING(<object>item.data),
                             PyBytes_GET_SIZE(<object>item.data))

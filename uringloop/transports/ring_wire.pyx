@@ -39,6 +39,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from ..fdmon.base cimport FdHandler, check_held, identity
 from ..fdmon.io_uring cimport IoUringMonitor, MovableRequest
 from ..liburing.liburing cimport *
+from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.system cimport IOV_MAX, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
 from ..uring.buffers cimport BufferRing
 from ..uring.request cimport ALL_SENT, KIND_COMPLETION, KIND_SKIP_SEND, Request
@@ -263,6 +264,8 @@ cdef class RingWire(Wire):
         if self.file is not None and self.end.fd_at[0] == self.fd and identity(self.fd) != self.file:
             self.wants_read = False  # as in watch_for_data; what the socket object knows of gives EBADF
             return 0
+        must(is_none(<void *>self.receive), "one receive at a time is armed for a socket")
+        must_not(is_none(<void *>self.end), "a wire that is detached receives nothing")
         request = ReceiveRequest()
         request.wire = self
         if not self.is_bulk:
@@ -349,6 +352,7 @@ cdef class RingWire(Wire):
         """A completion of the receive request, in harvest order."""
         cdef bint is_over = not flags & IORING_CQE_F_MORE
         cdef bint is_current = self.receive is request
+        must_if(is_over, is_none(<void *>request.owner), "a receive that is over is on no list")
         if is_over and is_current:
             self.receive = None
         if res != -ECANCELED:
@@ -412,6 +416,7 @@ cdef class RingWire(Wire):
             try:
                 return end.data_arrived(data, res)
             finally:
+                must(buffers.is_lent, "a buffer is lent to one frame at a time")
                 buffers.is_lent = False
                 buffers.give_back(flags)
         try:
@@ -608,6 +613,10 @@ cdef class RingWire(Wire):
         cdef iovec *grown
         # MSG_DONTWAIT always: a send that waits may become a thread of the kernel's
         cdef int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT | (0 if with_cqe else MSG_WAITALL)
+        must_not(self.sends_in_flight, "one send at a time is in flight for a socket")
+        must_if(not is_none(<void *>request), is_none(<void *>request.owner),
+                "a request that is used again is on no list")
+        must(queue.n_bytes > 0, "what is sent is queued")
         if request is None:
             request = self.send = SendRequest()
         request.wire = self
@@ -649,6 +658,7 @@ cdef class RingWire(Wire):
         """Runs inside wait: bookkeeping only; whatever the end must hear waits for its flush."""
         cdef WireEnd end = self.end
         cdef bint is_collecting
+        must(self.sends_in_flight, "a send that is settled was in flight")
         self.sends_in_flight = False
         if end is None:
             return
@@ -662,6 +672,7 @@ cdef class RingWire(Wire):
 
     cdef int judge_sent(self, WireEnd end, int32_t res) except -1:
         if res == ALL_SENT:
+            must(self.send.asked <= end.queue.n_bytes, "what was sent is on the queue until it is settled")
             end.queue.consume(self.send.asked)
             if end.queue.n_bytes:
                 self.aio_context.mark_dirty(end, 0)  # more than one send describes
@@ -682,6 +693,7 @@ cdef class RingWire(Wire):
     cdef int send_completed(self, int32_t res) except -1:
         """A SEND that posts a CQE in any case is over."""
         cdef WireEnd end = self.end
+        must(self.sends_in_flight, "a send that completes was in flight")
         self.sends_in_flight = False
         if end is None:
             return 0
@@ -794,5 +806,8 @@ cdef class RingWire(Wire):
             self.send.wire = None
             self.send = None
         self.held = None
+        must(is_none(<void *>self.receive), "no receive has a wire that is detached")
+        must(is_none(<void *>self.room), "nothing waits for room for a wire that is detached")
+        must_not(self.sends_in_flight, "no send is of a wire that is detached")
         self.end = None
         return 0

@@ -20,6 +20,7 @@ from cpython.ref cimport PyObject
 from ..aio.context cimport AioContext, Resumable
 from ..aio.handles cimport enter_context, leave_context
 from ..fdmon.base cimport check_held
+from ..support.assertions cimport is_none, must, must_not
 from ..support.errors cimport os_error
 from .endpoint cimport Endpoint
 from .wire cimport SendQueue, Wire, warn_unclosed
@@ -95,6 +96,7 @@ cdef class StreamTransport(Endpoint):
         self.loop.call_soon(self._connection_made, connection_made, waiter, context=self.given_context)
 
     def _connection_made(self, connection_made, waiter):
+        must_not(self.is_started, "connection_made is called once")
         self.is_started = True
         try:
             if self.given_context is None:
@@ -253,6 +255,7 @@ cdef class StreamTransport(Endpoint):
         # own references: the protocol may be replaced, or the transport closed, meanwhile
         cdef object protocol = self.protocol
         cdef object aio_ctx = self.aio_ctx
+        must(self.is_connected, "data_received comes between connection_made and connection_lost")
         cdef PyObject *result
         cdef AioContext aio_context = self.aio_context
         cdef Resumable below = aio_context.in_delivery
@@ -402,6 +405,8 @@ cdef class StreamTransport(Endpoint):
     cdef int write_chunk(self, bytes chunk) except -1:
         cdef Py_ssize_t n_bytes = PyBytes_GET_SIZE(chunk)
         cdef int error
+        must_not(is_none(<void *>self.wire), "a closed transport queues nothing")
+        must(self.conn_lost == 0, "a lost connection queues nothing")
         self.queue.push(chunk)
         if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes and not self.is_shared:
             if not self.wire.is_sending():
@@ -691,6 +696,8 @@ cdef class StreamTransport(Endpoint):
 
     def _call_connection_lost(self, error):
         loop, server = self.loop, self.server
+        must_not(self.conn_lost == 0, "connection_lost comes when the connection is lost")
+        must(self.queue.n_bytes == 0, "nothing is queued when the connection is lost")
         try:
             if self.is_connected or self.is_started:
                 self.protocol.connection_lost(error)

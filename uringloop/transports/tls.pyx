@@ -26,6 +26,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
 from ..aio.context cimport AioContext, Resumable
+from ..support.assertions cimport is_none, must, must_if, must_not
 from .tls_engine cimport TlsEngine, make_engine
 
 import asyncio
@@ -132,6 +133,8 @@ cdef class TlsProtocol(Resumable):
     cdef int set_state(self, int state) except -1:
         if state != UNWRAPPED and state != self.state + 1:
             raise RuntimeError(f"cannot switch state from {STATE_NAMES[self.state]} to {STATE_NAMES[state]}")
+        must(state >= UNWRAPPED, "a TLS connection is in a state that has a name")
+        must(state <= SHUTDOWN, "a TLS connection is in a state that has a name")
         self.state = state
         return 0
 
@@ -387,8 +390,11 @@ cdef class TlsProtocol(Resumable):
                 chunk, self.backlog_offset, min(n_bytes - self.backlog_offset, <Py_ssize_t>PIECE_BYTES))
             if count == 0:
                 break
+            must(count > 0, "no less than nothing is encrypted")
+            must(count <= n_bytes - self.backlog_offset, "no more is encrypted than the chunk has")
             self.backlog_bytes -= count
             self.backlog_offset += count
+            must(self.backlog_bytes >= 0, "no less than nothing waits to be encrypted")
             if self.backlog_offset == n_bytes:
                 self.backlog.popleft()
                 self.backlog_offset = 0
@@ -444,6 +450,8 @@ cdef class TlsProtocol(Resumable):
     cdef int read_copied(self) except -1:
         cdef TlsEngine engine = self.engine  # callbacks of the session run user code
         cdef bytes data = engine.read()
+        must_if(not is_none(<void *>data), self.app_state != APP_INIT, "data comes after connection_made")
+        must_if(not is_none(<void *>data), self.app_state != APP_LOST, "data comes before connection_lost")
         if data is not None:
             self.app_protocol.data_received(data)
         if self.engine.is_at_end:
@@ -484,6 +492,7 @@ cdef class TlsProtocol(Resumable):
     cdef int call_eof_received(self) except -1:
         if self.app_state != APP_CONNECTED:
             return 0
+        must_not(is_none(<void *>self.app_protocol), "eof_received comes before connection_lost")
         self.app_state = APP_AT_END
         try:
             if self.app_protocol.eof_received():

@@ -28,6 +28,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport PyObject
 
+from ..support.assertions cimport must, must_not
+
 import os
 import ssl
 import sys
@@ -165,6 +167,7 @@ cdef class DirectTlsEngine(TlsEngine):
         """Decrypt one record; the number of bytes, WANTS_MORE or AT_END."""
         cdef size_t count = 0
         cdef int error
+        must_not(self.ssl == NULL, "a direct engine has a session")
         if ERR_peek_error():
             ERR_clear_error()  # somebody else's: SSL_get_error would take it for ours
         if SSL_read_ex(self.ssl, data, n_bytes, &count) == 1:
@@ -194,6 +197,7 @@ cdef class DirectTlsEngine(TlsEngine):
                 break  # nothing is left; the next call would find that out, too, but costs more
         if self.pipe_in.n_bytes == 0:
             self.fed = None
+        must(count <= n_bytes, "no more is decrypted than there is room for")
         return count
 
     cdef bytes read(self):
@@ -222,6 +226,8 @@ cdef class DirectTlsEngine(TlsEngine):
 
     cdef Py_ssize_t write(self, bytes data, Py_ssize_t offset, Py_ssize_t n_bytes) except -1:
         cdef size_t count = 0
+        must(offset >= 0, "what is encrypted is within its chunk")
+        must(n_bytes <= PyBytes_GET_SIZE(data) - offset, "what is encrypted is within its chunk")
         if ERR_peek_error():
             ERR_clear_error()
         if SSL_write_ex(self.ssl, PyBytes_AS_STRING(data) + offset, n_bytes, &count) == 1:

@@ -5,6 +5,7 @@ Thread: the loop's.
 
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
+from ..support.assertions cimport must
 from .tls cimport TlsProtocol
 from .tls_engine cimport DirectTlsEngine
 
@@ -102,6 +103,7 @@ cdef class TlsTransport:
         """When to pause and resume the transport below, in bytes of ciphertext that wait for the application."""
         self.tls.read_high_bytes, self.tls.read_low_bytes = tls_limits(
             high, low, constants.FLOW_CONTROL_HIGH_WATER_SSL_READ)
+        must(self.tls.read_low_bytes <= self.tls.read_high_bytes, "reading resumes below where it pauses")
         self.tls.control_reading()
 
     def get_read_buffer_limits(self):
@@ -138,6 +140,7 @@ cdef class TlsTransport:
     def set_write_buffer_limits(self, high=None, low=None):
         self.tls.write_high_bytes, self.tls.write_low_bytes = tls_limits(
             high, low, constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE)
+        must(self.tls.write_low_bytes <= self.tls.write_high_bytes, "writing resumes below where it pauses")
         self.tls.control_app_writing()
 
     def get_write_buffer_limits(self):

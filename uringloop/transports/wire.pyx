@@ -21,6 +21,7 @@ from cpython.ref cimport PyObject
 from ..aio.context cimport Flushable
 from ..aio.handles cimport enter_context, leave_context
 from ..fdmon.base cimport FdHandler, check_held, identity
+from ..support.assertions cimport is_none, length_of_list, must, must_if, must_not
 from ..support.errors cimport os_error
 from ..support.system cimport IOV_MAX, POLLIN, POLLOUT
 
@@ -106,11 +107,14 @@ cdef class SendQueue:
     cdef int push(self, bytes chunk) except -1:
         self.chunks.append(chunk)
         self.n_bytes += PyBytes_GET_SIZE(chunk)
+        must(self.n_bytes >= 0, "no less than nothing is queued")
         return 0
 
     cdef int consume(self, Py_ssize_t n_bytes) except -1:
         """The kernel took this many bytes from the front."""
         cdef Py_ssize_t left
+        must(n_bytes >= 0, "the kernel takes no less than nothing")
+        must(n_bytes <= self.n_bytes, "the kernel takes no more than is queued")
         self.n_bytes -= n_bytes
         if self.n_bytes == 0:
             self.chunks.clear()
@@ -125,6 +129,7 @@ cdef class SendQueue:
             self.first_offset = 0
             self.chunks[self.first] = b""
             self.first += 1
+        must(self.first < length_of_list(<void *>self.chunks), "what is not sent yet is on the queue")
         if self.first > 256:
             del self.chunks[:self.first]
             self.first = 0
@@ -268,6 +273,7 @@ cdef class Wire:
         cdef Py_ssize_t taken
         cdef bint is_short
         while self.end.queue.n_bytes and not self.is_sending():
+            must(<void *>self.end.wire == <void *>self, "only the wire of a transport takes from its queue")
             taken = self.write_vector(&is_short)
             if taken <= 0:
                 break
@@ -357,6 +363,7 @@ cdef class Wire:
                 if end.n_rest:
                     return 0
                 continue
+            must_not(length_of_list(<void *>self.held) == 0, "a wire without held bytes has no list of them")
             data = <bytes>self.held.pop(0)
             if not self.held:
                 self.held = None
@@ -395,6 +402,7 @@ cdef class Wire:
             taken = -errno
         for i in range(count):
             asked += vector[i].iov_len
+        must(taken <= asked, "the kernel takes no more than it is given")
         is_short[0] = taken < asked
         if vector != few:
             free(vector)
@@ -531,6 +539,7 @@ cdef class ReadinessWire(Wire):
         self.handler = None  # what remains when the kernel refuses the change
         self.aio_context.set_handler(old, new)
         self.handler = new
+        must_if(not is_none(<void *>new), not is_none(<void *>self.end), "a wire that is detached watches for nothing")
         return 0
 
     cdef int start_reading(self) except -1:
@@ -604,7 +613,9 @@ cdef class ReadinessWire(Wire):
 
     cdef int write_some(self) except -1:
         """Send what the kernel takes; ask for POLLOUT for the rest.  0 or an errno."""
-        cdef int error = self.write_all()
+        cdef int error
+        must_not(is_none(<void *>self.end), "a wire that is detached sends nothing")
+        error = self.write_all()
         if error == 0:
             self.wants_write = self.end.queue.n_bytes != 0
             self.watch()

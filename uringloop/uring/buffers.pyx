@@ -19,6 +19,7 @@ from libc.stdlib cimport calloc, free
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from ..liburing.liburing cimport *
+from ..support.assertions cimport must, must_not
 from ..support.errors cimport os_error
 from .ring cimport Ring
 
@@ -74,6 +75,7 @@ cdef class BufferRing:
 
     cdef void free_memory(self) noexcept:
         """Only when the ring is closed: the kernel may write until then."""
+        must_not(self.is_lent, "no frame reads a buffer whose memory is freed")
         if self.memory != NULL:
             munmap(self.memory, <size_t>self.n_buffers * self.buffer_bytes)
             self.memory = NULL
@@ -92,17 +94,22 @@ cdef class BufferRing:
         Call it once for each such completion, in harvest order: that order is where the kernel wrote.
         """
         cdef unsigned id = flags >> IORING_CQE_BUFFER_SHIFT
+        must(id < self.n_buffers, "a completion names a buffer of the ring")
+        must_not(self.is_spent[id], "the kernel puts nothing into a buffer that is spent")
         cdef char *data = self.memory + <size_t>id * self.buffer_bytes + self.offsets[id]
         self.n_taken[id] += 1
         if flags & UL_CQE_F_BUF_MORE:
             self.offsets[id] += <uint32_t>res if res > 0 else 0
         else:
             self.is_spent[id] = 1
+        must(self.offsets[id] <= self.buffer_bytes, "the next byte goes into the buffer or it is full")
         return data
 
     cdef void give_back(self, uint32_t flags) noexcept:
         """The bytes of one completion were copied; in any order."""
         cdef unsigned id = flags >> IORING_CQE_BUFFER_SHIFT
+        must(id < self.n_buffers, "what is given back is a buffer of the ring")
+        must(self.n_taken[id] > 0, "each chunk of a buffer is given back once")
         self.n_taken[id] -= 1
         if self.n_taken[id] or not self.is_spent[id]:
             return
@@ -132,6 +139,7 @@ cdef class LentBuffers:
         cdef dict held = self.groups.setdefault(group, {})
         cdef list kept
         cdef int i
+        must(count >= 0, "no less than no buffer is lent")
         for i in range(count):
             kept = held.setdefault(first_id + i, [0])
             kept[0] += 1
@@ -160,6 +168,7 @@ cdef class LentBuffers:
         """
         if group not in self.counts:
             return None
+        must(n_removed >= 0, "no less than no buffer is removed")
         self.counts[group] -= n_removed
         if self.counts[group] > 0:
             return None  # which ones are left is not known

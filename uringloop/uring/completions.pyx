@@ -11,6 +11,7 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, malloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from ..support.assertions cimport must, must_not
 from ..support.collect cimport ul_traverse_own, visitproc
 from .request cimport Request
 
@@ -46,11 +47,14 @@ cdef class CompletionFifo:
             self.grow()
         fill(&self.items[self.tail & self.mask], request, res, flags, data)
         self.tail += 1
+        must(self.tail - self.head <= self.mask + 1, "the FIFO holds no more than it has room for")
         return 0
 
     cdef Completion pop(self) noexcept:
         """The oldest one, which is the caller's then, with its reference; the FIFO is not empty."""
+        must_not(self.head == self.tail, "a completion that is dispatched is on the FIFO")
         self.head += 1
+        must_not(self.items[(self.head - 1) & self.mask].request == NULL, "a completion has its request")
         return self.items[(self.head - 1) & self.mask]
 
     cdef int put_back(self, Request request, int32_t res, uint32_t flags) except -1:
@@ -59,6 +63,7 @@ cdef class CompletionFifo:
             self.grow()
         self.head -= 1
         fill(&self.items[self.head & self.mask], request, res, flags, NULL)
+        must(self.tail - self.head <= self.mask + 1, "the FIFO holds no more than it has room for")
         return 0
 
     cdef int reserve(self, size_t n_more) except -1:
@@ -79,6 +84,7 @@ cdef class CompletionFifo:
         self.mask = 2 * self.mask + 1
         self.head = 0
         self.tail = n
+        must((self.mask & (self.mask + 1)) == 0, "the capacity of the FIFO is a power of two")
         return 0
 
 

@@ -27,6 +27,7 @@ from libc.string cimport memcpy
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
+from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.references cimport References
 from .buffers cimport BufferRing, LentBuffers
 from .completions cimport Completion, CompletionFifo
@@ -75,6 +76,7 @@ cdef class Engine:
 
     cdef int add_skip_send(self, Request request, io_uring_sqe *sqe) except -1:
         """The same for a SEND without a CQE on success; `settle` is called in the next wait or submit."""
+        must(request.kind == KIND_SKIP_SEND, "only a send without a CQE is settled")
         try:
             self.unsettled.put(request)
         except MemoryError:
@@ -107,6 +109,7 @@ cdef class Engine:
         for i in range(n):
             sqe = self.ring.get_sqe()
             memcpy(sqe, &filled[i], sizeof(io_uring_sqe))
+            must((<Request>requests[i]).kind == KIND_RAW, "what add_sqe() makes is of KIND_RAW")
             self.has_remains |= note_sqe(<Request>requests[i], sqe, i != 0)
             hold(<Request>requests[i], self.in_flight, sqe)
         return 0
@@ -273,12 +276,17 @@ cdef class Engine:
             if user_data == 0:
                 continue
             request = decode(user_data)
+            must_not(is_none(<void *>request.owner), "the request of a CQE is in flight")
+            must_if(<void *>request.owner != <void *>self.in_flight, <void *>request.owner == <void *>self.late,
+                    "a CQE is of a request of its ring")
             if request.kind == KIND_COMPLETION or request.kind == KIND_RAW:
                 if request.owner is self.late:
                     release(request)
                     continue
                 data = NULL
                 if flags & IORING_CQE_F_BUFFER and request.kind == KIND_COMPLETION:
+                    must(<void *>self.buffers.ring == <void *>self.ring,
+                         "the buffers that a CQE names are registered with its ring")
                     data = self.buffers.take(res, flags)
                     self.harvested_bytes += res
                 self.fifo.push(request, res, flags, data)
@@ -301,6 +309,7 @@ cdef class Engine:
             return 0
         self.flush_cq_overflow()
         while self.unsettled.head != self.unsettled.tail:
+            must_not(self.ring.has_unsubmitted(), "a send that is settled was consumed")
             request = <Request>self.unsettled.take()
             if request.kind == KIND_SKIP_SEND and request.owner is not None:
                 release(request)
@@ -332,6 +341,8 @@ cdef class Engine:
             self.ring.enable()
         while self.ring.n_overflow and self.ring.move_overflow():
             self.make_room(self.ring.ring.sq.ring_entries)
+        must(self.ring.is_mine(), "who runs the loop owns the ring")
+        must(self.ring.n_overflow == 0, "what waited for `enable` is in the SQ before the first wait")
         self.has_run = True
         if sends_report_count is None:
             sends_report_count = failed_send_reports_count()
@@ -431,6 +442,8 @@ cdef class Engine:
                 request.reported(-ECANCELED, False)
             elif request.kind == KIND_COMPLETION:
                 self.fifo.push(request, -ECANCELED, 0, NULL)
+        must(self.in_flight.count == 0, "a ring that is left has nothing in flight")
+        must(self.unsettled.head == self.unsettled.tail, "a send is settled on the ring that it is on")
         return 0
 
     cdef int forget_ring(self) except -1:
@@ -479,6 +492,7 @@ cdef class Engine:
                 request.reported(-ECANCELED, False)
             else:
                 self.fifo.push(request, -ECANCELED, 0, NULL)
+        must(self.in_flight.count == 0, "a ring that is left has nothing in flight")
         return 0
 
     cdef int count_into(self, dict numbers) except -1:
@@ -508,9 +522,11 @@ cdef class Engine:
             elif self.ring.is_enabled:
                 # The owner is elsewhere or gone: only it could make the kernel run deferred work.
                 self.harvest()
-            if not self.hand_on():
-                self.ring.close()
+            self.hand_on()  # an empty one; then no ring is left here
         finally:
+            # Also after an exception (the kernel takes no requests, memory is short): the memory of what is in flight
+            # is released afterwards.
+            self.ring.close()
             self.drop_all(was_enabled)
         return 0
 
@@ -524,9 +540,6 @@ cdef class Engine:
             if idle_rounds % 8 == 0:
                 # Not once: behind a hard link the next one starts only now, and what is changing hands is not found.
                 ul_prep_cancel_any(self.ring.get_sqe())
-            # Also after an exception (the kernel takes no requests, memory is short): the memory of what is in flight
-            # is released afterwards.
-            self.ring.close()
             if idle_rounds % 64 == 32:
                 self.ring.fill_cq()
             n_before = self.in_flight.count
@@ -543,6 +556,7 @@ cdef class Engine:
         cdef Completion slot
         cdef Request request
         cdef size_t n
+        must_not(self.ring.is_open, "the ring is closed before memory that the kernel may touch is released")
         for request in reversed(self.in_flight.snapshot()):
             if not was_enabled or request.keepalive is None:
                 release(request)
@@ -554,6 +568,8 @@ cdef class Engine:
                 self.fifo.push(request, -ECANCELED, 0, NULL)
         self.forget_ring()
         self.unsettled.clear()
+        must(self.late.count == 0, "a ring that is closed notifies no more")
+        must(<size_t>self.in_flight.count <= self.n_leaked, "what the kernel holds after the end is counted as leaked")
         n = self.fifo.count()
         while n:
             n -= 1
@@ -576,6 +592,7 @@ cdef class Engine:
             slot = self.fifo.pop()
             request = <Request>slot.request
             Py_DECREF(request)  # taken by push
+            must(request.kind == KIND_RAW, "only raw requests are told of the end")
             if n_left == 0:
                 request.drop(slot.res, slot.flags)
                 continue

@@ -28,6 +28,7 @@ cdef enum:
     OP_PROVIDE_BUFFERS = 31
     OP_SEND_ZC = 47
     OP_SENDMSG_ZC = 48
+from ..support.assertions cimport is_none, length_of_list, must, must_if, must_not, references_of
 from ..support.collect cimport ul_traverse_own, visitproc
 
 
@@ -41,11 +42,13 @@ cdef class InFlight:
         while at != NULL:
             found.append(<Request>at)
             at = (<Request>at).after
+        must(length_of_list(<void *>found) == self.count, "the count of requests is that of the list")
         return found
 
     cdef int release_all(self) except -1:
         while self.head != NULL:
             release(<Request>self.head)
+        must(self.count == 0, "no request is in flight when all are released")
         return 0
 
 
@@ -83,17 +86,11 @@ cdef class Request:
 
     def __dealloc__(self):
         # Invariant: hold keeps a reference, so a request in flight cannot get here.
-        if URINGLOOP_DEBUG and self.owner is not None:
-            raise AssertionError("uringloop bug: a request in flight was deallocated")
+        must(is_none(<void *>self.owner), "a request in flight is not freed")
 
 
-cdef extern from *:
-    """
-    #ifndef URINGLOOP_DEBUG
-    #define URINGLOOP_DEBUG 0
-    #endif
-    """
-    bint URINGLOOP_DEBUG
+cdef inline bint is_with_kernel(Request request) noexcept:
+    return request.state == IN_FLIGHT or request.state == CANCELLING or request.state == ORPHANED
 
 
 cdef uint64_t encode(Request request) noexcept:
@@ -103,6 +100,8 @@ cdef uint64_t encode(Request request) noexcept:
 
 cdef Request decode(uint64_t user_data):
     """The request of a CQE; user_data is not 0.  Valid because hold's reference still stands."""
+    must_not(user_data == 0, "a request is at an address")
+    must(references_of(<void *><uintptr_t>user_data) > 0, "the request of a CQE is alive: hold has a reference")
     return <Request><PyObject *><uintptr_t>user_data
 
 
@@ -114,15 +113,22 @@ cdef int hold(Request request, InFlight owner, io_uring_sqe *sqe) except -1:
     """
     if request.owner is not None:
         raise RuntimeError("uringloop bug: a request was submitted while in flight")
+    must_not(is_with_kernel(request), "a request is idle or done before it is held")
     Py_INCREF(request)  # undone by release()
     sqe.user_data = encode(request)
     request.state = IN_FLIGHT
     link(request, owner)
+    must(is_with_kernel(request), "a request is in flight from hold on")
     return 0
 
 
 cdef void link(Request request, InFlight owner) noexcept:
     """First on the owner's list."""
+    must(is_none(<void *>request.owner), "a request is on one list at most")
+    must(request.before == NULL, "a request that is on no list has none before it")
+    must(request.after == NULL, "a request that is on no list has none behind it")
+    must_if(owner.head != NULL, (<Request>owner.head).before == NULL, "the newest request is the first on the list")
+    must((owner.head == NULL) == (owner.count == 0), "a list without requests counts none")
     request.owner = owner
     request.before = NULL
     request.after = owner.head
@@ -135,6 +141,10 @@ cdef void link(Request request, InFlight owner) noexcept:
 cdef void unlink(Request request) noexcept:
     """Off its owner's list."""
     cdef InFlight owner = request.owner
+    must(owner.count > 0, "the list that a request leaves counts it")
+    must_if(request.before == NULL, owner.head == <PyObject *>request, "the first request is the list's head")
+    must_if(request.before != NULL, (<Request>request.before).after == <PyObject *>request, "neighbours agree")
+    must_if(request.after != NULL, (<Request>request.after).before == <PyObject *>request, "neighbours agree")
     if request.before != NULL:
         (<Request>request.before).after = request.after
     else:
@@ -144,6 +154,7 @@ cdef void unlink(Request request) noexcept:
     request.before = request.after = NULL
     request.owner = None
     owner.count -= 1
+    must((owner.head == NULL) == (owner.count == 0), "a list without requests counts none")
 
 
 cdef int release(Request request) except -1:
@@ -153,6 +164,8 @@ cdef int release(Request request) except -1:
     """
     if request.owner is None:
         raise RuntimeError("uringloop bug: a request that was not in flight completed")
+    must_not(request.state == IDLE, "a request that is released was held")
+    must(references_of(<void *>request) > 1, "who releases a request has a reference of its own")
     unlink(request)
     request.state = DONE
     Py_DECREF(request)  # taken by hold()
@@ -179,6 +192,7 @@ cdef int end(Request request, uint32_t flags, InFlight late) except -1:
     """
     if not request.may_notify_late or flags & IORING_CQE_F_NOTIF or request.owner is None:
         return release(request)
+    must(is_with_kernel(request), "a request ends once")
     unlink(request)
     request.state = DONE
     link(request, late)

@@ -23,6 +23,7 @@ from posix.fcntl cimport fcntl
 from posix.unistd cimport close as close_fd
 
 from ..liburing.liburing cimport *
+from ..support.assertions cimport length_of_list, must, must_if, must_not
 from ..support.errors cimport os_error
 
 cdef extern from "<sys/stat.h>" nogil:
@@ -202,6 +203,7 @@ cdef class Ring:
 
     cdef void unmap_and_close(self) noexcept:
         global is_worth_waiting
+        must_not(self.is_open, "a ring that is unmapped is not open any more")
         open_rings.discard(self.ring.ring_fd)
         if not self.has_its_fd():
             self.ring.ring_fd = -1  # the number may be another file's, which must stay open
@@ -220,6 +222,7 @@ cdef class Ring:
             if not self.is_left:
                 raise RuntimeError("the loop is closed: its ring takes no requests")
             self.reopen()
+        must_if(self.is_enabled, self.is_mine(), "only its owner queues requests on a ring")
         if self.is_enabled or not (self.n_overflow or self.is_sq_left):
             sqe = io_uring_get_sqe(&self.ring)
             if sqe != NULL:
@@ -243,6 +246,7 @@ cdef class Ring:
         sqe = &self.overflow[self.n_overflow]
         memset(sqe, 0, sizeof(io_uring_sqe))
         self.n_overflow += 1
+        must(self.n_overflow <= self.overflow_capacity, "what waits for `enable` has its memory")
         return sqe
 
     cdef int enable(self) except -1:
@@ -257,6 +261,8 @@ cdef class Ring:
         self.is_enabled = True
         self.owner_thread = ul_thread_serial()
         self.owner_tid = ul_thread_number()
+        must(self.is_open, "a ring that is enabled is open")
+        must(self.is_mine(), "who enables a ring owns it")
         return 0
 
     cdef bint is_mine(self) noexcept:
@@ -293,6 +299,7 @@ cdef class Ring:
             for i in range(first, after):
                 memcpy(self.get_sqe(), &self.overflow[i], sizeof(io_uring_sqe))
             first = after
+        must(first <= self.n_overflow, "no more is moved into the SQ than has waited")
         self.is_sq_left = False
         self.n_overflow -= first
         if self.n_overflow:
@@ -305,6 +312,9 @@ cdef class Ring:
 
     cdef int adopt(self, Ring old) except -1:
         """Take what waits for `enable` in another ring; neither was enabled, and this one is empty."""
+        must_not(self.is_enabled, "a ring that adopts was never enabled")
+        must_not(old.is_enabled, "nothing was consumed of what is adopted")
+        must(self.n_overflow == 0, "a ring that adopts is empty")
         cdef unsigned n_in_sq = old.ring.sq.sqe_tail  # none was consumed
         cdef io_uring_sqe *all = <io_uring_sqe *>malloc((n_in_sq + old.n_overflow + 1) * sizeof(io_uring_sqe))
         if all == NULL:
@@ -343,6 +353,8 @@ cdef class Ring:
         cdef int done
         if not self.is_open:
             raise RuntimeError("the loop is closed: its ring cannot be entered")
+        must_if(self.is_enabled, self.is_mine(), "only its owner enters a ring")
+        must_if(wait_count != 0, timeout_ns != 0, "a wait without time is none: wait_count is 0 then")
         with nogil:
             # Only this thread touches the ring; other threads touch nothing but the notifier.
             done = ul_enter(&self.ring, wait_count, self.wait_flags, timeout_ns)
@@ -452,6 +464,7 @@ def give_back(Ring ring not None):
     if len(spare_rings) > SPARE_RINGS:
         oldest = spare_rings.pop(0)
         oldest.close()
+    must(length_of_list(<void *>spare_rings) <= SPARE_RINGS, "few rings are kept")
     return True
 
 

@@ -10,6 +10,7 @@ from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc, free
 
 from ..liburing.liburing cimport *
+from ..support.assertions cimport must, must_not
 from .ring cimport Ring
 
 import errno
@@ -58,6 +59,7 @@ cdef object failed_send_reports_count():
         io_uring_prep_send(sqe, left.fileno(), payload, PROBE_BYTES, MSG_WAITALL | MSG_DONTWAIT | MSG_NOSIGNAL)
         sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
         sqe.user_data = 1
+        must(ring.is_mine(), "the probe's ring belongs to the thread that probes")
         ring.enter(0, -1)
         n_cqes = ul_visible_cqes(&ring.ring)
         res = ring.ring.cq.cqes[ring.ring.cq.khead[0] & ring.ring.cq.ring_mask].res
@@ -79,4 +81,5 @@ cdef object failed_send_reports_count():
         ring.close()
         left.close()
         right.close()
+        must_not(ring.is_open, "the probe's ring is closed before its memory is freed")
         free(payload)  # the ring is closed and the send is over (DONTWAIT): nobody reads it any more
