@@ -25,12 +25,13 @@ PIP := $(VPYTHON) -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(shell find uringloop -type f \
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
-.PHONY: help build drivers demo test test-glib lint bench clean
+.PHONY: help build drivers demo test test-glib check-all lint bench clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
 	@echo "make test    the test suite (PYTEST_ARGS='-k tcp')"
 	@echo "make test-glib  most tests of what users see once more, with GLib (PyGObject) as the outer loop"
+	@echo "make check-all  lint, both of these, and the tests of four other builds (LANES): an hour"
 	@echo "make lint    ruff, cython-lint, mypy"
 	@echo "make bench   quick benchmarks against asyncio and uvloop (BENCH_ARGS=...)"
 	@echo "make drivers  compile the tests' own modules, for those who start pytest themselves"
@@ -58,6 +59,14 @@ test-glib: $(STAMPS)/drivers $(STAMPS)/test
 	@$(VPYTHON) -m pytest --glib-outer --junitxml=build/tests-glib-outer.xml $(GLIB_MONITORS) $(PYTEST_ARGS) \
 		tests/behaviour $(addprefix --ignore=,$(GLIB_INNER))
 	@$(VPYTHON) -m pytest --glib --junitxml=build/tests-glib.xml $(GLIB_MONITORS) $(PYTEST_ARGS) $(GLIB_INNER)
+
+# The tests against other builds, see tools/lane.sh: `make lane-debug PYTEST_ARGS=tests/unit`.
+LANES ?= debug sanitized without-liburing wheel
+
+check-all: lint test test-glib $(addprefix lane-,$(LANES))
+
+lane-%: $(STAMPS)/drivers $(STAMPS)/test
+	@tools/lane.sh $* $(PYTEST_ARGS)
 
 # From 3.51 on it needs girepository-2.0, which came with GLib 2.80 (Debian 13).
 PYGOBJECT = $(if $(shell pkg-config --exists girepository-2.0 && echo yes),'PyGObject>=3.51','PyGObject>=3.42,<3.51')

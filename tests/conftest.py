@@ -35,7 +35,8 @@ if str(TESTS) not in sys.path:
 try:
     import drivers.core
 
-    if importlib.util.find_spec("uringloop.uring.ring") is not None:
+    HAS_LIBURING = importlib.util.find_spec("uringloop.uring.ring") is not None
+    if HAS_LIBURING:
         import drivers.ring  # noqa: F401  (else what needs it would be skipped)
 except ModuleNotFoundError as _error:
     pytest.exit(f"the tests' own modules are not built ({_error}): make drivers", returncode=4)
@@ -373,6 +374,10 @@ def _nothing_is_left_behind(request):
 
 
 def pytest_collection_modifyitems(items):
+    if not HAS_LIBURING:
+        for item in items:
+            if item.get_closest_marker("needs_liburing") is not None:
+                item.add_marker(pytest.mark.skip(reason="a build without liburing"))
     for item in items:
         if helpers.glib_is_outer and SystemExit in _parameters(item):
             item.add_marker(

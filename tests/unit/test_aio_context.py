@@ -529,6 +529,7 @@ def test_a_signal_ends_the_wait_although_something_is_unsubmitted(context, new_n
         signal.signal(signal.SIGUSR1, old)
 
 
+@pytest.mark.needs_liburing
 def test_the_first_context_falls_back_where_io_uring_is_refused():
     """first failing"""
     run_script(

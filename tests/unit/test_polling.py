@@ -266,6 +266,7 @@ def test_the_environment_variable_sets_the_most(monkeypatch, real_fdmon_name):
         loop.set_poll_params(1)
 
 
+@pytest.mark.needs_liburing
 def test_a_fast_peer_is_looked_for_and_found():
     """Both ends in one loop: what is sent is there at once."""
     loop = uringloop.new_event_loop(fdmon="io_uring")
@@ -470,6 +471,7 @@ def test_looking_ends_when_a_timer_is_due(real_fdmon_name):
     assert after["wakeups"] == before["wakeups"]
 
 
+@pytest.mark.needs_liburing
 @pytest.mark.parametrize("how", ["soon", "later", "stop", "off", "raise"])
 def test_signals_are_seen_while_looking(how):
     """Without a wake-up fd: the loop's thread has to ask."""
