@@ -271,3 +271,27 @@ async def test_the_number_of_a_refused_connection_is_free():
             # as with asyncio, for the TLS transport
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
+
+
+async def test_what_the_factory_schedules_runs_before_connection_made():
+    loop = asyncio.get_running_loop()
+    seen = []
+
+    class Noting(Recorder):
+        def connection_made(self, transport):
+            seen.append("made")
+            super().connection_made(transport)
+
+    def factory():
+        loop.call_soon(seen.append, "scheduled by the factory")
+        return protocol
+
+    protocol = Noting()
+    server = await loop.create_server(factory, "127.0.0.1", 0)
+    with socket.create_connection(server.sockets[0].getsockname()):
+        await until(lambda: protocol.transport)
+        protocol.transport.close()
+        await protocol.lost.wait()
+    server.close()
+    await server.wait_closed()
+    assert seen == ["scheduled by the factory", "made"]

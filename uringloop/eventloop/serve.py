@@ -450,9 +450,9 @@ class ServeMixin:
         A server that shuts down closes the connections that it knows and that have no request yet (uvicorn does; the
         request is lost), and serves those that come to its knowledge later.  What shuts it down is often a task that
         waits for a timer.  One that was due in the wait that brought the connection runs the task in the next turn; one
-        that became due while connections were accepted, in the turn after that.  Then protocol and transport are made
-        and connection_made() is called, all at once, and the request is read at the end of the next turn: tasks have
-        one turn in between, and rarely a reason to run just then.
+        that became due while connections were accepted, in the turn after that, where protocol and transport are made.
+        connection_made() is called in the third, after what the protocol's factory and other threads scheduled until
+        then, and the request is read at the end of that turn.
         """
         _, _, sslcontext, server, _, _, _, context = details
         if server is not None and server._sockets is None:
@@ -474,7 +474,7 @@ class ServeMixin:
 
     def _schedule_serving(self, accepted, context):
         soon = self.call_soon if context is None else functools.partial(self.call_soon, context=context)
-        soon(soon, soon, self._serve, accepted, context)
+        soon(soon, self._serve, accepted, context)
 
     def _serve(self, accepted, context):
         """Make protocol and transport of a connection."""
@@ -498,6 +498,12 @@ class ServeMixin:
             self._prepare_transport(
                 transport, protocol, server, context, accepted if server is not None else None
             )
+            try:
+                transport.start(connection_made, None)
+            except BaseException:  # MemoryError
+                if server is not None:
+                    self._detach(server, transport)
+                raise
         except BaseException as failure:
             if connection is not None:
                 connection.close()  # where the transport did not take it
@@ -505,8 +511,6 @@ class ServeMixin:
                 transport.close_socket()
             accepted.uncount()
             self._refused(failure, protocol)
-            return
-        transport._connection_made(connection_made, None)
 
     def _serve_tls(self, connection, extra, details, context):
         protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout, _ = details
