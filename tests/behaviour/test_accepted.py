@@ -295,3 +295,42 @@ async def test_what_the_factory_schedules_runs_before_connection_made():
     server.close()
     await server.wait_closed()
     assert seen == ["scheduled by the factory", "made"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="close_clients is new in Python 3.13")
+async def test_a_factory_that_closes_the_clients_does_not_close_its_own():
+    protocol = Recorder()
+    server = None
+
+    def factory():
+        server.close_clients()
+        server.abort_clients()
+        return protocol
+
+    server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
+    with socket.create_connection(server.sockets[0].getsockname()) as client:
+        await until(lambda: protocol.transport)
+        assert not protocol.transport.is_closing()
+        protocol.transport.write(b"served")
+        protocol.transport.close()
+        await protocol.lost.wait()
+        client.settimeout(5)
+        assert client.recv(10) == b"served"
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="close_clients is new in Python 3.13")
+@pytest.mark.parametrize("n_turns", range(5))
+async def test_clients_are_closed_twice_while_one_is_accepted(n_turns):
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    with socket.create_connection(server.sockets[0].getsockname()):
+        await turns(n_turns)
+        for _ in range(2):
+            server.close_clients()
+            server.abort_clients()
+        await turns(10)
+        server.close()
+        server.abort_clients()
+        await server.wait_closed()

@@ -94,8 +94,9 @@ class _Accepted:
 
     def close(self):
         """Also called by Server.close_clients()."""
-        self.connection.close()
-        self.connection = None
+        connection, self.connection = self.connection, None
+        if connection is not None:  # once only: the server knows this object until its turn comes
+            connection.close()
 
     abort = close
 
@@ -479,7 +480,8 @@ class ServeMixin:
     def _serve(self, accepted, context):
         """Make protocol and transport of a connection."""
         protocol_factory, _, _, server, _, _, _, _ = accepted.details
-        connection = accepted.connection
+        # the factory may call Server.close_clients(), to which asyncio's connection is not known yet
+        connection, accepted.connection = accepted.connection, None
         protocol = transport = None
         try:
             if connection is None:  # by Server.close_clients()
