@@ -15,6 +15,7 @@ cdef class ReceiveRequest(MovableRequest):
     cdef bint is_poll              # bulk mode: a multishot POLL_ADD instead of a multishot RECV
     cdef bint is_in_doubt          # a read fell short, and a sweep will see whether more is left
     cdef unsigned long long read_at  # the dispatch in which it was last read for
+    cdef int reads_left            # in that dispatch
     cdef bint is_coming_back       # by an entry of the FIFO that no CQE brought
     cdef int32_t revents           # what that stands for
 

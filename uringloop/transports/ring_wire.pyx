@@ -476,19 +476,19 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int read_ready(self, ReceiveRequest request, int32_t revents) except -1:
-        """There may be something to read.  Once per dispatch: others want a turn.
+        """There may be something to read; READS_PER_EVENT reads in one dispatch: others want a turn.
 
         A peer that is faster than the program brings an edge in each turn, besides what comes back because the turn
-        before left something.  If each of them were worth READS_PER_EVENT reads, and came back, they would pile up.
+        before left something.  If each of them were worth so many reads, and came back, they would pile up.
         """
         if not self.wants_read:
             request.is_coming_back, request.revents = False, 0
             return 0
-        if request.read_at == self.engine.n_dispatches:
-            return self.come_back(request, revents)
-        revents |= request.revents
-        request.is_coming_back, request.revents = False, 0
-        request.read_at = self.engine.n_dispatches
+        if request.read_at != self.engine.n_dispatches:
+            request.read_at = self.engine.n_dispatches
+            request.reads_left = READS_PER_EVENT
+            revents |= request.revents
+            request.is_coming_back, request.revents = False, 0
         return self.read_bulk(request, revents)
 
     cdef int come_back(self, ReceiveRequest request, int32_t revents) except -1:
@@ -504,7 +504,6 @@ cdef class RingWire(Wire):
         cdef Py_ssize_t count
         cdef Py_ssize_t asked
         cdef int n_left = -1
-        cdef int rounds = READS_PER_EVENT
         cdef bint is_after_sweep = self.is_after_sweep
         cdef object data
         cdef WireEnd end
@@ -513,10 +512,10 @@ cdef class RingWire(Wire):
             if self.has_held():
                 # What is held comes first.  The edge is used up; the poll that is armed again tells anew.
                 return self.engine.cancel(request)
-            if rounds == 0:
+            if request.reads_left <= 0:
                 # Others have a turn; the edge will not come again, so come back by ourselves.
                 return self.come_back(request, revents)
-            rounds -= 1
+            request.reads_left -= 1
             asked = self.hint
             data = read_direct(self.end.fd_at[0], asked, &count, &n_left if self.is_counting else NULL)
             if count <= 0:
