@@ -65,7 +65,7 @@ cdef class RingWire(Wire):
     cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1
     cdef int judge_size(self, int32_t res) except -1
-    cdef int read_ready(self, ReceiveRequest request, int32_t revents) except -1
+    cdef int read_ready(self, ReceiveRequest request, int32_t revents, uint32_t flags) except -1
     cdef int come_back(self, ReceiveRequest request, int32_t revents) except -1
     cdef int read_bulk(self, ReceiveRequest request, int32_t revents) except -1
     cdef int leave_bulk(self) except -1

@@ -89,6 +89,7 @@ cdef enum:
     BULK_FIRST = 32 * 1024
     BULK_MOST = 256 * 1024
     READS_PER_EVENT = 4
+    COMES_BACK = 1 << 30           # in flags: an entry of the FIFO that no CQE brought
     SEND_MOST = 1 << 30            # bytes per send
 
 
@@ -362,7 +363,7 @@ cdef class RingWire(Wire):
                 return self.closed_by_program(request, flags, data)
             if request.is_poll:
                 if res >= 0:
-                    self.read_ready(request, res)
+                    self.read_ready(request, res, flags)
             elif res == -EINVAL and not self.engine.has_no_buffers:
                 # before Linux 6.0: no multishot RECV
                 self.engine.has_no_buffers = True
@@ -475,27 +476,28 @@ cdef class RingWire(Wire):
             self.engine.cancel(self.receive)
         return 0
 
-    cdef int read_ready(self, ReceiveRequest request, int32_t revents) except -1:
+    cdef int read_ready(self, ReceiveRequest request, int32_t revents, uint32_t flags) except -1:
         """There may be something to read; READS_PER_EVENT reads in one dispatch: others want a turn.
 
         A peer that is faster than the program brings an edge in each turn, besides what comes back because the turn
         before left something.  If each of them were worth so many reads, and came back, they would pile up.
         """
-        if not self.wants_read:
+        if flags & COMES_BACK:
+            # Not by the number of the dispatch: an outer one takes what a nested one has left behind.
+            revents |= request.revents
             request.is_coming_back, request.revents = False, 0
+        if not self.wants_read:
             return 0
         if request.read_at != self.engine.n_dispatches:
             request.read_at = self.engine.n_dispatches
             request.reads_left = READS_PER_EVENT
-            revents |= request.revents
-            request.is_coming_back, request.revents = False, 0
         return self.read_bulk(request, revents)
 
     cdef int come_back(self, ReceiveRequest request, int32_t revents) except -1:
         """The next dispatch reads, although no edge may come."""
         request.revents |= revents
         if not request.is_coming_back:
-            self.engine.deliver(request, revents, IORING_CQE_F_MORE)
+            self.engine.deliver(request, revents, IORING_CQE_F_MORE | COMES_BACK)
             request.is_coming_back = True
         return 0
 
