@@ -20,7 +20,7 @@ PLAIN = {
     "run_handle_without_arguments": "a handle without a count has its arguments in a tuple",
     "make_turn_that_is_not_counted": "a turn is counted, so that other threads keep out",
     "make_turn_in_another_thread": "turns are made by the thread that runs the loop",
-    "sleep_on_ready_fd": "nobody sleeps on a ready fd",
+    "sleep_on_ready_fd": "no wait sleeps on a ready fd",
     "flush_what_is_not_dirty": "what is dirty is on the list, once",
     "open_notifier_twice": "a notifier has one fd, or none",
     "run_bottom_half_twice": "a bottom half stands in the queue once",

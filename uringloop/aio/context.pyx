@@ -284,8 +284,8 @@ cdef class AioContext(Sources):
         """The monitor waits; not at all if a notification is there already."""
         if timeout_ns != 0 and not self.notifier.begin_wait():
             timeout_ns = 0
-        must_if(timeout_ns != 0, not self.monitor.has_undispatched(), "nobody sleeps on a completion that is there")
-        must_if(timeout_ns != 0, self.ready_list.head == self.ready_list.tail, "nobody sleeps on a ready fd")
+        must_if(timeout_ns != 0, not self.monitor.has_undispatched(), "no wait sleeps on a completion that is there")
+        must_if(timeout_ns != 0, self.ready_list.head == self.ready_list.tail, "no wait sleeps on a ready fd")
         try:
             self.monitor.wait(self.ready_list, timeout_ns)
         finally:

@@ -99,7 +99,7 @@ cdef class Notifier(FdHandler):
         if ul_load(&self.notified):
             ul_store(&self.notified, 0)
             ul_full_barrier()
-        must_not(self.notify_me, "nobody writes to a loop that is awake")
+        must_not(self.notify_me, "a loop that is awake is not written to")
 
     cdef int on_ready(self, short revents) except -1:
         cdef uint64_t counts[64]

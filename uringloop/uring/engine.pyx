@@ -220,7 +220,7 @@ cdef class Engine:
             if harvested:
                 return True
         with nogil:
-            # Other threads write `notified` meanwhile, the kernel the ring; nobody else touches either.
+            # Other threads write `notified` meanwhile, the kernel the ring; nothing else touches either.
             is_hit = ul_spin(&self.ring.ring, notified, until_ns)
         return is_hit
 
@@ -364,7 +364,7 @@ cdef class Engine:
         self.submit()
         if not is_moving:
             return 0
-        # The next run delivers the cancellations, and whoever still wants to hear arms again.  But raw requests
+        # The next run delivers the cancellations, and owners that still want events arm again.  But raw requests
         # are their makers': while one is in flight the loop stays with this thread.
         waiting = [one for one in self.in_flight.snapshot() if (<Request>one).kind != KIND_RAW]
         for request in waiting:
@@ -377,7 +377,7 @@ cdef class Engine:
     # -- another ring ----------------------------------------------------------------------------------
 
     cdef int make_pollable(self) except -1:
-        """A ring without DEFER_TASKRUN, whose completions wake nobody who sleeps on its fd: docs/decisions/0015."""
+        """A ring without DEFER_TASKRUN, whose completions do not wake a sleeper on its fd: docs/decisions/0015."""
         self.ring.reopen()
         if self.ring.setup_flags & IORING_SETUP_DEFER_TASKRUN and (not self.ring.is_enabled or self.ring.is_mine()):
             if self.in_flight.count or self.ring.has_unsubmitted():
