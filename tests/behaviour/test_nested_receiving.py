@@ -171,6 +171,50 @@ def test_a_nested_run_waits_for_what_its_frame_has_left(loop, kind, make, at, bu
     run(loop, main())
 
 
+def test_what_a_nested_run_leaves_unread_arrives_although_nothing_more_comes(loop):
+    """One wait brings two connections.  In turns that the first one makes, the second is read, but not to its end.
+
+    The outer turn counted two events, and takes what the nested one puts off to the next turn for the second of them.
+    """
+    n_pieces = 20  # a read ends where a passed fd begins: more reads than the turns of the nested run make
+
+    class Nesting(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            loop.run_nested(is_read)
+            order.append("end of the nested run")
+
+    class Read(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            if is_read is not None:
+                order.append(len(self.data))
+                if not is_read.done():
+                    is_read.set_result(None)
+
+    async def main():
+        nonlocal is_read
+        async with (
+            open_transport(Nesting(), kind="unix") as (_, _, first_peer),
+            open_transport(Read(), kind="unix") as (_, protocol, peer),
+        ):
+            for number in range(1, 10):  # from the fourth on io_uring reads in bulk
+                peer.send(bytes(13_000))
+                while len(protocol.data) < number * 13_000:
+                    await asyncio.sleep(0)
+            is_read = loop.create_future()
+            first_peer.send(b"x")
+            for _ in range(n_pieces):
+                socket.send_fds(peer, [bytes(7_000)], [peer.fileno()])
+            await turns(50)
+            assert order[0] == 9 * 13_000 + 7_000, "the first connection comes first"
+            assert "end of the nested run" in order
+            assert len(protocol.data) == 9 * 13_000 + n_pieces * 7_000
+
+    order, is_read = [], None
+    run(loop, main())
+
+
 @pytest.mark.parametrize("make", [WaitingRecorder, lambda: WaitingBuffered(4096)], ids=["data", "buffered"])
 def test_a_nested_run_waits_for_what_tls_has_left(loop, make):
     async def main():
