@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FEATURES = ROOT / "tests" / "features.toml"
 DOCUMENT = ROOT / "docs" / "compatibility.md"
 LOOPS = ("io_uring", "epoll", "poll", "asyncio")
-PREFIX = "tests.behaviour.test_"
+PREFIX = "tests.behaviour."
 
 HEAD = """# Compatibility
 
@@ -42,25 +42,27 @@ def read_features(path: pathlib.Path = FEATURES) -> dict[str, dict[str, list[str
 
 
 def proves(pattern: str, file: str, name: str) -> bool:
-    """Whether the test `name` (without "test_") in `file` is one of the pattern."""
+    """Whether the test `name` in `file` (both without "test_" and folder) is one of the pattern."""
     in_file, _, named = pattern.partition("::")
     return fnmatch.fnmatch(file, in_file) and fnmatch.fnmatch(name, named or "*")
 
 
-def read_results(path: str) -> dict[tuple[str, str], dict[str, set[str]]]:
-    """(file, test) -> loop -> outcomes: "passed", "skipped", "failed"."""
-    results: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+def read_results(path: str) -> dict[tuple[str, str, str], dict[str, set[str]]]:
+    """(file, its folder, test) -> loop -> outcomes: "passed", "skipped", "failed"."""
+    results: dict[tuple[str, str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for case in ElementTree.parse(path).iter("testcase"):
         classname = case.get("classname", "")
         if not classname.startswith(PREFIX):
             continue
+        folder, _, file = classname.removeprefix(PREFIX).rpartition(".")
+        key = (file.removeprefix("test_"), folder)
         name, _, parameters = case.get("name", "").partition("[")
         failed = case.find("failure") is not None or case.find("error") is not None
         outcome = "failed" if failed else "skipped" if case.find("skipped") is not None else "passed"
         loops = set(re.split(r"[-\]]", parameters)) & set(LOOPS)
         # a test without a monitor among its parameters is about all of ours
         for loop in loops or LOOPS[:3]:
-            results[classname.removeprefix(PREFIX), name.removeprefix("test_")][loop].add(outcome)
+            results[*key, name.removeprefix("test_")][loop].add(outcome)
     return results
 
 
@@ -82,12 +84,14 @@ def render(features: dict[str, dict[str, list[str]]], results: dict) -> str:
         for feature, patterns in rows.items():
             found: dict[str, set[str]] = defaultdict(set)
             files = set()
-            for (file, name), by_loop in results.items():
+            for (file, folder, name), by_loop in results.items():
                 if any(proves(pattern, file, name) for pattern in patterns):
-                    files.add(file)
+                    files.add((file, folder))
                     for loop, outcomes in by_loop.items():
                         found[loop] |= outcomes
-            links = ", ".join(f"[{file}](../tests/behaviour/test_{file}.py)" for file in sorted(files))
+            links = ", ".join(
+                f"[{file}](../tests/behaviour/{folder}/test_{file}.py)" for file, folder in sorted(files)
+            )
             marks = " | ".join(mark(found[loop]) for loop in LOOPS)
             lines.append(f"| {feature} | {marks} | {links} |")
         lines.append("")

@@ -24,8 +24,9 @@ case $lane in
         export URINGLOOP_DEBUG=1 URINGLOOP_SANITIZE=1
         tests=(tests/unit/test_re*.py tests/unit/test_ri*.py tests/unit/test_s*.py tests/unit/test_fdmon_*.py
             tests/raw --ignore tests/raw/test_out_of_memory.py
-            tests/behaviour/test_nested_*.py tests/behaviour/test_read_boundaries.py tests/behaviour/test_closing.py
-            tests/behaviour/test_half_closed.py tests/behaviour/test_order_with_others.py)
+            tests/behaviour/nested/test_nested_*.py tests/behaviour/streams/test_read_boundaries.py
+            tests/behaviour/streams/test_closing.py tests/behaviour/streams/test_half_closed.py
+            tests/behaviour/streams/test_order_with_others.py)
         ;;
     without-liburing)
         export URINGLOOP_WITHOUT_LIBURING=1

@@ -11,7 +11,7 @@ _spec.loader.exec_module(compatibility)
 
 
 def behaviour_tests():
-    for path in sorted((ROOT / "tests" / "behaviour").glob("test_*.py")):
+    for path in sorted((ROOT / "tests" / "behaviour").rglob("test_*.py")):
         for name in re.findall(r"^(?:async )?def test_(\w+)", path.read_text(), re.MULTILINE):
             yield path.stem.removeprefix("test_"), name
 
@@ -44,11 +44,11 @@ def test_the_document_has_every_feature():
 def test_a_failure_shows_in_the_table(tmp_path):
     results = tmp_path / "tests.xml"
     results.write_text(
-        '<testsuites><testsuite><testcase classname="tests.behaviour.test_udp" name="test_a[io_uring]"/>'
-        '<testcase classname="tests.behaviour.test_udp" name="test_a[x-epoll]"><failure/></testcase>'
-        '<testcase classname="tests.behaviour.test_udp" name="test_a[poll]"><skipped/></testcase>'
+        '<testsuites><testsuite><testcase classname="tests.behaviour.datagrams.test_udp" name="test_a[io_uring]"/>'
+        '<testcase classname="tests.behaviour.datagrams.test_udp" name="test_a[x-epoll]"><failure/></testcase>'
+        '<testcase classname="tests.behaviour.datagrams.test_udp" name="test_a[poll]"><skipped/></testcase>'
         "</testsuite></testsuites>"
     )
     features = {"Area": {"datagrams": ["udp"]}}
     table = compatibility.render(features, compatibility.read_results(str(results)))
-    assert "| datagrams | yes | **no** | - | - | [udp](../tests/behaviour/test_udp.py) |" in table
+    assert "| datagrams | yes | **no** | - | - | [udp](../tests/behaviour/datagrams/test_udp.py) |" in table

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from helpers import BufferedRecorder, Recorder, open_transport, turns, until
 
-from .test_tls_by_hand import secured
+from ..tls.test_tls_by_hand import secured
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 

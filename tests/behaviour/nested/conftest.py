@@ -1,4 +1,4 @@
-"""Fixtures that only the behaviour tests use."""
+"""Fixtures that only the tests of nested runs use."""
 
 import pytest
 from nested_tools import TASKS, look_at_tasks_of

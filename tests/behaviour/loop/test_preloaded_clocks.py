@@ -8,6 +8,7 @@ import textwrap
 import time
 
 import pytest
+from helpers import TESTS
 
 LIBRARY = """
     #define _GNU_SOURCE
@@ -93,7 +94,7 @@ def test_a_sleep_takes_as_long_as_the_faked_clock_says(library, monitor):
     """100 s of it are a real one."""
     begun = time.monotonic()
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), monitor, os.path.dirname(os.path.dirname(__file__))],
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), monitor, str(TESTS)],
         check=True,
         timeout=60,
         env={**os.environ, "LD_PRELOAD": library},

@@ -9,7 +9,7 @@ from helpers import run
 
 import uringloop
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+EXAMPLES = pathlib.Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture
