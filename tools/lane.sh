@@ -22,7 +22,8 @@ case $lane in
         ;;
     sanitized)
         export URINGLOOP_DEBUG=1 URINGLOOP_SANITIZE=1
-        tests=(tests/unit/test_re*.py tests/unit/test_ri*.py tests/unit/test_s*.py tests/unit/test_fdmon_*.py
+        tests=(tests/unit/uring/test_r*.py tests/unit/fdmon/test_fdmon_*.py tests/unit/aio/test_ready.py
+            tests/unit/transports/test_send_queue.py tests/unit/test_refused_calls.py
             tests/raw --ignore tests/raw/test_out_of_memory.py
             tests/behaviour/nested/test_nested_*.py tests/behaviour/streams/test_read_boundaries.py
             tests/behaviour/streams/test_closing.py tests/behaviour/streams/test_half_closed.py
