@@ -62,7 +62,7 @@ def stream_echo(size_bytes: int):
 
 def tls_context() -> ssl.SSLContext:
     """The tests' self-signed certificate; the client asks for none in particular."""
-    data = REPOSITORY / "tests" / "behaviour" / "data"
+    data = REPOSITORY / "tests" / "support" / "data"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(data / "cert.pem", data / "key.pem")
     return context

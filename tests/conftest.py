@@ -41,8 +41,8 @@ try:
 except ModuleNotFoundError as _error:
     pytest.exit(f"the tests' own modules are not built ({_error}): make drivers", returncode=4)
 
-import helpers  # noqa: E402
-from helpers import STOCK, URING_MONITORS, make_loop  # noqa: E402
+from support import helpers  # noqa: E402
+from support.helpers import STOCK, URING_MONITORS, make_loop  # noqa: E402
 
 HANG_SECONDS = 60
 HANG_SECONDS_SLOW = 300

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("gi", reason="PyGObject is not installed for this Python")
 from gi.repository import GLib
-from helpers import until
+from support.helpers import until
 
 import uringloop
 import uringloop.glib

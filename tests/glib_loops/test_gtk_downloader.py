@@ -13,8 +13,8 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from helpers import pattern
-from screen_tools import XVFB, open_screen
+from support.helpers import pattern
+from support.screen_tools import XVFB, open_screen
 
 gi = pytest.importorskip("gi", reason="PyGObject is not installed for this Python")
 web = pytest.importorskip("aiohttp.web")

@@ -12,7 +12,7 @@ import threading
 import weakref
 
 import pytest
-from helpers import make_loop, turns, until
+from support.helpers import make_loop, turns, until
 
 import uringloop
 from uringloop.liburing import ffi, lib

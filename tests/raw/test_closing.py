@@ -8,7 +8,7 @@ import threading
 import weakref
 
 import pytest
-from helpers import make_loop
+from support.helpers import make_loop
 
 from uringloop.liburing import ffi, lib
 

@@ -9,7 +9,7 @@ import threading
 import weakref
 
 import pytest
-from helpers import make_loop, turns, until
+from support.helpers import make_loop, turns, until
 
 from uringloop.liburing import ffi, lib
 

@@ -11,7 +11,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import make_loop, turns, until
+from support.helpers import make_loop, turns, until
 
 from uringloop.liburing import ffi, lib
 

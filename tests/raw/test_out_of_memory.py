@@ -1,7 +1,7 @@
 """One allocation after the other fails: see out_of_memory.py and unit/test_out_of_memory.py."""
 
 import pytest
-from helpers import run_script
+from support.helpers import run_script
 
 pytest.importorskip("_testcapi")
 
@@ -10,7 +10,7 @@ pytest.importorskip("_testcapi")
 def test_the_fd_of_a_raw_request_is_never_lost(monitor):
     """Either it reaches who awaits the request, or it is closed."""
     source = """
-        from out_of_memory import *
+        from support.out_of_memory import *
         import functools
         from uringloop.liburing import ffi, lib
 
@@ -46,7 +46,7 @@ def test_the_fd_of_a_raw_request_is_never_lost(monitor):
 def test_every_completion_is_delivered(monitor, form):
     """In the next turn, where there was no memory for it in the one that brought it."""
     source = """
-        from out_of_memory import *
+        from support.out_of_memory import *
         import functools
         from uringloop.liburing import ffi, lib
         FORM = sys.argv[1]

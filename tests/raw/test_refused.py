@@ -9,7 +9,7 @@ import socket
 import threading
 
 import pytest
-from helpers import make_loop, turns, until
+from support.helpers import make_loop, turns, until
 
 import uringloop
 from uringloop.liburing import ffi, lib

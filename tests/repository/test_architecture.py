@@ -116,7 +116,7 @@ def test_the_table_of_layers_is_the_one_that_the_imports_are_tested_by():
         ("`eventloop/loop.py: Loop.close`", []),
         ("`transports/packets.pyx: ul_receive`", []),
         ("`uring/ring.pyx: spare_rings`", []),
-        ("`tests/helpers.py: make_loop`", []),
+        ("`tests/support/helpers.py: make_loop`", []),
     ],
 )
 def test_the_reader_of_names_sees(text, missing):

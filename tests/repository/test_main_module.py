@@ -15,7 +15,7 @@ from uringloop.liburing import features
 ROOT = pathlib.Path(__file__).parents[2]
 
 # Run as a script would be: before uringloop is imported something is taken away.
-REFUSED = "from helpers import refuse_io_uring\nrefuse_io_uring({error})\n"
+REFUSED = "from support.helpers import refuse_io_uring\nrefuse_io_uring({error})\n"
 WITHOUT_LIBURING = (
     "import sys\n"
     "for name in ('liburing._ffi', 'fdmon.io_uring', 'uring.ring', 'transports.ring_wire'):\n"

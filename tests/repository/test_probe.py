@@ -128,7 +128,10 @@ ASK = (
 @pytest.mark.skipif(liburing_build() is None, reason="this build has no liburing to be refused")
 @pytest.mark.parametrize(("error", "expected"), [(errno.EPERM, "seccomp"), (errno.ENOSYS, "ENOSYS")])
 def test_a_refusal_says_why(error, expected):
-    run(f"from helpers import refuse_io_uring\nrefuse_io_uring({error})\n" + ASK.format(expected=expected))
+    run(
+        f"from support.helpers import refuse_io_uring\nrefuse_io_uring({error})\n"
+        + ASK.format(expected=expected)
+    )
 
 
 def test_a_build_without_liburing_says_so():

@@ -31,7 +31,7 @@ TESTS = pathlib.Path(__file__).parent.parent
 if str(TESTS) not in sys.path:
     sys.path.append(str(TESTS))
 
-from helpers import STOCK, URING_MONITORS, client_tls, make_loop, server_tls  # noqa: E402
+from support.helpers import STOCK, URING_MONITORS, client_tls, make_loop, server_tls  # noqa: E402
 
 from .integrity_sides import PATTERN, Exit, Interrupt, Link, Planned, Side  # noqa: E402
 

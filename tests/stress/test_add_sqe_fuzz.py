@@ -16,7 +16,7 @@ import socket
 import weakref
 
 import pytest
-from helpers import turns
+from support.helpers import turns
 
 from uringloop.liburing import ffi, lib
 

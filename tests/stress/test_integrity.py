@@ -1,7 +1,7 @@
 """The integrity torture for a short while, and that it would find something."""
 
 import pytest
-from helpers import STOCK, make_loop
+from support.helpers import STOCK, make_loop
 
 from .integrity import IntegrityError, Torture
 from .integrity_sides import PERIOD, Side, Stream

@@ -1,7 +1,7 @@
 """Loops made and closed by the thousand: descriptors, memory and the locked memory of a user come back."""
 
 import pytest
-from helpers import run_script
+from support.helpers import run_script
 
 SCRIPT = """
     import resource

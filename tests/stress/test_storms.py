@@ -7,7 +7,7 @@ import random
 import socket
 
 import pytest
-from helpers import STOCK, Recorder, monitor_of, socketpair, turns
+from support.helpers import STOCK, Recorder, monitor_of, socketpair, turns
 
 
 async def cancel_storm(rounds, seed):
@@ -156,7 +156,7 @@ async def test_many_connections_come_and_go_for_long():
 
 async def unclean_storm(count):
     """Clients outside the loop that send a little and vanish, with and without a reset."""
-    from helpers import reset_on_close
+    from support.helpers import reset_on_close
 
     loop = asyncio.get_running_loop()
     protocols = []

@@ -5,7 +5,7 @@ import random
 import threading
 
 import pytest
-from helpers import run
+from support.helpers import run
 
 
 def ping_pong(new_loop, rounds):

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from drivers.core import ContextDriver, MonitorDriver, RecordingHandler
-from fakes.monitor import MONITORS, REAL_MONITORS, make_monitor
+from support.monitors import MONITORS, REAL_MONITORS, make_monitor
 
 import uringloop
 

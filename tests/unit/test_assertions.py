@@ -4,7 +4,7 @@ import signal
 
 import pytest
 from drivers import violations
-from helpers import run_script
+from support.helpers import run_script
 
 pytestmark = pytest.mark.skipif(not violations.HAS_ASSERTIONS, reason="built without URINGLOOP_DEBUG")
 

@@ -1,7 +1,7 @@
 """One allocation after the other fails: no fd is lost, nothing crashes, and the loop goes on working."""
 
 import pytest
-from helpers import run_script
+from support.helpers import run_script
 
 pytest.importorskip("_testcapi")
 
@@ -11,7 +11,7 @@ pytest.importorskip("_testcapi")
 def test_a_server_outlives_it(monitor, listener, tmp_path):
     """While a connection is accepted, and answered; then the next one is served."""
     source = """
-        from out_of_memory import *
+        from support.out_of_memory import *
         LISTENER, PATH = sys.argv[1:]
 
         class Echo(asyncio.Protocol):
@@ -58,7 +58,7 @@ def test_a_server_outlives_it(monitor, listener, tmp_path):
 def test_a_nested_run_puts_the_task_back(monitor):
     """Whatever run_nested() lacks memory for, its caller is the current task afterwards and can end."""
     source = """
-        from out_of_memory import *
+        from support.out_of_memory import *
         import _testcapi
 
         async def nest(number):
@@ -96,7 +96,7 @@ def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
     if monitor != "io_uring":
         pytest.skip("files are opened in threads, and which thread's allocation fails is chance")
     source = """
-        from out_of_memory import *
+        from support.out_of_memory import *
         import _testcapi
         import uringloop
         KIND, WIDTH, FOLDER = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -167,7 +167,7 @@ def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
 def test_what_is_done_with_a_file_ends(monitor, action, tmp_path):
     """By its result or by a MemoryError, whichever allocation fails, and no descriptor is lost."""
     source = """
-        from out_of_memory import *
+        from support.out_of_memory import *
         import _testcapi
         import uringloop
         ACTION, FOLDER = sys.argv[1:]
@@ -213,7 +213,7 @@ def test_what_is_done_with_a_file_ends(monitor, action, tmp_path):
 def test_a_task_ends(monitor, waits_for):
     """Its step, or its wake-up, can be lost in asyncio: it waits for ever then."""
     source = """
-        from out_of_memory import *
+        from support.out_of_memory import *
         import _testcapi
         WAITS_FOR = sys.argv[1]
 
@@ -258,7 +258,7 @@ def test_a_task_ends(monitor, waits_for):
 def test_a_nested_run_ends(monitor, levels):
     """Also where the step or the wake-up of its own task is lost, or asyncio drops the callbacks of its end."""
     source = """
-        from out_of_memory import *
+        from support.out_of_memory import *
         import _testcapi
         LEVELS = int(sys.argv[1])
 
@@ -288,7 +288,7 @@ def test_a_nested_run_ends(monitor, levels):
 @pytest.mark.slow
 def test_a_bottom_half_runs_however_often_scheduling_failed(monitor):
     source = """
-        from out_of_memory import *
+        from support.out_of_memory import *
         import _testcapi
         import uringloop
 
@@ -325,7 +325,7 @@ def test_a_bottom_half_runs_however_often_scheduling_failed(monitor):
 def test_no_socket_is_lost(monitor, made_by):
     """What makes a socket either gives it to its caller, or closes it; and ends."""
     source = """
-        from out_of_memory import *
+        from support.out_of_memory import *
         import _testcapi
         MADE_BY = sys.argv[1]
 

@@ -7,7 +7,7 @@ import errno
 import platform
 
 import pytest
-from helpers import STOCK, run_script
+from support.helpers import STOCK, run_script
 
 NUMBERS = {
     "x86_64": {

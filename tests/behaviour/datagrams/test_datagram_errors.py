@@ -5,8 +5,8 @@ import contextvars
 import socket
 
 import pytest
-from datagram_tools import Sender, everything, sending
-from helpers import STOCK, monitor_of, turns
+from support.datagram_tools import Sender, everything, sending
+from support.helpers import STOCK, monitor_of, turns
 
 
 async def test_refused_datagrams_of_a_connected_endpoint():

@@ -8,7 +8,7 @@ import socket
 import struct
 
 import pytest
-from helpers import STOCK, Datagrams, monitor_of, one_turn, run, turn_until, turns, until
+from support.helpers import STOCK, Datagrams, monitor_of, one_turn, run, turn_until, turns, until
 
 MANY = 150  # more than one batch
 

@@ -4,8 +4,8 @@ import asyncio
 import socket
 
 import pytest
-from datagram_tools import Sender, everything, forget, numbered, sending
-from helpers import one_turn, run, run_script, turns
+from support.datagram_tools import Sender, everything, forget, numbered, sending
+from support.helpers import one_turn, run, run_script, turns
 
 # What and where to
 

@@ -10,8 +10,8 @@ import time
 import warnings
 
 import pytest
-from datagram_tools import Sender, everything, forget, sending
-from helpers import STOCK, monitor_of, run, turns, until
+from support.datagram_tools import Sender, everything, forget, sending
+from support.helpers import STOCK, monitor_of, run, turns, until
 
 HEADER = 8 if sys.version_info >= (3, 13) else 0
 

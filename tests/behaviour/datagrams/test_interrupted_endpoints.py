@@ -7,7 +7,7 @@ import sys
 from io import FileIO
 
 import pytest
-from helpers import Datagrams, Recorder, run, turn_until
+from support.helpers import Datagrams, Recorder, run, turn_until
 
 INTERRUPTS = pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 

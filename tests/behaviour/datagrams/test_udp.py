@@ -6,7 +6,7 @@ import socket
 import sys
 
 import pytest
-from helpers import Datagrams, turns
+from support.helpers import Datagrams, turns
 
 
 @contextlib.asynccontextmanager

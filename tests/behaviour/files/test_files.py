@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from two_files import CONTENT, Pair, outcome
+from support.two_files import CONTENT, Pair, outcome
 
 from uringloop import files
 

@@ -7,7 +7,7 @@ import random
 import sys
 
 import pytest
-from helpers import turns
+from support.helpers import turns
 
 from uringloop import files
 

@@ -8,7 +8,7 @@ import stat
 import sys
 
 import pytest
-from helpers import turns
+from support.helpers import turns
 
 from uringloop import files
 

@@ -9,7 +9,7 @@ import socket
 import threading
 
 import pytest
-from helpers import until
+from support.helpers import until
 
 from uringloop import files
 

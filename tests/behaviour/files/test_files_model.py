@@ -4,9 +4,9 @@ import asyncio
 import os
 
 import pytest
-from helpers import run, turns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.helpers import run, turns
 
 from uringloop import files
 

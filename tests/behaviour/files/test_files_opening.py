@@ -8,8 +8,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import one_turn
-from two_files import CONTENT, Pair, outcome
+from support.helpers import one_turn
+from support.two_files import CONTENT, Pair, outcome
 
 from uringloop import files
 

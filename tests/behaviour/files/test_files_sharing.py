@@ -7,7 +7,7 @@ import os
 import threading
 
 import pytest
-from helpers import turns
+from support.helpers import turns
 
 from uringloop import files
 

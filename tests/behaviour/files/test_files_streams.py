@@ -14,7 +14,16 @@ import tty
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import kernel_workers, one_turn, pattern, shrink_buffers, socketpair, turn_until, turns, until
+from support.helpers import (
+    kernel_workers,
+    one_turn,
+    pattern,
+    shrink_buffers,
+    socketpair,
+    turn_until,
+    turns,
+    until,
+)
 
 from uringloop import files
 

@@ -1,7 +1,7 @@
 """Text files: whatever the builtin open does with the same steps."""
 
 import pytest
-from two_files import CONTENT, UMLAUTS, Pair
+from support.two_files import CONTENT, UMLAUTS, Pair
 
 from uringloop import files
 

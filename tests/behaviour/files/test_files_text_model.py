@@ -4,10 +4,10 @@ import os
 import sys
 
 import pytest
-from helpers import run
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from two_files import Pair
+from support.helpers import run
+from support.two_files import Pair
 
 pytestmark = pytest.mark.slow
 

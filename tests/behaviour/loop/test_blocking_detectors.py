@@ -5,7 +5,7 @@ import os
 import sys
 
 import pytest
-from helpers import Recorder, open_transport, pattern, read_exactly, socketpair, turns
+from support.helpers import Recorder, open_transport, pattern, read_exactly, socketpair, turns
 
 SIZE = 100_000
 _LET_THROUGH = {

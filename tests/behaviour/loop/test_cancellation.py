@@ -4,7 +4,7 @@ import asyncio
 import socket
 
 import pytest
-from helpers import STOCK, Recorder, fill, monitor_of, read_exactly, socketpair, turns
+from support.helpers import STOCK, Recorder, fill, monitor_of, read_exactly, socketpair, turns
 
 
 def stock_loses(count, turns):

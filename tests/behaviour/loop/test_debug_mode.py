@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from helpers import STOCK, monitor_of, one_turn, run, run_script, turn_until, turns
+from support.helpers import STOCK, monitor_of, one_turn, run, run_script, turn_until, turns
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import socket
 import threading
 
 import pytest
-from helpers import STOCK, Recorder, monitor_of, turns
+from support.helpers import STOCK, Recorder, monitor_of, turns
 
 
 @pytest.mark.parametrize(

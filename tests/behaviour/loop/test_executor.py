@@ -7,7 +7,7 @@ import threading
 import warnings
 
 import pytest
-from helpers import run, turns, until
+from support.helpers import run, turns, until
 
 
 async def test_result_and_arguments_travel():

@@ -6,7 +6,7 @@ import socket
 import weakref
 
 import pytest
-from helpers import make_loop
+from support.helpers import make_loop
 
 
 class Keeper(asyncio.Protocol):

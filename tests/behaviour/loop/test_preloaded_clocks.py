@@ -8,7 +8,7 @@ import textwrap
 import time
 
 import pytest
-from helpers import TESTS
+from support.helpers import TESTS
 
 LIBRARY = """
     #define _GNU_SOURCE
@@ -62,7 +62,7 @@ LIBRARY = """
 SCRIPT = """
     import asyncio, sys, time
     sys.path.insert(0, sys.argv[2])
-    from helpers import make_loop
+    from support.helpers import make_loop
 
     loop = make_loop(sys.argv[1])
     begun = loop.time()

@@ -5,9 +5,9 @@ import socket
 import threading
 import unittest.mock
 
-import helpers
 import pytest
-from helpers import (
+from support import helpers
+from support.helpers import (
     STOCK,
     Datagrams,
     Recorder,

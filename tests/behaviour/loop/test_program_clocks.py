@@ -8,7 +8,7 @@ import time
 import unittest.mock
 
 import pytest
-from helpers import STOCK, inside_glib, monitor_of, one_turn
+from support.helpers import STOCK, inside_glib, monitor_of, one_turn
 
 pytestmark = pytest.mark.skipif(inside_glib, reason="turns are made by hand, and the wait is GLib's")
 

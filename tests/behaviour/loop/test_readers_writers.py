@@ -8,7 +8,7 @@ import socket
 from errno import EBADF, EPERM
 
 import pytest
-from helpers import STOCK, fill, monitor_of, one_turn, turn_until, turns
+from support.helpers import STOCK, fill, monitor_of, one_turn, turn_until, turns
 
 
 @pytest.fixture

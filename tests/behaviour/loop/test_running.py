@@ -9,7 +9,7 @@ import sys
 import weakref
 
 import pytest
-from helpers import STOCK, one_turn, run, turn_until
+from support.helpers import STOCK, one_turn, run, turn_until
 
 
 def test_stop_before_run_forever_runs_exactly_one_turn(loop):
@@ -185,7 +185,7 @@ def test_a_loop_that_never_ran_can_be_closed(new_loop):
 
 
 def test_a_loop_that_is_forgotten_open_warns(new_loop, monitor):
-    from helpers import make_loop
+    from support.helpers import make_loop
 
     loop = make_loop(monitor)
     with pytest.warns(ResourceWarning, match="unclosed event loop"):  # noqa: PT031
@@ -196,7 +196,7 @@ def test_a_loop_that_is_forgotten_open_warns(new_loop, monitor):
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_loop_that_is_forgotten_open_goes_with_its_last_reference(monitor, debug):
     """Without the garbage collector; in debug mode, too, where people look for the warning."""
-    from helpers import make_loop
+    from support.helpers import make_loop
 
     if monitor == STOCK:
         pytest.skip("stock asyncio's loop and its self-pipe's reader hold each other")
@@ -212,7 +212,7 @@ def test_a_loop_that_is_forgotten_open_goes_with_its_last_reference(monitor, deb
 
 
 def test_a_closed_loop_is_collected(monitor):
-    from helpers import make_loop
+    from support.helpers import make_loop
 
     loop = make_loop(monitor)
     loop.run_until_complete(asyncio.sleep(0))

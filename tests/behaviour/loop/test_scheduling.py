@@ -8,9 +8,9 @@ import sys
 import time
 import weakref
 
-import helpers
 import pytest
-from helpers import STOCK, monitor_of, one_turn, run, turn_until
+from support import helpers
+from support.helpers import STOCK, monitor_of, one_turn, run, turn_until
 
 
 def test_callbacks_run_in_the_order_of_call_soon(loop):

@@ -6,7 +6,7 @@ The tests run in processes of their own: the mark that io_uring was had once is 
 import errno
 
 import pytest
-from helpers import URING_MONITORS, make_loop, run_script
+from support.helpers import URING_MONITORS, make_loop, run_script
 
 PRELUDE = """
 import errno, logging, resource, threading

@@ -6,13 +6,13 @@ import sys
 import textwrap
 
 import pytest
-from helpers import STOCK, TESTS
+from support.helpers import STOCK, TESTS
 
 
 def end(source, monitor, *, status=0, options=()):
     """Run a script to the interpreter's end in a process of its own; what it printed, and its stderr."""
     code = f"import sys\nsys.path += {[str(TESTS), str(TESTS.parent)]!r}\n"
-    code += f"MONITOR = {monitor!r}\nfrom helpers import *\n" + textwrap.dedent(source)
+    code += f"MONITOR = {monitor!r}\nfrom support.helpers import *\n" + textwrap.dedent(source)
     done = subprocess.run(
         [sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=40, check=False
     )

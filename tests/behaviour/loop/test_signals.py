@@ -1,7 +1,7 @@
 """Signals: add_signal_handler, Ctrl-C, Python's own handlers. Each test in a process of its own."""
 
 import pytest
-from helpers import STOCK, run_script
+from support.helpers import STOCK, run_script
 
 
 def test_handler_runs_in_the_loop_with_its_arguments(monitor):

@@ -7,7 +7,7 @@ import os
 import socket
 
 import pytest
-from helpers import pattern, read_exactly, server_tls, shrink_buffers, socketpair, turns
+from support.helpers import pattern, read_exactly, server_tls, shrink_buffers, socketpair, turns
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -60,7 +60,7 @@ async def test_recv_returns_nothing_at_the_end(pair):
 
 
 async def test_recv_of_a_reset_connection_raises():
-    from helpers import reset_on_close, tcp_socketpair
+    from support.helpers import reset_on_close, tcp_socketpair
 
     near, far = tcp_socketpair()
     near.setblocking(False)
@@ -380,7 +380,7 @@ async def test_closed_sockets_raise():
 
 async def test_a_transports_socket_cannot_be_used_beside_the_transport():
     """add_reader on a transport's fd is refused, so that nobody steals its data."""
-    from helpers import open_transport
+    from support.helpers import open_transport
 
     async with open_transport() as (transport, _protocol, _peer):
         loop = asyncio.get_running_loop()
@@ -449,7 +449,7 @@ async def test_cancelled_sendall_leaves_no_writer(pair):
 async def test_sendall_of_wide_items_sends_every_byte(pair):
     from array import array
 
-    from helpers import STOCK, monitor_of
+    from support.helpers import STOCK, monitor_of
 
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK:
@@ -464,7 +464,7 @@ async def test_sendall_of_wide_items_sends_every_byte(pair):
 
 async def test_a_number_that_is_used_again_belongs_to_the_new_socket():
     """A receiver whose socket was closed under it and a new socket with the same number."""
-    from helpers import STOCK, monitor_of
+    from support.helpers import STOCK, monitor_of
 
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK:

@@ -7,7 +7,7 @@ import sys
 from asyncio.subprocess import PIPE
 
 import pytest
-from helpers import run, turns
+from support.helpers import run, turns
 
 variable = contextvars.ContextVar("variable", default=0)
 

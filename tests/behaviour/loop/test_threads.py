@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from helpers import (
+from support.helpers import (
     Recorder,
     connect_unshared,
     one_turn,

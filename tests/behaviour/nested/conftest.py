@@ -1,7 +1,7 @@
 """Fixtures that only the tests of nested runs use."""
 
 import pytest
-from nested_tools import TASKS, look_at_tasks_of
+from support.nested_tools import TASKS, look_at_tasks_of
 
 
 @pytest.fixture(params=TASKS, ids=["C", "Python"])

@@ -6,11 +6,11 @@ import os
 import sys
 
 import pytest
-from helpers import (
+from support.helpers import (
     run,
     turn_until,
 )
-from nested_tools import TASKS, answer, fail, look_at_tasks_of, var
+from support.nested_tools import TASKS, answer, fail, look_at_tasks_of, var
 
 # -- results -----------------------------------------------------------------------------------------------
 

@@ -5,12 +5,12 @@ import os
 import signal
 
 import pytest
-from helpers import (
+from support.helpers import (
     run,
     run_script,
     turn_until,
 )
-from nested_tools import answer, fail
+from support.nested_tools import answer, fail
 
 # -- cancellation ------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ In processes of their own, which these frames could take down, with an allocator
 import textwrap
 
 import pytest
-from helpers import run_script
+from support.helpers import run_script
 
 SETUP = """
 import uringloop

@@ -5,7 +5,7 @@ import os
 import threading
 
 import pytest
-from helpers import (
+from support.helpers import (
     BufferedRecorder,
     Recorder,
     abort,
@@ -21,7 +21,7 @@ from helpers import (
     turn_until,
     turns,
 )
-from nested_tools import answer
+from support.nested_tools import answer
 
 # -- wrong uses --------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import contextvars
 import sys
 
 import pytest
-from helpers import run, run_script, turn_until, turns
+from support.helpers import run, run_script, turn_until, turns
 
 import uringloop
 

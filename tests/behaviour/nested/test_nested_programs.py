@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 import pytest
-from helpers import run
+from support.helpers import run
 
 import uringloop
 

@@ -4,7 +4,7 @@ import asyncio
 import socket
 
 import pytest
-from helpers import (
+from support.helpers import (
     BufferedRecorder,
     Datagrams,
     Recorder,

@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from helpers import STOCK, monitor_of, run, run_script, turns, until
+from support.helpers import STOCK, monitor_of, run, run_script, turns, until
 
 from .test_subprocess import PIPE, all_told, finish
 

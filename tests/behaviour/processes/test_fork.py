@@ -1,8 +1,8 @@
 """os.fork in a process with a live loop. Each test is a script of its own."""
 
 import pytest
-from forking import run_forking
-from helpers import TESTS, run_script
+from support.forking import run_forking
+from support.helpers import TESTS, run_script
 
 
 def test_a_new_loop_works_in_the_child(monitor):
@@ -259,7 +259,7 @@ def test_multiprocessing_works_beside_a_loop(monitor, method, tmp_path):
 import asyncio, multiprocessing, sys, warnings
 sys.path += PATH
 warnings.simplefilter("ignore", DeprecationWarning)
-from helpers import make_loop
+from support.helpers import make_loop
 
 def work(name, queue):
     loop = make_loop(name)

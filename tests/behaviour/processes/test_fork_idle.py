@@ -1,7 +1,7 @@
 """os.fork while the loop does not run: it goes on in the child. Each test is a script of its own."""
 
 import pytest
-from forking import run_forking
+from support.forking import run_forking
 
 IDLE = """
 async def work():

@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from helpers import turns, until
+from support.helpers import turns, until
 
 PYTHON = sys.executable
 PIPE = asyncio.subprocess.PIPE

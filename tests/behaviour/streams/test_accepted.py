@@ -8,7 +8,7 @@ import sys
 import warnings
 
 import pytest
-from helpers import STOCK, Recorder, monitor_of, server_tls, turns, until
+from support.helpers import STOCK, Recorder, monitor_of, server_tls, turns, until
 
 HOSTS = [
     pytest.param("127.0.0.1", socket.AF_INET, id="IPv4"),

@@ -4,7 +4,7 @@ import asyncio
 import os
 
 import pytest
-from helpers import BufferedRecorder, Recorder, open_transport, pattern, turns
+from support.helpers import BufferedRecorder, Recorder, open_transport, pattern, turns
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 

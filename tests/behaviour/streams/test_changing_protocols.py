@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from helpers import BufferedRecorder, Recorder, open_transport, turns, until
+from support.helpers import BufferedRecorder, Recorder, open_transport, turns, until
 
 from ..tls.test_tls_by_hand import secured
 

@@ -10,7 +10,7 @@ import os
 import socket
 
 import pytest
-from helpers import (
+from support.helpers import (
     STOCK,
     Datagrams,
     Recorder,

@@ -7,9 +7,9 @@ import os
 import socket
 import threading
 
-import helpers
 import pytest
-from helpers import (
+from support import helpers
+from support.helpers import (
     STOCK,
     Datagrams,
     Recorder,

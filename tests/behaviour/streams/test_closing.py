@@ -5,7 +5,7 @@ import errno
 import socket
 
 import pytest
-from helpers import (
+from support.helpers import (
     Recorder,
     abort,
     connect_unshared,

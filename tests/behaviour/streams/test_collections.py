@@ -5,7 +5,7 @@ import contextlib
 import gc
 
 import pytest
-from helpers import Datagrams, Recorder, monitor_of, open_pair, turns, until
+from support.helpers import Datagrams, Recorder, monitor_of, open_pair, turns, until
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 MANY_TURNS = 60

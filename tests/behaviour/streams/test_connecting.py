@@ -6,7 +6,7 @@ import socket
 import sys
 
 import pytest
-from helpers import STOCK, Recorder, monitor_of, turns, until
+from support.helpers import STOCK, Recorder, monitor_of, turns, until
 
 TCP = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
 TCP6 = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")

@@ -7,7 +7,7 @@ import struct
 import sys
 
 import pytest
-from helpers import client_tls, server_tls
+from support.helpers import client_tls, server_tls
 
 place = contextvars.ContextVar("place", default="the loop's")
 

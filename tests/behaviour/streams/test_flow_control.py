@@ -5,7 +5,7 @@ import socket
 import time
 
 import pytest
-from helpers import (
+from support.helpers import (
     Recorder,
     connect_unshared,
     fill,

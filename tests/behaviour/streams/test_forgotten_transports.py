@@ -6,7 +6,7 @@ import gc
 import socket
 
 import pytest
-from helpers import Datagrams, Recorder, turns, until
+from support.helpers import Datagrams, Recorder, turns, until
 
 ACTIONS = {
     "write": lambda transport: transport.write(b"secret"),

@@ -9,7 +9,7 @@ import socket
 import threading
 
 import pytest
-from helpers import (
+from support.helpers import (
     Recorder,
     fill,
     kernel_workers,

@@ -4,7 +4,7 @@ import contextlib
 import socket
 
 import pytest
-from helpers import (
+from support.helpers import (
     BufferedRecorder,
     Recorder,
     connect_unshared,

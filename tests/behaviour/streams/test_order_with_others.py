@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 import pytest
-from helpers import (
+from support.helpers import (
     STOCK,
     Datagrams,
     Recorder,

@@ -7,7 +7,7 @@ import os
 import socket
 
 import pytest
-from helpers import Recorder, fill, read_to_end, turns, until
+from support.helpers import Recorder, fill, read_to_end, turns, until
 
 
 class Writer(Recorder):

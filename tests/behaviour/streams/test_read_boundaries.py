@@ -5,7 +5,16 @@ import os
 import socket
 
 import pytest
-from helpers import BufferedRecorder, Recorder, open_transport, pattern, reset_on_close, run, turns, until
+from support.helpers import (
+    BufferedRecorder,
+    Recorder,
+    open_transport,
+    pattern,
+    reset_on_close,
+    run,
+    turns,
+    until,
+)
 
 SIZES = [100, 13_000, 20_000, 60_000]
 

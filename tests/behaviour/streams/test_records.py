@@ -5,7 +5,7 @@ import contextlib
 import socket
 
 import pytest
-from helpers import STOCK, Recorder, abort, connect_unshared, fill, monitor_of, pattern, turns, until
+from support.helpers import STOCK, Recorder, abort, connect_unshared, fill, monitor_of, pattern, turns, until
 
 
 class Pieces(Recorder):

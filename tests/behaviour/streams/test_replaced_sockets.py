@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import STOCK, Datagrams, Recorder, monitor_of, socketpair, until
+from support.helpers import STOCK, Datagrams, Recorder, monitor_of, socketpair, until
 
 
 class Counting(socket.socket):

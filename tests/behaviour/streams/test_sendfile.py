@@ -7,7 +7,7 @@ import socket
 import sys
 
 import pytest
-from helpers import (
+from support.helpers import (
     STOCK,
     fill,
     monitor_of,

@@ -5,7 +5,7 @@ import contextlib
 import socket
 
 import pytest
-from helpers import STOCK, monitor_of, turns, until
+from support.helpers import STOCK, monitor_of, turns, until
 
 OFFSETS = range(9)  # turns from the connection to the end of its request, and more
 

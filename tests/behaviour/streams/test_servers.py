@@ -7,7 +7,7 @@ import socket
 import sys
 
 import pytest
-from helpers import Recorder, run_script, turns, until
+from support.helpers import Recorder, run_script, turns, until
 
 
 async def connect(server, number=0):
@@ -267,7 +267,7 @@ async def test_a_burst_of_clients_is_accepted():
 
 
 async def test_client_that_resets_before_it_is_accepted_does_not_stop_the_server():
-    from helpers import reset_on_close
+    from support.helpers import reset_on_close
 
     server, protocols = await make()
     address = server.sockets[0].getsockname()

@@ -5,7 +5,7 @@ import contextlib
 import os
 
 import pytest
-from helpers import pattern, reset_on_close, socketpair, turns
+from support.helpers import pattern, reset_on_close, socketpair, turns
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ import functools
 import socket
 
 import pytest
-from helpers import Recorder, open_pair, open_transport, read_exactly, turns, until
+from support.helpers import Recorder, open_pair, open_transport, read_exactly, turns, until
 
 
 class Echo(Recorder):

@@ -6,7 +6,7 @@ import socket
 import sys
 
 import pytest
-from helpers import Recorder, open_transport, read_exactly, turns
+from support.helpers import Recorder, open_transport, read_exactly, turns
 
 
 class Echo(Recorder):

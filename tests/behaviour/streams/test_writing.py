@@ -6,7 +6,7 @@ import mmap
 import sys
 
 import pytest
-from helpers import (
+from support.helpers import (
     STOCK,
     Recorder,
     fill,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
-from helpers import (
+from support.helpers import (
     BufferedRecorder,
     Recorder,
     client_tls,

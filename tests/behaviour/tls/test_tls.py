@@ -11,7 +11,7 @@ import sys
 import weakref
 
 import pytest
-from helpers import DATA, Recorder, client_tls, pattern, server_tls, turns
+from support.helpers import DATA, Recorder, client_tls, pattern, server_tls, turns
 
 import uringloop
 

@@ -11,7 +11,7 @@ import subprocess
 import sysconfig
 
 import pytest
-from helpers import (
+from support.helpers import (
     DATA,
     BufferedRecorder,
     Recorder,
@@ -23,7 +23,7 @@ from helpers import (
     turns,
     until,
 )
-from tls_peer import Peer
+from support.tls_peer import Peer
 
 
 def plain_engine(context):

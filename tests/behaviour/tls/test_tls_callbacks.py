@@ -7,7 +7,7 @@ import logging
 import ssl
 
 import pytest
-from helpers import (
+from support.helpers import (
     DATA,
     BufferedRecorder,
     Recorder,
@@ -19,7 +19,7 @@ from helpers import (
     socketpair,
     turns,
 )
-from tls_peer import Peer
+from support.tls_peer import Peer
 
 from .test_tls_by_hand import Echo, secured
 

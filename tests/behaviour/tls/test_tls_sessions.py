@@ -7,7 +7,7 @@ import ssl
 import subprocess
 
 import pytest
-from helpers import Recorder, client_tls, server_tls
+from support.helpers import Recorder, client_tls, server_tls
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 

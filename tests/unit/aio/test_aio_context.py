@@ -16,8 +16,8 @@ import time
 import weakref
 
 import pytest
-from context_tools import Counter, settle
-from helpers import run_script, wait_until
+from support.context_tools import Counter, settle
+from support.helpers import run_script, wait_until
 
 import uringloop
 

@@ -7,8 +7,8 @@ import signal
 import threading
 
 import pytest
-from context_tools import settle
-from helpers import run_script
+from support.context_tools import settle
+from support.helpers import run_script
 
 import uringloop
 

@@ -9,7 +9,7 @@ import threading
 import weakref
 
 import pytest
-from context_tools import Counter, settle
+from support.context_tools import Counter, settle
 
 import uringloop
 

@@ -10,8 +10,8 @@ import time
 
 import pytest
 from drivers.core import ContextDriver, ForeignLoop, RecordingHandler
-from fakes.monitor import make_monitor
-from helpers import wait_until
+from support.helpers import wait_until
+from support.monitors import make_monitor
 
 POLLIN = select.POLLIN
 MS = 1_000_000

@@ -489,7 +489,7 @@ def test_flush_that_fails_does_not_flush_the_others_twice(request, aio):
 
 
 def test_first_turn_of_a_context_needs_no_other_call(fdmon_name):
-    from fakes.monitor import make_monitor
+    from support.monitors import make_monitor
 
     context = ContextDriver(make_monitor(fdmon_name))
     try:

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from context_tools import Counter, ForeignIterations
+from support.context_tools import Counter, ForeignIterations
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 from drivers.core import TimersDriver
-from helpers import run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.helpers import run_script
 
 COMPACT_FROM = 64
 

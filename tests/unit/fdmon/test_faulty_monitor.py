@@ -4,8 +4,8 @@ import asyncio
 import threading
 
 import pytest
-from fakes.monitor import make_monitor
-from helpers import pattern, run
+from support.helpers import pattern, run
+from support.monitors import make_monitor
 
 import uringloop
 import uringloop.eventloop.loop

@@ -14,7 +14,7 @@ import time
 
 import pytest
 from drivers.core import FakeMonitor, MonitorDriver, RecordingHandler
-from helpers import wait_until
+from support.helpers import wait_until
 
 from unit.conftest import free_fds
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from drivers.core import MonitorDriver, RecordingHandler
-from helpers import run_script
+from support.helpers import run_script
 
 from unit.test_refused_calls import NUMBERS
 
@@ -308,7 +308,7 @@ def test_monitor_closed_by_another_thread_releases_its_fds(new_driver, fds):
 
 
 def test_monitors_in_many_threads_do_not_meet(fdmon_name, fds):
-    from fakes.monitor import make_monitor
+    from support.monitors import make_monitor
 
     results = []
 

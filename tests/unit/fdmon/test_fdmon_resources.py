@@ -10,7 +10,7 @@ import socket
 
 import pytest
 from drivers.core import ContextDriver, MonitorDriver, RecordingHandler
-from helpers import run_script
+from support.helpers import run_script
 
 import uringloop
 from unit.conftest import forget_spare_rings, free_fds, open_fds

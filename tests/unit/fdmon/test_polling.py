@@ -10,9 +10,9 @@ import time
 
 import pytest
 from drivers.core import PollListDriver
-from helpers import run_script
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.helpers import run_script
 
 import uringloop
 from unit.conftest import handler_with

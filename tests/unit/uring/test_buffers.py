@@ -12,7 +12,7 @@ from drivers.ring import (
     RequestsDriver,
     RingDriver,
 )
-from helpers import pattern
+from support.helpers import pattern
 
 from uringloop.uring.ring import Ring
 

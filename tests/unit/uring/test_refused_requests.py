@@ -3,10 +3,10 @@
 import asyncio
 import socket
 
-import helpers
 import pytest
 from drivers.core import RecordingHandler
-from helpers import make_loop, open_transport, pattern, run, turn_until, until, wait_until
+from support import helpers
+from support.helpers import make_loop, open_transport, pattern, run, turn_until, until, wait_until
 
 POLLIN = 1
 

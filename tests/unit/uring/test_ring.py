@@ -15,7 +15,7 @@ from drivers.ring import (
     RingDriver,
 )
 from drivers.violations import HAS_ASSERTIONS
-from helpers import run_script, wait_until
+from support.helpers import run_script, wait_until
 
 import uringloop
 from unit.conftest import forget_spare_rings, open_fds

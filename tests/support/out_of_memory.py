@@ -14,7 +14,7 @@ import os
 import socket
 import warnings
 
-import helpers
+from support import helpers
 
 CLEAN_RUNS = 30  # so many in a row without any effect: there were fewer allocations than that
 SECONDS = 5.0

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 import time
 
-from helpers import client_tls, server_tls
+from support.helpers import client_tls, server_tls
 
 
 class Peer:

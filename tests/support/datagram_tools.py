@@ -6,7 +6,7 @@ import gc
 import socket
 import warnings
 
-from helpers import Datagrams
+from support.helpers import Datagrams
 
 
 class Sender(Datagrams):

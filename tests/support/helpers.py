@@ -18,8 +18,8 @@ import time
 
 URING_MONITORS = ("io_uring", "epoll", "poll")
 STOCK = "asyncio"
-TESTS = pathlib.Path(__file__).parent
-DATA = TESTS / "behaviour" / "data"
+TESTS = pathlib.Path(__file__).parents[1]
+DATA = TESTS / "support" / "data"
 
 inside_glib = False  # pytest --glib: GLib drives uringloop's loops
 glib_is_outer = False  # pytest --glib-outer: by GLib.MainLoop.run()
@@ -437,7 +437,7 @@ def run_script(source, monitor=STOCK, *, seconds=40.0, env=None, expect=0, argum
     """
     # At the path's end, so that no folder here can stand before a module of Python's.
     path = f"import sys\nsys.path += [{str(TESTS)!r}, {str(TESTS.parent)!r}]\n"
-    code = f"{path}MONITOR = {monitor!r}\nfrom helpers import *\n" + textwrap.dedent(source)
+    code = f"{path}MONITOR = {monitor!r}\nfrom support.helpers import *\n" + textwrap.dedent(source)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("URINGLOOP_")}
     environment["PYTHONFAULTHANDLER"] = "1"
     environment.update(env or {})

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import sys
 
-from helpers import turns
+from support.helpers import turns
 
 TASKS = [asyncio.Task, asyncio.tasks._PyTask]
 var = contextvars.ContextVar("var", default="unset")

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from helpers import run_script
+from support.helpers import run_script
 
 FORK = """
 import warnings
