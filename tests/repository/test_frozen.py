@@ -57,7 +57,8 @@ def found(tmp_path_factory):
     program = tmp_path_factory.mktemp("frozen") / "program.py"
     program.write_text("import uringloop\n")
     standard = os.path.dirname(os.__file__)
-    finder = ModuleFinder([str(ROOT), *(path for path in sys.path if path and "tests" not in path), standard])
+    others = (path for path in sys.path if path and not path.startswith(str(ROOT / "tests")))
+    finder = ModuleFinder([str(ROOT), *others, standard])
     finder.run_script(str(program))
     return set(finder.modules)
 
