@@ -478,7 +478,7 @@ def test_signals_are_seen_while_looking(how):
     run_script(
         f"""
         import signal
-        from unit.test_polling import learned_loop
+        from unit.fdmon.test_polling import learned_loop
 
         class Alarm(Exception): pass
 
