@@ -2,7 +2,7 @@
 
 How it works:
 1. `Backend` is the list of operations. `ring_backend.RingBackend` makes each one a request on the loop's ring,
-   `thread_backend.ThreadBackend` a call in the loop's default executor. `backend_of(loop)` says which a loop has.
+   `thread_backend.ThreadBackend` a call in the loop's default executor. Which one a loop has: `choice.backend_of`.
 2. Everything above (binary, text, functions, copying, temporary) knows this class only.
 
 Invariant: an operation that is cancelled does not return before the kernel, or the thread, is done with it. The
@@ -27,9 +27,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["APPEND", "STREAM", "Backend", "Opened", "Path", "backend_of", "outcome_of"]
+__all__ = ["APPEND", "OFFSET_MOST", "STREAM", "Backend", "Opened", "Path", "outcome_of"]
 
 STREAM = -1
+# What an off_t holds.
+OFFSET_MOST = (1 << 63) - 1
 APPEND = -2
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -362,26 +364,3 @@ def _release_fifo(path: Path, dir_fd: int | None) -> bool:
     except OSError:
         return False
     return True
-
-
-def backend_of(loop: asyncio.AbstractEventLoop) -> Backend:
-    """A backend for a loop: requests where it has add_sqe(), threads on all others, stock asyncio among them."""
-    supports_sqe = getattr(loop, "supports_sqe", False)
-    kind = _kinds.get(supports_sqe) or _load(supports_sqe)
-    return kind(loop)
-
-
-# supports_sqe -> class; a build without liburing has no ring_backend
-_kinds: dict[bool, type[Backend]] = {}
-
-
-def _load(supports_sqe: bool) -> type[Backend]:
-    if supports_sqe:
-        from .ring_backend import RingBackend
-
-        _kinds[True] = RingBackend
-    else:
-        from .thread_backend import ThreadBackend
-
-        _kinds[False] = ThreadBackend
-    return _kinds[supports_sqe]

@@ -24,8 +24,8 @@ import os
 from asyncio.events import _get_running_loop
 from typing import Any
 
-from .backend import STREAM, Backend, Buffer, Opened, outcome_of
-from .common import OFFSET_MOST, BinaryFile, bytes_view, writable_view
+from .backend import OFFSET_MOST, STREAM, Backend, Buffer, Opened, outcome_of
+from .common import BinaryFile, bytes_view, writable_view
 from .modes import Mode, c_int, c_size, optional_size
 
 READ_AHEAD_FIRST_BYTES = 8 * 1024

@@ -36,7 +36,7 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from ..support.errors import os_error
-from .backend import APPEND, STREAM, Backend, Buffer, Opened, Path, outcome_of
+from .backend import APPEND, OFFSET_MOST, STREAM, Backend, Buffer, Opened, Path, outcome_of
 from .modes import Mode, optional_size, type_name
 
 _F = TypeVar("_F", bound="BinaryFile")
@@ -44,8 +44,6 @@ _F = TypeVar("_F", bound="BinaryFile")
 # Bytes that `read()` asks for where a file does not tell its size (in /proc, for instance).
 UNKNOWN_SIZE_BYTES = 64 * 1024
 
-# What an off_t holds.
-OFFSET_MOST = (1 << 63) - 1
 # The least that a file system of Linux takes for a file's size (MAX_NON_LFS).
 _ALWAYS_MOST = (1 << 31) - 1
 

@@ -10,7 +10,8 @@ import stat
 from typing import Any, TypeVar
 
 from . import functions
-from .backend import STREAM, Backend, Opened, Path, backend_of, outcome_of
+from .backend import STREAM, Backend, Opened, Path, outcome_of
+from .choice import backend_of
 from .opening import open_fd
 
 _P = TypeVar("_P", bound=Path)

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from .backend import Backend, Path, backend_of
+from .backend import Backend, Path
+from .choice import backend_of
 from .modes import check_path
 
 _T = TypeVar("_T")

@@ -14,8 +14,9 @@ from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from .backend import Backend, Opened, Path, backend_of
+from .backend import Backend, Opened, Path
 from .buffered import BufferedFile
+from .choice import backend_of
 from .common import BinaryFile
 from .modes import (
     Mode,

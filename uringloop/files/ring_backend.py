@@ -22,8 +22,7 @@ from typing import Any
 
 from ..liburing import ffi, lib
 from ..support.errors import os_error
-from .backend import STREAM, Backend, Buffer, Opened, Path
-from .common import OFFSET_MOST
+from .backend import OFFSET_MOST, STREAM, Backend, Buffer, Opened, Path
 from .ring_requests import Block, RingFiles, describe_now
 
 # Bytes of a file per request: more would be copied within one submission, and nobody else had a turn.

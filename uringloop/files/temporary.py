@@ -18,8 +18,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, overload
 
-from .backend import Backend, Opened, Path, backend_of
+from .backend import Backend, Opened, Path
 from .buffered import BufferedFile
+from .choice import backend_of
 from .common import BinaryFile
 from .functions import mkdir
 from .modes import check_text_arguments, parse_mode, resolve_encoding

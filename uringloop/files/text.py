@@ -26,8 +26,8 @@ from types import TracebackType
 from typing import Any
 
 from ..support.errors import os_error
+from .backend import OFFSET_MOST
 from .buffered import BufferedFile
-from .common import OFFSET_MOST
 from .modes import c_int, c_size, optional_size, type_name
 
 CHUNK_BYTES = 8192
