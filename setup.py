@@ -37,17 +37,17 @@ PLAIN = [
     "aio.owner",
     "aio.gsource",
     "transports.addresses",
-    "transports.datagram",
-    "transports.packets",
-    "transports.endpoint",
-    "transports.stream",
-    "transports.wire",
-    "transports.tls_engine",
-    "transports.tls",
-    "transports.tls_transport",
-    "eventloop.watching",
-    "eventloop.core",
-    "eventloop.nested",
+    "transports.datagram.transport",
+    "transports.datagram.packets",
+    "transports.stream.endpoint",
+    "transports.stream.transport",
+    "transports.stream.wire",
+    "transports.tls.engine",
+    "transports.tls.protocol",
+    "transports.tls.transport",
+    "eventloop.base.watching",
+    "eventloop.base.loop_core",
+    "eventloop.nested.levels",
     "eventloop.lost_tasks",
     "glib.native",
 ]
@@ -63,14 +63,14 @@ RING = [
     "requests.checks",
     "requests.submit",
     "requests.awaiting",
-    "transports.ring_wire",
-    "transports.accept",
+    "transports.stream.ring_wire",
+    "transports.stream.accept",
     "files.ring_requests",
     "eventloop.raw",
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloop/support/collect.h"]
 HEADERS += ["uringloop/support/assertions.h"]
-HEADERS += ["uringloop/transports/tls_openssl.h", "uringloop/eventloop/stock_clock.h"]
+HEADERS += ["uringloop/transports/tls/openssl.h", "uringloop/eventloop/base/stock_clock.h"]
 
 # The cffi module for raw requests, and the compiler flags that it shares with the others.
 CFFI_MODULES = ["uringloop/liburing/build_ffi.py:ffibuilder"]

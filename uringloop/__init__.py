@@ -20,7 +20,7 @@ except ModuleNotFoundError as _error:
     ) from _error
 from . import _frozen  # noqa: F401 (for the analysis of tools that freeze programs)
 from ._version import __version__
-from .eventloop.nested_mode import allow_nested, disallow_nested
+from .eventloop.nested.mode import allow_nested, disallow_nested
 from .exceptions import MonitorUnavailable, SqeNotSupported, UringLoopError
 from .policy import new_event_loop, run
 

@@ -8,8 +8,8 @@ from .aio.context import AioContext as AioContext
 from .aio.event_notifier import EventNotifier as EventNotifier
 from .aio.poll_handlers import PollHandler as PollHandler
 from .eventloop.loop import Loop as Loop
-from .eventloop.nested_mode import allow_nested as allow_nested
-from .eventloop.nested_mode import disallow_nested as disallow_nested
+from .eventloop.nested.mode import allow_nested as allow_nested
+from .eventloop.nested.mode import disallow_nested as disallow_nested
 from .exceptions import MonitorUnavailable as MonitorUnavailable
 from .exceptions import SqeNotSupported as SqeNotSupported
 from .exceptions import UringLoopError as UringLoopError

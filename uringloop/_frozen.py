@@ -66,36 +66,22 @@ def _seen_of_ours() -> None:
         sources,
         timers,
     )
-    from .eventloop import (
-        core,
-        nested,
-        raw,
-        views,
-        watching,
-    )
+    from .eventloop import raw
+    from .eventloop.base import loop_core, views, watching
+    from .eventloop.nested import levels
     from .fdmon import base, epoll, io_uring, poll, polling, select
     from .files import ring_requests
     from .liburing import _ffi, enums, features, probing, refusal
     from .requests import awaiting, checks, registered, submit
     from .requests import request as raw_request
     from .support import errors, references
-    from .transports import (
-        accept,
-        addresses,
-        classes,
-        datagram,
-        endpoint,
-        flow,
-        packets,
-        plain,
-        ring_wire,
-        stock,
-        stream,
-        tls,
-        tls_classes,
-        tls_engine,
-        tls_transport,
-        trsock,
-        wire,
-    )
+    from .transports import addresses, flow, plain, stock, trsock
+    from .transports.datagram import classes as datagram_classes
+    from .transports.datagram import packets
+    from .transports.datagram import transport as datagram_transport
+    from .transports.stream import accept, classes, endpoint, ring_wire, transport, wire
+    from .transports.tls import classes as tls_classes
+    from .transports.tls import engine as tls_engine
+    from .transports.tls import protocol
+    from .transports.tls import transport as tls_transport
     from .uring import buffers, completions, engine, request, ring, sendprobe

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .eventloop.loop import Loop
-from .eventloop.nested_mode import allow_nested, run_main, running_nestable_loop
+from .eventloop.nested.mode import allow_nested, run_main, running_nestable_loop
 
 _T = TypeVar("_T")
 

@@ -19,7 +19,7 @@ from uringloop.aio.timers cimport Timers
 from uringloop.fdmon.polling cimport PolledEvent, PollList
 from uringloop.fdmon.base cimport FDMonitor, FdHandler, ReadyList
 from uringloop.fdmon.poll cimport PollMonitor
-from uringloop.transports.wire cimport SendQueue, iovec
+from uringloop.transports.stream.wire cimport SendQueue, iovec
 
 import contextvars
 import random

@@ -8,8 +8,8 @@ from uringloop.fdmon.io_uring cimport IoUringMonitor, PollRequest
 from uringloop.liburing.liburing cimport *
 from uringloop.requests.request cimport ContextRequest
 from uringloop.requests.submit cimport Scratch, put_back, take_scratch
-from uringloop.transports.ring_wire cimport RingWire, SendRequest
-from uringloop.transports.wire cimport SendQueue, WireEnd
+from uringloop.transports.stream.ring_wire cimport RingWire, SendRequest
+from uringloop.transports.stream.wire cimport SendQueue, WireEnd
 from uringloop.uring.buffers cimport BufferRing
 from uringloop.uring.completions cimport CompletionFifo
 from uringloop.uring.engine cimport Engine

@@ -22,10 +22,10 @@ from uringloop.fdmon.epoll cimport EpollMonitor
 from uringloop.fdmon.poll cimport PollMonitor
 from uringloop.fdmon.polling cimport PolledEvent, PollList
 from uringloop.support.references cimport References
-from uringloop.transports.packets cimport Batch, DatagramQueue
-from uringloop.transports.stream cimport StreamTransport
-from uringloop.transports.tls cimport TlsProtocol
-from uringloop.transports.wire cimport SendQueue
+from uringloop.transports.datagram.packets cimport Batch, DatagramQueue
+from uringloop.transports.stream.transport cimport StreamTransport
+from uringloop.transports.tls.protocol cimport TlsProtocol
+from uringloop.transports.stream.wire cimport SendQueue
 
 import contextvars
 import os

@@ -114,7 +114,7 @@ def test_the_table_of_layers_is_the_one_that_the_imports_are_tested_by():
         ("`aio/context.pyx: turned`", ["aio/context.pyx: turned"]),
         ("`aio/contexts.pyx`", ["aio/contexts.pyx"]),
         ("`eventloop/loop.py: Loop.close`", []),
-        ("`transports/packets.pyx: ul_receive`", []),
+        ("`transports/datagram/packets.pyx: ul_receive`", []),
         ("`uring/ring.pyx: spare_rings`", []),
         ("`tests/support/helpers.py: make_loop`", []),
     ],

@@ -122,18 +122,42 @@ def test_imports_go_only_down(path):
     assert sorted(up) == []
 
 
-def test_compiled_modules_import_each_other_as_a_tree():
+def refuse_circles(graph):
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_modules_import_each_other_as_a_tree():
     """A circle between extension modules is only found out when they are imported in the wrong order."""
     graph = {}
     for path in FILES:
-        if path.suffix in (".pyx", ".pxd"):
-            module = ".".join(module_of(path))
-            graph.setdefault(module, set()).update(set(imports(path)) - {module})
-    try:
-        order = list(TopologicalSorter(graph).static_order())
-    except CycleError as error:
-        pytest.fail(" -> ".join(error.args[1]))
-    assert "uringloop.fdmon.base" in order
+        module = ".".join(module_of(path))
+        graph.setdefault(module, set()).update(
+            target
+            for target in imports(path)
+            if target != module and (name(path).removesuffix("i"), target) not in ALLOWED
+        )
+    assert "uringloop.fdmon.base" in refuse_circles(graph)
+
+
+def test_folders_import_each_other_as_a_tree():
+    """A folder's own files stand above its sub-folders or below them, not both."""
+
+    def folder(dotted):
+        above = dotted if ROOT.joinpath(*dotted.split(".")).is_dir() else dotted.rpartition(".")[0]
+        return dotted if above == PACKAGE.name else above  # each file at the top is a layer of its own
+
+    graph = {}
+    for path in FILES:
+        own = folder(".".join(module_of(path)))
+        graph.setdefault(own, set()).update(
+            folder(target)
+            for target in [*imports(path), *headers(path)]
+            if folder(target) != own and (name(path).removesuffix("i"), target) not in ALLOWED
+        )
+    assert "uringloop.fdmon" in refuse_circles(graph)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from asyncio import base_events, events
 from asyncio.log import logger
 
 from ..fdmon.select import make_monitor
-from .core import is_in_environment
+from .base.loop_core import is_in_environment
 from .lost_tasks import after_memory_error, is_for_want_of_memory
-from .nested_mode import NestedMixin
+from .nested.mode import NestedMixin
 from .processes import ProcessesMixin
 from .resolve import ResolveMixin
 from .serve import ServeMixin
@@ -30,7 +30,7 @@ try:
 except ModuleNotFoundError as _error:
     if not (_error.name or "").startswith("uringloop."):
         raise
-    from .core import LoopCore as Core  # a build without liburing
+    from .base.loop_core import LoopCore as Core  # a build without liburing
 
 _live_loops = weakref.WeakSet()
 

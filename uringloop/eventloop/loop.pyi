@@ -3,7 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..aio.poll_handlers import PollHandler
-from .nested_mode import NestedMixin
+from .nested.mode import NestedMixin
 from .processes import ProcessesMixin
 from .raw import RawCore
 from .resolve import ResolveMixin

@@ -17,7 +17,7 @@ Thread: the loop's.  Cost: none until there is a MemoryError.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport PyObject
 
-from .core cimport LoopCore
+from .base.loop_core cimport LoopCore
 
 from asyncio import events, futures, tasks
 from contextvars import Context

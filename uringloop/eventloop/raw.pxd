@@ -1,7 +1,7 @@
 # add_sqe(): the loop's ring, open to everybody.
 from ..requests.awaiting cimport RawRequest
 from ..requests.submit cimport Scratch
-from .core cimport LoopCore
+from .base.loop_core cimport LoopCore
 
 cdef class RawCore(LoopCore):
     cdef public object _registered_buffers  # RegisteredBuffers, or None

@@ -4,7 +4,7 @@ from typing import Any
 from ..requests.awaiting import RawRequest
 from ..requests.registered import RegisteredBuffers, RegisteredFiles
 from ..requests.request import Cqe
-from .core import LoopCore
+from .base.loop_core import LoopCore
 
 class RawCore(LoopCore):
     def add_sqe(

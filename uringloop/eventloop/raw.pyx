@@ -19,7 +19,7 @@ from ..requests.submit cimport Scratch, put_back, set_callback, take_scratch
 from ..uring.engine cimport Engine
 from ..uring.request cimport Request
 from ..uring.ring cimport SQ_LARGE
-from .core cimport LoopCore
+from .base.loop_core cimport LoopCore
 
 from ..exceptions import SqeNotSupported
 from ..requests.registered import RegisteredBuffers, RegisteredFiles

@@ -11,15 +11,16 @@ from asyncio.log import logger
 
 from ..support.errors import os_error
 from ..transports import stock
-from ..transports.classes import _SelectorDatagramTransport, _SelectorSocketTransport
-from ..transports.endpoint import Connection, Kind, accept
+from ..transports.datagram.classes import _SelectorDatagramTransport
 from ..transports.plain import DATAGRAM_METHODS, STREAM_METHODS, is_class_plain, is_original, is_plain
-from ..transports.wire import ReadinessWire
+from ..transports.stream.classes import _SelectorSocketTransport
+from ..transports.stream.endpoint import Connection, Kind, accept
+from ..transports.stream.wire import ReadinessWire
 from .stdlib_hooks import StdlibHooks
 
 try:
-    from ..transports.accept import Acceptor
-    from ..transports.ring_wire import RingWire
+    from ..transports.stream.accept import Acceptor
+    from ..transports.stream.ring_wire import RingWire
 except ImportError:  # a build without liburing: no monitor has requests
     RingWire = Acceptor = None
 

@@ -19,8 +19,8 @@ import socket
 from asyncio import exceptions
 
 from ..support.errors import os_error
-from ..transports.endpoint import Kind, accept
 from ..transports.plain import is_original
+from ..transports.stream.endpoint import Kind, accept
 
 try:
     import ssl

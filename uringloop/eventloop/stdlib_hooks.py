@@ -11,8 +11,8 @@ import threading
 import weakref
 from asyncio import selector_events, unix_events
 
-from ..transports.endpoint import TransportTable
-from .views import LazySelector
+from ..transports.stream.endpoint import TransportTable
+from .base.views import LazySelector
 
 _SELECTOR = selector_events.BaseSelectorEventLoop
 _UNIX = unix_events._UnixSelectorEventLoop

@@ -1,4 +1,4 @@
-from .views import SelectorView as SelectorView
+from .base.views import SelectorView as SelectorView
 
 # Methods borrowed from asyncio by name: Loop's own stub says what they are.
 class StdlibHooks:

@@ -5,8 +5,8 @@ import functools
 import ssl
 from asyncio import constants
 
-from ..transports.tls import TlsProtocol
-from ..transports.tls_classes import _SSLProtocolTransport
+from ..transports.tls.classes import _SSLProtocolTransport
+from ..transports.tls.protocol import TlsProtocol
 
 
 class TlsMixin:

@@ -2,7 +2,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from ..aio.context import AioContext
-from ..eventloop.core import LoopCore
+from ..eventloop.base.loop_core import LoopCore
 
 def load() -> None: ...
 

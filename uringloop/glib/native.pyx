@@ -19,7 +19,7 @@ from cpython.ref cimport PyObject
 
 from ..aio.context cimport AioContext
 from ..aio.gsource cimport ForeignTurns
-from ..eventloop.core cimport LoopCore
+from ..eventloop.base.loop_core cimport LoopCore
 from ..fdmon.base cimport FdHandler
 from ..support.system cimport POLLIN
 

@@ -17,8 +17,8 @@ for ever, before its memory goes.
 Threads: the thread that enables the ring owns it for ever; `move` makes a new ring for another thread.
 Kernel: 5.19 at least, 6.0 for multishot receive, 6.1 for DEFER_TASKRUN.
 
-Not here: readiness (`fdmon/io_uring`), what a completion means (`transports/ring_wire`, `requests/`), memory rules
-(`request`).
+Not here: readiness (`fdmon/io_uring`), what a completion means (`transports/stream/ring_wire`, `requests/`), memory
+rules (`request`).
 """
 
 from libc.errno cimport EAGAIN

@@ -396,8 +396,8 @@ def test_timers_made_and_cancelled_inside_a_repr_run_in_their_order(loop):
 
 LOOP = "uringloop.eventloop.loop", "Loop"
 TRANSPORTS = [
-    ("uringloop.transports.classes", "_SelectorSocketTransport"),
-    ("uringloop.transports.stream", "StreamTransport"),
+    ("uringloop.transports.stream.classes", "_SelectorSocketTransport"),
+    ("uringloop.transports.stream.transport", "StreamTransport"),
 ]
 HANDLES = [("uringloop.aio.handles", "Handle"), ("uringloop.aio.handles", "TimerHandle")]
 
@@ -463,7 +463,7 @@ HANDLES = [("uringloop.aio.handles", "Handle"), ("uringloop.aio.handles", "Timer
             for transport in TRANSPORTS
         ],
         (
-            ("uringloop.transports.classes", "DatagramTransport"),
+            ("uringloop.transports.datagram.classes", "DatagramTransport"),
             """
             repr(it)
             it.sendto(b"x")
@@ -480,7 +480,7 @@ HANDLES = [("uringloop.aio.handles", "Handle"), ("uringloop.aio.handles", "Timer
             """,
         ),
         (
-            ("uringloop.transports.tls", "TlsProtocol"),
+            ("uringloop.transports.tls.protocol", "TlsProtocol"),
             """
             repr(it)
             it.data_received(b"x")

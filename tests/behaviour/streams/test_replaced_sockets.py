@@ -155,7 +155,7 @@ async def test_a_subclass_without_such_methods_is_as_fast_as_any():
     protocol = Recorder()
     transport, _ = await loop.create_connection(lambda: protocol, sock=sock)
     if monitor_of(loop) != STOCK:
-        assert type(transport).__module__ == "uringloop.transports.classes"
+        assert type(transport).__module__ == "uringloop.transports.stream.classes"
     transport.abort()
     await protocol.lost.wait()
     peer.close()

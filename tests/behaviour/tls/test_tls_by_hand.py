@@ -79,7 +79,7 @@ async def test_the_engine_is_the_one_that_was_asked_for(prepare):
 
 
 def test_a_tls_transport_that_was_never_made_is_forgotten_quietly():
-    from uringloop.transports.tls_transport import TlsTransport
+    from uringloop.transports.tls.transport import TlsTransport
 
     with pytest.raises(TypeError):
         TlsTransport.__new__(TlsTransport, None)

@@ -1,0 +1,732 @@
+"""LoopCore: everything of the asyncio loop that runs once per callback, timer, or watched fd.
+
+`Loop` (loop.py) inherits from this first and from asyncio.BaseEventLoop second: what stands here replaces the Python
+version, everything else is asyncio's own.  No cdef attribute has a name that BaseEventLoop assigns, except through the
+properties at the end, which keep asyncio's private names true.
+
+Thread: the loop's, except call_soon_threadsafe and _write_to_self.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+
+from ...aio.context cimport AioContext, ul_monotonic_ns
+from ...aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
+from ...aio.program cimport Program
+from ...fdmon.base cimport FDMonitor, FdHandler, Stopwatch
+from ...support.system cimport POLLIN, POLLOUT
+from .watching cimport FdWatching
+
+import _thread
+import sys
+import threading
+import time
+import weakref
+
+from asyncio import base_events, coroutines, events, format_helpers, futures
+from collections import deque
+import inspect
+import selectors
+from types import BuiltinFunctionType
+
+from ...exceptions import SqeNotSupported
+from .views import ReadyView, ScheduledView, SelectorView
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    int PyObject_GenericSetAttr(object, object, PyObject *) except -1
+    bint PyUnicode_CHECK_INTERNED(object) noexcept
+
+cdef extern from "<stdlib.h>":
+    char *getenv(const char *name)
+
+cdef extern from "<math.h>" nogil:
+    double ceil(double)
+
+# Beyond this a time in nanoseconds does not fit; such a timer never comes (292 years).
+cdef double FARTHEST_S = 9.0e9
+cdef int64_t FARTHEST_NS = 0x7FFFFFFFFFFFFFFF
+
+cdef enum:
+    GREEN_WAIT_NS = 1_000_000
+
+cdef enum:
+    EVENT_READ = 1   # of selectors
+    EVENT_WRITE = 2
+
+cdef object Future = futures.Future
+cdef bint has_thread_safe_handles = hasattr(events, "_ThreadSafeHandle")  # since Python 3.14
+
+cdef class LoopCore(FdWatching):
+    """The compiled half of Loop."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.is_loop_closed = True  # until __init__ has given it a context
+
+    def _adopt_monitor(self, FDMonitor monitor not None):
+        """Make the context on this monitor; called once, by Loop.__init__."""
+        self.aio_context = AioContext(monitor)
+        self.aio_context.report_to(weakref.ref(self))
+        self.follow_slowness()
+        self.aio_context.program = LoopProgram(self)
+
+    def __setattr__(self, name, value):
+        """What tests of applications replace to travel in time is looked up again."""
+        PyObject_GenericSetAttr(self, name, <PyObject *>value)
+        if is_looked_up(name):
+            self.known_tag = UNKNOWN_TAG
+
+    def __delattr__(self, name):
+        PyObject_GenericSetAttr(self, name, NULL)
+        if is_looked_up(name):
+            self.known_tag = UNKNOWN_TAG
+
+    def _look_again(self):
+        """An attribute of loop._selector has changed."""
+        self.known_tag = UNKNOWN_TAG
+
+    cdef int look_again(self) except -1:
+        """Find out what is not ours."""
+        cdef dict own = self.__dict__
+        kind = type(self)
+        view = own.get("_selector")
+        self.has_own_base_time = base_events.BaseEventLoop.time is not plain_base_time
+        self.has_own_time = self.has_own_base_time or kind.time is not plain_time or "time" in own
+        self.has_own_call_at = kind.call_at is not plain_call_at or "call_at" in own
+        self.has_own_turn = kind._run_once is not plain_run_once or "_run_once" in own
+        self.has_own_select = view is not None and (
+            type(view) is not SelectorView or SelectorView.select is not plain_select or "select" in view.__dict__)
+        self.has_own_clock = self.has_own_time or not ul_is_clock_stock_by("time", "monotonic")
+        self.has_own_timers = self.has_own_clock or self.has_own_call_at
+        self.is_followed = False
+        # last: looking up is what makes tags
+        self.known_clock = ul_clock_version() or UNKNOWN_VERSION
+        self.known_view_tag = ul_view_tag() or <unsigned>UNKNOWN_TAG
+        self.known_tag = ul_class_tag(self) or <unsigned>UNKNOWN_TAG
+        return 0
+
+    cdef int follow_program(self) except -1:
+        """Before a turn: whose clock and whose select it goes by."""
+        if not is_as_known(self):
+            self.look_again()
+        if not self.is_followed:
+            self.aio_context.has_own_clock = self.has_own_clock
+            self.aio_context.has_own_select = self.has_own_select
+            self.is_followed = True
+        return 0
+
+    # -- callbacks -------------------------------------------------------------------------------------
+
+    cdef Handle new_handle(self, object callback, object args, object context):
+        cdef Handle handle = Handle.__new__(Handle)
+        self.fill_plain(handle, callback, args, context)
+        return handle
+
+    cdef int fill_plain(self, Handle handle, object callback, object args, object context) except -1:
+        handle.callback = callback
+        handle.args = args
+        handle.n_args = -1
+        handle.loop = self
+        handle.aio_context = PyContext_CopyCurrent() if context is None else context
+        if self.is_debug:
+            handle.debug_info = format_helpers.extract_stack(sys._getframe(0))
+        return 0
+
+    def call_soon(self, callback, *args, context=None):
+        """See asyncio.loop.call_soon."""
+        cdef Handle handle
+        if self.is_loop_closed:
+            raise RuntimeError("Event loop is closed")
+        if self.is_debug:
+            self._check_thread()
+            self.check_callback(callback, "call_soon")
+        handle = self.new_handle(callback, args, context)
+        self.aio_context.ready.push(handle)
+        return handle
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        """See asyncio.loop.call_soon_threadsafe; from any thread, and from Python's signal handlers."""
+        cdef Handle handle
+        if self.is_loop_closed:
+            raise RuntimeError("Event loop is closed")
+        if self.is_debug:
+            self.check_callback(callback, "call_soon_threadsafe")
+        handle = ThreadSafeHandle.__new__(ThreadSafeHandle) if has_thread_safe_handles else Handle.__new__(Handle)
+        self.fill_plain(handle, callback, args, context)
+        if self.is_loop_closed:
+            # closed meanwhile: the traceback of debug mode is made by Python code, between which threads change places
+            raise RuntimeError("Event loop is closed")
+        self.aio_context.ready.push(handle)
+        self.aio_context.notifier.notify()
+        return handle
+
+    def call_later(self, delay, callback, *args, context=None):
+        """See asyncio.loop.call_later; resolution is a nanosecond, never early."""
+        if delay is None:
+            raise TypeError("delay must not be None")
+        if has_own_timers(self) and self.has_own_call_at:
+            return self.call_at(self.time() + delay, callback, *args, context=context)
+        return self.schedule(self.time() + <double>delay, callback, args, context, "call_later")
+
+    def call_at(self, when, callback, *args, context=None):
+        """See asyncio.loop.call_at."""
+        if when is None:
+            raise TypeError("when cannot be None")
+        return self.schedule(when, callback, args, context, "call_at")
+
+    cdef TimerHandle schedule(self, double when_s, object callback, object args, object context, str method):
+        cdef TimerHandle handle
+        if self.is_loop_closed:
+            raise RuntimeError("Event loop is closed")
+        if self.is_debug:
+            self._check_thread()
+            self.check_callback(callback, method)
+        handle = TimerHandle.__new__(TimerHandle)
+        handle.callback = callback
+        handle.args = args
+        handle.n_args = -1
+        handle.loop = self
+        handle.aio_context = PyContext_CopyCurrent() if context is None else context
+        if self.is_debug:
+            handle.debug_info = format_helpers.extract_stack(sys._getframe(0))
+        handle.when_s = when_s
+        handle.when_ns = as_ns(when_s)
+        self.aio_context.timers.push(handle)
+        return handle
+
+    def time(self):
+        """Seconds of time.monotonic()."""
+        if has_own_timers(self) and (self.has_own_base_time or not ul_is_clock_stock_by("time", "monotonic")):
+            return base_events.BaseEventLoop.time(self)
+        return <double>ul_monotonic_ns() / 1e9
+
+    cdef int check_callback(self, object callback, str method) except -1:
+        if coroutines.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError(f"coroutines cannot be used with {method}()")
+        if not callable(callback):
+            raise TypeError(f"a callable object was expected by {method}(), got {callback!r}")
+        return 0
+
+    def _add_callback(self, handle):
+        """Queue a handle that somebody else made (asyncio's signal handling does)."""
+        if handle.cancelled():
+            return
+        if not isinstance(handle, Handle) or type(handle) is events.Handle:
+            handle = self.new_handle(handle._run, (), None)
+        self.aio_context.ready.push(<Handle>handle)
+
+    def _write_to_self(self):
+        if self.aio_context is not None:
+            self.aio_context.notifier.notify()
+
+    def _timer_handle_cancelled(self, handle):
+        """asyncio's TimerHandle would tell; ours tells its heap."""
+
+    def create_future(self):
+        return Future(loop=self)
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    def run_forever(self):
+        """See asyncio.loop.run_forever."""
+        if self.running_thread is not None and self._is_nested_call():
+            return self._run_nested_forever()
+        self._run_forever_setup()
+        try:
+            self.aio_context.begin_run()
+            self.aio_context.n_polls += 1
+            try:
+                self.run_turns()
+            finally:
+                self.aio_context.n_polls -= 1
+        finally:
+            self.aio_context.wants_return = False
+            self._run_forever_cleanup()
+
+    cdef int run_turns(self) except -1:
+        """Until stop(); what was written right before that, or before an exception, still goes out."""
+        try:
+            self.aio_context.wants_return = self.is_stopping
+            are_threads_green = type(_thread.start_new_thread) is not BuiltinFunctionType
+            while True:
+                if not (self.is_followed and is_as_known(self)):
+                    self.follow_program()
+                if self.has_own_turn:
+                    self._run_once()
+                elif are_threads_green:
+                    green_turn(self)
+                else:
+                    self.aio_context.turn(True)
+                if self.is_stopping:
+                    return 0
+                if self.is_loop_closed:
+                    raise RuntimeError("Event loop is closed: this process is a fork of the one that runs it")
+        except MemoryError:
+            self._after_memory_error()  # for the next run
+            raise
+        finally:
+            if not self.aio_context.monitor.is_closed:
+                self.aio_context.settle()
+
+    def _run_once(self):
+        """One turn, as asyncio's private method of this name."""
+        self._check_closed()
+        self.aio_context.begin_run()
+        self.aio_context.n_polls += 1
+        try:
+            self.aio_context.turn(True)
+        finally:
+            self.aio_context.n_polls -= 1
+
+    def _select(self, timeout):
+        """loop._selector.select(): wait, and leave what is found to the next turn, or to the one that goes on.
+
+        Returns: what asyncio's select would return; a completion has no key of its own, and counts as the monitor's fd.
+        """
+        cdef AioContext context = self.aio_context
+        cdef FdHandler handler
+        cdef size_t at
+        self._check_closed()
+        context.begin_run()
+        context.wait_for(-1 if timeout is None else as_wait_ns(timeout))
+        found = []
+        at = context.ready_list.head
+        while at != context.ready_list.tail:
+            handler = <FdHandler>context.ready_list.items[at & context.ready_list.mask]
+            at += 1
+            found.append((self._selector_key(handler.fd, handler.events), handler.revents))
+        if context.monitor.has_undispatched():
+            found.append((self._selector_key(context.monitor.fileno(), POLLIN), POLLIN))
+        return [(key, selected(key.events, revents)) for key, revents in found]
+
+    def _selector_key(self, int fd, short asked):
+        wanted = (EVENT_READ if asked & POLLIN else 0) | (EVENT_WRITE if asked & POLLOUT else 0)
+        return selectors.SelectorKey(fd, fd, wanted, self._watching_handles(fd))
+
+    def _process_events(self, event_list):
+        """What _selector.select() returned is dispatched by the turn, which has it already."""
+
+    def stop(self):
+        """See asyncio.loop.stop: the turn that runs is finished."""
+        self.is_stopping = True
+        if self.aio_context is not None:
+            self.aio_context.wants_return = True
+
+    def is_running(self):
+        return self.running_thread is not None
+
+    def is_closed(self):
+        return self.is_loop_closed
+
+    def _check_closed(self):
+        if self.is_loop_closed:
+            raise RuntimeError("Event loop is closed")
+
+    def _check_thread(self):
+        if self.running_thread is None:
+            return
+        if self.running_thread != threading.get_ident():  # by name: gevent replaces it, also where the loop starts
+            raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one")
+
+    def get_debug(self):
+        return self.is_debug
+
+    def _close_aio_context(self):
+        """Close monitor and notifier; callbacks and timers are dropped."""
+        self.fd_callbacks.clear()
+        if self.aio_context is not None:
+            self.aio_context.close()
+
+    def _forget_aio_context(self):
+        """In a fork child: see AioContext.forget."""
+        self.is_loop_closed = True
+        self.fd_callbacks.clear()
+        if self.aio_context is not None:
+            self.aio_context.forget()
+
+    def _leave_aio_context(self):
+        """In a fork child: see AioContext.leave."""
+        return self.aio_context is not None and self.aio_context.leave()
+
+    # -- raw requests: see raw.pyx, which is there in builds with liburing -----------------------------------
+
+    @property
+    def supports_sqe(self):
+        """Whether add_sqe() works: this loop runs on io_uring."""
+        return self.aio_context is not None and self.aio_context.engine is not None
+
+    def add_sqe(self, prep, *args, callback=None, keepalive=None, multishot=False):
+        """Make an io_uring request; here there is none: SqeNotSupported."""
+        self._check_closed()
+        raise SqeNotSupported(self.aio_context.monitor.name, self.fdmon_reason)
+
+    def add_sqes(self, chain, *, keepalive=None):
+        """Make linked io_uring requests; here there are none: SqeNotSupported."""
+        return self.add_sqe(None)
+
+    # -- slow callbacks --------------------------------------------------------------------------------
+
+    @property
+    def slow_callback_duration(self):
+        """Seconds from which on a callback is slow; see asyncio.loop.slow_callback_duration."""
+        return self.slow_s
+
+    @slow_callback_duration.setter
+    def slow_callback_duration(self, seconds):
+        self.slow_s = seconds
+        self.follow_slowness()
+
+    @property
+    def slow_callback_hook(self):
+        """Called as hook(what, seconds) after each callback that took slow_callback_duration or longer.
+
+        Also without debug mode; it costs two looks at the clock per callback while it is set, and nothing while it is
+        None.  `what` is the asyncio.Task that ran, else the asyncio.Handle, or the transport whose protocol was called.
+        Runs in the loop's thread; an exception goes to the loop's exception handler.
+        """
+        return self.slow_hook
+
+    @slow_callback_hook.setter
+    def slow_callback_hook(self, hook):
+        if hook is not None and not callable(hook):
+            raise TypeError(f"a callable object or None was expected, got {hook!r}")
+        self.slow_hook = hook
+        self.follow_slowness()
+
+    cdef int follow_slowness(self) except -1:
+        """Callbacks are timed in debug mode and when there is a hook."""
+        cdef Stopwatch stopwatch = None
+        if self.aio_context is None:
+            return 0
+        # Weak: a loop that is forgotten open goes, and warns, with its last reference, not when garbage is collected.
+        loop = weakref.ref(self)
+        if self.is_debug or self.slow_hook is not None:
+            stopwatch = Stopwatch(lambda what, seconds: loop()._tell_slow(what, seconds), as_ns(self.slow_s))
+        self.aio_context.run_handle_debug = (lambda handle: loop()._run_debug(handle)) if self.is_debug else None
+        return self.aio_context.set_stopwatch(stopwatch)
+
+    # -- asyncio's private names, kept true ------------------------------------------------------------
+
+    @property
+    def _debug(self):
+        return self.is_debug
+
+    @_debug.setter
+    def _debug(self, enabled):
+        self.is_debug = bool(enabled)
+        self.follow_slowness()
+
+    @property
+    def _closed(self):
+        return self.is_loop_closed
+
+    @_closed.setter
+    def _closed(self, value):
+        self.is_loop_closed = value
+
+    @property
+    def _stopping(self):
+        return self.is_stopping
+
+    @_stopping.setter
+    def _stopping(self, value):
+        self.is_stopping = value
+        if self.aio_context is not None:
+            self.aio_context.wants_return = value
+
+    @property
+    def _ready(self):
+        # of a loop that is closed: what asyncio's is then, and close() clears it
+        return deque() if self.is_loop_closed else ReadyView(self, self._list_ready)
+
+    @_ready.setter
+    def _ready(self, value):
+        self._refuse_to_replace("_ready")
+
+    @property
+    def _scheduled(self):
+        return [] if self.is_loop_closed else ScheduledView(self, self._list_scheduled)
+
+    @_scheduled.setter
+    def _scheduled(self, value):
+        self._refuse_to_replace("_scheduled")
+
+    @property
+    def _timer_cancelled_count(self):
+        return 0 if self.aio_context is None else self.aio_context.timers.n_cancelled
+
+    @_timer_cancelled_count.setter
+    def _timer_cancelled_count(self, value):
+        self._refuse_to_replace("_timer_cancelled_count")
+
+    def _refuse_to_replace(self, name):
+        if self.aio_context is not None:  # BaseEventLoop.__init__ makes its own, before there is a context
+            raise AttributeError(f"loop.{name} is a view: it cannot be replaced")
+
+    def _list_ready(self):
+        """The callbacks of the next turn, in their order: those of call_soon(), then timers that are due."""
+        if self.aio_context is None:
+            return []
+        return self.aio_context.ready.handles() + self.aio_context.due.handles()
+
+    def _list_scheduled(self):
+        return [] if self.aio_context is None else self.aio_context.timers.handles()
+
+    def _take_ready(self):
+        """The first of _list_ready(), which is the caller's to run."""
+        if self.aio_context is not None:
+            if self.aio_context.ready.count():
+                return self.aio_context.ready.pop()
+            if self.aio_context.due.count():
+                return self.aio_context.due.pop()
+        raise IndexError("no callback is ready")
+
+    @property
+    def _thread_id(self):
+        return self.running_thread
+
+    @_thread_id.setter
+    def _thread_id(self, value):
+        self.running_thread = value
+        # There, too: Home Assistant asks loop.__dict__ whether it is called in the loop's thread.
+        self.__dict__["_thread_id"] = value
+
+
+# -- what programs put in the place of ours ------------------------------------------------------------------
+#
+# Tests travel in time: they replace time.monotonic (freezegun, mocks), loop.time or call_at (mocks, subclasses), the
+# wait (loop._selector.select: looptime, aiotools), or the turn (loop._run_once).  Stock asyncio looks all of that up
+# each time.  Here a class is looked up again when its version tag has changed, an object when an attribute is set, and
+# the clock when one of the two dictionaries that lead to it has changed: a few comparisons for each timer and turn.
+
+cdef extern from "../base/stock_clock.h":
+    int ul_learn_clock(object asyncio_names, object time_module) except -1
+    bint ul_is_clock_stock_by(object name_time, object name_monotonic) noexcept
+    uint64_t ul_clock_version() noexcept
+    void ul_learn_view(object type) noexcept
+    unsigned ul_view_tag() noexcept
+    unsigned ul_class_tag(object) noexcept
+
+cdef enum:
+    UNKNOWN_TAG = 0xFFFFFFFF
+
+cdef object plain_time = LoopCore.__dict__["time"]
+cdef object plain_call_at = LoopCore.__dict__["call_at"]
+cdef object plain_run_once = LoopCore.__dict__["_run_once"]
+cdef object plain_base_time = base_events.BaseEventLoop.time
+cdef object plain_select = SelectorView.select
+cdef str TIME = sys.intern("time")
+cdef str CALL_AT = sys.intern("call_at")
+cdef str RUN_ONCE = sys.intern("_run_once")
+cdef str SELECTOR = sys.intern("_selector")
+
+cdef uint64_t UNKNOWN_VERSION = 0xFFFFFFFFFFFFFFFF
+
+ul_learn_clock(base_events.__dict__, time)
+ul_learn_view(SelectorView)
+
+
+cdef inline bint is_looked_up(object name):
+    """A new loop sets some forty attributes: names as setattr() gives them need only be compared by address."""
+    return (name is TIME or name is CALL_AT or name is RUN_ONCE or name is SELECTOR
+            or (not PyUnicode_CHECK_INTERNED(name) and name in (TIME, CALL_AT, RUN_ONCE, SELECTOR)))
+
+
+cdef inline bint is_as_known(LoopCore loop) noexcept:
+    """Nothing has changed since look_again(); what cannot be known is another number than what is not known."""
+    return (ul_class_tag(loop) == loop.known_tag and ul_view_tag() == loop.known_view_tag
+            and ul_clock_version() == loop.known_clock)
+
+
+cdef inline bint has_own_timers(LoopCore loop) except -1:
+    if not is_as_known(loop):
+        loop.look_again()
+    return loop.has_own_timers
+
+
+cdef class LoopProgram(Program):
+    """What stands in the place of a loop's clock and wait."""
+
+    cdef object known  # a weak reference to the loop
+
+    def __cinit__(self, LoopCore loop):
+        self.known = weakref.ref(loop)
+
+    cdef int look(self) except -1:
+        cdef LoopCore loop = self.known()
+        return loop.follow_program() if loop is not None else 0
+
+    cdef double now_s(self) except? -1.0:
+        return self.known().time()
+
+    cdef double resolution(self) except? -1.0:
+        return self.known()._clock_resolution
+
+    cdef int select(self, object timeout_s) except -1:
+        self.known()._selector.select(timeout_s)
+        return 0
+
+
+def is_in_environment(const char *name):
+    """Whether os.environ has it, at a tenth of the price: os.environ tells the C library of each change."""
+    return getenv(name) != NULL
+
+
+cdef int selected(short wanted, short revents) noexcept:
+    """The events of selectors for those of poll(2), as they make them: errors are for both sides."""
+    return ((EVENT_READ if revents & ~POLLOUT else 0) | (EVENT_WRITE if revents & ~POLLIN else 0)) & wanted
+
+
+cdef int green_turn(LoopCore loop) except -1:
+    """A turn where gevent or eventlet has made greenlets of threads, an executor's among them.
+
+    A wait in the kernel would stop them all, so the loop waits in time.sleep(), which they have replaced as well, and
+    looks a thousand times a second.
+    """
+    cdef AioContext context = loop.aio_context
+    cdef unsigned long long n_before = context.n_dispatched
+    cdef int64_t left_ns
+    context.turn(False)
+    if loop.is_stopping or loop.is_loop_closed:
+        return 0
+    left_ns = context.timeout_ns(context.ready.count() == 0)
+    if context.n_dispatched != n_before or left_ns == 0:
+        left_ns = 0
+    elif left_ns < 0 or left_ns > GREEN_WAIT_NS:
+        left_ns = GREEN_WAIT_NS
+    time.sleep(left_ns / 1e9)
+    return 0
+
+
+# -- the fast way in ---------------------------------------------------------------------------------------
+#
+# `def call_soon(self, callback, *args, context=None)` builds a tuple for every call.  The functions below take the
+# arguments as the interpreter has them (METH_FASTCALL, PEP 590) and put up to two into the handle itself; whatever
+# is not plain goes to the method above.
+
+cdef extern from *:
+    """
+    static int ul_fast_method(PyObject *type, PyMethodDef *definition, void *function)
+    {
+        PyObject *method;
+        int result;
+        definition->ml_meth = (PyCFunction)function;
+        method = PyDescr_NewMethod((PyTypeObject *)type, definition);
+        if (method == NULL)
+            return -1;
+        result = PyDict_SetItemString(((PyTypeObject *)type)->tp_dict, definition->ml_name, method);
+        PyType_Modified((PyTypeObject *)type);
+        Py_DECREF(method);
+        return result;
+    }
+    static PyMethodDef ul_call_soon = {"call_soon", NULL, METH_FASTCALL | METH_KEYWORDS,
+        "call_soon($self, callback, *args, context=None)\\n--\\n\\nSee asyncio.loop.call_soon."};
+    static PyMethodDef ul_call_later = {"call_later", NULL, METH_FASTCALL | METH_KEYWORDS,
+        "call_later($self, delay, callback, *args, context=None)\\n--\\n\\n"
+        "See asyncio.loop.call_later; resolution is a nanosecond, never early."};
+    """
+    struct PyMethodDef:
+        pass
+    int ul_fast_method(object type, PyMethodDef *definition, void *function) except -1
+    PyMethodDef ul_call_soon, ul_call_later
+
+cdef PyObject *known_names = NULL  # a names tuple that holds "context" only; owned
+cdef object plain_call_soon = LoopCore.__dict__["call_soon"]
+cdef object plain_call_later = LoopCore.__dict__["call_later"]
+
+cdef extern from "Python.h":
+    int PyUnicode_CompareWithASCIIString(object text, const char *ascii)
+
+
+cdef inline int fill_handle(LoopCore loop, Handle handle, PyObject **args, Py_ssize_t n_args,
+                            PyObject *names) except -1:
+    """Callback and arguments of a handle; args[0] is the callback, and at most two arguments follow."""
+    handle.callback = <object>args[0]
+    if n_args > 1:
+        handle.first = <object>args[1]
+        if n_args > 2:
+            handle.second = <object>args[2]
+    handle.n_args = <int>n_args - 1
+    handle.loop = loop
+    if names == NULL or args[n_args] == <PyObject *>None:
+        handle.aio_context = PyContext_CopyCurrent()
+    else:
+        handle.aio_context = <object>args[n_args]
+    return 0
+
+
+cdef inline bint is_plain(LoopCore loop, Py_ssize_t n_args, PyObject *names) noexcept:
+    """At most two arguments, no keyword but `context`, no debug mode, loop open."""
+    if loop.is_debug or loop.is_loop_closed or n_args < 1 or n_args > 3:
+        return False
+    return names == NULL or names == known_names or is_context_only(names)
+
+
+cdef bint is_context_only(PyObject *names) noexcept:
+    """The one keyword is `context`; by value, since _asyncio's C code has a string of its own for it.
+
+    The tuple that was seen last is kept: almost all calls come with the one of asyncio's tasks.
+    """
+    global known_names
+    if PyTuple_GET_SIZE(<tuple>names) != 1 or PyUnicode_CompareWithASCIIString(
+            <object>PyTuple_GET_ITEM(<tuple>names, 0), "context") != 0:
+        return False
+    Py_INCREF(<object>names)
+    if known_names != NULL:
+        Py_DECREF(<object>known_names)
+    known_names = names
+    return True
+
+
+cdef object call_plain(object method, LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
+    cdef Py_ssize_t i
+    positional = [<object>args[i] for i in range(n_args)]
+    keywords = {}
+    if names != NULL:
+        for i, name in enumerate(<tuple>names):
+            keywords[name] = <object>args[n_args + i]
+    return method(loop, *positional, **keywords)
+
+
+cdef object fast_call_soon(LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
+    cdef Handle handle
+    if not is_plain(loop, n_args, names):
+        return call_plain(plain_call_soon, loop, args, n_args, names)
+    handle = loop.aio_context.ready.new_handle()
+    fill_handle(loop, handle, args, n_args, names)
+    loop.aio_context.ready.push(handle)
+    return handle
+
+
+cdef object fast_call_later(LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
+    cdef TimerHandle handle
+    cdef double when_s
+    if not is_plain(loop, n_args - 1, names) or <object>args[0] is None or has_own_timers(loop):
+        return call_plain(plain_call_later, loop, args, n_args, names)
+    when_s = <double>ul_monotonic_ns() / 1e9 + <double><object>args[0]
+    handle = TimerHandle.__new__(TimerHandle)
+    fill_handle(loop, handle, args + 1, n_args - 1, names)
+    handle.when_s = when_s
+    handle.when_ns = as_ns(when_s)
+    loop.aio_context.timers.push(handle)
+    return handle
+
+
+ul_fast_method(LoopCore, &ul_call_soon, <void *>fast_call_soon)
+ul_fast_method(LoopCore, &ul_call_later, <void *>fast_call_later)
+
+
+cdef int64_t as_wait_ns(object timeout_s) except? -1:
+    """As the selectors have it: what is not positive does not wait."""
+    cdef double seconds = timeout_s
+    if not seconds > 0:
+        return 0
+    return <int64_t>ceil(min(seconds, FARTHEST_S) * 1e9)
+
+
+cdef inline int64_t as_ns(double when_s) noexcept:
+    """Rounded up, so that loop.time() >= when() holds when the timer fires."""
+    if when_s >= FARTHEST_S:
+        return FARTHEST_NS
+    return <int64_t>ceil(when_s * 1e9) + 1 if when_s > 0 else 0

@@ -1,0 +1,12 @@
+"""The thin Python subclass of the compiled datagram transport, for the reasons in transports/stream/classes.py."""
+
+from .. import stock
+from .transport import DatagramTransport
+
+
+class _SelectorDatagramTransport(DatagramTransport):
+    """A datagram socket; `isinstance` holds for whatever this Python's own datagram transport is."""
+
+    @property
+    def __class__(self):  # type: ignore[no-untyped-def]
+        return stock.Datagram

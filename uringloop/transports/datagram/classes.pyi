@@ -1,0 +1,3 @@
+from .transport import DatagramTransport
+
+class _SelectorDatagramTransport(DatagramTransport): ...

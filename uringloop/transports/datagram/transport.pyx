@@ -1,0 +1,666 @@
+"""The datagram transport: asyncio's face of a UDP socket or of any other socket that keeps boundaries.
+
+Receiving: when the monitor says so, one recvmmsg(2) takes up to 64 datagrams, which are delivered one after the other.
+Families whose addresses only the socket module knows (netlink, packet ...) go through socket.recvfrom.
+
+Sending: what goes to a literal IP address is collected during a turn and leaves with one sendmmsg(2) at its end.
+What goes to the peer of a connected socket is sent within sendto(): sendmmsg tells how many datagrams went, not why the
+next did not, and an error that was pending on the socket (ICMP: refused) is gone by then.  Everything else is
+socket.sendto's business.
+
+Where the kernel has no room the queue waits for the socket to become writable.
+
+Invariant: datagrams are delivered in the order in which they were received, each once, and none while paused or
+closing; they leave in the order of the sendto() calls.
+
+Reading and writing are watched with loop._add_reader and _add_writer, as by asyncio's own transport: contexts,
+debug mode and what happens to exceptions are the same by construction.
+
+Ownership: the transport owns `sock`; connection_lost closes it.  Thread: the loop's.
+"""
+
+from libc.errno cimport EAGAIN, EBADF, EINTR
+from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
+
+from ...aio.context cimport AioContext, Flushable, Resumable
+from ...support.assertions cimport is_none, must, must_not
+from ...support.errors cimport os_error
+from ..addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, real_family, ul_name
+from ..stream.endpoint cimport number_in
+from .packets cimport BATCH, MOST_BYTES, Batch, DatagramQueue, Incoming, Outgoing, send_to_peer
+from ..stream.wire cimport warn_unclosed
+
+import sys
+
+from asyncio import constants
+from asyncio.futures import _set_result_unless_cancelled
+from asyncio.log import logger
+
+from .. import stock as _stock
+from ..flow import buffer_limits
+from ..trsock import TransportSocket
+
+cdef extern from "Python.h":
+    """
+    static PyObject *ul_datagram_error(void) { return NULL; }
+    """
+    PyObject *PyObject_VectorcallMethod(PyObject *name, PyObject **args, size_t n, PyObject *names)
+    object ul_datagram_error()
+    int PyContext_Enter(object) except -1
+    int PyContext_Exit(object) except -1
+    object PyContext_CopyCurrent()
+
+# Since Python 3.13 empty datagrams are sent, and each datagram counts 8 bytes more in the write buffer.
+cdef bint sends_empty = sys.version_info >= (3, 13)
+cdef Py_ssize_t HEADER_BYTES = 8 if sends_empty else 0
+cdef object transport_socket = TransportSocket
+cdef int closed_number = -1
+cdef object received_name = "datagram_received"
+# what a test may have patched
+cdef object stock_class = _stock.Datagram
+cdef object stock_extra_info = stock_class.get_extra_info
+
+
+cdef class DatagramTransport(Flushable):
+    """See asyncio.DatagramTransport; made by the loop.  Subclassed in classes.py for asyncio's class."""
+
+    def __cinit__(self, *args, **kwargs):
+        # what nobody set up is a transport whose connection was lost
+        self.fd = -1
+        self.fd_at = &self.fd
+        self.conn_lost = 1
+        self.errors = []
+        self.batch = Batch()
+        self.queue = DatagramQueue(HEADER_BYTES)
+
+    def setup(self, loop, AioContext aio_context not None, sock, protocol, address, extra, bint is_shared=False):
+        """Take over a non-blocking socket.
+
+        Parameters:
+            loop, aio_context: who runs it.
+            sock: the Python socket; closed by connection_lost.
+            protocol: asyncio.DatagramProtocol.
+            address: the only one that sendto() accepts, or None.
+            extra: dict of get_extra_info; "peername" says whether the socket is connected.
+            is_shared: the program made the socket, and may still use it.
+        """
+        self.loop = loop
+        self.aio_context = aio_context
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.fd_at = number_in(sock, self.fd)
+        if self.fd_at == NULL:
+            self.fd_at = &self.fd
+        self.is_shared = is_shared
+        self.family = sock.family
+        self.is_internet = self.family == AF_INET or self.family == AF_INET6
+        self.kernel_family = real_family(self.fd, self.family)
+        self.is_connected = bool(extra["peername"])
+        self.protocol = protocol
+        self.address = address if address else None
+        self.extra = extra
+        if "socket" not in extra:
+            extra["socket"] = transport_socket(sock, self)
+        self.conn_lost = 0
+        self.high_bytes, self.low_bytes = buffer_limits(None, None)
+
+    def start(self, waiter=None):
+        """Call connection_made, begin to read, and wake who waits for the endpoint; each by call_soon."""
+        made = reading = None
+        try:
+            made = self.loop.call_soon(self.protocol.connection_made, self)
+            reading = self.loop.call_soon(self._start_reading)
+            if waiter is not None:
+                self.loop.call_soon(_set_result_unless_cancelled, waiter, None)
+        except BaseException:
+            # out of memory: the caller has no endpoint, and nothing of it may begin
+            for handle in (made, reading):
+                if handle is not None:
+                    handle.cancel()
+            self.is_closing_ = True
+            self.conn_lost = 1
+            self.fd_at = &closed_number
+            sock, self.sock = self.sock, None
+            sock.close()
+            raise
+
+    def _start_reading(self):
+        if self.is_reading():
+            self.start_reading()
+
+    cdef int start_reading(self) except -1:
+        if self.fd < 0:
+            return 0  # after __del__
+        if self.fd_at[0] != self.fd:
+            # closed by the program: the number may be another file's by now
+            raise os_error(EBADF)
+        self.reader = self.loop._watch_own_readable(self.fd, self.sock, self._read_ready)
+        return 0
+
+    cdef int stop_reading(self) except -1:
+        # cancelled: taken away, or replaced by what another owner of the number wants
+        if self.reader is not None and not self.reader.cancelled() and self.fd >= 0:
+            self.loop._remove_reader(self.fd)
+        self.reader = None
+        return 0
+
+    def __del__(self):
+        # Not the end: another finalizer of the same garbage may still send and close, and the transport lives again.
+        if self.sock is not None:
+            warn_unclosed(self)
+            self.fd = -1  # else what is sent from now on leaves through the next socket of that number
+            self.sock.close()
+
+    def __repr__(self):
+        info = [type(self).__name__]
+        if self.sock is None:
+            info.append("closed")
+        elif self.is_closing_:
+            info.append("closing")
+        info.append(f"fd={self.fd}")
+        if self.loop is not None and not self.loop.is_closed():
+            is_watched = self.loop._watched_events(self.fd) & 1
+            info.append("read=polling" if is_watched else "read=idle")
+            info.append(f"write=<{'polling' if self.is_blocked else 'idle'}, bufsize={self.queue.n_bytes}>")
+        return "<{}>".format(" ".join(info))
+
+    def set_protocol(self, protocol):
+        self.protocol = protocol
+
+    def get_protocol(self):
+        return self.protocol
+
+    # -- receiving -------------------------------------------------------------------------------------
+
+    def is_reading(self):
+        return not self.is_closing_ and not self.is_paused
+
+    def pause_reading(self):
+        if not self.is_reading():
+            return
+        self.is_paused = True
+        self.stop_reading()
+        if self.loop.get_debug():
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self):
+        if self.is_closing_ or not self.is_paused:
+            return
+        self.is_paused = False
+        self.start_reading()
+        if self.batch.next < self.batch.count:
+            self.loop.call_soon(self._read_more)
+        if self.loop.get_debug():
+            logger.debug("%r resumes reading", self)
+
+    def _read_ready(self):
+        """The reader's callback."""
+        if self.conn_lost:
+            return
+        if self.batch.next == self.batch.count and not self.receive():
+            return
+        try:
+            self.deliver()
+        except BaseException:
+            # what an exception that ends the loop left over waits for the loop to run again
+            if self.batch.next < self.batch.count and self.loop is not None:
+                self.loop.call_soon(self._read_more)
+            raise
+
+    def _read_more(self):
+        if self.batch.next < self.batch.count and self.is_reading():
+            self._read_ready()
+
+    cdef int receive(self) except -1:
+        """Take a batch from the kernel; returns whether there is one."""
+        cdef int error = 0
+        # Everything was delivered; an interrupt out of the last one left the numbers as they were.
+        self.batch.next = self.batch.count = 0
+        try:
+            if self.kernel_family in (AF_INET, AF_INET6, AF_UNIX):
+                error = self.batch.receive(self.fd_at[0], self.kernel_family)
+            else:
+                self.receive_by_python()
+        except OSError as failure:
+            self.protocol.error_received(failure)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as failure:
+            self.fatal_error(failure, "Fatal read error on datagram transport")
+        if error == EBADF:
+            self.stop_reading()  # closed by the program: the fd is another file's, and may stay readable for ever
+        # EAGAIN: somebody else took it, or its checksum was wrong.  EINTR: it is still there.
+        if error and error != EAGAIN and error != EINTR:
+            self.protocol.error_received(os_error(error))
+        return self.batch.next < self.batch.count
+
+    cdef int receive_by_python(self) except -1:
+        """One datagram through socket.recvfrom, for the addresses that only it knows."""
+        try:
+            data, address = self.sock.recvfrom(MOST_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        return self.batch.keep(data, address)
+
+    cdef int deliver(self) except -1:
+        """Call datagram_received for each of the batch, as long as the protocol wants to hear.
+
+        Each leaves the batch before the call: a nested turn goes on behind it.
+        """
+        cdef PyObject *arguments[3]
+        cdef PyObject *result
+        cdef Incoming one
+        cdef object protocol
+        cdef Batch batch = self.batch
+        cdef AioContext aio_context = self.aio_context
+        cdef Resumable below = aio_context.in_delivery
+        while batch.next < batch.count:
+            must_not(batch.items[batch.next].data == NULL, "a datagram that is delivered is there")
+            if self.is_closing_:
+                return batch.clear()
+            if self.is_paused:
+                return 0
+            one = batch.items[batch.next]
+            batch.next += 1
+            protocol = self.protocol
+            arguments[0] = <PyObject *>protocol
+            arguments[1] = one.data
+            arguments[2] = one.address
+            aio_context.in_delivery = self
+            result = PyObject_VectorcallMethod(<PyObject *>received_name, arguments, 3, NULL)
+            aio_context.in_delivery = below
+            Py_DECREF(<object>one.data)  # taken by Batch.keep, and the other
+            Py_DECREF(<object>one.address)
+            if result == NULL:
+                self.report_failure()
+            Py_XDECREF(result)
+        batch.next = batch.count = 0
+        return 0
+
+    cdef int go_on(self) except -1:
+        if self.batch.next < self.batch.count:
+            self.aio_context.schedule(self._read_more, self.loop)
+        return 0
+
+    cdef int report_failure(self) except -1:
+        """datagram_received raised: the loop's exception handler hears of it, and the endpoint lives on."""
+        loop = self.loop
+        try:
+            ul_datagram_error()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if loop is None:
+                raise
+            loop.call_exception_handler({
+                "message": "Exception in callback _SelectorDatagramTransport._read_ready()",
+                "exception": error,
+                "transport": self,
+                "protocol": self.protocol,
+            })
+        return 0
+
+    # -- sending ---------------------------------------------------------------------------------------
+
+    def sendto(self, data, addr=None):
+        """See asyncio.DatagramTransport.sendto; `bytes` are held by reference, everything else is copied."""
+        cdef ul_name name
+        cdef unsigned name_bytes
+        if not PyBytes_Check(data) and not isinstance(data, (bytearray, memoryview)):
+            raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        if not sends_empty and not data:
+            return
+        if self.address is not None:
+            if addr is not None and addr != self.address:
+                raise ValueError(f"Invalid address: must be None or {self.address}")
+            addr = self.address
+        if self.conn_lost and (self.address is not None or self.sock is None):
+            if self.conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+                logger.warning("socket.send() raised exception.")
+            self.conn_lost += 1
+            return
+        if not PyBytes_CheckExact(data):
+            # also of subclasses: their __del__ must not run in the middle of the queue
+            data = bytes(memoryview(data))
+        if self.is_connected:
+            if not self.is_blocked:
+                self.send_now(data)
+                return
+            self.queue.push(<bytes>data, None, NULL, 0)
+        else:
+            name_bytes = internet_name(addr, self.family, &name) if self.is_internet else 0
+            self.queue.push(<bytes>data, addr, &name, name_bytes)
+            if not self.is_blocked:
+                if (name_bytes and self.queue.count() < BATCH and self.queue.n_bytes <= self.high_bytes
+                        and not self.is_closing_ and not self.is_shared):
+                    if self.sending_context is None:
+                        self.sending_context = PyContext_CopyCurrent()
+                    self.aio_context.mark_dirty(self, PyBytes_GET_SIZE(<bytes>data))
+                    return
+                self.send_some()
+                try:
+                    self.tell_errors()
+                finally:
+                    if self.protocol is not None:
+                        self.pause_if_full()
+                return
+        self.pause_if_full()
+
+    cdef int send_now(self, object data) except -1:
+        """send(2) on a connected socket with an empty queue."""
+        cdef int sent = send_to_peer(self.fd_at[0], data)
+        if sent > 0:
+            return 0
+        if sent == -EAGAIN or sent == -EINTR:
+            self.queue.push(<bytes>data, None, NULL, 0)
+            self.wait_for_room()
+            return self.pause_if_full()
+        self.protocol.error_received(os_error(-sent))
+        return 0
+
+    cdef int send_some(self) except -1:
+        """Give the kernel what it takes; watch for room for the rest.  Errors are kept for tell_errors.
+
+        No user code, but for entries without a name, which are never left to a flush.
+        """
+        cdef DatagramQueue queue = self.queue
+        cdef Outgoing *item
+        cdef int sent
+        while queue.first < queue.end:
+            must(queue.n_bytes >= 0, "no less than nothing is queued")
+            item = &queue.items[queue.first]
+            if item.name_bytes:
+                sent = queue.send_named(self.fd_at[0])
+            elif self.is_connected:
+                sent = send_to_peer(self.fd_at[0], <object>item.data)
+            else:
+                sent = self.send_by_python(<object>item.data, <object>item.address)
+            if sent > 0:
+                queue.drop(sent)
+            elif sent == -EAGAIN:
+                return self.wait_for_room()
+            elif sent != -EINTR:
+                self.errors.append(os_error(-sent))
+                queue.drop(1)
+        return self.stop_waiting()
+
+    cdef int send_by_python(self, object data, object address) except? -1:
+        """socket.sendto knows more addresses than we do: 1, or -EAGAIN."""
+        try:
+            self.sock.sendto(data, address)
+        except (BlockingIOError, InterruptedError):
+            return -EAGAIN
+        except (SystemExit, KeyboardInterrupt):
+            self.queue.drop(1)  # nothing may stay that no flush can send
+            raise
+        except BaseException as error:
+            self.errors.append(error)
+        return 1
+
+    cdef int flush(self) except -1:
+        if self.is_blocked or self.queue.first == self.queue.end or self.sock is None:
+            return 0
+        # What comes of it is told in the context of the first sendto(), whose callbacks asyncio runs there.
+        cdef object context = self.sending_context
+        if context is not None:
+            self.sending_context = None
+            PyContext_Enter(context)
+        try:
+            self.send_some()
+            if self.errors or (self.queue.n_bytes > self.high_bytes and not self.is_protocol_paused):
+                self.schedule_news()
+        finally:
+            if context is not None:
+                PyContext_Exit(context)
+        return 0
+
+    cdef int flush_last(self) except -1:
+        cdef int sent
+        while self.queue.first < self.queue.end and self.queue.items[self.queue.first].name_bytes:
+            sent = self.queue.send_named(self.fd_at[0])
+            if sent <= 0:
+                break
+            self.queue.drop(sent)
+        return 0
+
+    cdef int wait_for_room(self) except -1:
+        if self.conn_lost:
+            self.queue.drop(self.queue.count())  # the socket is going to be closed
+        elif not self.is_blocked:
+            self.is_blocked = True
+            self.writer = self.loop._watch_own_writable(self.fd, self.sock, self._sendto_ready)
+        return 0
+
+    cdef int stop_waiting(self) except -1:
+        if self.is_blocked:
+            self.is_blocked = False
+            must_not(is_none(<void *>self.writer), "a transport that waits for room watches for it")
+            if not self.writer.cancelled():  # as in stop_reading
+                self.loop._remove_writer(self.fd)
+            self.writer = None
+        return 0
+
+    def _sendto_ready(self):
+        """The writer's callback: there may be room."""
+        self.send_some()
+        # Each step also after KeyboardInterrupt or SystemExit out of the one before: nobody calls this again once
+        # everything is sent.
+        try:
+            self.tell_errors()
+        finally:
+            try:
+                self.resume_if_drained()
+            finally:
+                self.end_if_sent()
+
+    cdef int resume_if_drained(self) except -1:
+        if not self.conn_lost and self.is_protocol_paused and self.queue.n_bytes <= self.low_bytes:
+            self.is_protocol_paused = False
+            self.call_flow_control("resume_writing")
+        return 0
+
+    cdef int end_if_sent(self) except -1:
+        if self.is_closing_ and not self.conn_lost and self.queue.first == self.queue.end:
+            self.conn_lost += 1
+            self._call_connection_lost(None)
+        return 0
+
+    cdef int schedule_news(self) except -1:
+        if not self.has_scheduled_news and self.loop is not None:
+            self.aio_context.schedule(self._tell_news, self.loop)
+            self.has_scheduled_news = True
+        return 0
+
+    def _tell_news(self):
+        """What a flush found out."""
+        self.has_scheduled_news = False
+        try:
+            self.tell_errors()
+        finally:
+            if self.protocol is not None:
+                self.pause_if_full()
+
+    cdef int tell_errors(self) except -1:
+        """Tell the protocol which sends failed.  Runs user code."""
+        try:
+            while self.errors and self.protocol is not None:
+                error = self.errors.pop(0)
+                if isinstance(error, OSError):
+                    self.protocol.error_received(error)
+                else:
+                    self.fatal_error(error, "Fatal write error on datagram transport")
+        finally:
+            if self.errors:
+                self.schedule_news()
+        return 0
+
+    # -- flow control ----------------------------------------------------------------------------------
+
+    def get_write_buffer_size(self):
+        """Bytes that the kernel has refused, with a header for each datagram."""
+        self.flush()
+        return self.queue.n_bytes
+
+    def get_write_buffer_limits(self):
+        return (self.low_bytes, self.high_bytes)
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        self.high_bytes, self.low_bytes = buffer_limits(high, low)
+        self.flush()
+        self.pause_if_full()
+
+    cdef int pause_if_full(self) except -1:
+        if self.queue.n_bytes <= self.high_bytes or self.is_protocol_paused:
+            return 0
+        self.is_protocol_paused = True
+        return self.call_flow_control("pause_writing")
+
+    cdef int call_flow_control(self, str name) except -1:
+        loop, protocol = self.loop, self.protocol  # own references: the endpoint may end in a turn that it makes
+        if protocol is None:
+            return 0
+        try:
+            getattr(protocol, name)()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            loop.call_exception_handler({
+                "message": f"protocol.{name}() failed",
+                "exception": error,
+                "transport": self,
+                "protocol": protocol,
+            })
+        return 0
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    def is_closing(self):
+        return self.is_closing_
+
+    def close(self):
+        if self.is_closing_:
+            return
+        self.flush()
+        self.is_closing_ = True
+        self.stop_reading()
+        if self.queue.first == self.queue.end:
+            self.lose(None)
+
+    def abort(self):
+        self.force_close(None)
+
+    cdef int lose(self, object error) except -1:
+        """connection_lost comes with the next turn."""
+        self.conn_lost += 1
+        self.stop_waiting()
+        self.loop.call_soon(self._call_connection_lost, error)
+        return 0
+
+    cdef int force_close(self, object error) except -1:
+        """Give up what the kernel has refused so far; what it was not asked to take yet, asyncio had sent long ago."""
+        if self.conn_lost:
+            return 0
+        self.flush()
+        self.queue.drop(self.queue.count())
+        if not self.is_closing_:
+            self.is_closing_ = True
+            self.stop_reading()
+        return self.lose(error)
+
+    def _force_close(self, error):
+        self.force_close(error)
+
+    def _fatal_error(self, error, message="Fatal error on transport"):
+        self.fatal_error(error, message)
+
+    cdef int fatal_error(self, object error, str message) except -1:
+        """As asyncio: network errors are for connection_lost, everything else is reported as well."""
+        if self.loop is None:
+            return 0
+        if isinstance(error, OSError):
+            if self.loop.get_debug():
+                logger.debug("%r: %s", self, message, exc_info=True)
+        else:
+            self.loop.call_exception_handler({
+                "message": message,
+                "exception": error,
+                "transport": self,
+                "protocol": self.protocol,
+            })
+        return self.force_close(error)
+
+    def _call_connection_lost(self, error):
+        must_not(self.conn_lost == 0, "connection_lost comes when the connection is lost")
+        must_not(is_none(<void *>self.sock), "connection_lost comes once")
+        try:
+            self.protocol.connection_lost(error)
+        finally:
+            self.batch.clear()
+            self.queue.drop(self.queue.count())
+            self.fd_at = &closed_number
+            sock, self.sock = self.sock, None
+            sock.close()
+            self.protocol = None
+            self.loop = None
+
+    # -- what asyncio's own modules and others reach for -------------------------------------------------
+
+    def get_extra_info(self, name, default=None):
+        """See asyncio.BaseTransport."""
+        if stock_class.get_extra_info is not stock_extra_info:
+            return _stock.bound(stock_class, "get_extra_info", self)(name, default)
+        return self.extra.get(name, default)
+
+    cdef int send_queued(self) except -1:
+        """The kernel gets what is queued, as far as it takes it; what follows is the program's own doing."""
+        if self.sock is None or self.is_blocked:
+            return 0
+        if self.aio_context.is_elsewhere():
+            return self.flush_last()
+        return self.flush()
+
+    def _send_queued(self):
+        self.send_queued()
+
+    def _share(self):
+        self.is_shared = True
+        self.send_queued()
+
+    @property
+    def _sock(self):
+        self._share()
+        return self.sock
+
+    @property
+    def _sock_fd(self):
+        self._share()
+        return self.fd
+
+    @property
+    def _loop(self):
+        return self.loop
+
+    @property
+    def _protocol(self):
+        return self.protocol
+
+    @property
+    def _extra(self):
+        return self.extra
+
+    @property
+    def _address(self):
+        return self.address
+
+    @property
+    def _closing(self):
+        return self.is_closing_
+
+    @property
+    def _conn_lost(self):
+        return self.conn_lost
+
+    @property
+    def _protocol_paused(self):
+        return self.is_protocol_paused

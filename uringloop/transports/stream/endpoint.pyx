@@ -1,0 +1,401 @@
+"""The socket under a stream transport, and accepting new ones without a Python object for each.
+
+A connection that was accepted is a bare fd with the name of its peer.  Its socket.socket, its own name and the
+TransportSocket of get_extra_info() are made when somebody asks: most servers never do, and making and closing them
+took a quarter of the time of a short connection.
+
+Ownership: the kernel's new fd is a Connection's from the first moment on, whatever fails then; the endpoint that takes
+it owns the fd until `sock` is made, then the socket object does.  An endpoint that is deleted without having been
+closed closes its fd through a socket object, which warns as any forgotten socket does.
+Thread: the loop's.
+"""
+
+cimport cython
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from posix.unistd cimport close as posix_close
+from cpython.object cimport PyObject
+
+from ...support.assertions cimport must
+from ...support.errors cimport os_error
+from ..addresses cimport AF_INET, AF_INET6, AF_UNIX, address_of, real_family, ul_peer
+from .wire cimport WireEnd
+
+import _socket
+import socket
+
+from ..trsock import TransportSocket
+
+from .. import plain as _plain
+from .. import stock as _stock
+
+cdef extern from "Python.h":
+    object PyWeakref_NewRef(object, object)
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <netinet/tcp.h>
+    #include <unistd.h>
+    static int ul_accept(int fd, ul_peer *peer, unsigned *n_bytes)
+    {
+        static int has_accept4 = 1;                  /* of the process: a seccomp filter stays */
+        socklen_t length = sizeof *peer;
+        int accepted, error;
+
+        if (has_accept4) {
+            accepted = accept4(fd, (struct sockaddr *)peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+            if (accepted >= 0 || errno == EAGAIN || errno == EMFILE || errno == ENFILE)
+                goto out;
+            /* Refused, with whatever errno?  Then there is no EBADF for no file; EPERM may be a firewall's. */
+            error = errno;
+            if (accept4(-1, NULL, NULL, SOCK_CLOEXEC) < 0 && errno != EBADF)
+                has_accept4 = 0;
+            else {
+                errno = error;
+                goto out;
+            }
+        }
+        length = sizeof *peer;
+        accepted = accept(fd, (struct sockaddr *)peer, &length);
+        if (accepted >= 0 && (fcntl(accepted, F_SETFD, FD_CLOEXEC) < 0 || fcntl(accepted, F_SETFL, O_NONBLOCK) < 0)) {
+            error = errno;
+            close(accepted);
+            errno = error;
+            accepted = -1;
+        }
+    out:
+        *n_bytes = length;
+        return accepted;
+    }
+    static int ul_name_of(int fd, int of_peer, ul_peer *name, unsigned *n_bytes)
+    {
+        socklen_t length = sizeof *name;
+        int result = of_peer ? getpeername(fd, (struct sockaddr *)name, &length)
+                             : getsockname(fd, (struct sockaddr *)name, &length);
+        *n_bytes = length;
+        return result;
+    }
+    static int ul_no_delay(int fd)
+    {
+        int one = 1;
+        return setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    }
+    """
+    int ul_accept(int fd, ul_peer *peer, unsigned *n_bytes)
+    int ul_name_of(int fd, bint of_peer, ul_peer *name, unsigned *n_bytes)
+    int ul_no_delay(int fd)
+    int IPPROTO_TCP, IPPROTO_SCTP, SOCK_NONBLOCK, SOCK_SEQPACKET
+
+# C variables: module globals may be gone when the interpreter ends
+cdef object make_socket = _plain.ORIGINAL or socket.socket
+cdef object closed_socket = make_socket.__new__
+cdef object transport_socket = TransportSocket
+cdef type compiled_socket = _socket.socket
+# what a test may have patched
+cdef object stock_class = _stock.Stream
+cdef object stock_extra_info = stock_class.get_extra_info
+
+
+cdef class Kind:
+    """What the connections of one listener have in common.
+
+    Parameters:
+        listener: a listening socket.socket.
+    """
+
+    def __cinit__(self, listener):
+        cdef int fd = listener.fileno()
+        cdef int real
+        self.family = _socket.socket.family.__get__(listener)
+        self.type = _socket.socket.type.__get__(listener) | SOCK_NONBLOCK
+        self.proto = listener.proto
+        # `family` is what the listener was wrapped as, and so its connections, as in asyncio; names go by this one
+        real = real_family(fd, self.family)
+        self.is_known = real in (AF_INET, AF_INET6, AF_UNIX)
+        if real == AF_UNIX:
+            self.sockname = name_of(fd, self, False)  # others may differ: wildcards, transparent proxies, BPF
+
+
+@cython.freelist(64)
+@cython.no_gc
+cdef class Connection:
+    """An accepted connection on its way to who is going to own it: closed with the last reference if nobody is."""
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            posix_close(self.fd)
+
+    def peer(self):
+        """The address of the peer, asked for if it is not known yet; None if it is gone."""
+        return name_of(self.fd, self.kind, True) if self.peername is None else self.peername
+
+    def name(self):
+        """Its own address; None if it is gone."""
+        return name_of(self.fd, self.kind, False) if self.kind.sockname is None else self.kind.sockname
+
+    def socket(self):
+        """A socket.socket, which owns the fd from now on."""
+        sock = make_socket(self.kind.family, self.kind.type, self.kind.proto, self.fd)
+        self.fd = -1
+        return sock
+
+    def close(self):
+        """Nobody wants it.  Nothing happens if it was taken."""
+        cdef int fd = self.fd
+        self.fd = -1
+        if fd >= 0:
+            posix_close(fd)
+
+
+cdef Connection connection_of(int fd, Kind kind):
+    """A Connection for an fd that the kernel has just made; if that fails the fd is closed."""
+    cdef Connection connection
+    must(fd >= 0, "a connection has an fd")
+    try:
+        connection = Connection.__new__(Connection)
+    except BaseException:
+        posix_close(fd)
+        raise
+    connection.fd = fd
+    connection.kind = kind
+    connection.peername = name_of(fd, kind, True)
+    return connection
+
+
+def accept(int fd, Kind kind not None):
+    """accept(2) on a non-blocking listener: a Connection, or None if there is nobody for the moment.
+
+    Raises: OSError.
+    """
+    cdef ul_peer peer
+    cdef unsigned n_bytes = 0
+    cdef Connection connection = Connection.__new__(Connection)  # first: it may not be made when there is no memory
+    connection.fd = ul_accept(fd, &peer, &n_bytes)
+    if connection.fd < 0:
+        if errno in (EAGAIN, EINTR, ECONNABORTED):
+            return None  # without an exception, which takes longer than the call
+        raise os_error(errno)
+    connection.kind = kind
+    if kind.is_known:
+        connection.peername = address_of(&peer, n_bytes)
+    return connection
+
+
+cdef object name_of(int fd, Kind kind, bint of_peer):
+    """An address, or None where the kernel has none any more (the connection was reset)."""
+    cdef ul_peer name
+    cdef unsigned n_bytes = 0
+    if not kind.is_known:
+        sock = make_socket(kind.family, kind.type, kind.proto, fd)
+        try:
+            return sock.getpeername() if of_peer else sock.getsockname()
+        except OSError:
+            return None
+        finally:
+            sock.detach()
+    if ul_name_of(fd, of_peer, &name, &n_bytes) < 0:
+        return None
+    return address_of(&name, n_bytes)
+
+
+cdef const int *number_in(object sock, int fd) noexcept:
+    """Where a socket.socket keeps its number, and -1 once it is closed; NULL if it is of another make.
+
+    `sock_fd` is the first field of the object in all versions of CPython; that it holds the number is checked.
+    """
+    cdef const int *at
+    if not isinstance(sock, compiled_socket):
+        return NULL
+    at = <const int *>(<const char *><PyObject *>sock + sizeof(PyObject))
+    return at if at[0] == fd else NULL
+
+
+cdef bint has_lost(object sock, int fd) noexcept:
+    """A socket.socket that was closed or detached since it had this number; False for one of another make."""
+    return isinstance(sock, compiled_socket) and number_in(sock, fd) == NULL
+
+
+cdef bint keeps_records(int proto, int type) noexcept:
+    """What is sent at once is one record for the peer: two writes must not be joined, nor one be cut."""
+    return type == SOCK_SEQPACKET or proto == IPPROTO_SCTP
+
+
+cdef class Endpoint(WireEnd):
+    """What owns the fd of a connection.  See StreamTransport."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.fd = self.number = -1
+        self.fd_at = &self.fd
+
+    def take_socket(self, sock, extra, bint is_shared=False):
+        """Own a connected, non-blocking socket.
+
+        Parameters:
+            sock: the Python socket.
+            extra: what get_extra_info() shall say besides, a dict or None.
+            is_shared: the program made the socket, and may still use it.
+        """
+        self.fd = self.number = sock.fileno()
+        self.sock = sock
+        self.fd_at = number_in(sock, self.fd)
+        try:
+            kind = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_TYPE)
+        except OSError:  # refused by a sandbox, or a mock: what the object says
+            kind = sock.type
+        self.keeps_records = keeps_records(sock.proto, kind)
+        self.is_shared = is_shared or self.keeps_records
+        if self.fd_at == NULL:
+            self.fd_at = &self.fd
+        self.extra = {} if extra is None else extra
+        if sock.proto == IPPROTO_TCP:  # as asyncio: only where it was asked for by name
+            sock.setsockopt(IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        self.complete_extra()
+
+    def take_connection(self, Connection connection not None):
+        """Own an accepted connection."""
+        cdef Kind kind = connection.kind
+        must(connection.fd >= 0, "a connection is taken once")
+        must(self.fd < 0, "a transport owns one socket")
+        self.extra = {"peername": connection.peername}
+        if kind.sockname is not None:
+            self.extra["sockname"] = kind.sockname
+        if kind.proto == IPPROTO_TCP:
+            ul_no_delay(connection.fd)  # fails for a connection that is reset already, as it may
+        self.kind = kind
+        self.is_shared = self.keeps_records = keeps_records(kind.proto, kind.type & ~SOCK_NONBLOCK)
+        self.fd = self.number = connection.fd
+        connection.fd = -1
+
+    cdef object python_socket(self):
+        """The Python socket, made now if it was not there; None when closed."""
+        if self.sock is None and self.fd >= 0:
+            self.sock = make_socket(self.kind.family, self.kind.type, self.kind.proto, self.fd)
+            self.fd_at = number_in(self.sock, self.fd)
+            if self.fd_at == NULL:
+                self.fd_at = &self.fd
+        return self.sock
+
+    cdef int share(self) except -1:
+        """The program gets the socket, or its number: what it does with it comes behind everything written before."""
+        self.is_shared = True
+        return 0
+
+    def _share(self):
+        self.share()
+
+    cdef int complete_extra(self) except -1:
+        """Everything that get_extra_info() can say."""
+        sock = self.python_socket()
+        if "socket" not in self.extra:
+            # after the end: one that is closed, as it would be then
+            self.extra["socket"] = transport_socket(closed_socket(make_socket) if sock is None else sock, self)
+        for key in ("sockname", "peername"):
+            if key not in self.extra:
+                if self.kind is not None and self.fd >= 0:
+                    self.extra[key] = name_of(self.fd, self.kind, key == "peername")
+                    continue
+                try:
+                    self.extra[key] = sock.getsockname() if key == "sockname" else sock.getpeername()
+                except OSError:
+                    self.extra[key] = None
+        return 0
+
+    cdef int close_fd(self) except -1:
+        """Close the socket; its names stay known.  The wire is detached.
+
+        Not so in __del__, where another finalizer of the same garbage may still write: the wire forgets the number,
+        else that goes to the next socket that has it.
+        """
+        cdef int fd = self.fd
+        if self.wire is not None:
+            self.wire.fd = -1
+        self.fd = -1
+        self.fd_at = &self.fd
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            sock.close()
+        elif fd >= 0:
+            try:
+                if "sockname" not in self.extra:
+                    self.extra["sockname"] = name_of(fd, self.kind, False)
+            finally:
+                posix_close(fd)
+        return 0
+
+    def close_socket(self):
+        """Give up before anybody heard of the connection."""
+        self.close_fd()
+
+    def get_extra_info(self, name, default=None):
+        """See asyncio.BaseTransport."""
+        if stock_class.get_extra_info is not stock_extra_info:
+            return _stock.bound(stock_class, "get_extra_info", self)(name, default)
+        if name not in self.extra:
+            self.complete_extra()
+        return self.extra.get(name, default)
+
+    # -- what asyncio's own modules reach for ------------------------------------------------------------
+
+    @property
+    def _keeps_records(self):
+        return self.keeps_records
+
+    def _own_sock(self):
+        """The Python socket for the loop's own use, which keeps the order by itself."""
+        return self.python_socket()
+
+    @property
+    def _sock(self):
+        self.share()
+        return self.python_socket()
+
+    @property
+    def _sock_fd(self):
+        self.share()
+        return self.number
+
+    @property
+    def _extra(self):
+        self.complete_extra()
+        return self.extra
+
+
+cdef class TransportTable:
+    """Which transport has an fd; like a WeakValueDictionary, but without a callback per entry.
+
+    An entry of a transport that is gone stays until the fd's number is used again, so there are never more than fds.
+    """
+
+    def __cinit__(self):
+        self.by_fd = {}
+
+    def __setitem__(self, int fd, transport):
+        self.by_fd[fd] = PyWeakref_NewRef(transport, None)
+
+    def __getitem__(self, fd):
+        transport = self.by_fd[fd]()
+        if transport is None:
+            raise KeyError(fd)
+        return transport
+
+    def __contains__(self, fd):
+        return self.get(fd) is not None
+
+    def __len__(self):
+        return len(self.fds())  # list(self) would ask for the length first
+
+    def __iter__(self):
+        return iter(self.fds())
+
+    cdef list fds(self):
+        return [fd for fd, reference in self.by_fd.items() if reference() is not None]
+
+    def get(self, fd, default=None):
+        # asyncio asks with any int of the program's, so this one does not become a C int.
+        reference = self.by_fd.get(fd)
+        transport = None if reference is None else reference()
+        return default if transport is None else transport

@@ -1,0 +1,81 @@
+# The wire on io_uring: completions instead of readiness.
+from libc.stdint cimport int32_t, uint32_t
+
+from ...fdmon.base cimport FdHandler
+from ...fdmon.io_uring cimport IoUringMonitor, MovableRequest
+from ...liburing.liburing cimport msghdr
+from ...uring.buffers cimport BufferRing
+from ...uring.engine cimport Engine
+from ...uring.request cimport Request
+from .wire cimport Wire, WireEnd, iovec
+
+cdef class ReceiveRequest(MovableRequest):
+    cdef RingWire wire             # None when orphaned
+    cdef BufferRing buffers        # whose buffers its completions name; the memory lives as long as this
+    cdef bint is_poll              # bulk mode: a multishot POLL_ADD instead of a multishot RECV
+    cdef bint is_in_doubt          # a read fell short, and a sweep will see whether more is left
+    cdef unsigned long long read_at  # the dispatch in which it was last read for
+    cdef int reads_left            # in that dispatch
+    cdef bint is_coming_back       # by an entry of the FIFO that no CQE brought
+    cdef int32_t revents           # what that stands for
+
+cdef class SendRequest(Request):
+    cdef RingWire wire             # None when orphaned
+    cdef msghdr message            # what a SENDMSG SQE points to; lives in this held object
+    cdef iovec *vector             # owned; what message points to
+    cdef size_t vector_capacity
+    cdef Py_ssize_t asked          # bytes of this send
+
+cdef class RoomRequest(Request):
+    cdef RingWire wire             # None when orphaned
+
+cdef class IdleHandler(FdHandler):
+    cdef RingWire wire
+
+cdef class RingWire(Wire):
+    cdef IoUringMonitor monitor
+    cdef Engine engine
+    cdef ReceiveRequest receive    # None unless armed, as far as dispatch knows
+    cdef SendRequest send
+    cdef bint sends_in_flight      # the send request is with the kernel, as far as settle and dispatch know
+    cdef RoomRequest room          # None unless armed, as far as dispatch knows
+    cdef bint needs_room           # the last send fell short: the rest goes out when there is room
+    cdef bint is_bulk
+    cdef int protocol              # IPPROTO_TCP ..., as of enter_bulk
+    cdef bint is_after_sweep       # what the next read finds was left by an earlier one
+    cdef bint is_counting          # each read tells how much is left
+    cdef bint may_have_more(self, ReceiveRequest request, int32_t revents, int n_left) except -1
+    cdef bint is_quiet             # the next receive does not begin in the ring
+    cdef IdleHandler idle          # what the epoll set watches for in the place of requests; None for nothing
+    cdef bint idle_read
+    cdef bint idle_room
+    cdef object file               # of a shared socket its identity, once it has left the ring; else None
+    cdef bint is_closed_by_program(self) except -1
+    cdef bint watch_for_data(self) except -1
+    cdef bint watch_for_room(self) except -1
+    cdef bint watch_idle(self) except -1
+    cdef int woken(self, short revents) except -1
+    cdef unsigned n_large          # large chunks in a row
+    cdef unsigned n_short          # short bulk reads in a row
+    cdef Py_ssize_t hint
+    cdef int arm(self) except -1
+    cdef int prep_receive(self) except -1
+    cdef int submit_shared(self) except -1
+    cdef int closed_by_program(self, ReceiveRequest request, uint32_t flags, char *data) except -1
+    cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1
+    cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1
+    cdef int judge_size(self, int32_t res) except -1
+    cdef int read_ready(self, ReceiveRequest request, int32_t revents, uint32_t flags) except -1
+    cdef int come_back(self, ReceiveRequest request, int32_t revents) except -1
+    cdef int read_bulk(self, ReceiveRequest request, int32_t revents) except -1
+    cdef int leave_bulk(self) except -1
+    cdef void enter_bulk(self) noexcept
+    cdef int send_completed(self, int32_t res) except -1
+    cdef int submit_send(self, bint with_cqe) except -1
+    cdef int prep_send(self, bint with_cqe) except -1
+    cdef int wait_for_room(self) except -1
+    cdef int arm_room(self) except -1
+    cdef int room_found(self, RoomRequest request, int32_t res, bint is_over) except -1
+    cdef int stop_waiting(self) except -1
+    cdef void skip_send_settled(self, int32_t res) noexcept
+    cdef int judge_sent(self, WireEnd end, int32_t res) except -1

@@ -1,0 +1,96 @@
+# How bytes travel between a stream transport and its socket.
+from ...aio.context cimport AioContext, Flushable
+from ...fdmon.base cimport FdHandler
+
+cdef extern from "<sys/uio.h>" nogil:
+    ctypedef struct iovec "struct iovec":
+        void *iov_base
+        size_t iov_len
+
+cdef class SendQueue:
+    cdef list chunks               # bytes, oldest first
+    cdef Py_ssize_t first          # index of the oldest chunk that is not fully sent
+    cdef Py_ssize_t first_offset   # bytes of it that are sent
+    cdef Py_ssize_t n_bytes        # not sent yet
+    cdef int push(self, bytes chunk) except -1
+    cdef int consume(self, Py_ssize_t n_bytes) except -1
+    cdef int clear(self) except -1
+    cdef size_t fill(self, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept
+
+cdef class WireEnd(Flushable):
+    # what a wire tells its transport
+    cdef AioContext aio_context
+    cdef Wire wire                 # None once the socket is closed
+    cdef SendQueue queue
+    cdef object aio_ctx            # contextvars.Context in which the protocol hears what the wire tells
+    cdef const int *fd_at          # where the socket's number is now: see transports/stream/endpoint
+    cdef bint is_shared            # the program may act on the socket itself: nothing waits for the end of the turn
+    cdef bint is_buffered          # takes memory, for a BufferedProtocol; else bytes objects
+    cdef bint keeps_records        # SOCK_SEQPACKET, SCTP: one write, one record; the end sends at once, by readiness
+    cdef bint is_hearing           # between start_reading and stop_reading
+    cdef const char *rest          # of a chunk whose delivery is on the stack: what comes next, for nested turns
+    cdef Py_ssize_t n_rest         # 0: there is none; valid while buffered_arrived() is in the protocol's method
+    cdef int deliver_rest(self) except -1
+    cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1
+    cdef int bytes_arrived(self, bytes data) except -1
+    cdef int eof_arrived(self) except -1
+    cdef int read_failed(self, int error) except -1
+    cdef int broke(self, object error) except -1
+    cdef int sent(self) except -1
+    cdef bint wants_news(self) noexcept
+    cdef int schedule_news(self) except -1
+    cdef int write_failed(self, int error) except -1
+    # what the transport makes of it
+    cdef int fail_reading(self, int error) except -1
+    cdef int fail_writing(self, int error) except -1
+    cdef int fail(self, object error) except -1
+    cdef int after_sent(self) except -1
+
+cdef class Wire:
+    # Borrowed from the transport; -1 once that has closed the socket.  System calls take end.fd_at[0], which knows of
+    # a close by the program as well.
+    cdef int fd
+    cdef WireEnd end               # None when detached
+    cdef AioContext aio_context
+    cdef bint wants_read           # between start_reading and stop_reading
+    cdef list held                 # bytes that the end could not take yet; None mostly
+    cdef int held_error            # after `held`: a negated errno, 1 for end of file, 0 for nothing
+    cdef int send_error            # a failed send that the end was not told of yet; an errno or 0
+    cdef int start_reading(self) except -1
+    cdef int stop_reading(self) except -1
+    cdef int send_queued(self) except -1
+    cdef int send_now(self) except -1
+    cdef int send_last(self) except -1
+    cdef bint is_sending(self) noexcept
+    cdef int tell_news(self) except -1
+    cdef int stop_writing(self) except -1
+    cdef int detach(self) except -1
+    cdef int go_on(self) except -1
+    cdef int shared(self) except -1
+    cdef int leave_ring(self) except -1
+    cdef int hold_back(self, bytes data) except -1
+    cdef int hold_first(self, bytes data) except -1
+    cdef int hold_end(self) except -1
+    cdef int stopped(self, int result) except -1
+    cdef int deliver_held(self) except -1
+    cdef bint has_held(self) noexcept
+    cdef Py_ssize_t write_vector(self, bint *is_short) except? -1
+    cdef int write_all(self) except? -1
+
+cdef class WireHandler(FdHandler):
+    cdef ReadinessWire wire
+
+cdef class ReadinessWire(Wire):
+    cdef WireHandler handler       # None without interest
+    cdef bint wants_write
+    cdef object file               # the identity of its file, once the program has the socket, too; else None
+    cdef bint is_closed_by_program(self) except -1
+    cdef Py_ssize_t hint           # expected size of the next read, bytes
+    cdef int watch(self) except -1
+    cdef int write_some(self) except -1
+    cdef int read(self) except -1
+    cdef int learn(self, Py_ssize_t count) except -1
+
+cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count, int *n_left=?)
+
+cdef int warn_unclosed(object transport) except -1

@@ -1,0 +1,635 @@
+"""How bytes travel between a stream transport and its socket.
+
+A transport (asyncio's face) owns a WireEnd, the end that is told; a Wire does the system calls.  Two wires exist:
+`ReadinessWire` here, for epoll and poll, and `RingWire` in its own file, for completions on io_uring.  They are the one
+place that knows the difference.
+
+Writing: chunks collect in a SendQueue during a turn; `flush` at its end hands them over as one vectored send.  `bytes`
+are held by reference (the transport copied everything that can change).
+
+Invariant: queue.n_bytes is what the kernel has not taken, as far as we know; a chunk leaves the queue only when its
+last byte was taken.
+
+Thread: the loop's.
+"""
+
+from libc.errno cimport EAGAIN, EBADF, EINTR, errno
+from libc.stdlib cimport free, malloc
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
+
+from ...aio.context cimport Flushable
+from ...aio.handles cimport enter_context, leave_context
+from ...fdmon.base cimport FdHandler, check_held, identity
+from ...support.assertions cimport is_none, length_of_list, must, must_if, must_not
+from ...support.errors cimport os_error
+from ...support.system cimport IOV_MAX, POLLIN, POLLOUT
+
+import warnings
+
+cdef extern from "<sys/socket.h>" nogil:
+    """
+    #include <errno.h>
+    #include <netinet/in.h>
+    #include <string.h>
+    #include <sys/uio.h>
+    static ssize_t ul_send_vector(int fd, struct iovec *vector, size_t count)
+    {
+        struct msghdr message;
+        if (count == 1)
+            return send(fd, vector->iov_base, vector->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        memset(&message, 0, sizeof message);
+        message.msg_iov = vector;
+        message.msg_iovlen = count;
+        return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    /* TCP only: another family's control messages could bring descriptors. */
+    static ssize_t ul_recv_counted(int fd, void *buffer, size_t n_bytes, int *n_left)
+    {
+        struct iovec vector = {buffer, n_bytes};
+        char control[CMSG_SPACE(sizeof(int))];
+        struct msghdr message;
+        struct cmsghdr *told;
+        ssize_t count;
+        memset(&message, 0, sizeof message);
+        message.msg_iov = &vector;
+        message.msg_iovlen = 1;
+        message.msg_control = control;
+        message.msg_controllen = sizeof control;
+        *n_left = -1;
+        count = recvmsg(fd, &message, MSG_DONTWAIT);
+        if (count < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNRESET) {
+            /* Refused by a sandbox?  Then there is no EBADF for no file. */
+            int error = errno;
+            if (recvmsg(-1, &message, MSG_DONTWAIT) >= 0 || errno != EBADF)
+                return recv(fd, buffer, n_bytes, MSG_DONTWAIT);
+            errno = error;
+        }
+        told = count > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+        if (told != NULL && told->cmsg_level == IPPROTO_TCP && told->cmsg_type == 36 /* TCP_CM_INQ */)
+            memcpy(n_left, CMSG_DATA(told), sizeof *n_left);
+        return count;
+    }
+    """
+    ssize_t recv(int fd, void *buffer, size_t n_bytes, int flags)
+    ssize_t ul_recv_counted(int fd, void *buffer, size_t n_bytes, int *n_left)
+    ssize_t ul_send_vector(int fd, iovec *vector, size_t count)
+    int MSG_DONTWAIT
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
+
+cdef enum:
+    STAGING_BYTES = 256 * 1024     # the one buffer that all small reads share
+    DIRECT_FROM = 8192             # reads that are expected to be larger go straight into their bytes object
+    DIRECT_MOST = 256 * 1024
+    DIRECT_FIRST = 64 * 1024
+    READS_PER_EVENT = 4            # fairness: a socket that never runs dry gives others a turn
+
+# Shared by all loops: a read ends in a copy before any Python code can run (the GIL is held).
+cdef char *staging = NULL
+
+cdef object warn = warnings.warn  # a C variable: module globals may be gone when the interpreter ends
+
+
+cdef int warn_unclosed(object transport) except -1:
+    """A transport is deleted that nobody closed."""
+    warn(f"unclosed transport {transport!r}", ResourceWarning, source=transport)
+    return 0
+
+
+cdef class SendQueue:
+    """Chunks to send, first in first out."""
+
+    def __cinit__(self):
+        self.chunks = []
+
+    cdef int push(self, bytes chunk) except -1:
+        self.chunks.append(chunk)
+        self.n_bytes += PyBytes_GET_SIZE(chunk)
+        must(self.n_bytes >= 0, "no less than nothing is queued")
+        return 0
+
+    cdef int consume(self, Py_ssize_t n_bytes) except -1:
+        """The kernel took this many bytes from the front."""
+        cdef Py_ssize_t left
+        must(n_bytes >= 0, "the kernel takes no less than nothing")
+        must(n_bytes <= self.n_bytes, "the kernel takes no more than is queued")
+        self.n_bytes -= n_bytes
+        if self.n_bytes == 0:
+            self.chunks.clear()
+            self.first = self.first_offset = 0
+            return 0
+        while n_bytes:
+            left = PyBytes_GET_SIZE(<bytes>self.chunks[self.first]) - self.first_offset
+            if n_bytes < left:
+                self.first_offset += n_bytes
+                break
+            n_bytes -= left
+            self.first_offset = 0
+            self.chunks[self.first] = b""
+            self.first += 1
+        must(self.first < length_of_list(<void *>self.chunks), "what is not sent yet is on the queue")
+        if self.first > 256:
+            del self.chunks[:self.first]
+            self.first = 0
+        return 0
+
+    cdef int clear(self) except -1:
+        self.chunks.clear()
+        self.n_bytes = self.first = self.first_offset = 0
+        return 0
+
+    cdef size_t fill(self, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept:
+        """Describe most_bytes of the queue's front; returns the number of entries.  Valid while the chunks live.
+
+        A length in an SQE has 32 bits: what is longer would be cut off at the front.
+        """
+        cdef Py_ssize_t i = self.first
+        cdef Py_ssize_t offset = self.first_offset
+        cdef Py_ssize_t total = len(self.chunks)
+        cdef size_t count = 0
+        cdef PyObject *chunk
+        while i < total and count < capacity and most_bytes > 0:
+            chunk = <PyObject *>self.chunks[i]
+            vector[count].iov_base = PyBytes_AS_STRING(<bytes>chunk) + offset
+            vector[count].iov_len = min(PyBytes_GET_SIZE(<bytes>chunk) - offset, most_bytes)
+            most_bytes -= vector[count].iov_len
+            count += 1
+            offset = 0
+            i += 1
+        return count
+
+
+cdef class WireEnd(Flushable):
+    """What a wire tells its transport; all of these may run user code, except where a line says no."""
+
+    cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
+        """Bytes came in; `data` is valid until the return.  Only while is_hearing."""
+        raise NotImplementedError
+
+    cdef int bytes_arrived(self, bytes data) except -1:
+        """The same, in an object of their own."""
+        raise NotImplementedError
+
+    cdef int deliver_rest(self) except -1:
+        """In a nested turn, made by the protocol in the middle of a chunk: the rest of that comes before anything else.
+
+        The frame below on the stack keeps its memory, and finds the rest taken.
+        """
+        cdef Py_ssize_t n_bytes = self.n_rest
+        if n_bytes and self.is_hearing:
+            self.n_rest = 0
+            self.data_arrived(self.rest, n_bytes)
+        return 0
+
+    cdef int eof_arrived(self) except -1:
+        raise NotImplementedError
+
+    # A wire is the loop's, and the loop's context nobody's: what follows from these happens in the connection's.
+    # They are for wires; nothing that a transport does on behalf of its user may come this way.
+
+    cdef int read_failed(self, int error) except -1:
+        cdef object aio_ctx = self.aio_ctx
+        left = enter_context(aio_ctx)
+        try:
+            return self.fail_reading(error)
+        finally:
+            leave_context(aio_ctx, left)
+
+    cdef int write_failed(self, int error) except -1:
+        cdef object aio_ctx = self.aio_ctx
+        left = enter_context(aio_ctx)
+        try:
+            return self.fail_writing(error)
+        finally:
+            leave_context(aio_ctx, left)
+
+    cdef int broke(self, object error) except -1:
+        """The wire itself failed, for lack of memory: bytes may be lost, so that the connection has to end."""
+        cdef object aio_ctx = self.aio_ctx
+        left = enter_context(aio_ctx)
+        try:
+            return self.fail(error)
+        finally:
+            leave_context(aio_ctx, left)
+
+    cdef int sent(self) except -1:
+        """The queue became shorter."""
+        cdef object aio_ctx = self.aio_ctx
+        if not self.wants_news():
+            return 0
+        left = enter_context(aio_ctx)
+        try:
+            return self.after_sent()
+        finally:
+            leave_context(aio_ctx, left)
+
+    cdef int fail_reading(self, int error) except -1:
+        raise NotImplementedError
+
+    cdef int fail_writing(self, int error) except -1:
+        raise NotImplementedError
+
+    cdef int fail(self, object error) except -1:
+        raise NotImplementedError
+
+    cdef int after_sent(self) except -1:
+        raise NotImplementedError
+
+    cdef bint wants_news(self) noexcept:
+        """An empty queue is news to it: it is paused, closing, or somebody waits for that.  No user code."""
+        raise NotImplementedError
+
+    cdef int schedule_news(self) except -1:
+        """Have wire.tell_news() called soon, outside of wait and flush.  No user code."""
+        raise NotImplementedError
+
+
+cdef class Wire:
+    """The system calls of one connected stream socket."""
+
+    cdef int start_reading(self) except -1:
+        """From now on the end hears of data, end of file and errors.  Idempotent."""
+        raise NotImplementedError
+
+    cdef int stop_reading(self) except -1:
+        """The end hears nothing until start_reading; nothing that arrives is lost.  Idempotent."""
+        raise NotImplementedError
+
+    cdef int send_queued(self) except -1:
+        """Send what the queue has, by the end of this turn; no effect while a send is under way."""
+        raise NotImplementedError
+
+    cdef int send_now(self) except -1:
+        """Send what the kernel takes at once, with a system call; the rest as send_queued.
+
+        Returns 0 or an errno that is fatal for the connection; the end is not told of it.  No user code.
+        """
+        raise NotImplementedError
+
+    cdef int send_last(self) except -1:
+        """The loop closes: whatever the kernel takes at once, and nothing after it.  No user code."""
+        cdef Py_ssize_t taken
+        cdef bint is_short
+        while self.end.queue.n_bytes and not self.is_sending():
+            must(<void *>self.end.wire == <void *>self, "only the wire of a transport takes from its queue")
+            taken = self.write_vector(&is_short)
+            if taken <= 0:
+                break
+            self.end.queue.consume(taken)
+        return 0
+
+    cdef bint is_sending(self) noexcept:
+        """Something is under way: `sent` or `write_failed` will follow."""
+        raise NotImplementedError
+
+    cdef int tell_news(self) except -1:
+        """Tell the end what a flush or a settled send found out.  Runs user code."""
+        cdef WireEnd end = self.end
+        cdef int error = self.send_error
+        if end is None:
+            return 0
+        if error:
+            self.send_error = 0
+            return end.write_failed(error)
+        return end.sent()
+
+    cdef int stop_writing(self) except -1:
+        """The connection is given up: forget the send that is under way."""
+        raise NotImplementedError
+
+    cdef int detach(self) except -1:
+        """The socket is going to be closed; the end hears nothing any more."""
+        raise NotImplementedError
+
+    cdef int go_on(self) except -1:
+        """A frame below delivers for this wire, and a nested turn begins: see Resumable.go_on."""
+        return 0  # a socket that is readable is reported again
+
+    cdef int shared(self) except -1:
+        """The program has the socket from now on: see WireEnd.is_shared."""
+        return 0
+
+    cdef int leave_ring(self) except -1:
+        """The same, in the loop's thread: nothing may hold the file for long, since the program may close it."""
+        return 0
+
+    cdef int hold_back(self, bytes data) except -1:
+        """Keep bytes that arrived while reading is stopped; deliver_held hands them over, in order."""
+        if self.held is None:
+            self.held = []
+        self.held.append(data)
+        return 0
+
+    cdef int hold_first(self, bytes data) except -1:
+        """Keep bytes that the end was given and did not take, before what is held already."""
+        if self.held is None:
+            self.held = []
+        self.held.insert(0, data)
+        return 0
+
+    cdef int hold_end(self) except -1:
+        """Keep the end of file behind what is held."""
+        self.held_error = 1
+        return 0
+
+    cdef int stopped(self, int result) except -1:
+        """End of file (0) or a negated errno; the end hears of it after the data that came before."""
+        cdef WireEnd end = self.end
+        if end is None:
+            return 0
+        if result == 0 and self.send_error:
+            # A failed send took the socket's error, and receiving only sees the end: it was a reset all the same.
+            return self.tell_news()
+        if not self.wants_read or self.held is not None:
+            self.held_error = result if result else 1
+            return 0
+        return end.eof_arrived() if result == 0 else end.read_failed(-result)
+
+    cdef bint has_held(self) noexcept:
+        """Data or an end arrived while reading was stopped, and waits for deliver_held."""
+        return self.held is not None or self.held_error != 0
+
+    cdef int deliver_held(self) except -1:
+        """Reading goes on: the end hears first what arrived before it was stopped.  Runs user code."""
+        cdef WireEnd end
+        cdef int error
+        cdef bytes data
+        while self.held is not None and self.wants_read and self.end is not None:
+            end = self.end
+            if end.n_rest:
+                end.deliver_rest()  # of a frame below: it came before
+                if end.n_rest:
+                    return 0
+                continue
+            must_not(length_of_list(<void *>self.held) == 0, "a wire without held bytes has no list of them")
+            data = <bytes>self.held.pop(0)
+            if not self.held:
+                self.held = None
+            end.bytes_arrived(data)
+            check_held(self)
+        if self.held is None and self.held_error and self.wants_read and self.end is not None:
+            error = self.held_error
+            self.held_error = 0
+            self.stopped(0 if error == 1 else error)
+        return 0
+
+    cdef Py_ssize_t write_vector(self, bint *is_short) except? -1:
+        """One sendmsg(2) of the queue's front: bytes taken, or a negated errno.  No user code.
+
+        Parameters:
+            is_short: gets whether the kernel took less than it was given.
+        """
+        cdef iovec few[8]
+        cdef iovec *vector = few
+        cdef size_t capacity = 8
+        cdef size_t count = <size_t>(len(self.end.queue.chunks) - self.end.queue.first)
+        cdef ssize_t taken
+        cdef size_t i
+        cdef Py_ssize_t asked = 0
+        if count > 8:
+            capacity = min(count, <size_t>IOV_MAX)
+            vector = <iovec *>malloc(capacity * sizeof(iovec))
+            if vector == NULL:
+                raise MemoryError()
+        count = self.end.queue.fill(vector, 1 if self.end.keeps_records else capacity, 1 << 30)
+        while True:
+            taken = ul_send_vector(self.end.fd_at[0], vector, count)
+            if taken >= 0 or errno != EINTR:
+                break
+        if taken < 0:
+            taken = -errno
+        for i in range(count):
+            asked += vector[i].iov_len
+        must(taken <= asked, "the kernel takes no more than it is given")
+        is_short[0] = taken < asked
+        if vector != few:
+            free(vector)
+        return taken
+
+    cdef int write_all(self) except? -1:
+        """sendmsg(2) until the queue is empty or the kernel takes no more: 0 or an errno.  No user code.
+
+        A short count is the end: the kernel has noted that it waits for room, and reports it also where only the moment
+        is reported.  An error that came between is reported in the same way.
+        """
+        cdef SendQueue queue = self.end.queue
+        cdef Py_ssize_t taken
+        cdef bint is_short = False
+        while queue.n_bytes and not is_short:
+            taken = self.write_vector(&is_short)
+            if taken < 0:
+                return 0 if taken == -EAGAIN else <int>-taken
+            queue.consume(taken)
+        return 0
+
+
+cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count, int *n_left=NULL):
+    """recv(2) straight into a bytes object of its own, without a copy.
+
+    Parameters:
+        n_bytes: at most so many.
+        count: gets the bytes read, 0 at end of file, or a negated errno.
+        n_left: of a TCP socket that has TCP_INQ: gets the bytes that are still to be read, 1 for the end;
+            -1 for no answer.
+
+    Returns: the bytes object, None for a count of 0 and below.
+    """
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, n_bytes)
+    cdef PyObject *data
+    cdef object result
+    if n_left == NULL:
+        count[0] = recv(fd, PyBytes_AS_STRING(made), n_bytes, MSG_DONTWAIT)
+    else:
+        count[0] = ul_recv_counted(fd, PyBytes_AS_STRING(made), n_bytes, n_left)
+    if count[0] < 0:
+        count[0] = -errno
+    if count[0] <= 0:
+        return None
+    if count[0] == n_bytes:
+        return made
+    # _PyBytes_Resize wants the only reference
+    data = <PyObject *>made
+    raw_incref(data)
+    made = None
+    _PyBytes_Resize(&data, count[0])
+    result = <object>data
+    raw_decref(data)
+    return result
+
+
+cdef extern from *:
+    """
+    #define raw_incref(object) Py_INCREF(object)
+    #define raw_decref(object) Py_DECREF(object)
+    """
+    void raw_incref(PyObject *) noexcept
+    void raw_decref(PyObject *) noexcept
+
+
+cdef class WireHandler(FdHandler):
+    """The fd monitor's view of a ReadinessWire."""
+
+    cdef int on_ready(self, short revents) except -1:
+        cdef ReadinessWire wire = self.wire
+        cdef WireEnd end
+        try:
+            # as selectors.EpollSelector: an error or a hang-up wakes both directions
+            if revents & ~POLLOUT and wire.wants_read and wire.end is not None:
+                wire.read()
+            if revents & ~POLLIN and wire.wants_write and wire.end is not None:
+                wire.send_error = wire.write_some()
+                wire.tell_news()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            end = wire.end
+            if end is None:
+                raise
+            end.broke(error)
+        return 0
+
+    cdef object behind(self):
+        return self.wire.end
+
+    cdef bint is_closed_by_program(self) except -1:
+        return self.wire.end is not None and self.wire.end.fd_at[0] != self.fd
+
+
+cdef class ReadinessWire(Wire):
+    """recv(2) and sendmsg(2) when the monitor says so; for epoll and poll."""
+
+    def __cinit__(self, WireEnd end, int fd):
+        global staging
+        if staging == NULL:
+            staging = <char *>malloc(STAGING_BYTES)
+            if staging == NULL:
+                raise MemoryError()
+        self.end = end
+        self.aio_context = end.aio_context
+        self.fd = fd
+        if end.is_shared:
+            self.file = identity(fd)
+
+    cdef int shared(self) except -1:
+        if self.file is None:
+            self.file = identity(self.fd)
+        return 0
+
+    cdef bint is_closed_by_program(self) except -1:
+        """The number may be another file's by now."""
+        return self.end.fd_at[0] != self.fd or self.file is not None and identity(self.fd) != self.file
+
+    cdef int watch(self) except -1:
+        """Tell the monitor what we want now."""
+        cdef WireHandler old = self.handler
+        cdef WireHandler new = None
+        cdef short events = (POLLIN if self.wants_read else 0) | (POLLOUT if self.wants_write else 0)
+        if (old.events if old is not None else 0) == events or self.fd < 0:
+            return 0
+        if events and self.is_closed_by_program():
+            if events & ~(old.events if old is not None else 0):
+                raise os_error(EBADF)
+            events = 0
+        if events:
+            new = WireHandler(self.fd, events)
+            new.wire = self
+            new.may_be_closed = new.is_brief = self.end.is_shared
+        self.handler = None  # what remains when the kernel refuses the change
+        self.aio_context.set_handler(old, new)
+        self.handler = new
+        must_if(not is_none(<void *>new), not is_none(<void *>self.end), "a wire that is detached watches for nothing")
+        return 0
+
+    cdef int start_reading(self) except -1:
+        self.wants_read = True
+        return self.watch()
+
+    cdef int stop_reading(self) except -1:
+        self.wants_read = False
+        return self.watch()
+
+    cdef int read(self) except -1:
+        cdef Py_ssize_t count
+        cdef Py_ssize_t asked
+        cdef int rounds = READS_PER_EVENT
+        cdef object data = None
+        cdef WireEnd end
+        # while something is held back, new bytes wait in the socket
+        while rounds and self.wants_read and self.end is not None and not self.has_held():
+            rounds -= 1
+            end = self.end
+            if self.hint > DIRECT_FROM:
+                asked = self.hint
+                data = read_direct(self.end.fd_at[0], asked, &count)
+            else:
+                asked = STAGING_BYTES
+                count = recv(self.end.fd_at[0], staging, asked, MSG_DONTWAIT)
+                if count < 0:
+                    count = -errno
+            if count <= 0:
+                if count == 0:
+                    end.eof_arrived()
+                elif count != -EAGAIN and count != -EINTR:
+                    end.read_failed(<int>-count)
+                return 0
+            if not end.keeps_records:  # of which a smaller read would cut one off
+                self.learn(count)
+            if data is None:
+                # A copy first: get_buffer() of a BufferedProtocol may let another thread's loop read into staging.
+                end.bytes_arrived(PyBytes_FromStringAndSize(staging, count))
+            else:
+                end.bytes_arrived(<bytes>data)
+                data = None
+            check_held(self)
+            if count < asked:
+                return 0
+        return 0
+
+    cdef int learn(self, Py_ssize_t count) except -1:
+        """What the last read says about the size of the next."""
+        if count <= DIRECT_FROM:
+            self.hint = 0
+        elif self.hint == 0:
+            self.hint = DIRECT_FIRST
+        elif count == self.hint and self.hint < DIRECT_MOST:
+            self.hint *= 2
+        return 0
+
+    cdef int send_queued(self) except -1:
+        """Called by flush."""
+        if self.wants_write or self.send_error or not self.end.queue.n_bytes:
+            return 0
+        self.send_error = self.send_now()
+        if self.send_error or (self.end.queue.n_bytes == 0 and self.end.wants_news()):
+            self.end.schedule_news()
+        return 0
+
+    cdef int send_now(self) except -1:
+        # While something waits for room, on_ready sends and tells of it: sending here could empty the queue
+        # without anybody calling resume_writing.
+        return 0 if self.wants_write else self.write_some()
+
+    cdef int write_some(self) except -1:
+        """Send what the kernel takes; ask for POLLOUT for the rest.  0 or an errno."""
+        cdef int error
+        must_not(is_none(<void *>self.end), "a wire that is detached sends nothing")
+        error = self.write_all()
+        if error == 0:
+            self.wants_write = self.end.queue.n_bytes != 0
+            self.watch()
+        return error
+
+    cdef bint is_sending(self) noexcept:
+        return self.wants_write
+
+    cdef int stop_writing(self) except -1:
+        self.wants_write = False
+        return self.watch()
+
+    cdef int detach(self) except -1:
+        self.wants_read = self.wants_write = False
+        self.watch()
+        self.end = None
+        return 0
