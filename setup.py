@@ -37,6 +37,7 @@ PLAIN = [
     "aio.owner",
     "aio.gsource",
     "transports.addresses",
+    "transports.base",
     "transports.datagram.transport",
     "transports.datagram.packets",
     "transports.stream.endpoint",

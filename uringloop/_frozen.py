@@ -76,6 +76,7 @@ def _seen_of_ours() -> None:
     from .requests import request as raw_request
     from .support import errors, references
     from .transports import addresses, flow, plain, stock, trsock
+    from .transports import base as transport_base
     from .transports.datagram import classes as datagram_classes
     from .transports.datagram import packets
     from .transports.datagram import transport as datagram_transport

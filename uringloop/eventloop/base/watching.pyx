@@ -17,7 +17,7 @@ from ...aio.poll_handlers cimport CallbackHandler
 from ...fdmon.base cimport FdHandler
 from ...support.errors cimport os_error
 from ...support.system cimport POLLIN, POLLOUT
-from ...transports.stream.endpoint cimport has_lost
+from ...transports.base cimport has_lost
 
 import selectors
 

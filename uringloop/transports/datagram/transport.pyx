@@ -23,13 +23,12 @@ from libc.errno cimport EAGAIN, EBADF, EINTR
 from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 
-from ...aio.context cimport AioContext, Flushable, Resumable
+from ...aio.context cimport AioContext, Resumable
 from ...support.assertions cimport is_none, must, must_not
 from ...support.errors cimport os_error
 from ..addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, real_family, ul_name
-from ..stream.endpoint cimport number_in
+from ..base cimport Transport, number_in, warn_unclosed
 from .packets cimport BATCH, MOST_BYTES, Batch, DatagramQueue, Incoming, Outgoing, send_to_peer
-from ..stream.wire cimport warn_unclosed
 
 import sys
 
@@ -62,14 +61,10 @@ cdef object stock_class = _stock.Datagram
 cdef object stock_extra_info = stock_class.get_extra_info
 
 
-cdef class DatagramTransport(Flushable):
+cdef class DatagramTransport(Transport):
     """See asyncio.DatagramTransport; made by the loop.  Subclassed in classes.py for asyncio's class."""
 
     def __cinit__(self, *args, **kwargs):
-        # what nobody set up is a transport whose connection was lost
-        self.fd = -1
-        self.fd_at = &self.fd
-        self.conn_lost = 1
         self.errors = []
         self.batch = Batch()
         self.queue = DatagramQueue(HEADER_BYTES)
@@ -165,16 +160,7 @@ cdef class DatagramTransport(Flushable):
             info.append(f"write=<{'polling' if self.is_blocked else 'idle'}, bufsize={self.queue.n_bytes}>")
         return "<{}>".format(" ".join(info))
 
-    def set_protocol(self, protocol):
-        self.protocol = protocol
-
-    def get_protocol(self):
-        return self.protocol
-
     # -- receiving -------------------------------------------------------------------------------------
-
-    def is_reading(self):
-        return not self.is_closing_ and not self.is_paused
 
     def pause_reading(self):
         if not self.is_reading():
@@ -455,10 +441,7 @@ cdef class DatagramTransport(Flushable):
                 self.end_if_sent()
 
     cdef int resume_if_drained(self) except -1:
-        if not self.conn_lost and self.is_protocol_paused and self.queue.n_bytes <= self.low_bytes:
-            self.is_protocol_paused = False
-            self.call_flow_control("resume_writing")
-        return 0
+        return self.resume_protocol() if self.queue.n_bytes <= self.low_bytes else 0
 
     cdef int end_if_sent(self) except -1:
         if self.is_closing_ and not self.conn_lost and self.queue.first == self.queue.end:
@@ -502,41 +485,15 @@ cdef class DatagramTransport(Flushable):
         self.flush()
         return self.queue.n_bytes
 
-    def get_write_buffer_limits(self):
-        return (self.low_bytes, self.high_bytes)
-
     def set_write_buffer_limits(self, high=None, low=None):
         self.high_bytes, self.low_bytes = buffer_limits(high, low)
         self.flush()
         self.pause_if_full()
 
     cdef int pause_if_full(self) except -1:
-        if self.queue.n_bytes <= self.high_bytes or self.is_protocol_paused:
-            return 0
-        self.is_protocol_paused = True
-        return self.call_flow_control("pause_writing")
-
-    cdef int call_flow_control(self, str name) except -1:
-        loop, protocol = self.loop, self.protocol  # own references: the endpoint may end in a turn that it makes
-        if protocol is None:
-            return 0
-        try:
-            getattr(protocol, name)()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            loop.call_exception_handler({
-                "message": f"protocol.{name}() failed",
-                "exception": error,
-                "transport": self,
-                "protocol": protocol,
-            })
-        return 0
+        return self.pause_protocol() if self.queue.n_bytes > self.high_bytes else 0
 
     # -- the end ---------------------------------------------------------------------------------------
-
-    def is_closing(self):
-        return self.is_closing_
 
     def close(self):
         if self.is_closing_:
@@ -546,9 +503,6 @@ cdef class DatagramTransport(Flushable):
         self.stop_reading()
         if self.queue.first == self.queue.end:
             self.lose(None)
-
-    def abort(self):
-        self.force_close(None)
 
     cdef int lose(self, object error) except -1:
         """connection_lost comes with the next turn."""
@@ -567,28 +521,6 @@ cdef class DatagramTransport(Flushable):
             self.is_closing_ = True
             self.stop_reading()
         return self.lose(error)
-
-    def _force_close(self, error):
-        self.force_close(error)
-
-    def _fatal_error(self, error, message="Fatal error on transport"):
-        self.fatal_error(error, message)
-
-    cdef int fatal_error(self, object error, str message) except -1:
-        """As asyncio: network errors are for connection_lost, everything else is reported as well."""
-        if self.loop is None:
-            return 0
-        if isinstance(error, OSError):
-            if self.loop.get_debug():
-                logger.debug("%r: %s", self, message, exc_info=True)
-        else:
-            self.loop.call_exception_handler({
-                "message": message,
-                "exception": error,
-                "transport": self,
-                "protocol": self.protocol,
-            })
-        return self.force_close(error)
 
     def _call_connection_lost(self, error):
         must_not(self.conn_lost == 0, "connection_lost comes when the connection is lost")
@@ -638,29 +570,9 @@ cdef class DatagramTransport(Flushable):
         return self.fd
 
     @property
-    def _loop(self):
-        return self.loop
-
-    @property
-    def _protocol(self):
-        return self.protocol
-
-    @property
     def _extra(self):
         return self.extra
 
     @property
     def _address(self):
         return self.address
-
-    @property
-    def _closing(self):
-        return self.is_closing_
-
-    @property
-    def _conn_lost(self):
-        return self.conn_lost
-
-    @property
-    def _protocol_paused(self):
-        return self.is_protocol_paused

@@ -22,7 +22,8 @@ from ...liburing.liburing cimport *
 from ...support.assertions cimport is_none, must, must_if
 from ...support.errors cimport os_error
 from ...support.system cimport POLLIN
-from .endpoint cimport Connection, Kind, connection_of, number_in
+from ..base cimport number_in
+from .endpoint cimport Connection, Kind, connection_of
 
 
 cdef extern from "Python.h":

@@ -14,19 +14,12 @@ cdef class Connection:
     cdef int fd                        # owned; -1 once somebody took it
 
 cdef class Endpoint(WireEnd):
-    cdef readonly int fd               # -1 when closed
     cdef int number                    # what fd was then, for repr()
-    cdef object sock                   # the Python socket, which owns the fd; None until somebody asks, and when closed
     cdef object kind                   # Kind of an accepted connection; None if it began as a Python socket
-    cdef dict extra                    # of get_extra_info
     cdef object python_socket(self)
     cdef int complete_extra(self) except -1
     cdef int share(self) except -1
     cdef int close_fd(self) except -1
-
-cdef const int *number_in(object sock, int fd) noexcept
-
-cdef bint has_lost(object sock, int fd) noexcept
 
 cdef Connection connection_of(int fd, Kind kind)
 

@@ -13,11 +13,11 @@ Thread: the loop's.
 cimport cython
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from posix.unistd cimport close as posix_close
-from cpython.object cimport PyObject
 
 from ...support.assertions cimport must
 from ...support.errors cimport os_error
 from ..addresses cimport AF_INET, AF_INET6, AF_UNIX, address_of, real_family, ul_peer
+from ..base cimport number_in
 from .wire cimport WireEnd
 
 import _socket
@@ -91,7 +91,6 @@ cdef extern from *:
 cdef object make_socket = _plain.ORIGINAL or socket.socket
 cdef object closed_socket = make_socket.__new__
 cdef object transport_socket = TransportSocket
-cdef type compiled_socket = _socket.socket
 # what a test may have patched
 cdef object stock_class = _stock.Stream
 cdef object stock_extra_info = stock_class.get_extra_info
@@ -202,23 +201,6 @@ cdef object name_of(int fd, Kind kind, bint of_peer):
     return address_of(&name, n_bytes)
 
 
-cdef const int *number_in(object sock, int fd) noexcept:
-    """Where a socket.socket keeps its number, and -1 once it is closed; NULL if it is of another make.
-
-    `sock_fd` is the first field of the object in all versions of CPython; that it holds the number is checked.
-    """
-    cdef const int *at
-    if not isinstance(sock, compiled_socket):
-        return NULL
-    at = <const int *>(<const char *><PyObject *>sock + sizeof(PyObject))
-    return at if at[0] == fd else NULL
-
-
-cdef bint has_lost(object sock, int fd) noexcept:
-    """A socket.socket that was closed or detached since it had this number; False for one of another make."""
-    return isinstance(sock, compiled_socket) and number_in(sock, fd) == NULL
-
-
 cdef bint keeps_records(int proto, int type) noexcept:
     """What is sent at once is one record for the peer: two writes must not be joined, nor one be cut."""
     return type == SOCK_SEQPACKET or proto == IPPROTO_SCTP
@@ -228,8 +210,7 @@ cdef class Endpoint(WireEnd):
     """What owns the fd of a connection.  See StreamTransport."""
 
     def __cinit__(self, *args, **kwargs):
-        self.fd = self.number = -1
-        self.fd_at = &self.fd
+        self.number = -1
 
     def take_socket(self, sock, extra, bint is_shared=False):
         """Own a connected, non-blocking socket.

@@ -2,19 +2,11 @@
 from .endpoint cimport Endpoint
 
 cdef class StreamTransport(Endpoint):
-    cdef object loop                    # the asyncio loop; None after connection_lost
-    cdef object protocol
     cdef object server                  # asyncio.Server or None
     cdef object given_context           # the contextvars.Context to call the protocol in, or None: copies, then
     cdef object made_waiter             # future that is done when connection_made was called, or None
     cdef object empty_waiter            # future of sendfile, done when the queue is empty
-    cdef Py_ssize_t high_bytes
-    cdef Py_ssize_t low_bytes
-    cdef int conn_lost                  # writes after the connection was lost, for asyncio's warning
     cdef bint is_drained                # the protocol is of asyncio.streams: see is_closing()
-    cdef bint is_closing_               # close or abort was called, or the connection failed
-    cdef bint is_paused                 # by pause_reading
-    cdef bint is_protocol_paused        # pause_writing was called
     cdef bint is_eof_written            # by write_eof
     cdef bint is_being_made             # connection_made is called, and nothing is read yet
     cdef bint is_started                # connection_made was called
@@ -28,8 +20,6 @@ cdef class StreamTransport(Endpoint):
     cdef int send_queued(self) except -1
     cdef int send_drained(self) except -1
     cdef int refuse_write(self, object data) except -1
-    cdef int force_close(self, object error) except -1
-    cdef int fatal_error(self, object error, str message) except -1
     cdef int buffered_arrived(self, const char *data, Py_ssize_t n_bytes) except -1
     cdef int call_data_received(self, bytes data) except -1
     cdef int arrive_behind_rest(self, const char *data, Py_ssize_t n_bytes) except -1

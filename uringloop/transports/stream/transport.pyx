@@ -23,7 +23,8 @@ from ...fdmon.base cimport check_held
 from ...support.assertions cimport is_none, must, must_not
 from ...support.errors cimport os_error
 from .endpoint cimport Endpoint
-from .wire cimport SendQueue, Wire, warn_unclosed
+from ..base cimport warn_unclosed
+from .wire cimport SendQueue, Wire
 
 import asyncio
 
@@ -64,7 +65,6 @@ cdef class StreamTransport(Endpoint):
     """See asyncio.Transport; made by the loop.  Subclassed in classes.py for asyncio's class."""
 
     def __cinit__(self, *args, **kwargs):
-        self.conn_lost = 1  # until setup(): nothing can be written
         self.queue = SendQueue()
 
     def setup(self, loop, AioContext aio_context not None, protocol, server, context=None):
@@ -169,9 +169,6 @@ cdef class StreamTransport(Endpoint):
     def set_protocol(self, protocol):
         self.set_protocol_(protocol)
 
-    def get_protocol(self):
-        return self.protocol
-
     # -- reading ---------------------------------------------------------------------------------------
 
     cdef int may_read(self) except -1:
@@ -197,9 +194,6 @@ cdef class StreamTransport(Endpoint):
         finally:
             if self.is_hearing and self.wire is not None and self.wire.has_held():  # KeyboardInterrupt, SystemExit
                 self.aio_context.schedule(self._deliver_held, self.loop)
-
-    def is_reading(self):
-        return not self.is_closing_ and not self.is_paused
 
     def pause_reading(self):
         if self.is_closing_ or self.is_paused:
@@ -575,43 +569,15 @@ cdef class StreamTransport(Endpoint):
         """Bytes that the kernel has not taken yet, those of the current turn included."""
         return self.queue.n_bytes
 
-    def get_write_buffer_limits(self):
-        return (self.low_bytes, self.high_bytes)
-
     def set_write_buffer_limits(self, high=None, low=None):
         self.high_bytes, self.low_bytes = buffer_limits(high, low)
         self.pause_if_full()
 
     cdef int pause_if_full(self) except -1:
-        if self.queue.n_bytes <= self.high_bytes or self.is_protocol_paused:
-            return 0
-        self.is_protocol_paused = True
-        self.call_flow_control("pause_writing")
-        return 0
+        return self.pause_protocol() if self.queue.n_bytes > self.high_bytes else 0
 
     cdef int resume_if_drained(self) except -1:
-        # as asyncio, whose writer is gone by then: not once connection_lost was called, or will be
-        if not self.is_protocol_paused or self.queue.n_bytes > self.low_bytes or self.conn_lost:
-            return 0
-        self.is_protocol_paused = False
-        self.call_flow_control("resume_writing")
-        return 0
-
-    def call_flow_control(self, name):
-        loop, protocol = self.loop, self.protocol  # own references: the connection may end in a turn that it makes
-        if protocol is None:
-            return
-        try:
-            getattr(protocol, name)()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            loop.call_exception_handler({
-                "message": f"protocol.{name}() failed",
-                "exception": error,
-                "transport": self,
-                "protocol": protocol,
-            })
+        return self.resume_protocol() if self.queue.n_bytes <= self.low_bytes else 0
 
     # -- the end ---------------------------------------------------------------------------------------
 
@@ -653,9 +619,6 @@ cdef class StreamTransport(Endpoint):
             self.conn_lost += 1
             self.loop.call_soon(self._call_connection_lost, None, context=self.given_context)
 
-    def abort(self):
-        self.force_close(None)
-
     cdef int force_close(self, object error) except -1:
         """Give up what is queued; connection_lost(error) comes with the next turn."""
         if self.conn_lost:
@@ -671,28 +634,6 @@ cdef class StreamTransport(Endpoint):
         if self.loop is not None:
             self.loop.call_soon(self._call_connection_lost, error, context=self.given_context)
         return 0
-
-    def _force_close(self, error):
-        self.force_close(error)
-
-    def _fatal_error(self, error, message="Fatal error on transport"):
-        self.fatal_error(error, message)
-
-    cdef int fatal_error(self, object error, str message) except -1:
-        """As asyncio: network errors are for connection_lost, everything else is reported as well."""
-        if self.loop is None:
-            return 0
-        if isinstance(error, OSError):
-            if self.loop.get_debug():
-                logger.debug("%r: %s", self, message, exc_info=True)
-        else:
-            self.loop.call_exception_handler({
-                "message": message,
-                "exception": error,
-                "transport": self,
-                "protocol": self.protocol,
-            })
-        return self.force_close(error)
 
     def _call_connection_lost(self, error):
         loop, server = self.loop, self.server
@@ -718,36 +659,12 @@ cdef class StreamTransport(Endpoint):
     # -- what asyncio's own modules reach for ------------------------------------------------------------
 
     @property
-    def _loop(self):
-        return self.loop
-
-    @property
-    def _protocol(self):
-        return self.protocol
-
-    @property
-    def _closing(self):
-        return self.is_closing_
-
-    @property
-    def _conn_lost(self):
-        return self.conn_lost
-
-    @property
-    def _paused(self):
-        return self.is_paused
-
-    @property
     def _eof(self):
         return self.is_eof_written
 
     @property
     def _server(self):
         return self.server
-
-    @property
-    def _protocol_paused(self):
-        return self.is_protocol_paused
 
     def _make_empty_waiter(self):
         """A future that is done when everything written so far was taken by the kernel (sendfile)."""

@@ -1,6 +1,7 @@
 # How bytes travel between a stream transport and its socket.
-from ...aio.context cimport AioContext, Flushable
+from ...aio.context cimport AioContext
 from ...fdmon.base cimport FdHandler
+from ..base cimport Transport
 
 cdef extern from "<sys/uio.h>" nogil:
     ctypedef struct iovec "struct iovec":
@@ -17,14 +18,11 @@ cdef class SendQueue:
     cdef int clear(self) except -1
     cdef size_t fill(self, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept
 
-cdef class WireEnd(Flushable):
-    # what a wire tells its transport
-    cdef AioContext aio_context
+cdef class WireEnd(Transport):
+    # what a wire reports to its transport
     cdef Wire wire                 # None once the socket is closed
     cdef SendQueue queue
     cdef object aio_ctx            # contextvars.Context in which the protocol hears what the wire tells
-    cdef const int *fd_at          # where the socket's number is now: see transports/stream/endpoint
-    cdef bint is_shared            # the program may act on the socket itself: nothing waits for the end of the turn
     cdef bint is_buffered          # takes memory, for a BufferedProtocol; else bytes objects
     cdef bint keeps_records        # SOCK_SEQPACKET, SCTP: one write, one record; the end sends at once, by readiness
     cdef bint is_hearing           # between start_reading and stop_reading
@@ -92,5 +90,3 @@ cdef class ReadinessWire(Wire):
     cdef int learn(self, Py_ssize_t count) except -1
 
 cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count, int *n_left=?)
-
-cdef int warn_unclosed(object transport) except -1

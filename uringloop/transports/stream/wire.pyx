@@ -18,14 +18,12 @@ from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject
 
-from ...aio.context cimport Flushable
 from ...aio.handles cimport enter_context, leave_context
 from ...fdmon.base cimport FdHandler, check_held, identity
 from ...support.assertions cimport is_none, length_of_list, must, must_if, must_not
 from ...support.errors cimport os_error
 from ...support.system cimport IOV_MAX, POLLIN, POLLOUT
-
-import warnings
+from ..base cimport Transport
 
 cdef extern from "<sys/socket.h>" nogil:
     """
@@ -88,14 +86,6 @@ cdef enum:
 
 # Shared by all loops: a read ends in a copy before any Python code can run (the GIL is held).
 cdef char *staging = NULL
-
-cdef object warn = warnings.warn  # a C variable: module globals may be gone when the interpreter ends
-
-
-cdef int warn_unclosed(object transport) except -1:
-    """A transport is deleted that nobody closed."""
-    warn(f"unclosed transport {transport!r}", ResourceWarning, source=transport)
-    return 0
 
 
 cdef class SendQueue:
@@ -161,8 +151,8 @@ cdef class SendQueue:
         return count
 
 
-cdef class WireEnd(Flushable):
-    """What a wire tells its transport; all of these may run user code, except where a line says no."""
+cdef class WireEnd(Transport):
+    """What a wire reports to its transport; all of these may run user code, except where a line says no."""
 
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
         """Bytes came in; `data` is valid until the return.  Only while is_hearing."""

@@ -518,10 +518,10 @@ cdef class TlsProtocol(Resumable):
             self.call_flow_control("resume_writing")
         return 0
 
-    def call_flow_control(self, name):
+    cdef int call_flow_control(self, str name) except -1:
         app_transport, app_protocol = self.app_transport, self.app_protocol
         if app_protocol is None:
-            return  # connection_lost was called, or will be: a frame further down on the stack goes on after it
+            return 0  # connection_lost was called, or will be: a frame further down on the stack goes on after it
         try:
             getattr(app_protocol, name)()
         except (KeyboardInterrupt, SystemExit):
@@ -533,6 +533,7 @@ cdef class TlsProtocol(Resumable):
                 "transport": app_transport,
                 "protocol": self,
             })
+        return 0
 
     cdef int control_reading(self) except -1:
         cdef Py_ssize_t n_bytes = self.engine.incoming_bytes()

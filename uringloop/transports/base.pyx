@@ -1,0 +1,166 @@
+"""The base of stream and datagram transports: protocol, flow control, failing; and where a socket keeps its number.
+
+asyncio's methods that both have are here where their bodies are the same.  What `extra`, `sock` and `fd` are worth, and
+when they end, is the subclass's business.
+
+Thread: the loop's.
+"""
+
+from cpython.object cimport PyObject
+
+from ..support.assertions cimport must, must_not
+
+import _socket
+import warnings
+
+from asyncio.log import logger
+
+# C variables: module globals may be gone when the interpreter ends
+cdef object warn = warnings.warn
+cdef type compiled_socket = _socket.socket
+
+
+cdef int warn_unclosed(object transport) except -1:
+    """For the finalizer of a transport that was not closed."""
+    warn(f"unclosed transport {transport!r}", ResourceWarning, source=transport)
+    return 0
+
+
+cdef const int *number_in(object sock, int fd) noexcept:
+    """Where a socket.socket keeps its number, and -1 once it is closed; NULL if it is of another make.
+
+    `sock_fd` is the first field of the object in all versions of CPython; that it holds the number is checked.
+    """
+    cdef const int *at
+    if not isinstance(sock, compiled_socket):
+        return NULL
+    at = <const int *>(<const char *><PyObject *>sock + sizeof(PyObject))
+    return at if at[0] == fd else NULL
+
+
+cdef bint has_lost(object sock, int fd) noexcept:
+    """A socket.socket that was closed or detached since it had this number; False for one of another make."""
+    return isinstance(sock, compiled_socket) and number_in(sock, fd) == NULL
+
+
+cdef int call_flow_control(object loop, object transport, object protocol, str name) except -1:
+    """Call the protocol's pause_writing or resume_writing; what that raises is reported.
+
+    The caller owns what it passes: the connection may end in a turn that the protocol makes.
+    """
+    if protocol is None:
+        return 0
+    try:
+        getattr(protocol, name)()
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        loop.call_exception_handler({
+            "message": f"protocol.{name}() failed",
+            "exception": error,
+            "transport": transport,
+            "protocol": protocol,
+        })
+    return 0
+
+
+cdef class Transport(Flushable):
+    """What owns a socket and calls a protocol.  A new one is a transport whose connection is lost, until setup()."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.fd = -1
+        self.fd_at = &self.fd
+        self.conn_lost = 1
+
+    # -- the protocol ----------------------------------------------------------------------------------
+
+    def set_protocol(self, protocol):
+        self.protocol = protocol
+
+    def get_protocol(self):
+        return self.protocol
+
+    # -- reading and flow control ----------------------------------------------------------------------
+
+    def is_reading(self):
+        return not self.is_closing_ and not self.is_paused
+
+    def get_write_buffer_limits(self):
+        return (self.low_bytes, self.high_bytes)
+
+    cdef int pause_protocol(self) except -1:
+        must(self.low_bytes <= self.high_bytes, "a protocol that is paused can be resumed")
+        if self.is_protocol_paused:
+            return 0
+        self.is_protocol_paused = True
+        loop, protocol = self.loop, self.protocol
+        return call_flow_control(loop, self, protocol, "pause_writing")
+
+    cdef int resume_protocol(self) except -1:
+        # as asyncio, whose writer is gone by then: not once connection_lost was called, or will be
+        if not self.is_protocol_paused or self.conn_lost:
+            return 0
+        self.is_protocol_paused = False
+        loop, protocol = self.loop, self.protocol
+        return call_flow_control(loop, self, protocol, "resume_writing")
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    def is_closing(self):
+        return self.is_closing_
+
+    def abort(self):
+        self.force_close(None)
+
+    cdef int force_close(self, object error) except -1:
+        """Give up what is queued; connection_lost(error) comes with the next turn."""
+        raise NotImplementedError
+
+    cdef int fatal_error(self, object error, str message) except -1:
+        """As asyncio: network errors are for connection_lost, everything else is reported as well."""
+        if self.loop is None:
+            return 0
+        must_not(self.fd_at == NULL, "a transport's socket has a place for its number")
+        if isinstance(error, OSError):
+            if self.loop.get_debug():
+                logger.debug("%r: %s", self, message, exc_info=True)
+        else:
+            self.loop.call_exception_handler({
+                "message": message,
+                "exception": error,
+                "transport": self,
+                "protocol": self.protocol,
+            })
+        return self.force_close(error)
+
+    # -- what asyncio's own modules reach for ----------------------------------------------------------
+
+    def _force_close(self, error):
+        self.force_close(error)
+
+    def _fatal_error(self, error, message="Fatal error on transport"):
+        self.fatal_error(error, message)
+
+    @property
+    def _loop(self):
+        return self.loop
+
+    @property
+    def _protocol(self):
+        return self.protocol
+
+    @property
+    def _closing(self):
+        return self.is_closing_
+
+    @property
+    def _conn_lost(self):
+        return self.conn_lost
+
+    @property
+    def _paused(self):
+        return self.is_paused
+
+    @property
+    def _protocol_paused(self):
+        return self.is_protocol_paused
