@@ -81,7 +81,7 @@ liburing_flags = runpy.run_path("uringloop/liburing/build_ffi.py")["liburing_fla
 def extensions() -> list[Extension]:
     """One Extension per .pyx file."""
     compile_args = [
-        "-O1" if DEBUG or SANITIZE else "-O3",  # what nobody measures compiles in half of the time
+        "-O1" if DEBUG or SANITIZE else "-O3",  # a build that is not measured compiles in half of the time
         "-fno-semantic-interposition",
         "-fno-plt",
         "-Wall",

@@ -78,7 +78,7 @@ def _list() -> None:
 
 
 def _usable_loops(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """(name -> version, name -> why it is skipped) of the loops asked for."""
+    """(name -> version, name -> why it is skipped) of the selected loops."""
     wanted = list(LOOPS) if "all" in names else list(dict.fromkeys(names))
     for name in wanted:
         spec_of(name)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.idle_handlers [--handlers 3200] [--seconds 2]
 
-Each handler is an eventfd with an io_poll that looks at memory; all have had one event.  The busy one finds an item in
+Each handler is an eventfd with an io_poll that reads a variable; all have had one event.  The busy one finds an item in
 memory at its second look, again and again.  `kept`: idle_ns is so long that none leaves; `removed`: 50 ms (7 s is the
 default).  Both in turn, three times, in one process; medians.
 """

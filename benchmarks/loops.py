@@ -115,7 +115,7 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     wanted = spec.options.get("fdmon")
     if wanted is not None and loop.fdmon != wanted:
         # A silent fallback would publish epoll's figures under io_uring's name.
-        raise RuntimeError(f"asked for fdmon={wanted!r} and got {loop.fdmon!r}")
+        raise RuntimeError(f"requested fdmon={wanted!r}, got {loop.fdmon!r}")
     set_polling(loop, spec)
     return importlib.import_module("aiofastnet").loop_factory(lambda: loop)() if spec.on_aiofastnet else loop
 

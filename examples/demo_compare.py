@@ -122,7 +122,7 @@ class Comparison:
         )
 
     def _file(self, number: int, samples: dict[str, Sample]) -> None:
-        """Quiet or disturbed; with one CPU, server and client starve each other and nothing can be told."""
+        """Quiet or disturbed; with one CPU, server and client starve each other and there is nothing to compare."""
         starved = max(sample.starved_share for sample in samples.values())
         is_quiet = self._cpus[0] < 0 or starved <= STARVED_SHARE_LIMIT
         (self.quiet if is_quiet else self.disturbed).append(samples)

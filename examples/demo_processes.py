@@ -151,7 +151,7 @@ def build_load_client() -> Path:
 
 
 def write_plan(path: Path, exchanges: list[tuple[bytes, bytes]]) -> None:
-    """The file which tells the load client what to send and what must come back."""
+    """The file with what the load client sends and what must come back."""
     with path.open("wb") as file:
         for request, body in exchanges:
             file.write(b"%d %d\n" % (len(request), len(body)) + request + body)

@@ -65,7 +65,7 @@ class Row(Gtk.Box):
 
 
 class Ticks:
-    """A timer every 16 ms: whatever keeps GTK from drawing and from hearing the mouse makes it late."""
+    """A timer every 16 ms: whatever keeps GTK from drawing and from reacting to the mouse makes it late."""
 
     def __init__(self) -> None:
         self.intervals_ms: list[float] = []
@@ -237,7 +237,7 @@ def main() -> int:
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="tell at the end how evenly a 16 ms timer fired while data came",
+        help="print at the end how evenly a 16 ms timer fired while data came",
     )
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=uringloop.glib.new_event_loop) as runner:

@@ -38,7 +38,7 @@ async def follow(path: str, from_start: bool = False) -> AsyncIterator[str]:
                 await asyncio.sleep(LOOK_S)
                 here = await files.stat(file.fileno())
                 if here.st_size < await file.tell():
-                    await file.seek(0)  # somebody cut it
+                    await file.seek(0)  # it was truncated
                     unfinished = b""
                 elif here.st_size == await file.tell():
                     try:

@@ -24,7 +24,7 @@ async def play(own: int, other: int, rounds: int, *, begins: bool) -> None:
     for _ in range(rounds):
         if begins:
             await loop.add_sqe(lib.io_uring_prep_write, other, ONE, 8, 0)
-        # an eventfd has no data until somebody writes: the request waits in the kernel, the loop does other things
+        # an eventfd has no data until it is written to: the request waits in the kernel, the loop does other things
         await loop.add_sqe(lib.io_uring_prep_read, own, pointer, 8, 0)
         if not begins:
             await loop.add_sqe(lib.io_uring_prep_write, other, ONE, 8, 0)

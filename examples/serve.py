@@ -10,7 +10,7 @@ How it works:
 2. The loop comes from the module named by `--loop` (its `EventLoopPolicy` or its `new_event_loop`), so the
    stock loop, uvloop and uringloop all take the same way in.
 3. With `--control`, a thread reads commands from stdin: each line `report` is answered on stdout by one JSON
-   line from inside the loop. End of file on stdin stops the server: it never outlives whoever started it.
+   line from inside the loop. End of file on stdin stops the server: it never outlives the process that started it.
 
 Where the running loop is learnt: in the coroutine that makes the aiohttp application, and in uvicorn's
 `Server.startup`. No request passes through code of this file.
@@ -149,7 +149,7 @@ def serve_uvicorn(app: Any, listener: socket.socket, args: argparse.Namespace) -
     control = Control(args.loop, args.control)
 
     class ReportingServer(uvicorn.Server):
-        """uvicorn's server; it only tells which loop it was started in."""
+        """uvicorn's server; it only reports which loop it was started in."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             control.loop_runs(listener.getsockname()[1])

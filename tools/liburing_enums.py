@@ -14,7 +14,7 @@ import sys
 
 TABLE = """
 [Op] Enum IORING_OP_
-What a request asks for: `sqe.opcode`.
+The operation of a request: `sqe.opcode`.
 NOP 0 5.1
 READV 1 5.1
 WRITEV 2 5.1
@@ -82,7 +82,7 @@ NOP128 63 6.19
 URING_CMD128 64 6.19
 
 [SqeFlag] Flag IOSQE_
-How it is carried out, whatever it asks for: `sqe.flags`.
+How it is carried out, whatever the operation: `sqe.flags`.
 FIXED_FILE 1<<0 5.1
 IO_DRAIN 1<<1 5.2
 IO_LINK 1<<2 5.3
@@ -302,7 +302,7 @@ CQ_OVERFLOW 1<<1 5.8
 TASKRUN 1<<2 5.19
 
 [CqRingFlag] Flag IORING_CQ_
-What is told to the kernel in the memory of the completion ring.
+What user space sets for the kernel in the memory of the completion ring.
 EVENTFD_DISABLED 1<<0 5.8
 """
 

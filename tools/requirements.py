@@ -1,4 +1,4 @@
-"""Print what an optional-dependency group of pyproject.toml asks for, or "build", one requirement a line.
+"""Print what an optional-dependency group of pyproject.toml requires, or "build", one requirement a line.
 
 `pip install '.[demo]'` would compile the package again for each group; this way it is built once.
 """

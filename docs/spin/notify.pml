@@ -1,5 +1,5 @@
 /*
- * The notify protocol: threads that publish callbacks, a loop that looks at memory, sleeps, and nests turns.
+ * The notify protocol: threads that publish callbacks, a loop that busy-polls, sleeps, and nests turns.
  *
  * Checked: no wake-up is lost.  When nothing can move any more, every published callback has run (proctype Rest).  With
  * -DNP: the loop does not turn for ever without running anything, either.  README.md says how to run and read it.

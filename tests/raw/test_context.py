@@ -318,6 +318,6 @@ def test_the_other_monitors_have_none(name):
 def test_it_says_why_it_has_none(name, monkeypatch):
     monkeypatch.setenv("URINGLOOP_FDMON", name)
     context = uringloop.AioContext()
-    with pytest.raises(uringloop.SqeNotSupported, match=f"asked for with URINGLOOP_FDMON={name}"):
+    with pytest.raises(uringloop.SqeNotSupported, match=f"requested by URINGLOOP_FDMON={name}"):
         context.add_sqe(NOP, callback=print)
     context.close()

@@ -6,7 +6,7 @@ all threads.  Without the mark the fall-back is silent.  The mark stays for the 
 starts clean.
 
 "auto-any" is the same without the mark: a loop that cannot have io_uring gets the next best.  The first time that loops
-of one process, none of which was asked for by a monitor's name, differ, one warning is logged.
+of one process, none of which was requested by its name, differ, one warning is logged.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def make_monitor(name: str | None = None) -> tuple[Any, str | None]:
     if name == "io_uring":
         _mark()
         _chosen.add(name)
-    return monitor, f"{name} was asked for with {source}={name}"
+    return monitor, f"{name} was requested by {source}={name}"
 
 
 def _choose(may_differ: bool) -> tuple[Any, str | None]:

@@ -83,7 +83,7 @@ class KernelFlag(IntFlag):
 
 
 class Op(KernelEnum):
-    """What a request asks for: `sqe.opcode`."""
+    """The operation of a request: `sqe.opcode`."""
 
     NOP = 0, "5.1", "IORING_OP_NOP"
     READV = 1, "5.1", "IORING_OP_READV"
@@ -153,7 +153,7 @@ class Op(KernelEnum):
 
 
 class SqeFlag(KernelFlag):
-    """How it is carried out, whatever it asks for: `sqe.flags`."""
+    """How it is carried out, whatever the operation: `sqe.flags`."""
 
     FIXED_FILE = 1 << 0, "5.1", "IOSQE_FIXED_FILE"
     IO_DRAIN = 1 << 1, "5.2", "IOSQE_IO_DRAIN"
@@ -417,6 +417,6 @@ class SqRingFlag(KernelFlag):
 
 
 class CqRingFlag(KernelFlag):
-    """What is told to the kernel in the memory of the completion ring."""
+    """What user space sets for the kernel in the memory of the completion ring."""
 
     EVENTFD_DISABLED = 1 << 0, "5.8", "IORING_CQ_EVENTFD_DISABLED"
