@@ -51,8 +51,9 @@ test: $(STAMPS)/drivers $(STAMPS)/test
 
 # GLib.MainLoop.run() as what runs the loop; then, inside GLib's contexts, what is about run_forever() itself.
 GLIB_MONITORS := --monitor io_uring --monitor epoll --monitor poll
-GLIB_INNER := $(addprefix tests/behaviour/,loop/test_running.py streams/test_interrupted_callbacks.py \
-	$(addprefix nested/,test_nested.py test_nested_ends.py test_nested_io.py test_nested_mode.py test_nested_programs.py))
+GLIB_INNER := $(addprefix tests/behaviour/,loop/test_running.py loop/test_interrupted_runs.py \
+	streams/test_interrupted_callbacks.py nested/test_nested.py $(addprefix nested/test_nested_,cancellation.py \
+	deadlocks.py ends.py io.py misuse.py mode.py order.py programs.py))
 
 test-glib: $(STAMPS)/drivers $(STAMPS)/test
 	@mkdir -p build

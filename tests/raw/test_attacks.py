@@ -1,4 +1,4 @@
-"""What attempts to break raw requests found, and races."""
+"""What attempts to break raw requests found."""
 
 import asyncio
 import contextlib
@@ -7,96 +7,14 @@ import gc
 import os
 import random
 import socket
-import sys
 import threading
-import weakref
 
 import pytest
 from support.helpers import make_loop, turns, until
 
-import uringloop
 from uringloop.liburing import ffi, lib
 
 from .common import NOP, accepts_of, open_fds, poll_of
-
-# -- races ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
-def test_cancel_races_completion(loop, seed):
-    """2,500 times each: every request ends exactly once, whoever is first."""
-    chance = random.Random(seed)
-    kept = weakref.WeakSet()
-    ends = []
-
-    async def race():
-        inside, outside = socket.socketpair()
-        with inside, outside:
-            buffer = bytearray(8)
-            how = chance.randrange(4)
-            callback = ends.append if how == 3 else None
-            request = loop.add_sqe(
-                lib.io_uring_prep_recv, inside.fileno(), ffi.from_buffer(buffer), 8, 0, callback=callback
-            )
-            kept.add(request)
-            task = asyncio.ensure_future(request) if callback is None else None
-            for step in chance.sample(range(4), 4):
-                if step == 0:
-                    outside.send(b"x" * 8)
-                elif step == 1 and how == 0:
-                    request.cancel()
-                elif step == 1 and task is not None and how == 1:
-                    task.cancel()
-                elif step == 2:
-                    await turns(chance.randrange(3))
-                elif step == 3 and how == 2:
-                    request.cancel()
-                    if task is not None:
-                        task.cancel()
-            if task is not None:
-                with contextlib.suppress(asyncio.CancelledError, OSError):
-                    await task  # cancelled before its first step it never awaited
-                await until(request.done)
-                assert request.cqe.res in (8, -errno.ECANCELED)
-            else:
-                await until(request.done)
-                assert request.cqe == ends[-1]
-
-    async def all_races():
-        for _ in range(2500 // 50):
-            await asyncio.gather(*[race() for _ in range(50)])
-
-    loop.run_until_complete(all_races())
-    gc.collect()
-    assert not kept
-    assert loop.statistics()["in_flight"] <= 2
-
-
-def test_no_reference_is_lost(loop):
-    """Neither of None nor of what requests are made of."""
-    if not hasattr(sys, "getrefcount"):
-        pytest.skip("no reference counts here")
-    before = sys.getrefcount(NOP)
-
-    async def work():
-        for _ in range(200):
-            request = loop.add_sqe(NOP)
-            await request
-            await request
-            loop.add_sqe(NOP, callback=lambda cqe: None)
-            with contextlib.suppress(ValueError):
-                loop.add_sqe(lambda sqe: None)
-        await turns(3)
-
-    loop.run_until_complete(work())
-    assert abs(sys.getrefcount(NOP) - before) < 5
-    assert uringloop.Cqe(1, 2) == uringloop.Cqe(1, 2) != uringloop.Cqe(1, 3)
-    assert hash(uringloop.Cqe(1, 2)) == hash(uringloop.Cqe(1, 2))
-    assert tuple(uringloop.Cqe(1, 2)) == (1, 2)
-
-
-# -- what an attempt to break it found ----------------------------------------------------------------------------
 
 
 def test_the_end_may_come_in_a_nested_turn_of_the_same_requests_callback(loop, pipe):

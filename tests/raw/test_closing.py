@@ -1,9 +1,7 @@
-"""Closing a loop that has raw requests; threads and forks."""
+"""Closing a loop that has raw requests."""
 
-import asyncio
 import errno
 import gc
-import os
 import threading
 import weakref
 
@@ -13,8 +11,6 @@ from support.helpers import make_loop
 from uringloop.liburing import ffi, lib
 
 from .common import NOP, Buffer, poll_of
-
-# -- closing the loop --------------------------------------------------------------------------------------
 
 
 def test_close_delivers_what_is_pending_as_cancelled(pipe):
@@ -117,101 +113,3 @@ def test_a_forgotten_loop_with_requests_goes(pipe):
     del loop, request
     gc.collect()
     assert watched() is None
-
-
-# -- threads and forks ----------------------------------------------------------------------------------------
-
-
-def test_a_loop_with_requests_in_flight_stays_in_its_thread(pipe):
-    loop = make_loop("io_uring")
-    request = poll_of(loop, pipe[0])
-    loop.call_soon(loop.stop)
-    loop.run_forever()
-    errors = []
-
-    def run():
-        try:
-            loop.run_until_complete(asyncio.sleep(0))
-        except RuntimeError as error:
-            errors.append(str(error))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert len(errors) == 1
-    assert "RawRequest" in errors[0]
-    gc.collect()
-    os.write(pipe[1], b"x")
-
-    async def finish():
-        return await request
-
-    assert loop.run_until_complete(finish()) == 1
-    loop.close()
-
-
-def test_requests_made_in_one_thread_before_the_first_run_in_another():
-    """Also when the maker's thread has a spare ring of an earlier loop, which it owns for ever."""
-    make_loop("io_uring").close()
-    warm = make_loop("io_uring")
-    warm.run_until_complete(asyncio.sleep(0))
-    warm.close()
-    loop = make_loop("io_uring")
-    requests = [loop.add_sqe(NOP) for _ in range(600)]
-    results = []
-
-    async def finish():
-        for request in requests:
-            results.append(await request)
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(finish()))
-    thread.start()
-    thread.join()
-    assert results == [0] * 600
-    loop.close()
-
-
-def test_requests_survive_between_runs_in_a_worker_thread(pipe):
-    results = []
-
-    def work():
-        loop = make_loop("io_uring")
-        request = poll_of(loop, pipe[0])
-        loop.run_until_complete(asyncio.sleep(0))
-        os.write(pipe[1], b"x")
-
-        async def finish():
-            results.append(await request)
-
-        loop.run_until_complete(finish())
-        loop.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert results == [1]
-
-
-# From Python 3.15 on os.fork() counts faulthandler's watchdog as a thread, too.
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_child_leaves_the_requests_to_the_parent(pipe):
-    loop = make_loop("io_uring")
-    request = poll_of(loop, pipe[0])
-    loop.run_until_complete(asyncio.sleep(0))
-    pid = os.fork()
-    if pid == 0:
-        try:
-            request.cancel()
-            loop.add_sqe(NOP)
-        except RuntimeError:
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.write(pipe[1], b"x")
-
-    async def finish():
-        return await request
-
-    assert loop.run_until_complete(finish()) == 1
-    loop.close()

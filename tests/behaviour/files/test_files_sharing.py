@@ -1,9 +1,6 @@
-"""Files in company: several tasks, several loops, full disks, loops that have ended."""
+"""Files that several tasks or loops use."""
 
 import asyncio
-import contextlib
-import errno
-import os
 import threading
 
 import pytest
@@ -150,68 +147,6 @@ def test_after_its_loop_was_closed_a_file_can_be_closed_only(new_loop, tmp_path)
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
     new_loop().run_until_complete(use(file))
-
-
-# Full disks
-
-
-@contextlib.contextmanager
-def small_file_system(folder, options):
-    """A tmpfs of 1 MiB, for root only."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"none", bytes(folder), b"tmpfs", 0, options) != 0:
-        pytest.skip(f"mount: {os.strerror(ctypes.get_errno())}")
-    try:
-        yield libc
-    finally:
-        assert libc.umount2(bytes(folder), 0) == 0
-
-
-async def test_a_full_disk_says_so_and_keeps_what_is_not_written(tmp_path):
-    folder = tmp_path / "small"
-    folder.mkdir()
-    with small_file_system(folder, b"size=1m"):
-        file = await files.open(folder / "file", "wb")
-        with pytest.raises(OSError, match="No space left") as caught:
-            await file.write(bytes(3 << 20))
-        assert caught.value.errno == errno.ENOSPC
-        written = caught.value.characters_written
-        assert written == await file.tell() == (folder / "file").stat().st_size == 1 << 20
-        await file.write(b"small")
-        with pytest.raises(OSError, match="No space left"):
-            await file.flush()
-        os.truncate(folder / "file", 4096)
-        await file.flush()
-        assert (folder / "file").read_bytes()[-5:] == b"small"
-        await file.close()
-        file = await files.open(folder / "other", "wb")
-        await file.write(bytes(100_000))
-        (folder / "filler").write_bytes(bytes(os.statvfs(folder).f_bavail * os.statvfs(folder).f_bsize))
-        fd = file.fileno()
-        with pytest.raises(OSError, match="No space left"):
-            await file.close()
-        assert file.closed
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(fd)
-
-
-async def test_a_read_only_file_system_says_so(tmp_path):
-    folder = tmp_path / "small"
-    folder.mkdir()
-    remount, read_only = 32, 1
-    with small_file_system(folder, b"size=1m") as libc:
-        (folder / "file").write_bytes(b"x")
-        assert libc.mount(b"none", bytes(folder), b"tmpfs", remount | read_only, b"") == 0
-        for mode in ("w", "r+b", "a"):
-            with pytest.raises(OSError, match="Read-only file system") as caught:
-                await files.open(folder / "file", mode)
-            assert caught.value.filename == str(folder / "file")
-        with pytest.raises(OSError, match="Read-only file system"):
-            await files.unlink(folder / "file")
-        async with files.open(folder / "file", "rb") as file:
-            assert await file.read() == b"x"
 
 
 @pytest.mark.parametrize("mode", ["w", "wb", "a", "ab"])
