@@ -5,8 +5,6 @@ import pathlib
 import re
 import subprocess
 
-import pytest
-
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "uringloop"
 
@@ -48,10 +46,10 @@ def hits(pattern, paths):
     return found
 
 
-@pytest.mark.parametrize("path", PYTHON_FILES, ids=name)
-def test_functions_are_short(path):
+def test_functions_are_short():
     long = [
-        f"{node.name}: {node.end_lineno - node.lineno + 1}"
+        f"{name(path)}: {node.name}: {node.end_lineno - node.lineno + 1}"
+        for path in PYTHON_FILES
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION
@@ -59,14 +57,18 @@ def test_functions_are_short(path):
     assert long == []
 
 
-@pytest.mark.parametrize("path", [path for path in PACKAGE_FILES if path.suffix in (".py", ".pyx")], ids=name)
-def test_a_file_begins_with_what_it_is_for(path):
-    text = path.read_text()
-    if not text:
-        return  # the __init__ of a folder
-    header = re.match(r'(?:#[^\n]*\n)*\s*"""(.*?)"""', text, re.DOTALL)
-    assert header, "no docstring at its top"
-    assert len(header[1].splitlines()) <= MOST_LINES_OF_A_HEADER
+def test_a_file_begins_with_what_it_is_for():
+    wrong = []
+    for path in PACKAGE_FILES:
+        text = path.read_text()
+        if path.suffix not in (".py", ".pyx") or not text:
+            continue  # the __init__ of a folder is empty
+        header = re.match(r'(?:#[^\n]*\n)*\s*"""(.*?)"""', text, re.DOTALL)
+        if header is None:
+            wrong.append(f"{name(path)}: no docstring at its top")
+        elif len(header[1].splitlines()) > MOST_LINES_OF_A_HEADER:
+            wrong.append(f"{name(path)}: its docstring has {len(header[1].splitlines())} lines")
+    assert wrong == []
 
 
 def test_no_todo_without_a_number():
@@ -84,7 +86,9 @@ def test_no_blank_ends():
     assert hits(re.compile(r"[ \t]+$"), TEXT_FILES) == []
 
 
-@pytest.mark.parametrize("path", TEXT_FILES, ids=name)
-def test_a_file_ends_with_one_newline(path):
-    text = path.read_text()
-    assert not text or (text.endswith("\n") and not text.endswith("\n\n"))
+def test_a_file_ends_with_one_newline():
+    texts = {name(path): path.read_text() for path in TEXT_FILES}
+    wrong = [
+        one for one, text in texts.items() if text and (not text.endswith("\n") or text.endswith("\n\n"))
+    ]
+    assert wrong == []
