@@ -15,9 +15,9 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.pyx"))
 # cdef methods that may run user code
 RUN_USER_CODE = re.compile(
     # transports
-    "data_arrived|bytes_arrived|eof_arrived|read_failed|write_failed|broke|sent|after_sent|fail|fail_reading|"
-    "fail_writing|fatal_error|tell_news|stopped|deliver_held|received|deliver|read|read_bulk|send_completed|room_found|"
-    "call_data_received|buffered_arrived|fill_buffer|accepted|report|tell_errors|"
+    "data_arrived|bytes_arrived|eof_arrived|read_failed|write_failed|wire_failed|sent|after_sent|fail|fail_reading|"
+    "fail_writing|fatal_error|report_sent|stopped|deliver_held|received|deliver|read|read_bulk|send_completed|room_found|"
+    "call_data_received|buffered_arrived|fill_buffer|accepted|report|report_errors|"
     # TLS
     "do_read|do_write|do_flush|do_shutdown|do_handshake|read_copied|read_buffered|read_into|write|"
     # contexts and loops

@@ -1,5 +1,5 @@
 /*
- * Stretches of code in which no destructor may run: a garbage collection in the middle of them would run somebody's,
+ * Stretches of code in which no destructor may run: a garbage collection in the middle of them would run the program's,
  * which may write to, or close, the very transport that is being worked on.
  *
  * Before Python 3.12 making any list, tuple, method or the like may collect; since then only running byte code does.

@@ -225,7 +225,7 @@ cdef class Batch:
 
     cdef int keep(self, object data, object address) except -1:
         must(self.count < <size_t>UL_BATCH, "a batch has room for what one call brings")
-        Py_INCREF(data)  # undone by whoever takes it out, or clear(), and the other
+        Py_INCREF(data)  # undone by what takes it out, or by clear(), and the other
         Py_INCREF(address)
         self.items[self.count].data = <PyObject *>data
         self.items[self.count].address = <PyObject *>address

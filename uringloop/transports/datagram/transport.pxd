@@ -11,9 +11,9 @@ cdef class DatagramTransport(Transport):
     cdef bint is_internet               # family is AF_INET or AF_INET6
     cdef bint is_connected              # the socket has a peer: everything is sent there
     cdef bint is_blocked                # the kernel had no room: the fd is watched for it
-    cdef bint has_scheduled_news
+    cdef bint has_scheduled_report
     cdef object sending_context         # a copy of the one in which sendto() was called since the last flush; or None
-    cdef list errors                    # of sending, that the protocol was not told of yet
+    cdef list errors                    # of sending, not reported to the protocol yet
     cdef Batch batch                    # received, not delivered
     cdef DatagramQueue queue            # to send; not empty while blocked
     cdef int receive(self) except -1
@@ -28,8 +28,8 @@ cdef class DatagramTransport(Transport):
     cdef int start_reading(self) except -1
     cdef int stop_reading(self) except -1
     cdef int send_queued(self) except -1
-    cdef int tell_errors(self) except -1
-    cdef int schedule_news(self) except -1
+    cdef int report_errors(self) except -1
+    cdef int schedule_report(self) except -1
     cdef int pause_if_full(self) except -1
     cdef int resume_if_drained(self) except -1
     cdef int end_if_sent(self) except -1

@@ -4,8 +4,8 @@ Receiving: when the monitor says so, one recvmmsg(2) takes up to 64 datagrams, w
 Families whose addresses only the socket module knows (netlink, packet ...) go through socket.recvfrom.
 
 Sending: what goes to a literal IP address is collected during a turn and leaves with one sendmmsg(2) at its end.
-What goes to the peer of a connected socket is sent within sendto(): sendmmsg tells how many datagrams went, not why the
-next did not, and an error that was pending on the socket (ICMP: refused) is gone by then.  Everything else is
+What goes to the peer of a connected socket is sent within sendto(): sendmmsg returns how many datagrams went, not why
+the next did not, and an error that was pending on the socket (ICMP: refused) is gone by then.  Everything else is
 socket.sendto's business.
 
 Where the kernel has no room the queue waits for the socket to become writable.
@@ -216,7 +216,7 @@ cdef class DatagramTransport(Transport):
             self.fatal_error(failure, "Fatal read error on datagram transport")
         if error == EBADF:
             self.stop_reading()  # closed by the program: the fd is another file's, and may stay readable for ever
-        # EAGAIN: somebody else took it, or its checksum was wrong.  EINTR: it is still there.
+        # EAGAIN: another reader took it, or its checksum was wrong.  EINTR: it is still there.
         if error and error != EAGAIN and error != EINTR:
             self.protocol.error_received(os_error(error))
         return self.batch.next < self.batch.count
@@ -230,7 +230,7 @@ cdef class DatagramTransport(Transport):
         return self.batch.keep(data, address)
 
     cdef int deliver(self) except -1:
-        """Call datagram_received for each of the batch, as long as the protocol wants to hear.
+        """Call datagram_received for each of the batch, as long as the protocol wants more.
 
         Each leaves the batch before the call: a nested turn goes on behind it.
         """
@@ -270,7 +270,7 @@ cdef class DatagramTransport(Transport):
         return 0
 
     cdef int report_failure(self) except -1:
-        """datagram_received raised: the loop's exception handler hears of it, and the endpoint lives on."""
+        """datagram_received raised: the loop's exception handler is called, and the endpoint lives on."""
         loop = self.loop
         try:
             ul_datagram_error()
@@ -326,7 +326,7 @@ cdef class DatagramTransport(Transport):
                     return
                 self.send_some()
                 try:
-                    self.tell_errors()
+                    self.report_errors()
                 finally:
                     if self.protocol is not None:
                         self.pause_if_full()
@@ -346,7 +346,7 @@ cdef class DatagramTransport(Transport):
         return 0
 
     cdef int send_some(self) except -1:
-        """Give the kernel what it takes; watch for room for the rest.  Errors are kept for tell_errors.
+        """Give the kernel what it takes; watch for room for the rest.  Errors are kept for report_errors.
 
         No user code, but for entries without a name, which are never left to a flush.
         """
@@ -387,7 +387,7 @@ cdef class DatagramTransport(Transport):
     cdef int flush(self) except -1:
         if self.is_blocked or self.queue.first == self.queue.end or self.sock is None:
             return 0
-        # What comes of it is told in the context of the first sendto(), whose callbacks asyncio runs there.
+        # What comes of it is reported in the context of the first sendto(), whose callbacks asyncio runs there.
         cdef object context = self.sending_context
         if context is not None:
             self.sending_context = None
@@ -395,7 +395,7 @@ cdef class DatagramTransport(Transport):
         try:
             self.send_some()
             if self.errors or (self.queue.n_bytes > self.high_bytes and not self.is_protocol_paused):
-                self.schedule_news()
+                self.schedule_report()
         finally:
             if context is not None:
                 PyContext_Exit(context)
@@ -430,10 +430,10 @@ cdef class DatagramTransport(Transport):
     def _sendto_ready(self):
         """The writer's callback: there may be room."""
         self.send_some()
-        # Each step also after KeyboardInterrupt or SystemExit out of the one before: nobody calls this again once
+        # Each step also after KeyboardInterrupt or SystemExit out of the one before: nothing calls this again once
         # everything is sent.
         try:
-            self.tell_errors()
+            self.report_errors()
         finally:
             try:
                 self.resume_if_drained()
@@ -449,23 +449,23 @@ cdef class DatagramTransport(Transport):
             self._call_connection_lost(None)
         return 0
 
-    cdef int schedule_news(self) except -1:
-        if not self.has_scheduled_news and self.loop is not None:
-            self.aio_context.schedule(self._tell_news, self.loop)
-            self.has_scheduled_news = True
+    cdef int schedule_report(self) except -1:
+        if not self.has_scheduled_report and self.loop is not None:
+            self.aio_context.schedule(self._report_sent, self.loop)
+            self.has_scheduled_report = True
         return 0
 
-    def _tell_news(self):
+    def _report_sent(self):
         """What a flush found out."""
-        self.has_scheduled_news = False
+        self.has_scheduled_report = False
         try:
-            self.tell_errors()
+            self.report_errors()
         finally:
             if self.protocol is not None:
                 self.pause_if_full()
 
-    cdef int tell_errors(self) except -1:
-        """Tell the protocol which sends failed.  Runs user code."""
+    cdef int report_errors(self) except -1:
+        """Report to the protocol which sends failed.  Runs user code."""
         try:
             while self.errors and self.protocol is not None:
                 error = self.errors.pop(0)
@@ -475,7 +475,7 @@ cdef class DatagramTransport(Transport):
                     self.fatal_error(error, "Fatal write error on datagram transport")
         finally:
             if self.errors:
-                self.schedule_news()
+                self.schedule_report()
         return 0
 
     # -- flow control ----------------------------------------------------------------------------------

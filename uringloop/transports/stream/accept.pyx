@@ -165,7 +165,7 @@ cdef class Acceptor:
 
     cdef int accepted(self, AcceptRequest request, int32_t res, bint is_over) except -1:
         cdef Connection connection = None
-        # -ECANCELED: a broad cancel of somebody, or the loop moved to another thread
+        # -ECANCELED: a broad cancel by the program, or the loop moved to another thread
         must_if(is_over, is_none(<void *>request.owner), "an ACCEPT that is over is on no list")
         cdef bint goes_on = res >= 0 or res in (-EAGAIN, -EINTR, -ECONNABORTED, -ECANCELED)
         if self.fd_at[0] != self.fd:

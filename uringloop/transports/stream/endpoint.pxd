@@ -1,4 +1,4 @@
-# The socket of a stream transport: its fd, its names, and the Python object for it when somebody asks.
+# The socket of a stream transport: its fd, its names, and the Python object for it on demand.
 from .wire cimport WireEnd
 
 cdef class Kind:
@@ -11,7 +11,7 @@ cdef class Kind:
 cdef class Connection:
     cdef readonly Kind kind
     cdef readonly object peername      # None where the kernel has none any more, or the family is not known here
-    cdef int fd                        # owned; -1 once somebody took it
+    cdef int fd                        # owned; -1 once it is taken
 
 cdef class Endpoint(WireEnd):
     cdef int number                    # what fd was then, for repr()

@@ -1,7 +1,7 @@
 """The socket under a stream transport, and accepting new ones without a Python object for each.
 
 A connection that was accepted is a bare fd with the name of its peer.  Its socket.socket, its own name and the
-TransportSocket of get_extra_info() are made when somebody asks: most servers never do, and making and closing them
+TransportSocket of get_extra_info() are made on demand: most servers never need them, and making and closing them
 took a quarter of the time of a short connection.
 
 Ownership: the kernel's new fd is a Connection's from the first moment on, whatever fails then; the endpoint that takes
@@ -119,7 +119,7 @@ cdef class Kind:
 @cython.freelist(64)
 @cython.no_gc
 cdef class Connection:
-    """An accepted connection on its way to who is going to own it: closed with the last reference if nobody is."""
+    """An accepted connection on its way to its owner: closed with the last reference if it gets none."""
 
     def __cinit__(self):
         self.fd = -1
@@ -143,7 +143,7 @@ cdef class Connection:
         return sock
 
     def close(self):
-        """Nobody wants it.  Nothing happens if it was taken."""
+        """It is not wanted.  Nothing happens if it was taken."""
         cdef int fd = self.fd
         self.fd = -1
         if fd >= 0:
@@ -166,7 +166,7 @@ cdef Connection connection_of(int fd, Kind kind):
 
 
 def accept(int fd, Kind kind not None):
-    """accept(2) on a non-blocking listener: a Connection, or None if there is nobody for the moment.
+    """accept(2) on a non-blocking listener: a Connection, or None if there is none for the moment.
 
     Raises: OSError.
     """
@@ -308,7 +308,7 @@ cdef class Endpoint(WireEnd):
         return 0
 
     def close_socket(self):
-        """Give up before anybody heard of the connection."""
+        """Give up before the connection is reported."""
         self.close_fd()
 
     def get_extra_info(self, name, default=None):

@@ -43,7 +43,7 @@ cdef class RingWire(Wire):
     cdef bint is_bulk
     cdef int protocol              # IPPROTO_TCP ..., as of enter_bulk
     cdef bint is_after_sweep       # what the next read finds was left by an earlier one
-    cdef bint is_counting          # each read tells how much is left
+    cdef bint is_counting          # each read reports how much is left
     cdef bint may_have_more(self, ReceiveRequest request, int32_t revents, int n_left) except -1
     cdef bint is_quiet             # the next receive does not begin in the ring
     cdef IdleHandler idle          # what the epoll set watches for in the place of requests; None for nothing

@@ -64,12 +64,12 @@ cdef extern from *:
         getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &n_bytes);
         return protocol;
     }
-    /* TCP: each recvmsg(2) tells what is left; from Linux 4.18 on. */
+    /* TCP: each recvmsg(2) reports what is left; from Linux 4.18 on. */
     static int ul_count_left(int fd, int on)
     {
         return setsockopt(fd, IPPROTO_TCP, 36 /* TCP_INQ */, &on, sizeof on) == 0;
     }
-    /* -1 where the kernel does not tell. */
+    /* -1 where the kernel does not say. */
     static int ul_unread_bytes(int fd)
     {
         int n_bytes = -1;
@@ -132,7 +132,7 @@ cdef class ReceiveRequest(MovableRequest):
             end = wire.end
             if end is None:
                 raise
-            return end.broke(error)
+            return end.wire_failed(error)
 
     cdef object behind(self):
         return self.wire.end if self.wire is not None else None
@@ -159,7 +159,7 @@ cdef class SendRequest(Request):
             end = wire.end
             if end is None:
                 raise
-            return end.broke(error)
+            return end.wire_failed(error)
 
     cdef object behind(self):
         return self.wire.end if self.wire is not None else None
@@ -192,7 +192,7 @@ cdef class RoomRequest(Request):
             end = wire.end
             if end is None:
                 raise
-            return end.broke(error)
+            return end.wire_failed(error)
 
     cdef object behind(self):
         return self.wire.end if self.wire is not None else None
@@ -211,7 +211,7 @@ cdef class IdleHandler(FdHandler):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            return end.broke(error)
+            return end.wire_failed(error)
 
     cdef object behind(self):
         return self.wire.end
@@ -372,11 +372,11 @@ cdef class RingWire(Wire):
                 self.judge_size(res)
                 self.deliver(res, flags, data, request.buffers)
             elif res == 0 or res not in (-ENOBUFS, -ECANCELED, -EAGAIN, -EINTR):
-                # end of file or a fatal error; -ENOBUFS: buffers are back by now; -ECANCELED: ours, or somebody's
+                # end of file or a fatal error; -ENOBUFS: buffers are back by now; -ECANCELED: ours, or the program's
                 return self.stopped(res)
         finally:
             check_held(self)
-            # also when a callback raised KeyboardInterrupt: nobody else would arm it again
+            # also when a callback raised KeyboardInterrupt: nothing else would arm it again
             if (is_over and self.receive is None and self.wants_read and self.end is not None
                     and not self.held_error):
                 self.arm()
@@ -512,7 +512,7 @@ cdef class RingWire(Wire):
         self.is_after_sweep = False
         while self.wants_read and self.end is not None:
             if self.has_held():
-                # What is held comes first.  The edge is used up; the poll that is armed again tells anew.
+                # What is held comes first.  The edge is used up; the poll that is armed again reports it anew.
                 return self.engine.cancel(request)
             if request.reads_left <= 0:
                 # Others have a turn; the edge will not come again, so come back by ourselves.
@@ -556,7 +556,7 @@ cdef class RingWire(Wire):
         """After a read that fell short: the kernel may have stopped it for another reason than that nothing is left.
 
         The edge is used up and does not come again for what is there.  TCP stops before the end, which the edge was for
-        as well, and at urgent data, which no event tells (a multishot poll reports POLLPRI with all data).  UNIX
+        as well, and at urgent data, which no event reports (a multishot poll reports POLLPRI with all data).  UNIX
         sockets stop where passed fds or credentials begin, or urgent data.  What else there is may stop anywhere.
 
         To ask after each read costs the echo of 16 KiB 5 % of its CPU, and peers that send urgent data are rare.  So a
@@ -583,7 +583,7 @@ cdef class RingWire(Wire):
         cdef SendQueue queue = self.end.queue
         cdef bint is_whole = len(queue.chunks) - queue.first <= IOV_MAX
         if self.send_error:
-            return self.end.schedule_news()
+            return self.end.schedule_report()
         if self.sends_in_flight or not queue.n_bytes:
             return 0
         if self.needs_room:
@@ -591,8 +591,8 @@ cdef class RingWire(Wire):
         if not is_whole or (self.is_bulk and queue.n_bytes >= LARGE_CHUNK):
             # send(2) beats SEND SQEs here (16 KiB, 100 connections: 0.95 instead of 1.09 of epoll's CPU per message)
             self.send_error = self.send_now()
-            if self.send_error or (queue.n_bytes == 0 and self.end.wants_news()):
-                self.end.schedule_news()
+            if self.send_error or (queue.n_bytes == 0 and self.end.wants_report()):
+                self.end.schedule_report()
         else:
             self.submit_send(not self.engine.skip_sends)
         return 0
@@ -656,7 +656,7 @@ cdef class RingWire(Wire):
         return self.submit_shared()
 
     cdef void skip_send_settled(self, int32_t res) noexcept:
-        """Runs inside wait: bookkeeping only; whatever the end must hear waits for its flush."""
+        """Runs inside wait: bookkeeping only; what the end must know waits for its flush."""
         cdef WireEnd end = self.end
         cdef bint is_collecting
         must(self.sends_in_flight, "a send that is settled was in flight")
@@ -668,7 +668,7 @@ cdef class RingWire(Wire):
             self.judge_sent(end, res)
         except MemoryError:
             self.send_error = ENOBUFS
-            self.aio_context.mark_dirty(end, 0)  # to be told of: see send_queued
+            self.aio_context.mark_dirty(end, 0)  # to be reported: see send_queued
         ul_collector_resume(is_collecting)
 
     cdef int judge_sent(self, WireEnd end, int32_t res) except -1:
@@ -677,18 +677,18 @@ cdef class RingWire(Wire):
             end.queue.consume(self.send.asked)
             if end.queue.n_bytes:
                 self.aio_context.mark_dirty(end, 0)  # more than one send describes
-            elif end.wants_news():
-                end.schedule_news()
+            elif end.wants_report():
+                end.schedule_report()
         elif res >= 0 or res == -EAGAIN:
             end.queue.consume(max(res, 0))
             self.needs_room = True
             self.aio_context.mark_dirty(end, 0)
-            end.schedule_news()
+            end.schedule_report()
         elif res == -ECANCELED or res == -EINTR:
             self.aio_context.mark_dirty(end, 0)
         else:
             self.send_error = -res
-            end.schedule_news()
+            end.schedule_report()
         return 0
 
     cdef int send_completed(self, int32_t res) except -1:
@@ -701,7 +701,7 @@ cdef class RingWire(Wire):
         if res < 0 and res not in (-EAGAIN, -EINTR, -ECANCELED, -ENOBUFS):
             return end.write_failed(-res)
         end.queue.consume(max(res, 0))
-        # The next send is queued before the end hears of this one: it may write and must find its place behind.
+        # The next send is queued before this one is reported to the end: it may write and must find its place behind.
         if res < self.send.asked:
             self.wait_for_room()
         elif end.queue.n_bytes:
@@ -767,7 +767,7 @@ cdef class RingWire(Wire):
             if error == EPIPE and self.receive is not None:
                 # A reset: the receive has taken the socket's error, and reports it in this dispatch.
                 self.send_error = error
-                return end.schedule_news()
+                return end.schedule_report()
             return end.write_failed(error)
         if end.queue.n_bytes:
             self.wait_for_room()

@@ -12,7 +12,7 @@ cdef class StreamTransport(Endpoint):
     cdef bint is_started                # connection_made was called
     cdef bint is_connected              # connection_made was called and connection_lost was not
     cdef bint has_eof_received          # the peer closed its side and the protocol keeps ours open
-    cdef bint has_scheduled_news
+    cdef bint has_scheduled_report
     cdef int set_protocol_(self, object protocol) except -1
     cdef int pause_if_full(self) except -1
     cdef int resume_if_drained(self) except -1

@@ -152,7 +152,7 @@ cdef class StreamTransport(Endpoint):
             info.append("closing")
         info.append(f"fd={self.number}")
         if self.loop is not None and not self.loop.is_closed():
-            info.append("read=polling" if self.is_hearing else "read=idle")
+            info.append("read=polling" if self.is_receiving else "read=idle")
             state = "polling" if self.wire is not None and self.wire.is_sending() else "idle"
             info.append(f"write=<{state}, bufsize={self.get_write_buffer_size()}>")
         return "<{}>".format(" ".join(info))
@@ -175,9 +175,9 @@ cdef class StreamTransport(Endpoint):
         """Bring the wire in line with what the transport's state allows."""
         cdef bint wanted = (self.is_started and not self.is_closing_ and not self.is_paused
                             and not self.has_eof_received and self.conn_lost == 0)
-        if self.wire is None or wanted == self.is_hearing:
+        if self.wire is None or wanted == self.is_receiving:
             return 0
-        self.is_hearing = wanted
+        self.is_receiving = wanted
         if not wanted:
             return self.wire.stop_reading()
         self.wire.start_reading()
@@ -187,12 +187,12 @@ cdef class StreamTransport(Endpoint):
 
     def _deliver_held(self):
         cdef Wire wire = self.wire
-        if wire is None or not self.is_hearing:
+        if wire is None or not self.is_receiving:
             return
         try:
             wire.deliver_held()
         finally:
-            if self.is_hearing and self.wire is not None and self.wire.has_held():  # KeyboardInterrupt, SystemExit
+            if self.is_receiving and self.wire is not None and self.wire.has_held():  # KeyboardInterrupt, SystemExit
                 self.aio_context.schedule(self._deliver_held, self.loop)
 
     def pause_reading(self):
@@ -295,7 +295,7 @@ cdef class StreamTransport(Endpoint):
                     if n_bytes == 0:
                         continue  # a nested turn gave it to the protocol
                     if self.protocol is not protocol:  # the buffer is not its successor's, who may have paused
-                        if self.is_hearing:
+                        if self.is_receiving:
                             continue
                         if self.wire is not None:
                             self.wire.hold_first(PyBytes_FromStringAndSize(data, n_bytes))
@@ -314,7 +314,7 @@ cdef class StreamTransport(Endpoint):
                     finally:
                         check_held(self)
                         n_bytes, self.n_rest = self.n_rest, 0
-                    if n_bytes > 0 and not self.is_hearing:
+                    if n_bytes > 0 and not self.is_receiving:
                         if self.wire is not None:  # before what the wire may hold already: it came earlier
                             self.wire.hold_first(PyBytes_FromStringAndSize(data, n_bytes))
                         return 0
@@ -339,7 +339,7 @@ cdef class StreamTransport(Endpoint):
             return 0
         if self.is_being_made:
             self.aio_context.schedule(self._begin_reading, self.loop)
-        elif self.is_hearing:
+        elif self.is_receiving:
             if self.n_rest or self.wire.has_held():
                 self.aio_context.schedule(self._deliver_left, self.loop)
             self.wire.go_on()
@@ -366,7 +366,7 @@ cdef class StreamTransport(Endpoint):
                 self.close()
         except (SystemExit, KeyboardInterrupt):
             if self.wire is not None:
-                # as asyncio: the protocol hears of the end again
+                # as asyncio: eof_received is called again
                 self.wire.held_error = 1
                 self.has_eof_received = False
                 self.may_read()
@@ -480,8 +480,8 @@ cdef class StreamTransport(Endpoint):
         error = self.wire.send_now()
         if error:
             return self.fail_writing(error)
-        if self.queue.n_bytes == 0 and self.wants_news():
-            self.schedule_news()
+        if self.queue.n_bytes == 0 and self.wants_report():
+            self.schedule_report()
         return 0
 
     def _send_queued(self):
@@ -491,34 +491,34 @@ cdef class StreamTransport(Endpoint):
         if self.wire is None:
             return 0
         if not self.queue.n_bytes:  # sent meanwhile: see AioContext.send_all
-            return self.schedule_news() if self.wants_news() else 0
+            return self.schedule_report() if self.wants_report() else 0
         try:
             return self.wire.send_queued()
         except (MemoryError, OSError):
-            # Out of memory, here or in the kernel.  Nobody would come back for what is queued.
+            # Out of memory, here or in the kernel.  Nothing would come back for what is queued.
             self.wire.send_error = ENOBUFS
-            return self.schedule_news()
+            return self.schedule_report()
 
     cdef int flush_last(self) except -1:
         if self.wire is not None:
             self.wire.send_last()
         return 0
 
-    cdef bint wants_news(self) noexcept:
+    cdef bint wants_report(self) noexcept:
         return (self.is_protocol_paused or self.is_closing_ or self.is_eof_written
                 or self.empty_waiter is not None)
 
-    cdef int schedule_news(self) except -1:
-        if not self.has_scheduled_news and self.loop is not None:
-            self.aio_context.schedule(self._tell_news, self.loop)
-            self.has_scheduled_news = True
+    cdef int schedule_report(self) except -1:
+        if not self.has_scheduled_report and self.loop is not None:
+            self.aio_context.schedule(self._report_sent, self.loop)
+            self.has_scheduled_report = True
         return 0
 
-    def _tell_news(self):
+    def _report_sent(self):
         cdef Wire wire = self.wire
-        self.has_scheduled_news = False
+        self.has_scheduled_report = False
         if wire is not None:
-            wire.tell_news()
+            wire.report_sent()
 
     cdef int after_sent(self) except -1:
         """The queue became shorter: resume the protocol, finish what waited for the end of the queue."""

@@ -22,10 +22,10 @@ cdef class WireEnd(Transport):
     # what a wire reports to its transport
     cdef Wire wire                 # None once the socket is closed
     cdef SendQueue queue
-    cdef object aio_ctx            # contextvars.Context in which the protocol hears what the wire tells
+    cdef object aio_ctx            # contextvars.Context in which the protocol is called
     cdef bint is_buffered          # takes memory, for a BufferedProtocol; else bytes objects
     cdef bint keeps_records        # SOCK_SEQPACKET, SCTP: one write, one record; the end sends at once, by readiness
-    cdef bint is_hearing           # between start_reading and stop_reading
+    cdef bint is_receiving           # between start_reading and stop_reading
     cdef const char *rest          # of a chunk whose delivery is on the stack: what comes next, for nested turns
     cdef Py_ssize_t n_rest         # 0: there is none; valid while buffered_arrived() is in the protocol's method
     cdef int deliver_rest(self) except -1
@@ -33,10 +33,10 @@ cdef class WireEnd(Transport):
     cdef int bytes_arrived(self, bytes data) except -1
     cdef int eof_arrived(self) except -1
     cdef int read_failed(self, int error) except -1
-    cdef int broke(self, object error) except -1
+    cdef int wire_failed(self, object error) except -1
     cdef int sent(self) except -1
-    cdef bint wants_news(self) noexcept
-    cdef int schedule_news(self) except -1
+    cdef bint wants_report(self) noexcept
+    cdef int schedule_report(self) except -1
     cdef int write_failed(self, int error) except -1
     # what the transport makes of it
     cdef int fail_reading(self, int error) except -1
@@ -53,14 +53,14 @@ cdef class Wire:
     cdef bint wants_read           # between start_reading and stop_reading
     cdef list held                 # bytes that the end could not take yet; None mostly
     cdef int held_error            # after `held`: a negated errno, 1 for end of file, 0 for nothing
-    cdef int send_error            # a failed send that the end was not told of yet; an errno or 0
+    cdef int send_error            # a failed send not reported to the end yet; an errno or 0
     cdef int start_reading(self) except -1
     cdef int stop_reading(self) except -1
     cdef int send_queued(self) except -1
     cdef int send_now(self) except -1
     cdef int send_last(self) except -1
     cdef bint is_sending(self) noexcept
-    cdef int tell_news(self) except -1
+    cdef int report_sent(self) except -1
     cdef int stop_writing(self) except -1
     cdef int detach(self) except -1
     cdef int go_on(self) except -1

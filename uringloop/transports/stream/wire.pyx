@@ -1,6 +1,6 @@
 """How bytes travel between a stream transport and its socket.
 
-A transport (asyncio's face) owns a WireEnd, the end that is told; a Wire does the system calls.  Two wires exist:
+A transport (asyncio's face) owns a WireEnd, the end that is notified; a Wire does the system calls.  Two wires exist:
 `ReadinessWire` here, for epoll and poll, and `RingWire` in its own file, for completions on io_uring.  They are the one
 place that knows the difference.
 
@@ -47,7 +47,7 @@ cdef extern from "<sys/socket.h>" nogil:
         struct iovec vector = {buffer, n_bytes};
         char control[CMSG_SPACE(sizeof(int))];
         struct msghdr message;
-        struct cmsghdr *told;
+        struct cmsghdr *header;
         ssize_t count;
         memset(&message, 0, sizeof message);
         message.msg_iov = &vector;
@@ -63,9 +63,9 @@ cdef extern from "<sys/socket.h>" nogil:
                 return recv(fd, buffer, n_bytes, MSG_DONTWAIT);
             errno = error;
         }
-        told = count > 0 ? CMSG_FIRSTHDR(&message) : NULL;
-        if (told != NULL && told->cmsg_level == IPPROTO_TCP && told->cmsg_type == 36 /* TCP_CM_INQ */)
-            memcpy(n_left, CMSG_DATA(told), sizeof *n_left);
+        header = count > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+        if (header != NULL && header->cmsg_level == IPPROTO_TCP && header->cmsg_type == 36 /* TCP_CM_INQ */)
+            memcpy(n_left, CMSG_DATA(header), sizeof *n_left);
         return count;
     }
     """
@@ -155,7 +155,7 @@ cdef class WireEnd(Transport):
     """What a wire reports to its transport; all of these may run user code, except where a line says no."""
 
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
-        """Bytes came in; `data` is valid until the return.  Only while is_hearing."""
+        """Bytes came in; `data` is valid until the return.  Only while is_receiving."""
         raise NotImplementedError
 
     cdef int bytes_arrived(self, bytes data) except -1:
@@ -168,7 +168,7 @@ cdef class WireEnd(Transport):
         The frame below on the stack keeps its memory, and finds the rest taken.
         """
         cdef Py_ssize_t n_bytes = self.n_rest
-        if n_bytes and self.is_hearing:
+        if n_bytes and self.is_receiving:
             self.n_rest = 0
             self.data_arrived(self.rest, n_bytes)
         return 0
@@ -176,8 +176,8 @@ cdef class WireEnd(Transport):
     cdef int eof_arrived(self) except -1:
         raise NotImplementedError
 
-    # A wire is the loop's, and the loop's context nobody's: what follows from these happens in the connection's.
-    # They are for wires; nothing that a transport does on behalf of its user may come this way.
+    # A wire is the loop's, and the loop's context is no connection's: what follows from these happens in the
+    # connection's. They are for wires; nothing that a transport does on behalf of its user may come this way.
 
     cdef int read_failed(self, int error) except -1:
         cdef object aio_ctx = self.aio_ctx
@@ -195,7 +195,7 @@ cdef class WireEnd(Transport):
         finally:
             leave_context(aio_ctx, left)
 
-    cdef int broke(self, object error) except -1:
+    cdef int wire_failed(self, object error) except -1:
         """The wire itself failed, for lack of memory: bytes may be lost, so that the connection has to end."""
         cdef object aio_ctx = self.aio_ctx
         left = enter_context(aio_ctx)
@@ -207,7 +207,7 @@ cdef class WireEnd(Transport):
     cdef int sent(self) except -1:
         """The queue became shorter."""
         cdef object aio_ctx = self.aio_ctx
-        if not self.wants_news():
+        if not self.wants_report():
             return 0
         left = enter_context(aio_ctx)
         try:
@@ -227,12 +227,12 @@ cdef class WireEnd(Transport):
     cdef int after_sent(self) except -1:
         raise NotImplementedError
 
-    cdef bint wants_news(self) noexcept:
-        """An empty queue is news to it: it is paused, closing, or somebody waits for that.  No user code."""
+    cdef bint wants_report(self) noexcept:
+        """It has to know that the queue is empty: it is paused, closing, or a future waits for that.  No user code."""
         raise NotImplementedError
 
-    cdef int schedule_news(self) except -1:
-        """Have wire.tell_news() called soon, outside of wait and flush.  No user code."""
+    cdef int schedule_report(self) except -1:
+        """Have wire.report_sent() called soon, outside of wait and flush.  No user code."""
         raise NotImplementedError
 
 
@@ -240,11 +240,11 @@ cdef class Wire:
     """The system calls of one connected stream socket."""
 
     cdef int start_reading(self) except -1:
-        """From now on the end hears of data, end of file and errors.  Idempotent."""
+        """From now on data, end of file and errors are reported to the end.  Idempotent."""
         raise NotImplementedError
 
     cdef int stop_reading(self) except -1:
-        """The end hears nothing until start_reading; nothing that arrives is lost.  Idempotent."""
+        """Nothing is reported until start_reading; nothing that arrives is lost.  Idempotent."""
         raise NotImplementedError
 
     cdef int send_queued(self) except -1:
@@ -254,7 +254,7 @@ cdef class Wire:
     cdef int send_now(self) except -1:
         """Send what the kernel takes at once, with a system call; the rest as send_queued.
 
-        Returns 0 or an errno that is fatal for the connection; the end is not told of it.  No user code.
+        Returns 0 or an errno that is fatal for the connection; it is not reported to the end.  No user code.
         """
         raise NotImplementedError
 
@@ -274,8 +274,8 @@ cdef class Wire:
         """Something is under way: `sent` or `write_failed` will follow."""
         raise NotImplementedError
 
-    cdef int tell_news(self) except -1:
-        """Tell the end what a flush or a settled send found out.  Runs user code."""
+    cdef int report_sent(self) except -1:
+        """Report what a flush or a settled send found out.  Runs user code."""
         cdef WireEnd end = self.end
         cdef int error = self.send_error
         if end is None:
@@ -290,7 +290,7 @@ cdef class Wire:
         raise NotImplementedError
 
     cdef int detach(self) except -1:
-        """The socket is going to be closed; the end hears nothing any more."""
+        """The socket is going to be closed; nothing is reported any more."""
         raise NotImplementedError
 
     cdef int go_on(self) except -1:
@@ -325,13 +325,13 @@ cdef class Wire:
         return 0
 
     cdef int stopped(self, int result) except -1:
-        """End of file (0) or a negated errno; the end hears of it after the data that came before."""
+        """End of file (0) or a negated errno; reported after the data that came before."""
         cdef WireEnd end = self.end
         if end is None:
             return 0
         if result == 0 and self.send_error:
             # A failed send took the socket's error, and receiving only sees the end: it was a reset all the same.
-            return self.tell_news()
+            return self.report_sent()
         if not self.wants_read or self.held is not None:
             self.held_error = result if result else 1
             return 0
@@ -342,7 +342,7 @@ cdef class Wire:
         return self.held is not None or self.held_error != 0
 
     cdef int deliver_held(self) except -1:
-        """Reading goes on: the end hears first what arrived before it was stopped.  Runs user code."""
+        """Reading goes on: the end gets first what arrived before it was stopped.  Runs user code."""
         cdef WireEnd end
         cdef int error
         cdef bytes data
@@ -470,14 +470,14 @@ cdef class WireHandler(FdHandler):
                 wire.read()
             if revents & ~POLLIN and wire.wants_write and wire.end is not None:
                 wire.send_error = wire.write_some()
-                wire.tell_news()
+                wire.report_sent()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             end = wire.end
             if end is None:
                 raise
-            end.broke(error)
+            end.wire_failed(error)
         return 0
 
     cdef object behind(self):
@@ -512,7 +512,7 @@ cdef class ReadinessWire(Wire):
         return self.end.fd_at[0] != self.fd or self.file is not None and identity(self.fd) != self.file
 
     cdef int watch(self) except -1:
-        """Tell the monitor what we want now."""
+        """Have the monitor watch for what we want now."""
         cdef WireHandler old = self.handler
         cdef WireHandler new = None
         cdef short events = (POLLIN if self.wants_read else 0) | (POLLOUT if self.wants_write else 0)
@@ -592,13 +592,13 @@ cdef class ReadinessWire(Wire):
         if self.wants_write or self.send_error or not self.end.queue.n_bytes:
             return 0
         self.send_error = self.send_now()
-        if self.send_error or (self.end.queue.n_bytes == 0 and self.end.wants_news()):
-            self.end.schedule_news()
+        if self.send_error or (self.end.queue.n_bytes == 0 and self.end.wants_report()):
+            self.end.schedule_report()
         return 0
 
     cdef int send_now(self) except -1:
-        # While something waits for room, on_ready sends and tells of it: sending here could empty the queue
-        # without anybody calling resume_writing.
+        # While something waits for room, on_ready sends and reports it: sending here could empty the queue
+        # without a call of resume_writing.
         return 0 if self.wants_write else self.write_some()
 
     cdef int write_some(self) except -1:

@@ -148,7 +148,7 @@ cdef class DirectTlsEngine(TlsEngine):
     """The same with OpenSSL's functions and BIOs of ours; made by make_engine, which knows that `ssl` is a session."""
 
     def __dealloc__(self):
-        # The session may live on in somebody's ssl_object, the bytes that it borrows do not.
+        # The session may live on in the program's ssl_object, the bytes that it borrows do not.
         if self.pipe_in != NULL:
             ul_pipe_reset(self.pipe_in, 0)
 
@@ -169,7 +169,7 @@ cdef class DirectTlsEngine(TlsEngine):
         cdef int error
         must_not(self.ssl == NULL, "a direct engine has a session")
         if ERR_peek_error():
-            ERR_clear_error()  # somebody else's: SSL_get_error would take it for ours
+            ERR_clear_error()  # of other code: SSL_get_error would take it for ours
         if SSL_read_ex(self.ssl, data, n_bytes, &count) == 1:
             return <Py_ssize_t>count
         error = SSL_get_error(self.ssl, 0)
@@ -285,7 +285,7 @@ cdef TlsEngine make_engine(sslcontext, bint server_side, server_hostname):
         return TlsEngine(sslobj, incoming, outgoing)
     direct = DirectTlsEngine(sslobj, incoming, outgoing)
     direct.raw = sslobj._sslobj
-    # PySSLSocket is {header, Socket, ssl, ctx, ...}; a neighbour that is right tells that `ssl` may be followed
+    # PySSLSocket is {header, Socket, ssl, ctx, ...}; a neighbour that is right shows that `ssl` may be followed
     direct.ssl = ul_field(<void *>direct.raw, 1)
     if direct.ssl == NULL or ul_field(<void *>direct.raw, 2) != <void *>sslcontext:
         return TlsEngine(sslobj, incoming, outgoing)

@@ -28,8 +28,8 @@ cdef class TlsProtocol(Resumable):
     cdef int conn_lost                  # writes after the end, for asyncio's warning
     cdef bint is_app_reading_paused     # by the application
     cdef bint is_reading_paused         # by us, of the transport below
-    cdef bint is_app_writing_paused     # the application was told to pause
-    cdef bint is_writing_paused         # the transport below told us to pause
+    cdef bint is_app_writing_paused     # pause_writing of the application was called
+    cdef bint is_writing_paused         # the transport below called pause_writing
     cdef bint has_eof_received
     cdef bint is_app_closed             # the application closed or aborted, or the connection was lost
     cdef bint is_closed_again           # close() was called on a closed transport

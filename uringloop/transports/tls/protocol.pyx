@@ -1,6 +1,6 @@
 """TLS between an application's protocol and any stream transport, with the behaviour of asyncio.sslproto.
 
-The TlsProtocol is the protocol of the transport below (ours, another TlsTransport, or somebody's own) and drives a
+The TlsProtocol is the protocol of the transport below (ours, another TlsTransport, or the program's own) and drives a
 TlsEngine; the TlsTransport (tls_transport.pyx) is what the application sees:
 
     application <-> TlsTransport <-> TlsProtocol (state, flow control) <-> transport below
@@ -16,7 +16,7 @@ Writing: encrypted and handed down at once, unless the transport below is paused
 by reference.  Only when the session is shut down everything is encrypted regardless of that, because close_notify must
 come last.
 
-Invariant: the application hears connection_made and connection_lost at most once each, data only in between.
+Invariant: the application gets connection_made and connection_lost at most once each, data only in between.
 
 Thread: the loop's.
 """
@@ -138,7 +138,7 @@ cdef class TlsProtocol(Resumable):
         self.state = state
         return 0
 
-    # -- what the transport below tells ------------------------------------------------------------------
+    # -- what the transport below reports ----------------------------------------------------------------
 
     def connection_made(self, transport):
         """Start the handshake."""
@@ -158,7 +158,7 @@ cdef class TlsProtocol(Resumable):
         self.transport = self.app_transport = None
         self.app_protocol = self.app_get_buffer = self.app_buffer_updated = None
         if self.is_closed_again:
-            # As asyncio: close() a second time says that nobody will ask about the session.  The pending call of
+            # As asyncio: close() a second time says that the session will not be asked about.  The pending call of
             # connection_lost keeps protocol and transport alive, and they must not keep the context alive with them.
             self.engine, self.sslcontext, self.extra = _no_engine, None, {}
         self.wake_waiter(error)
@@ -373,7 +373,7 @@ cdef class TlsProtocol(Resumable):
             self.encrypt_backlog(is_last)
             return self.send_outgoing()
         except (KeyboardInterrupt, SystemExit):
-            # out of pause_writing or resume_writing, and the transport below may have room now and not tell again
+            # out of pause_writing or resume_writing, and the transport below may have room now and not report it again
             if self.backlog_bytes:
                 self.loop.call_soon(self._write_again)
             raise
