@@ -13,6 +13,7 @@ from support.helpers import (
     one_turn,
     run,
     turns,
+    until,
 )
 
 
@@ -122,8 +123,7 @@ def test_many_threads_lose_no_call_and_keep_their_own_order(loop):
         workers = [threading.Thread(target=storm, args=(number,)) for number in range(threads)]
         for worker in workers:
             worker.start()
-        while any(len(calls) < count for calls in ran):
-            await asyncio.sleep(0.0005)
+        await until(lambda: all(len(calls) == count for calls in ran))
         for worker in workers:
             worker.join()
 
@@ -338,8 +338,7 @@ def test_a_server_moves_with_its_loop_to_another_thread(loop):
     address = server.sockets[0].getsockname()
 
     async def accept(count):
-        while sum(len(protocol.data) for protocol in protocols) < count:
-            await asyncio.sleep(0.0005)
+        await until(lambda: sum(len(protocol.data) for protocol in protocols) >= count)
 
     socks = []
     for number in range(4):

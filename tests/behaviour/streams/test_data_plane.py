@@ -368,8 +368,7 @@ def test_a_peer_that_reads_slowly_in_another_thread_gets_everything(loop):
     async def main():
         for start in range(0, len(data), 50_000):
             protocol.transport.write(data[start : start + 50_000])
-            while protocol.transport.get_write_buffer_size() > 200_000:
-                await asyncio.sleep(0.0005)
+            await until(lambda: protocol.transport.get_write_buffer_size() <= 200_000)
         await until(lambda: not reader.is_alive(), seconds=18)
 
     run(loop, main())

@@ -1,0 +1,83 @@
+"""Tests drive turns, or wait for what they need; they sleep only where a time, or its passing, is what they are about.
+
+The rule is about `time.sleep()` and `asyncio.sleep()` of a number between 0 and a minute, in scripts as well.
+"""
+
+import re
+
+from .documents import ROOT
+
+TESTS = ROOT / "tests"
+ENDLESS_S = 60  # a sleep that the test cancels
+
+A_TIMER = "a timer has to fire, in this loop or under these conditions"
+QUIET = "something must not happen meanwhile, and is given the time to"
+BUSY = "stands for a callback, or a program, that takes its time"
+POLLS = "looks again and again for what another thread, process or kernel does"
+
+# file: (how many sleeps, what most of them are for)
+SLEEPS = {
+    "behaviour/datagrams/test_datagram_transport.py": (1, QUIET),
+    "behaviour/files/test_files_streams.py": (6, QUIET),
+    "behaviour/loop/test_program_clocks.py": (1, A_TIMER),
+    "behaviour/loop/test_readers_writers.py": (1, QUIET),
+    "behaviour/loop/test_scheduling.py": (4, A_TIMER),
+    "behaviour/loop/test_selection.py": (2, A_TIMER),
+    "behaviour/loop/test_shutdown.py": (3, A_TIMER),
+    "behaviour/loop/test_signals.py": (4, A_TIMER),
+    "behaviour/loop/test_slow_callbacks.py": (6, BUSY),
+    "behaviour/loop/test_threads.py": (7, A_TIMER),
+    "behaviour/nested/test_nested.py": (1, A_TIMER),
+    "behaviour/nested/test_nested_ends.py": (2, A_TIMER),
+    "behaviour/nested/test_nested_programs.py": (2, A_TIMER),
+    "behaviour/processes/test_fork.py": (10, A_TIMER),
+    "behaviour/processes/test_fork_idle.py": (4, A_TIMER),
+    "behaviour/streams/test_closed_is_closed.py": (1, QUIET),
+    "behaviour/streams/test_half_closed.py": (2, QUIET),
+    "behaviour/streams/test_replaced_sockets.py": (1, A_TIMER),
+    "behaviour/streams/test_server_shutdown.py": (1, POLLS),
+    "behaviour/streams/test_servers.py": (1, BUSY),
+    "conftest.py": (1, POLLS),
+    "glib_loops/test_applications.py": (2, A_TIMER),
+    "glib_loops/test_attacks.py": (7, A_TIMER),
+    "glib_loops/test_gtk_downloader.py": (2, POLLS),
+    "glib_loops/test_idle.py": (2, QUIET),
+    "glib_loops/test_main_loops.py": (3, A_TIMER),
+    "stress/integrity.py": (4, A_TIMER),
+    "stress/test_storms.py": (4, POLLS),
+    "stress/test_wakeups.py": (1, POLLS),
+    "support/forking.py": (1, POLLS),
+    "support/helpers.py": (1, POLLS),
+    "unit/aio/test_aio_context.py": (3, QUIET),
+    "unit/aio/test_aio_poll_handlers.py": (1, BUSY),
+    "unit/aio/test_qemu_aio_gsource.py": (1, A_TIMER),
+    "unit/fdmon/test_polling.py": (2, BUSY),
+    "unit/test_out_of_memory.py": (1, A_TIMER),
+    "unit/test_refused_calls.py": (1, A_TIMER),
+}
+
+A_SLEEP = re.compile(r"\btime\.sleep\(|\basyncio\.sleep\((?P<seconds>[\d._]+)[,)]")
+
+
+def n_sleeps(text):
+    found = [one["seconds"] for one in A_SLEEP.finditer(text)]
+    return sum(1 for seconds in found if seconds is None or 0 < float(seconds) < ENDLESS_S)
+
+
+def test_nothing_sleeps_to_synchronise():
+    """A sleep more than its file has in the list: can the test drive turns, or use `until`, instead?"""
+    found = {str(path.relative_to(TESTS)): n_sleeps(path.read_text()) for path in TESTS.rglob("*.py")}
+    known = {file: count for file, (count, _) in SLEEPS.items()}
+    ours = {
+        file: count
+        for file, count in found.items()
+        if count
+        and not file.startswith("conformance/")
+        and TESTS / file != TESTS / "repository/test_sleeps.py"
+    }
+    different = {
+        file: f"{ours.get(file, 0)} sleeps, {known.get(file, 0)} in the list"
+        for file in ours.keys() | known.keys()
+        if ours.get(file) != known.get(file)
+    }
+    assert different == {}
