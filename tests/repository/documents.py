@@ -6,7 +6,9 @@ import textwrap
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-LINKED = DOCUMENTS + sorted([*ROOT.glob("benchmarks/**/*.md"), *ROOT.glob("tests/**/*.md")])
+LINKED = DOCUMENTS + sorted(
+    [*ROOT.glob("benchmarks/**/*.md"), *ROOT.glob("changes/README.md"), *ROOT.glob("tests/**/*.md")]
+)
 
 # How an indented block begins that is typed into a shell; others are Python.
 SHELL = ("apt-get", "dnf", "make", "pip", "python", "python3", "uvicorn", ".venv/", "$", "URINGLOOP_", "git")
