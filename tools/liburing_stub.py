@@ -70,7 +70,7 @@ def signature(declaration: str) -> str:
 
 
 def wrapped(line: str) -> str:
-    """A line of the class; short ones, because no formatter runs on this file.  Broken inside of the parentheses only."""
+    """A line of the class, short because no formatter runs on this file; broken inside of the parentheses only."""
     head, arrow, result = line.partition(" -> ")
     filled = textwrap.fill(
         head, width=100, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
