@@ -356,3 +356,32 @@ def test_a_server_moves_with_its_loop_to_another_thread(loop):
 
     run(loop, end())
     assert len(protocols) == 4
+
+
+def test_threads_that_schedule_faster_than_the_loop_runs_wait_for_it(loop):
+    """Else what they schedule would pile up, and timers and I/O would wait for all of it."""
+    n_threads, n_callbacks = 3, 30_000
+    scheduled, counts = [0] * n_threads, [0] * n_threads
+    most_waiting = 0
+
+    def ran(number):
+        nonlocal most_waiting
+        counts[number] += 1
+        most_waiting = max(most_waiting, sum(scheduled) - sum(counts))
+
+    def flood(number):
+        for _ in range(n_callbacks):
+            loop.call_soon_threadsafe(ran, number)
+            scheduled[number] += 1
+
+    async def main():
+        threads = [threading.Thread(target=flood, args=(number,)) for number in range(n_threads)]
+        for thread in threads:
+            thread.start()
+        while counts != [n_callbacks] * n_threads:
+            await asyncio.sleep(0)
+        for thread in threads:
+            thread.join()
+        assert most_waiting < 15_000
+
+    run(loop, main())

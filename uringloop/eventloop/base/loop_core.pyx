@@ -48,6 +48,12 @@ cdef extern from "<math.h>" nogil:
 cdef double FARTHEST_S = 9.0e9
 cdef int64_t FARTHEST_NS = 0x7FFFFFFFFFFFFFFF
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef enum:
+    FLOOD = 1024  # callbacks that wait while other threads schedule more
+
 cdef enum:
     GREEN_WAIT_NS = 1_000_000
 
@@ -159,6 +165,11 @@ cdef class LoopCore(FdWatching):
             raise RuntimeError("Event loop is closed")
         self.aio_context.ready.push(handle)
         self.aio_context.notifier.notify()
+        if self.aio_context.ready.count() > FLOOD and self.aio_context.is_elsewhere():
+            # A thread that schedules faster than the loop runs would keep the GIL, and the queue would grow, and with
+            # it the time that each callback and timer waits.  asyncio gives it up here each time, to write to a pipe.
+            with nogil:
+                sched_yield()
         return handle
 
     def call_later(self, delay, callback, *args, context=None):
