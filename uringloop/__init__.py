@@ -24,7 +24,7 @@ from .eventloop.nested.mode import allow_nested, disallow_nested
 from .exceptions import MonitorUnavailable, SqeNotSupported, UringLoopError
 from .policy import new_event_loop, run
 
-# A free-threaded Python has switched its GIL on by now, for our compiled modules; unless it was told never to do so.
+# A free-threaded Python has switched its GIL on by now, for our compiled modules; unless PYTHON_GIL=0 forbids it.
 # Without a GIL they are not safe: a second thread in call_soon_threadsafe() would corrupt memory.
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
     raise ImportError(
@@ -65,7 +65,7 @@ _OF_RAW_REQUESTS = {
 
 
 def __getattr__(name: str) -> Any:
-    """What is made or loaded when somebody asks: even naming policies warns on new Pythons."""
+    """What is made or loaded on first access: even naming policies warns on new Pythons."""
     if name in _OF_RAW_REQUESTS:
         import importlib
 

@@ -68,7 +68,7 @@ def report(findings: list[features.Finding]) -> dict[str, Any]:
 def _because(facts: dict[str, Any]) -> str:
     if facts["fdmon_reason"] is not None:
         return str(facts["fdmon_reason"])
-    return "it is the best there is, and nothing forbids it"
+    return "best available monitor; nothing disables it"
 
 
 def _describe(facts: dict[str, Any], findings: list[features.Finding]) -> str:

@@ -43,7 +43,7 @@ def run(
 
 
 def make_policy_class() -> type:
-    """EventLoopPolicy; made when first asked for, since policies are deprecated in 3.14 and gone in 3.16."""
+    """EventLoopPolicy; made on first access, since policies are deprecated in 3.14 and gone in 3.16."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from asyncio import unix_events

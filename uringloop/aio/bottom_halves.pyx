@@ -1,7 +1,7 @@
 """Bottom halves: callbacks that are made once, and that any thread schedules to run in the context's next turn.
 
 How it works (QEMU: QEMUBH):
- 1. One that is scheduled stands in the context's ready queue, behind what was scheduled before it, whoever did:
+ 1. One that is scheduled stands in the context's ready queue, behind what was scheduled before it by any thread:
     first in, first out, where QEMU's are last in, first out.
  2. Scheduling it again before it ran does nothing: one run per schedule at most.  From its own callback it is scheduled
     for the next turn.
@@ -28,7 +28,7 @@ cdef extern from "Python.h":
 
 
 cdef int check_callback(object callback) except -1:
-    """TypeError for what cannot be called, or would only make a coroutine that nobody awaits."""
+    """TypeError for what cannot be called, or would only make a coroutine that is never awaited."""
     if not callable(callback):
         raise TypeError(f"a callable object was expected, got {callback!r}")
     if iscoroutinefunction(callback):
@@ -134,7 +134,7 @@ cdef class BottomHalf:
         self.is_scheduled = self.is_idle = False
 
     def delete(self):
-        """It never runs again, and lets go of its callback.  Idempotent; also from that callback.  Thread: any."""
+        """It never runs again, and releases its callback.  Idempotent; also from that callback.  Thread: any."""
         self.is_deleted = True
         self.is_scheduled = self.is_idle = False
         if self.waiting is not None:

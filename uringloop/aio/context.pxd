@@ -36,7 +36,7 @@ cdef class AioContext(Sources):
     cdef int n_polls                  # calls of poll() and runs of a loop on the stack: other threads keep out
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef readonly unsigned long long n_turns
-    cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: tells progress
+    cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: shows progress
     cdef int turn(self, bint blocking) except -1
     cdef int resume_below(self) except -1
     cdef int64_t timeout_ns(self, bint blocking) except? -2

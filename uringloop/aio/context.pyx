@@ -57,7 +57,7 @@ cdef enum:
     FLUSH_BYTES_LARGE = 64 * 1024
     LARGE_WRITE = 8 * 1024
 
-# While it looks at memory the loop's thread sees no signal; from time to time it asks.
+# While it busy-polls the loop's thread sees no signal; from time to time it checks.
 cdef enum:
     SPIN_SLICE_NS = 1_000_000
     SPIN_WAIT_NS = 10_000  # a monitor that cannot look is asked so often while handlers are, by a system call
@@ -294,7 +294,7 @@ cdef class AioContext(Sources):
         return 0
 
     cdef int64_t wait(self, int64_t timeout_ns) except -1:
-        """Look, then block, for that long at most; how long it took, 0 if nobody wants to know."""
+        """Busy-poll, then block, for that long at most; how long it took, 0 if that is not needed."""
         cdef int64_t bounded_ns, started_ns = 0
         if self.pollers is not None and self.pollers.ask_bare(self.ready_list):
             timeout_ns = 0
@@ -354,7 +354,7 @@ cdef class AioContext(Sources):
                     # its eventfd was not written: this is how it came
                     self.notifier.polled = polling.touch(self.notifier.polled)
                 return 0
-            # A signal does not end the looking, but its handler may schedule; so may news of a send that was settled.
+            # A signal does not end the looking, but its handler may schedule; so may a send that was settled.
             PyErr_CheckSignals()
             timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
             if timeout_ns == 0 or self.monitor.is_closed:
@@ -368,7 +368,7 @@ cdef class AioContext(Sources):
         return timeout_ns
 
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2:
-        """spin() with handlers to ask: they need the GIL, so asking them and looking at memory alternate."""
+        """spin() with handlers to ask: they need the GIL, so asking them and busy-polling alternate."""
         cdef PollList polling = self.polling  # so may who is asked
         cdef int64_t end_ns, now_ns = started_ns
         cdef int64_t next_wait_ns = 0
@@ -408,10 +408,10 @@ cdef class AioContext(Sources):
         return self.ready_list.head != self.ready_list.tail
 
     def set_poll_params(self, max_ns, grow=2, shrink=0, *, idle_ns=None):
-        """Adaptive polling: look at memory for a while before blocking, as long as that pays.
+        """Adaptive polling: busy-poll for a while before blocking, as long as that pays.
 
         Parameters:
-            max_ns: nanoseconds to look at most; 0 switches it off.
+            max_ns: nanoseconds to busy-poll at most; 0 switches it off.
             grow, shrink: the factor by which an event's time grows while it comes soon after we stopped looking, and
                 the divisor by which it shrinks when it comes late; 0 means 2, and "to 0".
             idle_ns: nanoseconds after which an event that does not come is not looked for; None for 7 s.
@@ -434,7 +434,7 @@ cdef class AioContext(Sources):
         self.notifier.notify()
 
     def add_sqe(self, prep, *args, callback, keepalive=None, multishot=False):
-        """Make an io_uring request on this context's ring, and have a callback told of its completions.
+        """Make an io_uring request on this context's ring, and report its completions to a callback.
 
         Parameters:
             prep: called at once as prep(sqe, *args) with a cffi `struct io_uring_sqe *` that is valid during the call
@@ -445,7 +445,7 @@ cdef class AioContext(Sources):
             multishot: the request may post several completions; the last one has cqe.more false.
 
         Returns: a request with cancel(), cqe, done() and user_data.  The kernel sees it with the next turn at the
-            latest.  close() cancels it, and tells the callback.
+            latest.  close() cancels it, and notifies the callback.
         Raises: SqeNotSupported on epoll and poll; ValueError for an SQE that would break others; RuntimeError from
             another thread or on a closed context; whatever prep raises.  Then no request was made.
         Thread: the context's.  Source: QEMU's aio_add_sqe().
@@ -480,7 +480,7 @@ cdef class AioContext(Sources):
         return self.ready.push(handle)
 
     cdef int run_handle(self, Handle handle) except -1:
-        """Run one callback now, watched in debug mode or when somebody asked."""
+        """Run one callback now, watched in debug mode or by a hook."""
         cdef int64_t started_ns
         if self.stopwatch is None:
             return handle.run()
@@ -493,7 +493,7 @@ cdef class AioContext(Sources):
         return stopwatch.check(handle, started_ns) if stopwatch is not None else 0
 
     cdef int set_stopwatch(self, Stopwatch stopwatch) except -1:
-        """From now on `stopwatch` hears of callbacks that take long; None for nobody, which costs nothing."""
+        """From now on `stopwatch` times callbacks and reports long ones; None for no timing, which costs nothing."""
         self.stopwatch = self.monitor.stopwatch = stopwatch
         return 0
 
@@ -580,7 +580,7 @@ cdef class AioContext(Sources):
     cdef int flush_dirty(self) except -1:
         """Flush what is marked now; what these mark waits for the next flush, also after an exception.
 
-        A flush runs no user code, but letting go of the last reference does, and that may write, or run a turn: each
+        A flush runs no user code, but releasing the last reference does, and that may write, or run a turn: each
         leaves the list before its flush, so an inner flush takes what the outer one has left, each once.
         """
         cdef bint is_inner = self.is_flushing
@@ -600,7 +600,7 @@ cdef class AioContext(Sources):
     cdef int send_all(self) except -1:
         """Everything written so far is given to the kernel, as far as it has room.  Any thread, no user code.
 
-        What is marked stays so: the rest, and what is to be told, is the next flush's business.
+        What is marked stays so: the rest, and what is to be reported, is the next flush's business.
         """
         cdef size_t at = self.dirty.head
         while at != self.dirty.tail:

@@ -1,9 +1,9 @@
 """A context inside a foreign main loop: what AioContext.turn does in one go, cut where the other one sleeps.
 
 How it works (GLib's names for the steps; QEMU's aio_ctx_prepare, _check, _dispatch):
- 1. prepare: what was collected is flushed and submitted; the notifier is told that somebody may sleep; how long he may.
+ 1. prepare: what was collected is flushed and submitted; the notifier is set to expect a sleep; how long that may be.
  2. The foreign loop sleeps, on the monitor's fileno() or on the fds of all handlers.
- 3. check: nobody sleeps any more; is there something to do?
+ 3. check: the sleep is over; is there something to do?
  4. dispatch: a turn that does not block, and a few more as long as callbacks schedule callbacks, or write on io_uring:
     the enter that sends brings what has come meanwhile (10 connections: 3.9 us a message instead of 5.4).
 
@@ -32,7 +32,7 @@ cdef enum:
     YIELD_NS = 5_000_000
 
 
-@cython.no_gc_clear  # whoever drops it lets go of the context
+@cython.no_gc_clear  # what drops it releases the context
 cdef class ForeignTurns:
     """The three steps for one context.
 
@@ -73,7 +73,7 @@ cdef class ForeignTurns:
         Parameters:
             timeout_ns: out: how long it may sleep, -1 for ever.
 
-        Returns: True when dispatch has something to do now; nobody should sleep then.
+        Returns: True when dispatch has something to do now; then the foreign loop must not sleep.
         Runs no user code.  Python's signal handlers have run before: what they schedule is seen here.
         """
         cdef AioContext aio_context = self.aio_context
@@ -164,7 +164,7 @@ cdef class ForeignTurns:
             aio_context.n_polls -= 1
             self.depth -= 1
             if self.depth == 0:
-                self.is_last_turn = aio_context.wants_return = False  # nobody comes back who would take it away
+                self.is_last_turn = aio_context.wants_return = False  # no outer dispatch is left to take it away
                 self.send_off()
             self.served_ns += ul_monotonic_ns() - started_ns
             if after is not None:
@@ -172,14 +172,14 @@ cdef class ForeignTurns:
         return 0
 
     cdef int send_off(self) except -1:
-        """What was written goes out, and closed sockets are let go of: it may be the foreign loop's last iteration."""
+        """What was written goes out, and closed sockets are released: it may be the foreign loop's last iteration."""
         cdef AioContext aio_context = self.aio_context
         if not aio_context.monitor.is_closed:
             aio_context.send_dirty()
         return 0
 
     def detach(self):
-        """Let go of the context: it may run by itself, or be attached again.  Idempotent."""
+        """Release the context: it may run by itself, or be attached again.  Idempotent."""
         if not self.is_attached:
             return
         if self.may_sleep and not self.aio_context.monitor.is_closed:

@@ -12,7 +12,7 @@ cdef class Handle:
     cdef object callback           # None after cancel
     cdef object first              # up to two arguments stand here, which saves the tuple
     cdef object second
-    cdef object args               # tuple of all arguments where there are more, or when somebody asked; else None
+    cdef object args               # tuple of all arguments where there are more, or once `_args` was read; else None
     cdef object aio_context        # contextvars.Context to run in (asyncio's `context` argument)
     cdef object loop               # who reports exceptions; opaque here
     cdef object debug_info         # debug mode only: source traceback; after cancel the repr from before

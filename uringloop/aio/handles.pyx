@@ -46,7 +46,7 @@ _asyncio_thread_safe_handle = getattr(asyncio.events, "_ThreadSafeHandle", async
 
 # -- contexts in nested turns -------------------------------------------------------------------------------
 #
-# A context cannot be entered twice.  A nested turn, though, may have to call somebody in a context that a frame further
+# A context cannot be entered twice.  A nested turn, though, may have to call code in a context that a frame further
 # down on the stack is in: the same connection's protocol, or a task that shares its context with the one that waits.
 # Then the contexts from there up are left, and entered again after the call.
 

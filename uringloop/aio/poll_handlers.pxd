@@ -6,7 +6,7 @@ from .handles cimport Handle
 
 cdef class PollHandler(FdHandler):
     cdef PollHandlers owner        # the context's; None for one without io_poll
-    cdef object io_poll            # tells whether there is something to do, and does nothing; or None
+    cdef object io_poll            # returns whether there is something to do, and does nothing; or None
     cdef Handle io_poll_ready      # does it
     cdef bint is_found             # its own io_poll said so, and io_poll_ready did not run since
     cdef bint is_busy              # its io_poll or io_poll_ready runs: not to be asked in a nested turn
@@ -22,7 +22,7 @@ cdef class PollHandlers:
     cdef list active               # with an fd: asked while the loop looks
     cdef list bare                 # without an fd: asked in each turn, too
     cdef list resting              # without an fd and idle: asked now and then
-    cdef unsigned long thread      # the context's; 0 for nobody yet
+    cdef unsigned long thread      # the context's; 0 for none yet
     cdef int depth                 # looks that go on: lists are replaced, not changed
     cdef int64_t carried_ns        # waited since something happened, in waits that were cut short
     cdef int64_t last_ns           # when one without an fd last had something to do, or was added

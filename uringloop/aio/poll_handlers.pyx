@@ -1,7 +1,7 @@
 """Handlers in Python: the callbacks of an fd, and memory that is looked at (QEMU: AioHandler with io_poll).
 
 How it works:
- 1. `io_poll` only tells whether there is something to do; `io_poll_ready` does it, in the dispatch of the turn, so
+ 1. `io_poll` only returns whether there is something to do; `io_poll_ready` does it, in the dispatch of the turn, so
     that its time is not taken for waiting.  A flag of the handler's own (is_found) is the only way there.
  2. While the context looks (adaptive polling), all active handlers are asked again and again, each in every round.
  3. A handler with an fd becomes active with its first event and, where the monitor can look itself, leaves after
@@ -71,7 +71,7 @@ cdef class PollHandler(FdHandler):
     cdef int run_found(self) except -1:
         """Do what io_poll found; nothing where it found nothing."""
         cdef bint was_busy = self.is_busy
-        cdef Handle io_poll_ready = self.io_poll_ready  # remove() in it lets go of it
+        cdef Handle io_poll_ready = self.io_poll_ready  # remove() in it releases it
         if not self.is_found:
             return 0
         must_not(is_none(<void *>io_poll_ready), "who found something has what does it")
@@ -97,7 +97,7 @@ cdef class CallbackHandler(PollHandler):
         if revents == 0:
             return self.run_found()
         self.is_found = False  # the fd itself says so, too: once is enough
-        # an error is for both; a hang-up for the reader, or else for the writer, which would never hear of it
+        # an error is for both; a hang-up for the reader, or else for the writer, which would never be notified
         if io_read is not None and revents & (POLLIN | POLLHUP | POLLERR):
             io_read.run()
             check_held(self)
@@ -139,7 +139,7 @@ cdef class PollHandlers:
     cdef int leave(self, PollHandler handler) except -1:
         """No longer; it may not have been."""
         handler.is_active = False
-        # new lists: somebody may be going through the old ones
+        # new lists: a frame below may be going through the old ones
         if handler.fd >= 0:
             if handler in self.active:
                 self.active = [one for one in self.active if one is not handler]

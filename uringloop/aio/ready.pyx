@@ -2,7 +2,7 @@
 
 One contiguous ring of references that doubles when full (References); push and pop are a few instructions.
 
-A handle that ran and that nobody holds any more is emptied and used again: making and freeing a collected object with
+A handle that ran and that is not held any more is emptied and used again: making and freeing a collected object with
 eight fields costs more than all the rest of scheduling it (sleep(0) among 100 tasks: 1.27 times uvloop, 1.22 before).
 
 Invariant: tail - head handles are queued and each holds one reference of ours; so do n_spare empty ones.
@@ -82,14 +82,14 @@ cdef class ReadyQueue(References):
             self.n_spare -= 1
             handle = <Handle>self.spare[self.n_spare]
             Py_DECREF(handle)  # taken by recycle
-            # somebody who looks at all objects (gc.get_objects) can have found it since
+            # code that looks at all objects (gc.get_objects) can have found it since
             if UL_IS_OURS_ALONE(handle, Handle) and not handle.is_cancelled:
                 must(is_none(<void *>handle.timers), "a handle that is used again is on no heap")
                 return handle
         return Handle.__new__(Handle)
 
     cdef int recycle(self, Handle handle) except -1:
-        """Keep a handle that ran, where nobody could tell; the caller's reference must be the only one."""
+        """Keep a handle that ran, where that cannot be noticed; the caller's reference must be the only one."""
         if (not UL_IS_OURS_ALONE(handle, Handle) or handle.n_args < 0 or handle.args is not None
                 or handle.debug_info is not None or self.n_spare == SPARE_MOST):
             return 0

@@ -23,7 +23,7 @@ cdef class Sources:
     cdef bint has_own_select          # program.select() waits
     cdef BottomHalves bottom_halves   # who is scheduled from any thread, and who reports
     cdef PollHandlers pollers         # handlers with io_poll; None until there is one
-    cdef unsigned long thread         # who made turns last; 0 for nobody yet
+    cdef unsigned long thread         # the one that made turns last; 0 for none yet
     cdef bint is_forgotten            # closed, because this process is a fork
     cdef int check_open(self) except -1
     cdef int64_t now_ns(self) except? -1

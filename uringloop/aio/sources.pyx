@@ -88,9 +88,9 @@ cdef class Sources:
         Parameters:
             fd: stays the caller's; remove the handler before closing it.
             io_read, io_write: called without arguments in each turn in which the fd is readable or writable.
-            io_poll: tells, without doing anything, whether there is something to do; asked while the context looks
-                instead of sleeping (set_poll_params), and ignored without io_poll_ready.  While the context sleeps
-                only the fd wakes it.
+            io_poll: returns, without doing anything, whether there is something to do; asked while the context
+                busy-polls instead of sleeping (set_poll_params), and ignored without io_poll_ready.  While the context
+                sleeps only the fd wakes it.
             io_poll_ready: called without arguments when io_poll said so.
 
         A removed handler is never called again; nor is one that was to be replaced when this raises OSError.
@@ -135,7 +135,7 @@ cdef class Sources:
         self.set_fd_handler(fd, io_read, None, io_poll, io_poll_ready)
 
     def add_poll_handler(self, io_poll, io_poll_ready):
-        """Look at memory that has no fd, such as a queue that another process fills.
+        """Poll memory that has no fd, such as a queue that another process fills.
 
         Parameters: as for set_fd_handler.  An io_poll that raises is reported and removed.
 
@@ -203,5 +203,5 @@ cdef class Sources:
             self.notifier.notify()
 
     cdef object report_to(self, object reporter):
-        """A weak reference to who hears of exceptions: its call_exception_handler(details) is called."""
+        """A weak reference to what exceptions are reported to: its call_exception_handler(details) is called."""
         self.bottom_halves.reporter = reporter

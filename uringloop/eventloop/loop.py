@@ -108,7 +108,7 @@ class Loop(
             raise ValueError(f"URINGLOOP_POLL_MAX_NS must be nanoseconds, 0 or more, not {text!r}") from error
 
     def set_poll_params(self, max_ns, grow=2, shrink=0):
-        """Adaptive polling: look at memory for a while before blocking; see AioContext.set_poll_params.
+        """Adaptive polling: busy-poll for a while before blocking; see AioContext.set_poll_params.
 
         Parameters:
             max_ns: nanoseconds to look at most; 0 switches it off.
@@ -118,10 +118,10 @@ class Loop(
         self.aio_context.set_poll_params(max_ns, grow, shrink)
 
     def add_poll_handler(self, io_poll, io_poll_ready):
-        """Look at memory that has no fd; see AioContext.add_poll_handler.
+        """Poll memory that has no fd; see AioContext.add_poll_handler.
 
         Parameters:
-            io_poll: tells whether there is something to do, and does nothing.
+            io_poll: returns whether there is something to do, and does nothing.
             io_poll_ready: called without arguments, in the loop, when io_poll said so.
 
         Returns: a handle; its remove() ends it.

@@ -4,7 +4,7 @@ asyncio loses a task in two ways, on every loop:
  1. Its step: the coroutine waits for something, and what is to wake the task could not be made.  The step's callback
     raises a MemoryError, and that is all.
  2. Its wake-up: what it waits for is done, and call_soon() of its callbacks failed.  asyncio drops them.
-The task, and all that wait for it, would hang.  Here a loop that is told of a MemoryError looks for such tasks:
+The task, and all that wait for it, would hang.  Here a loop that gets a MemoryError reported looks for such tasks:
  1. A MemoryError is raised in the coroutine, where it waits.
  2. A task whose future is done is woken, if everything that was scheduled until then has run and has not woken it.
 
@@ -62,7 +62,7 @@ def is_for_want_of_memory(error):
 
 
 def after_memory_error(LoopCore loop not None, handle=None):
-    """The loop was told of a MemoryError.
+    """A MemoryError was reported to the loop.
 
     Parameters:
         handle: whose callback raised it, or None.

@@ -5,7 +5,7 @@ per child, and one fd each.  Before Python 3.14 a child watcher that the applica
 kinds that asyncio sets by itself only wait, as we do, and are passed over.  Where there is no pidfd, asyncio's thread
 waits.
 
-Invariant: `_pidfds` are open and watched, and nobody else closes them.
+Invariant: `_pidfds` are open and watched, and no other code closes them.
 """
 
 import os
@@ -18,7 +18,7 @@ from .stdlib_hooks import StdlibHooks
 _HAS_WATCHERS = hasattr(unix_events, "AbstractChildWatcher")  # gone since Python 3.14
 _Threaded = getattr(unix_events, "ThreadedChildWatcher", None) or unix_events._ThreadedChildWatcher
 
-# Somebody traces the child and has not looked at its end yet: the kernel lets us wait for that.
+# A tracer of the child has not looked at its end yet: the kernel lets us wait for that.
 _TRACED_RETRY_S = 0.01
 
 
@@ -78,7 +78,7 @@ class ProcessesMixin:
         self._child_threads = None  # asyncio's watcher for kernels without pidfd, made when needed
 
     def close_processes(self):
-        """The loop closes: nobody hears of these children any more."""
+        """The loop closes: the end of these children is not reported any more."""
         while self._pidfds:
             os.close(self._pidfds.pop())
 
@@ -128,7 +128,7 @@ class ProcessesMixin:
             pidfd = os.pidfd_open(pid)  # close-on-exec always
         except OSError:
             # ENOSYS: before Linux 5.3; EPERM: a sandbox; EMFILE, ENFILE: no fd to be had; ESRCH: SIGCHLD is ignored,
-            # and the child is gone. The child runs, so that somebody has to wait for it.
+            # and the child is gone. The child runs, so that it has to be waited for.
             if self._child_threads is None:
                 self._child_threads = _Threaded()
             self._child_threads.add_child_handler(pid, self._child_watcher_callback, transport)
@@ -147,5 +147,5 @@ class ProcessesMixin:
         os.close(pidfd)
         # from now on its number may be given to another process
         process.returncode = returncode
-        # a turn later: the protocol hears first of output that came with the end
+        # a turn later: the protocol first gets output that came with the end
         self.call_soon(transport._process_exited, returncode)

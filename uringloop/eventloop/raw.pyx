@@ -1,4 +1,4 @@
-"""loop.add_sqe(): any io_uring request on the loop's own ring, awaited, iterated or told to a callback.
+"""loop.add_sqe(): any io_uring request on the loop's own ring, awaited, iterated or reported to a callback.
 
 How an SQE is filled, checked and submitted stands in `requests/submit`; here it becomes a request of asyncio's world,
 chains are made, and tables of buffers and files.
@@ -135,7 +135,7 @@ cdef class RawCore(LoopCore):
         Parameters:
             buffers: objects with the buffer protocol, writable ones for reads.
 
-        Returns: a RegisteredBuffers, whose close() lets go of the memory.
+        Returns: a RegisteredBuffers, whose close() releases the memory.
         Raises: RuntimeError when some are registered already; OSError (ENOMEM: RLIMIT_MEMLOCK); as add_sqe.
         """
         if self._registered_buffers is not None:
@@ -150,7 +150,7 @@ cdef class RawCore(LoopCore):
         Parameters:
             files: how many empty slots, or a list of fds with -1 for an empty slot.
 
-        Returns: a RegisteredFiles, whose close() lets go of the files.
+        Returns: a RegisteredFiles, whose close() releases the files.
         Raises: RuntimeError when there is a table already; OSError; as add_sqe.
         """
         if self._registered_files is not None:

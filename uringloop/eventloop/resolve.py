@@ -1,7 +1,7 @@
 """getaddrinfo and getnameinfo: what is a number already is answered at once, everything else by a thread.
 
 A thread for "127.0.0.1" would cost a hundred times the answer, and wait behind slow lookups.  The resolver itself reads
-the number, told to look nothing up, so that the answer is its own in every detail (IPv6 zones, order, errors).
+the number, with lookups disabled, so that the answer is its own in every detail (IPv6 zones, order, errors).
 """
 
 import asyncio

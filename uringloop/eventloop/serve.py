@@ -147,12 +147,12 @@ class ServeMixin:
         return self._new_socket_transport(sock, protocol, waiter, extra, server, context)
 
     def _new_stock_transport(self, sock, protocol, waiter, extra, server, context):
-        """asyncio's own, which calls the methods of the socket; it tells the server by itself."""
+        """asyncio's own, which calls the methods of the socket; it notifies the server by itself."""
         since_3_15 = {} if context is None else {"context": context}
         return stock.Stream(self, sock, protocol, waiter, extra, server, **since_3_15)
 
     def _new_socket_transport(self, sock, protocol, waiter, extra, server, context):
-        """The same where nobody can have a transport for the fd yet."""
+        """The same where the fd cannot have a transport yet."""
         connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
         if not is_plain(sock, STREAM_METHODS):
             return self._new_stock_transport(sock, protocol, waiter, extra, server, context)
@@ -243,7 +243,7 @@ class ServeMixin:
         """BaseEventLoop.sendfile calls this: what was written before goes first, and nothing is read meanwhile.
 
         The transport refuses writes as long as it has an empty waiter.  The file goes out through a second fd of the
-        socket: the first is the wire's, and the monitor must not mix up who waits for what, for example when somebody
+        socket: the first is the wire's, and the monitor must not mix up who waits for what, for example when user code
         calls resume_reading() meanwhile.
         """
         if type(transport) is stock.Stream:

@@ -2,12 +2,12 @@
 
 Receiving and accepting: the reader's callback only wakes the task, which then receives by itself.  Stock asyncio
 receives in the callback and hands the result to a future; when the task is cancelled in the turn between, what was
-received is gone.  Here whoever is cancelled before leaves everything in the socket.
+received is gone.  Here a task that is cancelled before leaves everything in the socket.
 
 Sending: the writer's callback sends, so that a long send costs one wake-up per piece and no task step; what a
 cancelled send has sent is sent, as with stock asyncio.
 
-Invariant: a reader or writer of ours is removed before the method returns or raises, and never one that somebody else
+Invariant: a reader or writer of ours is removed before the method returns or raises, and never one that other code
 has put in its place meanwhile (the fd may have been closed and its number used again).
 """
 
@@ -27,9 +27,9 @@ try:
 except ImportError:  # a Python without OpenSSL
     ssl = None
 
-# Bytes per sendfile(2).  While the peer keeps reading, one call goes on and on, and nobody else has a turn.
+# Bytes per sendfile(2).  While the peer keeps reading, one call goes on and on, and nothing else gets a turn.
 _SENDFILE_MOST_BYTES = 2 << 20
-# Between attempts to connect to a UNIX socket whose backlog is full: nothing tells when there is room.
+# Between attempts to connect to a UNIX socket whose backlog is full: nothing reports that there is room.
 _BACKLOG_FULL_FIRST_S = 0.001
 _BACKLOG_FULL_MOST_S = 0.05
 
@@ -157,7 +157,7 @@ class SocketsMixin:
         """Call step() whenever the socket is writable, until it returns true or raises.
 
         Parameters:
-            future: to wait for; somebody else may end the wait by an exception in it.
+            future: to wait for; other code may end the wait by an exception in it.
         """
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)

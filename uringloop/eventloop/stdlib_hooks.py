@@ -85,13 +85,13 @@ class StdlibHooks:
                 self._hear_signal(sig)
         finally:
             if not self._signal_handlers and self._csock is not None:
-                self._close_self_pipe()  # also one that was half made, and that nobody would read
+                self._close_self_pipe()  # also one that was half made, and that would never be read
 
     def hear_signals(self):
-        """From now on a handler in Python hears of signals; the bytes in the wake-up fd only wake.
+        """From now on a handler in Python is notified of signals; the bytes in the wake-up fd only wake.
 
-        Whoever runs a main loop that is not asyncio's has a wake-up fd of his own in the place of ours, as PyGObject
-        does in GLib.MainLoop.run().
+        A main loop that is not asyncio's has a wake-up fd of its own in the place of ours, as PyGObject's
+        GLib.MainLoop.run() does.
         """
         if self._hears_signals or threading.current_thread() is not threading.main_thread():
             return
@@ -120,7 +120,7 @@ class StdlibHooks:
         return removed
 
     def _foreign_wakeup_fd(self):
-        """The wake-up fd that somebody set after us, another loop for example: it stays when ours goes; else -1."""
+        """The wake-up fd that was set after ours, by another loop for example: it stays when ours goes; else -1."""
         try:
             fd = signal.set_wakeup_fd(-1)
         except ValueError:
@@ -133,7 +133,7 @@ class StdlibHooks:
         return transport
 
     def _leave_signals(self):
-        """In a fork child: the parent's wake-up socketpair must hear nothing from us.  The first run makes another."""
+        """In a fork child: the parent's wake-up socketpair must get nothing from us.  The first run makes another."""
         if self._csock is not None:
             others_fd = self._foreign_wakeup_fd()
             self._wants_wakeups = others_fd == -1

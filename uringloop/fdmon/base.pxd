@@ -38,7 +38,7 @@ cdef class FdHandler:
     cdef bint may_be_closed       # the fd is the program's, which may close it while it is watched
     cdef bint is_brief            # with may_be_closed: most waits for it are short, and many
     cdef unsigned registration    # epoll only: what its events carry, not those of a file that had the number before
-    cdef object file_id           # io_uring only: identity() of its file, as far as it was asked for; else None
+    cdef object file_id           # io_uring only: identity() of its file, once it was needed; else None
     cdef unsigned armed_at        # io_uring only: the sweep after which its POLL_ADD was made
     cdef object arming            # io_uring only: the PollRequest that watches for it, or None
     cdef PolledEvent polled       # how long looking for it pays; None until polling is on and it came

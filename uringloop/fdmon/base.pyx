@@ -28,7 +28,7 @@ cdef class FdHandler:
     """Interest in one fd; subclasses say what happens.  A change of interest takes a new handler.
 
     Parameters:
-        fd: not owned; whoever removes the handler may close it afterwards.
+        fd: not owned; the caller may close it after it has removed the handler.
         events: POLLIN | POLLOUT.  POLLHUP and POLLERR are always reported.
 
     `may_be_closed` is set before the monitor has it: the fd is the program's, which may close it while it is watched.
@@ -45,7 +45,7 @@ cdef class FdHandler:
         raise NotImplementedError
 
     cdef object behind(self):
-        """What a report of a slow callback names; None: whoever is called reports himself."""
+        """What a report of a slow callback names; None: what is called reports itself."""
         return self
 
     cdef bint is_closed_by_program(self) except -1:
@@ -54,7 +54,7 @@ cdef class FdHandler:
 
 
 cdef class Stopwatch:
-    """Who wants to know which callbacks take long: `tell(what, seconds)` is called after each such one."""
+    """Finds callbacks that take long: `tell(what, seconds)` is called after each such one."""
 
     def __cinit__(self, tell, int64_t limit_ns):
         self.tell = tell
@@ -134,7 +134,7 @@ cdef class FDMonitor:
     cdef bint need_wait(self) noexcept:
         """wait(0) has something to do: completions queued, SQEs unsubmitted, lazy updates.
 
-        A monitor that cannot tell from user space says True.
+        A monitor that cannot know this from user space returns True.
         """
         return True
 
@@ -146,7 +146,7 @@ cdef class FDMonitor:
             notified: also over when this becomes true; other threads write it.
             until_ns: the end, on the monotonic clock.
 
-        Returns: True when wait(0) has something to do.  Releases the GIL.  A monitor that cannot tell from user space
+        Returns: True when wait(0) has something to do.  Releases the GIL.  A monitor that cannot know from user space
             says False at once.
         """
         return False
@@ -175,7 +175,7 @@ cdef class FDMonitor:
         return 0
 
     cdef int make_pollable(self) except -1:
-        """From now on fileno() wakes whoever sleeps on it.  begin_run comes next.  Runs no user code.
+        """From now on fileno() wakes the thread that sleeps on it.  begin_run comes next.  Runs no user code.
 
         Raises: RuntimeError, MonitorUnavailable; then all goes on as before.
         """
@@ -186,7 +186,7 @@ cdef class FDMonitor:
 
         What is queued goes to the kernel, and what this brings back to the lists.  Does not block, runs no user code.
 
-        Returns: True when wait(0) has more to do now, so that nobody should sleep.
+        Returns: True when wait(0) has more to do now, so that the foreign loop must not sleep.
         """
         return False
 
@@ -203,7 +203,7 @@ cdef class FDMonitor:
     cdef int fileno(self) noexcept:
         """An fd that is readable when a non-blocking wait would deliver; -1 where there is none.
 
-        Whoever wants to sleep on it calls gsource_prepare each time before, and asks afterwards which fd it is.
+        Before each sleep on it, call gsource_prepare, and then read anew which fd it is.
         """
         return -1
 
@@ -228,7 +228,7 @@ cdef class FDMonitor:
         return 0
 
     cdef int deliver_last(self) except -1:
-        """The context is closed: tell those who wait for the end of a request of their own.  Runs user code."""
+        """The context is closed: notify those who wait for the end of a request of their own.  Runs user code."""
         return 0
 
     cdef int forget(self) except -1:
@@ -266,7 +266,7 @@ cdef class FDMonitor:
 
 
 cdef object identity(int fd):
-    """What tells the file of an fd from others; None where no file is open."""
+    """What identifies the file of an fd; None where no file is open."""
     cdef struct_stat st
     if fstat(fd, &st) < 0:
         return None
@@ -278,7 +278,7 @@ cdef int check_pollable(int fd) except -1:
 
     poll(2) and IORING_OP_POLL_ADD call such a file always ready; asyncio on epoll refuses it.  What stat(2) calls a
     regular file may be one that can be polled (message queues, /proc/self/mounts, sysfs), so the kernel is asked:
-    that fd itself is no epoll instance to be told of itself (EINVAL) comes after both checks, and before anything
+    that fd itself is no epoll instance to be added to itself (EINVAL) comes after both checks, and before anything
     is done.  In particular nothing asks the file for its events, which some files report only once.
     """
     cdef struct_stat st

@@ -187,7 +187,7 @@ cdef class EpollMonitor(FDMonitor):
         return self.report(ready_list, n_ready, events)
 
     cdef int collect(self, ReadyList ready_list) except -1:
-        """wait(0) for who knows that there is something: without letting go of the GIL, which costs more."""
+        """wait(0) for a caller that knows of an event: without releasing the GIL, which costs more."""
         cdef epoll_event events[EVENTS_PER_WAIT]
         cdef int n_ready = epoll_wait(self.epoll_fd, events, EVENTS_PER_WAIT, 0)
         self.n_syscalls += 1

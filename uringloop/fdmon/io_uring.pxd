@@ -10,7 +10,7 @@ from .epoll cimport EpollMonitor
 cdef class PollRequest(Request):
     cdef FdHandler handler
     cdef IoUringMonitor monitor
-    cdef bint is_multishot         # what nobody asked for ended the last one: see poll_completed
+    cdef bint is_multishot         # an end we did not cause ended the last one: see poll_completed
 
 cdef class SweepRequest(Request):
     cdef __kernel_timespec period  # what its SQE points to; lives in this held object

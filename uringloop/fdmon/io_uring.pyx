@@ -416,7 +416,7 @@ cdef class IoUringMonitor(FDMonitor):
             # closed without removing the handler; epoll forgets such an fd, too
             self.update(handler, None)
         else:
-            # -ECANCELED that was not ours (somebody's broad cancel, a thread that ended): watch again
+            # -ECANCELED that was not ours (a broad cancel by other code, a thread that ended): watch again
             self.arm_later(handler)
         return 0
 

@@ -8,8 +8,8 @@ cdef class PolledEvent:
     cdef PollList owner           # whose list it is on; None while ns is 0
     cdef PyObject *before         # neighbours on that list; borrowed
     cdef PyObject *after
-    cdef bint is_parted           # nobody waits for it; it is not on the list meanwhile,
-    cdef int64_t kept_ns          # and this is its ns when somebody does again
+    cdef bint is_parted           # no task waits for it; it is not on the list meanwhile,
+    cdef int64_t kept_ns          # and this is its ns when a task does again
     cdef bint is_known            # it is known of which file it is:
     cdef object file              # a weak reference to the object that has the fd; None: by what follows
     cdef uint64_t device
@@ -27,7 +27,7 @@ cdef class PollList:
     cdef int64_t most_ns          # the largest ns on the list; valid unless is_stale
     cdef bint is_stale
     cdef int64_t next_expiry_ns   # when to look for idle ones again
-    cdef dict parted              # fd -> PolledEvent of those that nobody waits for
+    cdef dict parted              # fd -> PolledEvent of those that no task waits for
     cdef list touched             # PolledEvents that were dispatched and not adjusted yet
     cdef readonly unsigned long long n_hits
     cdef readonly unsigned long long n_misses

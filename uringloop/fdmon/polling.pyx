@@ -1,4 +1,4 @@
-"""Adaptive polling: for how long a context looks at memory before it blocks.
+"""Adaptive polling: for how long a context busy-polls before it blocks.
 
 How it works (QEMU: AioPolledEvent, poll_max_ns, poll_grow, poll_shrink):
  1. Each watched fd and each standing request has a PolledEvent of its own: how long looking for it pays.
@@ -7,7 +7,7 @@ How it works (QEMU: AioPolledEvent, poll_max_ns, poll_grow, poll_shrink):
  3. Before blocking the context looks for as long as the greediest event on the list wants.
  4. An event that did not come for `idle_ns` leaves the list, and returns when it comes again.
  5. Who watches an fd only while he waits for it (sock_recv, one message after the other) goes on with what was
-    learned: the event of an fd is kept while nobody waits for it, but is not looked for meanwhile (`part`, `rejoin`).
+    learned: the event of an fd is kept while no task waits for it, but is not looked for meanwhile (`part`, `rejoin`).
 
 Invariant: an event is on the list exactly while its ns is not 0; it leaves when it goes.
 
@@ -125,7 +125,7 @@ cdef class PollList:
     cdef PolledEvent touch(self, PolledEvent event):
         """It came and is dispatched now; `event` may be None.  Returns it, for its handler to keep.
 
-        Never fails: whoever dispatches has taken the completion, or the handler, from its list.
+        Never fails: the dispatch has taken the completion, or the handler, from its list.
         """
         try:
             if event is None:

@@ -27,7 +27,7 @@ ENVIRONMENT = "URINGLOOP_FDMON"
 
 _logger = logging.getLogger("uringloop")
 _io_uring_was_had = False
-_chosen: set[str] = set()  # monitors of loops that did not ask for one by name
+_chosen: set[str] = set()  # monitors of loops that were not given one by name
 
 
 # All monitors are imported at once: a process without free descriptors could not load one later.

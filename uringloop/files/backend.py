@@ -7,8 +7,8 @@ How it works:
 
 Invariant: an operation that is cancelled does not return before the kernel, or the thread, is done with it. The
 CancelledError then carries what really happened as its `outcome` (see `outcome_of`): bytes that were read from a
-pipe can be kept, and positions stay exact. A file descriptor nobody waits for any more is closed by the backend, also
-where the loop was closed meanwhile (see `Opened`).
+pipe can be kept, and positions stay exact. A file descriptor that is no longer waited for is closed by the backend,
+also where the loop was closed meanwhile (see `Opened`).
 
 Offsets: a number of bytes from the beginning of the file, or STREAM for what has no positions (pipes, terminals,
 sockets: the operation waits until it can proceed), or APPEND to write where the kernel's own position is (files
@@ -117,7 +117,7 @@ class Backend:
         raise NotImplementedError
 
     async def readinto(self, fd: int, buffer: memoryview, offset: int) -> int:
-        """The same into somebody's memory, which is held until the kernel is done."""
+        """The same into the caller's memory, which is held until the kernel is done."""
         raise NotImplementedError
 
     async def write(self, fd: int, data: Buffer, offset: int) -> int:
@@ -218,7 +218,7 @@ class Backend:
         """`function(*args)` in the default executor. Cancelled: not begun any more, or waited for.
 
         Parameters:
-            undo: called with the result, in the loop's thread, if nobody is going to see it.
+            undo: called with the result, in the loop's thread, if it is not going to be delivered.
             is_due: it is made in any case; not so where memory was short, which is raised.
         """
         call = _Call(self.loop, function, args)
@@ -240,11 +240,11 @@ class Backend:
         return result
 
     async def open_fifo(self, path: Path, flags: int, mode: int, dir_fd: int | None) -> Opened:
-        """Open what waits until somebody opens the other end, in a thread of its own.
+        """Open what waits until the other end is opened, in a thread of its own.
 
-        The executor and the kernel have few threads for all files: some FIFOs that nobody opens would take them all.
-        Cancelled: the other end is opened for a moment, which lets the thread go; if the FIFO's name is gone, it stays
-        until somebody who has the FIFO lets it go. Nobody's memory depends on it, and what it opens is closed.
+        The executor and the kernel have few threads for all files: some FIFOs that stay unopened would take them all.
+        Cancelled: the other end is opened for a moment, which ends the thread; if the FIFO's name is gone, it stays
+        until a process that has the FIFO releases it. No memory of a caller depends on it, and what it opens is closed.
         """
 
         def open_it() -> Opened:

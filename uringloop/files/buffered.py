@@ -1,7 +1,7 @@
 """BufferedFile: binary files with read-ahead and collected writes, as io.BufferedReader, Writer and Random in one.
 
 How it works:
-1. Reading takes from `_ahead`, bytes that were read already; `_at` is the first that nobody had. What is not there
+1. Reading takes from `_ahead`, bytes that were read already; `_at` is the first not returned yet. What is not there
    is read in chunks. A chunk that follows the one before it is twice as large, up to READ_AHEAD_MOST_BYTES; after a
    jump it is small again. A `buffering=` of one's own fixes the size of chunks.
 2. Writing collects in `_dirty`, which is written when it would grow beyond the size of the buffer, and by flush().
@@ -12,7 +12,7 @@ Invariant: there are bytes in `_ahead` or in `_dirty`, never in both; for a seek
 `_ahead[_at]`, or the end of `_dirty`. A cancelled read leaves `_ahead` and `_position` as if it had not begun (of a
 stream, what was taken stays in `_ahead`); a cancelled write has removed from `_dirty` exactly what was written.
 
-Memory: at most READ_AHEAD_MOST_BYTES or WRITE_BUFFER_BYTES (or what `buffering=` says), and what the caller asks for.
+Memory: at most READ_AHEAD_MOST_BYTES or WRITE_BUFFER_BYTES (or what `buffering=` says), and what the caller requests.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class BufferedFile(BinaryFile):
             return self._take(min(size, len(self._ahead) - self._at))
 
     async def readinto(self, buffer: Any, /) -> int:
-        """Fill somebody's memory as far as there is data; how many bytes."""
+        """Fill the caller's memory as far as there is data; how many bytes."""
         return await self._readinto(buffer, self.read)
 
     async def readinto1(self, buffer: Any, /) -> int:
@@ -382,7 +382,7 @@ class BufferedFile(BinaryFile):
             if self._dirty:
                 await self._write_dirty()
             if not self._closefd and self._has_positions and not self._is_appending:
-                # Whoever goes on with the descriptor goes on where this file ended, as after io's close().
+                # The next user of the descriptor goes on where this file ended, as after io's close().
                 os.lseek(self._fd, self._position, os.SEEK_SET)
 
     def _unwritten(self) -> Buffer:

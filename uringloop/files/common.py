@@ -9,9 +9,9 @@ How it works:
    files in /proc that are written to) uses the kernel's position.
 
 3. A file belongs to the loop that opened it. Whatever needs the descriptor, and every write, refuses other loops: the
-   request would go to a ring that somebody else runs, or nobody.
+   request would go to a ring that another thread runs, or that none runs.
 
-Invariant: the descriptor is closed only when nobody uses it any more (`_n_users` is 0): in a thread, or in a request
+Invariant: the descriptor is closed only when it is not used any more (`_n_users` is 0): in a thread, or in a request
 that was not submitted yet, its number could otherwise mean another file.
 """
 
@@ -41,7 +41,7 @@ from .modes import Mode, optional_size, type_name
 
 _F = TypeVar("_F", bound="BinaryFile")
 
-# Bytes that `read()` asks for where a file does not tell its size (in /proc, for instance).
+# Bytes that `read()` requests where a file does not report its size (in /proc, for instance).
 UNKNOWN_SIZE_BYTES = 64 * 1024
 
 # The least that a file system of Linux takes for a file's size (MAX_NON_LFS).
@@ -304,7 +304,7 @@ class BinaryFile:
 
     def _refuse_loop(self) -> NoReturn:
         if self._loop.is_closed():
-            raise RuntimeError(f"the event loop that opened {self!r} is closed: nothing but close() works")
+            raise RuntimeError(f"the event loop that opened {self!r} is closed: only close() is allowed")
         raise RuntimeError(
             f"{self!r} belongs to the event loop that opened it, which is another one: {self._loop!r}"
         )
@@ -371,7 +371,7 @@ class BinaryFile:
                 part = await self._read_at(count, position if self._has_positions else STREAM)
                 parts.append(part)
                 position += len(part)
-                # A regular file gives less than asked for only at its end; one in /proc, whose size is 0, always may.
+                # A regular file gives less than requested only at its end; one in /proc, whose size is 0, always may.
                 if not part or (hint_bytes and len(part) < count):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
                 count = max(UNKNOWN_SIZE_BYTES, min(2 * count, 1 << 23))
@@ -470,7 +470,7 @@ class BinaryFile:
             self._leave()
 
     async def fadvise(self, offset: int, length: int, advice: int) -> None:
-        """Tell the kernel how the file is going to be read, as os.posix_fadvise."""
+        """Advise the kernel how the file is going to be read, as os.posix_fadvise."""
         self._check_open()
         fd = self._enter()
         try:
@@ -602,15 +602,15 @@ class BinaryFile:
     async def close(self) -> None:
         """Write what is buffered and close the descriptor, in any case; cancellation waits for it.
 
-        What cannot be written without waiting for somebody else (to a pipe) is given up when close() is cancelled.
+        What cannot be written without waiting for the other side (to a pipe) is given up when close() is cancelled.
         """
         if self._is_closing:
-            if self._closed_waiter is not None:  # somebody else is at it
+            if self._closed_waiter is not None:  # another task is at it
                 await asyncio.shield(self._closed_waiter)
             return
         if (
             self._loop.is_closed()
-        ):  # nobody could wait for anything: what is buffered must not be lost for that
+        ):  # no task could wait for anything: what is buffered must not be lost for that
             self._close_at_once()
             return
         if _get_running_loop() is not self._loop:
@@ -641,7 +641,7 @@ class BinaryFile:
             raise problem
 
     def _is_settled(self) -> bool:
-        """Nobody uses the file, and nothing is to be written."""
+        """The file is not in use, and nothing is to be written."""
         return not self._n_users and not self._lock.locked() and not self._unwritten()
 
     async def _outlast(self, step: Any, is_once: bool = False) -> BaseException | None:

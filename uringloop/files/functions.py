@@ -113,7 +113,7 @@ async def makedirs(name: Path, mode: int = 0o777, exist_ok: bool = False) -> Non
         try:
             await makedirs(parent, exist_ok=exist_ok)
         except FileExistsError:
-            pass  # somebody else made it meanwhile
+            pass  # another process or thread made it meanwhile
         if last in (".", b"."):
             return
     try:

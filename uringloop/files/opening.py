@@ -236,7 +236,7 @@ async def open_fd(
 async def _by_opener(
     backend: Backend, opener: Callable[[Any, int], int], target: str | bytes, flags: int
 ) -> Opened:
-    """Somebody's own function opens the file, in a thread: it may wait for whatever it wants."""
+    """The user's own function opens the file, in a thread: it may wait for whatever it wants."""
 
     def job() -> Opened:
         opened = Opened()

@@ -25,7 +25,7 @@ from ..support.errors import os_error
 from .backend import OFFSET_MOST, STREAM, Backend, Buffer, Opened, Path
 from .ring_requests import Block, RingFiles, describe_now
 
-# Bytes of a file per request: more would be copied within one submission, and nobody else had a turn.
+# Bytes of a file per request: more would be copied within one submission, and nothing else would get a turn.
 _PIECE_BYTES = 1024 * 1024
 # Bytes per write: a worker of the kernel's copies them, and while it does, does not leave its CPU to the loop.
 _WRITE_BYTES = 1024 * 1024
@@ -45,7 +45,7 @@ _IOV_MAX = os.sysconf("SC_IOV_MAX")
 # Flags of open(2) with which a submission never opens (the second is O_TMPFILE without what it has of others).
 _FOR_WORKERS = os.O_CREAT | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
 
-# Whether os.link follows symbolic links as it is told. Older ones do so only where they call linkat(2), for a dir_fd;
+# Whether os.link obeys follow_symlinks. Older ones do so only where they call linkat(2), for a dir_fd;
 # link(2) does not on Linux. It came with a bug fix (gh-81793), so no version says it; the signature does.
 _LINK_FOLLOWS = "os.name" in (getattr(os.link, "__text_signature__", None) or "")
 
@@ -68,8 +68,8 @@ class RingBackend(Backend):
         if flags & os.O_NONBLOCK:
             return await self._openat(dir_fd, name, flags, mode)
         # What the submission opens, it opens without waiting, as if O_NONBLOCK were given: the writing end of a FIFO
-        # then fails, the reading end is there before anybody writes. What only a worker opens would wait there, and
-        # workers are few: eight FIFOs that nobody reads, and no file could be written any more.
+        # then fails, the reading end is there before any writer. What only a worker opens would wait there, and
+        # workers are few: eight FIFOs without a reader, and no file could be written any more.
         is_for_worker = bool(flags & _FOR_WORKERS)
         try:
             opened = await self._openat(dir_fd, name, flags | (os.O_NONBLOCK if is_for_worker else 0), mode)
@@ -78,7 +78,7 @@ class RingBackend(Backend):
                 return _described(await self.open_fifo(path, flags, mode, dir_fd))
             if error.errno != errno.EAGAIN:
                 raise
-            # Somebody has a lease on the file, and a minute at most to give it back.
+            # Another process has a lease on the file, and a minute at most to give it back.
             return await self._openat(dir_fd, name, flags, mode)
         if stat.S_ISFIFO(opened.st_mode) and not flags & (os.O_WRONLY | os.O_RDWR):
             try:
@@ -230,7 +230,7 @@ class RingBackend(Backend):
         wanted = events | select.POLLERR | select.POLLHUP
         if await self._add(lib.io_uring_prep_poll_add, fd, events) & wanted:
             return
-        # A peer that has shut down its side: the kernel reports that, whatever it is asked for, and at once.  A
+        # A peer that has shut down its side: the kernel reports that, whatever the events polled for, and at once.  A
         # multishot poll reports it once, and then what comes.
         polls = self._add(lib.io_uring_prep_poll_multishot, fd, events, multishot=True)
         try:

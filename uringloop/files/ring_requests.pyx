@@ -4,14 +4,14 @@ How it works:
 1. `Block` is memory that is going to be a bytes object: the kernel reads straight into it.
 2. `RingFiles` makes the requests; what they are, and how they are awaited, is add_sqe()'s RawRequest.
 3. What is in the page cache is read while the requests are submitted, that is, in the loop's own time. A turn takes
-   INLINE_MOST_BYTES in this way; what goes beyond is sent to the kernel's workers (IOSQE_ASYNC), so that nobody else
+   INLINE_MOST_BYTES in this way; what goes beyond is sent to the kernel's workers (IOSQE_ASYNC), so that nothing else
    waits for it.
 
 Invariant: what an SQE points to is `keepalive` of its request until the final completion: the Block, the bytes object,
 a memoryview (whose export forbids resizing what it shows), the path.
 
 Thread: the loop's.
-Not here: everything that is asked for less often (`ring_backend`, by add_sqe() and cffi).
+Not here: everything that is needed less often (`ring_backend`, by add_sqe() and cffi).
 """
 
 import weakref
@@ -58,7 +58,7 @@ cdef enum:
 cdef class Block:
     """Memory for `size` bytes that the kernel fills, and then the bytes object."""
 
-    cdef PyObject *data     # a bytes object that nobody else knows; NULL once it was taken
+    cdef PyObject *data     # a bytes object that no other code knows; NULL once it was taken
     cdef readonly Py_ssize_t size
 
     def __cinit__(self, Py_ssize_t size):
@@ -114,7 +114,7 @@ cdef class RingFiles:
         return self.transfer(OP_READ, fd, UL_BYTES(block.data) + at, count, offset, block)
 
     def readinto(self, int fd, object buffer, int64_t offset):
-        """The same into somebody's memory."""
+        """The same into the caller's memory."""
         cdef object view = memoryview(buffer)
         cdef Py_buffer memory
         PyObject_GetBuffer(view, &memory, PyBUF_WRITABLE)

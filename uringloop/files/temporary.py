@@ -304,7 +304,7 @@ class TemporaryDirectory:
             _warn(text, RuntimeWarning, stacklevel=2, source=self)
             return
         _warn(f"implicitly cleaning up {self!r}{place}", ResourceWarning, stacklevel=2, source=self)
-        shutil.rmtree(self.name, ignore_errors=True)  # as tempfile's; nobody is left who could wait for it
+        shutil.rmtree(self.name, ignore_errors=True)  # as tempfile's; no task is left that could wait for it
 
     async def _make(self) -> TemporaryDirectory:
         if self._state != _NOT_AWAITED:

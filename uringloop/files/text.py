@@ -2,7 +2,7 @@
 
 How it works:
 1. Bytes are taken from `buffer` in chunks of CHUNK_BYTES and decoded by the codec's incremental decoder and
-   io.IncrementalNewlineDecoder; `_decoded[_used:]` is what nobody had yet.
+   io.IncrementalNewlineDecoder; `_decoded[_used:]` is what was not returned yet.
 2. `_snapshot` is the decoder's state before the last chunk, and the chunk. From it tell() finds out how many bytes
    make up the characters that were taken: by bisection, since decoding is fast and encoding again is not exact.
 3. Writing encodes at once; collecting is the buffer's business.

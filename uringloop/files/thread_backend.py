@@ -1,7 +1,7 @@
 """Files by the default executor: what epoll, poll and every other asyncio loop have.
 
 What may wait for ever does not wait in a thread: reads and writes of pipes, terminals and sockets wait in the loop
-until the descriptor is ready, through a duplicate of it (somebody else may watch the same number), and then take or
+until the descriptor is ready, through a duplicate of it (other code may watch the same number), and then take or
 give no more than is possible without waiting. Opening a FIFO waits in a thread of its own (`Backend.open_fifo`).
 """
 
@@ -141,7 +141,9 @@ class ThreadBackend(Backend):
             await self.ready(fd, events)
             try:
                 return await self.call(function, *args)
-            except BlockingIOError:  # of a descriptor that is non-blocking: somebody else was quicker
+            except (
+                BlockingIOError
+            ):  # of a descriptor that is non-blocking: another reader or writer was quicker
                 continue
 
     async def ready(self, fd: int, events: int) -> None:

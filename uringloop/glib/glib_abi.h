@@ -5,7 +5,7 @@
 #include <dlfcn.h>
 #include <stddef.h>
 
-/* GSource is 96 bytes on LP64 since GLib 2.36 (older members were never moved); g_source_new() is told the whole size,
+/* GSource is 96 bytes on LP64 since GLib 2.36 (older members were never moved); g_source_new() gets the whole size,
    so what lies between its end and `owner` is spare room, not a guess about its members. */
 struct ul_glib_source {
     char base[160];

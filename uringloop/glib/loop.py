@@ -1,6 +1,6 @@
 """GLibLoop: a Loop whose context GLib drives.
 
-run_forever() iterates the main context; so does whoever else runs it, GLib.MainLoop or Gtk.Application, and the loop
+run_forever() iterates the main context; so does other code that runs it, GLib.MainLoop or Gtk.Application, and the loop
 works either way.  While it does so without run_forever() the loop is the running one inside of its callbacks only.
 """
 
@@ -47,7 +47,7 @@ class GLibLoop(Loop):
             self._run_forever_cleanup()
 
     def stop(self):
-        """See asyncio.loop.stop; a main loop that somebody else runs goes on."""
+        """See asyncio.loop.stop; a main loop run by other code goes on."""
         if self._source is None:
             super().stop()
         else:

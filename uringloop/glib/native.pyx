@@ -57,7 +57,7 @@ cdef extern from *:
     int source_query_unix_fd "ul_glib.source_query_unix_fd"(void *, void *) nogil
 
 cdef enum:
-    ALWAYS_TOLD = 0x38  # POLLERR, POLLHUP, POLLNVAL: also to those who ask for nothing
+    ALWAYS_TOLD = 0x38  # POLLERR, POLLHUP, POLLNVAL: also to those who watch nothing
     FARTHEST_MS = 0x7FFFFFFF
 
 cdef unsigned long long NEVER = <unsigned long long>-1
@@ -129,7 +129,7 @@ cdef class Source:
     cdef bint is_blind            # GLib looks for nothing on the fds: see `blind`
     cdef bint is_iterating        # the innermost driver is `iterate`, which can raise
     cdef object error             # what it will raise, or None
-    cdef bint has_interrupted     # prepare has passed on a KeyboardInterrupt, and nobody has taken it since
+    cdef bint has_interrupted     # prepare has passed on a KeyboardInterrupt, and it was not taken since
     cdef object __weakref__
 
     def __cinit__(self, AioContext aio_context not None, object main_context, int priority, object enter):
@@ -284,7 +284,7 @@ cdef class Source:
     cdef void fail(self, error, bint is_fatal) noexcept:
         """One of the steps raised.
 
-        Under a main loop of somebody else this does what PyGObject does for callbacks: KeyboardInterrupt is a SIGINT,
+        Under a main loop run by other code this does what PyGObject does for callbacks: KeyboardInterrupt is a SIGINT,
         which ends GLib.MainLoop.run(), SystemExit ends the process.
 
         Parameters:
@@ -309,7 +309,7 @@ cdef class Source:
     cdef int iterate(self, bint may_block) except -1:
         """One iteration of the main context."""
         cdef bint was_iterating = self.is_iterating
-        cdef void *context = self.context  # whoever iterates it holds a reference
+        cdef void *context = self.context  # the code that iterates it holds a reference
         self.is_iterating = True
         with nogil:
             main_context_iteration(context, may_block)
@@ -323,7 +323,7 @@ cdef class Source:
     cdef bint handle_signals(self) noexcept:
         """What has come so far; a signal that comes later interrupts the sleep.  False when a handler has raised.
 
-        Under a main loop in C nobody may be there to take a KeyboardInterrupt: it is passed on once, and then printed.
+        Under a main loop in C there may be no taker of a KeyboardInterrupt: it is passed on once, and then printed.
         """
         try:
             PyErr_CheckSignals()
@@ -362,7 +362,7 @@ cdef class Source:
             self.turns.is_last_turn = loop.is_stopping
             while True:
                 if source_is_destroyed(self.source):
-                    raise RuntimeError("somebody has destroyed the GSource of this event loop")
+                    raise RuntimeError("the GSource of this event loop was destroyed")
                 self.iterate(not loop.is_stopping)
                 if loop.is_loop_closed or self.source == NULL:
                     raise RuntimeError("Event loop is closed")
@@ -385,7 +385,7 @@ cdef class Source:
 
 
 cdef int exit_process(error) except -1:
-    """As the interpreter does for a SystemExit that nobody caught."""
+    """As the interpreter does for a SystemExit that was not caught."""
     PyErr_SetObject(type(error), error)
     PyErr_Print()
     return 0

@@ -7,7 +7,7 @@
     how = ffi.new("struct open_how *")        # structs that requests point to
     probe().supports(Op.WAITID)               # what this kernel has
 
-All is loaded when first asked for: a loop needs none of it.  A build without liburing has no `ffi` and `lib`;
+All is loaded on first access: a loop needs none of it.  A build without liburing has no `ffi` and `lib`;
 then asking raises ImportError.
 """
 

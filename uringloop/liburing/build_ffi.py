@@ -32,7 +32,7 @@ WRONG_BEFORE = {
     "io_uring_prep_openat2_direct": "2.4",
     "io_uring_prep_socket_direct": "2.4",
     "io_uring_prep_cmd_sock": "2.6",  # ignored level, option and value
-    "io_uring_prep_read_multishot": "2.8",  # did not ask for provided buffers, which it cannot do without
+    "io_uring_prep_read_multishot": "2.8",  # did not select provided buffers, which it cannot do without
 }
 
 HERE = os.path.dirname(os.path.abspath(__file__))

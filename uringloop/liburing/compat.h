@@ -188,7 +188,7 @@ static inline int ul_is_thread_gone(int number)
     return syscall(SYS_tgkill, getpid(), number, 0) < 0 && errno == ESRCH;
 }
 
-/* Two fds of this process are the same open file; 0 also where the kernel does not tell (kcmp needs CONFIG_KCMP). */
+/* Two fds of this process are the same open file; 0 also where the kernel cannot say (kcmp needs CONFIG_KCMP). */
 static inline int ul_is_same_file(int one, int other)
 {
     long me = getpid();

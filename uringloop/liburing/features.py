@@ -3,7 +3,7 @@
     python -m uringloop.liburing.features              # what works here
     python -m uringloop.liburing.features --markdown   # docs/kernel-support.md
 
-Each feature is tried on a small ring of its own, or asked for by `probing.probe`; distributions backport,
+Each feature is tried on a small ring of its own, or reported by `probing.probe`; distributions backport,
 containers forbid, so `uname` says little.  The loop does not call this: it probes what it needs where it
 needs it (`uring/ring`, `uring/buffers`, `uring/sendprobe`), by the same attempts.
 

@@ -29,7 +29,7 @@ static inline uint64_t ul_address(const void *pointer)
     return (uint64_t)(uintptr_t)pointer;
 }
 
-/* Every field but user_data, which belongs to whoever submits; what is not named here is zero. */
+/* Every field but user_data, which belongs to the code that submits; what is not named here is zero. */
 static inline void ul_fill(struct io_uring_sqe *sqe, int op, int fd, const void *addr, uint32_t len, uint64_t off)
 {
     uint64_t user_data = sqe->user_data;

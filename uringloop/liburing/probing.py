@@ -4,7 +4,7 @@ How it works: a small ring is made, asked (io_uring_setup's feature bits, IORING
 closed.  The answer is kept for the process; a fork child asks anew, because limits and seccomp filters may have
 changed.  A refusal is not kept: it may pass (EMFILE, ENOMEM).
 
-Thread: any, also while loops run; the ring is nobody else's.
+Thread: any, also while loops run; no other code has the ring.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .refusal import explain
 
 __all__ = ["Probe", "probe"]
 
-_kept: tuple[int, Probe] | None = None  # the process that asked, and what it heard
+_kept: tuple[int, Probe] | None = None  # the process that asked, and its answer
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Probe:
     _numbers: frozenset[int] = field(repr=False)  # all operations, also those newer than `Op`
 
     def supports(self, op: Op | int) -> bool:
-        """Whether a request may say `sqe.opcode = op`; any number may be asked for."""
+        """Whether a request may say `sqe.opcode = op`; any number may be given."""
         return int(op) in self._numbers
 
 

@@ -1,4 +1,4 @@
-# One raw request of a loop: awaited or iterated, or told to a callback.
+# One raw request of a loop: awaited or iterated, or reported to a callback.
 from libc.stdint cimport int32_t
 from cpython.ref cimport PyObject
 
@@ -8,11 +8,11 @@ from .request cimport SqeRequest
 
 cdef class RawRequest(SqeRequest):
     cdef ContextOwner loop             # None once it is over
-    cdef object arrived                # deque of Cqes that nobody took yet; multishot without a callback only
-    cdef object waiter                 # the asyncio.Future that somebody waits for in RequestWait, or None
+    cdef object arrived                # deque of Cqes that were not taken yet; multishot without a callback only
+    cdef object waiter                 # the asyncio.Future that a task waits for in RequestWait, or None
     cdef list closers                  # Futures that wait for the end in aclose(), or None
     cdef Standing standing             # who is in the kernel for it, if it is iterated; or None
-    cdef bint is_closing               # nobody wants what still comes
+    cdef bint is_closing               # what still comes is dropped
     cdef ContextOwner untold           # whose exception handler gets a failure that is never retrieved; or None
     cdef Request iterate(self)
     cdef int set_waiter(self, object waiter) except -1
@@ -23,5 +23,5 @@ cdef class RawRequest(SqeRequest):
 
 cdef class Standing(Request):
     cdef PyObject *request             # the RawRequest, borrowed; NULL when it is gone
-    cdef RawRequest kept               # the same, owned, while somebody waits for it or its end is coming
+    cdef RawRequest kept               # the same, owned, while a task waits for it or its end is coming
     cdef bint makes_fds

@@ -1,14 +1,14 @@
-"""A raw request of a loop: awaited, iterated, or told to a callback.
+"""A raw request of a loop: awaited, iterated, or reported to a callback.
 
 How it works:
  1. Who awaits gets a RequestWait, which hands the task a plain asyncio.Future that the next completion resolves.
  2. A task that is cancelled there asks the kernel to cancel, and waits on: only the final completion says that the
-    kernel has let go of the memory.  Then it raises the CancelledError.
+    kernel has released the memory.  Then it raises the CancelledError.
  3. A request that is iterated is not what the kernel knows: a Standing is, which borrows it.  So the end of the last
-    reference is seen although the request is in flight and nobody could ever stop it: it is cancelled.
+    reference is seen although the request is in flight and could never be stopped any more: it is cancelled.
 
-Invariant: a Standing keeps its RawRequest alive while somebody waits for it, and from the moment that nobody wants
-it until the final completion.
+Invariant: a Standing keeps its RawRequest alive while a task waits for it, and from the moment that it is not
+wanted any more until the final completion.
 
 Thread: the loop's.
 Not here: completions and callbacks (`request`), SQEs (`submit`), hold and release (`uring/request`).
@@ -44,7 +44,7 @@ cdef extern from *:
         PyErr_SetObject(PyExc_StopIteration, found);
         Py_DECREF(found);
         if (!PyErr_ExceptionMatches(PyExc_StopIteration))
-            ul_take_back_result(wait); /* MemoryError: nobody sees it */
+            ul_take_back_result(wait); /* MemoryError: it is not delivered */
         return NULL;
     }
 
@@ -75,7 +75,7 @@ cdef class RawRequest(SqeRequest):
     """A request that loop.add_sqe() made.  It is awaitable; it is not a Future.
 
     Returns of `await request`: the result, 0 or more.  Raises: the OSError subclass of a negative one.  A task that is
-    cancelled while it awaits cancels the request, and goes on when the kernel has let go of the memory.  After the
+    cancelled while it awaits cancels the request, and goes on when the kernel has released the memory.  After the
     completion every await gives the same.
 
     A multishot request is iterated instead: `async for cqe in request` gives each Cqe as it is, the last one
@@ -107,7 +107,7 @@ cdef class RawRequest(SqeRequest):
         if self.is_multishot:
             raise TypeError("a multishot request is not awaited: async for cqe in request")
         if self.callback is not None:
-            raise TypeError("this request tells its callback; it is not awaited")
+            raise TypeError("this request reports to its callback; it is not awaited")
         return RequestWait.__new__(RequestWait, self, False)
 
     def __aiter__(self):
@@ -121,7 +121,7 @@ cdef class RawRequest(SqeRequest):
     async def aclose(self):
         """Cancel the request, and return when it is over; a task that iterates it meanwhile comes to its loop's end.
 
-        Completions that nobody took are dropped, and fds in them closed.  To see them all, cancel() and iterate on.
+        Completions that were not taken are dropped, and fds in them closed.  To see them all, cancel() and iterate on.
         """
         cdef object cancelled = None
         self.cancel()
@@ -136,7 +136,7 @@ cdef class RawRequest(SqeRequest):
             try:
                 await future
             except CancelledError as error:
-                cancelled = error  # as who awaits the request: not before the kernel has let go
+                cancelled = error  # as for an await of the request: not before the kernel has released it
         if cancelled is not None:
             raise cancelled
 
@@ -152,7 +152,7 @@ cdef class RawRequest(SqeRequest):
         return 0
 
     cdef int discard(self, object cqe) except -1:
-        """Nobody will see this completion."""
+        """This completion will not be delivered."""
         if self.makes_fds and (<Cqe>cqe).res >= 0:
             close_fd((<Cqe>cqe).res)
         return 0
@@ -163,7 +163,7 @@ cdef class RawRequest(SqeRequest):
         return 0
 
     cdef int set_waiter(self, object waiter) except -1:
-        """Who waits from now on, or None; while somebody does the request must live."""
+        """The Future that waits from now on, or None; while there is one the request must live."""
         self.waiter = waiter
         if self.standing is not None:
             self.standing.kept = self if waiter is not None or self.is_closing else None
@@ -206,7 +206,7 @@ cdef class RawRequest(SqeRequest):
             self.standing.kept = None
         return 0
 
-    # -- nobody can see it any more --------------------------------------------------------------------
+    # -- unreachable from user code --------------------------------------------------------------------
 
     def __del__(self):
         if self.standing is not None:
@@ -221,12 +221,12 @@ cdef class RawRequest(SqeRequest):
         if self.untold is not None and not self.is_seen and not is_finalizing():
             loop, self.untold = self.untold, None
             loop.call_exception_handler({
-                "message": f"{self!r} failed, and nobody awaited it",
+                "message": f"{self!r} failed, and was never awaited",
                 "exception": os_error(-self.last_cqe.res),
             })
 
     cdef int drop_in_flight(self) except -1:
-        """Nobody iterates it, and nobody could stop it: it is cancelled, and what comes until then is closed.
+        """It is not iterated and could not be stopped any more: it is cancelled, and what comes until then is closed.
 
         Returns: 0 if there is nothing to cancel.
         """
@@ -284,7 +284,7 @@ cdef class RequestWait:
 
     cdef RawRequest request
     cdef object future      # what the task waits for now; the request's waiter
-    cdef object cancelled   # the exception that was thrown in, to be raised when the kernel has let go
+    cdef object cancelled   # the exception that was thrown in, to be raised when the kernel has released the memory
     cdef bint is_next       # for the next completion, not for the final one
 
     def __cinit__(self, RawRequest request not None, bint is_next):
@@ -335,7 +335,7 @@ cdef class RequestWait:
         return self.step()
 
     def close(self):
-        """The coroutine is thrown away and cannot wait: the request is held until the kernel lets go of it."""
+        """The coroutine is thrown away and cannot wait: the request is held until the kernel releases it."""
         if self.request.waiter is self.future:
             self.request.set_waiter(None)
         if not self.request.is_over and self.future is not None:
@@ -383,7 +383,7 @@ cdef inline object take_reference(PyObject *found):
 
 
 cdef void take_back(RequestWait wait) noexcept:
-    """What advance() gave did not reach anybody: an fd in it is closed with the request."""
+    """What advance() gave did not reach the task: an fd in it is closed with the request."""
     wait.request.is_seen = False
 
 

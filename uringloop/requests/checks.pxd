@@ -1,4 +1,4 @@
-# What may stand in somebody's own SQE, and what a prep function is given.
+# What may stand in a user's own SQE, and what a prep function is given.
 from ..liburing.liburing cimport io_uring_sqe
 from .request cimport SqeRequest
 

@@ -1,4 +1,4 @@
-"""What add_sqe() refuses, and how it tells what was meant.
+"""What add_sqe() refuses, and the errors that say what was meant.
 
 How it works:
  1. `call_prep` calls the prep function.  A mistake that liburing's functions report in cffi's words gets a hint.
@@ -66,7 +66,7 @@ cdef extern from *:
     PyObject *ul_buffer_behind(object)
 
 cdef enum:
-    OP_NONE = 255                      # what stands in an SQE that nobody filled
+    OP_NONE = 255                      # what stands in an SQE that was not filled
     # Opcodes that the checks know; numbers are ABI (linux/io_uring.h).
     OP_READV = 1
     OP_WRITEV = 2
@@ -104,7 +104,7 @@ cdef unsigned FIRST_RESERVED = FIRST_RESERVED_GROUP
 cdef object BuiltinFunction = types.BuiltinFunctionType
 cdef object PythonFunction = types.FunctionType
 
-# cffi's types: memory that the object owns, and the view of somebody's buffer.  Known from the first request on.
+# cffi's types: memory that the object owns, and the view of another object's buffer.  Known from the first request on.
 cdef object OwnMemory = None
 cdef object BufferView = None
 cdef object as_buffer = None
@@ -226,15 +226,15 @@ cdef int check_callback(object callback) except -1:
     if not callable(callback):
         raise TypeError(f"callback must be callable or None, got {callback!r}")
     if is_async(callback):
-        raise TypeError(f"callback must be an ordinary function: nobody would await the coroutine function "
-                        f"{callback!r}; await the request instead, or make a task in the callback")
+        raise TypeError(f"callback must be an ordinary function, not the coroutine function {callback!r}, "
+                        f"which would never be awaited; await the request instead, or make a task in the callback")
     return 0
 
 
 # -- what an SQE may say ---------------------------------------------------------------------------------------
 
 cdef int check_sqe(const io_uring_sqe *sqe, tuple call, object keepalive, bint is_linked) except -1:
-    """Refuse what would break the loop's own requests, or what could never be told to its maker."""
+    """Refuse what would break the loop's own requests, or what could never be reported to its maker."""
     if sqe.opcode == OP_NONE:
         raise ValueError(f"{call[0]!r} filled no SQE")
     if sqe.user_data != UNTOUCHED:
@@ -243,7 +243,7 @@ cdef int check_sqe(const io_uring_sqe *sqe, tuple call, object keepalive, bint i
         # Measured: sends of the loop behind a drain are consumed without being sent, for the life of the ring.
         raise ValueError("IOSQE_IO_DRAIN would hold up the loop's own requests")
     if sqe.flags & IOSQE_CQE_SKIP_SUCCESS:
-        raise ValueError("with IOSQE_CQE_SKIP_SUCCESS nobody would learn when the kernel has let go of the memory")
+        raise ValueError("with IOSQE_CQE_SKIP_SUCCESS it is never reported that the kernel has released the memory")
     if sqe.flags & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK) and not is_linked:
         raise ValueError("a link would tie the loop's next request to this one: make chains by add_sqes()")
     if ((sqe.flags & IOSQE_BUFFER_SELECT or sqe.opcode == OP_PROVIDE_BUFFERS or sqe.opcode == OP_REMOVE_BUFFERS)

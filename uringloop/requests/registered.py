@@ -79,7 +79,7 @@ class RegisteredFiles:
         await loop.add_sqe(lib.io_uring_prep_files_update, ffi.new("int[1]", [fd]), 1, index)
 
     def close(self) -> None:
-        """Unregister and let go of the files.  Idempotent; requests in flight finish with the file they have."""
+        """Unregister and release the files.  Idempotent; requests in flight finish with the file they have."""
         from ..liburing import lib
 
         loop = self._loop()

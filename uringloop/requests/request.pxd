@@ -1,4 +1,4 @@
-# One request that add_sqe() made, told to a callback; what a loop adds to it is requests/awaiting.
+# One request that add_sqe() made, reported to a callback; what a loop adds to it is requests/awaiting.
 from libc.stdint cimport int32_t, uint32_t
 
 from ..aio.context cimport AioContext
@@ -23,7 +23,7 @@ cdef class SqeRequest(Request):
     cdef bint is_multishot
     cdef bint makes_fds                # a result that is not negative is a file descriptor
     cdef bint is_over                  # the final completion was delivered
-    cdef bint is_seen                  # somebody has looked at last_cqe, or was told of it
+    cdef bint is_seen                  # user code has read last_cqe, or got it by a callback
     cdef object __weakref__
     cdef AioContext its_context(self)
     cdef object reporter(self)

@@ -1,4 +1,4 @@
-"""One request of add_sqe() and the callback that it tells its completions.
+"""One request of add_sqe() and the callback that it reports its completions to.
 
 How it works:
  1. Completions come in harvest order through `complete`, each once (uring/engine unlinks it before the call, so that
@@ -59,7 +59,7 @@ cdef class Cqe:
 
     @property
     def is_notification(self):
-        """This one only says that a zero-copy send has let go of its memory (IORING_CQE_F_NOTIF, since Linux 6.0)."""
+        """This one only says that a zero-copy send has released its memory (IORING_CQE_F_NOTIF, since Linux 6.0)."""
         return (self.flags & IORING_CQE_F_NOTIF) != 0
 
     @property
@@ -102,7 +102,7 @@ cdef class SqeRequest(Request):
         raise NotImplementedError
 
     cdef object reporter(self):
-        """Who hears of errors, by call_exception_handler()."""
+        """What errors are reported to, by call_exception_handler()."""
         raise NotImplementedError
 
     cdef Request in_kernel(self):
@@ -114,7 +114,7 @@ cdef class SqeRequest(Request):
         return 0
 
     cdef int wake(self) except -1:
-        """Whoever waits goes on."""
+        """What waits for it goes on."""
         return 0
 
     cdef int let_go(self) except -1:
@@ -262,7 +262,7 @@ cdef class SqeRequest(Request):
         Parameters:
             handle: an empty one, made before.
         """
-        # own references: a nested turn in the callback may bring the end, which lets go of them
+        # own references: a nested turn in the callback may bring the end, which releases them
         cdef AioContext context = self.its_context()
         must(is_none(<void *>handle.callback), "a handle that is filled is an empty one")
         self.is_seen = True
@@ -275,7 +275,7 @@ cdef class SqeRequest(Request):
         return context.ready.recycle(handle)
 
     cdef int finish(self) except -1:
-        """The kernel has let go: let go of everything, too."""
+        """The kernel has released it: release everything it keeps, too."""
         cdef object reporter
         cdef Request held = self.in_kernel()
         must_not(self.is_over, "a request is over once")
@@ -309,7 +309,7 @@ cdef class SqeRequest(Request):
 
 @cython.no_gc_clear
 cdef class ContextRequest(SqeRequest):
-    """A request that AioContext.add_sqe() made; its callback hears of each completion.
+    """A request that AioContext.add_sqe() made; its callback gets each completion.
 
     Thread: the context's.  Source: io_uring_enter(2), io_uring_prep_*(3).
     """

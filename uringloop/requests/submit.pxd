@@ -1,4 +1,4 @@
-# SQEs that somebody's prep function fills.
+# SQEs that the user's prep function fills.
 from ..liburing.liburing cimport io_uring_sqe
 from .request cimport SqeRequest
 

@@ -1,4 +1,4 @@
-"""add_sqe(): SQEs that somebody's prep function fills, on the ring of a context.
+"""add_sqe(): SQEs that the user's prep function fills, on the ring of a context.
 
 How it works:
  1. The user's prep function fills an SQE of ours in ordinary memory, never a slot of the ring: it may raise, run a
@@ -47,7 +47,7 @@ cdef class Scratch:
         self.sqe = <io_uring_sqe *><uintptr_t>int(ffi.cast("uintptr_t", self.pointer))
 
     def was_touched(self):
-        """Debug mode: somebody wrote to it after it was poisoned."""
+        """Debug mode: it was written to after it was poisoned."""
         cdef const unsigned char *at = <const unsigned char *>self.sqe
         cdef size_t i
         for i in range(sizeof(io_uring_sqe)):
@@ -57,7 +57,7 @@ cdef class Scratch:
 
 
 cdef Scratch take_scratch(bint is_debug):
-    """Memory for one SQE.  In debug mode it is used once, so that its being touched later can be told."""
+    """Memory for one SQE.  In debug mode it is used once, so that a later write to it can be detected."""
     cdef Scratch scratch
     if spare_scratches and not is_debug:
         scratch = <Scratch>spare_scratches.pop()

@@ -69,7 +69,7 @@ cdef class References:
         return 0
 
     cdef void clear(self) noexcept:
-        # each leaves before it is let go of, which may run user code
+        # each leaves before it is released, which may run user code
         while self.head != self.tail:
             self.head += 1
             Py_DECREF(<object>self.items[(self.head - 1) & self.mask])  # taken by put

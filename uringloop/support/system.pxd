@@ -1,4 +1,4 @@
-# Numbers of the system's headers that several modules use.  Python.h asks for all of them (_GNU_SOURCE).
+# Numbers of the system's headers that several modules use.  Python.h enables all of them (_GNU_SOURCE).
 
 cdef extern from "<poll.h>" nogil:
     enum:

@@ -1,6 +1,6 @@
 """Socket addresses: from the kernel's names (struct sockaddr) to Python's tuples and back, without a system call.
 
-What a datagram server needs per packet: the address of a peer that was heard of before is the same tuple object again,
+What a datagram server needs per packet: the address of a peer that is known already is the same tuple object again,
 and a tuple that was sent to before has its name ready.  Both ways go through a direct-mapped table, shared by all
 loops, in which a newcomer replaces who was in its place.
 
@@ -88,7 +88,7 @@ cdef struct Entry:
     unsigned n_bytes          # of name
     ul_name name
 
-cdef Entry heard[ENTRIES]     # by the hash of the name
+cdef Entry known[ENTRIES]     # by the hash of the name
 cdef Entry names[ENTRIES]     # by the tuple's address in memory
 
 
@@ -132,7 +132,7 @@ cdef int real_family(int fd, int family) noexcept:
 
 cdef object internet_address(const ul_name *name, unsigned n_bytes):
     """The address of an IPv4 or IPv6 name: (host, port), or (host, port, flow information, zone)."""
-    cdef Entry *entry = &heard[ul_name_hash(name) & (ENTRIES - 1)]
+    cdef Entry *entry = &known[ul_name_hash(name) & (ENTRIES - 1)]
     cdef char text[64]
     cdef object address
     if entry.address != NULL and entry.n_bytes == n_bytes and memcmp(&entry.name, name, n_bytes) == 0:

@@ -164,7 +164,7 @@ cdef class LentBuffers:
         """Buffers were removed; returns what is not needed any more, for the caller to drop.
 
         That there were no more says nothing: a request that ends unfinished gives the buffer in its hand back later.
-        The kernel removes the oldest, so what is left is what completions after this one tell of.
+        The kernel removes the oldest, so what is left is what completions after this one name.
         """
         if group not in self.counts:
             return None

@@ -1,6 +1,6 @@
 """The FIFO between harvest and dispatch.
 
-Harvest copies CQEs to its end, dispatch takes from its head before it calls anybody: a nested wait appends to the same
+Harvest copies CQEs to its end, dispatch takes from its head before it calls anything: a nested wait appends to the same
 FIFO, a nested dispatch takes what the outer one has left, and each completion is delivered once and in order.
 
 Invariant: tail - head completions are queued, and each holds one reference to its request.

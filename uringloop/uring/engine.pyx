@@ -87,7 +87,7 @@ cdef class Engine:
         return 0
 
     cdef int add_raw(self, PyObject **requests, unsigned n, const io_uring_sqe *filled) except -1:
-        """Somebody's own requests, as one unit that no submission tears apart; all of them or none.
+        """The user's own requests, as one unit that no submission tears apart; all of them or none.
 
         Parameters:
             requests: n Requests of KIND_RAW, borrowed; held until their final completions.
@@ -148,7 +148,7 @@ cdef class Engine:
             return 0
         sqe = self.ring.get_sqe()
         io_uring_prep_cancel64(sqe, encode(request), 0)
-        # Nobody waits for the cancel's own result; -ENOENT (already done) posts a CQE all the same: ignored.
+        # The cancel's own result is not waited for; -ENOENT (already done) posts a CQE all the same: ignored.
         sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
         sqe.user_data = 0
         if request.state == IN_FLIGHT:
@@ -552,7 +552,7 @@ cdef class Engine:
         return 0
 
     cdef int drop_all(self, bint was_enabled) except -1:
-        """The ring is closed: only raw requests are still told, by deliver_last."""
+        """The ring is closed: only raw requests are still notified, by deliver_last."""
         cdef Completion slot
         cdef Request request
         cdef size_t n
@@ -583,7 +583,7 @@ cdef class Engine:
         return 0
 
     cdef int deliver_last(self) except -1:
-        """See FDMonitor: each raw request hears of its end, whatever the callbacks of others raise."""
+        """See FDMonitor: the end of each raw request is reported, whatever the callbacks of others raise."""
         cdef Completion slot
         cdef Request request
         cdef object first_error = None
@@ -592,7 +592,7 @@ cdef class Engine:
             slot = self.fifo.pop()
             request = <Request>slot.request
             Py_DECREF(request)  # taken by push
-            must(request.kind == KIND_RAW, "only raw requests are told of the end")
+            must(request.kind == KIND_RAW, "only raw requests are notified of the end")
             if n_left == 0:
                 request.drop(slot.res, slot.flags)
                 continue

@@ -8,7 +8,7 @@ cpdef enum RequestState:
     IDLE = 0        # the kernel knows nothing of it
     IN_FLIGHT = 1   # from hold to the final completion
     CANCELLING = 2  # in flight, and a cancel was queued
-    ORPHANED = 3    # in flight with nobody waiting: the result is dropped
+    ORPHANED = 3    # in flight and not waited for: the result is dropped
     DONE = 4        # the final completion was harvested
 
 cdef enum RequestKind:
@@ -31,7 +31,7 @@ cdef class Request:
     cdef InFlight owner                # whose list it is on; None unless in flight
     cdef PyObject *before              # neighbours on that list; borrowed
     cdef PyObject *after
-    cdef object polled                 # fdmon/polling's PolledEvent, of whoever made the request; or None
+    cdef object polled                 # fdmon/polling's PolledEvent, of the maker of the request; or None
     cdef bint may_notify_late          # a zero-copy send behind a link: see end()
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1
     cdef object behind(self)

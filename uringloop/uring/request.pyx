@@ -62,7 +62,7 @@ cdef class Request:
         Parameters:
             res: cqe->res, a count or a negated errno.
             flags: cqe->flags; without IORING_CQE_F_MORE this was the last one and the state is DONE.
-            data: where the provided buffer's bytes are, NULL without IORING_CQE_F_BUFFER; whoever overrides this
+            data: where the provided buffer's bytes are, NULL without IORING_CQE_F_BUFFER; an override
                 gives the buffer back.
         """
         raise NotImplementedError
@@ -82,7 +82,7 @@ cdef class Request:
         """A KIND_SKIP_SEND is over: ALL_SENT, a short count, or a negated errno.  Runs no user code."""
 
     cdef void drop(self, int32_t res, uint32_t flags) noexcept:
-        """A harvested completion that nobody will ever see: close an fd in it.  Runs no user code."""
+        """A harvested completion that will never be delivered: close an fd in it.  Runs no user code."""
 
     def __dealloc__(self):
         # Invariant: hold keeps a reference, so a request in flight cannot get here.
@@ -94,7 +94,7 @@ cdef inline bint is_with_kernel(Request request) noexcept:
 
 
 cdef uint64_t encode(Request request) noexcept:
-    """user_data of a request: its address.  0 means "nobody waits"; objects are never at 0."""
+    """user_data of a request: its address.  0 means "not waited for"; objects are never at 0."""
     return <uint64_t><uintptr_t><PyObject *>request
 
 

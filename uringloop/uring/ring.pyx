@@ -91,7 +91,7 @@ cdef set open_rings = set()  # ring fds of this process's loops; guarded by the 
 
 
 cdef bint is_a_loops_ring(int fd) except -1:
-    """Completions on it are taken for requests of a loop; also of a duplicate of its fd, where kcmp(2) can tell."""
+    """Completions on it are taken for requests of a loop; also of a duplicate of its fd, where kcmp(2) detects it."""
     return fd in open_rings or any([ul_is_same_file(fd, ring_fd) for ring_fd in open_rings])
 
 
@@ -266,7 +266,7 @@ cdef class Ring:
         return 0
 
     cdef bint is_mine(self) noexcept:
-        """Enabled by the calling thread: nobody else may enter it."""
+        """Enabled by the calling thread: no other thread may enter it."""
         return self.is_enabled and self.owner_thread == ul_thread_serial()
 
     cdef bint has_lost_its_owner(self) noexcept:
@@ -380,7 +380,7 @@ cdef class Ring:
     cdef int fill_cq(self) except -1:
         """End the multishot timeouts that expire as soon as they are set again, in no time in which one could be found.
 
-        The kernel does not set one again that finds no room in the CQ.  So fill that, with completions that nobody
+        The kernel does not set one again that finds no room in the CQ.  So fill that, with completions that no request
         waits for.  Other multishot requests that complete meanwhile end, too, as with any overflow.  Nothing is lost;
         harvest next.
         """
@@ -414,7 +414,7 @@ cdef class Ring:
         return 0
 
     cdef int leave(self) except -1:
-        """In a fork child: let go of the parent's ring; `reopen` has the kernel make another one, which is disabled."""
+        """In a fork child: release the parent's ring; `reopen` has the kernel make another one, which is disabled."""
         cdef bint is_left = self.is_open or self.is_left
         self.close()
         memset(&self.ring, 0, sizeof(self.ring))
@@ -487,7 +487,7 @@ cdef int close_spare_rings() except -1:
 
 
 def forget_spare_rings():
-    """In a fork child: let go of the parent's rings."""
+    """In a fork child: release the parent's rings."""
     global owner_pid, is_worth_waiting
     owner_pid = os.getpid()
     close_spare_rings()

@@ -82,4 +82,4 @@ cdef object failed_send_reports_count():
         left.close()
         right.close()
         must_not(ring.is_open, "the probe's ring is closed before its memory is freed")
-        free(payload)  # the ring is closed and the send is over (DONTWAIT): nobody reads it any more
+        free(payload)  # the ring is closed and the send is over (DONTWAIT): it is not read any more

@@ -137,7 +137,7 @@ def test_after_its_loop_was_closed_a_file_can_be_closed_only(new_loop, tmp_path)
 
     async def use(file):
         for call in (file.read, lambda: file.write(b"x"), lambda: file.pread(1, 0)):
-            with pytest.raises(RuntimeError, match="is closed: nothing but close"):
+            with pytest.raises(RuntimeError, match="is closed: only close"):
                 await call()
         await file.close()
         assert file.closed

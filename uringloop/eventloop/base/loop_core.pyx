@@ -220,7 +220,7 @@ cdef class LoopCore(FdWatching):
         return 0
 
     def _add_callback(self, handle):
-        """Queue a handle that somebody else made (asyncio's signal handling does)."""
+        """Queue a handle that other code made (asyncio's signal handling does)."""
         if handle.cancelled():
             return
         if not isinstance(handle, Handle) or type(handle) is events.Handle:
@@ -232,7 +232,7 @@ cdef class LoopCore(FdWatching):
             self.aio_context.notifier.notify()
 
     def _timer_handle_cancelled(self, handle):
-        """asyncio's TimerHandle would tell; ours tells its heap."""
+        """asyncio's TimerHandle would call this; ours notifies its heap."""
 
     def create_future(self):
         return Future(loop=self)
@@ -580,7 +580,7 @@ cdef class LoopProgram(Program):
 
 
 def is_in_environment(const char *name):
-    """Whether os.environ has it, at a tenth of the price: os.environ tells the C library of each change."""
+    """Whether os.environ has it, at a tenth of the price: os.environ passes each change on to the C library."""
     return getenv(name) != NULL
 
 

@@ -44,7 +44,7 @@ cdef class FdCallbacks(FdHandler):
         return 0
 
     cdef object behind(self):
-        return None  # run_handle tells by itself, and names the callback
+        return None  # run_handle reports by itself, and names the callback
 
     cdef bint is_closed_by_program(self) except -1:
         return has_lost(self.file if self.sock is None else self.sock, self.fd)

@@ -5,7 +5,7 @@ How it works:
     inside of another's, and that step would be lost.  It is put back on every way out.
  2. Turns are made until the awaitable's done-callback ran; they deliver what the outer turn has left (aio/context).
  3. A stop() meanwhile is meant for the run below: it is kept for it, since the turn that a stop ends is not over.
- 4. Somebody who cancels a task that was set aside cancels what it waits for, as with `await`.
+ 4. Cancelling a task that was set aside cancels what it waits for, as with `await`.
  5. When the first Ctrl-C has ended the main task of an asyncio.Runner, the runs that still stand on the stack keep the
     Runner from its end: what they wait for is cancelled, the innermost first.
  6. Before a turn may block: what is waited for must not wait for a task that is below on the stack.
@@ -111,7 +111,7 @@ def run_level(LoopCore loop not None, future, bint until_stop=False):
 
 
 def watch_turns(LoopCore loop not None):
-    """Turns that somebody makes with AioContext.poll() set the current task aside, too."""
+    """Turns made with AioContext.poll() set the current task aside, too."""
     known = weakref.ref(loop)  # as the other hooks of a context: it must not keep its loop
 
     def around_turn():

@@ -59,14 +59,14 @@ class NestedMixin:
             raise RuntimeError("Cannot run the event loop while another loop is running")
 
     def _run_own_task(self, task):
-        """Run a task that was made for this run, and that nobody else will look after."""
+        """Run a task that was made for this run, and that no other code looks after."""
         task._log_destroy_pending = False
         try:
             return run_level(self, task)
         except BaseException as error:
             if not task.done():
                 if not isinstance(error, RuntimeError):
-                    # Ctrl-C: what was asked for is not wanted any more.  But a task that waits for one below on the
+                    # Ctrl-C: the result of this run is not wanted any more.  But a task that waits for one below on the
                     # stack is left alone: it would pass the cancellation on to that one.
                     task.cancel()
             elif not task.cancelled():
@@ -132,7 +132,7 @@ def allow_nested():
 def disallow_nested():
     """Undo allow_nested(); loops that were made with nested=True stay in nested mode."""
     for (owner, name), (stock, replacement) in _stock.items():
-        if getattr(owner, name) is replacement:  # or somebody else has replaced it since, and calls ours
+        if getattr(owner, name) is replacement:  # or other code has replaced it since, and calls ours
             setattr(owner, name, stock)
     _stock.clear()
 

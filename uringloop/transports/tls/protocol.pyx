@@ -308,7 +308,7 @@ cdef class TlsProtocol(Resumable):
             except Exception as error:
                 self.fatal_error(error, "Fatal error on SSL protocol")
         if self.state != FLUSHING:
-            return 0  # the application aborted when it heard of the last data
+            return 0  # the application aborted when it got the last data
         self.set_state(SHUTDOWN)
         return self.do_shutdown()
 
