@@ -48,6 +48,7 @@ cdef class AioContext(Sources):
     cdef bint look(self, int64_t now_ns, int64_t *next_wait_ns) except -1
     cdef int begin_run(self) except -1
     cdef bint is_elsewhere(self) noexcept
+    cdef bint is_other_thread(self) noexcept
     cdef int refuse_others(self) except -1
     cdef int run_ready(self, size_t count) except -1
     cdef int run_handle(self, Handle handle) except -1

@@ -196,6 +196,10 @@ cdef class AioContext(Sources):
         """Another thread makes turns: only it may touch the monitor."""
         return self.n_polls != 0 and self.thread != <unsigned long>PyThread_get_thread_ident()
 
+    cdef bint is_other_thread(self) noexcept:
+        """Not the thread that made turns last; also between them, which a foreign main loop makes one by one."""
+        return self.thread != <unsigned long>PyThread_get_thread_ident()
+
     cdef int turn(self, bint blocking) except -1:
         cdef Py_ssize_t n_ready
         cdef size_t ready_end, idle_end = 0

@@ -165,7 +165,7 @@ cdef class LoopCore(FdWatching):
             raise RuntimeError("Event loop is closed")
         self.aio_context.ready.push(handle)
         self.aio_context.notifier.notify()
-        if self.aio_context.ready.count() > FLOOD and self.aio_context.is_elsewhere():
+        if self.aio_context.ready.count() > FLOOD and self.aio_context.is_other_thread():
             # A thread that schedules faster than the loop runs would keep the GIL, and the queue would grow, and with
             # it the time that each callback and timer waits.  asyncio gives it up here each time, to write to a pipe.
             with nogil:
