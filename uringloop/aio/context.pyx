@@ -194,7 +194,7 @@ cdef class AioContext(Sources):
 
     cdef bint is_elsewhere(self) noexcept:
         """Another thread makes turns: only it may touch the monitor."""
-        return self.n_polls != 0 and self.thread != <unsigned long>PyThread_get_thread_ident()
+        return self.n_polls != 0 and self.is_other_thread()
 
     cdef bint is_other_thread(self) noexcept:
         """Not the thread that made turns last; also between them, which a foreign main loop makes one by one."""

@@ -43,8 +43,8 @@ cdef bint has_lost(object sock, int fd) noexcept:
     return isinstance(sock, compiled_socket) and number_in(sock, fd) == NULL
 
 
-cdef int call_flow_control(object loop, object transport, object protocol, str name) except -1:
-    """Call the protocol's pause_writing or resume_writing; what that raises is reported.
+cdef int call_flow_control(object loop, object transport, object protocol, str name, object owner) except -1:
+    """Call the protocol's pause_writing or resume_writing; what that raises is reported as of the `owner` protocol.
 
     The caller owns what it passes: the connection may end in a turn that the protocol makes.
     """
@@ -59,7 +59,7 @@ cdef int call_flow_control(object loop, object transport, object protocol, str n
             "message": f"protocol.{name}() failed",
             "exception": error,
             "transport": transport,
-            "protocol": protocol,
+            "protocol": owner,
         })
     return 0
 
@@ -94,7 +94,7 @@ cdef class Transport(Flushable):
             return 0
         self.is_protocol_paused = True
         loop, protocol = self.loop, self.protocol
-        return call_flow_control(loop, self, protocol, "pause_writing")
+        return call_flow_control(loop, self, protocol, "pause_writing", protocol)
 
     cdef int resume_protocol(self) except -1:
         # as asyncio, whose writer is gone by then: not once connection_lost was called, or will be
@@ -102,7 +102,7 @@ cdef class Transport(Flushable):
             return 0
         self.is_protocol_paused = False
         loop, protocol = self.loop, self.protocol
-        return call_flow_control(loop, self, protocol, "resume_writing")
+        return call_flow_control(loop, self, protocol, "resume_writing", protocol)
 
     # -- the end ---------------------------------------------------------------------------------------
 

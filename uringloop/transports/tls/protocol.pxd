@@ -58,7 +58,7 @@ cdef class TlsProtocol(Resumable):
     cdef int read_buffered(self) except -1
     cdef int call_eof_received(self) except -1
     cdef int control_app_writing(self) except -1
-    cdef int call_flow_control(self, str name) except -1
+    cdef int call_app_flow_control(self, str name) except -1
     cdef int control_reading(self) except -1
     cdef int resume_app_reading(self) except -1
     cdef Py_ssize_t write_buffer_bytes(self) except -1

@@ -27,6 +27,7 @@ from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
 from ...aio.context cimport AioContext, Resumable
 from ...support.assertions cimport is_none, must, must_if, must_not
+from ..base cimport call_flow_control
 from .engine cimport TlsEngine, make_engine
 
 import asyncio
@@ -512,28 +513,17 @@ cdef class TlsProtocol(Resumable):
         cdef Py_ssize_t n_bytes = self.write_buffer_bytes()
         if n_bytes >= self.write_high_bytes and not self.is_app_writing_paused:
             self.is_app_writing_paused = True
-            self.call_flow_control("pause_writing")
+            self.call_app_flow_control("pause_writing")
         elif n_bytes <= self.write_low_bytes and self.is_app_writing_paused:
             self.is_app_writing_paused = False
-            self.call_flow_control("resume_writing")
+            self.call_app_flow_control("resume_writing")
         return 0
 
-    cdef int call_flow_control(self, str name) except -1:
+    cdef int call_app_flow_control(self, str name) except -1:
+        """Without an application protocol connection_lost was called, or will be: a frame below goes on after it."""
         app_transport, app_protocol = self.app_transport, self.app_protocol
-        if app_protocol is None:
-            return 0  # connection_lost was called, or will be: a frame further down on the stack goes on after it
-        try:
-            getattr(app_protocol, name)()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            self.loop.call_exception_handler({
-                "message": f"protocol.{name}() failed",
-                "exception": error,
-                "transport": app_transport,
-                "protocol": self,
-            })
-        return 0
+        loop = self.loop
+        return call_flow_control(loop, app_transport, app_protocol, name, self)  # self, as asyncio reports it
 
     cdef int control_reading(self) except -1:
         cdef Py_ssize_t n_bytes = self.engine.incoming_bytes()
