@@ -49,7 +49,7 @@ if sys.version_info < (3, 16):
 
 # Where they are; the classes of what an AioContext makes are for annotations.
 _OF_CONTEXTS = {
-    "AioContext": ".aio.context",
+    "AioContext": ".aio.sources",
     "BottomHalf": ".aio.bottom_halves",
     "EventNotifier": ".aio.event_notifier",
     "PollHandler": ".aio.poll_handlers",

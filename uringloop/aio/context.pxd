@@ -1,13 +1,17 @@
-# The AioContext: one turn of the loop.
+# What an AioContext runs: its queues, its monitor, and the turn.
 cimport cython
 from libc.stdint cimport int64_t
 
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
 from ..fdmon.polling cimport PollList
 from ..support.references cimport References
+from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
+from .notifier cimport Notifier
+from .poll_handlers cimport PollHandlers
+from .program cimport Program
 from .ready cimport ReadyQueue
-from .sources cimport Sources
+from .timers cimport Timers
 
 cdef extern from "../support/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept
@@ -20,7 +24,20 @@ cdef class Flushable(Resumable):
     cdef int flush(self) except -1
     cdef int flush_last(self) except -1
 
-cdef class AioContext(Sources):
+cdef class ContextCore:
+    cdef object __weakref__
+    cdef readonly FDMonitor monitor   # owned; closed by close()
+    cdef object engine                # the monitor's uring Engine; None: there are no requests of the ring
+    cdef readonly Notifier notifier
+    cdef ReadyQueue ready             # callbacks, FIFO
+    cdef Timers timers
+    cdef Program program              # who says what the next two are; None without a loop
+    cdef bint has_own_clock           # timers follow program.time(), not CLOCK_MONOTONIC
+    cdef bint has_own_select          # program.select() waits
+    cdef BottomHalves bottom_halves   # who is scheduled from any thread, and who reports
+    cdef PollHandlers pollers         # handlers with io_poll; None until there is one
+    cdef unsigned long thread         # the one that made turns last; 0 for none yet
+    cdef bint is_forgotten            # closed, because this process is a fork
     cdef ReadyQueue due               # timers that are due and not run yet, in the order of their times
     cdef ReadyList ready_list         # handlers found ready, not dispatched yet
     cdef References dirty             # Flushables with something to write
@@ -37,6 +54,11 @@ cdef class AioContext(Sources):
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef readonly unsigned long long n_turns
     cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: shows progress
+    cdef int check_open(self) except -1
+    cdef object report_to(self, object reporter)
+    cdef int64_t now_ns(self) except? -1
+    cdef int set_handler(self, FdHandler old, FdHandler new) except -1
+    cdef int exchange_handler(self, FdHandler old, object old_file, FdHandler new, object new_file) except -1
     cdef int turn(self, bint blocking) except -1
     cdef int resume_below(self) except -1
     cdef int64_t timeout_ns(self, bint blocking) except? -2
@@ -63,6 +85,7 @@ cdef class AioContext(Sources):
     cdef int send_dirty(self) except -1
     cdef int send_all(self) except -1
     cdef int settle(self) except -1
+    cdef int end(self) except -1
     cdef int forget(self) except -1
     cdef bint is_left(self) noexcept
     cdef bint leave(self) except -1

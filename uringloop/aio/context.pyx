@@ -1,4 +1,4 @@
-"""The AioContext: one context asks one fd monitor what happened and dispatches it.
+"""The turn: one context asks one fd monitor what happened and dispatches it.
 
 One turn (QEMU: aio_poll), in the order that asyncio's users can see:
  1. flush: what transports collected in the last turn is written or queued;
@@ -15,8 +15,7 @@ Invariant: the loop never blocks while a callback is ready, a completion undispa
 published (notifier).
 
 Thread: the loop's; `ready.push` with the GIL and `notifier.notify` from any.
-Not here: what is watched and scheduled, and how users say so (sources); asyncio.  This file knows callbacks (Handle)
-but no event loop.
+Not here: what users call (AioContext); asyncio.  This file knows callbacks (Handle) but no event loop.
 """
 
 from libc.stdint cimport int64_t
@@ -31,17 +30,13 @@ from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
-from .sources cimport Sources, as_int64
 from .timers cimport Timers
 
 import atexit
 import logging
 import os
 import sys
-import warnings
 import weakref
-
-from ..exceptions import SqeNotSupported
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
@@ -62,22 +57,10 @@ cdef enum:
     SPIN_SLICE_NS = 1_000_000
     SPIN_WAIT_NS = 10_000  # a monitor that cannot look is asked so often while handlers are, by a system call
 
-# A moment so far away is none that a clock reaches, but can be added to any time without overflow.
-cdef int64_t LONGEST_LOOK_NS = <int64_t>1 << 62
-
 cdef enum:
     IDLE_WAIT_NS = 10_000_000  # an idle bottom half waits so long at most
 
-# What makes the requests of add_sqe(): requests/submit, which builds with liburing have, and which imports this module.
-cdef object make_request = None
-
 cdef object live_contexts = weakref.WeakSet()  # for a fork child
-
-
-def provide_requests(maker):
-    """From now on add_sqe() calls maker(context, (prep, *args), callback, keepalive, multishot)."""
-    global make_request
-    make_request = maker
 
 
 cdef class Resumable:
@@ -100,8 +83,8 @@ cdef class Flushable(Resumable):
         raise NotImplementedError
 
 
-cdef class AioContext(Sources):
-    """One event loop's engine; also without asyncio (docs/aio-context.md).
+cdef class ContextCore:
+    """What an AioContext runs: its queues, its monitor, and the turn; AioContext adds what users call.
 
     Parameters:
         fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that it can have; None
@@ -128,53 +111,11 @@ cdef class AioContext(Sources):
         live_contexts.add(self)
         watch_departures()
 
-    def __del__(self):
-        # Before anything is freed: the kernel may hold memory of requests in flight.
-        if is_finalizing():
-            return
-        if self.monitor is None or self.monitor.is_closed or self.notifier is None:
-            return
-        try:
-            if self.bottom_halves.reporter is None:  # a loop warns of itself
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
-        finally:
-            self.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_details):
-        self.close()
-
-    def __repr__(self):
-        state = "closed" if self.monitor.is_closed else f"{len(self.monitor.handlers) - 1} fds, {self.n_turns} turns"
-        return f"<{type(self).__name__} {self.monitor.name}, {state}>"
-
-    def poll(self, bint blocking=True):
-        """Run one turn; also from a callback of an outer one, which then finds less to do.
-
-        Parameters:
-            blocking: wait for something to happen; False only takes what is there.
-
-        Returns: whether a callback, completion, ready fd or timer ran (the notifier's own does not count).
-        Raises: RuntimeError when the context is closed; SystemExit and KeyboardInterrupt of callbacks.
-        Thread: the one that runs the loop.  Source: QEMU's aio_poll().
-        """
-        cdef unsigned long long n_before = self.n_dispatched
-        cdef unsigned long long n_void_before = self.ready.n_void
-        self.check_open()
-        self.begin_run()
-        after = self.around_turn() if self.around_turn is not None else None
-        self.n_polls += 1
-        try:
-            self.turn(blocking)
-        finally:
-            must(self.n_polls > 0, "a turn that ends was counted when it began")
-            self.n_polls -= 1
-            if after is not None:
-                after()
-        # cancelled and idle bottom halves stood in the queue, and are no progress
-        return self.n_dispatched - n_before != self.ready.n_void - n_void_before
+    cdef int check_open(self) except -1:
+        if self.monitor.is_closed:
+            raise RuntimeError("the AioContext is closed" + (
+                ": this process is a fork of the one that made it" if self.is_forgotten else ""))
+        return 0
 
     cdef int begin_run(self) except -1:
         """This thread makes turns from now on; RuntimeError while another one does."""
@@ -411,53 +352,46 @@ cdef class AioContext(Sources):
         self.monitor.wait(self.ready_list, 0)
         return self.ready_list.head != self.ready_list.tail
 
-    def set_poll_params(self, max_ns, grow=2, shrink=0, *, idle_ns=None):
-        """Adaptive polling: busy-poll for a while before blocking, as long as that pays.
+    cdef object report_to(self, object reporter):
+        """A weak reference to what exceptions are reported to: its call_exception_handler(details) is called."""
+        self.bottom_halves.reporter = reporter
+
+    cdef int64_t now_ns(self) except? -1:
+        """The clock of the timers."""
+        return <int64_t>(self.program.now_s() * 1e9) if self.has_own_clock else ul_monotonic_ns()
+
+    cdef int set_handler(self, FdHandler old, FdHandler new) except -1:
+        """Change the interest in one fd; see FDMonitor.update.
+
+        A change that the kernel refuses (the fd is closed, or is another file by now) ends the old interest, as with
+        selectors: kept, it would fail in the same way each time, and keep what the caller no longer wants.
+        """
+        must_if(not is_none(<void *>new), <void *>new != <void *>old, "a change of interest takes a new handler")
+        must_if(not is_none(<void *>new), not new.is_removed, "a handler that is removed is never watched for again")
+        try:
+            return self.monitor.update(old, new)
+        except OSError:
+            if old is not None and new is not None:
+                self.monitor.update(old, None)
+            raise
+
+    cdef int exchange_handler(self, FdHandler old, object old_file, FdHandler new, object new_file) except -1:
+        """The same for an fd that may be watched again: what was learned of looking for it (adaptive polling) is kept.
 
         Parameters:
-            max_ns: nanoseconds to busy-poll at most; 0 switches it off.
-            grow, shrink: the factor by which an event's time grows while it comes soon after we stopped looking, and
-                the divisor by which it shrinks when it comes late; 0 means 2, and "to 0".
-            idle_ns: nanoseconds after which an event that does not come is not looked for; None for 7 s.
-
-        What was learned so far is forgotten.
-        Raises: ValueError for negative numbers; RuntimeError from another thread or on a closed context.
-        Thread: the context's.  Source: QEMU's aio_context_set_poll_params().
+            old_file, new_file: whose fd it is: objects with fileno(), or numbers.
         """
-        cdef list params = [as_int64(one) for one in (max_ns, grow, shrink, 0 if idle_ns is None else idle_ns)]
-        if min(params) < 0:
-            raise ValueError("poll parameters must not be negative")
-        params[0] = min(params[0], LONGEST_LOOK_NS)
-        self.check_use()
-        if self.polling is not None:
-            self.polling.forget()
-        self.polling = None
-        if params[0]:
-            self.polling = PollList(*(params[:3] if idle_ns is None else params))
-        self.monitor.polling = self.polling
-        self.notifier.notify()
-
-    def add_sqe(self, prep, *args, callback, keepalive=None, multishot=False):
-        """Make an io_uring request on this context's ring, and report its completions to a callback.
-
-        Parameters:
-            prep: called at once as prep(sqe, *args) with a cffi `struct io_uring_sqe *` that is valid during the call
-                only; as for uringloop.Loop.add_sqe.
-            callback: called as callback(cqe) for each completion, in this context's thread and in the current
-                contextvars context; a Cqe as it is, nothing is raised.  Its exceptions are logged ("uringloop").
-            keepalive: any object that has to live until the kernel is done; prep and args do anyhow.
-            multishot: the request may post several completions; the last one has cqe.more false.
-
-        Returns: a request with cancel(), cqe, done() and user_data.  The kernel sees it with the next turn at the
-            latest.  close() cancels it, and notifies the callback.
-        Raises: SqeNotSupported on epoll and poll; ValueError for an SQE that would break others; RuntimeError from
-            another thread or on a closed context; whatever prep raises.  Then no request was made.
-        Thread: the context's.  Source: QEMU's aio_add_sqe().
-        """
-        self.check_open()
-        if make_request is None or self.engine is None:
-            raise SqeNotSupported(self.monitor.name, self.fdmon_reason or "this AioContext was made with it")
-        return make_request(self, (prep, *args), callback, keepalive, multishot)
+        cdef PollList polling = self.monitor.polling
+        self.set_handler(old, new)
+        if polling is not None:
+            try:
+                if old is not None:
+                    polling.part(old.fd, old.polled, old_file)
+                if new is not None:
+                    new.polled = polling.rejoin(new.fd, ul_monotonic_ns(), new_file)
+            except MemoryError:
+                pass  # what was learned is forgotten; that the interest has changed must not fail any more
+        return 0
 
     cdef int run_ready(self, size_t count) except -1:
         """Run the oldest `count` callbacks; a nested turn may have taken some of them."""
@@ -618,22 +552,7 @@ cdef class AioContext(Sources):
             self.flush_dirty()
         return self.monitor.settle()
 
-    @property
-    def fdmon(self):
-        """The monitor's name: "io_uring", "epoll" or "poll"."""
-        return self.monitor.name
-
-    def statistics(self):
-        """What the context did so far: FDMonitor.statistics() and its own counts, a dict."""
-        numbers = self.monitor.statistics()
-        if self.polling is not None:
-            numbers["poll_hits"] = self.polling.n_hits
-            numbers["poll_misses"] = self.polling.n_misses
-        numbers["turns"] = self.n_turns
-        numbers["wakeups"] = self.notifier.n_wakeups
-        return numbers
-
-    def close(self):
+    cdef int end(self) except -1:
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
         self.refuse_others()
         if self.is_left():
@@ -652,6 +571,7 @@ cdef class AioContext(Sources):
         self.notifier.close()
         self.monitor.deliver_last()
         self.ready.clear()  # handles of those callbacks, kept for the next ones
+        return 0
 
     cdef int forget(self) except -1:
         """In a fork child: close our copies of the kernel objects; the parent's loop goes on undisturbed."""
@@ -726,7 +646,7 @@ cdef int watch_departures() except -1:
 
 def _send_all():
     """What all contexts of the process have collected goes to the kernel."""
-    cdef AioContext context
+    cdef ContextCore context
     for context in list(live_contexts):
         if not context.monitor.is_closed and not context.is_forgotten and not context.is_left():
             context.send_all()
@@ -742,8 +662,8 @@ cdef void before_leaving() noexcept:
 
 
 def _forget_contexts():
-    """In a fork child: see AioContext.forget.  Loops have more to forget, and do it themselves."""
-    cdef AioContext context
+    """In a fork child: see ContextCore.forget.  Loops have more to forget, and do it themselves."""
+    cdef ContextCore context
     for context in list(live_contexts):
         if context.bottom_halves.reporter is None:
             context.forget()

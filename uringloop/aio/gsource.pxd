@@ -1,10 +1,10 @@
 # A context driven by a foreign loop, in three steps.
 from libc.stdint cimport int64_t
 
-from .context cimport AioContext
+from .context cimport ContextCore
 
 cdef class ForeignTurns:
-    cdef readonly AioContext aio_context
+    cdef readonly ContextCore aio_context
     cdef readonly unsigned depth      # dispatches on the stack
     cdef bint is_attached             # until detach
     cdef bint may_sleep               # prepare said so, and the foreign loop is not known to be awake again

@@ -1,4 +1,4 @@
-"""A context inside a foreign main loop: what AioContext.turn does in one go, cut where the other one sleeps.
+"""A context inside a foreign main loop: what ContextCore.turn does in one go, cut where the other one sleeps.
 
 How it works (GLib's names for the steps; QEMU's aio_ctx_prepare, _check, _dispatch):
  1. prepare: what was collected is flushed and submitted; the notifier is set to expect a sleep; how long that may be.
@@ -24,7 +24,7 @@ from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..support.assertions cimport must
-from .context cimport AioContext, ul_monotonic_ns
+from .context cimport ContextCore, ul_monotonic_ns
 
 cdef enum:
     DISPATCH_NS = 500_000
@@ -39,7 +39,7 @@ cdef class ForeignTurns:
     Raises: RuntimeError when something drives the context already, or it is closed.
     """
 
-    def __init__(self, AioContext aio_context not None):
+    def __init__(self, ContextCore aio_context not None):
         if aio_context.monitor.is_closed:
             raise RuntimeError("Event loop is closed")
         if aio_context.is_foreign:
@@ -64,7 +64,7 @@ cdef class ForeignTurns:
 
     cdef bint must_ask(self) noexcept:
         """After each sleep a turn is due: for idle bottom halves, or for handlers that no fd wakes us for."""
-        cdef AioContext aio_context = self.aio_context
+        cdef ContextCore aio_context = self.aio_context
         return aio_context.ready.n_idle != 0 or (aio_context.pollers is not None and aio_context.pollers.has_bare())
 
     cdef bint prepare(self, int64_t *timeout_ns) except -1:
@@ -76,7 +76,7 @@ cdef class ForeignTurns:
         Returns: True when dispatch has something to do now; then the foreign loop must not sleep.
         Runs no user code.  Python's signal handlers have run before: what they schedule is seen here.
         """
-        cdef AioContext aio_context = self.aio_context
+        cdef ContextCore aio_context = self.aio_context
         timeout_ns[0] = 0
         aio_context.begin_run()
         self.is_yielding = self.served_ns >= YIELD_NS
@@ -134,7 +134,7 @@ cdef class ForeignTurns:
 
         Raises: SystemExit and KeyboardInterrupt of callbacks; RuntimeError when the context was closed.
         """
-        cdef AioContext aio_context = self.aio_context
+        cdef ContextCore aio_context = self.aio_context
         cdef int64_t started_ns = ul_monotonic_ns()
         cdef int64_t now_ns = started_ns
         cdef int n_turns = 0
@@ -173,7 +173,7 @@ cdef class ForeignTurns:
 
     cdef int send_off(self) except -1:
         """What was written goes out, and closed sockets are released: it may be the foreign loop's last iteration."""
-        cdef AioContext aio_context = self.aio_context
+        cdef ContextCore aio_context = self.aio_context
         if not aio_context.monitor.is_closed:
             aio_context.send_dirty()
         return 0

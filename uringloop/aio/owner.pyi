@@ -1,5 +1,5 @@
-from .context import AioContext
+from .context import ContextCore
 
 class ContextOwner:
     @property
-    def aio_context(self) -> AioContext: ...
+    def aio_context(self) -> ContextCore: ...

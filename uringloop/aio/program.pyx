@@ -37,7 +37,7 @@ cdef class Program:
         raise NotImplementedError
 
     cdef int select(self, object timeout_s) except -1:
-        """Wait for that long at most, None: for ever; AioContext.wait_for() may be called in it."""
+        """Wait for that long at most, None: for ever; ContextCore.wait_for() may be called in it."""
         raise NotImplementedError
 
     cdef int64_t timeout_ns(self, Timers timers, double most_s) except? -2:

@@ -1,20 +1,41 @@
 from asyncio import TimerHandle
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from ..fdmon.base import FDMonitor
+from ..fdmon.polling import PollList
+from ..requests.request import ContextRequest, Cqe
 from .bottom_halves import BottomHalf
+from .context import ContextCore
 from .notifier import Notifier
 from .poll_handlers import PollHandler
+
+# maker: of requests/submit
+def provide_requests(maker: Callable[..., ContextRequest]) -> None: ...
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
-class Sources:
+class AioContext(ContextCore):
+    def __new__(cls, fdmon: str | FDMonitor | None = None) -> Self: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_details: object) -> None: ...
+    def poll(self, blocking: bool = True) -> bool: ...
+    def set_poll_params(
+        self, max_ns: int, grow: int = 2, shrink: int = 0, *, idle_ns: int | None = None
+    ) -> None: ...
+    def add_sqe(
+        self,
+        prep: Callable[..., object],
+        *args: Any,
+        callback: Callable[[Cqe], object],
+        keepalive: object = None,
+        multishot: bool = False,
+    ) -> ContextRequest: ...
     @property
-    def monitor(self) -> FDMonitor: ...
-    @property
-    def notifier(self) -> Notifier: ...
+    def fdmon(self) -> str: ...
+    def statistics(self) -> dict[str, int | str]: ...
+    def close(self) -> None: ...
     def set_fd_handler(
         self,
         fd: int,

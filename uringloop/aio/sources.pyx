@@ -1,7 +1,6 @@
-"""Where a context gets its work from, and how users without asyncio say so.
+"""The public AioContext: an event loop's engine for users without asyncio (docs/aio-context.md).
 
-`AioContext` inherits from this; the turn that runs all of it is there.  asyncio's loop and its transports reach the
-fields by themselves.
+What runs is ContextCore; asyncio's loop and its transports use that by themselves.
 
 Thread: the context's, except for bottom halves and notify.  QEMU lets any thread set fd handlers, by a lock and
 deferred freeing; here another thread schedules a bottom half that does it, and gets a RuntimeError otherwise.
@@ -10,17 +9,29 @@ deferred freeing; here another thread schedules a bottom half that does it, and 
 from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from ..fdmon.base cimport FdHandler, ul_monotonic_ns
+from ..fdmon.base cimport FdHandler
 from ..fdmon.polling cimport PollList
-from ..support.assertions cimport is_none, must, must_if
+from ..support.assertions cimport must
 from ..support.system cimport POLLIN, POLLOUT
 from .bottom_halves cimport check_callback
+from .context cimport ContextCore
 from .handles cimport Handle, TimerHandle
 from .poll_handlers cimport CallbackHandler, PollHandler, PollHandlers
 
+import sys
+import warnings
 from operator import index
 
+from ..exceptions import SqeNotSupported
 from .bottom_halves import new_bottom_half
+
+# What makes the requests of add_sqe(): requests/submit, which builds with liburing have, and which imports this module.
+cdef object make_request = None
+
+cdef object is_finalizing = sys.is_finalizing  # a C variable: module globals may be gone by then
+
+# A moment so far away is none that a clock reaches, but can be added to any time without overflow.
+cdef int64_t LONGEST_LOOK_NS = <int64_t>1 << 62
 
 
 cdef int64_t as_int64(object number) except? -1:
@@ -28,14 +39,69 @@ cdef int64_t as_int64(object number) except? -1:
     return index(number)
 
 
-cdef class Sources:
-    """Fds, memory that is looked at, bottom halves and timers of a context."""
+def provide_requests(maker):
+    """From now on add_sqe() calls maker(context, (prep, *args), callback, keepalive, multishot)."""
+    global make_request
+    make_request = maker
 
-    cdef int check_open(self) except -1:
-        if self.monitor.is_closed:
-            raise RuntimeError("the AioContext is closed" + (
-                ": this process is a fork of the one that made it" if self.is_forgotten else ""))
-        return 0
+
+cdef class AioContext(ContextCore):
+    """One event loop's engine; also without asyncio (docs/aio-context.md).
+
+    Parameters:
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that it can have; None
+            for $URINGLOOP_FDMON, else the best there is; or an FDMonitor, which the context then owns and closes.
+
+    Raises: MonitorUnavailable, ValueError; see fdmon/select.py.
+    """
+
+    def __del__(self):
+        # Before anything is freed: the kernel may hold memory of requests in flight.
+        if is_finalizing():
+            return
+        if self.monitor is None or self.monitor.is_closed or self.notifier is None:
+            return
+        try:
+            if self.bottom_halves.reporter is None:  # a loop warns of itself
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+        finally:
+            self.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_details):
+        self.close()
+
+    def __repr__(self):
+        state = "closed" if self.monitor.is_closed else f"{len(self.monitor.handlers) - 1} fds, {self.n_turns} turns"
+        return f"<{type(self).__name__} {self.monitor.name}, {state}>"
+
+    def poll(self, bint blocking=True):
+        """Run one turn; also from a callback of an outer one, which then finds less to do.
+
+        Parameters:
+            blocking: wait for something to happen; False only takes what is there.
+
+        Returns: whether a callback, completion, ready fd or timer ran (the notifier's own does not count).
+        Raises: RuntimeError when the context is closed; SystemExit and KeyboardInterrupt of callbacks.
+        Thread: the one that runs the loop.  Source: QEMU's aio_poll().
+        """
+        cdef unsigned long long n_before = self.n_dispatched
+        cdef unsigned long long n_void_before = self.ready.n_void
+        self.check_open()
+        self.begin_run()
+        after = self.around_turn() if self.around_turn is not None else None
+        self.n_polls += 1
+        try:
+            self.turn(blocking)
+        finally:
+            must(self.n_polls > 0, "a turn that ends was counted when it began")
+            self.n_polls -= 1
+            if after is not None:
+                after()
+        # cancelled and idle bottom halves stood in the queue, and are no progress
+        return self.n_dispatched - n_before != self.ready.n_void - n_void_before
 
     cdef int check_use(self) except -1:
         """For what is not thread-safe."""
@@ -43,43 +109,6 @@ cdef class Sources:
         if self.thread != 0 and self.thread != <unsigned long>PyThread_get_thread_ident():
             raise RuntimeError("Non-thread-safe operation: this thread does not run the AioContext; "
                                "schedule a bottom half that does it")
-        return 0
-
-    cdef int64_t now_ns(self) except? -1:
-        """The clock of the timers."""
-        return <int64_t>(self.program.now_s() * 1e9) if self.has_own_clock else ul_monotonic_ns()
-
-    cdef int set_handler(self, FdHandler old, FdHandler new) except -1:
-        """Change the interest in one fd; see FDMonitor.update.
-
-        A change that the kernel refuses (the fd is closed, or is another file by now) ends the old interest, as with
-        selectors: kept, it would fail in the same way each time, and keep what the caller no longer wants.
-        """
-        must_if(not is_none(<void *>new), <void *>new != <void *>old, "a change of interest takes a new handler")
-        must_if(not is_none(<void *>new), not new.is_removed, "a handler that is removed is never watched for again")
-        try:
-            return self.monitor.update(old, new)
-        except OSError:
-            if old is not None and new is not None:
-                self.monitor.update(old, None)
-            raise
-
-    cdef int exchange_handler(self, FdHandler old, object old_file, FdHandler new, object new_file) except -1:
-        """The same for an fd that may be watched again: what was learned of looking for it (adaptive polling) is kept.
-
-        Parameters:
-            old_file, new_file: whose fd it is: objects with fileno(), or numbers.
-        """
-        cdef PollList polling = self.monitor.polling
-        self.set_handler(old, new)
-        if polling is not None:
-            try:
-                if old is not None:
-                    polling.part(old.fd, old.polled, old_file)
-                if new is not None:
-                    new.polled = polling.rejoin(new.fd, ul_monotonic_ns(), new_file)
-            except MemoryError:
-                pass  # what was learned is forgotten; that the interest has changed must not fail any more
         return 0
 
     def set_fd_handler(self, fd, io_read=None, io_write=None, io_poll=None, io_poll_ready=None):
@@ -202,6 +231,69 @@ cdef class Sources:
         if not self.monitor.is_closed:
             self.notifier.notify()
 
-    cdef object report_to(self, object reporter):
-        """A weak reference to what exceptions are reported to: its call_exception_handler(details) is called."""
-        self.bottom_halves.reporter = reporter
+    def set_poll_params(self, max_ns, grow=2, shrink=0, *, idle_ns=None):
+        """Adaptive polling: busy-poll for a while before blocking, as long as that pays.
+
+        Parameters:
+            max_ns: nanoseconds to busy-poll at most; 0 switches it off.
+            grow, shrink: the factor by which an event's time grows while it comes soon after we stopped looking, and
+                the divisor by which it shrinks when it comes late; 0 means 2, and "to 0".
+            idle_ns: nanoseconds after which an event that does not come is not looked for; None for 7 s.
+
+        What was learned so far is forgotten.
+        Raises: ValueError for negative numbers; RuntimeError from another thread or on a closed context.
+        Thread: the context's.  Source: QEMU's aio_context_set_poll_params().
+        """
+        cdef list params = [as_int64(one) for one in (max_ns, grow, shrink, 0 if idle_ns is None else idle_ns)]
+        if min(params) < 0:
+            raise ValueError("poll parameters must not be negative")
+        params[0] = min(params[0], LONGEST_LOOK_NS)
+        self.check_use()
+        if self.polling is not None:
+            self.polling.forget()
+        self.polling = None
+        if params[0]:
+            self.polling = PollList(*(params[:3] if idle_ns is None else params))
+        self.monitor.polling = self.polling
+        self.notifier.notify()
+
+    def add_sqe(self, prep, *args, callback, keepalive=None, multishot=False):
+        """Make an io_uring request on this context's ring, and report its completions to a callback.
+
+        Parameters:
+            prep: called at once as prep(sqe, *args) with a cffi `struct io_uring_sqe *` that is valid during the call
+                only; as for uringloop.Loop.add_sqe.
+            callback: called as callback(cqe) for each completion, in this context's thread and in the current
+                contextvars context; a Cqe as it is, nothing is raised.  Its exceptions are logged ("uringloop").
+            keepalive: any object that has to live until the kernel is done; prep and args do anyhow.
+            multishot: the request may post several completions; the last one has cqe.more false.
+
+        Returns: a request with cancel(), cqe, done() and user_data.  The kernel sees it with the next turn at the
+            latest.  close() cancels it, and notifies the callback.
+        Raises: SqeNotSupported on epoll and poll; ValueError for an SQE that would break others; RuntimeError from
+            another thread or on a closed context; whatever prep raises.  Then no request was made.
+        Thread: the context's.  Source: QEMU's aio_add_sqe().
+        """
+        self.check_open()
+        if make_request is None or self.engine is None:
+            raise SqeNotSupported(self.monitor.name, self.fdmon_reason or "this AioContext was made with it")
+        return make_request(self, (prep, *args), callback, keepalive, multishot)
+
+    @property
+    def fdmon(self):
+        """The monitor's name: "io_uring", "epoll" or "poll"."""
+        return self.monitor.name
+
+    def statistics(self):
+        """What the context did so far: FDMonitor.statistics() and its own counts, a dict."""
+        numbers = self.monitor.statistics()
+        if self.polling is not None:
+            numbers["poll_hits"] = self.polling.n_hits
+            numbers["poll_misses"] = self.polling.n_misses
+        numbers["turns"] = self.n_turns
+        numbers["wakeups"] = self.notifier.n_wakeups
+        return numbers
+
+    def close(self):
+        """Close the monitor and drop all callbacks and timers.  Idempotent."""
+        self.end()

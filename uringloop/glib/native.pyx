@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Print, PyErr_SetInterrupt, PyErr_SetObject
 from cpython.ref cimport PyObject
 
-from ..aio.context cimport AioContext
+from ..aio.context cimport ContextCore
 from ..aio.gsource cimport ForeignTurns
 from ..eventloop.base.loop_core cimport LoopCore
 from ..fdmon.base cimport FdHandler
@@ -132,7 +132,7 @@ cdef class Source:
     cdef bint has_interrupted     # prepare has passed on a KeyboardInterrupt, and it was not taken since
     cdef object __weakref__
 
-    def __cinit__(self, AioContext aio_context not None, object main_context, int priority, object enter):
+    def __cinit__(self, ContextCore aio_context not None, object main_context, int priority, object enter):
         self.fd = -1
         self.tags = {}
         self.enter = enter
@@ -349,7 +349,7 @@ cdef class Source:
 
         Raises: what callbacks may raise; RuntimeError when another thread owns the main context.
         """
-        cdef AioContext aio_context = self.turns.aio_context
+        cdef ContextCore aio_context = self.turns.aio_context
         cdef unsigned long long n_before = aio_context.n_turns
         cdef void *context = self.context
         if context == NULL:

@@ -1,7 +1,7 @@
 # One request that add_sqe() made, reported to a callback; what a loop adds to it is requests/awaiting.
 from libc.stdint cimport int32_t, uint32_t
 
-from ..aio.context cimport AioContext
+from ..aio.context cimport ContextCore
 from ..aio.handles cimport Handle, TimerHandle
 from ..uring.request cimport Request
 
@@ -25,7 +25,7 @@ cdef class SqeRequest(Request):
     cdef bint is_over                  # the final completion was delivered
     cdef bint is_seen                  # user code has read last_cqe, or got it by a callback
     cdef object __weakref__
-    cdef AioContext its_context(self)
+    cdef ContextCore its_context(self)
     cdef object reporter(self)
     cdef Request in_kernel(self)
     cdef int ask_again_in(self, double delay_s) except -1
@@ -39,4 +39,4 @@ cdef class SqeRequest(Request):
     cdef object count_buffers(self, int32_t res, uint32_t flags)
 
 cdef class ContextRequest(SqeRequest):
-    cdef AioContext aio_context        # None once it is over
+    cdef ContextCore aio_context        # None once it is over

@@ -16,7 +16,7 @@ cimport cython
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from posix.unistd cimport close as close_fd
 
-from ..aio.context cimport AioContext
+from ..aio.context cimport ContextCore
 from ..aio.handles cimport Handle, TimerHandle
 from ..liburing.liburing cimport IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, IORING_CQE_F_NOTIF
 from ..support.assertions cimport is_none, must, must_if, must_not
@@ -97,7 +97,7 @@ cdef class SqeRequest(Request):
 
     # -- what the kinds say ----------------------------------------------------------------------------
 
-    cdef AioContext its_context(self):
+    cdef ContextCore its_context(self):
         """Whose ring it is on; None once it is over."""
         raise NotImplementedError
 
@@ -190,7 +190,7 @@ cdef class SqeRequest(Request):
         return self.schedule_retry(handle, delay_s)
 
     cdef int schedule_retry(self, TimerHandle handle, double delay_s) except -1:
-        cdef AioContext context = self.its_context()
+        cdef ContextCore context = self.its_context()
         must_not(self.is_over, "a request that is over is not cancelled again")
         must(is_none(<void *>self.retry), "one cancel at a time is to be repeated")
         handle.when_ns = context.now_ns() + <int64_t>(delay_s * 1e9)
@@ -263,7 +263,7 @@ cdef class SqeRequest(Request):
             handle: an empty one, made before.
         """
         # own references: a nested turn in the callback may bring the end, which releases them
-        cdef AioContext context = self.its_context()
+        cdef ContextCore context = self.its_context()
         must(is_none(<void *>handle.callback), "a handle that is filled is an empty one")
         self.is_seen = True
         handle.callback = self.callback
@@ -314,7 +314,7 @@ cdef class ContextRequest(SqeRequest):
     Thread: the context's.  Source: io_uring_enter(2), io_uring_prep_*(3).
     """
 
-    cdef AioContext its_context(self):
+    cdef ContextCore its_context(self):
         return self.aio_context
 
     cdef object reporter(self):

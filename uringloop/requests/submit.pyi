@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ..aio.context import AioContext
+from ..aio.context import ContextCore
 from .request import ContextRequest, Cqe
 
 class Scratch:
@@ -9,7 +9,7 @@ class Scratch:
 
 # call: (prep, *args)
 def add_sqe(
-    context: AioContext,
+    context: ContextCore,
     call: tuple[Any, ...],
     callback: Callable[[Cqe], object],
     keepalive: object,

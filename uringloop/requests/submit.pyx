@@ -18,7 +18,7 @@ from libc.stdint cimport uintptr_t
 from libc.string cimport memset
 from cpython.ref cimport PyObject
 
-from ..aio.context cimport AioContext
+from ..aio.context cimport ContextCore
 from ..liburing.liburing cimport io_uring_sqe
 from ..support.assertions cimport must, must_not
 from ..uring.engine cimport Engine
@@ -26,7 +26,7 @@ from ..uring.request cimport IN_FLIGHT
 from .checks cimport check_callback, fill_sqe
 from .request cimport ContextRequest, SqeRequest
 
-from ..aio import context as _context
+from ..aio import sources as _sources
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
@@ -84,7 +84,7 @@ cdef int set_callback(SqeRequest request, object callback) except -1:
     return 0
 
 
-def add_sqe(AioContext context not None, tuple call, callback, keepalive, bint is_multishot):
+def add_sqe(ContextCore context not None, tuple call, callback, keepalive, bint is_multishot):
     """AioContext.add_sqe(); `call` is (prep, *args)."""
     cdef ContextRequest request
     cdef Scratch scratch
@@ -108,4 +108,4 @@ def add_sqe(AioContext context not None, tuple call, callback, keepalive, bint i
     return request
 
 
-_context.provide_requests(add_sqe)
+_sources.provide_requests(add_sqe)

@@ -1,9 +1,9 @@
 # What stream and datagram transports have in common.
-from ..aio.context cimport AioContext, Flushable
+from ..aio.context cimport ContextCore, Flushable
 
 cdef class Transport(Flushable):
     cdef object loop                    # the asyncio loop; None after connection_lost
-    cdef AioContext aio_context
+    cdef ContextCore aio_context
     cdef object protocol                # None after connection_lost
     cdef dict extra                     # of get_extra_info
     cdef object sock                    # the Python socket, which owns the fd; None until it is made, and when closed

@@ -4,11 +4,14 @@ from contextvars import Context
 from typing import Any, TypeVarTuple
 
 from ...aio.program import Program
+from ...aio.sources import AioContext
 from .watching import FdWatching
 
 _Ts = TypeVarTuple("_Ts")
 
 class LoopCore(FdWatching):
+    @property
+    def aio_context(self) -> AioContext: ...
     def call_soon(
         self,
         callback: Callable[[*_Ts], object],

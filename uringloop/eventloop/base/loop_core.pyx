@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint64_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
-from ...aio.context cimport AioContext, ul_monotonic_ns
+from ...aio.context cimport ContextCore, ul_monotonic_ns
 from ...aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
 from ...aio.program cimport Program
 from ...fdmon.base cimport FDMonitor, FdHandler, Stopwatch
@@ -30,6 +30,7 @@ import inspect
 import selectors
 from types import BuiltinFunctionType
 
+from ...aio.sources import AioContext
 from ...exceptions import SqeNotSupported
 from .views import ReadyView, ScheduledView, SelectorView
 
@@ -295,7 +296,7 @@ cdef class LoopCore(FdWatching):
 
         Returns: what asyncio's select would return; a completion has no key of its own, and counts as the monitor's fd.
         """
-        cdef AioContext context = self.aio_context
+        cdef ContextCore context = self.aio_context
         cdef FdHandler handler
         cdef size_t at
         self._check_closed()
@@ -347,17 +348,17 @@ cdef class LoopCore(FdWatching):
         """Close monitor and notifier; callbacks and timers are dropped."""
         self.fd_callbacks.clear()
         if self.aio_context is not None:
-            self.aio_context.close()
+            self.aio_context.end()
 
     def _forget_aio_context(self):
-        """In a fork child: see AioContext.forget."""
+        """In a fork child: see ContextCore.forget."""
         self.is_loop_closed = True
         self.fd_callbacks.clear()
         if self.aio_context is not None:
             self.aio_context.forget()
 
     def _leave_aio_context(self):
-        """In a fork child: see AioContext.leave."""
+        """In a fork child: see ContextCore.leave."""
         return self.aio_context is not None and self.aio_context.leave()
 
     # -- raw requests: see raw.pyx, which is there in builds with liburing -----------------------------------
@@ -595,7 +596,7 @@ cdef int green_turn(LoopCore loop) except -1:
     A wait in the kernel would stop them all, so the loop waits in time.sleep(), which they have replaced as well, and
     looks a thousand times a second.
     """
-    cdef AioContext context = loop.aio_context
+    cdef ContextCore context = loop.aio_context
     cdef unsigned long long n_before = context.n_dispatched
     cdef int64_t left_ns
     context.turn(False)

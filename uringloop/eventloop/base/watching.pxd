@@ -1,11 +1,11 @@
 # What add_reader and add_writer want of fds.
-from ...aio.context cimport AioContext
+from ...aio.context cimport ContextCore
 from ...aio.handles cimport Handle
 from ...aio.owner cimport ContextOwner
 from ...fdmon.base cimport FdHandler
 
 cdef class FdCallbacks(FdHandler):
-    cdef AioContext aio_context
+    cdef ContextCore aio_context
     cdef Handle reader               # of add_reader, or None
     cdef Handle writer               # of add_writer, or None
     cdef object file                 # what was to be watched: a number, or an object with fileno()

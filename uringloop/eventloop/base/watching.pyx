@@ -10,7 +10,7 @@ Thread: the loop's.
 
 from libc.errno cimport EBADF
 
-from ...aio.context cimport AioContext
+from ...aio.context cimport ContextCore
 from ...aio.handles cimport Handle
 from ...aio.owner cimport ContextOwner
 from ...aio.poll_handlers cimport CallbackHandler
@@ -35,7 +35,7 @@ cdef class FdCallbacks(FdHandler):
         # as selectors.EpollSelector: an error or a hang-up wakes both directions
         cdef Handle reader = self.reader if revents & ~POLLOUT else None
         cdef Handle writer = self.writer if revents & ~POLLIN else None
-        cdef AioContext aio_context = self.aio_context
+        cdef ContextCore aio_context = self.aio_context
         if reader is not None:
             aio_context.run_handle(reader)
         # cancelled by remove_writer meanwhile: run() does nothing then

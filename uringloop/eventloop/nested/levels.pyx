@@ -20,7 +20,7 @@ from libc.stdint cimport uint32_t
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport PyObject
 
-from ...aio.context cimport AioContext
+from ...aio.context cimport ContextCore
 from ..base.loop_core cimport LoopCore
 
 import signal
@@ -67,7 +67,7 @@ def run_level(LoopCore loop not None, future, bint until_stop=False):
     of callbacks.
     """
     cdef Level level = Level.__new__(Level)
-    cdef AioContext aio_context = loop.aio_context
+    cdef ContextCore aio_context = loop.aio_context
     cdef bint is_stopping = loop.is_stopping
     cdef unsigned n_turns = 0
     finish = level._finish

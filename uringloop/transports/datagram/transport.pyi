@@ -2,7 +2,7 @@ import asyncio
 from socket import socket
 from typing import Any
 
-from ...aio.context import AioContext
+from ...aio.context import ContextCore
 from ..base import Transport
 
 # At run time `__class__` of classes.py names asyncio's own class; see docs/differences.md.
@@ -10,7 +10,7 @@ class DatagramTransport(Transport):
     def setup(
         self,
         loop: asyncio.AbstractEventLoop,
-        aio_context: AioContext,
+        aio_context: ContextCore,
         sock: socket,
         protocol: asyncio.BaseProtocol,
         address: Any,

@@ -23,7 +23,7 @@ from libc.errno cimport EAGAIN, EBADF, EINTR
 from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 
-from ...aio.context cimport AioContext, Resumable
+from ...aio.context cimport ContextCore, Resumable
 from ...support.assertions cimport is_none, must, must_not
 from ...support.errors cimport os_error
 from ..addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, real_family, ul_name
@@ -69,7 +69,7 @@ cdef class DatagramTransport(Transport):
         self.batch = Batch()
         self.queue = DatagramQueue(HEADER_BYTES)
 
-    def setup(self, loop, AioContext aio_context not None, sock, protocol, address, extra, bint is_shared=False):
+    def setup(self, loop, ContextCore aio_context not None, sock, protocol, address, extra, bint is_shared=False):
         """Take over a non-blocking socket.
 
         Parameters:
@@ -239,7 +239,7 @@ cdef class DatagramTransport(Transport):
         cdef Incoming one
         cdef object protocol
         cdef Batch batch = self.batch
-        cdef AioContext aio_context = self.aio_context
+        cdef ContextCore aio_context = self.aio_context
         cdef Resumable below = aio_context.in_delivery
         while batch.next < batch.count:
             must_not(batch.items[batch.next].data == NULL, "a datagram that is delivered is there")

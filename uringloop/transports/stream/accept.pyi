@@ -2,7 +2,7 @@ from collections.abc import Callable
 from socket import socket
 from typing import Any, Self
 
-from ...aio.context import AioContext
+from ...aio.context import ContextCore
 from ...fdmon.base import FdHandler
 from ...fdmon.io_uring import MovableRequest
 from .endpoint import Connection, Kind
@@ -13,7 +13,7 @@ class ListenerHandler(FdHandler): ...
 class Acceptor:
     def __new__(
         cls,
-        aio_context: AioContext,
+        aio_context: ContextCore,
         listener: socket,
         kind: Kind,
         on_accept: Callable[[Connection | None, BaseException | None, Any], object],

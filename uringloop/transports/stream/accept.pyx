@@ -14,7 +14,7 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int32_t, uint32_t
 from posix.unistd cimport close as close_fd
 
-from ...aio.context cimport AioContext
+from ...aio.context cimport ContextCore
 from ...aio.handles cimport enter_context, leave_context
 from ...fdmon.base cimport FdHandler, check_held, identity
 from ...fdmon.io_uring cimport IoUringMonitor, MovableRequest
@@ -92,7 +92,7 @@ cdef class Acceptor:
         details: passed through.
     """
 
-    def __cinit__(self, AioContext aio_context not None, listener, Kind kind not None, on_accept, details):
+    def __cinit__(self, ContextCore aio_context not None, listener, Kind kind not None, on_accept, details):
         self.monitor = <IoUringMonitor>aio_context.monitor
         self.engine = self.monitor.engine
         self.listener = listener

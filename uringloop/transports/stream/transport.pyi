@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any
 
-from ...aio.context import AioContext
+from ...aio.context import ContextCore
 from .endpoint import Endpoint
 from .wire import Wire
 
@@ -12,7 +12,7 @@ class StreamTransport(Endpoint):
     def setup(
         self,
         loop: asyncio.AbstractEventLoop,
-        aio_context: AioContext,
+        aio_context: ContextCore,
         protocol: asyncio.BaseProtocol,
         server: asyncio.AbstractServer | None,
         context: Context | None = None,

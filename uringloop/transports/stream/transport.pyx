@@ -17,7 +17,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 
 from cpython.ref cimport PyObject
 
-from ...aio.context cimport AioContext, Resumable
+from ...aio.context cimport ContextCore, Resumable
 from ...aio.handles cimport enter_context, leave_context
 from ...fdmon.base cimport check_held
 from ...support.assertions cimport is_none, must, must_not
@@ -67,7 +67,7 @@ cdef class StreamTransport(Endpoint):
     def __cinit__(self, *args, **kwargs):
         self.queue = SendQueue()
 
-    def setup(self, loop, AioContext aio_context not None, protocol, server, context=None):
+    def setup(self, loop, ContextCore aio_context not None, protocol, server, context=None):
         """After take_socket() or take_connection().
 
         Parameters:
@@ -109,7 +109,7 @@ cdef class StreamTransport(Endpoint):
         self.is_connected = True
         self.made_waiter = waiter
         self.is_being_made = True
-        cdef AioContext aio_context = self.aio_context
+        cdef ContextCore aio_context = self.aio_context
         cdef Resumable below = aio_context.in_delivery
         aio_context.in_delivery = self
         try:
@@ -251,7 +251,7 @@ cdef class StreamTransport(Endpoint):
         cdef object aio_ctx = self.aio_ctx
         must(self.is_connected, "data_received comes between connection_made and connection_lost")
         cdef PyObject *result
-        cdef AioContext aio_context = self.aio_context
+        cdef ContextCore aio_context = self.aio_context
         cdef Resumable below = aio_context.in_delivery
         left = enter_context(aio_ctx)
         aio_context.in_delivery = self
@@ -277,7 +277,7 @@ cdef class StreamTransport(Endpoint):
         cdef Py_ssize_t count
         cdef object aio_ctx = self.aio_ctx
         cdef bytes rest = None
-        cdef AioContext aio_context = self.aio_context
+        cdef ContextCore aio_context = self.aio_context
         cdef Resumable below = aio_context.in_delivery
         left = enter_context(aio_ctx)
         aio_context.in_delivery = self
@@ -490,7 +490,7 @@ cdef class StreamTransport(Endpoint):
     cdef int flush(self) except -1:
         if self.wire is None:
             return 0
-        if not self.queue.n_bytes:  # sent meanwhile: see AioContext.send_all
+        if not self.queue.n_bytes:  # sent meanwhile: see ContextCore.send_all
             return self.schedule_report() if self.wants_report() else 0
         try:
             return self.wire.send_queued()
@@ -597,7 +597,7 @@ cdef class StreamTransport(Endpoint):
 
     cdef int send_drained(self) except -1:
         """With what others have queued, in one system call: a send(2) of this alone costs as much as a callback."""
-        cdef AioContext aio_context = self.aio_context
+        cdef ContextCore aio_context = self.aio_context
         if not self.queue.n_bytes or self.wire is None or aio_context.ready.count() >= CROWD:
             return 0
         if aio_context.is_elsewhere():

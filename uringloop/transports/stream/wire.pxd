@@ -1,5 +1,5 @@
 # How bytes travel between a stream transport and its socket.
-from ...aio.context cimport AioContext
+from ...aio.context cimport ContextCore
 from ...fdmon.base cimport FdHandler
 from ..base cimport Transport
 
@@ -49,7 +49,7 @@ cdef class Wire:
     # a close by the program as well.
     cdef int fd
     cdef WireEnd end               # None when detached
-    cdef AioContext aio_context
+    cdef ContextCore aio_context
     cdef bint wants_read           # between start_reading and stop_reading
     cdef list held                 # bytes that the end could not take yet; None mostly
     cdef int held_error            # after `held`: a negated errno, 1 for end of file, 0 for nothing

@@ -25,7 +25,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from ...aio.context cimport AioContext, Resumable
+from ...aio.context cimport ContextCore, Resumable
 from ...support.assertions cimport is_none, must, must_if, must_not
 from ..base cimport call_flow_control
 from .engine cimport TlsEngine, make_engine
@@ -550,7 +550,7 @@ cdef class TlsProtocol(Resumable):
 
     def _go_on(self):
         """The application resumed reading, or one of its methods was interrupted, or makes a turn."""
-        cdef AioContext aio_context = self.loop.aio_context
+        cdef ContextCore aio_context = self.loop.aio_context
         cdef Resumable below = aio_context.in_delivery
         aio_context.in_delivery = self
         try:
