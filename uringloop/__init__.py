@@ -49,9 +49,9 @@ if sys.version_info < (3, 16):
 
 # Where they are; the classes of what an AioContext makes are for annotations.
 _OF_CONTEXTS = {
-    "AioContext": ".aio.sources",
+    "AioContext": ".aiocontext.context",
     "BottomHalf": ".aio.bottom_halves",
-    "EventNotifier": ".aio.event_notifier",
+    "EventNotifier": ".aiocontext.event_notifier",
     "PollHandler": ".aio.poll_handlers",
 }
 

@@ -53,8 +53,7 @@ def _seen_of_ours() -> None:
     from . import exceptions, files
     from .aio import (
         bottom_halves,
-        context,
-        event_notifier,
+        context_core,
         gsource,
         handles,
         notifier,
@@ -63,9 +62,9 @@ def _seen_of_ours() -> None:
         program,
         ready,
         reporter,
-        sources,
         timers,
     )
+    from .aiocontext import context, event_notifier
     from .eventloop import raw
     from .eventloop.base import loop_core, views, watching
     from .eventloop.nested import levels

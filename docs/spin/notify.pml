@@ -6,7 +6,7 @@
  *
  * What stands for what:
  *   Producer   call_soon_threadsafe: ready.push, Notifier.notify          (uringloop/aio/notifier.pyx)
- *   Loop       ContextCore.turn: wait, spin, run_ready, dispatch_fds       (uringloop/aio/context.pyx)
+ *   Loop       ContextCore.turn: wait, spin, run_ready, dispatch_fds       (uringloop/aio/context_core.pyx)
  *              begin_wait, end_wait                                       (Notifier)
  *   Memory     the processors' store buffers: what a thread has stored is seen by itself at once, by others later, in
  *              order (TSO); a full barrier waits until its buffer is empty

@@ -10,12 +10,12 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
-from uringloop.aio.context cimport Flushable, ul_monotonic_ns
+from uringloop.aio.context_core cimport Flushable, ul_monotonic_ns
 from uringloop.aio.gsource cimport ForeignTurns
 from uringloop.aio.handles cimport Handle, TimerHandle
 from uringloop.aio.notifier cimport Notifier
 from uringloop.aio.ready cimport ReadyQueue
-from uringloop.aio.sources cimport AioContext
+from uringloop.aiocontext.context cimport AioContext
 from uringloop.aio.timers cimport Timers
 from uringloop.fdmon.polling cimport PolledEvent, PollList
 from uringloop.fdmon.base cimport FDMonitor, FdHandler, ReadyList

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 
-from uringloop.aio.sources cimport AioContext
+from uringloop.aiocontext.context cimport AioContext
 from uringloop.fdmon.base cimport FdHandler, ReadyList
 from uringloop.fdmon.io_uring cimport IoUringMonitor
 from uringloop.liburing.liburing cimport *

@@ -2,7 +2,7 @@
 
 from cpython.ref cimport Py_DECREF
 
-from uringloop.aio.sources cimport AioContext
+from uringloop.aiocontext.context cimport AioContext
 from uringloop.fdmon.base cimport FdHandler, ReadyList
 from uringloop.fdmon.io_uring cimport IoUringMonitor, PollRequest
 from uringloop.liburing.liburing cimport *

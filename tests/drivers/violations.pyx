@@ -10,13 +10,13 @@ from libc.stdint cimport int64_t
 from cpython.ref cimport PyObject
 
 from uringloop.aio.bottom_halves cimport BottomHalf
-from uringloop.aio.context cimport Flushable
+from uringloop.aio.context_core cimport Flushable
 from uringloop.aio.gsource cimport ForeignTurns
 from uringloop.aio.handles cimport Handle, TimerHandle
 from uringloop.aio.notifier cimport Notifier
 from uringloop.aio.poll_handlers cimport PollHandler, PollHandlers
 from uringloop.aio.ready cimport ReadyQueue
-from uringloop.aio.sources cimport AioContext
+from uringloop.aiocontext.context cimport AioContext
 from uringloop.aio.timers cimport Timers
 from uringloop.fdmon.base cimport FdHandler, ReadyList, check_held
 from uringloop.fdmon.epoll cimport EpollMonitor

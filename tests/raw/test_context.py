@@ -12,7 +12,7 @@ import weakref
 import pytest
 
 import uringloop
-from uringloop.aio.sources import AioContext
+from uringloop.aiocontext.context import AioContext
 from uringloop.fdmon.select import make_monitor
 from uringloop.liburing import ffi, lib
 

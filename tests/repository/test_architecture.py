@@ -11,7 +11,7 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 PACKAGE = ROOT / "uringloop"
 TEXT = DOCUMENT.read_text() if DOCUMENT.exists() else ""
 
-# `aio/context.pyx` or `aio/context.pyx: ContextCore.turn`; below uringloop/, else from the root of the repository.
+# `aio/ready.pyx` or `aio/ready.pyx: ReadyQueue.push`; below uringloop/, else from the root of the repository.
 NAMED = re.compile(r"`([\w./]+\.(?:pyx|pxd|py|h|toml|md))(?:: ([\w.]+))?`")
 
 
@@ -108,10 +108,10 @@ def test_the_table_of_layers_is_the_one_that_the_imports_are_tested_by():
 @pytest.mark.parametrize(
     ("text", "missing"),
     [
-        ("`aio/context.pyx: ContextCore.turn`", []),
-        ("`aio/context.pyx: turn`, `aio/context.pyx`", []),
-        ("`aio/context.pyx: ReadyQueue.turn`", ["aio/context.pyx: ReadyQueue.turn"]),
-        ("`aio/context.pyx: turned`", ["aio/context.pyx: turned"]),
+        ("`aio/context_core.pyx: ContextCore.turn`", []),
+        ("`aio/context_core.pyx: turn`, `aio/context_core.pyx`", []),
+        ("`aio/context_core.pyx: ReadyQueue.turn`", ["aio/context_core.pyx: ReadyQueue.turn"]),
+        ("`aio/context_core.pyx: turned`", ["aio/context_core.pyx: turned"]),
         ("`aio/contexts.pyx`", ["aio/contexts.pyx"]),
         ("`eventloop/loop.py: Loop.close`", []),
         ("`transports/datagram/packets.pyx: ul_receive`", []),

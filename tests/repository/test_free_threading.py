@@ -42,7 +42,7 @@ def test_a_free_threaded_python_with_its_gil_on_has_nothing_to_say():
 
 
 @is_free_threaded
-@pytest.mark.parametrize("module", ["uringloop", "uringloop.aio.context", "uringloop.files"])
+@pytest.mark.parametrize("module", ["uringloop", "uringloop.aio.context_core", "uringloop.files"])
 def test_a_free_threaded_python_that_keeps_its_gil_off_is_refused(module):
     ended = python("-X", "gil=0", "-c", f"import {module}")
     assert ended.returncode == 1

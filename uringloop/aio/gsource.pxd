@@ -1,7 +1,7 @@
 # A context driven by a foreign loop, in three steps.
 from libc.stdint cimport int64_t
 
-from .context cimport ContextCore
+from .context_core cimport ContextCore
 
 cdef class ForeignTurns:
     cdef readonly ContextCore aio_context

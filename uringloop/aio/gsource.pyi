@@ -1,6 +1,6 @@
 from typing import Self
 
-from .context import ContextCore
+from .context_core import ContextCore
 
 class ForeignTurns:
     def __init__(self, aio_context: ContextCore) -> None: ...

@@ -24,7 +24,7 @@ from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..support.assertions cimport must
-from .context cimport ContextCore, ul_monotonic_ns
+from .context_core cimport ContextCore, ul_monotonic_ns
 
 cdef enum:
     DISPATCH_NS = 500_000

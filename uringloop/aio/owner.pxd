@@ -1,5 +1,5 @@
 # What runs an AioContext, as code below the event loop knows it.
-from .context cimport ContextCore
+from .context_core cimport ContextCore
 
 cdef class ContextOwner:
     cdef readonly ContextCore aio_context   # owned; None before __init__

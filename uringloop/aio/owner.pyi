@@ -1,4 +1,4 @@
-from .context import ContextCore
+from .context_core import ContextCore
 
 class ContextOwner:
     @property

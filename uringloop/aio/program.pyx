@@ -5,7 +5,7 @@ clock: it may move when it is looked at, or by what the wait would have taken, a
 exactly.
 
 All of this may run user code, which may close the context, or run a turn.  Thread: the context's.
-Not here: how to find out what is the program's (eventloop/base/loop_core), the turn (aio/context).
+Not here: how to find out what is the program's (eventloop/base/loop_core), the turn (aio/context_core).
 """
 
 from libc.stdint cimport int64_t

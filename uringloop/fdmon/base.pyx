@@ -6,7 +6,7 @@ nested loops possible.  All calls come from the loop's thread, except where a me
 Words: a *handler* is the interest in one fd with its callback (QEMU: AioHandler); a *monitor* is the backend that
 watches (QEMU: FDMonOps).  Monitors: `io_uring`, `epoll`, `poll`, each in the file of its name.
 
-Not here: which monitor is chosen (`select`), the order of things in one turn (`aio/context`).
+Not here: which monitor is chosen (`select`), the order of things in one turn (`aio/context_core`).
 """
 
 from libc.errno cimport EBADF, EINVAL, EPERM, errno

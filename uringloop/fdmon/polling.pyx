@@ -11,7 +11,7 @@ How it works (QEMU: AioPolledEvent, poll_max_ns, poll_grow, poll_shrink):
 
 Invariant: an event is on the list exactly while its ns is not 0; it leaves when it goes.
 
-Thread: the loop's.  Not here: the looking itself (FDMonitor.spin), what a turn is (aio/context).
+Thread: the loop's.  Not here: the looking itself (FDMonitor.spin), what a turn is (aio/context_core).
 """
 
 cimport cython

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from ..aio.sources import AioContext
+from ..aiocontext.context import AioContext
 from ..eventloop.loop import Loop
 from .loop import Entrance, GLibLoop
 from .native import Source

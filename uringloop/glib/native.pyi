@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any, Self
 
-from ..aio.sources import AioContext
+from ..aiocontext.context import AioContext
 from ..eventloop.base.loop_core import LoopCore
 
 def load() -> None: ...

@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Print, PyErr_SetInterrupt, PyErr_SetObject
 from cpython.ref cimport PyObject
 
-from ..aio.context cimport ContextCore
+from ..aio.context_core cimport ContextCore
 from ..aio.gsource cimport ForeignTurns
 from ..eventloop.base.loop_core cimport LoopCore
 from ..fdmon.base cimport FdHandler

@@ -19,7 +19,7 @@ from libc.stdint cimport int32_t, uint32_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from posix.unistd cimport close as close_fd
 
-from ..aio.context cimport ContextCore
+from ..aio.context_core cimport ContextCore
 from ..aio.owner cimport ContextOwner
 from ..liburing.liburing cimport ECANCELED, IORING_CQE_F_MORE
 from ..support.assertions cimport is_none, must, must_if, must_not

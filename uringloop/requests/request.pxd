@@ -1,7 +1,7 @@
 # One request that add_sqe() made, reported to a callback; what a loop adds to it is requests/awaiting.
 from libc.stdint cimport int32_t, uint32_t
 
-from ..aio.context cimport ContextCore
+from ..aio.context_core cimport ContextCore
 from ..aio.handles cimport Handle, TimerHandle
 from ..uring.request cimport Request
 

@@ -16,7 +16,7 @@ cimport cython
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from posix.unistd cimport close as close_fd
 
-from ..aio.context cimport ContextCore
+from ..aio.context_core cimport ContextCore
 from ..aio.handles cimport Handle, TimerHandle
 from ..liburing.liburing cimport IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, IORING_CQE_F_NOTIF
 from ..support.assertions cimport is_none, must, must_if, must_not

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ..aio.context import ContextCore
+from ..aio.context_core import ContextCore
 from .request import ContextRequest, Cqe
 
 class Scratch:

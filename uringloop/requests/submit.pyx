@@ -18,15 +18,13 @@ from libc.stdint cimport uintptr_t
 from libc.string cimport memset
 from cpython.ref cimport PyObject
 
-from ..aio.context cimport ContextCore
+from ..aio.context_core cimport ContextCore
 from ..liburing.liburing cimport io_uring_sqe
 from ..support.assertions cimport must, must_not
 from ..uring.engine cimport Engine
 from ..uring.request cimport IN_FLIGHT
 from .checks cimport check_callback, fill_sqe
 from .request cimport ContextRequest, SqeRequest
-
-from ..aio import sources as _sources
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
@@ -106,6 +104,3 @@ def add_sqe(ContextCore context not None, tuple call, callback, keepalive, bint 
     finally:
         put_back(scratch, False)
     return request
-
-
-_sources.provide_requests(add_sqe)

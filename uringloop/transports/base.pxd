@@ -1,5 +1,5 @@
 # What stream and datagram transports have in common.
-from ..aio.context cimport ContextCore, Flushable
+from ..aio.context_core cimport ContextCore, Flushable
 
 cdef class Transport(Flushable):
     cdef object loop                    # the asyncio loop; None after connection_lost

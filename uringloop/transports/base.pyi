@@ -1,6 +1,6 @@
 import asyncio
 
-from ..aio.context import Flushable
+from ..aio.context_core import Flushable
 
 class Transport(Flushable):
     @property

@@ -4,7 +4,7 @@ from contextvars import Context
 from typing import Any, TypeVarTuple
 
 from ...aio.program import Program
-from ...aio.sources import AioContext
+from ...aiocontext.context import AioContext
 from .watching import FdWatching
 
 _Ts = TypeVarTuple("_Ts")

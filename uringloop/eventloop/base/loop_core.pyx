@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint64_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
-from ...aio.context cimport ContextCore, ul_monotonic_ns
+from ...aio.context_core cimport ContextCore, ul_monotonic_ns
 from ...aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
 from ...aio.program cimport Program
 from ...fdmon.base cimport FDMonitor, FdHandler, Stopwatch
@@ -30,7 +30,7 @@ import inspect
 import selectors
 from types import BuiltinFunctionType
 
-from ...aio.sources import AioContext
+from ...aiocontext.context import AioContext
 from ...exceptions import SqeNotSupported
 from .views import ReadyView, ScheduledView, SelectorView
 

@@ -1,5 +1,5 @@
 # What add_reader and add_writer want of fds.
-from ...aio.context cimport ContextCore
+from ...aio.context_core cimport ContextCore
 from ...aio.handles cimport Handle
 from ...aio.owner cimport ContextOwner
 from ...fdmon.base cimport FdHandler

@@ -10,7 +10,7 @@ Thread: the loop's.
 
 from libc.errno cimport EBADF
 
-from ...aio.context cimport ContextCore
+from ...aio.context_core cimport ContextCore
 from ...aio.handles cimport Handle
 from ...aio.owner cimport ContextOwner
 from ...aio.poll_handlers cimport CallbackHandler

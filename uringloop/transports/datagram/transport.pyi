@@ -2,7 +2,7 @@ import asyncio
 from socket import socket
 from typing import Any
 
-from ...aio.context import ContextCore
+from ...aio.context_core import ContextCore
 from ..base import Transport
 
 # At run time `__class__` of classes.py names asyncio's own class; see docs/differences.md.

@@ -23,7 +23,7 @@ from libc.errno cimport EAGAIN, EBADF, EINTR
 from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 
-from ...aio.context cimport ContextCore, Resumable
+from ...aio.context_core cimport ContextCore, Resumable
 from ...support.assertions cimport is_none, must, must_not
 from ...support.errors cimport os_error
 from ..addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, real_family, ul_name

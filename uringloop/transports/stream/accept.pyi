@@ -2,7 +2,7 @@ from collections.abc import Callable
 from socket import socket
 from typing import Any, Self
 
-from ...aio.context import ContextCore
+from ...aio.context_core import ContextCore
 from ...fdmon.base import FdHandler
 from ...fdmon.io_uring import MovableRequest
 from .endpoint import Connection, Kind

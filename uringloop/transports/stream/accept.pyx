@@ -14,7 +14,7 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int32_t, uint32_t
 from posix.unistd cimport close as close_fd
 
-from ...aio.context cimport ContextCore
+from ...aio.context_core cimport ContextCore
 from ...aio.handles cimport enter_context, leave_context
 from ...fdmon.base cimport FdHandler, check_held, identity
 from ...fdmon.io_uring cimport IoUringMonitor, MovableRequest

@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any
 
-from ...aio.context import ContextCore
+from ...aio.context_core import ContextCore
 from .endpoint import Endpoint
 from .wire import Wire
 

@@ -17,7 +17,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 
 from cpython.ref cimport PyObject
 
-from ...aio.context cimport ContextCore, Resumable
+from ...aio.context_core cimport ContextCore, Resumable
 from ...aio.handles cimport enter_context, leave_context
 from ...fdmon.base cimport check_held
 from ...support.assertions cimport is_none, must, must_not

@@ -1,5 +1,5 @@
 # How bytes travel between a stream transport and its socket.
-from ...aio.context cimport ContextCore
+from ...aio.context_core cimport ContextCore
 from ...fdmon.base cimport FdHandler
 from ..base cimport Transport
 

@@ -1,5 +1,5 @@
 # TLS between an application's protocol and any stream transport.
-from ...aio.context cimport Resumable
+from ...aio.context_core cimport Resumable
 from .engine cimport TlsEngine
 
 cdef class TlsProtocol(Resumable):

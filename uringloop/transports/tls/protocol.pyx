@@ -25,7 +25,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from ...aio.context cimport ContextCore, Resumable
+from ...aio.context_core cimport ContextCore, Resumable
 from ...support.assertions cimport is_none, must, must_if, must_not
 from ..base cimport call_flow_control
 from .engine cimport TlsEngine, make_engine

@@ -2,16 +2,11 @@ from asyncio import TimerHandle
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
+from ..aio.bottom_halves import BottomHalf
+from ..aio.context_core import ContextCore
+from ..aio.poll_handlers import PollHandler
 from ..fdmon.base import FDMonitor
-from ..fdmon.polling import PollList
 from ..requests.request import ContextRequest, Cqe
-from .bottom_halves import BottomHalf
-from .context import ContextCore
-from .notifier import Notifier
-from .poll_handlers import PollHandler
-
-# maker: of requests/submit
-def provide_requests(maker: Callable[..., ContextRequest]) -> None: ...
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...

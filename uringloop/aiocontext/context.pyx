@@ -9,24 +9,28 @@ deferred freeing; here another thread schedules a bottom half that does it, and 
 from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
+from ..aio.bottom_halves cimport check_callback
+from ..aio.context_core cimport ContextCore
+from ..aio.handles cimport Handle, TimerHandle
+from ..aio.poll_handlers cimport CallbackHandler, PollHandler, PollHandlers
 from ..fdmon.base cimport FdHandler
 from ..fdmon.polling cimport PollList
 from ..support.assertions cimport must
 from ..support.system cimport POLLIN, POLLOUT
-from .bottom_halves cimport check_callback
-from .context cimport ContextCore
-from .handles cimport Handle, TimerHandle
-from .poll_handlers cimport CallbackHandler, PollHandler, PollHandlers
 
 import sys
 import warnings
 from operator import index
 
+from ..aio.bottom_halves import new_bottom_half
 from ..exceptions import SqeNotSupported
-from .bottom_halves import new_bottom_half
 
-# What makes the requests of add_sqe(): requests/submit, which builds with liburing have, and which imports this module.
+# What makes the requests of add_sqe().
 cdef object make_request = None
+try:
+    from ..requests.submit import add_sqe as make_request
+except ImportError:  # a build without liburing: no monitor has requests
+    pass
 
 cdef object is_finalizing = sys.is_finalizing  # a C variable: module globals may be gone by then
 
@@ -37,12 +41,6 @@ cdef int64_t LONGEST_LOOK_NS = <int64_t>1 << 62
 cdef int64_t as_int64(object number) except? -1:
     """An argument that must be a whole number: TypeError for floats, which Cython would cut off."""
     return index(number)
-
-
-def provide_requests(maker):
-    """From now on add_sqe() calls maker(context, (prep, *args), callback, keepalive, multishot)."""
-    global make_request
-    make_request = maker
 
 
 cdef class AioContext(ContextCore):

@@ -1,6 +1,6 @@
 # The public AioContext.
-from .context cimport ContextCore
-from .poll_handlers cimport PollHandler
+from ..aio.context_core cimport ContextCore
+from ..aio.poll_handlers cimport PollHandler
 
 cdef class AioContext(ContextCore):
     cdef int check_use(self) except -1
