@@ -29,6 +29,27 @@ def test_the_enums_are_what_their_generator_writes():
     )
 
 
+def test_the_numbers_of_compiled_modules_are_what_their_generator_writes():
+    written = runpy.run_path(str(ROOT / "tools" / "liburing_enums.py"))["generate_numbers"]()
+    assert (ROOT / "uringloop/liburing/numbers.pxd").read_text() == written, (
+        "python tools/liburing_enums.py numbers > uringloop/liburing/numbers.pxd"
+    )
+
+
+def test_no_module_has_numbers_of_its_own():
+    """A line such as `OP_READ = 22`; what is no number of the kernel's is called otherwise, or is 255."""
+    numbers = (ROOT / "uringloop/liburing/numbers.pxd").read_text()
+    names = {line.split()[0] for line in numbers.splitlines() if " = " in line}
+    found = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (ROOT / "uringloop").rglob("*.p[yx][xd]")
+        if path.name != "numbers.pxd"
+        for name in re.findall(r"^\s+(?:IORING_)?(\w+) = [\d<x ]+", path.read_text(), re.MULTILINE)
+        if name in names
+    ]
+    assert not found
+
+
 def test_the_stub_is_what_its_generator_writes():
     assert same_code("uringloop/liburing/_ffi.pyi", "liburing_stub.py"), (
         "python tools/liburing_stub.py > uringloop/liburing/_ffi.pyi"

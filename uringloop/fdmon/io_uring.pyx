@@ -24,7 +24,7 @@ from cpython.ref cimport Py_DECREF
 from ..liburing.liburing cimport *
 from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.errors cimport os_error
-from ..support.system cimport POLLIN
+from ..support.system cimport POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.engine cimport Engine
 from ..uring.request cimport IN_FLIGHT, KIND_INTERNAL, Request
@@ -36,7 +36,7 @@ from ..exceptions import MonitorUnavailable
 
 cdef enum:
     SWEEP_NS = 50_000_000  # a wait is moved after one to two of these
-    WANTED = 0x1F  # POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP: what handlers are called for
+    WANTED = POLLIN | POLLPRI | POLLOUT | POLLERR | POLLHUP  # what handlers are called for
 
 
 @cython.no_gc_clear

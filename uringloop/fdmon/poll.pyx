@@ -11,6 +11,7 @@ from libc.stdlib cimport free, realloc
 
 from ..support.assertions cimport must, must_not
 from ..support.errors cimport os_error
+from ..support.system cimport POLLNVAL
 from .base cimport FDMonitor, FdHandler, ReadyList, check_pollable
 
 cdef extern from "<poll.h>" nogil:
@@ -115,8 +116,8 @@ cdef class PollMonitor(FDMonitor):
                 break
             if self.fds[i].revents:
                 n_ready -= 1
-                if self.fds[i].revents & 0x20:
-                    # POLLNVAL: the fd was closed without removing its handler; epoll forgets it, too
+                if self.fds[i].revents & POLLNVAL:
+                    # the fd was closed without removing its handler; epoll forgets it, too
                     self.update(<FdHandler>self.slots[i], None)
                     continue
                 handler = <FdHandler>self.slots[i]

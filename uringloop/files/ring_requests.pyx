@@ -24,6 +24,7 @@ from cpython.ref cimport PyObject, Py_XDECREF
 
 from ..eventloop.raw cimport RawCore
 from ..liburing.liburing cimport io_uring_sqe
+from ..liburing.numbers cimport IOSQE_ASYNC, OP_CLOSE, OP_OPENAT, OP_READ, OP_WRITE
 from ..requests.awaiting cimport RawRequest
 from ..uring.engine cimport Engine
 
@@ -42,12 +43,7 @@ cdef extern from "<sys/stat.h>" nogil:
     int statx(int, const char *, int, unsigned, statx_answer *)
 
 cdef enum:
-    # Numbers are ABI (linux/io_uring.h, linux/stat.h).
-    OP_OPENAT = 18
-    OP_CLOSE = 19
-    OP_READ = 22
-    OP_WRITE = 23
-    ASYNC = 1 << 4                     # IOSQE_ASYNC, since Linux 5.6
+    # numbers are ABI (linux/stat.h)
     EMPTY_PATH = 0x1000                # AT_EMPTY_PATH
     DONT_SYNC = 0x4000                 # AT_STATX_DONT_SYNC: what is known here, without asking a server
     BASIC_STATS = 0x7FF
@@ -154,7 +150,7 @@ cdef class RingFiles:
         sqe.opcode = OP_CLOSE
         sqe.fd = fd
         if is_async:
-            sqe.flags = ASYNC
+            sqe.flags = IOSQE_ASYNC
         return self.submit(&sqe, None, False)
 
     cdef object transfer(self, unsigned char opcode, int fd, char *memory, Py_ssize_t count, int64_t offset,
@@ -171,7 +167,7 @@ cdef class RingFiles:
                 self.turn.number = self.loop.aio_context.n_turns
                 self.turn.n_bytes = 0
             if self.turn.n_bytes >= INLINE_MOST_BYTES:
-                sqe.flags = ASYNC
+                sqe.flags = IOSQE_ASYNC
             self.turn.n_bytes += sqe.len
         return self.submit(&sqe, keepalive, False)
 

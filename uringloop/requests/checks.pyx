@@ -23,6 +23,11 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from ..liburing.liburing cimport (IOSQE_ASYNC, IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_FIXED_FILE,
                                   IOSQE_IO_DRAIN,
                                   IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe)
+from ..liburing.numbers cimport (ACCEPT_MULTISHOT, OP_ACCEPT, OP_FIXED_FD_INSTALL, OP_MSG_RING, OP_OPENAT, OP_OPENAT2,
+                                 OP_POLL_ADD, OP_POLL_REMOVE, OP_PROVIDE_BUFFERS, OP_READ, OP_READV, OP_READ_FIXED,
+                                 OP_READ_MULTISHOT, OP_RECV, OP_RECVMSG, OP_REMOVE_BUFFERS, OP_SEND, OP_SEND_ZC,
+                                 OP_SOCKET, OP_TIMEOUT, OP_WRITE, OP_WRITEV, OP_WRITE_FIXED, POLL_ADD_MULTI,
+                                 POLL_UPDATE_USER_DATA, RECV_MULTISHOT, TIMEOUT_MULTISHOT)
 from ..support.assertions cimport is_none, must, must_not
 from ..uring.ring cimport is_a_loops_ring
 from .request cimport SqeRequest
@@ -67,34 +72,6 @@ cdef extern from *:
 
 cdef enum:
     OP_NONE = 255                      # what stands in an SQE that was not filled
-    # Opcodes that the checks know; numbers are ABI (linux/io_uring.h).
-    OP_READV = 1
-    OP_WRITEV = 2
-    OP_READ_FIXED = 4
-    OP_WRITE_FIXED = 5
-    OP_POLL_ADD = 6
-    OP_POLL_REMOVE = 7
-    OP_RECVMSG = 10
-    OP_TIMEOUT = 11
-    OP_ACCEPT = 13
-    OP_OPENAT = 18
-    OP_READ = 22
-    OP_WRITE = 23
-    OP_SEND = 26
-    OP_RECV = 27
-    OP_OPENAT2 = 28
-    OP_PROVIDE_BUFFERS = 31
-    OP_REMOVE_BUFFERS = 32
-    OP_MSG_RING = 40
-    OP_SOCKET = 45
-    OP_SEND_ZC = 47
-    OP_READ_MULTISHOT = 49
-    OP_FIXED_FD_INSTALL = 54
-    POLL_ADD_MULTI = 1 << 0
-    POLL_UPDATE_USER_DATA = 1 << 2
-    TIMEOUT_MULTISHOT = 1 << 6
-    ACCEPT_MULTISHOT = 1 << 0
-    RECV_MULTISHOT = 1 << 1
     KEEPALIVE_LOOKED_AT = 16           # items of a keepalive that is a list or tuple; it may be long, and is only kept
     STACK_MOST = 12                    # arguments of a prep function of liburing, the SQE included
     IS_COROUTINE = 0x80 | 0x200        # CO_COROUTINE | CO_ASYNC_GENERATOR of a code object's co_flags

@@ -19,6 +19,7 @@ from posix.unistd cimport close as close_fd
 from ..aio.context_core cimport ContextCore
 from ..aio.handles cimport Handle, TimerHandle
 from ..liburing.liburing cimport IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, IORING_CQE_F_NOTIF
+from ..liburing.numbers cimport OP_PROVIDE_BUFFERS, OP_REMOVE_BUFFERS, OP_TIMEOUT
 from ..support.assertions cimport is_none, must, must_if, must_not
 from ..uring.buffers cimport LentBuffers
 from ..uring.engine cimport Engine
@@ -32,13 +33,6 @@ cdef extern from "Python.h":
 cdef double FIRST_RETRY_S = 0.002
 cdef double LAST_RETRY_S = 0.25
 cdef double OVERFLOW_FROM_S = 0.01  # after this delay it was not found several times
-
-cdef enum:
-    # numbers are ABI (linux/io_uring.h)
-    OP_TIMEOUT = 11
-    OP_PROVIDE_BUFFERS = 31
-    OP_REMOVE_BUFFERS = 32
-
 
 @cython.freelist(256)
 @cython.final

@@ -3,9 +3,11 @@
 cdef extern from "<poll.h>" nogil:
     enum:
         POLLIN
+        POLLPRI
         POLLOUT
         POLLERR
         POLLHUP
+        POLLNVAL
         POLLRDHUP
 
 cdef extern from "<limits.h>" nogil:

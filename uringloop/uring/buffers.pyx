@@ -14,6 +14,7 @@ Invariant: offsets[id] is where the kernel's next byte goes in buffer id.
 Memory: owned by this object, which the monitor frees only after the ring is closed and drained.  Never locked.
 """
 
+from libc.errno cimport EINVAL
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport calloc, free
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
@@ -46,7 +47,7 @@ cdef class BufferRing:
             self.slots = NULL
             raise MemoryError()
         result = ul_register_buffer_ring(&ring.ring, self.slots, self.n_buffers, self.group, UL_PBUF_RING_INC)
-        if result == -22:  # EINVAL: no incremental mode
+        if result == -EINVAL:  # no incremental mode
             self.n_buffers, self.buffer_bytes, self.is_incremental = 64, 16 * 1024, False
             result = ul_register_buffer_ring(&ring.ring, self.slots, self.n_buffers, self.group, 0)
         if result < 0:

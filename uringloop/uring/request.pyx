@@ -22,12 +22,8 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport IORING_CQE_F_NOTIF, io_uring_sqe
+from ..liburing.numbers cimport OP_PROVIDE_BUFFERS, OP_SENDMSG_ZC, OP_SEND_ZC
 
-cdef enum:
-    # numbers are ABI (linux/io_uring.h)
-    OP_PROVIDE_BUFFERS = 31
-    OP_SEND_ZC = 47
-    OP_SENDMSG_ZC = 48
 from ..support.assertions cimport is_none, length_of_list, must, must_if, must_not, references_of
 from ..support.collect cimport ul_traverse_own, visitproc
 
