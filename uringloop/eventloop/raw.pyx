@@ -14,10 +14,9 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 
 from ..liburing.liburing cimport IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe
 from ..requests.awaiting cimport RawRequest
-from ..requests.checks cimport check_callback, fill_sqe
-from ..requests.submit cimport Scratch, put_back, set_callback, take_scratch
+from ..requests.checks cimport check_callback
+from ..requests.submit cimport Scratch, prepare, put_back, submit, take_scratch, what_lives
 from ..uring.engine cimport Engine
-from ..uring.request cimport Request
 from ..uring.ring cimport SQ_LARGE
 from .base.loop_core cimport LoopCore
 
@@ -60,25 +59,12 @@ cdef class RawCore(LoopCore):
 
     cdef RawRequest add_one(self, tuple call, object keepalive, object callback, bint is_multishot):
         """add_sqe with prep and its arguments in one tuple."""
-        cdef Scratch scratch
         cdef RawRequest request
-        cdef Request held
-        cdef PyObject *borrowed
-        cdef bint is_debug = self.is_debug  # prep may switch it
         self.check_ready()
-        scratch = take_scratch(is_debug)
-        try:
-            request = self.prepare(scratch, call, keepalive, is_multishot, False, is_debug)
-            held = request
-            if callback is not None:
-                set_callback(request, callback)
-            elif is_multishot:
-                held = request.iterate()
-            held.keepalive = what_lives(self, call, keepalive)
-            borrowed = <PyObject *>held
-            (<Engine>self.aio_context.engine).add_raw(&borrowed, 1, scratch.sqe)
-        finally:
-            put_back(scratch, is_debug)
+        request = RawRequest.__new__(RawRequest)
+        request.loop = self
+        request.is_multishot = is_multishot
+        submit(request, call, keepalive, callback, self._registered_buffers, self.is_debug)
         return request
 
     def add_sqes(self, chain, *, keepalive=None):
@@ -111,8 +97,10 @@ cdef class RawCore(LoopCore):
             for part in parts:
                 scratch = take_scratch(is_debug)
                 try:
-                    request = self.prepare(scratch, part, keepalive, False, True, is_debug)
-                    request.keepalive = what_lives(self, part, keepalive)
+                    request = RawRequest.__new__(RawRequest)
+                    request.loop = self
+                    prepare(request, scratch, part, keepalive, True, is_debug)
+                    request.keepalive = what_lives(part, keepalive, self._registered_buffers)
                     requests.append(request)
                     filled[i] = scratch.sqe[0]
                 finally:
@@ -183,28 +171,6 @@ cdef class RawCore(LoopCore):
         if self.aio_context.engine is None:
             raise SqeNotSupported(self.aio_context.monitor.name, self.fdmon_reason)
         return 0
-
-    cdef RawRequest prepare(self, Scratch scratch, tuple call, object keepalive, bint is_multishot, bint is_linked,
-                            bint is_debug):
-        """Have an SQE filled and checked; a request that waits to be held."""
-        cdef RawRequest request
-        request = RawRequest.__new__(RawRequest)
-        request.loop = self
-        request.is_multishot = is_multishot
-        fill_sqe(request, scratch.sqe, scratch.pointer, call, keepalive, is_linked)
-        if self.is_loop_closed or self.aio_context.monitor.is_closed:
-            raise RuntimeError("Event loop is closed")
-        if is_debug:
-            request.touched = scratch.was_touched
-        return request
-
-
-cdef inline object what_lives(RawCore loop, tuple call, object keepalive):
-    """All that must live until the final completion."""
-    if keepalive is not None:
-        call = (call, keepalive)
-    # a fixed request may use them: they live on when they are unregistered meanwhile
-    return call if loop._registered_buffers is None else (call, loop._registered_buffers)
 
 
 cdef tuple as_part(object part):

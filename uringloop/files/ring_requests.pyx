@@ -26,7 +26,7 @@ from ..eventloop.raw cimport RawCore
 from ..liburing.liburing cimport io_uring_sqe
 from ..liburing.numbers cimport IOSQE_ASYNC, OP_CLOSE, OP_OPENAT, OP_READ, OP_WRITE
 from ..requests.awaiting cimport RawRequest
-from ..uring.engine cimport Engine
+from ..requests.submit cimport start
 
 import os
 
@@ -172,18 +172,15 @@ cdef class RingFiles:
         return self.submit(&sqe, keepalive, False)
 
     cdef object submit(self, io_uring_sqe *sqe, object keepalive, bint makes_fds):
-        """Held by add_raw until the final completion, which drops `keepalive` (requests/awaiting)."""
+        """`keepalive` is held until the final completion."""
         cdef RawRequest request
-        cdef PyObject *borrowed
         self.loop.check_ready()
         request = RawRequest.__new__(RawRequest)
         request.loop = self.loop
         request.opcode = sqe.opcode
         request.fd = sqe.fd
         request.makes_fds = makes_fds
-        request.keepalive = keepalive
-        borrowed = <PyObject *>request
-        (<Engine>self.loop.aio_context.engine).add_raw(&borrowed, 1, sqe)
+        start(request, sqe, keepalive)
         return request
 
 

@@ -88,20 +88,25 @@ cdef class RawRequest(SqeRequest):
     cdef ContextCore its_context(self):
         return self.loop.aio_context
 
+    cdef int check_open(self) except -1:
+        if self.loop.is_loop_closed or self.loop.aio_context.monitor.is_closed:
+            raise RuntimeError("Event loop is closed")
+        return 0
+
     cdef object reporter(self):
         return self.loop
 
     cdef Request in_kernel(self):
         return self if self.standing is None else self.standing
 
-    cdef Request iterate(self):
-        """It is going to be iterated; what is to be held for it."""
+    cdef int iterate(self) except -1:
+        """From now on its Standing is held for it."""
         must(is_none(<void *>self.standing), "one Standing is in the kernel for a request")
         self.arrived = deque()
         self.standing = Standing.__new__(Standing)
         self.standing.makes_fds = self.makes_fds
         self.standing.request = <PyObject *>self
-        return self.standing
+        return 0
 
     def __await__(self):
         if self.is_multishot:

@@ -26,8 +26,10 @@ cdef class SqeRequest(Request):
     cdef bint is_seen                  # user code has read last_cqe, or got it by a callback
     cdef object __weakref__
     cdef ContextCore its_context(self)
+    cdef int check_open(self) except -1
     cdef object reporter(self)
     cdef Request in_kernel(self)
+    cdef int iterate(self) except -1
     cdef int ask_again_in(self, double delay_s) except -1
     cdef int schedule_retry(self, TimerHandle handle, double delay_s) except -1
     cdef int arrive(self, Cqe cqe) except -1

@@ -34,6 +34,7 @@ cdef double FIRST_RETRY_S = 0.002
 cdef double LAST_RETRY_S = 0.25
 cdef double OVERFLOW_FROM_S = 0.01  # after this delay it was not found several times
 
+
 @cython.freelist(256)
 @cython.final
 cdef class Cqe:
@@ -95,6 +96,10 @@ cdef class SqeRequest(Request):
         """Whose ring it is on; None once it is over."""
         raise NotImplementedError
 
+    cdef int check_open(self) except -1:
+        """RuntimeError if no request can be made any more."""
+        return self.its_context().check_open()
+
     cdef object reporter(self):
         """What errors are reported to, by call_exception_handler()."""
         raise NotImplementedError
@@ -102,6 +107,10 @@ cdef class SqeRequest(Request):
     cdef Request in_kernel(self):
         """What the kernel knows: the Request that is held."""
         return self
+
+    cdef int iterate(self) except -1:
+        """It is going to be iterated: it posts several completions, and has no callback."""
+        raise NotImplementedError
 
     cdef int arrive(self, Cqe cqe) except -1:
         """A completion, where there is no callback."""

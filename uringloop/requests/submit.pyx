@@ -1,4 +1,4 @@
-"""add_sqe(): SQEs that the user's prep function fills, on the ring of a context.
+"""add_sqe(): SQEs that the user's prep function fills, on the ring of a context.  The one way in of raw requests.
 
 How it works:
  1. The user's prep function fills an SQE of ours in ordinary memory, never a slot of the ring: it may raise, run a
@@ -11,7 +11,7 @@ What an SQE points to is the user's; `keepalive` holds prep, its arguments and w
 completion, so that cffi's objects and Python buffers among them live as long as the kernel may touch them.
 
 Thread: the context's; before the first turn any one thread.
-Not here: what a completion becomes (`request`), asyncio's side of it (`eventloop/raw`).
+Not here: what a completion becomes (`request`, `awaiting`); chains and tables (`eventloop/raw`).
 """
 
 from libc.stdint cimport uintptr_t
@@ -22,7 +22,7 @@ from ..aio.context_core cimport ContextCore
 from ..liburing.liburing cimport io_uring_sqe
 from ..support.assertions cimport must, must_not
 from ..uring.engine cimport Engine
-from ..uring.request cimport IN_FLIGHT
+from ..uring.request cimport IN_FLIGHT, Request
 from .checks cimport check_callback, fill_sqe
 from .request cimport ContextRequest, SqeRequest
 
@@ -82,25 +82,55 @@ cdef int set_callback(SqeRequest request, object callback) except -1:
     return 0
 
 
+cdef int prepare(SqeRequest request, Scratch scratch, tuple call, object keepalive, bint is_linked,
+                 bint is_debug) except -1:
+    """Have prep fill an SQE and check it.  `request` is new; then it waits to be started."""
+    fill_sqe(request, scratch.sqe, scratch.pointer, call, keepalive, is_linked)
+    request.check_open()  # prep may have closed it
+    if is_debug:
+        request.touched = scratch.was_touched
+    return 0
+
+
+cdef int start(SqeRequest request, const io_uring_sqe *sqe, object kept) except -1:
+    """Give a request to the ring, which copies the SQE; `kept` lives until the final completion."""
+    cdef Request held = request.in_kernel()
+    cdef PyObject *borrowed = <PyObject *>held
+    held.keepalive = kept
+    (<Engine>request.its_context().engine).add_raw(&borrowed, 1, sqe)
+    must(held.state == IN_FLIGHT, "a request that was started is in flight")
+    return 0
+
+
+cdef int submit(SqeRequest request, tuple call, object keepalive, object callback, object tables,
+                bint is_debug) except -1:
+    """Make one request: have its SQE filled and checked, and give it to the ring.
+
+    Parameters:
+        request: new; its context and is_multishot are set.
+        call: (prep, *args).
+        callback: gets each completion; None: the request is awaited or iterated.
+        tables: what else has to live, registered buffers; or None.
+    """
+    cdef Scratch scratch = take_scratch(is_debug)
+    try:
+        prepare(request, scratch, call, keepalive, False, is_debug)
+        if callback is not None:
+            set_callback(request, callback)
+        elif request.is_multishot:
+            request.iterate()
+        start(request, scratch.sqe, what_lives(call, keepalive, tables))
+    finally:
+        put_back(scratch, is_debug)
+    return 0
+
+
 def add_sqe(ContextCore context not None, tuple call, callback, keepalive, bint is_multishot):
     """AioContext.add_sqe(); `call` is (prep, *args)."""
     cdef ContextRequest request
-    cdef Scratch scratch
-    cdef PyObject *borrowed
     check_callback(callback)
-    scratch = take_scratch(False)
-    try:
-        request = ContextRequest.__new__(ContextRequest)
-        request.aio_context = context
-        request.is_multishot = is_multishot
-        fill_sqe(request, scratch.sqe, scratch.pointer, call, keepalive, False)
-        if context.monitor.is_closed:
-            raise RuntimeError("the AioContext is closed")
-        set_callback(request, callback)
-        request.keepalive = call if keepalive is None else (call, keepalive)
-        borrowed = <PyObject *>request
-        (<Engine>context.engine).add_raw(&borrowed, 1, scratch.sqe)
-        must(request.state == IN_FLIGHT, "a request that add_sqe() returns is in flight")
-    finally:
-        put_back(scratch, False)
+    request = ContextRequest.__new__(ContextRequest)
+    request.aio_context = context
+    request.is_multishot = is_multishot
+    submit(request, call, keepalive, callback, None, False)
     return request

@@ -3,7 +3,7 @@
 How it works:
  1. The task that runs is set aside, as if it had returned to the loop: asyncio refuses to begin a step of one task
     inside of another's, and that step would be lost.  It is put back on every way out.
- 2. Turns are made until the awaitable's done-callback ran; they deliver what the outer turn has left (aio/context_core).
+ 2. Turns are made until the awaitable's done-callback ran; they deliver what the outer one has left (aio/context_core).
  3. A stop() meanwhile is meant for the run below: it is kept for it, since the turn that a stop ends is not over.
  4. Cancelling a task that was set aside cancels what it waits for, as with `await`.
  5. When the first Ctrl-C has ended the main task of an asyncio.Runner, the runs that still stand on the stack keep the
