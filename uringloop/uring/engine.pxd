@@ -61,6 +61,7 @@ cdef class Engine:
     cdef int make_pollable(self) except -1
     cdef int grow(self) except -1
     cdef int move(self, Ring fresh, bint may_keep=*) except -1
+    cdef int part(self) except -1
     cdef int forget_ring(self) except -1
     cdef bint hand_on(self, bint may_keep=*) except -1
     cdef bint can_leave(self) except -1

@@ -423,7 +423,6 @@ cdef class Engine:
         Nothing is lost, although the old ring's owner may never be asked again: `settle` left no send half-way,
         data that no CQE reported is still in its socket, and what was harvested is in the FIFO.
         """
-        cdef Request request
         raw = [one for one in self.in_flight.snapshot() if (<Request>one).kind == KIND_RAW]
         if raw or self.has_tables:
             raise RuntimeError(f"a loop with requests in flight or tables registered stays with its ring, in its "
@@ -433,6 +432,11 @@ cdef class Engine:
             self.ring.close()
         self.ring = fresh
         self.is_bound = False
+        return self.part()
+
+    cdef int part(self) except -1:
+        """What was in flight on the ring that is left is over, without a result; its owners re-arm it."""
+        cdef Request request
         self.buffers = None  # its last users keep it until their completions are dispatched
         self.forget_ring()
         self.unsettled.clear()
@@ -479,21 +483,10 @@ cdef class Engine:
 
         What the kernel has of requests in flight points to the parent's memory: ours is free to go.
         """
-        cdef Request request
         self.n_syscalls_before += self.ring.n_syscalls
         self.n_submitted_before += self.ring.n_submitted
         self.ring.leave()
-        self.buffers = None  # its last users keep it until their completions are dispatched
-        self.forget_ring()
-        self.unsettled.clear()
-        for request in reversed(self.in_flight.snapshot()):
-            release(request)
-            if request.kind == KIND_INTERNAL:
-                request.reported(-ECANCELED, False)
-            else:
-                self.fifo.push(request, -ECANCELED, 0, NULL)
-        must(self.in_flight.count == 0, "a ring that is left has nothing in flight")
-        return 0
+        return self.part()
 
     cdef int count_into(self, dict numbers) except -1:
         """Add to the monitor's statistics."""
