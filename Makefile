@@ -50,16 +50,15 @@ test: $(STAMPS)/drivers $(STAMPS)/test
 	@$(VPYTHON) -m pytest --junitxml=build/tests.xml $(PYTEST_ARGS)
 
 # GLib.MainLoop.run() as what runs the loop; then, inside GLib's contexts, what is about run_forever() itself.
-GLIB_MONITORS := --monitor io_uring --monitor epoll --monitor poll
 GLIB_INNER := $(addprefix tests/behaviour/,loop/test_running.py loop/test_interrupted_runs.py \
 	streams/test_interrupted_callbacks.py nested/test_nested.py $(addprefix nested/test_nested_,cancellation.py \
 	deadlocks.py ends.py io.py misuse.py mode.py order.py programs.py))
 
 test-glib: $(STAMPS)/drivers $(STAMPS)/test
 	@mkdir -p build
-	@$(VPYTHON) -m pytest --glib-outer --junitxml=build/tests-glib-outer.xml $(GLIB_MONITORS) $(PYTEST_ARGS) \
+	@$(VPYTHON) -m pytest --glib-outer --junitxml=build/tests-glib-outer.xml --monitor uringloop $(PYTEST_ARGS) \
 		tests/behaviour $(addprefix --ignore=,$(GLIB_INNER))
-	@$(VPYTHON) -m pytest --glib --junitxml=build/tests-glib.xml $(GLIB_MONITORS) $(PYTEST_ARGS) $(GLIB_INNER)
+	@$(VPYTHON) -m pytest --glib --junitxml=build/tests-glib.xml --monitor uringloop $(PYTEST_ARGS) $(GLIB_INNER)
 
 # The tests against other builds, see tools/lane.sh: `make lane-debug PYTEST_ARGS=tests/unit`.
 LANES ?= debug sanitized without-liburing wheel

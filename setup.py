@@ -8,6 +8,7 @@ Environment:
 
 import os
 import runpy
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -17,41 +18,7 @@ WITHOUT_LIBURING = os.environ.get("URINGLOOP_WITHOUT_LIBURING", "") not in ("", 
 DEBUG = os.environ.get("URINGLOOP_DEBUG", "") not in ("", "0")
 SANITIZE = os.environ.get("URINGLOOP_SANITIZE", "") not in ("", "0")
 
-# Modules that need no liburing; the others do.
-PLAIN = [
-    "support.errors",
-    "support.references",
-    "fdmon.polling",
-    "fdmon.base",
-    "fdmon.poll",
-    "fdmon.epoll",
-    "aio.handles",
-    "aio.ready",
-    "aio.timers",
-    "aio.notifier",
-    "aio.bottom_halves",
-    "aio.poll_handlers",
-    "aio.program",
-    "aio.context_core",
-    "aiocontext.context",
-    "aio.owner",
-    "aio.gsource",
-    "transports.addresses",
-    "transports.base",
-    "transports.datagram.transport",
-    "transports.datagram.packets",
-    "transports.stream.endpoint",
-    "transports.stream.transport",
-    "transports.stream.wire",
-    "transports.tls.engine",
-    "transports.tls.protocol",
-    "transports.tls.transport",
-    "eventloop.base.watching",
-    "eventloop.base.loop_core",
-    "eventloop.nested.levels",
-    "eventloop.lost_tasks",
-    "glib.native",
-]
+# Modules that need liburing.
 RING = [
     "uring.ring",
     "uring.request",
@@ -68,6 +35,11 @@ RING = [
     "transports.stream.accept",
     "files.ring_requests",
     "eventloop.raw",
+]
+PLAIN = [
+    name
+    for path in sorted(Path("uringloop").rglob("*.pyx"))
+    if (name := ".".join(path.with_suffix("").parts[1:])) not in RING
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloop/support/collect.h"]
 HEADERS += ["uringloop/support/assertions.h"]

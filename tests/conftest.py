@@ -60,8 +60,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--monitor",
         action="append",
-        choices=[*URING_MONITORS, STOCK],
-        help="run only on this monitor (io_uring, epoll, poll) or on stock asyncio; may be repeated",
+        choices=[*URING_MONITORS, "uringloop", STOCK],
+        help="run only on this monitor, on uringloop's (all of them) or on stock asyncio; may be repeated",
     )
     parser.addoption(
         "--glib", action="store_true", help="uringloop's loops run inside GLib's main contexts (PyGObject)"
@@ -74,6 +74,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if "uringloop" in (config.option.monitor or ()):
+        config.option.monitor = [*config.option.monitor, *URING_MONITORS]
     helpers.glib_is_outer = config.getoption("--glib-outer")
     helpers.inside_glib = config.getoption("--glib") or helpers.glib_is_outer
     if helpers.inside_glib:

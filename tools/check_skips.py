@@ -11,7 +11,6 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 MONITOR = "io_uring"
-OTHERS = ("epoll", "poll")
 
 
 def why_io_uring_fails() -> str | None:
@@ -41,7 +40,9 @@ def read_results(path: str) -> dict[str, str | None]:
 
 def skipped_elsewhere(name: str, reason: str, results: dict[str, str | None]) -> bool:
     """Whether the same test was skipped on another monitor for the same reason."""
-    return any(results.get(name.replace(MONITOR, other)) == reason for other in OTHERS)
+    from uringloop.fdmon.select import NAMES
+
+    return any(results.get(name.replace(MONITOR, other)) == reason for other in NAMES if other != MONITOR)
 
 
 def main() -> int:

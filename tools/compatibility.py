@@ -15,10 +15,12 @@ import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 
+from uringloop.fdmon.select import NAMES
+
 ROOT = pathlib.Path(__file__).parents[1]
 FEATURES = ROOT / "tests" / "features.toml"
 DOCUMENT = ROOT / "docs" / "compatibility.md"
-LOOPS = ("io_uring", "epoll", "poll", "asyncio")
+LOOPS = (*NAMES, "asyncio")
 PREFIX = "tests.behaviour."
 
 HEAD = """# Compatibility
@@ -61,7 +63,7 @@ def read_results(path: str) -> dict[tuple[str, str, str], dict[str, set[str]]]:
         outcome = "failed" if failed else "skipped" if case.find("skipped") is not None else "passed"
         loops = set(re.split(r"[-\]]", parameters)) & set(LOOPS)
         # a test without a monitor among its parameters is about all of ours
-        for loop in loops or LOOPS[:3]:
+        for loop in loops or NAMES:
             results[*key, name.removeprefix("test_")][loop].add(outcome)
     return results
 

@@ -18,7 +18,7 @@ tests=()
 case $lane in
     debug)
         export URINGLOOP_DEBUG=1
-        tests=(tests/unit tests/raw tests/behaviour --monitor io_uring --monitor epoll --monitor poll)
+        tests=(tests/unit tests/raw tests/behaviour --monitor uringloop)
         ;;
     sanitized)
         export URINGLOOP_DEBUG=1 URINGLOOP_SANITIZE=1

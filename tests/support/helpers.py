@@ -16,7 +16,9 @@ import sys
 import textwrap
 import time
 
-URING_MONITORS = ("io_uring", "epoll", "poll")
+from uringloop.fdmon import select
+
+URING_MONITORS = select.NAMES
 STOCK = "asyncio"
 TESTS = pathlib.Path(__file__).parents[1]
 DATA = TESTS / "support" / "data"

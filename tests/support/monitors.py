@@ -7,9 +7,10 @@ returns early, reports late and in random order. `nasty` also reports what is no
 
 from drivers.core import FakeMonitor
 
+from uringloop.fdmon.select import NAMES
 from uringloop.fdmon.select import make_monitor as make_real_monitor
 
-REAL_MONITORS = ("io_uring", "epoll", "poll")
+REAL_MONITORS = NAMES
 MONITORS = (*REAL_MONITORS, "closable", "restless", "fake", "faulty")
 
 _FAULTS = {

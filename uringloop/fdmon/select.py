@@ -21,7 +21,6 @@ from ..exceptions import MonitorUnavailable
 from .epoll import EpollMonitor
 from .poll import PollMonitor
 
-NAMES = ("io_uring", "epoll", "poll")
 ANY = "auto-any"
 ENVIRONMENT = "URINGLOOP_FDMON"
 
@@ -48,11 +47,13 @@ def _make_io_uring() -> Any:
     return IoUringMonitor()
 
 
+# Every monitor, the best first: what a loop gets that does not name one.
 _MAKERS: dict[str, Callable[[], Any]] = {
     "io_uring": _make_io_uring,
     "epoll": EpollMonitor,
     "poll": PollMonitor,
 }
+NAMES = tuple(_MAKERS)
 
 
 def make_monitor(name: str | None = None) -> tuple[Any, str | None]:
@@ -83,27 +84,28 @@ def make_monitor(name: str | None = None) -> tuple[Any, str | None]:
 
 
 def _choose(may_differ: bool) -> tuple[Any, str | None]:
-    reason = None
-    try:
-        monitor = _make_io_uring()
-    except MonitorUnavailable as error:
-        if _io_uring_was_had and not may_differ:
-            raise MonitorUnavailable(
-                "io_uring",
-                error.errno or 0,
-                f"{error.cause}; another loop of this process has io_uring, so this one must have it, too "
-                f"({ENVIRONMENT}={ANY} or fdmon={ANY!r} allow it another monitor, and a monitor's name forces one)",
-            ) from None
-        reason = str(error)
-    else:
-        _mark()
-    if reason is not None:
+    reasons = []
+    for name, make in _MAKERS.items():
         try:
-            monitor = EpollMonitor()
+            monitor = make()
+            break
         except MonitorUnavailable as error:
-            monitor, reason = PollMonitor(), f"{reason}; {error}"
-        _logger.debug("using %s: %s", monitor.name, reason)
-    _warn_if_mixed(monitor.name, reason)
+            if name == "io_uring" and _io_uring_was_had and not may_differ:
+                raise MonitorUnavailable(
+                    name,
+                    error.errno or 0,
+                    f"{error.cause}; another loop of this process has io_uring, so this one must have it, too "
+                    f"({ENVIRONMENT}={ANY} or fdmon={ANY!r} allow it another monitor, and a monitor's name forces one)",
+                ) from None
+            if name == NAMES[-1]:
+                raise
+            reasons.append(str(error))
+    if name == "io_uring":
+        _mark()
+    reason = "; ".join(reasons) or None
+    if reason is not None:
+        _logger.debug("using %s: %s", name, reason)
+    _warn_if_mixed(name, reason)
     return monitor, reason
 
 
