@@ -3,7 +3,7 @@
     python -m benchmarks.idle_handlers [--handlers 3200] [--seconds 2]
 
 Each handler is an eventfd with an io_poll that reads a variable; all have had one event.  The busy one finds an item in
-memory at its second look, again and again.  `kept`: idle_ns is so long that none leaves; `removed`: 50 ms (7 s is the
+memory at every second poll.  `kept`: idle_ns is so long that none leaves; `removed`: 50 ms (7 s is the
 default).  Both in turn, three times, in one process; medians.
 """
 
@@ -23,14 +23,14 @@ REPETITIONS = 3
 
 
 class Item:
-    """Found by every second look."""
+    """Found by every second poll."""
 
     def __init__(self) -> None:
-        self.n_looks = self.n_found = 0
+        self.n_polls = self.n_found = 0
 
-    def look(self) -> bool:
-        self.n_looks += 1
-        return self.n_looks & 1 == 0
+    def poll(self) -> bool:
+        self.n_polls += 1
+        return self.n_polls & 1 == 0
 
     def take(self) -> None:
         self.n_found += 1
@@ -51,7 +51,7 @@ def rate_per_s(n_idle: int, seconds: float, idle_ns: int) -> tuple[float, float]
     while context.poll(False):
         pass
     item = Item()
-    context.add_poll_handler(item.look, item.take)
+    context.add_poll_handler(item.poll, item.take)
     deadline = time.perf_counter() + max(0.5, 3 * SHORT_NS / 1e9)
     while time.perf_counter() < deadline:
         context.poll(True)

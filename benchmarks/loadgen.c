@@ -15,11 +15,11 @@
  * -T: TLS, in the echo mode only (loadgen_tls.h).
  * -C: the TCP congestion control of our side, instead of the system's own one.
  * -P: the client itself reads the CPU clock of the server process (all its threads) when the measured window
- *     begins and ends. Nobody else could hit both ends of the window, and the server is not disturbed. The kernel
+ *     begins and ends. No other process could hit both ends of the window, and the server is not disturbed. The kernel
  *     brings a foreign clock up to date once a tick, so each end is up to a few milliseconds old; that error has no
  *     preferred sign and is under 1 % of a window of one second.
  * -S: count the server's system calls in the same window with the tracepoint raw_syscalls:sys_enter
- *     (perf_event_open). That slows the server, so it is never asked for in a run whose times are used.
+ *     (perf_event_open). That slows the server, so it is never enabled in a run whose times are used.
  *
  * What comes back is compared with what was sent during the warm-up only: a memcmp per message would cost the
  * client time, and a server that echoes wrongly does so from the start.
@@ -384,7 +384,7 @@ static void send_more(struct connection *c)
 static ssize_t receive(struct connection *c)
 {
     /*
-     * In the measured window the client looks at nothing but the count: MSG_TRUNC lets TCP throw the bytes away
+     * In the measured window the client needs only the count: MSG_TRUNC lets TCP throw the bytes away
      * without copying them (tcp(7)).  A copy per message made the client the bottleneck at 16 KiB and above.
      */
     int flags = MSG_DONTWAIT | (is_measuring && !opt.path && !opt.is_tls ? MSG_TRUNC : 0);

@@ -4,7 +4,7 @@
  *
  * Receives and sends go in batches, so that the client is quicker than any server that handles one datagram after the
  * other.  The loopback interface loses nothing and keeps the order, as long as the window fits into the
- * sockets' buffers; with a datagram lost the window would stay smaller, so losses are looked for at the end.
+ * sockets' buffers; with a datagram lost the window would stay smaller, so losses are counted at the end.
  */
 #define DATAGRAM_BATCH 64
 

@@ -130,7 +130,7 @@ def one_at_a_time(max_wait_s: float = 600) -> Iterator[None]:
     path = Path(tempfile.gettempdir()) / f"uringloop-benchmarks-{os.getuid()}.lock"
     with open(path, "w") as file:
         give_up_s = time.monotonic() + max_wait_s
-        is_told = False
+        is_reported = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,8 +139,8 @@ def one_at_a_time(max_wait_s: float = 600) -> Iterator[None]:
                 if time.monotonic() > give_up_s:
                     say("note: another benchmark run still holds the lock; going on beside it")
                     break
-                if not is_told:
+                if not is_reported:
                     say(f"waiting for another benchmark run to end (at most {max_wait_s:.0f} s)")
-                    is_told = True
+                    is_reported = True
                 time.sleep(0.5)
         yield

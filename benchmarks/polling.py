@@ -6,7 +6,7 @@ The loop under test has one peer, a plain process on another CPU:
 * `mixed`: the same in bursts of ten, and each burst begins when an fd with a latency of 5 ms is readable, as where a
   server reads from a slow disk and then asks a cache.  `kept`: how much of the gain of polling in `alone` is left, both
   measured in turn in this process, with polling and without.
-* `beside`: the slow fd is asked all the time, independently of the ping-pong.
+* `beside`: the slow fd is in use all the time, independently of the ping-pong.
 * `paced_N`: the peer sends each N us whether or not it has its answer; the loop echoes.
 * `ticker_N`: a timer each N ms, after a ping-pong from which the loop has learned to poll.
 * `idle`: one second of nothing, after the same.
@@ -138,7 +138,7 @@ class Pings(asyncio.Protocol):
 
 
 class Echo(asyncio.Protocol):
-    """Gives back what comes, and says when so many bytes were there."""
+    """Sends back what comes, and notes when `wanted` bytes were there."""
 
     def __init__(self) -> None:
         self.n_bytes, self.wanted, self.reached = 0, 1 << 62, asyncio.Event()
@@ -155,7 +155,7 @@ class Echo(asyncio.Protocol):
 
 
 class SlowFd:
-    """An fd that is readable 5 ms after it was asked: a timerfd, since a process would need a CPU of its own."""
+    """An fd that is readable 5 ms after each request: a timerfd, since a process would need a CPU of its own."""
 
     def __init__(self) -> None:
         self.libc = ctypes.CDLL(None, use_errno=True)
@@ -215,7 +215,7 @@ async def _trips(pings: Pings, slow: SlowFd, case: str, n: int) -> dict[str, flo
 
 
 async def _ping_pong(loop_name: str, case: str, n: int, peer: socket.socket) -> dict[str, float]:
-    """The best of three; the loops that poll do it without, too, and `alone`, and say what is left of the gain."""
+    """The best of three; the loops that poll do it without, too, and `alone`, and report what is left of the gain."""
     loop, spec = asyncio.get_running_loop(), spec_of(loop_name)
     pings = await _connect(Pings, peer)
     assert isinstance(pings, Pings)

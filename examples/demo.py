@@ -51,7 +51,7 @@ def monitor(report: dict[str, Any]) -> str:
 
 
 def introduce(args: argparse.Namespace, cpus: tuple[int, int]) -> None:
-    """Who runs where: the line that makes the numbers below worth something."""
+    """What runs where: without this line the numbers below mean little."""
     pinned = (
         f"server on CPU {cpus[0]}, client on CPU {cpus[1]}"
         if cpus[0] >= 0

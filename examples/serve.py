@@ -110,7 +110,7 @@ class Control:
 
 
 def serve_aiohttp(make_app: Callable[[], Any], listener: socket.socket, args: argparse.Namespace) -> None:
-    """aiohttp's own two ways: `web.run_app` asks the policy, an `AppRunner` takes the loop that runs."""
+    """aiohttp's own two ways: `web.run_app` gets its loop from the policy, an `AppRunner` takes the loop that runs."""
     from aiohttp import web
 
     control = Control(args.loop, args.control)

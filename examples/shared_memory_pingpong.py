@@ -2,9 +2,9 @@
 
 Usage: python examples/shared_memory_pingpong.py [rounds] [max_ns]
 
-Each side has a counter of 8 bytes in a shared mapping, which only it writes; the other side looks at it. There is no
-file descriptor and no system call in a round trip while both look. The same is then played over a socketpair, on
-uringloop with the same polling, without, and on uvloop if it is installed. Looking needs a CPU for each side.
+Each side has a counter of 8 bytes in a shared mapping, which only it writes; the other side polls it. There is no
+file descriptor and no system call in a round trip while both poll. The same is then played over a socketpair, on
+uringloop with the same polling, without, and on uvloop if it is installed. Busy-polling needs a CPU for each side.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Counters:
         self.mine, self.other = (0, 8) if side == 0 else (8, 0)  # a cache line each
         self.seen = 0
 
-    def has_news(self):
+    def has_changed(self):
         return self.words[self.other] != self.seen
 
     def take(self):
@@ -53,7 +53,7 @@ async def play_memory(shared, side, rounds, max_ns):
         elif side == 0:
             counters.publish(value + 1)  # ping
 
-    handler = loop.add_poll_handler(counters.has_news, arrived)
+    handler = loop.add_poll_handler(counters.has_changed, arrived)
     if side == 0:
         counters.publish(1)
     await done
@@ -130,19 +130,19 @@ def report(name, rounds, seconds, cpu_s):
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     max_ns = int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000
-    for looking in (max_ns, 0):
+    for polling in (max_ns, 0):
         shared = mmap.mmap(-1, mmap.PAGESIZE)
-        name = "shared memory" + (", looking" if looking else ", sleeping")
+        name = "shared memory" + (", polling" if polling else ", sleeping")
         # sleeping is slow: its round trips take two sleeps of 50 us at least
-        count = rounds if looking else max(rounds // 20, 1)
+        count = rounds if polling else max(rounds // 20, 1)
 
-        def play(side, shared=shared, looking=looking, count=count):
-            return play_memory(shared, side, count, looking)
+        def play(side, shared=shared, polling=polling, count=count):
+            return play_memory(shared, side, count, polling)
 
         report(name, count, *in_two_processes(uringloop.new_event_loop, play))
         shared.close()
     loops = [
-        ("uringloop, looking", uringloop.new_event_loop, max_ns),
+        ("uringloop, polling", uringloop.new_event_loop, max_ns),
         ("uringloop", uringloop.new_event_loop, 0),
     ]
     try:
@@ -151,13 +151,13 @@ def main():
         print("uvloop is not installed")
     else:
         loops.append(("uvloop", uvloop.new_event_loop, 0))
-    for name, new_loop, looking in loops:
+    for name, new_loop, polling in loops:
         ends = socket.socketpair()
 
-        def play(side, ends=ends, looking=looking):
+        def play(side, ends=ends, polling=polling):
             ends[1 - side].close()
             ends[side].setblocking(False)
-            return play_socket(ends[side], side, rounds, looking)
+            return play_socket(ends[side], side, rounds, polling)
 
         report(f"socket, {name}", rounds, *in_two_processes(new_loop, play))
 

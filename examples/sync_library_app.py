@@ -14,7 +14,7 @@ import uringloop
 
 
 class Library:
-    """Has an asynchronous core, and a face for people who do not want to know of it."""
+    """Has an asynchronous core, and a synchronous interface that hides it."""
 
     async def _look_up(self, number):
         await asyncio.sleep(0.001)

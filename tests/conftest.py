@@ -50,7 +50,7 @@ DEADLINE_SECONDS = 20  # of an asynchronous test, whose timers are expected to w
 DEADLINE_SECONDS_SLOW = 240
 POOLED_RINGS_MAX = 8  # the process-wide pool of rings may fill up during a test
 
-RUNNING_TEST = pathlib.Path("build/running-test.txt")  # its name, for whoever finds that the run did not end
+RUNNING_TEST = pathlib.Path("build/running-test.txt")  # its name, in case the run does not end
 
 _stderr_fd = pytest.StashKey[int]()
 _call_report = pytest.StashKey[pytest.TestReport]()
@@ -109,7 +109,7 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_finish(session):
-    """What exists before the first test is not looked at again, to keep the checks cheap."""
+    """What exists before the first test is not checked again, to keep the checks cheap."""
     gc.collect()
     gc.freeze()
 
@@ -170,12 +170,10 @@ def _monitors(config, item):
     with_stock = folders[0] in ("behaviour", "stress") and not path.name.startswith("test_nested")  # ours
     if item.get_closest_marker("slow") is not None and STOCK not in wanted:
         with_stock = (
-            False  # for long, it would only be asyncio that is tested; the short ones say what it does
+            False  # for long, it would only be asyncio that is tested; the short ones show what it does
         )
     names = [*URING_MONITORS, STOCK] if with_stock else list(URING_MONITORS)
-    if (
-        folders[0] == "raw"
-    ):  # what only a ring has; what the other monitors say to it stands in test_refused.py
+    if folders[0] == "raw":  # what only a ring has; how the other monitors refuse it is in test_refused.py
         names = ["io_uring"]
     return [name for name in names if not wanted or name in wanted]
 

@@ -13,7 +13,7 @@ mkdir -p "$(dirname "$log")"
 echo "$title (log: $log)"
 timeout --kill-after=10 "$TIMEOUT_S" "$@" >"$log" 2>&1 </dev/null &
 child=$!
-# A background job of a script does not hear Ctrl-C itself.
+# A background job of a script does not get Ctrl-C itself.
 trap 'kill "$child" 2>/dev/null; exit 130' INT TERM
 
 begin=$SECONDS beat=$SECONDS

@@ -22,7 +22,7 @@ as_root() {
     elif [ -t 0 ]; then
         sudo "$@"
     else
-        sudo -n "$@" # nobody is there to type a password
+        sudo -n "$@" # a password cannot be typed here
     fi
 }
 

@@ -27,7 +27,7 @@ EXIT_TIMEOUT = 20.0
 MAX_RESTARTS = 40
 #: More failures than this in one module are not flakiness, and running them again would only take time.
 MAX_RERUNS = 25
-#: How often a line on stderr says how far a long module has come.
+#: How often a line on stderr reports the progress of a long module.
 PROGRESS_SECONDS = 20.0
 
 _live: set[subprocess.Popen] = set()
@@ -96,7 +96,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 class _EventFile:
-    """Reads the whole lines that a worker has added since the last look."""
+    """Reads the whole lines that a worker has added since the last call."""
 
     def __init__(self, path: Path):
         self.path, self.position = path, 0
@@ -179,7 +179,7 @@ class _Worker:
         return EXIT_TIMEOUT if self.finished else max(OUTSIDE_TIMEOUT, self.limits.test_seconds)
 
     def watch(self) -> bool:
-        """See the worker through to its end.  True when another one has to go on after it."""
+        """See the worker through to its end.  True when another one has to continue after it."""
         try:
             while True:
                 status = self.process.poll()  # before reading: nothing is added after the end

@@ -72,7 +72,7 @@ def load_exceptions(path: Path = EXCEPTIONS) -> Exceptions:
 
 
 def counted(baseline: dict[str, dict], excluded: tuple[str, ...], each_makes_a_loop: bool) -> set[str]:
-    """The ids that count: asyncio passes them, and (if asked for) each made a loop through the redirection.
+    """The ids that count: asyncio passes them, and (if required) each made a loop through the redirection.
 
     Tests that lean on asyncio's internals were not run for the baseline and are therefore not among them.
     """

@@ -54,7 +54,7 @@ class Suite:
         raise NotImplementedError
 
     def owns(self, module: str, test_id: str) -> bool:
-        """Does a test of this id belong to the module?  Tells where an exception applies."""
+        """Does a test of this id belong to the module?  Decides where an exception applies."""
         raise NotImplementedError
 
     def baseline(

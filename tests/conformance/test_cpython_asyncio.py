@@ -1,6 +1,6 @@
 """The quick part of `python -m tests.conformance cpython`, on the running interpreter and each monitor.
 
-Left out are the modules about tasks, which take long because they sleep and ask little of a loop.
+Left out are the modules about tasks, which take long because they sleep and use little of a loop.
 """
 
 import pytest

@@ -1,7 +1,7 @@
 """Drivers for tests of the core.
 
 The core's interfaces are cdef, so that Python cannot reach them.  A driver owns or wraps one object of the core and
-only forwards; a handler or flushable of here writes down what it is told.  `FakeMonitor` is a monitor of its own.
+only forwards; a handler or flushable of here records its calls.  `FakeMonitor` is a monitor of its own.
 
 Not here: what needs liburing (`ring`).
 """
@@ -358,7 +358,7 @@ cdef class ForeignLoop:
 
 
 cdef class ContextDriver:
-    """An AioContext without asyncio; what a Handle asks of its loop is answered here.
+    """An AioContext without asyncio; what a Handle needs of its loop is here.
 
     Parameters:
         monitor: an FDMonitor; closed by close().
@@ -439,8 +439,8 @@ cdef class FakeMonitor(PollMonitor):
     """A monitor that does what the interface allows and real ones do rarely.  Deterministic by seed.
 
     Parameters:
-        seed: of the random numbers; say it when a test fails.
-        early: probability that a wait looks at nothing and returns, as after a signal.
+        seed: of the random numbers; report it when a test fails.
+        early: probability that a wait checks nothing and returns, as after a signal.
         deferred: probability, for each handler found, that it is reported by a later wait only.
         reordered: probability that what one wait found is reported in random order.
         spurious: probability, for each handler that is not ready, that it is reported as if it were.

@@ -1,6 +1,6 @@
 """Drivers for tests of what needs liburing.
 
-A `RecordingRequest` writes down what it is told; `RequestsDriver` submits such requests on the Engine of an
+A `RecordingRequest` records its completions; `RequestsDriver` submits such requests on the Engine of an
 IoUringMonitor; `RingDriver` and `BufferRingDriver` work on a bare ring.
 """
 
@@ -95,7 +95,7 @@ def is_sweeping(AioContext context not None):
 
 
 cdef class RecordingRequest(Request):
-    """A Request that writes down what it is told.
+    """A Request that records its completions.
 
     `calls` gets ("complete", res, has_more, bytes or None), ("settle", res) or ("drop", res).
 
@@ -132,7 +132,7 @@ cdef class RecordingRequest(Request):
         self.keepalive = value
 
     def orphan(self):
-        """What somebody does who walks away."""
+        """The caller gives up: the request stays in flight without it."""
         self.state = ORPHANED
 
     def forget_kept_alive(self):
@@ -309,7 +309,7 @@ def user_data_of(Request request not None):
 def request_of(uint64_t user_data):
     """The request of a user_data; it must be alive."""
     if user_data == 0:
-        raise ValueError("0 belongs to nobody")
+        raise ValueError("0 has no owner")
     return decode(user_data)
 
 

@@ -10,7 +10,7 @@ except ImportError:
 
 @pytest.fixture(autouse=True, scope="session")
 def _glib_is_warm():
-    """The default context's fd, and those by which PyGObject hears of signals, stay open from the first use on."""
+    """The default context's fd, and those by which PyGObject gets signals, stay open from the first use on."""
     if GLib is None:
         pytest.skip("PyGObject is not installed for this Python: pip install uringloop[glib], or python3-gi")
     main_loop = GLib.MainLoop()

@@ -47,7 +47,7 @@ def run_main_loop(milliseconds, main_context=None):
 # Coming and going
 
 
-def test_a_source_that_is_dropped_lets_go(ordinary_loop):
+def test_a_source_that_is_dropped_releases_its_loop(ordinary_loop):
     source = uringloop.glib.attach(ordinary_loop)
     run_main_loop(1)
     del source
@@ -135,7 +135,7 @@ def test_closing_in_a_callback_of_asyncio_is_refused(glib_loop, main_loop):
     assert glib_loop.run_until_complete(asyncio.sleep(0, 1)) == 1
 
 
-def test_a_context_that_closes_itself_is_let_go_of_without_a_word(monitor, hooked):
+def test_a_context_that_closes_itself_is_released_silently(monitor, hooked):
     context = uringloop.AioContext(monitor)
     source = uringloop.glib.attach(context)
     context.new_bottom_half(context.close).schedule()
@@ -329,7 +329,7 @@ def test_loops_in_two_threads_with_contexts_of_their_own(monitor):
 
 
 def test_more_ready_fds_than_the_ring_holds_completions(glib_loop, main_loop):
-    """Each is told of once: a handler that waits for its turn is not watched again before."""
+    """Each is reported once: a handler that waits for its turn is not watched again before."""
     fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(1800)]
     seen = []
 
@@ -372,7 +372,7 @@ def test_fd_numbers_that_are_used_again(glib_loop):
 
 @pytest.mark.slow
 def test_a_thousand_connections(glib_loop, main_loop, monitor):
-    count = 300 if monitor == "poll" else 1000  # there each change costs a look at all fds
+    count = 300 if monitor == "poll" else 1000  # there each change costs a walk over all fds
     ended = []
 
     async def echo(reader, writer):
@@ -427,7 +427,7 @@ def test_a_signal_handler_that_raises_is_printed_and_the_loop_stays(glib_loop, h
 
 
 def test_a_sigint_handler_that_raises_keyboard_interrupt_does_not_make_glib_spin(glib_loop, hooked):
-    """No main loop ends by it: PyGObject takes SIGINT only where nobody else has."""
+    """No main loop ends by it: PyGObject takes SIGINT only where nothing else has."""
     calls = []
 
     def handler(*_):
@@ -483,7 +483,7 @@ def test_raw_requests_under_a_main_loop(glib_loop, main_loop, monitor):
         assert await glib_loop.add_sqe(read, reader, data, 4, 0, keepalive=buffer) == 4
         timer.join()
         data = ffi.from_buffer(count)
-        for _ in range(3):  # as a ring's registered eventfd would tell of once
+        for _ in range(3):  # which a ring's registered eventfd would report once
             timer = later(os.eventfd_write, eventfd, 1)
             assert await glib_loop.add_sqe(read, eventfd, data, 8, 0, keepalive=count) == 8
             timer.join()

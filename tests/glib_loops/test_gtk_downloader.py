@@ -53,16 +53,16 @@ class Server:
         self.data = {name: pattern(size) for name, size in sizes.items()}
         self.piece_s = piece_s
         self.n_allowed, self.n_sent = 0, Counter()
-        self.news = asyncio.Condition()
+        self.changed = asyncio.Condition()
         self.address = None
 
     async def allow(self, share):
         """Send this much of each file; returns when that is done."""
         self.n_allowed = int(N_PIECES * share)
-        async with self.news:
-            self.news.notify_all()
+        async with self.changed:
+            self.changed.notify_all()
             async with asyncio.timeout(PATIENCE_S):
-                await self.news.wait_for(
+                await self.changed.wait_for(
                     lambda: all(self.n_sent[name] == self.n_allowed for name in self.data)
                 )
 
@@ -75,14 +75,14 @@ class Server:
         await response.prepare(request)
         cuts = [len(data) * number // N_PIECES for number in range(N_PIECES + 1)]
         for number, (start, end) in enumerate(pairwise(cuts)):
-            async with self.news:
-                await self.news.wait_for(lambda number=number: number < self.n_allowed)
+            async with self.changed:
+                await self.changed.wait_for(lambda number=number: number < self.n_allowed)
             with contextlib.suppress(ConnectionResetError):  # the client has gone: that is its right
                 await response.write(data[start:end])
             await asyncio.sleep(self.piece_s)
-            async with self.news:
+            async with self.changed:
                 self.n_sent[name] = number + 1
-                self.news.notify_all()
+                self.changed.notify_all()
         return response
 
     @contextlib.asynccontextmanager
@@ -127,7 +127,7 @@ async def started(screen, *command, is_measured=False):
 
 
 async def end_of(child):
-    """(exit status, output) of a child that has been asked to end; what GTK itself has to say is no error."""
+    """(exit status, output) of a child that has been asked to end; GTK's own messages are no errors."""
     output, errors = (text.decode() for text in await child.communicate())
     ours = [
         line for line in errors.splitlines() if line and not re.match(r"\(.*\): .*-(WARNING|Message)", line)
@@ -172,7 +172,7 @@ async def bars_at(screen, count, share):
 
 
 async def download_once(folder):
-    """Two files, with a look at the screen after each third; the figures of the timer."""
+    """Two files, with a check of the screen after each third; the figures of the timer."""
     downloads = folder / "downloads"
     downloads.mkdir()
     server = Server({"large": 8_000_000, "small": 3_000_001}, PIECE_S)
@@ -220,8 +220,8 @@ async def test_the_bars_move_while_a_timer_of_16_ms_stays_even(tmp_path):
     pytest.fail(f"p99 was not below {LIMIT_MS} ms in {ATTEMPTS} attempts: {figures}")
 
 
-# The rows of the window, told on the standard output as well
-TELLING = """
+# The rows of the window, printed on the standard output as well
+PRINTING = """
     import resource, sys
     import gtk_downloader as example
 
@@ -235,7 +235,7 @@ TELLING = """
 
 
 def script(source):
-    return textwrap.dedent(TELLING) + textwrap.dedent(source) + "\nsys.exit(example.main())\n"
+    return textwrap.dedent(PRINTING) + textwrap.dedent(source) + "\nsys.exit(example.main())\n"
 
 
 async def lines_of(child, count):

@@ -1,4 +1,4 @@
-"""Who owns the loop: GLib.MainLoop, loop.run_forever(), one inside of the other."""
+"""What runs the loop: GLib.MainLoop, loop.run_forever(), one inside the other."""
 
 import asyncio
 import os
@@ -228,10 +228,10 @@ def test_signal_handlers_of_asyncio_work_under_a_main_loop(glib_loop, main_loop)
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_signal_handlers_of_an_ordinary_loop_that_is_attached(monitor, main_loop, when):
     loop = uringloop.new_event_loop(fdmon=monitor)
-    heard = []
+    received = []
 
     def come():
-        heard.append(asyncio.get_running_loop())
+        received.append(asyncio.get_running_loop())
         main_loop.quit()
 
     if when == "before":
@@ -246,12 +246,12 @@ def test_signal_handlers_of_an_ordinary_loop_that_is_attached(monitor, main_loop
         GLib.timeout_add(1, os.kill, os.getpid(), signal.SIGUSR1)
         main_loop.run()
     source.detach()
-    heard_under_glib = len(heard)
+    received_under_glib = len(received)
     signal.raise_signal(signal.SIGUSR1)
     for _ in range(10):  # by the handler, and not by the byte as well
         loop.run_until_complete(asyncio.sleep(0))
-    assert heard == [loop] * (heard_under_glib + 1)
-    assert heard_under_glib == (3 if when == "before" else 2)
+    assert received == [loop] * (received_under_glib + 1)
+    assert received_under_glib == (3 if when == "before" else 2)
     assert loop.remove_signal_handler(signal.SIGUSR1)
     loop.close()
 
@@ -288,7 +288,7 @@ def test_fds_that_are_always_ready_starve_no_lower_priority(glib_loop, main_loop
 
 @pytest.mark.parametrize("name", ["PRIORITY_DEFAULT_IDLE", "PRIORITY_DEFAULT"])
 def test_an_fd_that_hangs_up_for_ever_starves_no_lower_priority(glib_loop, main_loop, name):
-    """poll() tells POLLHUP to those, too, who asked for nothing."""
+    """poll() reports POLLHUP even if no event was requested."""
     reading, writing = os.pipe()
     os.close(writing)
     glib_loop.add_reader(reading, len, b"")  # never takes note of the end
@@ -431,7 +431,7 @@ def test_without_pygobject_the_error_says_what_to_install(monitor):
 
 
 def test_a_busy_loop_is_attached_and_detached(monitor, main_loop):
-    """What the ring has in flight, and its ring, change; nobody notices."""
+    """What the ring has in flight, and its ring, change; the program notices nothing."""
     loop = uringloop.new_event_loop(fdmon=monitor)
     peers = []
 
@@ -507,7 +507,7 @@ def test_closing_an_attached_loop_ends_it_without_a_word(monitor, main_loop, cap
 
 
 def test_a_callback_of_glib_closes_an_attached_loop_with_something_to_do(monitor, main_loop, capfd):
-    """GLib has asked both sources already, and comes to the loop's when it is closed."""
+    """GLib has checked both sources already, and comes to the loop's when it is closed."""
     loop = uringloop.new_event_loop(fdmon=monitor)
     GLib.idle_add(loop.close, priority=GLib.PRIORITY_DEFAULT)
     source = uringloop.glib.attach(loop)
@@ -566,7 +566,7 @@ def test_run_inside_of_a_running_loop_is_refused(glib_loop, monitor):
 
 
 def test_a_running_ordinary_loop_that_was_attached_runs_on(monitor):
-    """On the ring that it has from now on, before GLib has asked for anything."""
+    """On the ring that it has from now on, before GLib has requested anything."""
     loop = uringloop.new_event_loop(fdmon=monitor)
 
     async def main():

@@ -82,7 +82,7 @@ async def test_a_request_that_is_never_awaited_and_fails_is_reported_like_a_futu
     assert "was never awaited" in reports[0]["message"]
     seen = loop.add_sqe(lib.io_uring_prep_close, 1 << 20)
     await until(seen.done)
-    assert seen.cqe.res == -errno.EBADF  # looked at: nothing to report
+    assert seen.cqe.res == -errno.EBADF  # it was read: nothing to report
     del seen
     await turns(3)
     assert len(reports) == 1
@@ -129,7 +129,7 @@ async def test_a_callback_runs_in_the_context_that_made_the_request():
 
 
 @pytest.mark.expects_loop_errors
-async def test_a_callback_that_raises_is_reported_and_stops_nobody(loop_errors):
+async def test_a_callback_that_raises_is_reported_and_others_run(loop_errors):
     loop = asyncio.get_running_loop()
     seen = []
 
@@ -183,7 +183,7 @@ async def test_cancel_brings_exactly_one_completion(pipe):
     assert not request.cancel()
 
 
-async def test_a_cancelled_task_goes_on_when_the_kernel_has_let_go(pipe):
+async def test_a_cancelled_task_goes_on_when_the_kernel_has_finished(pipe):
     loop = asyncio.get_running_loop()
     request = read_of(loop, pipe[0], bytearray(4))
     task = asyncio.ensure_future(request)

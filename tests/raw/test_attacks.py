@@ -18,7 +18,7 @@ from .common import NOP, accepts_of, open_fds, poll_of
 
 
 def test_the_end_may_come_in_a_nested_turn_of_the_same_requests_callback(loop, pipe):
-    """It crashed: the outer call used the loop that the end had let go of."""
+    """It crashed: the outer call used the loop that the end had released."""
     seen = []
 
     def nest(cqe):
@@ -74,7 +74,7 @@ def test_close_waits_for_as_many_as_there_are(pipe):
     assert "leaked" not in loop.statistics()
 
 
-async def test_cancel_asks_again_until_the_request_is_over(pipe):
+async def test_cancel_is_repeated_until_the_request_is_over(pipe):
     """The kernel does not find what is changing hands; a cancel that was lost left its task hanging."""
     loop = asyncio.get_running_loop()
     memory = bytearray(4)

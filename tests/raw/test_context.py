@@ -1,4 +1,4 @@
-"""AioContext.add_sqe(): requests told to callbacks, without asyncio."""
+"""AioContext.add_sqe(): requests reported to callbacks, without asyncio."""
 
 import contextvars
 import errno
@@ -40,7 +40,7 @@ def turn_until(context, condition):
     raise AssertionError("nothing came")
 
 
-def test_a_callback_hears_of_the_completion(context, pipe):
+def test_a_callback_gets_the_completion(context, pipe):
     seen = []
     memory = bytearray(4)
     request = context.add_sqe(READ, pipe[0], ffi.from_buffer(memory), 4, 0, callback=seen.append)
@@ -73,7 +73,7 @@ def test_the_callback_runs_in_the_context_that_made_the_request(context):
     assert seen == ["made"]
 
 
-def test_multishot_tells_each_and_cancel_ends_it(context):
+def test_multishot_reports_each_and_cancel_ends_it(context):
     seen = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         request = context.add_sqe(
@@ -92,7 +92,7 @@ def test_multishot_tells_each_and_cancel_ends_it(context):
         os.close(cqe.res)
 
 
-def test_cancel_asks_again_until_it_is_over(context, pipe):
+def test_cancel_is_repeated_until_it_is_over(context, pipe):
     """The kernel does not find what is changing hands."""
     memory = bytearray(4)
 
@@ -124,7 +124,7 @@ def test_memory_is_kept_until_the_final_completion(context, pipe):
     assert [ref() for ref in watched] == [None, None]
 
 
-def test_a_callback_that_raises_is_logged_and_stops_nobody(context, caplog):
+def test_a_callback_that_raises_is_logged_and_others_run(context, caplog):
     seen = []
 
     def fail(cqe):
@@ -202,7 +202,7 @@ def test_thousands_before_the_first_turn(context):
     turn_until(context, lambda: len(seen) == 5000)
 
 
-def test_close_cancels_and_tells(pipe):
+def test_close_cancels_and_reports(pipe):
     context = make_context()
     seen = []
     context.add_sqe(lib.io_uring_prep_poll_add, pipe[0], 1, callback=seen.append)
@@ -262,7 +262,7 @@ def test_a_prep_function_that_closes_the_context(pipe):
 
 
 def test_a_callback_that_closes_the_context(pipe):
-    """Those behind it are told of their true results, or that they were cancelled."""
+    """Those behind it get their true results, or are reported as cancelled."""
     context = make_context("io_uring")
     seen = []
     context.add_sqe(NOP, callback=lambda cqe: (seen.append(cqe.res), context.close()))

@@ -1,4 +1,4 @@
-"""The examples of raw requests and of poll handlers run, and say what their headers promise."""
+"""The examples of raw requests and of poll handlers run, and print what their headers promise."""
 
 import pathlib
 import subprocess
@@ -17,7 +17,7 @@ def run(name, *arguments):
     return done.stdout
 
 
-def test_a_chain_reads_files_and_tells_of_those_that_are_not_there(tmp_path):
+def test_a_chain_reads_files_and_reports_those_that_are_not_there(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes(b"one\ntwo\n")
     lines = run("raw_chain.py", path, tmp_path / "missing", path).splitlines()
@@ -33,7 +33,7 @@ def test_two_loops_wake_each_other():
 def test_two_processes_play_over_shared_memory():
     lines = run("shared_memory_pingpong.py", 200, 100_000).splitlines()
     assert [line.split("  ")[0] for line in lines[:2]] == [
-        "shared memory, looking",
+        "shared memory, polling",
         "shared memory, sleeping",
     ]
     assert all("us a round trip" in line for line in lines if "is not installed" not in line)

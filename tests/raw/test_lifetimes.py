@@ -52,7 +52,7 @@ async def test_a_closure_keeps_what_it_refers_to(pipe):
     assert watched() is None
 
 
-async def test_a_request_that_nobody_holds_is_finished_all_the_same(pipe):
+async def test_a_request_without_references_is_finished_all_the_same(pipe):
     loop = asyncio.get_running_loop()
     in_flight = loop.statistics()["in_flight"]
     buffer = bytearray(4)
@@ -66,7 +66,7 @@ async def test_a_request_that_nobody_holds_is_finished_all_the_same(pipe):
     assert loop.statistics()["in_flight"] == in_flight
 
 
-async def test_an_fd_that_nobody_can_see_is_closed():
+async def test_an_fd_that_the_program_cannot_see_is_closed():
     loop = asyncio.get_running_loop()
     before = open_fds()
 
@@ -85,24 +85,24 @@ async def test_an_fd_that_nobody_can_see_is_closed():
     assert open_fds() == before
 
 
-async def test_an_fd_that_somebody_saw_is_his():
+async def test_an_fd_that_the_program_saw_belongs_to_it():
     loop = asyncio.get_running_loop()
-    told = []
+    reported = []
     request = loop.add_sqe(lib.io_uring_prep_openat, lib.AT_FDCWD, b"/dev/null", os.O_RDONLY, 0)
-    looked = loop.add_sqe(lib.io_uring_prep_openat, lib.AT_FDCWD, b"/dev/null", os.O_RDONLY, 0)
+    awaited = loop.add_sqe(lib.io_uring_prep_openat, lib.AT_FDCWD, b"/dev/null", os.O_RDONLY, 0)
     loop.add_sqe(
-        lib.io_uring_prep_openat, lib.AT_FDCWD, b"/dev/null", os.O_RDONLY, 0, callback=told.append
+        lib.io_uring_prep_openat, lib.AT_FDCWD, b"/dev/null", os.O_RDONLY, 0, callback=reported.append
     )  # fmt: skip
     fds = [await request]
-    await until(lambda: told and looked.done())
-    fds += [looked.cqe.res, told[0].res]
-    request = looked = None
+    await until(lambda: reported and awaited.done())
+    fds += [awaited.cqe.res, reported[0].res]
+    request = awaited = None
     gc.collect()
     for fd in fds:
         os.close(fd)  # fails if it is closed already
 
 
-async def test_connections_that_nobody_took_are_closed():
+async def test_connections_that_were_not_taken_are_closed():
     loop = asyncio.get_running_loop()
     before = open_fds()
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
@@ -124,7 +124,7 @@ async def test_connections_that_nobody_took_are_closed():
 # -- the loop's own requests ----------------------------------------------------------------------------------
 
 
-async def test_a_broad_cancel_of_somebody_does_not_stop_the_loops_own_requests(pipe):
+async def test_a_broad_cancel_by_the_program_does_not_stop_the_loops_own_requests(pipe):
     loop = asyncio.get_running_loop()
     seen = []
     loop.add_reader(pipe[0], seen.append, "readable")

@@ -1,4 +1,4 @@
-"""Multishot requests: iterated, told to a callback, closed, forgotten."""
+"""Multishot requests: iterated, reported to a callback, closed, forgotten."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ async def test_multishot_is_iterated_and_its_last_completion_has_no_more(pipe):
     assert not request.cancel()
 
 
-async def test_multishot_tells_its_callback_each_time():
+async def test_multishot_calls_its_callback_each_time():
     loop = asyncio.get_running_loop()
     seen = []
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
@@ -94,12 +94,12 @@ def test_a_quick_timeout_does_not_outlive_its_loop(monitor):
     every = ffi.new("struct __kernel_timespec *", {"tv_nsec": 1})
     seen = []
 
-    def told(cqe):
+    def report(cqe):
         seen.append(cqe)
         loop.stop()
 
     loop.add_sqe(
-        lib.io_uring_prep_timeout, every, 0, lib.IORING_TIMEOUT_MULTISHOT, multishot=True, callback=told
+        lib.io_uring_prep_timeout, every, 0, lib.IORING_TIMEOUT_MULTISHOT, multishot=True, callback=report
     )
     loop.run_forever()
     loop.close()
@@ -196,8 +196,8 @@ async def test_two_may_aclose_and_one_may_be_cancelled_meanwhile(pipe):
 async def test_aclose_of_the_other_forms_cancels_and_waits(pipe):
     loop = asyncio.get_running_loop()
     seen = []
-    told = poll_of(loop, pipe[0], callback=seen.append)
-    await told.aclose()
+    reporting = poll_of(loop, pipe[0], callback=seen.append)
+    await reporting.aclose()
     assert [cqe.res for cqe in seen] == [-errno.ECANCELED]
     awaited = poll_of(loop, pipe[0])
     waiting = asyncio.ensure_future(awaited)
@@ -212,7 +212,7 @@ async def test_aclose_of_the_other_forms_cancels_and_waits(pipe):
 
 
 async def test_breaking_out_and_forgetting_stops_an_accept_and_warns():
-    """It went on to accept connections that nobody had."""
+    """It went on to accept connections without an owner."""
     loop = asyncio.get_running_loop()
     before, in_flight = open_fds(), loop.statistics()["in_flight"]
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
@@ -232,11 +232,11 @@ async def test_breaking_out_and_forgetting_stops_an_accept_and_warns():
             with pytest.raises(BlockingIOError):
                 later.recv(1)
             listener.settimeout(5)
-            listener.accept()[0].close()  # it waited in the backlog: nobody had taken it
+            listener.accept()[0].close()  # it waited in the backlog: it had not been accepted
     assert open_fds() == before
 
 
-async def test_its_memory_is_kept_until_the_kernel_has_let_go(pipe):
+async def test_its_memory_is_kept_until_the_kernel_has_finished(pipe):
     loop = asyncio.get_running_loop()
     memory = Buffer(4)
     request = polls_of(loop, pipe[0], keepalive=memory)
@@ -268,7 +268,7 @@ async def test_what_is_closed_or_cancelled_is_forgotten_without_a_warning(pipe):
     assert caught == []
 
 
-async def test_a_task_that_iterates_and_that_nobody_holds_lives(pipe):
+async def test_a_task_that_iterates_lives_without_other_references(pipe):
     """The request in flight holds the task that waits for it, as a watched socket does."""
     loop = asyncio.get_running_loop()
     seen = []

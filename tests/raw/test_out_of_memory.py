@@ -8,7 +8,7 @@ pytest.importorskip("_testcapi")
 
 @pytest.mark.slow
 def test_the_fd_of_a_raw_request_is_never_lost(monitor):
-    """Either it reaches who awaits the request, or it is closed."""
+    """Either it reaches the task that awaits the request, or it is closed."""
     source = """
         from support.out_of_memory import *
         import functools

@@ -49,7 +49,7 @@ def sockets():
 
 
 async def test_provided_memory_outlives_its_request(sockets):
-    """The kernel writes to it whenever it selects it; who has let go of it meanwhile is not asked."""
+    """The kernel writes to it whenever it selects it, even if the program has released it meanwhile."""
     loop = asyncio.get_running_loop()
     request, memory = provide(loop, 3, 1)
     assert await request == 0
@@ -238,7 +238,7 @@ async def test_memory_of_such_a_send_goes_with_its_end(sockets):
 
 @pytest.mark.parametrize("how", ["before the first run", "after its end"])
 def test_a_loop_closes_before_the_notification(new_loop, sockets, how):
-    """The next loop, which may get the same ring, is not told of it."""
+    """The next loop, which may get the same ring, does not see it."""
     loop = new_loop()
     if how == "before the first run":
         requests = failing_chain(loop, sockets[1])

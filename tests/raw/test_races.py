@@ -21,7 +21,7 @@ from .common import NOP
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_cancel_races_completion(loop, seed):
-    """2,500 times each: every request ends exactly once, whoever is first."""
+    """2,500 times each: every request ends exactly once, whichever is first."""
     chance = random.Random(seed)
     kept = weakref.WeakSet()
     ends = []

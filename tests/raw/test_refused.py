@@ -87,7 +87,7 @@ async def test_a_coroutine_function_is_no_prep_function():
         loop.add_sqes([(not_called,)])
 
 
-class Told:
+class Callbacks:
     async def method(self, cqe):
         raise AssertionError
 
@@ -97,11 +97,11 @@ class Told:
 
 @pytest.mark.parametrize(
     "callback",
-    [not_called, functools.partial(not_called, 1), Told().method, Told().many],
+    [not_called, functools.partial(not_called, 1), Callbacks().method, Callbacks().many],
     ids=["function", "partial", "method", "generator"],
 )
 async def test_a_coroutine_function_is_no_callback(callback):
-    """Nobody would have awaited what it returns."""
+    """What it returns would never have been awaited."""
     with pytest.raises(TypeError, match="await the request instead"):
         asyncio.get_running_loop().add_sqe(NOP, callback=callback)
 
@@ -199,7 +199,7 @@ async def test_requests_may_be_made_while_prep_runs():
     assert [await request for request in inner] == [0] * 300
 
 
-async def test_a_kept_pointer_harms_nobody():
+async def test_a_kept_pointer_does_no_harm():
     loop = asyncio.get_running_loop()
     kept = []
 
@@ -214,7 +214,7 @@ async def test_a_kept_pointer_harms_nobody():
 
 
 @pytest.mark.expects_loop_errors
-async def test_a_kept_pointer_that_is_used_is_told_of_in_debug_mode(loop_errors):
+async def test_a_kept_pointer_that_is_used_is_reported_in_debug_mode(loop_errors):
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     kept = []

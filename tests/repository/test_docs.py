@@ -49,7 +49,7 @@ def test_samples_are_found():
     assert {name(path) for path in WITH_SAMPLES} >= {"README.md", "docs/monitors.md", "docs/differences.md"}
 
 
-def test_indented_and_fenced_blocks_are_told_apart(tmp_path):
+def test_indented_and_fenced_blocks_are_distinguished(tmp_path):
     path = tmp_path / "one.md"
     path.write_text(
         textwrap.dedent("""\

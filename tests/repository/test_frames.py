@@ -25,7 +25,7 @@ RUN_USER_CODE = re.compile(
     "turn|dispatch|dispatch_fds|deliver_last|check|ask|ask_bare|ask_all_of|ask_one|tell|arrive|finish|iterate"
 )
 
-# Attributes that are set once, by those who make it: what they refer to lives as long as who has them.
+# Attributes that are set once, when the object is made: what they refer to lives as long as the object.
 SET_ONCE = ("aio_context", "bottom_halves", "engine", "monitor", "pollers", "turns")
 
 # Objects of Python: the bound method that is called holds them.

@@ -13,7 +13,7 @@ import pytest
 from .test_kernel_features import ROOT, io_uring_works
 
 PACKAGE = ROOT / "uringloop"
-# Named by those who need it.
+# Imported by name where it is needed.
 NOT_OF_PROGRAMS = {"uringloop.glib.native"}
 
 USE = """

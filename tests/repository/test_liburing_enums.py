@@ -18,7 +18,7 @@ MEMBERS = [member for enum in ALL for member in enum]
 
 
 def same_code(path, generator):
-    """Whether the file says what its generator writes, in whatever format."""
+    """Whether the file is what its generator writes, in whatever format."""
     written = runpy.run_path(str(ROOT / "tools" / generator))["generate"]()
     return ast.dump(ast.parse((ROOT / path).read_text())) == ast.dump(ast.parse(written))
 
@@ -116,7 +116,7 @@ def test_the_text_of_the_table_is_well_formed():
         (TimeoutFlag.LINK_UPDATE, 1 << 4, "5.15"),
     ],
 )
-def test_a_member_says_its_number_and_its_kernel(member, number, since):
+def test_a_member_has_its_number_and_its_kernel(member, number, since):
     assert (int(member), member.since) == (number, since)
 
 
@@ -127,7 +127,7 @@ def test_several_flags_are_as_new_as_the_newest():
     assert SetupFlag(0).since == ""
 
 
-def test_flags_that_nobody_has_named_yet_are_kept():
+def test_flags_without_a_name_yet_are_kept():
     unknown = Feature(1 << 30 | Feature.NODROP)
     assert int(unknown) == 1 << 30 | 2
     assert Feature.NODROP in unknown

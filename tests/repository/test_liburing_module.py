@@ -1,4 +1,4 @@
-"""uringloop.liburing.ffi and lib say what the header and the kernel's ABI say."""
+"""uringloop.liburing.ffi and lib agree with the header and the kernel's ABI."""
 
 import errno
 import os
@@ -176,7 +176,7 @@ def test_every_build_has_the_prep_helpers_of_our_table():
 
 
 def test_a_helper_that_only_a_newer_header_has_is_declared_as_there():
-    """An imagined header: one helper that we know, one that we do not, and one of a type that nobody knows."""
+    """An imagined header: one helper that we know, one that we do not, and one of an unknown type."""
     builder, builders = FFI(), build_ffi()
     builder.cdef(builders["base_declarations"]())
     text = """

@@ -1,4 +1,4 @@
-"""What each prep helper asks the kernel for, ours and liburing's alike, on a ring of its own."""
+"""What each prep helper requests of the kernel, ours and liburing's alike, on a ring of its own."""
 
 import contextlib
 import errno
@@ -131,7 +131,7 @@ def test_direct_descriptors(ring, tmp_path):
 
 
 def test_a_free_slot_is_found_by_each_helper_that_opens(ring, tmp_path):
-    """liburing 2.3 itself opens an ordinary fd when it is asked for any slot."""
+    """liburing 2.3 itself opens an ordinary fd when any slot is requested."""
     assert lib.io_uring_register_files_sparse(ring.ring, 4) == 0
     name = ffi.from_buffer(bytes(tmp_path) + b"\0")
     how = ffi.new("struct open_how *")

@@ -1,4 +1,4 @@
-"""`python -m uringloop` tells what runs, in every environment, without a traceback."""
+"""`python -m uringloop` reports what runs, in every environment, without a traceback."""
 
 import errno
 import json
@@ -51,7 +51,7 @@ def facts(**how):
     return json.loads(ask("--json", **how))
 
 
-def test_it_tells_the_monitor_and_the_versions():
+def test_it_reports_the_monitor_and_the_versions():
     found = facts()
     loop = uringloop.new_event_loop()
     try:

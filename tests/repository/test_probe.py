@@ -1,4 +1,4 @@
-"""uringloop.liburing.probe(): what the kernel says it has, once per process."""
+"""uringloop.liburing.probe(): what the kernel reports, once per process."""
 
 import dataclasses
 import errno
@@ -27,7 +27,7 @@ def _asked_anew():
 
 
 @needs_io_uring
-def test_it_says_what_the_kernel_has():
+def test_it_reports_what_the_kernel_has():
     found = probe()
     assert {Op.NOP, Op.POLL_ADD, Op.SEND} <= found.ops
     assert Feature.NODROP | Feature.EXT_ARG in found.features
@@ -68,18 +68,18 @@ def test_it_is_asked_once_and_closed():
 
 @needs_io_uring
 async def test_it_can_be_asked_while_a_loop_runs_and_in_another_thread():
-    heard = []
-    thread = threading.Thread(target=lambda: heard.append(probe()))
+    found = []
+    thread = threading.Thread(target=lambda: found.append(probe()))
     thread.start()
     thread.join()
-    assert heard == [probe()]
+    assert found == [probe()]
 
 
 @needs_io_uring
 @pytest.mark.filterwarnings(
     "ignore:.*fork.*:DeprecationWarning"
 )  # faulthandler's watchdog, since Python 3.15
-def test_a_fork_child_asks_anew():
+def test_a_fork_child_probes_anew():
     """It may have been given other limits, as here: no file descriptor for a ring."""
     probe()
     pid = os.fork()

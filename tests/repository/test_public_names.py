@@ -34,18 +34,18 @@ LAZY = {"AioContext", "BottomHalf", "EventNotifier", "PollHandler", "files", "op
 LAZY |= {"ContextRequest", "Cqe", "FIRST_RESERVED_GROUP", "RawRequest"}
 
 
-def test_dir_shows_what_is_made_when_somebody_asks():
+def test_dir_shows_what_is_made_on_first_use():
     script = f"import uringloop; assert {EXPECTED | LAZY!r} <= set(dir(uringloop))"
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
 
 
 @pytest.mark.parametrize("name", sorted(LAZY))
-def test_what_is_made_when_somebody_asks_is_there(name):
+def test_what_is_made_on_first_use_is_there(name):
     assert getattr(uringloop, name) is not None
 
 
 def test_what_a_build_has_not_is_an_attribute_error():
-    """inspect.getmembers() and others ask for each name of dir()."""
+    """inspect.getmembers() and others read each name of dir()."""
     script = (
         "import sys, uringloop\n"
         "sys.modules['uringloop.requests.awaiting'] = None\n"
@@ -90,7 +90,7 @@ def test_importing_changes_nothing():
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
 
 
-def test_files_are_there_when_somebody_asks():
+def test_files_are_there_on_first_use():
     assert uringloop.open is uringloop.files.open
     assert "open" not in uringloop.__all__  # `import *` would hide the builtin
     for name in uringloop.files.__all__:

@@ -13,7 +13,7 @@ ENDLESS_S = 60  # a sleep that the test cancels
 A_TIMER = "a timer has to fire, in this loop or under these conditions"
 QUIET = "something must not happen meanwhile, and is given the time to"
 BUSY = "stands for a callback, or a program, that takes its time"
-POLLS = "looks again and again for what another thread, process or kernel does"
+POLLS = "checks again and again what another thread, process or the kernel does"
 
 # file: (how many sleeps, what most of them are for)
 SLEEPS = {

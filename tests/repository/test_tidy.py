@@ -76,7 +76,7 @@ def test_no_todo_without_a_number():
 
 
 def test_nothing_names_a_machine():
-    """Paths and addresses that hold on somebody's computer only."""
+    """Paths and addresses that exist on one computer only."""
     paths = r"/(?:home|root|Users|work|opt)/\w|\.pyenv|/tmp/\w+/\w"
     addresses = r"\b(?:10\.\d+\.\d+\.\d+|192\.168\.\d+\.\d+)\b|https?://localhost"
     assert hits(re.compile(f"{paths}|{addresses}"), TEXT_FILES) == []

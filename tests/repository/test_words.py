@@ -13,14 +13,18 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 REFUSED = re.compile(r"\b(?:somebody|nobody|whoever|anybody|limbo|hears?|heard)\b", re.IGNORECASE)
 
-FOLDERS = ("uringloop", "docs", "examples", "benchmarks", "changes")
-SUFFIXES = (".py", ".pyx", ".pxd", ".pyi", ".h", ".md")
+FOLDERS = ("uringloop", "docs", "examples", "benchmarks", "changes", "tests", "tools")
+SUFFIXES = (".py", ".pyx", ".pxd", ".pyi", ".h", ".c", ".sh", ".md", ".toml")
 
 
 def sources():
     yield from (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "setup.py"))
     for folder in FOLDERS:
-        yield from (path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in SUFFIXES)
+        yield from (
+            path
+            for path in sorted((ROOT / folder).rglob("*"))
+            if path.suffix in SUFFIXES and path != pathlib.Path(__file__)
+        )
 
 
 def refused_in(text):

@@ -38,7 +38,7 @@ from .integrity_sides import PATTERN, Exit, Interrupt, Link, Planned, Side  # no
 KINDS = ("tcp", "tcp", "unix", "pair", "tls", "unix+tls", "pair+tls", "starttls")
 STOCK_KINDS = ("tcp", "unix", "pair")  # asyncio's own TLS sometimes stops in the middle
 QUIET_SECONDS = 10  # what ends asynchronously has so long
-LOOP_ROUNDS = 25  # about so many rounds one loop is used
+LOOP_ROUNDS = 25  # about how many rounds one loop is used
 ROUNDS_TO_JUDGE_MEMORY = 24
 MEMORY_GROWTH_MIB = 8  # allocators are not exact
 
@@ -421,8 +421,8 @@ def main(arguments=None):
 
 
 def run_for(torture, options):
-    """Rounds for so many seconds, or so many, with a line of progress each ten seconds."""
-    started = told = time.monotonic()
+    """Run for `options.seconds`, or `options.rounds` rounds, with a line of progress every ten seconds."""
+    started = reported = time.monotonic()
     number = options.first_round
     is_over = False
     while not is_over:
@@ -432,8 +432,8 @@ def run_for(torture, options):
         now = time.monotonic()
         is_over = number - options.first_round == options.rounds
         is_over |= options.rounds is None and now - started > options.seconds
-        if is_over or now - told > 10:
-            told = now
+        if is_over or now - reported > 10:
+            reported = now
             print(
                 f"{options.monitor} seed {options.seed}: {now - started:.0f} s, {torture.progress()}",
                 flush=True,

@@ -72,7 +72,7 @@ class Stream:
 
 
 def where_from(base, piece, first):
-    """Where in its stream the wrong byte would be right, for who has to find the fault."""
+    """Where in its stream the wrong byte would be right: a hint for finding the fault."""
     start = bytes(PATTERN).find(bytes(piece[first : first + 16]))
     return "bytes of no stream" if start < 0 else f"as at position {(start - base) % PERIOD} (mod {PERIOD})"
 
@@ -253,7 +253,7 @@ class Side:
         self.act_in("connection_made")
 
     def begin(self):
-        """Who it is is known on both sides."""
+        """Its identity is known on both sides."""
         if self.role == "client" and self.link.has_header:
             self.transport.write(HEADER.pack(self.link.number))
         if self.link.kind == "starttls":

@@ -13,7 +13,7 @@ SCRIPT = """
     count, unprivileged = map(int, sys.argv[1:])
     make_loop(MONITOR).close()
     if unprivileged:
-        become_nobody()
+        become_unprivileged()
         soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
         if hard == resource.RLIM_INFINITY or hard >= 8 << 20:
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (8 << 20, 8 << 20))

@@ -1,7 +1,7 @@
-"""Eight threads against a loop that looks at memory, sleeps, or runs inside its own callbacks: no wake-up is lost.
+"""Eight threads against a loop that busy-polls, sleeps, or runs inside its own callbacks: no wake-up is lost.
 
-In each round all threads publish at about the same time, and none does again before all have their answers. So nobody
-comes to the rescue of a callback on which the loop sleeps, and one lost wake-up stops everything.
+In each round all threads publish at about the same time, and none does again before all have their answers. So no other
+wake-up rescues a callback on which the loop sleeps, and one lost wake-up stops everything.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import pytest
 THREADS = 8
 ROUNDS = 1500
 DEPTH = 3
-FOREVER_NS = 10**10  # no round takes so long, so a loop that has learned to look never sleeps
+FOREVER_NS = 10**10  # no round takes so long, so a loop that has learned to poll never sleeps
 
 
 class Rounds:
@@ -84,9 +84,9 @@ def switching_often():
 
 
 @pytest.mark.parametrize("nest", [False, True], ids=["flat", "nested"])
-@pytest.mark.parametrize("look", [False, True], ids=["sleeping", "looking"])
-def test_eight_threads_lose_no_wake_up(loop, switching_often, look, nest):
-    if look:
+@pytest.mark.parametrize("is_polling", [False, True], ids=["sleeping", "polling"])
+def test_eight_threads_lose_no_wake_up(loop, switching_often, is_polling, nest):
+    if is_polling:
         loop.set_poll_params(FOREVER_NS, FOREVER_NS)
     rounds = Rounds(loop, ROUNDS, nest)
     before = loop.statistics()
@@ -98,7 +98,7 @@ def test_eight_threads_lose_no_wake_up(loop, switching_often, look, nest):
     assert rounds.failures == []
     assert rounds.ran == [ROUNDS] * THREADS
     n_written = loop.statistics()["wakeups"] - before["wakeups"]
-    if look and loop.fdmon == "io_uring":
+    if is_polling and loop.fdmon == "io_uring":
         assert loop.statistics()["poll_hits"] > 0
         assert (
             n_written < ROUNDS / 4

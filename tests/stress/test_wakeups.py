@@ -84,7 +84,7 @@ def test_threads_at_random_moments_for_long(loop):
 
 
 def answers(loop, threads, rounds):
-    """Each thread waits for its answer before it asks again: one lost wake-up stops it."""
+    """Each thread waits for its answer before its next request: one lost wake-up stops it."""
 
     async def answer(value):
         return value

@@ -33,7 +33,7 @@ class ForeignIterations:
         self.loop = ForeignLoop(context)
 
     def iterate(self, may_block=False):
-        """One iteration in which nobody else has anything; whether something was dispatched."""
+        """One iteration in which no other source is ready; whether something was dispatched."""
         is_ready = self.loop.prepare()
         if not is_ready:
             limit_ms = -1 if may_block else 0

@@ -155,7 +155,7 @@ class Recorder(asyncio.Protocol):
         self.lost = asyncio.Event()
         self.paused = asyncio.Event()
         self.resumed = asyncio.Event()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def connection_made(self, transport):
         self.calls.append("connection_made")
@@ -166,7 +166,7 @@ class Recorder(asyncio.Protocol):
         self.calls.append("data_received")
         self.chunks.append(data)
         self.data += data
-        self._news.set()
+        self._changed.set()
 
     def eof_received(self):
         self.calls.append("eof_received")
@@ -177,7 +177,7 @@ class Recorder(asyncio.Protocol):
         self.calls.append("connection_lost")
         self.error = error
         self.lost.set()
-        self._news.set()
+        self._changed.set()
 
     def pause_writing(self):
         self.calls.append("pause_writing")
@@ -193,8 +193,8 @@ class Recorder(asyncio.Protocol):
             assert not self.lost.is_set(), (
                 f"connection lost after {len(self.data)} of {count} bytes: {self.error!r}"
             )
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         return bytes(self.data)
 
 
@@ -212,7 +212,7 @@ class BufferedRecorder(asyncio.BufferedProtocol):
         self.error = None
         self.lost = asyncio.Event()
         self.ended = asyncio.Event()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def connection_made(self, transport):
         self.calls.append("connection_made")
@@ -226,7 +226,7 @@ class BufferedRecorder(asyncio.BufferedProtocol):
         assert 0 < count <= len(self.buffer)
         self.calls.append("buffer_updated")
         self.data += self.buffer[:count]
-        self._news.set()
+        self._changed.set()
 
     def eof_received(self):
         self.calls.append("eof_received")
@@ -237,15 +237,15 @@ class BufferedRecorder(asyncio.BufferedProtocol):
         self.calls.append("connection_lost")
         self.error = error
         self.lost.set()
-        self._news.set()
+        self._changed.set()
 
     async def received(self, count):
         while len(self.data) < count:
             assert not self.lost.is_set(), (
                 f"connection lost after {len(self.data)} of {count} bytes: {self.error!r}"
             )
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         return bytes(self.data)
 
 
@@ -487,7 +487,7 @@ def refuse_calls(numbers, error):
             raise OSError(ctypes.get_errno(), "prctl")
 
 
-def become_nobody():
+def become_unprivileged():
     """Give up root's privileges, if there are any."""
     if os.geteuid() == 0:
         os.setgroups([])

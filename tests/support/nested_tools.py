@@ -10,7 +10,7 @@ TASKS = [asyncio.Task, asyncio.tasks._PyTask]
 var = contextvars.ContextVar("var", default="unset")
 
 
-def look_at_tasks_of(kind, monkeypatch):
+def use_tasks_of(kind, monkeypatch):
     """Since Python 3.14 each module has a current task and tasks of its own."""
     if sys.version_info >= (3, 14) and kind is not asyncio.Task:
         for owner in (asyncio, asyncio.tasks):

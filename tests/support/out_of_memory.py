@@ -1,6 +1,6 @@
 """Allocations that fail: one after the other, in a process of its own (CPython's _testcapi).
 
-Whatever a loop does under a failing allocation, a MemoryError that reaches somebody is fine; a lost file descriptor, a
+Whatever a loop does under a failing allocation, a MemoryError that reaches a caller is fine; a lost file descriptor, a
 crash, or a loop that does its work no more is not.  Debug mode is left out: the tracebacks that it makes crash CPython
 itself (3.13.0, MAKE_FUNCTION) as soon as an allocation fails in them.
 """
@@ -16,7 +16,7 @@ import warnings
 
 from support import helpers
 
-CLEAN_RUNS = 30  # so many in a row without any effect: there were fewer allocations than that
+CLEAN_RUNS = 30  # that many in a row without any effect: there were fewer allocations
 SECONDS = 5.0
 
 logging.disable(logging.CRITICAL)
@@ -34,7 +34,7 @@ class Faults:
     """Lets one allocation of a loop fail.
 
     Parameters:
-        loop: not running; what it was told of by its exception handler is in `errors`.
+        loop: not running; what its exception handler was called with is in `errors`.
         number: of the allocation, counted from 0.
     """
 
@@ -45,7 +45,7 @@ class Faults:
         loop.set_exception_handler(lambda loop, details: self.errors.append(details.get("exception")))
 
     def run(self, action=None, *, seconds=0.004):
-        """Run the loop for so long, and action() first, with the fault; True if somebody felt it."""
+        """Run the loop for so long, and action() first, with the fault; True if an allocation failed."""
         begin = self.loop.call_soon(self._begin, action)
         end = self.loop.call_later(seconds, self._end)
         try:
@@ -185,7 +185,7 @@ def sweep_task(make_coroutine, monitor):
             del task, error
             nothing_stays_open(loop, before)
         except BaseException as error:
-            error.add_note(f"the loop was told: {errors}")
+            error.add_note(f"the exception handler got: {errors}")
             raise
         finally:
             loop.close()

@@ -145,7 +145,7 @@ def close_windows(display_name):
     for number in windows[: count.value]:
         window, atoms, n_atoms = ctypes.c_ulong(number), ctypes.POINTER(ctypes.c_ulong)(), ctypes.c_int()
         if not x.XGetWMProtocols(display, window, ctypes.byref(atoms), ctypes.byref(n_atoms)):
-            continue  # it never asked to be told
+            continue  # it never subscribed
         event = Event()
         event.client.type, event.client.window, event.client.format = CLIENT_MESSAGE, window, 32
         event.client.message_type = x.XInternAtom(display, b"WM_PROTOCOLS", False)

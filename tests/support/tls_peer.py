@@ -75,7 +75,7 @@ class Peer:
         await self.send()
 
     async def read(self, count):
-        """Exactly so many bytes."""
+        """Exactly `count` bytes."""
         data = bytearray()
         while len(data) < count:
             piece = await self.call(self.tls.read, count - len(data))

@@ -10,7 +10,7 @@ class Counter:
         self.context = context
         self.notifier = uringloop.EventNotifier()
         self.half: uringloop.BottomHalf = context.new_bottom_half(self.count, 1)
-        self.memory: uringloop.PollHandler = context.add_poll_handler(self.look, self.take)
+        self.memory: uringloop.PollHandler = context.add_poll_handler(self.poll, self.take)
         self.timer: asyncio.TimerHandle = context.call_at_ns(context.time_ns() + 1_000, self.count, 10)
         self.total = 0
         self.waiting = 1
@@ -18,14 +18,14 @@ class Counter:
     def count(self, number: int) -> None:
         self.total += number
 
-    def look(self) -> bool:
+    def poll(self) -> bool:
         return self.waiting > 0
 
     def take(self) -> None:
         self.waiting -= 1
         self.total += 100
 
-    def heard(self) -> None:
+    def notified(self) -> None:
         assert self.notifier.test_and_clear()
         self.total += 1000
 
@@ -35,7 +35,7 @@ def without_asyncio() -> None:
         counter = Counter(context)
         context.set_poll_params(10_000, idle_ns=1_000_000)
         context.set_event_notifier(
-            counter.notifier, counter.heard, io_poll=lambda: False, io_poll_ready=print
+            counter.notifier, counter.notified, io_poll=lambda: False, io_poll_ready=print
         )
         counter.half.schedule()
         counter.notifier.set()

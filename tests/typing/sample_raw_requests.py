@@ -5,7 +5,7 @@ import asyncio
 import uringloop
 
 
-def told(cqe: uringloop.Cqe) -> None:
+def completed(cqe: uringloop.Cqe) -> None:
     print(cqe.res, cqe.flags, cqe.more, cqe.buffer_id)
 
 
@@ -30,12 +30,12 @@ async def main() -> None:
     assert (first, second) == (0, 0)
     after = ffi.new("struct __kernel_timespec *", {"tv_sec": 1})
     ticks = loop.add_sqe(
-        lib.io_uring_prep_timeout, after, 0, lib.IORING_TIMEOUT_MULTISHOT, callback=told, multishot=True
+        lib.io_uring_prep_timeout, after, 0, lib.IORING_TIMEOUT_MULTISHOT, callback=completed, multishot=True
     )
     await ticks.aclose()
     done: bool = ticks.done()
     assert done
-    assert loop.aio_context.add_sqe(lib.io_uring_prep_nop, callback=told).cancel()
+    assert loop.aio_context.add_sqe(lib.io_uring_prep_nop, callback=completed).cancel()
     group: int = uringloop.FIRST_RESERVED_GROUP
     assert group > 0
 

@@ -58,7 +58,7 @@ class Monitor(MonitorDriver):
         self.n_standing = int(name in ("closable", "restless"))
 
     def ready(self):
-        """What is ready now, {handler: revents}; a faulty monitor is asked often."""
+        """What is ready now, {handler: revents}; a faulty monitor is called repeatedly."""
         found = {}
         for _ in range(ROUNDS_OF_FAULTY if self.name == "faulty" else 1):
             reports = self.wait(0)

@@ -28,7 +28,7 @@ def test_a_server_outlives_it(monitor, listener, tmp_path):
             return loop.create_server(Echo, "::1" if LISTENER == "ipv6" else "127.0.0.1", 0)
 
         def scenario(loop, faults):
-            if LISTENER == "polling":  # what looks for events learns from each that is dispatched
+            if LISTENER == "polling":  # what polls for events learns from each that is dispatched
                 loop.set_poll_params(20_000)
             server = run(loop, listen(loop))
             address = server.sockets[0].getsockname()
@@ -91,7 +91,7 @@ def test_a_nested_run_puts_the_task_back(monitor):
 def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
     """Wherever `width` allocations in a row fail between the system call that opens a file and its end.
 
-    A task may be lost, with what it has: asyncio steps a task no more whose step, or wake-up, could not be made.
+    A task may be lost, with what it has: asyncio does not continue a task whose step, or wake-up, could not be made.
     """
     if monitor != "io_uring":
         pytest.skip("files are opened in threads, and which thread's allocation fails is chance")
@@ -157,7 +157,7 @@ def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
         print(number)
     """
     arguments = (kind, str(width), str(tmp_path))
-    assert int(run_script(source, monitor, arguments=arguments)) > 30  # so many without any effect end it
+    assert int(run_script(source, monitor, arguments=arguments)) > 30  # that many without any effect end it
 
 
 @pytest.mark.slow

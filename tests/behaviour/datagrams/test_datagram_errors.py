@@ -1,4 +1,4 @@
-"""Datagram endpoints: what fails, who is told, and what is done after the end."""
+"""Datagram endpoints: what fails, where errors are reported, and what is done after the end."""
 
 import asyncio
 import contextvars
@@ -10,20 +10,20 @@ from support.helpers import STOCK, monitor_of, turns
 
 
 async def test_refused_datagrams_of_a_connected_endpoint():
-    """The error of one datagram is met by the next; it is told and the endpoint lives on."""
+    """The error of one datagram is met by the next; it is reported and the endpoint stays open."""
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        nobody = sock.getsockname()
+        unused = sock.getsockname()
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_datagram_endpoint(Sender, remote_addr=nobody)
+    transport, protocol = await loop.create_datagram_endpoint(Sender, remote_addr=unused)
     for _ in range(6):
-        transport.sendto(b"anybody?")
+        transport.sendto(b"hello?")
     assert protocol.calls == ["ConnectionRefusedError"] * 3
     transport.abort()
     await protocol.lost.wait()
 
 
-async def test_an_error_is_told_before_connection_lost():
+async def test_an_error_is_reported_before_connection_lost():
     async with sending() as (transport, protocol, far):
         transport.sendto(b"x", ("127.0.0.1", 0))
         transport.sendto(b"y", far.getsockname())
@@ -33,8 +33,8 @@ async def test_an_error_is_told_before_connection_lost():
         assert protocol.calls == ["OSError", "lost"]
 
 
-async def test_an_error_is_told_in_the_context_of_the_sendto():
-    variable = contextvars.ContextVar("variable", default="nobody's")
+async def test_an_error_is_reported_in_the_context_of_the_sendto():
+    variable = contextvars.ContextVar("variable", default="default")
     async with sending() as (transport, protocol, _):
         seen = []
         protocol.error_received = lambda error: seen.append(variable.get())
@@ -60,7 +60,7 @@ async def test_error_received_may_send_again_and_close():
 
 
 async def test_two_errors_and_an_error_received_that_raises():
-    """Each is told; where the exception goes depends on when asyncio sends."""
+    """Each is reported; where the exception goes depends on when asyncio sends."""
     async with sending() as (transport, protocol, _):
         loop = asyncio.get_running_loop()
         raised = []

@@ -111,8 +111,8 @@ async def test_addresses_of_unix_datagrams_are_those_of_the_socket_module(tmp_pa
         assert [addr for _, addr in listener.got] == names
 
 
-async def test_thousands_of_peers_are_told_apart_and_answered():
-    """More than any table of addresses holds; each answer reaches who asked."""
+async def test_thousands_of_peers_are_distinguished_and_answered():
+    """More than any table of addresses holds; each answer reaches its peer."""
 
     def answer(listener):
         data, addr = listener.got[-1]
@@ -407,9 +407,9 @@ async def test_errors_of_receiving_reach_error_received():
     """An ICMP message for a socket that only listens."""
     with socket.socket(type=socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
-        nobody = other.getsockname()
+        unused = other.getsockname()
     sock = socket.socket(type=socket.SOCK_DGRAM)
-    sock.connect(nobody)
+    sock.connect(unused)
     sock.send(b"x")
     loop = asyncio.get_running_loop()
     transport, listener = await loop.create_datagram_endpoint(Listener, sock=sock)
@@ -457,7 +457,7 @@ async def test_an_endpoint_with_a_literal_address_starts_no_thread(monkeypatch):
     loop = asyncio.get_running_loop()
 
     def refuse(*args):
-        raise AssertionError("a thread was asked for")
+        raise AssertionError("a thread was used")
 
     monkeypatch.setattr(loop, "run_in_executor", refuse)
     for host in ("127.0.0.1", "::1"):

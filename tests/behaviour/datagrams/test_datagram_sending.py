@@ -65,7 +65,7 @@ async def test_what_is_no_address_ends_the_endpoint(addr, error, loop_errors):
     ("host", "port", "error"),
     [("127.0.0.1", 0, OSError), ("::1", 5, socket.gaierror), ("127.255.255.255", 5, PermissionError)],
 )
-async def test_what_cannot_be_reached_is_told_and_the_endpoint_lives_on(host, port, error):
+async def test_what_cannot_be_reached_is_reported_and_the_endpoint_stays_open(host, port, error):
     async with sending() as (transport, protocol, far):
         transport.sendto(b"0", far.getsockname())
         transport.sendto(b"x", (host, port))
@@ -76,7 +76,7 @@ async def test_what_cannot_be_reached_is_told_and_the_endpoint_lives_on(host, po
         assert everything(far) == numbered(2)
 
 
-async def test_each_failed_datagram_of_many_is_told():
+async def test_each_failed_datagram_of_many_is_reported():
     async with sending() as (transport, protocol, far):
         name = far.getsockname()
         for number in range(100):
@@ -90,7 +90,7 @@ async def test_each_failed_datagram_of_many_is_told():
 
 async def test_one_tuple_serves_endpoints_of_two_families():
     """The same object, first right for IPv6 and then wrong for IPv4, and the other way round."""
-    async with sending() as (four, told, far), sending(local_addr=("::1", 0)) as (six, told_six, _):
+    async with sending() as (four, errors, far), sending(local_addr=("::1", 0)) as (six, errors_six, _):
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as far_six:
             far_six.bind(("::1", 0))
             far_six.setblocking(False)
@@ -101,7 +101,7 @@ async def test_one_tuple_serves_endpoints_of_two_families():
                         transport.sendto(b"%d" % number, addr)
                 await turns(2)
             assert everything(far) == everything(far_six) == numbered(3)
-            assert told.calls == told_six.calls == ["gaierror"] * 3
+            assert errors.calls == errors_six.calls == ["gaierror"] * 3
 
 
 async def test_a_connected_socket_that_was_given_ignores_the_address():
@@ -137,7 +137,7 @@ async def test_unix_datagrams_to_whom_it_may_concern(tmp_path):
             far.bind(str(tmp_path / "far"))
             far.setblocking(False)
             transport.sendto(b"0", str(tmp_path / "far"))
-            transport.sendto(b"x", str(tmp_path / "nobody"))
+            transport.sendto(b"x", str(tmp_path / "missing"))
             transport.sendto(b"1", str(tmp_path / "far"))
             assert everything(far) == numbered(2)
         assert protocol.calls == ["FileNotFoundError"]
@@ -163,7 +163,7 @@ def test_zones_of_ipv6_addresses_survive(monitor):
             loop = asyncio.get_running_loop()
 
             def refuse(*args):
-                raise AssertionError("a thread was asked for")
+                raise AssertionError("a thread was used")
 
             if MONITOR != STOCK:
                 loop.run_in_executor = refuse

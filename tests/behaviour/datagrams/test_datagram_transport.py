@@ -135,7 +135,7 @@ async def test_close_waits_for_the_buffer_and_abort_does_not(tmp_path):
         assert len(everything(far)) == protocol.count - 1
 
 
-async def test_a_peer_that_dies_while_datagrams_wait_is_told(tmp_path):
+async def test_a_peer_that_dies_while_datagrams_wait_is_reported(tmp_path):
     async with full(tmp_path) as (transport, protocol, far):
         transport.sendto(b"one more")
         far.close()

@@ -82,9 +82,9 @@ async def test_a_datagram_that_is_too_large_is_reported_to_the_protocol():
 async def test_refused_datagram_reaches_error_received_and_the_endpoint_lives_on():
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        nobody = sock.getsockname()
-    async with endpoint(remote_addr=nobody) as (client, asking):
-        client.sendto(b"anybody?")
+        unused = sock.getsockname()
+    async with endpoint(remote_addr=unused) as (client, asking):
+        client.sendto(b"hello?")
         assert isinstance(await asking.errors.get(), ConnectionRefusedError)
         assert not client.is_closing()
 

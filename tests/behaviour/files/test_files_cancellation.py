@@ -129,9 +129,7 @@ async def test_a_cancelled_open_leaves_no_descriptor(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 11, 7), reason="asyncio.timeout() did not tell the cause in 3.11.2"
-)
+@pytest.mark.skipif(sys.version_info < (3, 11, 7), reason="asyncio.timeout() did not set the cause in 3.11.2")
 async def test_after_a_timeout_its_cause_says_how_much_was_written(tmp_path):
     reading_fd, writing_fd = os.pipe()
     async with files.open(reading_fd, "rb") as reader:
@@ -143,7 +141,7 @@ async def test_after_a_timeout_its_cause_says_how_much_was_written(tmp_path):
             with pytest.raises(TimeoutError) as caught:
                 async with asyncio.timeout(0.05):
                     await writer.write(bytes(1 << 20))
-            assert caught.value.__cause__.characters_written == 0  # nobody has read anything
+            assert caught.value.__cause__.characters_written == 0  # nothing was read from it
         assert len(await reader.read()) == written
 
 

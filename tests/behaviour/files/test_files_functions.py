@@ -90,7 +90,7 @@ async def test_functions_do_what_those_of_os_do(tmp_path, monkeypatch, kind):
         theirs = await outcome(getattr(os, name), *args)
         monkeypatch.chdir(folders[1])
         ours = await outcome(getattr(files, name), *args)
-        if "embedded null" in str(theirs):  # os says it in several ways
+        if "embedded null" in str(theirs):  # os has several texts for it
             theirs = ours if ours[0] is ValueError and "embedded null" in ours[1] else theirs
         assert ours == theirs, (name, args)
         assert layout(folders[0]) == layout(folders[1]), (name, args)
@@ -226,7 +226,7 @@ async def test_temporary_files(tmp_path):
     assert os.path.exists(file.name)
     os.unlink(file.name)
     file = await files.NamedTemporaryFile(dir=tmp_path)
-    os.unlink(file.name)  # somebody else was quicker
+    os.unlink(file.name)  # another process was quicker
     await file.close()
     with pytest.raises(FileNotFoundError):
         await files.NamedTemporaryFile(dir=tmp_path / "nowhere")
@@ -293,7 +293,7 @@ async def test_a_temporary_directory_is_made_once_and_cleaned_up_as_often_as_one
 
 @pytest.mark.parametrize("kind", [files.NamedTemporaryFile, files.TemporaryFile, files.TemporaryDirectory])
 async def test_a_cancelled_temporary_leaves_nothing(tmp_path, kind):
-    """The name was there, and nobody knew it."""
+    """The name was there, and the caller did not know it."""
 
     async def make():
         return await kind(dir=tmp_path)

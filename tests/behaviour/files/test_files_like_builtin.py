@@ -209,7 +209,7 @@ async def test_writing_to_files_of_the_kernel(path, mode):
     data = [b"nonsense", b"more"] if "b" in mode else ["nonsense", "more"]
     steps = [step for some in data for step in (("write", some), ("flush",))]
     if "b" in mode or path == "/proc/self/comm":
-        steps.append(("tell",))  # io's text files write what is left, once more, whenever they are asked
+        steps.append(("tell",))  # io's text files write the rest once more with each call
     try:
         await compare(lambda: path, mode, steps)
     finally:

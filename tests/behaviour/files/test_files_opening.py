@@ -414,7 +414,7 @@ def test_encoding_warnings_are_pythons(tmp_path):
 @pytest.mark.parametrize("n_turns", range(6))
 @pytest.mark.parametrize("opener", [None, os.open])
 def test_a_file_that_is_opened_after_the_loop_was_stopped(loop, tmp_path, opener, n_turns):
-    """The loop is closed before whoever opened the file went on: nobody takes the descriptor."""
+    """The loop is closed before the task that opened the file goes on: the descriptor has no owner."""
     (tmp_path / "file").write_bytes(CONTENT)
 
     async def open_it():

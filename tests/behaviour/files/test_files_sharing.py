@@ -87,7 +87,7 @@ async def test_a_large_read_leaves_others_their_turns(tmp_path):
 
 
 def test_another_loop_is_refused_and_does_no_harm(new_loop, tmp_path):
-    """Requests went to the ring of a loop that did not run, and writes into the buffer nobody would write."""
+    """Requests went to the ring of a loop that did not run, and writes into a buffer that is never written."""
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
     loop, other = new_loop(), new_loop()

@@ -43,7 +43,7 @@ async def both_ends(path):
 async def test_opening_a_fifo_waits_for_the_other_end(fifo):
     for first, second in (("rb", "wb"), ("wb", "rb")):
         waiting = asyncio.ensure_future(files.open(fifo, first))
-        await asyncio.sleep(0.05)  # whoever does not wait has opened it by now
+        await asyncio.sleep(0.05)  # an open that does not wait is done by now
         assert not waiting.done()
         async with files.open(fifo, second) as other:
             async with await waiting as one:
@@ -97,7 +97,7 @@ async def test_files_are_blocking_as_those_of_open(tmp_path, mode):
 
 
 async def test_opening_waits_for_a_lease_to_be_given_back(tmp_path):
-    """Who has it is told by a signal, and may take its time."""
+    """Its holder is notified by a signal, and may take its time."""
     path = tmp_path / "file"
     path.touch()
     fd = os.open(path, os.O_RDWR)
@@ -105,7 +105,7 @@ async def test_opening_waits_for_a_lease_to_be_given_back(tmp_path):
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         opening = asyncio.ensure_future(files.open(path, "wb"))
-        # Its holder can see that somebody wants the file.
+        # Its holder can see that the file is wanted.
         await until(lambda: fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_WRLCK)
         await turns(5)
         assert not opening.done()
@@ -126,7 +126,7 @@ async def test_waiting_for_a_fifo_whose_name_is_gone_can_be_cancelled(fifo):
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    # The thread goes when somebody opens what it waits for, and closes what it got: the test's own check sees that.
+    # The thread ends when what it waits for is opened, and closes what it got: the test's own check sees that.
     os.close(os.open(f"/proc/self/fd/{other_fd}", os.O_RDWR | os.O_NONBLOCK))
     await until(lambda: not any(thread.name == f"open {fifo}" for thread in threading.enumerate()))
     await turns(2)
@@ -136,7 +136,7 @@ async def test_waiting_for_a_fifo_whose_name_is_gone_can_be_cancelled(fifo):
 @pytest.mark.parametrize("mode", ["rb", "wb"])
 @pytest.mark.parametrize("n_turns", range(5))
 def test_a_fifo_that_is_opened_after_the_loop_was_stopped(loop, fifo, mode, n_turns):
-    """The loop is closed before whoever waited for the FIFO went on: nobody takes what its thread opens."""
+    """The loop is closed before the task that waited for the FIFO goes on: what its thread opens has no owner."""
 
     async def open_it():
         await (await files.open(fifo, mode, 0)).close()
@@ -178,7 +178,7 @@ async def test_lines_come_as_they_are_written(fifo):
             assert await reader.readline() == b"%d\n" % number
 
 
-async def test_a_reader_that_waits_blocks_nobody(fifo):
+async def test_a_reader_that_waits_does_not_block_the_loop(fifo):
     reader, writer = await both_ends(fifo)
     async with reader, writer:
         reading = asyncio.ensure_future(reader.read(3))
@@ -342,7 +342,7 @@ async def test_terminals():
 
 
 @pytest.mark.parametrize("is_master", [False, True], ids=["slave", "master"])
-async def test_a_terminal_that_takes_no_more_stops_nobody(is_master):
+async def test_a_terminal_that_takes_no_more_does_not_stop_the_loop(is_master):
     """The kernel writes to a terminal while the request is submitted, and waits there: the loop did."""
     ends = pty.openpty()
     tty.setraw(ends[1])

@@ -118,7 +118,7 @@ async def test_what_cannot_be_decoded_is_an_error_once_as_with_open(pair, conten
 
 @pytest.mark.parametrize("content", UNDECODABLE, ids=range(len(UNDECODABLE)))
 @pytest.mark.parametrize("reading", [("readline",), ("read", 3000), ("read", 9000), ("read",)])
-async def test_after_a_decoding_error_tell_says_what_open_says(pair, content, reading):
+async def test_after_a_decoding_error_tell_returns_what_that_of_open_returns(pair, content, reading):
     both = await pair(content).open("r", encoding="utf-8")
     for _ in range(12):
         if await both.step(*reading) == "":

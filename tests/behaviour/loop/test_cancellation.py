@@ -89,7 +89,7 @@ async def test_the_buffer_of_a_cancelled_sock_recv_into_is_not_written_to(pair):
     task = asyncio.ensure_future(loop.sock_recv_into(near, buffer))
     await turns(2)
     await cancel(task)
-    buffer.extend(b"!")  # raises BufferError while somebody still holds the buffer
+    buffer.extend(b"!")  # raises BufferError while the buffer is still exported
     far.send(b"later")
     assert await loop.sock_recv(near, 10) == b"later"
     assert buffer == b"untouched!!"

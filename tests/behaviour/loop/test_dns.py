@@ -104,7 +104,7 @@ async def test_empty_answer_of_the_resolver_is_an_oserror(monkeypatch):
 
     monkeypatch.setattr(loop, "getaddrinfo", nothing)
     with pytest.raises(OSError, match="empty list"):
-        await loop.create_connection(Recorder, "nobody.invalid", 1)
+        await loop.create_connection(Recorder, "missing.invalid", 1)
 
 
 async def test_cancelled_lookup_raises_cancelled_error_and_leaves_the_loop_usable(monkeypatch):
@@ -130,7 +130,7 @@ def no_thread(monkeypatch):
     def forbid():
         loop = asyncio.get_running_loop()
         if monitor_of(loop) == STOCK:
-            pytest.skip("stock asyncio asks a thread")
+            pytest.skip("stock asyncio uses a thread")
 
         def refuse(*_args):
             raise AssertionError("run_in_executor was called")

@@ -239,7 +239,7 @@ async def test_a_transport_is_called_as_asyncios(make, name):
 @KINDS
 @pytest.mark.parametrize("patched", ["asyncio.BaseTransport", "asyncio.Transport", "private"])
 async def test_a_patched_get_extra_info_is_called(make, name, patched):
-    """websockets' tests patch asyncio.Transport's; a TLS transport asks the one below, which has it from there."""
+    """websockets' tests patch asyncio.Transport's; a TLS transport calls the one below, which has it from there."""
     stock = getattr(asyncio.sslproto if make is secured else asyncio.selector_events, name)
     target = f"{stock.__module__}.{name}" if patched == "private" else patched
     transport, end = await make()

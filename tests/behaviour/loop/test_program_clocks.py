@@ -16,7 +16,7 @@ real_monotonic = time.monotonic
 
 
 class Clock:
-    """A clock that only moves when it is told to."""
+    """A clock that only moves when the test sets it."""
 
     def __init__(self, now=1_577_836_800.0):
         self.now = now
@@ -92,7 +92,7 @@ def test_a_module_that_stands_in_the_place_of_time_is_asked(loop, monkeypatch):
 
 
 def test_the_clock_is_asked_as_often_as_by_asyncio(loop, monkeypatch):
-    """Clocks that move with each look (freezegun's auto_tick_seconds) show how often that is."""
+    """Clocks that move with each read (freezegun's auto_tick_seconds) show how often that is."""
     clock = freeze(monkeypatch, Clock())
     counts = []
 

@@ -293,7 +293,7 @@ def test_a_listener_can_be_watched(loop):
 
 
 def test_a_thousand_readers_before_the_first_run(loop):
-    """More than fit into a submission queue, before there is anybody to submit them."""
+    """More than fit into a submission queue, before anything submits them."""
     pairs = [socket.socketpair() for _ in range(1000)]
     called = set()
 
@@ -333,7 +333,7 @@ def test_a_number_that_no_file_can_have_is_not_watched(loop, number):
     assert loop.remove_writer(number) is False
 
 
-def test_removed_readers_let_go_of_their_callbacks(loop, pair):
+def test_removed_readers_release_their_callbacks(loop, pair):
     import gc
     import weakref
 

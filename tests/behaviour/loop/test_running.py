@@ -120,7 +120,7 @@ def test_a_running_loop_cannot_be_run_again_or_closed(loop, new_loop):
 
 
 def test_run_forever_refuses_a_running_loop(loop):
-    """Python versions differ in what a refused run_forever leaves behind: nothing is asked of it."""
+    """Python versions differ in what a refused run_forever leaves behind: it is not checked."""
     seen = []
 
     def again():
@@ -134,7 +134,7 @@ def test_run_forever_refuses_a_running_loop(loop):
     assert seen == [True]
 
 
-def test_close_is_idempotent_and_told(loop):
+def test_close_is_idempotent_and_is_closed_reports_it(loop):
     assert not loop.is_closed()
     assert "closed=False" in repr(loop)
     loop.close()

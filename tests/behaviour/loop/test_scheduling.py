@@ -80,7 +80,7 @@ def test_cancel_after_the_run_and_twice_is_harmless(loop):
     assert ran == [1]
 
 
-def test_a_cancelled_handle_lets_go_of_its_callback_and_arguments(loop):
+def test_a_cancelled_handle_releases_its_callback_and_arguments(loop):
     class Thing:
         pass
 
@@ -95,8 +95,8 @@ def test_a_cancelled_handle_lets_go_of_its_callback_and_arguments(loop):
     assert watch() is None
 
 
-def test_a_handle_that_somebody_kept_stays_what_it_was(loop):
-    """Handles nobody holds are used again by the loop; a kept one must not turn into another callback's."""
+def test_a_handle_that_was_kept_stays_what_it_was(loop):
+    """The loop reuses handles without another reference; a kept one must not turn into another callback's."""
     ran = []
 
     def schedule(name):
@@ -142,7 +142,7 @@ def test_callback_and_arguments_go_as_soon_as_the_callback_ran(loop):
 
 
 def test_a_handle_that_a_destructor_found_is_left_to_it(loop):
-    """The last reference to an argument goes with the handle; what runs then may look at everything."""
+    """The last reference to an argument goes with the handle; what runs then may inspect everything."""
     found = []
 
     class Nosy:
@@ -432,15 +432,15 @@ variable = contextvars.ContextVar("variable", default="default")
 def test_callbacks_run_in_a_copy_of_the_context_in_which_they_were_scheduled(loop):
     seen = []
 
-    def look():
+    def note():
         seen.append(variable.get())
         variable.set("changed inside")
 
     def schedule():
         variable.set("outer")
-        loop.call_soon(look)
-        loop.call_later(0, look)
-        loop.call_soon_threadsafe(look)
+        loop.call_soon(note)
+        loop.call_later(0, note)
+        loop.call_soon_threadsafe(note)
         variable.set("changed afterwards")
 
     context = contextvars.copy_context()
@@ -466,7 +466,7 @@ def test_an_explicit_context_is_used_itself(loop):
     assert variable.get() == "default"
 
 
-def test_handles_tell_their_context_from_python_3_12_on(loop):
+def test_handles_have_get_context_from_python_3_12_on(loop):
     context = contextvars.Context()
     handle = loop.call_soon(print, context=context)
     if sys.version_info >= (3, 12):

@@ -230,7 +230,7 @@ def test_a_later_loop_is_refused_when_io_uring_was_had_before(name, kept):
         thread.start()
         thread.join()
         assert isinstance(caught[0], uringloop.MonitorUnavailable), caught
-        uringloop.new_event_loop(fdmon="epoll").close()   # which was asked for
+        uringloop.new_event_loop(fdmon="epoll").close()   # chosen by name
         if {kept}:
             works(first)
         """
@@ -349,7 +349,7 @@ def test_without_descriptors_a_later_loop_is_refused_with_the_limits_name():
 def test_an_unprivileged_user_without_locked_memory_falls_back_and_may_get_io_uring_later():
     script(
         """
-        become_nobody()
+        become_unprivileged()
         hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
         if hard not in (-1, resource.RLIM_INFINITY) and hard < 1 << 20:
             raise SystemExit
@@ -372,7 +372,7 @@ def test_an_unprivileged_user_out_of_locked_memory_is_refused_later_with_the_lim
     """Slow: the loop waits a little for memory that closed rings still hold."""
     script(
         """
-        become_nobody()
+        become_unprivileged()
         hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
         first = uringloop.new_event_loop()
         if first.fdmon != "io_uring":
@@ -391,7 +391,7 @@ def test_many_loops_at_once_of_an_unprivileged_user_work_or_are_refused_cleanly(
     """8 MiB are enough for dozens; then MonitorUnavailable, and all the others still work."""
     script(
         """
-        become_nobody()
+        become_unprivileged()
         loops = []
         try:
             for _ in range(40):
@@ -405,10 +405,10 @@ def test_many_loops_at_once_of_an_unprivileged_user_work_or_are_refused_cleanly(
     )
 
 
-# What become_nobody() may lock: where the hard limit allows it, this many KiB.
+# What become_unprivileged() may lock: where the hard limit allows it, this many KiB.
 LIMITED = """
         def limit(kib):
-            become_nobody()
+            become_unprivileged()
             hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
             if hard not in (-1, resource.RLIM_INFINITY) and hard < kib << 10:
                 raise SystemExit
@@ -502,8 +502,8 @@ def test_loops_wait_in_short_steps_for_the_locked_memory_that_others_give_back()
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("io_uring")
-def test_a_run_does_not_wait_for_the_memory_to_look_what_the_kernel_can():
-    """The first run of a process asks the kernel on a ring of its own, and later if there is no room for that."""
+def test_a_run_does_not_wait_for_memory_to_probe_the_kernel():
+    """The first run of a process probes the kernel on a ring of its own, and later if there is no room for that."""
     script(
         LIMITED
         + """

@@ -53,7 +53,7 @@ def test_signal_wakes_a_sleeping_loop(monitor):
     )
 
 
-def test_two_signals_are_told_apart(monitor):
+def test_two_signals_are_distinguished(monitor):
     run_script(
         """
         import signal
@@ -370,7 +370,7 @@ def test_the_wakeup_fd_is_ours_only_while_there_are_handlers(monitor):
     )
 
 
-def test_a_wakeup_fd_that_somebody_set_meanwhile_stays(monitor):
+def test_a_wakeup_fd_that_was_set_meanwhile_stays(monitor):
     run_script(
         """
         import signal
@@ -559,17 +559,17 @@ def test_a_handler_that_could_not_be_added_leaves_nothing_in_the_way(monitor):
         def fail(*args):
             raise MemoryError
 
-        heard = []
+        received = []
         loop = make_loop(MONITOR)
         loop._add_reader = fail
         try:
-            loop.add_signal_handler(signal.SIGUSR1, heard.append, 1)
+            loop.add_signal_handler(signal.SIGUSR1, received.append, 1)
         except MemoryError:
             del loop._add_reader
-        loop.add_signal_handler(signal.SIGUSR1, heard.append, 2)
+        loop.add_signal_handler(signal.SIGUSR1, received.append, 2)
         os.kill(os.getpid(), signal.SIGUSR1)
-        turn_until(loop, lambda: heard, seconds=5)
-        assert heard == [2], heard
+        turn_until(loop, lambda: received, seconds=5)
+        assert received == [2], received
         assert loop.remove_signal_handler(signal.SIGUSR1)
         loop.close()
     """

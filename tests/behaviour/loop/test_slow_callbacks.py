@@ -16,7 +16,7 @@ def debugged(loop):
     loop.set_debug(False)
 
 
-def test_slow_callbacks_are_told(debugged, caplog):
+def test_slow_callbacks_are_logged(debugged, caplog):
     debugged.slow_callback_duration = 0.005
 
     def slow():
@@ -30,7 +30,7 @@ def test_slow_callbacks_are_told(debugged, caplog):
     assert "took" in caplog.text
 
 
-def test_slow_callbacks_are_told_when_the_environment_switches_debug_on(monitor):
+def test_slow_callbacks_are_logged_when_the_environment_switches_debug_on(monitor):
     printed = run_script(
         """
         import logging
@@ -67,7 +67,7 @@ def exchange(loop, received):
     run(loop, main())
 
 
-def test_a_slow_data_received_is_told(debugged, caplog):
+def test_a_slow_data_received_is_logged(debugged, caplog):
     debugged.slow_callback_duration = 0.005
     with caplog.at_level(logging.WARNING, "asyncio"):
         exchange(debugged, lambda data: time.sleep(0.01))
@@ -77,19 +77,19 @@ def test_a_slow_data_received_is_told(debugged, caplog):
 
 @pytest.fixture
 def hooked(loop):
-    """A loop of ours with a hook, and what the hook was told."""
+    """A loop of ours with a hook, and what the hook was called with."""
     if monitor_of(loop) == STOCK:
         pytest.skip("the hook is ours")
-    told = []
-    loop.slow_callback_hook = lambda what, seconds: told.append((what, seconds))
+    reported = []
+    loop.slow_callback_hook = lambda what, seconds: reported.append((what, seconds))
     loop.slow_callback_duration = 0.005
-    yield loop, told
+    yield loop, reported
     loop.slow_callback_hook = None
-    told.clear()
+    reported.clear()
 
 
-def test_the_hook_hears_of_slow_callbacks_without_debug_mode(hooked, caplog):
-    loop, told = hooked
+def test_the_hook_is_called_for_slow_callbacks_without_debug_mode(hooked, caplog):
+    loop, reported = hooked
 
     def slow():
         time.sleep(0.006)
@@ -97,36 +97,36 @@ def test_the_hook_hears_of_slow_callbacks_without_debug_mode(hooked, caplog):
     handle = loop.call_soon(slow)
     loop.call_soon(int)
     one_turn(loop)
-    assert [what for what, _ in told] == [handle]
-    assert 0.006 <= told[0][1] < 5
+    assert [what for what, _ in reported] == [handle]
+    assert 0.006 <= reported[0][1] < 5
     timer = loop.call_later(0, slow)
-    turn_until(loop, lambda: len(told) == 2)
-    assert told[1][0] is timer
+    turn_until(loop, lambda: len(reported) == 2)
+    assert reported[1][0] is timer
     assert "Executing" not in caplog.text
 
 
-def test_the_hook_hears_of_slow_readers_and_protocols(hooked):
-    loop, told = hooked
+def test_the_hook_is_called_for_slow_readers_and_protocols(hooked):
+    loop, reported = hooked
     left, right = socket.socketpair()
     with left, right:
         loop.add_reader(left, lambda: time.sleep(0.006) or loop.remove_reader(left))
         right.send(b"x")
-        turn_until(loop, lambda: told)
-    assert isinstance(told[0][0], asyncio.Handle)
+        turn_until(loop, lambda: reported)
+    assert isinstance(reported[0][0], asyncio.Handle)
     exchange(loop, lambda data: time.sleep(0.006))
-    assert isinstance(told[1][0], asyncio.Transport)
-    assert len(told) == 2
+    assert isinstance(reported[1][0], asyncio.Transport)
+    assert len(reported) == 2
 
 
 def test_the_hook_names_the_task(hooked):
-    loop, told = hooked
+    loop, reported = hooked
 
     async def slow():
         time.sleep(0.006)
 
     task = loop.create_task(slow())
     run(loop, task)
-    assert told[0][0] is task
+    assert reported[0][0] is task
 
 
 @pytest.mark.expects_loop_errors
@@ -142,18 +142,18 @@ def test_a_hook_that_fails_is_reported(hooked, loop_errors):
 
 
 def test_the_hook_can_be_taken_off_in_the_hook(hooked):
-    loop, told = hooked
+    loop, reported = hooked
     loop.slow_callback_duration = 0
 
     def once(what, seconds):
-        told.append(what)
+        reported.append(what)
         loop.slow_callback_hook = None
 
     loop.slow_callback_hook = once
     for _ in range(3):
         loop.call_soon(int)
     one_turn(loop)
-    assert len(told) == 1
+    assert len(reported) == 1
     assert loop.slow_callback_hook is None
 
 

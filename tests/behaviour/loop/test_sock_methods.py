@@ -46,7 +46,7 @@ async def test_recv_waits_for_data(pair):
     assert await task == b"data"
 
 
-async def test_recv_takes_no_more_than_asked_for(pair):
+async def test_recv_takes_no_more_than_requested(pair):
     near, far = pair
     loop = asyncio.get_running_loop()
     far.send(b"abcdef")
@@ -90,7 +90,7 @@ async def test_recv_into_fills_the_buffer(pair, early):
 
 
 @pytest.mark.parametrize("early", [True, False])
-async def test_recvfrom_tells_the_sender(datagram_pair, early):
+async def test_recvfrom_returns_the_sender(datagram_pair, early):
     near, far = datagram_pair
     loop = asyncio.get_running_loop()
     if early:
@@ -379,7 +379,7 @@ async def test_closed_sockets_raise():
 
 
 async def test_a_transports_socket_cannot_be_used_beside_the_transport():
-    """add_reader on a transport's fd is refused, so that nobody steals its data."""
+    """add_reader on a transport's fd is refused, so that nothing else takes its data."""
     from support.helpers import open_transport
 
     async with open_transport() as (transport, _protocol, _peer):

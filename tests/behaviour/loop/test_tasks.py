@@ -140,7 +140,7 @@ def test_eager_tasks_can_do_io(loop):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="eager_start= is new in Python 3.14")
-async def test_eager_start_can_be_asked_for_one_task():
+async def test_eager_start_can_be_enabled_for_one_task():
     async def quick():
         return 5
 
@@ -148,7 +148,7 @@ async def test_eager_start_can_be_asked_for_one_task():
 
 
 @pytest.mark.expects_loop_errors
-def test_an_exception_that_nobody_fetched_is_reported(loop, loop_errors):
+def test_an_exception_that_is_never_retrieved_is_reported(loop, loop_errors):
     import gc
 
     async def bad():

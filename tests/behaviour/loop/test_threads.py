@@ -171,7 +171,7 @@ def test_call_soon_threadsafe_while_the_loop_is_closed_raises_and_nothing_worse(
         assert len(errors) == 1
         assert "closed" in errors[0]
         if type(loop) is asyncio.SelectorEventLoop:
-            loop._ready.clear()  # stock asyncio looks whether it is closed, and then appends
+            loop._ready.clear()  # stock asyncio checks whether it is closed, and then appends
 
 
 def test_a_loop_made_here_runs_in_another_thread(loop):
@@ -252,7 +252,7 @@ def test_a_reader_moves_with_its_loop_from_thread_to_thread(loop):
 
 
 def test_loops_in_many_threads_at_once_talk_to_each_other(new_loop):
-    """Each thread has a server and asks its neighbour's."""
+    """Each thread has a server and connects to its neighbour's."""
     count = 6
     addresses = [None] * count
     barrier = threading.Barrier(count)

@@ -10,7 +10,7 @@ from support.helpers import (
     run,
     turn_until,
 )
-from support.nested_tools import TASKS, answer, fail, look_at_tasks_of, var
+from support.nested_tools import TASKS, answer, fail, use_tasks_of, var
 
 # -- results -----------------------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ def test_turns_of_the_context_set_the_current_task_aside(any_task):
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
 @pytest.mark.parametrize("factory", [asyncio.Task, asyncio.tasks._PyTask], ids=["C", "Python"])
 def test_a_nested_run_in_the_first_step_of_an_eager_task(loop, factory, monkeypatch):
-    look_at_tasks_of(factory, monkeypatch)
+    use_tasks_of(factory, monkeypatch)
     loop.set_task_factory(asyncio.create_eager_task_factory(factory))
 
     async def eager():

@@ -164,7 +164,7 @@ def test_the_first_ctrl_c_ends_nested_runs_that_the_main_task_does_not_wait_for(
         "tasks": "main inner inner interrupted",
         "callback": "main inner reported interrupted",
         "cleaning up": "main inner cleaned interrupted",
-        "not cancellable": "main inner interrupted reported",  # by the second; nobody asks for the task's
+        "not cancellable": "main inner interrupted reported",  # by the second; the task's is never retrieved
     }
     assert printed.split() == expected[who].split()
 

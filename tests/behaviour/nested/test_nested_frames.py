@@ -1,4 +1,4 @@
-"""Nested turns in which that ends whose callback makes them: nothing may be freed under the frames on the stack.
+"""Nested turns that end the object whose callback makes them: nothing may be freed under the frames on the stack.
 
 In processes of their own, which these frames could take down, with an allocator that overwrites what is freed.
 """

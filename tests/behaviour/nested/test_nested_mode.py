@@ -39,7 +39,7 @@ def refused(call, coroutine, match="running event loop|already running"):
 # -- run_until_complete, run_forever -----------------------------------------------------------------------
 
 
-def test_asyncio_refuses_unless_it_is_asked_for(loop):
+def test_asyncio_refuses_unless_it_is_enabled(loop):
     async def main():
         assert not loop.nested
         refused(loop.run_until_complete, answer())

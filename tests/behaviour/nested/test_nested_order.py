@@ -68,7 +68,7 @@ def test_the_end_that_a_nested_turn_sees_comes_last(loop, kind, method):
 @pytest.mark.parametrize("bulk", [False, True], ids=["small", "bulk"])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_the_end_that_a_nested_turn_sees_survives_an_interrupt(loop, kind, bulk):
-    """It waits behind a rest, whose delivery raises: the kernel tells of the end only once."""
+    """It waits behind a rest, whose delivery raises: the kernel reports the end only once."""
     near, peer = socketpair(kind)
     protocol = Turning(None, peer, [], 100_000)
     run(loop, loop.create_connection(lambda: protocol, sock=near))

@@ -109,7 +109,7 @@ def test_connections_that_come_meanwhile_are_served(loop, where):
 
 
 class Waiting:
-    """In the call that brings the byte at `start` it waits until there are `end` bytes, without looking in between."""
+    """In the call that brings the byte at `start` it waits until there are `end` bytes, without a check in between."""
 
     def wait_for(self, loop, start, end):
         self.loop, self.start, self.end, self.enough = loop, start, end, loop.create_future()
@@ -267,7 +267,7 @@ def test_a_nested_run_waits_for_another_datagram(loop, family, tmp_path):
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_connection_made_may_wait_for_data(loop, kind):
-    """As in asyncio, where a nested turn begins to read and wakes who connected."""
+    """As in asyncio, where a nested turn begins to read and wakes the task that connected."""
 
     class Greeted(WaitingRecorder):
         def connection_made(self, transport):

@@ -11,7 +11,7 @@ import threading
 import pytest
 from support.helpers import STOCK, monitor_of, run, run_script, turns, until
 
-from .test_subprocess import PIPE, all_told, finish
+from .test_subprocess import PIPE, all_reported, finish
 
 HAS_WATCHERS = sys.version_info < (3, 14)
 
@@ -44,15 +44,15 @@ async def test_no_zombies_stay():
         await asyncio.gather(
             *[(await asyncio.create_subprocess_exec("/bin/true")).wait() for _ in range(8)],
         )
-    await all_told()
+    await all_reported()
     assert children() == before
 
 
-async def test_children_are_reaped_although_nobody_waits():
+async def test_children_are_reaped_although_nothing_waits_for_them():
     before = children()
     process = await asyncio.create_subprocess_exec("/bin/true")
     await until(lambda: process.returncode is not None)
-    await all_told()
+    await all_reported()
     assert children() == before
 
 
@@ -104,7 +104,7 @@ async def test_ignored_sigchld_means_no_status():
         out, _ = await process.communicate(b"x")
         assert out == b"x"
         assert process.returncode == 255
-        await all_told()
+        await all_reported()
     finally:
         signal.signal(signal.SIGCHLD, old)
 
@@ -120,10 +120,10 @@ async def test_kernels_without_pidfd_fall_back_to_a_thread(monkeypatch, error):
     process = await asyncio.create_subprocess_exec("/bin/sh", "-c", "exit 4", stdout=PIPE)
     await process.communicate()
     assert process.returncode == 4
-    await all_told()
+    await all_reported()
 
 
-async def test_a_traced_child_is_looked_at_again(monkeypatch):
+async def test_a_traced_child_is_waited_for_again(monkeypatch):
     """waitid says nothing for a while although the pidfd is readable."""
     only_uringloop()
     real, n_refused = os.waitid, 0
@@ -140,7 +140,7 @@ async def test_a_traced_child_is_looked_at_again(monkeypatch):
 
 
 async def test_no_signal_is_sent_once_the_child_was_reaped(monkeypatch):
-    """Its pipe is held open by a grandchild, and its number may be somebody else's."""
+    """Its pipe is held open by a grandchild, and its number may be another process's."""
     only_uringloop()
     process = await asyncio.create_subprocess_exec(
         "/bin/sh", "-c", "exec 3<&0; (read x <&3) & exit 0", stdin=PIPE, stdout=PIPE
@@ -175,7 +175,7 @@ def test_a_loop_that_closes_forgets_its_children(monitor):
     )
 
 
-def test_the_protocol_hears_of_output_before_the_end(loop):
+def test_the_protocol_gets_the_output_before_the_end(loop):
     """Both are there at the same time."""
     calls = []
 
@@ -297,6 +297,6 @@ def test_popen_beside_the_loop_keeps_its_own_children(loop):
         process = await asyncio.create_subprocess_exec("/bin/sh", "-c", "exit 4")
         assert await process.wait() == 4
         assert popen.wait() == 3
-        await all_told()
+        await all_reported()
 
     run(loop, main())

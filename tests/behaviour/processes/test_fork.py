@@ -153,7 +153,7 @@ def test_the_parents_connections_close_on_time_although_a_child_lives(monitor):
     run_forking(
         """
         if MONITOR == STOCK:
-            raise SystemExit  # the child inherits the socket itself: nobody can help that
+            raise SystemExit  # the child inherits the socket itself: unavoidable
 
         async def main():
             loop = asyncio.get_running_loop()
@@ -205,20 +205,20 @@ def test_connections_end_although_a_child_lives_that_closed_the_sockets_it_inher
             await turns(3)   # a receive is in flight
             number = protocol.transport.get_extra_info("socket").fileno()
             hold_read, hold_write = os.pipe()
-            told_read, told_write = os.pipe()
+            report_read, report_write = os.pipe()
 
             def child():
                 os.close(hold_write)
                 os.close(number)
-                os.write(told_write, b"x")
+                os.write(report_write, b"x")
                 os.read(hold_read, 1)
 
             pid = fork(child)
-            assert os.read(told_read, 1) == b"x"
+            assert os.read(report_read, 1) == b"x"
             protocol.transport.close()
             await protocol.lost.wait()
             assert await read_to_end(far) == b""
-            for fd in (hold_write, hold_read, told_read, told_write):
+            for fd in (hold_write, hold_read, report_read, report_write):
                 os.close(fd)
             await loop.run_in_executor(None, ended, pid)
             far.close()
@@ -310,7 +310,7 @@ def test_a_subprocess_made_by_fork_exec_leaves_the_loop_alone(monitor):
     )
 
 
-def test_a_child_that_goes_on_with_the_parents_loop_is_told(monitor):
+def test_a_child_that_goes_on_with_the_parents_loop_gets_an_error(monitor):
     """It leaves the callback in which it was forked: the loop must neither sleep for ever nor touch the parent's."""
     run_forking(
         """

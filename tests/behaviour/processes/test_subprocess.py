@@ -23,10 +23,10 @@ async def finish(process):
     """Let the transport see the end of all pipes, so that nothing of the process is left."""
     await process.wait()
     process._transport.close()
-    await all_told()
+    await all_reported()
 
 
-async def all_told():
+async def all_reported():
     """Until the pipes have ended, and the threads in which asyncio waits for children on 3.11."""
     await turns(20)
     await until(lambda: not any("waitpid" in thread.name for thread in threading.enumerate()))
@@ -201,7 +201,7 @@ async def test_arguments_that_asyncio_does_not_know_are_refused(kwargs):
         await asyncio.get_running_loop().subprocess_exec(asyncio.SubprocessProtocol, "/bin/true", **kwargs)
 
 
-async def test_protocol_hears_everything_in_order():
+async def test_protocol_gets_everything_in_order():
     class Watcher(asyncio.SubprocessProtocol):
         def __init__(self):
             self.calls = []
@@ -238,7 +238,7 @@ async def test_protocol_hears_everything_in_order():
     transport.close()
 
 
-async def test_pipe_transports_tell_their_pipe():
+async def test_pipe_transports_have_their_pipe_as_extra_info():
     loop = asyncio.get_running_loop()
     transport, _ = await loop.subprocess_exec(asyncio.SubprocessProtocol, "/bin/cat", stderr=None)
     for fd in (0, 1):
@@ -247,7 +247,7 @@ async def test_pipe_transports_tell_their_pipe():
     assert isinstance(transport.get_extra_info("subprocess"), subprocess.Popen)
     transport.close()
     await transport._wait()
-    await all_told()
+    await all_reported()
 
 
 async def test_closing_the_transport_kills_the_child():
@@ -256,11 +256,11 @@ async def test_closing_the_transport_kills_the_child():
     )
     transport.close()
     assert await transport._wait() == -signal.SIGKILL
-    await all_told()
+    await all_reported()
 
 
 async def test_children_do_not_inherit_the_loops_descriptors():
-    """Rings, epoll and event fds are close-on-exec, even when nobody closes anything."""
+    """Rings, epoll and event fds are close-on-exec, even when nothing closes them."""
     source = (
         "import os\n"
         "for fd in os.listdir('/proc/self/fd'):\n"
@@ -273,7 +273,7 @@ async def test_children_do_not_inherit_the_loops_descriptors():
     await finish(process)
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 
 
 @needs_root
@@ -306,7 +306,7 @@ async def test_pipesize_is_passed_on():
         assert fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) == 4096
     transport.close()
     await transport._wait()
-    await all_told()
+    await all_reported()
 
 
 @pytest.mark.parametrize("close_fds", [True, False])
@@ -372,7 +372,7 @@ async def test_a_cancelled_start_kills_the_child():
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    await all_told()
+    await all_reported()
 
 
 @pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""Accepted connections: their socket, their names, and what is left when nobody closes them."""
+"""Accepted connections: their socket, their names, and what is left when they are never closed."""
 
 import asyncio
 import gc
@@ -174,7 +174,7 @@ async def test_a_closed_server_does_not_wait_for_a_connection_that_is_forgotten(
     class Forgetful(Recorder):
         def connection_made(self, transport):
             super().connection_made(transport)
-            transport.pause_reading()  # nobody else keeps it
+            transport.pause_reading()  # only the loop keeps it
 
     async with Accepted(Forgetful()) as accepted:
         await turns(2)
@@ -192,13 +192,13 @@ async def test_a_closed_server_does_not_wait_for_a_connection_that_is_forgotten(
 
 
 @pytest.mark.parametrize("asked", [False, True])
-async def test_what_nobody_closes_warns_and_is_closed(asked):
+async def test_what_is_never_closed_warns_and_is_closed(asked):
     stock_counts_what_is_forgotten()
 
     class Forgetful(Recorder):
         def connection_made(self, transport):
             super().connection_made(transport)
-            transport.pause_reading()  # nobody else keeps it
+            transport.pause_reading()  # only the loop keeps it
 
     async with Accepted(Forgetful()) as accepted:
         if asked:
@@ -218,7 +218,7 @@ async def test_what_nobody_closes_warns_and_is_closed(asked):
 
 
 async def test_the_same_number_may_have_a_transport_again():
-    """What knows the transports of fds forgets those that are gone."""
+    """The table of the fds' transports forgets those that are gone."""
     async with Accepted() as first:
         fd = first.transport.get_extra_info("socket").fileno()
         protocol = first.protocol

@@ -35,7 +35,7 @@ async def test_large_data_arrives_whole_whatever_the_buffers_size(kind, size):
         await sending
 
 
-async def test_end_of_stream_is_told():
+async def test_end_of_stream_is_reported():
     async with open_transport(BufferedRecorder()) as (_transport, protocol, peer):
         peer.send(b"x")
         peer.close()

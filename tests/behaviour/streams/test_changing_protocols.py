@@ -73,7 +73,7 @@ async def test_replaced_methods_of_a_buffered_protocol_get_the_next_data(name):
 
 
 @pytest.mark.parametrize("name", ["eof_received", "connection_lost"])
-async def test_replaced_methods_hear_of_the_end(name):
+async def test_replaced_methods_get_the_end(name):
     async with open_transport() as (_transport, protocol, peer):
         spy(protocol, name)
         peer.close()

@@ -237,7 +237,7 @@ async def test_what_waits_for_room_when_the_socket_is_closed():
 
 @WAYS
 async def test_the_socket_of_get_extra_info_is_closed(way):
-    """A connection whose socket the loop made, and whose writes wait for the end of the turn until it is asked for."""
+    """The loop makes the socket; writes wait for the end of the turn until the socket is requested."""
     async with open_transport(kind="unix") as (transport, protocol, peer):
         await turns(2)
         transport.write(b"before ")
@@ -303,7 +303,7 @@ async def test_datagrams_fail_and_go_nowhere(is_connected):
 
 
 async def test_a_file_is_not_sent_to_the_other(tmp_path):
-    """loop.sock_sendfile() asks the socket each time."""
+    """loop.sock_sendfile() calls the socket's fileno() each time."""
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK:
         pytest.skip("stock asyncio waits for ever, or raises ValueError")
@@ -416,7 +416,7 @@ async def test_one_whose_number_is_another_files_while_it_is_busy_takes_nothing_
     await end(transport, protocol, stranger, peer)
 
 
-@pytest.mark.parametrize("origin", ["given", "asked for"])
+@pytest.mark.parametrize("origin", ["given", "requested"])
 async def test_what_waits_for_room_does_not_go_to_the_file_that_got_the_number_when_reading_changes(origin):
     """The set of an epoll monitor has forgotten the number, and is asked to watch less of it."""
     if origin == "given":
@@ -457,7 +457,7 @@ async def test_a_stranger_with_the_number_of_a_listener_does_not_wake_its_server
     assert not reports
     assert stranger.near.recv(100) == b"for the other"
     with pytest.raises(ValueError):
-        server.close()  # as asyncio, which asks the socket for its number
+        server.close()  # as asyncio, which calls the socket's fileno()
     stranger.check()
     stranger.close()
 
@@ -650,7 +650,7 @@ async def test_a_socket_that_was_quiet_goes_on():
     assert protocol.error is None
 
 
-async def test_the_peer_of_one_that_another_thread_asked_for_sees_the_end():
+async def test_the_peer_of_one_that_another_thread_requested_sees_the_end():
     async with open_transport(kind="tcp") as (transport, _protocol, peer):
         await turns(3)
         sock = await asyncio.to_thread(lambda: transport.get_extra_info("socket")._sock)

@@ -113,7 +113,7 @@ def test_a_datagram_that_is_sent_after_the_loop_was_closed_is_sent(new_loop):
         close_with_open_transport(loop, protocol)
 
 
-def test_a_closed_listener_accepts_nobody_although_the_loop_stops(loop):
+def test_a_closed_listener_accepts_nothing_although_the_loop_stops(loop):
     server = run(loop, loop.create_server(Recorder, "127.0.0.1", 0))
     address = server.sockets[0].getsockname()
     one_turn(loop)
@@ -123,7 +123,7 @@ def test_a_closed_listener_accepts_nobody_although_the_loop_stops(loop):
         socket.create_connection(address)
 
 
-def test_a_listener_of_a_closed_loop_accepts_nobody(new_loop):
+def test_a_listener_of_a_closed_loop_accepts_nothing(new_loop):
     loop = new_loop()
     server = run(loop, loop.create_server(Recorder, "127.0.0.1", 0))
     address = server.sockets[0].getsockname()
@@ -382,7 +382,9 @@ def test_a_loop_that_ran_in_a_thread_with_live_connections_is_closed_here(new_lo
     with pytest.warns(ResourceWarning):
         close_with_open_transport(loop, protocol)
     assert peer.recv(10) == b""
-    if helpers.glib_is_outer:  # it told nobody that the thread would end: the kernel lets go a little later
+    if (
+        helpers.glib_is_outer
+    ):  # the end of the thread was not announced: the kernel releases the fd a little later
         wait_until(lambda: is_refused(address))
     assert is_refused(address)
     peer.close()

@@ -131,7 +131,7 @@ async def test_peer_that_closes_ends_the_connection_without_error(kind):
         assert transport.is_closing()
 
 
-async def test_reset_by_peer_is_told_with_its_exception():
+async def test_reset_by_peer_is_reported_with_its_exception():
     async with open_transport() as (_transport, protocol, peer):
         reset_on_close(peer)
         peer.close()
@@ -141,8 +141,8 @@ async def test_reset_by_peer_is_told_with_its_exception():
         assert protocol.error.errno == errno.ECONNRESET
 
 
-async def test_reset_while_data_waits_to_be_sent_is_told_as_such():
-    """Receiving and sending find out in the same turn; the one that is asked first takes the socket's error."""
+async def test_reset_while_data_waits_to_be_sent_is_reported_as_such():
+    """Receiving and sending find out in the same turn; the first of the two takes the socket's error."""
     async with open_transport() as (transport, protocol, peer):
         transport.write(bytes(30_000_000))
         await turns(2)
@@ -154,7 +154,7 @@ async def test_reset_while_data_waits_to_be_sent_is_told_as_such():
 
 
 @pytest.mark.parametrize("is_used", [False, True])
-async def test_reset_of_a_given_socket_while_data_waits_to_be_sent_is_told_as_such(is_used):
+async def test_reset_of_a_given_socket_while_data_waits_to_be_sent_is_reported_as_such(is_used):
     """An io_uring loop does not wait for it in the ring, or no more once it is quiet."""
     near, peer = socketpair("tcp")
     near.setblocking(False)
@@ -171,7 +171,7 @@ async def test_reset_of_a_given_socket_while_data_waits_to_be_sent_is_told_as_su
     assert protocol.calls.count("connection_lost") == 1
 
 
-async def test_reset_while_data_waits_to_be_sent_is_told_with_its_exception():
+async def test_reset_while_data_waits_to_be_sent_is_reported_with_its_exception():
     async with open_transport() as (transport, protocol, peer):
         transport.pause_reading()
         transport.write(bytes(30_000_000))
@@ -337,14 +337,14 @@ async def test_the_fd_is_closed_after_connection_lost():
 
 
 async def test_the_fd_is_still_open_inside_connection_lost():
-    class Look(Recorder):
+    class Inspecting(Recorder):
         fileno = None
 
         def connection_lost(self, error):
             self.fileno = self.transport.get_extra_info("socket").fileno()
             super().connection_lost(error)
 
-    async with open_transport(Look()) as (transport, protocol, _peer):
+    async with open_transport(Inspecting()) as (transport, protocol, _peer):
         transport.close()
         await protocol.lost.wait()
         assert protocol.fileno >= 0

@@ -1,4 +1,4 @@
-"""create_connection, sock_connect and their parameters: who is tried, in which order, and what is left behind."""
+"""create_connection, sock_connect and their parameters: which addresses are tried, in which order, what is left."""
 
 import asyncio
 import errno
@@ -14,7 +14,7 @@ TCP6 = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
 
 @pytest.fixture
 def refused():
-    """Addresses on which nobody listens: their ports are bound."""
+    """Addresses without a listener: their ports are bound."""
     socks = [socket.socket() for _ in range(3)]
     for sock in socks:
         sock.bind(("127.0.0.1", 0))
@@ -31,7 +31,7 @@ def listening():
 
 @pytest.fixture
 def resolve_to(monkeypatch):
-    """A function that says what the running loop's resolver answers."""
+    """A function that sets what the running loop's resolver answers."""
 
     def answer(*infos):
         async def getaddrinfo(*_args, **_kwargs):
@@ -81,7 +81,7 @@ async def test_addresses_are_tried_in_the_resolvers_order(resolve_to, refused, l
     await end(transport, protocol)
 
 
-async def test_different_errors_are_told_together(resolve_to, refused):
+async def test_different_errors_are_reported_together(resolve_to, refused):
     loop = resolve_to(*((*TCP, address) for address in refused))
     with pytest.raises(OSError, match="Multiple exceptions") as caught:
         await loop.create_connection(Recorder, "three.invalid", 1)
@@ -162,7 +162,7 @@ async def test_local_addr_of_another_family_is_refused(listening):
         await asyncio.get_running_loop().create_connection(Recorder, *listening, local_addr=("::1", 0))
 
 
-async def test_local_addr_in_use_is_told(listening):
+async def test_local_addr_in_use_is_reported(listening):
     with pytest.raises(OSError, match="error while attempting to bind on") as caught:
         await asyncio.get_running_loop().create_connection(Recorder, *listening, local_addr=listening)
     assert caught.value.errno == errno.EADDRINUSE
@@ -191,7 +191,7 @@ async def test_connect_accepted_socket_refuses_what_it_cannot_use(timeouts):
 
 @pytest.fixture
 def full_backlog():
-    """(listener, clients): no further client gets in before somebody is accepted."""
+    """(listener, clients): no further client gets in before one is accepted."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(0)
@@ -262,7 +262,7 @@ async def test_an_address_that_is_none_raises(tmp_path):
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
         with pytest.raises(FileNotFoundError):
-            await loop.sock_connect(sock, str(tmp_path / "nobody"))
+            await loop.sock_connect(sock, str(tmp_path / "missing"))
         with pytest.raises(TypeError):
             await loop.sock_connect(sock, 5)
 

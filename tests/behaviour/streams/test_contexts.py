@@ -12,33 +12,33 @@ from support.helpers import client_tls, server_tls
 place = contextvars.ContextVar("place", default="the loop's")
 
 
-class Hearing(asyncio.Protocol):
+class Recording(asyncio.Protocol):
     """Notes in which place each method was called."""
 
     def __init__(self):
-        self.heard = {"factory": place.get()}
+        self.places = {"factory": place.get()}
         self.transport = None
         self.paused = asyncio.Event()
         self.lost = asyncio.Event()
 
     def connection_made(self, transport):
         self.transport = transport
-        self.heard["connection_made"] = place.get()
+        self.places["connection_made"] = place.get()
 
     def data_received(self, data):
-        self.heard["data_received"] = place.get()
+        self.places["data_received"] = place.get()
 
     def eof_received(self):
-        self.heard["eof_received"] = place.get()
+        self.places["eof_received"] = place.get()
 
     def pause_writing(self):
         self.paused.set()
 
     def resume_writing(self):
-        self.heard["resume_writing"] = place.get()
+        self.places["resume_writing"] = place.get()
 
     def connection_lost(self, exc):
-        self.heard["connection_lost"] = place.get()
+        self.places["connection_lost"] = place.get()
         self.lost.set()
 
 
@@ -47,7 +47,7 @@ def reset(sock):
     sock.close()
 
 
-async def connected(factory=Hearing):
+async def connected(factory=Recording):
     """(protocol, its blocking peer)"""
     ours, peer = socket.socketpair()
     _, protocol = await asyncio.get_running_loop().create_connection(factory, sock=ours)
@@ -60,46 +60,46 @@ async def connected(factory=Hearing):
 async def test_a_server_calls_in_the_context_that_created_it():
     place.set("created")
     loop, protocols = asyncio.get_running_loop(), []
-    server = await loop.create_server(lambda: protocols.append(Hearing()) or protocols[-1], "127.0.0.1", 0)
+    server = await loop.create_server(lambda: protocols.append(Recording()) or protocols[-1], "127.0.0.1", 0)
     place.set("later")
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     writer.write(b"x")
     writer.write_eof()
     assert await reader.read() == b""
     await protocols[0].lost.wait()
-    heard = ("factory", "connection_made", "data_received", "eof_received", "connection_lost")
-    assert protocols[0].heard == dict.fromkeys(heard, "created")
+    called = ("factory", "connection_made", "data_received", "eof_received", "connection_lost")
+    assert protocols[0].places == dict.fromkeys(called, "created")
     writer.close()
     await writer.wait_closed()
     server.close()
 
 
-async def test_the_end_is_told_in_the_context_of_the_connection():
+async def test_the_end_is_reported_in_the_context_of_the_connection():
     place.set("connected")
     protocol, peer = await connected()
     place.set("later")
     peer.close()
     await protocol.lost.wait()
-    heard = ("factory", "connection_made", "eof_received", "connection_lost")
-    assert protocol.heard == dict.fromkeys(heard, "connected")
+    called = ("factory", "connection_made", "eof_received", "connection_lost")
+    assert protocol.places == dict.fromkeys(called, "connected")
 
 
-async def test_a_reset_is_told_in_the_context_of_the_connection():
+async def test_a_reset_is_reported_in_the_context_of_the_connection():
     listener = socket.create_server(("127.0.0.1", 0))
     place.set("connected")
     loop = asyncio.get_running_loop()
-    _, protocol = await loop.create_connection(Hearing, *listener.getsockname())
+    _, protocol = await loop.create_connection(Recording, *listener.getsockname())
     place.set("later")
     peer, _ = listener.accept()
     listener.close()
     reset(peer)
     await protocol.lost.wait()
-    assert protocol.heard == dict.fromkeys(("factory", "connection_made", "connection_lost"), "connected")
+    assert protocol.places == dict.fromkeys(("factory", "connection_made", "connection_lost"), "connected")
 
 
 @pytest.mark.parametrize("is_closed", [False, True], ids=["open", "closed"])
-async def test_what_a_finished_write_tells_is_not_told_in_the_loop_s_context(is_closed):
-    """asyncio tells it in the writer's context, and uringloop in the connection's: here they are the same."""
+async def test_what_a_finished_write_reports_is_not_reported_in_the_loop_s_context(is_closed):
+    """asyncio reports it in the writer's context, and uringloop in the connection's: here they are the same."""
     place.set("connected")
     protocol, peer = await connected()
     transport = protocol.transport
@@ -109,13 +109,13 @@ async def test_what_a_finished_write_tells_is_not_told_in_the_loop_s_context(is_
         transport.close()
     with peer:
         peer.setblocking(False)
-        heard = "connection_lost" if is_closed else "resume_writing"
-        while heard not in protocol.heard:
+        called = "connection_lost" if is_closed else "resume_writing"
+        while called not in protocol.places:
             try:
                 peer.recv(1 << 20)
             except BlockingIOError:
                 await asyncio.sleep(0)
-    assert protocol.heard[heard] == "connected"
+    assert protocol.places[called] == "connected"
     if not is_closed:
         transport.abort()
         await protocol.lost.wait()
@@ -128,11 +128,11 @@ since_3_15 = pytest.mark.skipif(
 )
 
 
-class Growing(Hearing):
+class Growing(Recording):
     """Leaves its mark in the context, at each call."""
 
     def note(self, name):
-        self.heard[name] = place.get()
+        self.places[name] = place.get()
         place.set(name)
 
     def connection_made(self, transport):
@@ -166,7 +166,7 @@ async def test_the_callbacks_of_a_client_share_one_context():
     peer.send(b"x")
     peer.close()
     await protocol.lost.wait()
-    assert protocol.heard == {"factory": "made"} | GROWN
+    assert protocol.places == {"factory": "made"} | GROWN
     assert place.get() == "made"
 
 
@@ -188,7 +188,7 @@ async def test_each_connection_of_a_server_has_a_copy_of_the_server_s_context():
         writer.write_eof()
         assert await reader.read() == b""
         await protocols[-1].lost.wait()
-        assert protocols[-1].heard == {"factory": "made"} | GROWN
+        assert protocols[-1].places == {"factory": "made"} | GROWN
         writer.close()
         await writer.wait_closed()
     assert place.get() == "later"
@@ -197,14 +197,14 @@ async def test_each_connection_of_a_server_has_a_copy_of_the_server_s_context():
 
 @since_3_15
 @pytest.mark.parametrize("way", ["close", "abort"])
-async def test_the_end_is_told_in_the_connection_s_context_whoever_closes(way):
+async def test_the_end_is_reported_in_the_connection_s_context_whichever_side_closes(way):
     place.set("connected")
     protocol, peer = await connected()
     place.set("closer's")
     with peer:
         getattr(protocol.transport, way)()
         await protocol.lost.wait()
-    assert protocol.heard["connection_lost"] == "connected"
+    assert protocol.places["connection_lost"] == "connected"
 
 
 @since_3_15
@@ -224,5 +224,5 @@ async def test_a_server_with_tls_calls_in_a_copy_of_its_context():
         writer.close()
         await writer.wait_closed()
         await protocols[-1].lost.wait()
-        assert protocols[-1].heard == {"factory": "made"} | GROWN
+        assert protocols[-1].places == {"factory": "made"} | GROWN
     server.close()

@@ -259,7 +259,7 @@ async def test_pause_in_connection_made_of_a_server_is_honoured():
 
 @KINDS
 async def test_pause_in_data_received_stops_the_very_next_delivery(kind):
-    """With a lot of data already there: at most one more than asked for would be a delivery while paused."""
+    """With a lot of data already there: at most one more than requested would be a delivery while paused."""
 
     class OneByOne(Recorder):
         delivered_while_paused = 0
@@ -289,7 +289,7 @@ async def test_pause_in_data_received_stops_the_very_next_delivery(kind):
 
 
 @KINDS
-async def test_end_of_stream_is_not_told_while_paused(kind):
+async def test_end_of_stream_is_not_reported_while_paused(kind):
     async with open_transport(kind=kind) as (transport, protocol, peer):
         transport.pause_reading()
         peer.send(b"last")
@@ -354,7 +354,7 @@ async def test_abort_in_data_received_delivers_nothing_more():
 
 
 async def test_a_write_of_a_paused_protocol_does_not_swallow_resume_writing():
-    """Room appears, and the next write comes before the loop hears of it."""
+    """Room appears, and the next write comes before the loop is notified of it."""
 
     class Paused(asyncio.Protocol):
         is_paused = False

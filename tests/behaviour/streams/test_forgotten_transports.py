@@ -18,7 +18,11 @@ ACTIONS = {
     "abort": lambda transport: transport.abort(),
     "resume": lambda transport: transport.resume_reading(),
     "resume and close": lambda transport: (transport.resume_reading(), transport.close()),
-    "look": lambda transport: (repr(transport), transport.get_extra_info("socket"), transport.is_reading()),
+    "inspect": lambda transport: (
+        repr(transport),
+        transport.get_extra_info("socket"),
+        transport.is_reading(),
+    ),
 }
 ENDS = {
     "write",
@@ -79,7 +83,7 @@ class NextSocket:
 
 @contextlib.contextmanager
 def collected_at_once():
-    """Collections come when the test asks for them."""
+    """Collections come when the test starts them."""
     gc.disable()
     try:
         yield
@@ -157,7 +161,7 @@ async def test_a_forgotten_connection_leaves_its_server_once(action):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("action", ["send", "send and close", "close", "abort", "resume", "look"])
+@pytest.mark.parametrize("action", ["send", "send and close", "close", "abort", "resume", "inspect"])
 @pytest.mark.parametrize("is_connected", [False, True], ids=["local", "connected"])
 async def test_a_finalizer_that_uses_a_forgotten_endpoint_reaches_no_other_socket(action, is_connected):
     loop = asyncio.get_running_loop()
@@ -173,7 +177,7 @@ async def test_a_finalizer_that_uses_a_forgotten_endpoint_reaches_no_other_socke
         following.take()
         if action.startswith("send"):
             transport.sendto(b"secret", address)
-        elif action == "look":
+        elif action == "inspect":
             repr(transport)
             transport.get_extra_info("socket")
         elif action == "resume":

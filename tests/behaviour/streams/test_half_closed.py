@@ -39,7 +39,7 @@ class Answer(Recorder):
 
 
 async def half_closed(count, kind, protocols, peers):
-    """Connect clients that ask, shut down their side and do not read."""
+    """Connect clients that send a request, shut down their side and do not read."""
     loop = asyncio.get_running_loop()
     for _ in range(count):
         near, peer = socketpair(kind)
@@ -207,7 +207,7 @@ async def test_a_peer_that_stops_reading_for_good_makes_no_kernel_thread(kind):
         peer.shutdown(socket.SHUT_RD)
         await turns(300)
         assert kernel_workers() == n_before
-        assert not protocol.lost.is_set()  # the kernel tells a writer only when there is room
+        assert not protocol.lost.is_set()  # the kernel notifies a writer only when there is room
 
 
 @KINDS

@@ -170,7 +170,7 @@ async def test_a_child_with_the_socket_as_its_output_writes_behind_the_head():
 
 
 async def test_accepted_connections_keep_the_order():
-    """Their Python socket is made when it is asked for."""
+    """Their Python socket is made when it is requested."""
     protocol = Recorder()
     server = await asyncio.get_running_loop().create_server(lambda: protocol, "127.0.0.1", 0)
     with socket.create_connection(server.sockets[0].getsockname()) as peer:
@@ -205,7 +205,7 @@ async def test_tls_records_are_sent_before_the_program_shuts_down():
     await turns(3)
 
 
-async def test_a_send_that_fails_in_the_middle_is_told_by_connection_lost():
+async def test_a_send_that_fails_in_the_middle_is_reported_by_connection_lost():
     async with open_transport(kind="unix") as (transport, protocol, peer):
         transport.write(b"1")
         peer.close()
@@ -321,7 +321,7 @@ loop = make_loop(MONITOR)
 async def main():
     protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
     transport, _ = await loop.create_connection(lambda: protocol, *address)
-    number = int(re.search(r"fd=([0-9]+)", repr(transport)).group(1))  # which does not tell the loop
+    number = int(re.search(r"fd=([0-9]+)", repr(transport)).group(1))  # which the loop does not see
     transport.write(b"parent ")
 {textwrap.indent(textwrap.dedent(body), "    ")}
     transport.abort()
@@ -358,7 +358,7 @@ def test_what_was_written_to_a_loop_that_does_not_run_is_sent_at_the_interpreter
 
 @contextlib.asynccontextmanager
 async def datagram_pair(**kwargs):
-    """A transport, and a non-blocking socket with its address, which tells TTL and TOS of what it receives."""
+    """A transport, and a non-blocking socket with its address, which reports TTL and TOS of what it receives."""
     with socket.socket(type=socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
         receiver.setblocking(False)
@@ -373,8 +373,8 @@ async def datagram_pair(**kwargs):
             await protocol.lost.wait()
 
 
-@pytest.mark.parametrize(("option", "told"), [(socket.IP_TTL, 2), (socket.IP_TOS, 1)], ids=["TTL", "TOS"])
-async def test_each_datagram_has_the_option_of_its_moment(option, told):
+@pytest.mark.parametrize(("option", "reported"), [(socket.IP_TTL, 2), (socket.IP_TOS, 1)], ids=["TTL", "TOS"])
+async def test_each_datagram_has_the_option_of_its_moment(option, reported):
     async with datagram_pair() as (transport, _protocol, receiver, address):
         sock = socket_of(transport)
         for value in (4, 8, 16, 32):
@@ -385,7 +385,7 @@ async def test_each_datagram_has_the_option_of_its_moment(option, told):
             data, ancillary, _flags, _origin = receiver.recvmsg(100, 100)
             options = {number: raw for _level, number, raw in ancillary}
             assert data == b"%d" % value
-            assert int.from_bytes(options[told], sys.byteorder) == value
+            assert int.from_bytes(options[reported], sys.byteorder) == value
 
 
 async def test_broadcasting_is_allowed_for_one_datagram():

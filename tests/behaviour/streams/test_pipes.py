@@ -11,7 +11,7 @@ from support.helpers import Recorder, fill, read_to_end, turns, until
 
 
 class Writer(Recorder):
-    """A write pipe's protocol: it hears of pause, resume and the end."""
+    """A write pipe's protocol: it records pause, resume and the end."""
 
 
 async def open_reader(protocol=None):

@@ -63,7 +63,7 @@ def test_urgent_data_does_not_hold_up_what_follows(loop, size, make):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_one_urgent_byte_soon_after_the_other_holds_up_nothing(loop, size):
-    """An io_uring loop finds what follows the first one late, by its sweep; from then on it asks after each read."""
+    """An io_uring loop finds what follows the first one late, by its sweep; from then on it checks after each read."""
 
     async def main():
         async with open_transport() as (_, protocol, peer):

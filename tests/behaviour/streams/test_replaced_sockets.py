@@ -202,7 +202,7 @@ async def test_datagrams_go_through_the_methods_of_their_socket():
 
 
 def count_calls(monkeypatch, *names):
-    """From now on Python's socket class writes down who calls these methods of it: a set of names."""
+    """From now on Python's socket class records which of these methods are called: a set of names."""
     called = set()
 
     def counting(name, method):

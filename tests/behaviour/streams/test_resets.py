@@ -1,4 +1,4 @@
-"""A reset is no end of file, whoever finds it."""
+"""A reset is no end of file, however it is found."""
 
 import socket
 

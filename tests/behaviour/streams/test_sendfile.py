@@ -106,7 +106,7 @@ async def test_sock_sendfile_from_the_end_leaves_the_position_there(pair, file):
     assert file.tell() == SIZE
 
 
-async def test_cancelled_sock_sendfile_tells_by_the_files_position_how_far_it_came(pair, file):
+async def test_cancelled_sock_sendfile_leaves_the_files_position_where_it_came_to(pair, file):
     not_stock("leaves the position where it was")
     near, far = pair
     loop = asyncio.get_running_loop()
@@ -349,8 +349,8 @@ async def test_cancelled_sendfile_gives_the_transport_back(kind, file):
         sent = file.tell()
         transport.write(b"after")
         assert await read_exactly(peer, sent + 5) == pattern(sent) + b"after"
-        peer.send(b"heard")
-        assert await protocol.received(5) == b"heard"
+        peer.send(b"reply")
+        assert await protocol.received(5) == b"reply"
 
 
 async def test_sendfile_cancelled_before_its_turn_gives_the_transport_back(file):
@@ -369,8 +369,8 @@ async def test_sendfile_cancelled_before_its_turn_gives_the_transport_back(file)
             await sending
         transport.write(b"after")
         assert (await read_exactly(peer, filled + 5)).endswith(b"after")
-        peer.send(b"heard")
-        assert await protocol.received(5) == b"heard"
+        peer.send(b"reply")
+        assert await protocol.received(5) == b"reply"
 
 
 async def test_a_second_sendfile_at_the_same_time_is_refused(file, tmp_path):
@@ -449,7 +449,7 @@ async def test_sendfile_wants_a_socket_transport(file, tmp_path):
     await turns(3)
 
 
-async def test_a_protocol_that_is_paused_hears_of_room_before_the_file_goes(file):
+async def test_a_paused_protocol_is_resumed_before_the_file_is_sent(file):
     """pause_writing and resume_writing stay paired around a sendfile."""
     loop = asyncio.get_running_loop()
     async with open_narrow() as (transport, protocol, peer):

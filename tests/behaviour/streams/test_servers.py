@@ -46,7 +46,7 @@ async def test_server_is_an_instance_of_asyncios_classes():
     await close_all(server)
 
 
-async def test_is_serving_and_sockets_tell_the_state():
+async def test_is_serving_and_sockets_show_the_state():
     server, _ = await make()
     assert server.is_serving()
     assert len(server.sockets) == 1
@@ -78,7 +78,7 @@ async def test_the_context_manager_closes():
     assert not server.is_serving()
 
 
-async def test_closed_server_accepts_nobody():
+async def test_closed_server_accepts_nothing():
     server, _ = await make()
     address = server.sockets[0].getsockname()
     server.close()
@@ -338,7 +338,7 @@ async def test_protocol_factory_that_raises_is_reported_and_the_server_goes_on()
         await until(lambda: len(protocols) == 2 and protocols[1].connected.is_set())
     await protocols[1].lost.wait()
     await close_all(server)
-    assert seen in ([ZeroDivisionError], [])  # stock asyncio tells of it in debug mode only
+    assert seen in ([ZeroDivisionError], [])  # stock asyncio reports it in debug mode only
     gc.collect()  # and leaves the accepted socket to the collector
 
 

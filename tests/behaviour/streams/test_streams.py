@@ -160,7 +160,7 @@ async def test_unix_streams(tmp_path):
     await server.wait_closed()
 
 
-async def test_writer_tells_about_its_transport():
+async def test_writer_has_the_extra_info_of_its_transport():
     async with stream_pair() as ((_, writer), (_, other)):
         assert writer.get_extra_info("peername") == other.get_extra_info("sockname")
         assert writer.can_write_eof()

@@ -185,7 +185,7 @@ async def test_protocol_factory_that_raises_reaches_the_caller():
             await asyncio.get_running_loop().create_connection(factory, sock=sock)
 
 
-async def test_transport_tells_sockname_peername_and_socket():
+async def test_transport_has_sockname_peername_and_socket():
     async with open_transport() as (transport, _protocol, peer):
         assert transport.get_extra_info("sockname") == peer.getpeername()
         assert transport.get_extra_info("peername") == peer.getsockname()

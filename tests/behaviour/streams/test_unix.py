@@ -103,7 +103,7 @@ async def test_cleanup_socket_leaves_another_servers_file_alone(tmp_path):
 
 async def test_missing_path_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
-        await asyncio.get_running_loop().create_unix_connection(Recorder, str(tmp_path / "nobody"))
+        await asyncio.get_running_loop().create_unix_connection(Recorder, str(tmp_path / "missing"))
 
 
 async def test_path_without_listener_is_refused(tmp_path):
@@ -142,7 +142,7 @@ async def test_extra_info_of_a_unix_transport():
         assert isinstance(transport, asyncio.Transport)
 
 
-async def test_peer_credentials_can_be_asked_for():
+async def test_peer_credentials_are_available():
     async with open_transport(kind="unix") as (transport, _protocol, _peer):
         sock = transport.get_extra_info("socket")
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)

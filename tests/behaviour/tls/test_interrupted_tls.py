@@ -205,8 +205,8 @@ def test_the_transport_below_reads_on_after_a_pause(loop):
 
 @INTERRUPTS
 def test_connection_made_is_interrupted(loop, interrupt):
-    """The connection is there: who waits for it gets it, and data arrive."""
-    skip_stock(loop, "who waits for the connection waits for ever")
+    """The connection is there: the task that waits for it gets it, and data arrive."""
+    skip_stock(loop, "the task that waits for the connection waits for ever")
     near, far = Plain("connection_made", interrupt), Recorder()
     connect(loop, near, far)
     assert near.n_interrupts == 1
@@ -298,7 +298,7 @@ def test_everything_is_sent_whatever_flow_control_interrupts(loop, interrupt, me
 
 @INTERRUPTS
 def test_the_rest_of_a_large_write_is_sent_after_pause_writing_was_interrupted(loop, interrupt):
-    """The socket takes all of it, so that the transport below has nothing to tell."""
+    """The socket takes all of it, so that the transport below has nothing to report."""
     near, far = Plain("pause_writing", interrupt), Recorder()
     connect(loop, near, far)
     near.transport.set_write_buffer_limits(high=1000)

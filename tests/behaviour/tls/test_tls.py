@@ -132,7 +132,7 @@ async def test_alpn_and_server_name_work():
 
 async def test_unknown_certificate_raises_an_ssl_error():
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda *_: None)  # the server's side may tell of the alert
+    loop.set_exception_handler(lambda *_: None)  # the server's side may report the alert
     async with serving() as (address, protocols):
         with pytest.raises(ssl.SSLCertVerificationError):
             await connect(address, ssl=ssl.create_default_context())
@@ -273,7 +273,7 @@ async def test_the_shutdown_timeout_ends_what_a_peer_that_is_gone_quiet_does_not
         peer.close()
 
 
-async def test_a_writer_that_drains_hears_that_the_connection_is_lost():
+async def test_a_writer_that_drains_gets_the_loss_of_the_connection():
     loop = asyncio.get_running_loop()
     if not isinstance(loop, uringloop.Loop) and sys.version_info < (3, 14):
         pytest.skip("stock asyncio is not closing then, and never lets connection_lost run")
@@ -386,7 +386,7 @@ async def test_flow_control_pauses_and_resumes():
         await protocol.lost.wait()
 
 
-async def test_server_context_is_reachable_for_those_who_look():
+async def test_server_context_is_reachable():
     context = server_tls()
     server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, ssl=context)
     assert server._ssl_context is context

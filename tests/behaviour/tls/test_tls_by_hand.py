@@ -66,7 +66,7 @@ async def secured(protocol=None, *, prepare=lambda context: context, sizes=None,
 
 
 @ENGINES
-async def test_the_engine_is_the_one_that_was_asked_for(prepare):
+async def test_the_engine_is_the_one_that_was_chosen(prepare):
     """On each Python that was checked: without this the other tests would run the plain engine twice, and pass."""
     if monitor_of(asyncio.get_running_loop()) == "asyncio":
         pytest.skip("our engines")
@@ -124,7 +124,7 @@ async def test_twenty_megabytes_to_a_slow_reader(prepare):
     is_stock = monitor_of(asyncio.get_running_loop()) == "asyncio"
     async with secured(prepare=prepare) as (transport, protocol, peer):
         transport.write(data)
-        # stock asyncio gives one write as a whole to the transport below, where nobody counts it
+        # stock asyncio gives one write as a whole to the transport below, where it is not counted
         assert is_stock or protocol.paused.is_set()
         assert is_stock or transport.get_write_buffer_size() > 10 << 20
         assert await peer.read(1 << 20) == data[: 1 << 20]

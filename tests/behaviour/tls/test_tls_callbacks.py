@@ -245,7 +245,7 @@ async def test_an_ssl_object_that_is_kept_is_harmless_after_the_end():
     del transport, protocol
     gc.collect()
     assert session.version() == "TLSv1.3"
-    session.write(b"to nobody")
+    session.write(b"never read")
     with contextlib.suppress(ssl.SSLError):
         session.read(10)
     with pytest.raises(ssl.SSLError):

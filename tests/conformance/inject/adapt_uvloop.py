@@ -2,7 +2,7 @@
 
 Most come twice: in a class for uvloop, which gets the package `stand_in_for_uvloop/uvloop` (but for uvloop itself),
 and in its twin for asyncio, whose expectations are asyncio's own, and whose new_loop() is redirected here.  Tests that
-ask which loop they have are told asyncio: that is the behaviour which other loops are compared with.
+ask which loop they have get "asyncio": that is the behaviour which other loops are compared with.
 """
 
 import conformance_loop

@@ -23,7 +23,7 @@ import conformance_loop
 from conformance_report import RANK, Plan, Reporter, prepare_process
 
 #: Marks of a test that leans on asyncio's implementation: private members of its loop, transports and
-#: servers, attributes of the loop replaced by mocks, asyncio's modules patched.  Looked for in the source.
+#: servers, attributes of the loop replaced by mocks, asyncio's modules patched.  Found by reading the source.
 INTERNALS = re.compile(
     r"\bloop\._(?!testbase)[a-z]\w*"
     r"|\b(?:self\.)?loop\.\w+\s*=[^=]"

@@ -116,7 +116,7 @@ def postgres():
     initdb = shutil.which("initdb") or (found[-1] if found else None)
     if initdb is None:
         pytest.skip("PostgreSQL is not installed")
-    # Not among pytest's folders, which are root's alone: as root, PostgreSQL has to run as somebody else.
+    # Not among pytest's folders, which are root's alone: as root, PostgreSQL has to run as another user.
     with tempfile.TemporaryDirectory(prefix="smoke-postgres-") as folder:
         user = []
         if os.geteuid() == 0:

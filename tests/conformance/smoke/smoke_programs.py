@@ -62,7 +62,7 @@ ticking.cancel()
 
 
 def test_cells_that_run_the_loop_of_their_kernel():
-    """asyncio's has to be patched for it; ours is told."""
+    """asyncio's has to be patched for it; ours has a setting."""
     with kernel() as ask:
         assert "RuntimeError" in ask(CELL.replace("nested(3)", "asyncio.sleep(0)"))
         if conformance_loop.NAME != "asyncio":

@@ -100,7 +100,7 @@ def test_readable_and_writable_have_a_callback_each(context):
 
 
 def test_a_reader_that_removes_its_fd_keeps_the_writer_from_running(context):
-    """1.7: deletion is looked at between the two callbacks."""
+    """1.7: deletion is checked between the two callbacks."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.send(b"1")
@@ -111,7 +111,7 @@ def test_a_reader_that_removes_its_fd_keeps_the_writer_from_running(context):
         assert writes.n == 0
 
 
-def test_a_hang_up_reaches_the_writer_where_nobody_reads(context):
+def test_a_hang_up_reaches_the_writer_without_a_reader(context):
     reading, writing = os.pipe()
     done = []
     context.set_fd_handler(writing, None, lambda: done.append(context.set_fd_handler(writing)))
@@ -339,7 +339,7 @@ def test_two_threads_do_not_make_turns_of_one_context(context):
 # Making and ending
 
 
-def test_a_context_takes_the_monitor_that_is_asked_for(real_fdmon_name, monkeypatch):
+def test_a_context_takes_the_monitor_that_is_named(real_fdmon_name, monkeypatch):
     context = uringloop.AioContext(real_fdmon_name)
     assert context.fdmon == context.statistics()["fdmon"] == real_fdmon_name
     assert real_fdmon_name in context.fdmon_reason
@@ -567,7 +567,7 @@ def test_a_later_context_is_refused_where_an_earlier_one_had_io_uring(first):
                 assert "EPERM" in str(error)
             else:
                 raise AssertionError("made")
-        uringloop.AioContext("poll").close()  # which was asked for
+        uringloop.AioContext("poll").close()  # chosen by name
         first.close()
         """
     )
@@ -577,7 +577,7 @@ def test_an_idle_context_is_not_charged_as_waiting_for_a_disk(new_context, fds):
     """A ring that sleeps has requests in flight, which the kernel would take for I/O: its CPU would look busy."""
     with open("/proc/stat") as file:
         if "procs_blocked" not in file.read():
-            pytest.skip("this kernel does not count who waits")
+            pytest.skip("this kernel does not count waiting threads")
     sleeping, ended, n_contexts = [], [], 12
 
     def run(context):

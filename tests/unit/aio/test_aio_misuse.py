@@ -16,7 +16,7 @@ LONG_NS = 5_000_000_000
 
 
 def learn(context, notifier, io_poll=None, io_poll_ready=None):
-    """The context looks for long before it sleeps, and asks io_poll."""
+    """The context polls for long before it sleeps, and calls io_poll."""
     context.set_poll_params(LONG_NS, grow=LONG_NS)
     context.set_event_notifier(notifier, notifier.test_and_clear, io_poll, io_poll_ready)
     for _ in range(4):
@@ -318,12 +318,12 @@ def test_the_longest_times_are_taken(context, new_notifier):
     assert context.poll(True)  # the timer of long ago
     notifier = new_notifier()
     context.set_event_notifier(notifier, notifier.test_and_clear)
-    for _ in range(4):  # it learns to look for as long
+    for _ in range(4):  # it learns to poll for as long
         notifier.set()
         while not context.poll(True):
             pass
     before = context.statistics()["poll_hits"]
-    for _ in range(100):  # a slow machine may notify before the look has begun
+    for _ in range(100):  # a slow machine may notify before polling has begun
         thread = threading.Timer(0.005, context.notify)
         thread.start()
         context.poll(True)
@@ -331,7 +331,7 @@ def test_the_longest_times_are_taken(context, new_notifier):
         if context.fdmon != "io_uring" or context.statistics()["poll_hits"] > before:
             break
     else:
-        raise AssertionError("it does not look")
+        raise AssertionError("it does not poll")
 
 
 def test_a_closed_event_notifier_says_so(context, new_notifier):

@@ -1,4 +1,4 @@
-"""Handlers that are looked at: io_poll and io_poll_ready (QEMU: test-nested-aio-poll.c), with and without an fd."""
+"""Handlers that are polled: io_poll and io_poll_ready (QEMU: test-nested-aio-poll.c), with and without an fd."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ import uringloop
 
 MS = 1_000_000
 LONG_NS = 5_000 * MS
-LEARN_NS = 20_000  # the first look takes 4_000
+LEARN_NS = 20_000  # polling begins with 4_000
 
 
 @pytest.fixture
@@ -38,32 +38,32 @@ class Memory:
     """Something to do, in memory: `waiting` items, of which io_poll_ready takes one."""
 
     def __init__(self, waiting=0):
-        self.waiting, self.n_asked, self.n_done = waiting, 0, 0
-        self.after = []  # items that appear when it was asked so often
+        self.waiting, self.n_calls, self.n_done = waiting, 0, 0
+        self.after = []  # items that appear after so many calls
         self.takes_ns = 0  # so long asking takes
 
     def io_poll(self):
-        self.n_asked += 1
+        self.n_calls += 1
         end_ns = time.monotonic_ns() + self.takes_ns
         while time.monotonic_ns() < end_ns:
             pass
-        if self.after and self.n_asked >= self.after[0]:
+        if self.after and self.n_calls >= self.after[0]:
             self.after.pop(0)
             self.waiting += 1
         return self.waiting > 0
 
     def io_poll_ready(self):
-        assert self.waiting > 0, "called although it did not say so"
+        assert self.waiting > 0, "called although it is not ready"
         self.waiting -= 1
         self.n_done += 1
 
 
 def learned(context, notifier, callback=None, max_ns=LONG_NS):
-    """Polling on, and the context has learned to look for long: an event came while it would have looked.
+    """Polling on, and the context has learned to poll for long: an event came while it would have polled.
 
-    A wait makes it look longer only if it took longer than the look, which begins with 4 us.  What sets the notifier
-    before the wait does not make sure of that, so asking takes that long.  A look of 4 us would end before the memory
-    of a test has something, and then the context sleeps until its fd says so, which it never does.
+    A wait makes it poll longer only if it took longer than the polling, which begins with 4 us.  A notifier that is set
+    before the wait does not ensure that, so io_poll takes that long.  Polling for 4 us would end before the memory of a
+    test has something, and then the context would sleep until its fd is ready, which it never is.
     """
     context.set_poll_params(max_ns, grow=max_ns)
     memory = Memory()
@@ -82,10 +82,10 @@ def learned(context, notifier, callback=None, max_ns=LONG_NS):
 # With an fd
 
 
-def test_a_handler_that_says_so_is_called_without_its_fd(context, notifier):
+def test_a_handler_that_is_ready_is_called_without_its_fd(context, notifier):
     memory = learned(context, notifier)
     before = context.statistics()["poll_hits"]
-    memory.after = [memory.n_asked + 5]
+    memory.after = [memory.n_calls + 5]
     while not memory.n_done:
         context.poll(True)
     assert memory.n_done == 1
@@ -95,7 +95,7 @@ def test_a_handler_that_says_so_is_called_without_its_fd(context, notifier):
     assert memory.n_done == 1
 
 
-def test_a_handler_that_did_not_say_so_is_not_called(context, notifier):
+def test_a_handler_that_is_not_ready_is_not_called(context, notifier):
     """Not even when another one did, or its fd has an event."""
     memory = learned(context, notifier)
     other = uringloop.EventNotifier()
@@ -104,29 +104,29 @@ def test_a_handler_that_did_not_say_so_is_not_called(context, notifier):
     other.set()
     while not context.poll(True):
         pass
-    memory.after = [memory.n_asked + 3]
+    memory.after = [memory.n_calls + 3]
     while not memory.n_done:
         context.poll(True)
     assert others.n_done == 0
-    assert others.n_asked > 0
+    assert others.n_calls > 0
     context.set_event_notifier(other)
     other.close()
 
 
-def test_a_handler_without_io_poll_does_not_keep_others_from_being_looked_for(context, notifier):
+def test_a_handler_without_io_poll_does_not_keep_others_from_being_polled_for(context, notifier):
     """QEMU on epoll and poll: one such handler switches polling off for all."""
     plain = uringloop.EventNotifier()
-    heard = []
-    context.set_event_notifier(plain, lambda: heard.append(plain.test_and_clear()))
+    notified = []
+    context.set_event_notifier(plain, lambda: notified.append(plain.test_and_clear()))
     memory = learned(context, notifier)
     before = context.statistics()["poll_hits"]
-    memory.after = [memory.n_asked + 5]
+    memory.after = [memory.n_calls + 5]
     while not memory.n_done:
         context.poll(True)
     assert context.statistics()["poll_hits"] > before
-    assert heard == []
+    assert notified == []
     plain.set()
-    while not heard:
+    while not notified:
         context.poll(True)
     context.set_event_notifier(plain)
     plain.close()
@@ -197,7 +197,7 @@ def test_io_poll_alone_is_ignored(context, notifier):
 
 
 def test_the_handlers_own_time_is_not_taken_for_waiting(context, notifier):
-    """A slow io_poll_ready does not make the context stop looking."""
+    """A slow io_poll_ready does not make the context stop polling."""
 
     def slow():
         memory.io_poll_ready()
@@ -205,7 +205,7 @@ def test_the_handlers_own_time_is_not_taken_for_waiting(context, notifier):
 
     memory = learned(context, notifier, slow, max_ns=20 * MS)
     for _ in range(3):
-        memory.after = [memory.n_asked + 2]
+        memory.after = [memory.n_calls + 2]
         count = memory.n_done
         context.call_at_ns(context.time_ns() + 1000 * MS, lambda: None)
         while memory.n_done == count:
@@ -227,26 +227,26 @@ def test_idle_handlers_leave_and_return_with_their_next_event(context, notifier,
         busy.waiting = 1
         while busy.waiting:
             context.poll(True)
-    asked = memory.n_asked
+    asked = memory.n_calls
     for _ in range(50):
-        busy.after = [busy.n_asked + 2]
+        busy.after = [busy.n_calls + 2]
         while busy.after or busy.waiting:
             context.poll(True)
     assert handler.polled_for
     if real_fdmon_name == "io_uring":
-        assert memory.n_asked == asked
+        assert memory.n_calls == asked
     else:
-        # elsewhere its fd would starve while others are found by looking
-        assert memory.n_asked > asked
+        # elsewhere its fd would starve while others are found by polling
+        assert memory.n_calls > asked
     notifier.set()
     while not context.poll(False):
         pass
     settle(context)
-    memory.after = [memory.n_asked + 2]
+    memory.after = [memory.n_calls + 2]
     while not memory.n_done:
         busy.waiting = max(busy.waiting, 0)
         context.poll(False)
-        busy.after = [busy.n_asked + 2]
+        busy.after = [busy.n_calls + 2]
         context.poll(True)
     assert memory.n_done == 1
 
@@ -261,16 +261,16 @@ def test_memory_without_an_fd_is_found(context, polling_ns):
     memory = Memory()
     handler = context.add_poll_handler(memory.io_poll, memory.io_poll_ready)
     for count in range(1, 6):
-        memory.after = [memory.n_asked + 10]
+        memory.after = [memory.n_calls + 10]
         while memory.n_done < count:
             context.poll(True)
     handler.remove()
     handler.remove()
     assert handler.removed
-    asked = memory.n_asked
+    asked = memory.n_calls
     context.notify()
     context.poll(True)
-    assert memory.n_asked == asked
+    assert memory.n_calls == asked
 
 
 def test_memory_without_an_fd_is_asked_in_turns_that_do_not_block(context):
@@ -293,12 +293,12 @@ def test_an_idle_loop_with_a_handler_sleeps(context):
     cpu = time.process_time()
     while time.monotonic() < deadline:
         context.poll(True)
-    assert memory.n_asked < 250
+    assert memory.n_calls < 250
     assert time.process_time() - cpu < 0.25
 
 
 def test_idle_memory_without_an_fd_is_found_all_the_same(context):
-    """It left the looking, as it was idle for long; it is asked once in 10 ms still."""
+    """It is not polled any more, as it was idle for long, but still called once in 10 ms."""
     memory, busy = Memory(), Memory()
     handler = context.add_poll_handler(memory.io_poll, memory.io_poll_ready)
     context.add_poll_handler(busy.io_poll, busy.io_poll_ready)
@@ -306,7 +306,7 @@ def test_idle_memory_without_an_fd_is_found_all_the_same(context):
     deadline = time.monotonic() + 20
     while handler.polled_for:
         assert time.monotonic() < deadline
-        busy.after = [busy.n_asked + 2]
+        busy.after = [busy.n_calls + 2]
         while busy.after or busy.waiting:
             context.poll(True)
     memory.waiting = 1
@@ -374,18 +374,18 @@ def test_handlers_come_and_go_while_they_are_asked(context):
 
 
 def test_polling_may_be_switched_while_handlers_are_asked(context, notifier):
-    n_asked = 0
+    n_calls = 0
 
     def io_poll():
-        nonlocal n_asked
-        n_asked += 1
-        if n_asked > 10 and n_asked % 7 == 0:
-            context.set_poll_params(LONG_NS * (n_asked % 2), LONG_NS)
-        return n_asked % 10 == 0
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls > 10 and n_calls % 7 == 0:
+            context.set_poll_params(LONG_NS * (n_calls % 2), LONG_NS)
+        return n_calls % 10 == 0
 
     learned(context, notifier)
     handle = context.add_poll_handler(io_poll, lambda: None)
-    while n_asked < 500:
+    while n_calls < 500:
         context.poll(True)
     handle.remove()
 
@@ -402,7 +402,7 @@ def test_what_is_no_handler_is_refused(context, notifier):
             call()
 
 
-def test_a_removed_handler_is_let_go_of(context):
+def test_a_removed_handler_is_released(context):
     memory = Memory()
     gone = weakref.ref(memory)
     handler = context.add_poll_handler(memory.io_poll, memory.io_poll_ready)
@@ -414,7 +414,7 @@ def test_a_removed_handler_is_let_go_of(context):
 
 
 @pytest.mark.parametrize("polling_ns", [0, 100_000])
-def test_a_loop_looks_at_memory(real_fdmon_name, polling_ns):
+def test_a_loop_polls_memory(real_fdmon_name, polling_ns):
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     loop.set_poll_params(polling_ns)
 
@@ -428,7 +428,7 @@ def test_a_loop_looks_at_memory(real_fdmon_name, polling_ns):
 
         handler = loop.add_poll_handler(memory.io_poll, ready)
         for _ in range(5):
-            memory.after = [memory.n_asked + 20]
+            memory.after = [memory.n_calls + 20]
             await asyncio.wait_for(arrived.wait(), 20)
             arrived.clear()
         memory.waiting = 1

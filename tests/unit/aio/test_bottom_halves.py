@@ -211,7 +211,7 @@ def test_a_nested_turn_runs_the_bottom_half_again_that_makes_it(context):
     assert not context.poll(False)
 
 
-def test_a_bottom_half_that_fails_is_logged_and_stops_nobody(context, caplog):
+def test_a_bottom_half_that_fails_is_logged_and_others_run(context, caplog):
     ran = Counter()
     context.schedule_one_shot(lambda: 1 / 0)
     context.schedule_one_shot(ran)
@@ -301,7 +301,7 @@ def test_a_worker_thread_enters_and_the_contexts_thread_runs(context):
 
 @pytest.mark.parametrize("polls", [False, True])
 def test_eight_threads_that_schedule_one_bottom_half_lose_no_run(context, polls):
-    """Each schedule is followed by a run, whether the context sleeps, looks, or is in a nested turn."""
+    """Each schedule is followed by a run, whether the context sleeps, polls, or is in a nested turn."""
     if polls:
         context.set_poll_params(1_000_000)
     ended, runs = [], []

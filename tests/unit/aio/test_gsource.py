@@ -40,7 +40,7 @@ def sleep(foreign, timeout_ms):
 
 
 def iteration(foreign, timeout_ms=0):
-    """One iteration of a main loop in which nobody else has anything; whether something was dispatched."""
+    """One iteration of a main loop in which no other source is ready; whether something was dispatched."""
     is_ready = foreign.prepare()
     if not is_ready:
         own_ms = -(-foreign.timeout_ns // MS) if foreign.timeout_ns >= 0 else timeout_ms

@@ -1,6 +1,6 @@
-"""Flushes inside of flushes: what is collected is written once, whoever writes while others are being written.
+"""Flushes inside of flushes: what is collected is written once, even if a flush begins inside another.
 
-A flush runs no user code, but it may let go of the last reference to something, whose destructor may do anything.
+A flush runs no user code, but it may release the last reference to something, whose destructor may do anything.
 """
 
 import sys
@@ -21,7 +21,7 @@ def mark(aio, flushables, n_bytes=1):
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_a_flush_that_marks_much_flushes_nobody_twice(aio, position):
+def test_a_flush_that_marks_much_flushes_nothing_twice(aio, position):
     flushables = [RecordingFlushable() for _ in range(3)]
     others = [RecordingFlushable() for _ in range(3)]
     before = references([*flushables, *others])

@@ -42,7 +42,7 @@ def test_loop_does_not_sleep_on_what_was_published_before(notifier):
     assert notifier.begin_wait()
 
 
-def test_looking_at_everything_takes_what_was_published(notifier):
+def test_checking_everything_takes_what_was_published(notifier):
     notifier.notify()
     notifier.end_wait()
     assert not notifier.notified
@@ -184,7 +184,7 @@ def test_every_callback_of_eight_flooding_threads_arrives_in_order(loop):
     assert arrived == [list(range(each))] * 8
 
 
-def test_busy_loop_is_told_without_system_calls(loop):
+def test_busy_loop_is_notified_without_system_calls(loop):
     """With notify_me 0 nothing is written to the eventfd."""
     before = loop.statistics()["wakeups"]
     count = 0

@@ -234,7 +234,7 @@ def test_of_two_handlers_only_the_ready_one_is_called(aio, fds):
 
 
 def test_handler_that_sets_its_own_event_is_called_once_in_each_turn(real_aio, fds):
-    """event/flush: broke QEMU's io_uring monitor in 2020, whose handlers were armed a turn too late."""
+    """event/flush: it broke in QEMU's io_uring monitor in 2020, where handlers were armed a turn too late."""
     left = 10
 
     def again(handler):
@@ -395,7 +395,7 @@ def test_timer_made_by_a_timer_waits_for_the_next_turn(aio):
 
 
 def test_timer_that_re_arms_itself_in_the_past_starves_no_due_timer(request, aio):
-    """Stock asyncio takes everything that is due at one look at the clock, and runs that."""
+    """Stock asyncio takes everything that is due at one reading of the clock, and runs that."""
     calls = []
 
     def again():

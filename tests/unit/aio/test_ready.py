@@ -16,7 +16,7 @@ FIRST_CAPACITY = 64
 @given(st.lists(st.integers(-150, 150), max_size=40))
 @settings(max_examples=100, deadline=None)
 def test_queue_agrees_with_a_deque(steps):
-    """A positive step pushes so many, a negative one pops so many."""
+    """A positive step pushes that many, a negative one pops that many."""
     queue, model = ReadyQueueDriver(), deque()
     for step in steps:
         for _ in range(step):

@@ -119,7 +119,7 @@ def test_cancelled_timer_stays_until_it_comes_up(timers):
     assert handles[5].cancelled()
 
 
-def test_cancelled_timer_at_the_top_is_dropped_by_a_look_at_the_next_time(timers):
+def test_cancelled_timer_at_the_top_is_dropped_when_the_next_time_is_read(timers):
     first = timers.push(1)
     second = timers.push(2)
     first.cancel()
@@ -169,7 +169,7 @@ def test_cleared_timers_can_be_cancelled(timers):
     assert (len(timers), timers.n_cancelled) == (0, 0)
 
 
-@pytest.mark.parametrize("end", ["pop", "compact", "clear", "look"])
+@pytest.mark.parametrize("end", ["pop", "compact", "clear", "read"])
 def test_timers_keep_exactly_one_reference_to_a_handle(end, timers):
     handles = [timers.push(when_ns) for when_ns in range(100)]
     handle = handles[0]

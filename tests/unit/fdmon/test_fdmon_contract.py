@@ -334,17 +334,17 @@ def test_wait_for_ever_ends_when_another_thread_makes_an_fd_ready(driver, fds):
 
 
 def test_wait_returns_on_a_signal_so_that_its_handler_runs(driver):
-    heard = []
-    previous = signal.signal(signal.SIGALRM, lambda *_: heard.append(True))
+    received = []
+    previous = signal.signal(signal.SIGALRM, lambda *_: received.append(True))
     try:
         # repeated, because the first one may come before the wait
         signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
-        while not heard:
+        while not received:
             assert driver.wait(-1) == []
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert heard
+    assert received
 
 
 def test_signal_during_wait_loses_no_registration(driver, fds):
@@ -393,7 +393,7 @@ def test_wait_does_not_report_what_was_consumed_before_it(driver, fds):
     assert driver.ready() == {}
 
 
-def test_hang_up_is_reported_without_being_asked_for(driver, fds):
+def test_hang_up_is_reported_without_being_requested(driver, fds):
     reader, writer = fds.pipe()
     handler = RecordingHandler(reader, POLLIN)
     driver.update(None, handler)
@@ -402,7 +402,7 @@ def test_hang_up_is_reported_without_being_asked_for(driver, fds):
     assert driver.ready()[handler] & POLLHUP
 
 
-def test_error_is_reported_without_being_asked_for(driver, fds):
+def test_error_is_reported_without_being_requested(driver, fds):
     reader, writer = fds.pipe()
     handler = RecordingHandler(writer, POLLIN)
     driver.update(None, handler)
@@ -458,7 +458,7 @@ def test_need_wait_is_true_when_something_is_ready(driver, fds):
     assert driver.need_wait(), "the fd is still ready"
 
 
-def test_need_wait_is_false_only_where_user_space_can_tell(new_driver, fds, fdmon_name):
+def test_need_wait_is_false_only_where_user_space_knows(new_driver, fds, fdmon_name):
     driver = new_driver()
     driver.update(None, RecordingHandler(fds.pipe()[0], POLLIN))
     driver.wait(0)
@@ -502,7 +502,7 @@ def test_fileno_is_readable_when_a_wait_would_deliver(driver, fds, fdmon_name):
     os.write(writer, b"x")
     assert is_readable(driver.fileno())
     assert driver.ready() == {handler: POLLIN}
-    # a lazy monitor says with need_wait that a wait is due before anybody sleeps on fileno
+    # a lazy monitor says with need_wait that a wait is due before another loop sleeps on fileno
     assert is_readable(driver.fileno()) or driver.need_wait()
     os.read(reader, 1)
     driver.wait(0)
@@ -511,7 +511,7 @@ def test_fileno_is_readable_when_a_wait_would_deliver(driver, fds, fdmon_name):
 
 
 def test_fileno_wakes_a_foreign_loop_when_another_thread_makes_an_fd_ready(driver, fds):
-    """What a foreign loop (GLib) does with fileno(), after it has asked gsource_prepare: it sleeps on it."""
+    """What a foreign loop (GLib) does with fileno(), after it has called gsource_prepare: it sleeps on it."""
     driver.make_pollable()
     driver.begin_run()
     if driver.fileno() < 0:
@@ -644,7 +644,7 @@ def test_a_number_that_is_another_files_when_its_wait_has_lasted_is_not_watched(
 
 
 @pytest.mark.parametrize("is_used_again", [False, True])
-def test_a_closed_file_whose_duplicate_lives_wakes_nobody_once_its_handler_is_removed(
+def test_a_closed_file_whose_duplicate_lives_wakes_nothing_once_its_handler_is_removed(
     driver, fds, fdmon_name, is_used_again
 ):
     """epoll(7) knows it on, and no number can remove it."""

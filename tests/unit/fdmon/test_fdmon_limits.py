@@ -115,10 +115,10 @@ def test_handler_modified_before_every_wait_is_reported_by_each(driver, fds):
         assert driver.ready() == {handler: handler.events}
 
 
-def test_reader_is_heard_although_the_writer_changes_in_every_turn(request, loop, fds):
+def test_reader_is_called_although_the_writer_changes_in_every_turn(request, loop, fds):
     """Stock asyncio has queued the reader's callback by then; the event must not go with the handler."""
     near, far = fds.socketpair()
-    heard_in = []
+    called_in = []
     turns = 0
 
     def toggle():
@@ -132,14 +132,14 @@ def test_reader_is_heard_although_the_writer_changes_in_every_turn(request, loop
             loop.remove_writer(near)
         loop.call_soon(toggle)
 
-    loop.add_reader(near, lambda: heard_in.append(turns))
+    loop.add_reader(near, lambda: called_in.append(turns))
     far.send(b"x")
     loop.call_soon(toggle)
     loop.run_forever()
     loop.remove_reader(near)
     loop.remove_writer(near)
-    assert heard_in
-    assert heard_in[0] < 5
+    assert called_in
+    assert called_in[0] < 5
 
 
 # Closed and used again
@@ -229,7 +229,7 @@ def test_number_used_again_is_not_reported_to_the_handler_of_the_closed_file(req
     assert again == reader
     new = RecordingHandler(again, POLLIN)
     try:
-        driver.update(None, new)  # nobody said that the old one is gone
+        driver.update(None, new)  # without a report that the old one is gone
         os.write(writer, b"x")
         assert old not in driver.ready()
     finally:

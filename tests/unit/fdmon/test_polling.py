@@ -27,11 +27,11 @@ FACTORS = st.integers(0, 5) | st.integers(0, 2**63 - 1)
 
 def model(ns, block_ns, max_ns, grow, shrink):
     """What QEMU's documents say of a handler's time, rule by rule, in numbers without end."""
-    came_while_looking = block_ns <= ns
-    too_late_for_looking = block_ns > max_ns
-    if came_while_looking:
+    came_while_polling = block_ns <= ns
+    too_late_for_polling = block_ns > max_ns
+    if came_while_polling:
         return ns
-    if too_late_for_looking:
+    if too_late_for_polling:
         return 0 if shrink == 0 else ns // shrink
     if ns == 0:
         grown = 4000
@@ -64,12 +64,12 @@ def test_a_time_stays_between_nothing_and_the_most(ns, blocks, grow, shrink):
     [
         (0, 0, 0),  # it was there at once
         (0, 100, 4000),  # first step
-        (4000, 3000, 4000),  # found while looking: the sweet spot
+        (4000, 3000, 4000),  # found while polling: the sweet spot
         (4000, 5000, 8000),
         (30000, 32000, MAX_NS),
         (30000, MAX_NS, 30000),
         (MAX_NS, MAX_NS, MAX_NS),
-        (16000, MAX_NS + 1, 0),  # looking could not have helped
+        (16000, MAX_NS + 1, 0),  # polling could not have helped
     ],
 )
 def test_the_steps(ns, block_ns, expected):
@@ -89,7 +89,7 @@ def test_the_steps(ns, block_ns, expected):
     st.sampled_from([0, 3]),
 )
 def test_the_list_agrees_with_a_plain_model(steps, shrink):
-    """Times, who is on the list, the greediest, and who has been idle for too long."""
+    """Times, what is on the list, the greediest, and what has been idle for too long."""
     idle_ns = 1000
     driver = PollListDriver(MAX_NS, 2, shrink, idle_ns)
     times, last, now_ns, expiry_ns = {}, {}, 1, 0
@@ -169,7 +169,7 @@ def mixed_load(driver):
     return driver.times()
 
 
-def test_what_nobody_waits_for_is_not_looked_for_and_goes_on_from_where_it_was(fds):
+def test_what_nothing_waits_for_is_not_polled_for_and_goes_on_from_where_it_was(fds):
     fd = fds.eventfd()
     polling = PollListDriver(MAX_NS)
     polling.turn(["a", "b"], 5000, 1)
@@ -267,7 +267,7 @@ def test_the_environment_variable_sets_the_most(monkeypatch, real_fdmon_name):
 
 
 @pytest.mark.needs_liburing
-def test_a_fast_peer_is_looked_for_and_found():
+def test_a_fast_peer_is_polled_for_and_found():
     """Both ends in one loop: what is sent is there at once."""
     loop = uringloop.new_event_loop(fdmon="io_uring")
     loop.set_poll_params(1_000_000)
@@ -304,7 +304,7 @@ FOREVER_NS = 30_000_000_000
 
 
 def learned_loop(fdmon):
-    """A loop that looks for half a minute, as it has learned from another thread; where it cannot look, any loop."""
+    """A loop that polls for half a minute, as it has learned from another thread; where it cannot poll, any loop."""
     loop = uringloop.new_event_loop(fdmon=fdmon)
     loop.set_poll_params(FOREVER_NS, FOREVER_NS)
     n_seen_in_a_row = 0
@@ -347,10 +347,10 @@ def test_what_was_learned_of_a_socket_is_not_the_next_ones(real_fdmon_name, how,
     async def exchange(sock, other):
         receiving = loop.create_task(receive(sock))
         await asyncio.sleep(0)
-        n_looked_for = len(polling)
+        n_polled_for = len(polling)
         other.send(b"x")
         assert await receiving == b"x"
-        return n_looked_for
+        return n_polled_for
 
     def connect(number=None):
         one, other = socket.socketpair()
@@ -404,7 +404,7 @@ def test_who_waits_for_each_message_anew_goes_on_with_what_was_learned(real_fdmo
             n_while_waiting.append(len(polling))
             other.send(b"x")
             assert await receiving == b"x"
-            assert len(polling) == 0  # nobody waits: not looked for
+            assert len(polling) == 0  # nothing waits: not polled for
 
     loop.run_until_complete(main())
     loop.close()
@@ -413,7 +413,7 @@ def test_who_waits_for_each_message_anew_goes_on_with_what_was_learned(real_fdmo
     assert n_while_waiting == [0, 1, 1]
 
 
-def test_a_thread_is_seen_while_looking_without_its_eventfd_or_any_system_call(ring_driver):
+def test_a_thread_is_seen_while_polling_without_its_eventfd_or_any_system_call(ring_driver):
     loop = learned_loop("io_uring")
     numbers, counts = [], []
 
@@ -423,7 +423,7 @@ def test_a_thread_is_seen_while_looking_without_its_eventfd_or_any_system_call(r
             loop.call_soon_threadsafe(seen.set)
             counts.append(eventfd_count(loop.aio_context.notifier.fd))
             assert seen.wait(20)
-            time.sleep(0.001)  # the loop looks all the time
+            time.sleep(0.001)  # the loop polls all the time
         loop.call_soon_threadsafe(loop.stop)
 
     thread = threading.Thread(target=work)
@@ -442,7 +442,7 @@ def test_a_thread_is_seen_while_looking_without_its_eventfd_or_any_system_call(r
 
 
 @pytest.mark.parametrize("fdmon", ["epoll", "poll"])
-def test_a_monitor_that_cannot_look_sleeps_and_is_woken(fdmon):
+def test_a_monitor_that_cannot_poll_sleeps_and_is_woken(fdmon):
     loop = learned_loop(fdmon)
     before = loop.statistics()
     thread = threading.Timer(0.05, loop.call_soon_threadsafe, [loop.stop])
@@ -458,7 +458,7 @@ def test_a_monitor_that_cannot_look_sleeps_and_is_woken(fdmon):
     assert cpu_ns < 25_000_000
 
 
-def test_looking_ends_when_a_timer_is_due(real_fdmon_name):
+def test_polling_ends_when_a_timer_is_due(real_fdmon_name):
     loop = learned_loop(real_fdmon_name)
     before = loop.statistics()
     for delay in (0.01, 0.0005):
@@ -473,8 +473,8 @@ def test_looking_ends_when_a_timer_is_due(real_fdmon_name):
 
 @pytest.mark.needs_liburing
 @pytest.mark.parametrize("how", ["soon", "later", "stop", "off", "raise"])
-def test_signals_are_seen_while_looking(how):
-    """Without a wake-up fd: the loop's thread has to ask."""
+def test_signals_are_seen_while_polling(how):
+    """Without a wake-up fd: the loop's thread has to check."""
     run_script(
         f"""
         import signal
@@ -528,7 +528,7 @@ def test_a_handlers_own_time_does_not_count(real_aio, fds):
 # -- when it is on -----------------------------------------------------------------------------------------
 
 
-def test_it_is_off_unless_asked_for_and_with_one_cpu_what_was_asked_for_is_obeyed():
+def test_it_is_off_by_default_and_can_be_enabled_with_one_cpu():
     """The measurements behind it: docs/decisions/0014."""
     run_script(
         """

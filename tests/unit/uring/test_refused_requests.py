@@ -78,7 +78,7 @@ class Echo(asyncio.Protocol):
 
 
 @pytest.mark.slow
-@pytest.mark.expects_loop_errors  # an ACCEPT that was refused is told, and made again after a second
+@pytest.mark.expects_loop_errors  # an ACCEPT that was refused is reported, and made again after a second
 @pytest.mark.parametrize("number", range(24))
 def test_a_server_answers_or_ends_the_connection_and_serves_the_next(ring_loop, number):
     loop, ring = ring_loop

@@ -96,7 +96,7 @@ def test_in_flight_goes_up_and_down_with_hold_and_release(ring):
     assert ring.in_flight == 0
 
 
-def test_held_request_lives_although_nobody_else_knows_it(ring):
+def test_held_request_lives_without_other_references(ring):
     request = RecordingRequest()
     gone = weakref.ref(request)
     user_data = ring.hold(request)
@@ -250,7 +250,7 @@ def test_completion_that_raises_leaves_the_others_undispatched(ring_driver, requ
     assert len(made[1].calls) == 1
 
 
-def test_memory_of_a_request_lives_until_its_owner_lets_go(ring_driver, requests, fds):
+def test_memory_of_a_request_lives_until_its_owner_releases_it(ring_driver, requests, fds):
     request, _, far, memory = silent_recv(requests, fds)
     del memory
     harvest(ring_driver)
