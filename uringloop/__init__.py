@@ -53,6 +53,7 @@ _OF_CONTEXTS = {
     "BottomHalf": ".aio.bottom_halves",
     "EventNotifier": ".aiocontext.event_notifier",
     "PollHandler": ".aio.poll_handlers",
+    "Statistics": ".aiocontext.statistics",
 }
 
 # The same, in builds with liburing.

@@ -7,6 +7,7 @@ from .aio.bottom_halves import BottomHalf as BottomHalf
 from .aio.poll_handlers import PollHandler as PollHandler
 from .aiocontext.context import AioContext as AioContext
 from .aiocontext.event_notifier import EventNotifier as EventNotifier
+from .aiocontext.statistics import Statistics as Statistics
 from .eventloop.loop import Loop as Loop
 from .eventloop.nested.mode import allow_nested as allow_nested
 from .eventloop.nested.mode import disallow_nested as disallow_nested

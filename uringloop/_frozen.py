@@ -64,7 +64,7 @@ def _seen_of_ours() -> None:
         reporter,
         timers,
     )
-    from .aiocontext import context, event_notifier
+    from .aiocontext import context, event_notifier, statistics
     from .eventloop import raw
     from .eventloop.base import loop_core, views, watching
     from .eventloop.nested import levels

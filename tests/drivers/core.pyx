@@ -25,6 +25,8 @@ from uringloop.transports.stream.wire cimport SendQueue, iovec
 import contextvars
 import random
 
+from uringloop.aiocontext.statistics import Statistics
+
 
 cdef class RecordingHandler(FdHandler):
     """An FdHandler that writes down each on_ready in `calls` and then calls `callback(handler, revents)`.
@@ -145,7 +147,9 @@ cdef class MonitorDriver:
         return {fd: handler.events for fd, handler in self.monitor.handlers.items()}
 
     def statistics(self):
-        return self.monitor.statistics()
+        cdef dict numbers = {}
+        self.monitor.count_into(numbers)
+        return Statistics(**numbers)
 
     def close(self):
         self.monitor.close()
@@ -429,7 +433,7 @@ cdef class ContextDriver:
         self.aio_context.settle()
 
     def statistics(self):
-        return self.aio_context.monitor.statistics()
+        return self.aio_context.statistics()
 
     def close(self):
         self.aio_context.close()

@@ -186,11 +186,11 @@ def test_a_multishot_callback_may_run_a_turn_that_calls_it_again(context, pipe):
 def test_64_requests_in_one_turn_are_one_system_call(context):
     seen = []
     context.poll(False)
-    before = context.monitor.statistics()
+    before = context.statistics()
     for _ in range(64):
         context.add_sqe(NOP, callback=seen.append)
     turn_until(context, lambda: len(seen) == 64)
-    after = context.monitor.statistics()
+    after = context.statistics()
     assert after["submitted"] - before["submitted"] == 64
     assert after["syscalls"] - before["syscalls"] == 1
 
@@ -249,10 +249,10 @@ def test_a_context_that_is_forgotten_goes_with_its_requests(pipe):
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(context, use, error, words):
-    before = context.monitor.statistics()["in_flight"]
+    before = context.statistics()["in_flight"]
     with pytest.raises(error, match=words):
         use(context)
-    assert context.monitor.statistics()["in_flight"] == before
+    assert context.statistics()["in_flight"] == before
 
 
 def test_a_prep_function_that_closes_the_context(pipe):

@@ -174,7 +174,7 @@ async def test_a_message_for_a_loops_ring_must_not_look_like_a_request():
     loop = asyncio.get_running_loop()
     other = make_loop("io_uring")
     try:
-        ring_fd = other.aio_context.monitor.statistics() and ring_of(other)
+        ring_fd = other.aio_context.statistics() and ring_of(other)
         with pytest.raises(ValueError, match="data 0"):
             loop.add_sqe(lib.io_uring_prep_msg_ring, ring_fd, 0, 1234, 0)
     finally:

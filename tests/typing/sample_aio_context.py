@@ -45,9 +45,10 @@ def without_asyncio() -> None:
         context.set_fd_handler(counter.notifier.fileno())
         counter.memory.remove()
         counter.notifier.close()
-        numbers: dict[str, int | str] = context.statistics()
+        numbers: uringloop.Statistics = context.statistics()
+        turns: int = numbers.turns
         reason: str | None = context.fdmon_reason
-        print(context.fdmon, reason, numbers["turns"])
+        print(context.fdmon, reason, turns)
 
 
 async def main() -> int:

@@ -24,8 +24,10 @@ def describe(loop: uringloop.Loop) -> str:
     assert_type(loop.fdmon, str)
     assert_type(loop.fdmon_reason, str | None)
     numbers = loop.statistics()
-    assert_type(numbers, dict[str, int | str])
-    return f"{numbers['fdmon']}: {numbers['syscalls']} system calls, {loop.aio_context.n_turns} turns"
+    assert_type(numbers, uringloop.Statistics)
+    assert_type(numbers.syscalls, int)
+    assert_type(numbers["syscalls"], int | str)
+    return f"{numbers.fdmon}: {numbers.syscalls} system calls, {numbers.turns} turns"
 
 
 async def main(greeting: bytes) -> bytes:

@@ -85,6 +85,7 @@ cdef class ContextCore:
     cdef int send_dirty(self) except -1
     cdef int send_all(self) except -1
     cdef int settle(self) except -1
+    cdef int count_into(self, dict numbers) except -1
     cdef int end(self) except -1
     cdef int forget(self) except -1
     cdef bint is_left(self) noexcept

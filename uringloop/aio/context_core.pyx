@@ -552,6 +552,13 @@ cdef class ContextCore:
             self.flush_dirty()
         return self.monitor.settle()
 
+    cdef int count_into(self, dict numbers) except -1:
+        """Add what the context and its monitor have counted, under the names of the fields of Statistics."""
+        numbers.update(turns=self.n_turns, wakeups=self.notifier.n_wakeups)
+        if self.polling is not None:
+            numbers.update(poll_hits=self.polling.n_hits, poll_misses=self.polling.n_misses)
+        return self.monitor.count_into(numbers)
+
     cdef int end(self) except -1:
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
         self.refuse_others()

@@ -283,14 +283,11 @@ cdef class AioContext(ContextCore):
         return self.monitor.name
 
     def statistics(self):
-        """What the context did so far: FDMonitor.statistics() and its own counts, a dict."""
-        numbers = self.monitor.statistics()
-        if self.polling is not None:
-            numbers["poll_hits"] = self.polling.n_hits
-            numbers["poll_misses"] = self.polling.n_misses
-        numbers["turns"] = self.n_turns
-        numbers["wakeups"] = self.notifier.n_wakeups
-        return numbers
+        """What the context did so far: a Statistics, which does not change (docs/observing.md)."""
+        from .statistics import Statistics  # here, because few programs need it, and dataclasses with it
+        cdef dict numbers = {}
+        self.count_into(numbers)
+        return Statistics(**numbers)
 
     def close(self):
         """Close the monitor and drop all callbacks and timers.  Idempotent."""

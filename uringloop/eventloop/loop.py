@@ -91,7 +91,7 @@ class Loop(
         )
 
     def statistics(self):
-        """What the loop did so far; see AioContext.statistics."""
+        """What the loop did so far, a Statistics; see docs/observing.md."""
         return self.aio_context.statistics()
 
     def _poll_as_environment_says(self):

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..aio.poll_handlers import PollHandler
+from ..aiocontext.statistics import Statistics
 from .nested.mode import NestedMixin
 from .processes import ProcessesMixin
 from .raw import RawCore
@@ -28,8 +29,7 @@ class Loop(
     def fdmon(self) -> str: ...
     @property
     def fdmon_reason(self) -> str | None: ...
-    # `fdmon` is the monitor's name, everything else a count
-    def statistics(self) -> dict[str, int | str]: ...
+    def statistics(self) -> Statistics: ...
     def set_poll_params(self, max_ns: int, grow: int = 2, shrink: int = 0) -> None: ...
     def add_poll_handler(
         self, io_poll: Callable[[], object], io_poll_ready: Callable[[], object]

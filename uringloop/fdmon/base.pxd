@@ -76,6 +76,7 @@ cdef class FDMonitor:
     cdef int make_pollable(self) except -1
     cdef bint gsource_prepare(self, ReadyList ready_list) except -1
     cdef bint gsource_check(self, bint is_fd_ready) except -1
+    cdef int count_into(self, dict numbers) except -1
     cdef int fileno(self) noexcept
     cdef int close(self) except -1
     cdef int deliver_last(self) except -1

@@ -478,12 +478,12 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int fileno(self) noexcept:
         return self.engine.ring.ring.ring_fd if self.engine.ring.is_open else -1
 
-    def statistics(self):
-        numbers = FDMonitor.statistics(self)
+    cdef int count_into(self, dict numbers) except -1:
+        FDMonitor.count_into(self, numbers)
         self.engine.count_into(numbers)
         for one in self.sets():
             numbers["syscalls"] += (<SetHandler>one).watches.n_syscalls
-        return numbers
+        return 0
 
     # -- the end ---------------------------------------------------------------------------------------
 

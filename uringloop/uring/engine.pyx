@@ -489,16 +489,15 @@ cdef class Engine:
         return self.part()
 
     cdef int count_into(self, dict numbers) except -1:
-        """Add to the monitor's statistics."""
+        """Add what the engine has counted, as FDMonitor.count_into does; `syscalls` of the monitor is there."""
         numbers.update(
             in_flight=self.in_flight.count,
             submitted=self.n_submitted_before + self.ring.n_submitted,
             completed=self.n_completed,
             cq_overflows=self.n_cq_overflows,
-            syscalls=self.n_syscalls_before + self.ring.n_syscalls,
+            leaked=self.n_leaked,
+            syscalls=numbers["syscalls"] + self.n_syscalls_before + self.ring.n_syscalls,
         )
-        if self.n_leaked:
-            numbers["leaked"] = self.n_leaked
         return 0
 
     # -- the end ---------------------------------------------------------------------------------------

@@ -20,11 +20,6 @@ from unit.conftest import free_fds
 
 POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
 OF_IO_URING = ("io_uring", "closable", "restless")
-KEYS = {
-    "fdmon", "handlers", "in_flight", "submitted", "completed", "cq_overflows", "syscalls", "poll_hits",
-    "poll_misses",
-}  # fmt: skip
-
 
 # update
 
@@ -548,8 +543,7 @@ def wchan(thread_id):
 def test_statistics_are_ints_and_the_monitors_name(driver, fds, fdmon_name):
     driver.update(None, RecordingHandler(fds.readable(), POLLIN))
     driver.ready()
-    numbers = driver.statistics()
-    assert set(numbers) >= KEYS
+    numbers = dict(driver.statistics())
     assert numbers.pop("fdmon") == {"faulty": "fake", "closable": "io_uring", "restless": "io_uring"}.get(
         fdmon_name, fdmon_name
     )

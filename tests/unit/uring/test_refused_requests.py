@@ -152,4 +152,4 @@ def test_a_ring_that_cannot_be_drained_is_closed_before_its_memory_is_released(r
     with pytest.raises(OSError, match="refused"):
         ring_driver.close()
     assert not ring.is_open
-    assert ring_driver.statistics()["leaked"] == 1
+    assert ring_driver.statistics().leaked == 1

@@ -488,7 +488,7 @@ def test_close_by_another_thread_keeps_memory_that_the_kernel_may_touch(ring_dri
     thread.start()
     thread.join()
     statistics = ring_driver.statistics()
-    assert statistics.get("leaked", 0) == 1
+    assert statistics.leaked == 1
     assert held.is_in_flight
     assert held.kept_alive is not None
 
