@@ -244,6 +244,54 @@ async def test_an_end_while_reading_is_paused_comes_after_the_data():
         assert protocol.data == b"kept"
 
 
+class PausingAtEach(BufferedRecorder):
+    """Pauses at every buffer that it gets."""
+
+    def buffer_updated(self, count):
+        super().buffer_updated(count)
+        self.transport.pause_reading()
+
+
+@ENGINES
+async def test_an_end_waits_for_a_protocol_that_pauses_at_each_buffer(prepare):
+    """Also where it pauses again while what came before the end is read."""
+    if monitor_of(asyncio.get_running_loop()) == "asyncio":
+        pytest.skip("asyncio fills one buffer and drops the rest")
+    async with secured(PausingAtEach(4), prepare=prepare) as (transport, protocol, peer):
+        transport.pause_reading()
+        await peer.write(b"0123456789")
+        peer.sock.shutdown(socket.SHUT_WR)
+        await until(lambda: transport.get_read_buffer_size())
+        await turns(5)
+        for n_bytes in (4, 8, 10):
+            transport.resume_reading()
+            await turns(3)
+            assert protocol.data == b"0123456789"[:n_bytes]
+            assert "eof_received" not in protocol.calls
+        transport.resume_reading()
+        await protocol.lost.wait()
+        assert protocol.calls == ["connection_made", *["buffer_updated"] * 3, "eof_received", "connection_lost"]
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+async def test_close_after_an_end_that_waits_for_a_paused_protocol(is_read):
+    """What was not read goes, and the connection ends."""
+    if monitor_of(asyncio.get_running_loop()) == "asyncio":
+        pytest.skip("asyncio waits for ever")
+    async with secured(PausingAtEach(4)) as (transport, protocol, peer):
+        transport.pause_reading()
+        await peer.write(b"0123456789")
+        peer.sock.shutdown(socket.SHUT_WR)
+        await until(lambda: transport.get_read_buffer_size())
+        await turns(5)
+        if is_read:
+            transport.resume_reading()
+            await turns(3)
+        transport.close()
+        await asyncio.wait_for(protocol.lost.wait(), 5)
+        assert protocol.data == b"0123456789"[: 4 * is_read]
+
+
 async def test_abort_in_data_received_delivers_nothing_more():
     class Aborting(Recorder):
         def data_received(self, data):

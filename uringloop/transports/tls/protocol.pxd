@@ -44,6 +44,7 @@ cdef class TlsProtocol(Resumable):
     cdef int do_handshake(self) except -1
     cdef int handshake_ended(self, object error) except -1
     cdef int start_shutdown(self) except -1
+    cdef int close(self) except -1
     cdef int do_flush(self) except -1
     cdef int do_shutdown(self) except -1
     cdef int shutdown_ended(self, object error) except -1

@@ -192,14 +192,12 @@ cdef class TlsProtocol(Resumable):
                 self.handshake_ended(ConnectionResetError())
             elif self.state == WRAPPED:
                 self.set_state(FLUSHING)
-                if self.is_app_reading_paused:
-                    return True
                 self.do_flush()
+                return self.state == FLUSHING
             elif self.state == FLUSHING:
                 # Only if the flush was interrupted, and is due again: what it had not read yet comes first.
-                if self.is_app_reading_paused:
-                    return True
                 self.do_flush()
+                return self.state == FLUSHING
             elif self.state == SHUTDOWN:
                 self.do_shutdown()
         except Exception:
@@ -298,8 +296,22 @@ cdef class TlsProtocol(Resumable):
         if self.state == FLUSHING or self.state == SHUTDOWN:
             self.transport._force_close(TimeoutError("SSL shutdown timed out"))
 
+    cdef int close(self) except -1:
+        """The application closes."""
+        self.is_app_closed = True
+        if self.state == FLUSHING and self.is_app_reading_paused:
+            self.loop.call_soon(self._go_on)  # the peer's end waits until it resumes, which it need not do any more
+            return 0
+        return self.start_shutdown()
+
     cdef int do_flush(self) except -1:
+        """What came before the end is delivered, what was written is sent, and the end follows.
+
+        It stays FLUSHING while the application pauses, also in the middle: it is called again when that resumes.
+        """
         self.do_read()
+        if self.is_app_reading_paused and not self.is_app_closed:
+            return 0
         if self.backlog_bytes and self.state == FLUSHING:
             try:
                 self.do_write(True)

@@ -76,8 +76,7 @@ cdef class TlsTransport:
 
     def close(self):
         if not self.tls.is_app_closed:
-            self.tls.is_app_closed = True
-            self.tls.start_shutdown()
+            self.tls.close()
         else:
             self.tls.is_closed_again = True
 
