@@ -25,8 +25,8 @@ ANY = "auto-any"
 ENVIRONMENT = "URINGLOOP_FDMON"
 
 _logger = logging.getLogger("uringloop")
-_io_uring_was_had = False
-_chosen: set[str] = set()  # monitors of loops that were not given one by name
+# Monitors that loops of this process got, apart from epoll and poll by name.  io_uring among them is the mark.
+_had: set[str] = set()
 
 
 # All monitors are imported at once: a process without free descriptors could not load one later.
@@ -78,8 +78,7 @@ def make_monitor(name: str | None = None) -> tuple[Any, str | None]:
         raise ValueError(f"{source} must be one of {', '.join((*NAMES, ANY))}, not {name!r}")
     monitor = _MAKERS[name]()
     if name == "io_uring":
-        _mark()
-        _chosen.add(name)
+        _had.add(name)
     return monitor, f"{name} was requested by {source}={name}"
 
 
@@ -90,7 +89,7 @@ def _choose(may_differ: bool) -> tuple[Any, str | None]:
             monitor = make()
             break
         except MonitorUnavailable as error:
-            if name == "io_uring" and _io_uring_was_had and not may_differ:
+            if name == "io_uring" and name in _had and not may_differ:
                 raise MonitorUnavailable(
                     name,
                     error.errno or 0,
@@ -100,8 +99,6 @@ def _choose(may_differ: bool) -> tuple[Any, str | None]:
             if name == NAMES[-1]:
                 raise
             reasons.append(str(error))
-    if name == "io_uring":
-        _mark()
     reason = "; ".join(reasons) or None
     if reason is not None:
         _logger.debug("using %s: %s", name, reason)
@@ -111,25 +108,14 @@ def _choose(may_differ: bool) -> tuple[Any, str | None]:
 
 def _warn_if_mixed(name: str, reason: str | None) -> None:
     """Once per process: raw requests, for one, then work in some loops only."""
-    if len(_chosen) == 1 and name not in _chosen:
+    if len(_had) == 1 and name not in _had:
         _logger.warning(
             "loops of this process run on different monitors: an earlier one on %s, this one on %s%s",
-            *_chosen,
+            *_had,
             name,
             "" if reason is None else f" ({reason})",
         )
-    _chosen.add(name)
+    _had.add(name)
 
 
-def _mark() -> None:
-    global _io_uring_was_had
-    _io_uring_was_had = True
-
-
-def _forget_mark() -> None:
-    global _io_uring_was_had
-    _io_uring_was_had = False
-    _chosen.clear()
-
-
-os.register_at_fork(after_in_child=_forget_mark)
+os.register_at_fork(after_in_child=_had.clear)
