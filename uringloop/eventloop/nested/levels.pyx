@@ -134,18 +134,19 @@ def _turn_over(loop, aside):
 #
 # Up to Python 3.13 the C and the Python task module share one dict; from 3.14 on each has a current task of its own.
 
-cdef list modules = []  # (current_task, leave, enter) of each
-cdef object bound_enter = None  # the one that wants its loop to be the running one, which it is not in a fork child
-if hasattr(tasks, "_swap_current_task"):  # since Python 3.12
-    for _prefix in ("_c_", "_py_"):
-        if hasattr(tasks, _prefix + "swap_current_task"):
-            _swap = getattr(tasks, _prefix + "swap_current_task")
-            modules.append((getattr(tasks, _prefix + "current_task"), lambda loop, task, swap=_swap: swap(loop, None),
-                            _swap))
-    if sys.version_info >= (3, 14):
-        bound_enter = getattr(tasks, "_c_swap_current_task", None)
-else:
-    modules.append((tasks.current_task, tasks._leave_task, tasks._enter_task))
+def _task_modules():
+    """(current_task, leave, enter) of each."""
+    if not hasattr(tasks, "_swap_current_task"):  # before Python 3.12
+        return ((tasks.current_task, tasks._leave_task, tasks._enter_task),)
+    swaps = [(getattr(tasks, f"_{name}_current_task", None), getattr(tasks, f"_{name}_swap_current_task", None))
+             for name in ("c", "py")]
+    return tuple([(current, lambda loop, task, swap=swap: swap(loop, None), swap)
+                  for current, swap in swaps if swap is not None])
+
+
+cdef tuple task_modules = _task_modules()
+# The one that wants its loop to be the running one, which it is not in a fork child.
+cdef object bound_enter = getattr(tasks, "_c_swap_current_task", None) if sys.version_info >= (3, 14) else None
 
 
 cdef list set_aside(loop):
@@ -154,7 +155,7 @@ cdef list set_aside(loop):
     if events._get_running_loop() is not loop:
         return None  # no task runs, and 3.14 would look through all threads
     try:
-        for current_task, leave, enter in modules:
+        for current_task, leave, enter in task_modules:
             task = current_task(loop)
             if task is not None:
                 aside = aside or []
@@ -206,9 +207,8 @@ cdef int pass_cancellations(Level level) except -1:
 # Python have an attribute for it.  That of C tasks is read-only, so its bit is looked for, once, in a task made for
 # the purpose.
 
-cdef uint32_t mark_mask = 0       # 0: not looked for yet, or not found
-cdef Py_ssize_t mark_word = -1    # index in units of 4 bytes
-cdef bint is_mark_looked_for = False
+cdef uint32_t mark_mask = 0       # 0: not found
+cdef Py_ssize_t mark_word = -1    # index in units of 4 bytes; -1: not looked for yet
 
 
 cdef bint unmark(task) except -1:
@@ -219,7 +219,7 @@ cdef bint unmark(task) except -1:
         except AttributeError:
             pass
         return not getattr(task, "_must_cancel", True)
-    if not is_mark_looked_for:
+    if mark_word < 0:
         find_mark()
     if mark_mask == 0:
         return False
@@ -247,8 +247,8 @@ cdef object words_of(task):
 
 cdef int find_mark() except -1:
     """The one bit that the first cancel() sets and the second leaves alone."""
-    global mark_mask, mark_word, is_mark_looked_for
-    is_mark_looked_for = True
+    global mark_mask, mark_word
+    mark_word = 0
     coroutine = _nothing()
     task = CTask(coroutine, loop=_TaskMaker())
     task._log_destroy_pending = False
