@@ -20,13 +20,17 @@ static int ul_audit(const char *event, PyObject *Py_UNUSED(arguments), void *Py_
     return 0;
 }
 
-/* Once per process: a hook stays for ever.  An older hook may refuse it; then there is none. */
-static void ul_add_audit_hook(void (*function)(void))
+/* Once per process: a hook stays for ever.  An older hook may refuse it; then there is none.  Returns whether it was
+   the first time. */
+static int ul_add_audit_hook(void (*function)(void))
 {
+    if (ul_before_leaving != NULL)
+        return 0;
     ul_before_leaving = function;
     ul_interpreter = PyInterpreterState_Get();
     if (PySys_AddAuditHook(ul_audit, NULL) < 0)
         PyErr_Clear();
+    return 1;
 }
 
 #endif

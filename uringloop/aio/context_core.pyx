@@ -631,9 +631,7 @@ cdef class ContextCore:
 # -- what may end or replace this process ----------------------------------------------------------------------
 
 cdef extern from "../aio/audit.h":
-    void ul_add_audit_hook(void (*function)() noexcept)
-
-cdef bint has_hook = False
+    bint ul_add_audit_hook(void (*function)() noexcept)
 
 
 cdef int watch_departures() except -1:
@@ -642,10 +640,7 @@ cdef int watch_departures() except -1:
     exec(2) has no other hook than an audit hook.  Counted: some 700 instructions more for each audited one (import,
     open, socket() ...; a socket() with its close() takes 6,700 beside its system calls).  No message is one.
     """
-    global has_hook
-    if not has_hook:
-        has_hook = True
-        ul_add_audit_hook(before_leaving)
+    if ul_add_audit_hook(before_leaving):
         os.register_at_fork(before=_send_all)
         atexit.register(_send_all)
     return 0
