@@ -7,6 +7,8 @@ from typing import Any
 class LogReporter:
     """What a Handle asks of its loop."""
 
+    __slots__ = ()
+
     _n_nested = 1  # callbacks may run turns: Handle leaves and enters contexts for them
 
     def call_exception_handler(self, details: dict[str, Any]) -> None:

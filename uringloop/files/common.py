@@ -54,6 +54,8 @@ MUCH_BYTES = 1024 * 1024
 class _Released:
     """Awaited, it is over at once."""
 
+    __slots__ = ()
+
     def __await__(self) -> Generator[Any, Any, None]:
         return iter(())  # type: ignore[return-value]
 

@@ -75,7 +75,7 @@ cdef unsigned CQ_LARGE = 1024
 # How long the constructor waits before it says ENOMEM: the kernel gives the memory of closed rings back tens of
 # milliseconds after close, to all processes of the user.  They all wait for it, and one that asks rarely gets none: the
 # pauses stay short.  Counted, not timed: programs replace the clock.
-ENOMEM_PAUSES_MS = (1, 2, 4, 8, *[10] * 18)
+ENOMEM_PAUSES_MS = (1, 2, 4, 8) + (10,) * 18
 # The rest, up to a second, where a ring was made or closed since the last such wait: memory does come back then, and
 # without a ring a loop is an error, where the first of a process would fall back.
 ENOMEM_MORE_PAUSES_MS = (10,) * 80
