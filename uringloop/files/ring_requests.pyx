@@ -14,7 +14,6 @@ Thread: the loop's.
 Not here: everything that is needed less often (`ring_backend`, by add_sqe() and cffi).
 """
 
-import weakref
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
@@ -79,29 +78,13 @@ cdef class Block:
         return result
 
 
-cdef class Turn:
-    """How much was read within the current turn of a loop."""
-
-    cdef unsigned long long number
-    cdef size_t n_bytes
-    cdef object __weakref__
-
-
-# loop -> Turn
-cdef object turns = weakref.WeakKeyDictionary()
-
-
 cdef class RingFiles:
     """Makes requests on the ring of one loop."""
 
     cdef RawCore loop
-    cdef Turn turn
 
     def __cinit__(self, RawCore loop not None):
         self.loop = loop
-        self.turn = turns.get(loop)
-        if self.turn is None:
-            self.turn = turns[loop] = Turn()
 
     def read(self, int fd, Block block not None, Py_ssize_t at, Py_ssize_t count, int64_t offset):
         """A request that reads `count` bytes into `block` from `at` on; offset -1 for what has no positions."""
@@ -163,12 +146,12 @@ cdef class RingFiles:
         sqe.addr = <uint64_t><uintptr_t>memory
         sqe.len = <uint32_t>min(count, <Py_ssize_t>LENGTH_MOST)
         if opcode == OP_READ and offset >= 0:
-            if self.turn.number != self.loop.aio_context.n_turns:
-                self.turn.number = self.loop.aio_context.n_turns
-                self.turn.n_bytes = 0
-            if self.turn.n_bytes >= INLINE_MOST_BYTES:
+            if self.loop.file_turn != self.loop.aio_context.n_turns:
+                self.loop.file_turn = self.loop.aio_context.n_turns
+                self.loop.file_bytes = 0
+            if self.loop.file_bytes >= INLINE_MOST_BYTES:
                 sqe.flags = IOSQE_ASYNC
-            self.turn.n_bytes += sqe.len
+            self.loop.file_bytes += sqe.len
         return self.submit(&sqe, keepalive, False)
 
     cdef object submit(self, io_uring_sqe *sqe, object keepalive, bint makes_fds):
