@@ -45,7 +45,7 @@ cdef class ContextCore:
     cdef bint is_flushing             # flush_dirty is at work
     cdef Resumable in_delivery        # whose frame calls user code and may have more for it: see resume_below
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
-    cdef Stopwatch stopwatch          # who wants to know of slow callbacks, or None
+    cdef Stopwatch stopwatch          # times callbacks to report slow ones, or None
     cdef readonly PollList polling    # what is worth looking for before blocking; None while that is off
     cdef object around_turn           # poll() calls it, and afterwards what it returned; it and that may be None
     cdef bint is_foreign              # a foreign loop drives it (gsource)

@@ -206,7 +206,7 @@ class Loop(
             self._current_handle = interrupted
             handle = None  # a traceback of a task may keep this frame, which must not keep the task
 
-    def _tell_slow(self, what, seconds):
+    def _report_slow(self, what, seconds):
         """A callback took slow_callback_duration or longer."""
         if self._debug:
             described = base_events._format_handle(what) if isinstance(what, events.Handle) else repr(what)

@@ -51,7 +51,7 @@ cdef class ReadyList(References):
     cdef FdHandler pop(self)
 
 cdef class Stopwatch:
-    cdef object tell              # called with what took long and with the seconds
+    cdef object report            # called with what took long and with the seconds
     cdef int64_t limit_ns         # from here on it is long
     cdef int check(self, object what, int64_t started_ns) except -1
 
@@ -61,7 +61,7 @@ cdef class FDMonitor:
     cdef dict left_files             # fd -> (device, inode) at the fork, from `leave` until `renew`; else None
     cdef unsigned long long n_syscalls
     cdef unsigned long long n_interests  # how often what is to be watched changed; counted where fileno() is -1
-    cdef Stopwatch stopwatch         # who wants to know of slow callbacks, or None
+    cdef Stopwatch stopwatch         # times callbacks to report slow ones, or None
     cdef PollList polling            # the context's, None while adaptive polling is off
     cdef object get_engine(self)
     cdef int update(self, FdHandler old, FdHandler new) except -1

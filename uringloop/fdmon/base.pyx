@@ -54,17 +54,17 @@ cdef class FdHandler:
 
 
 cdef class Stopwatch:
-    """Finds callbacks that take long: `tell(what, seconds)` is called after each such one."""
+    """Finds callbacks that take long: `report(what, seconds)` is called after each such one."""
 
-    def __cinit__(self, tell, int64_t limit_ns):
-        self.tell = tell
+    def __cinit__(self, report, int64_t limit_ns):
+        self.report = report
         self.limit_ns = limit_ns
 
     cdef int check(self, object what, int64_t started_ns) except -1:
         """A callback that began at `started_ns` is over.  Runs user code if it was slow."""
         cdef int64_t took_ns = ul_monotonic_ns() - started_ns
         if took_ns >= self.limit_ns and what is not None:
-            self.tell(what, took_ns / 1e9)
+            self.report(what, took_ns / 1e9)
         return 0
 
 

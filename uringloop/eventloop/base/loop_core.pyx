@@ -414,7 +414,7 @@ cdef class LoopCore(FdWatching):
         # Weak: a loop that is forgotten open goes, and warns, with its last reference, not when garbage is collected.
         loop = weakref.ref(self)
         if self.is_debug or self.slow_hook is not None:
-            stopwatch = Stopwatch(lambda what, seconds: loop()._tell_slow(what, seconds), as_ns(self.slow_s))
+            stopwatch = Stopwatch(lambda what, seconds: loop()._report_slow(what, seconds), as_ns(self.slow_s))
         self.aio_context.run_handle_debug = (lambda handle: loop()._run_debug(handle)) if self.is_debug else None
         return self.aio_context.set_stopwatch(stopwatch)
 
