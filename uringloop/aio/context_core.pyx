@@ -437,7 +437,7 @@ cdef class ContextCore:
 
     cdef int dispatch_fds(self) except -1:
         cdef FdHandler handler
-        cdef object behind
+        cdef object subject
         cdef Stopwatch stopwatch
         cdef int64_t started_ns
         cdef size_t count = self.ready_list.count()
@@ -454,12 +454,12 @@ cdef class ContextCore:
             if self.stopwatch is None:
                 handler.on_ready(handler.revents)
                 continue
-            behind = handler.behind()  # before: a wire that is over forgets whose it was
+            subject = handler.subject()  # before: a wire that is over forgets whose it was
             started_ns = ul_monotonic_ns()
             handler.on_ready(handler.revents)
             stopwatch = self.stopwatch
             if stopwatch is not None:
-                stopwatch.check(behind, started_ns)
+                stopwatch.check(subject, started_ns)
         return 0
 
     cdef int take_due_timers(self) except -1:

@@ -43,7 +43,7 @@ cdef class FdHandler:
     cdef object arming            # io_uring only: the PollRequest that watches for it, or None
     cdef PolledEvent polled       # how long looking for it pays; None until polling is on and it came
     cdef int on_ready(self, short revents) except -1
-    cdef object behind(self)
+    cdef object subject(self)
     cdef bint is_closed_by_program(self) except -1
 
 cdef class ReadyList(References):

@@ -44,7 +44,7 @@ cdef class FdHandler:
         """Called by the context's dispatch; may run user code.  revents as in poll(2)."""
         raise NotImplementedError
 
-    cdef object behind(self):
+    cdef object subject(self):
         """What a report of a slow callback names; None: what is called reports itself."""
         return self
 

@@ -446,11 +446,11 @@ cdef class IoUringMonitor(FDMonitor):
         return count
 
     cdef int complete_timed(self, Request request, Completion slot) except -1:
-        cdef object behind = request.behind()  # before: a wire that is over forgets whose it was
+        cdef object subject = request.subject()  # before: a wire that is over forgets whose it was
         cdef int64_t started_ns = ul_monotonic_ns()
         request.complete(slot.res, slot.flags, slot.data)
         cdef Stopwatch stopwatch = self.stopwatch  # it may have been put away meanwhile
-        return stopwatch.check(behind, started_ns) if stopwatch is not None else 0
+        return stopwatch.check(subject, started_ns) if stopwatch is not None else 0
 
     cdef int submit(self) except -1:
         return self.engine.submit()

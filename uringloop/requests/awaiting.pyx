@@ -275,11 +275,11 @@ cdef class Standing(Request):
         if self.makes_fds and res >= 0:
             close_fd(res)
 
-    cdef object behind(self):
+    cdef object subject(self):
         return None if self.request == NULL else <object>self.request
 
     def __repr__(self):
-        return repr(self.behind())
+        return repr(self.subject())
 
 
 @cython.freelist(64)

@@ -306,7 +306,7 @@ cdef class SqeRequest(Request):
             })
         return 0
 
-    cdef object behind(self):
+    cdef object subject(self):
         return self.callback if self.callback is not None else self
 
 

@@ -34,7 +34,7 @@ cdef class Request:
     cdef object polled                 # fdmon/polling's PolledEvent, of the maker of the request; or None
     cdef bint may_notify_late          # a zero-copy send behind a link: see end()
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1
-    cdef object behind(self)
+    cdef object subject(self)
     cdef int reported(self, int32_t res, bint has_more) except -1
     cdef void settle(self, int32_t res) noexcept
     cdef void drop(self, int32_t res, uint32_t flags) noexcept

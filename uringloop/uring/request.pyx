@@ -63,7 +63,7 @@ cdef class Request:
         """
         raise NotImplementedError
 
-    cdef object behind(self):
+    cdef object subject(self):
         """What a report of a slow `complete` names; None: nothing slow can happen there."""
         return None
 

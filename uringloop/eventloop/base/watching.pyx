@@ -43,7 +43,7 @@ cdef class FdCallbacks(FdHandler):
             aio_context.run_handle(writer)
         return 0
 
-    cdef object behind(self):
+    cdef object subject(self):
         return None  # run_handle reports by itself, and names the callback
 
     cdef bint is_closed_by_program(self) except -1:

@@ -134,7 +134,7 @@ cdef class ReceiveRequest(MovableRequest):
                 raise
             return end.wire_failed(error)
 
-    cdef object behind(self):
+    cdef object subject(self):
         return self.wire.end if self.wire is not None else None
 
 
@@ -161,7 +161,7 @@ cdef class SendRequest(Request):
                 raise
             return end.wire_failed(error)
 
-    cdef object behind(self):
+    cdef object subject(self):
         return self.wire.end if self.wire is not None else None
 
     cdef void settle(self, int32_t res) noexcept:
@@ -194,7 +194,7 @@ cdef class RoomRequest(Request):
                 raise
             return end.wire_failed(error)
 
-    cdef object behind(self):
+    cdef object subject(self):
         return self.wire.end if self.wire is not None else None
 
 
@@ -213,7 +213,7 @@ cdef class IdleHandler(FdHandler):
         except BaseException as error:
             return end.wire_failed(error)
 
-    cdef object behind(self):
+    cdef object subject(self):
         return self.wire.end
 
 

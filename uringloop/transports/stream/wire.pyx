@@ -480,7 +480,7 @@ cdef class WireHandler(FdHandler):
             end.wire_failed(error)
         return 0
 
-    cdef object behind(self):
+    cdef object subject(self):
         return self.wire.end
 
     cdef bint is_closed_by_program(self) except -1:
