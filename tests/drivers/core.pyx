@@ -163,7 +163,7 @@ cdef Handle fill_handle(Handle handle, object loop, object callback, tuple args,
     handle.args = args
     handle.n_args = -1
     handle.loop = loop
-    handle.aio_context = contextvars.copy_context() if context is None else context
+    handle.context = contextvars.copy_context() if context is None else context
     return handle
 
 

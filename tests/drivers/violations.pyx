@@ -99,7 +99,7 @@ def cancel_more_timers_than_there_are():
 def run_handle_without_arguments():
     cdef Handle handle = Handle.__new__(Handle)
     handle.callback = print
-    handle.aio_context = contextvars.copy_context()
+    handle.context = contextvars.copy_context()
     handle.n_args = -1
     handle.run()
 

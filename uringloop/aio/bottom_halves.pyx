@@ -70,7 +70,7 @@ cdef class BottomHalves:
         handle.args = args
         handle.n_args = -1
         handle.loop = self.who_reports()
-        handle.aio_context = PyContext_CopyCurrent()
+        handle.context = PyContext_CopyCurrent()
         return handle
 
     cdef int run_idle(self, size_t end) except -1:
@@ -195,5 +195,5 @@ def new_bottom_half(BottomHalves owner not None, callback, tuple args not None, 
     run.args = args
     run.n_args = -1
     run.loop = owner.who_reports()
-    run.aio_context = PyContext_CopyCurrent()
+    run.context = PyContext_CopyCurrent()
     return bottom_half

@@ -414,7 +414,7 @@ cdef class ContextCore:
         handle.callback = callback
         handle.n_args = 0
         handle.loop = loop
-        handle.aio_context = PyContext_CopyCurrent()
+        handle.context = PyContext_CopyCurrent()
         return self.ready.push(handle)
 
     cdef int run_handle(self, Handle handle) except -1:

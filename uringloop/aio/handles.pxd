@@ -13,7 +13,7 @@ cdef class Handle:
     cdef object first              # up to two arguments stand here, which saves the tuple
     cdef object second
     cdef object args               # tuple of all arguments where there are more, or once `_args` was read; else None
-    cdef object aio_context        # contextvars.Context to run in (asyncio's `context` argument)
+    cdef object context            # contextvars.Context to run in (asyncio's `context` argument)
     cdef object loop               # who reports exceptions; opaque here
     cdef object debug_info         # debug mode only: source traceback; after cancel the repr from before
     cdef object __weakref__
@@ -24,9 +24,9 @@ cdef class Handle:
     cdef int n_args                # in first and second; -1: in args
     cdef bint is_cancelled
     cdef int run(self) except -1
-    cdef int run_with_tuple(self, object callback, object args, object aio_context) except -1
+    cdef int run_with_tuple(self, object callback, object args, object context) except -1
     cdef int refused(self, object callback) except -1
-    cdef int failed(self, object callback, object aio_context) except -1
+    cdef int failed(self, object callback, object context) except -1
     cdef object arguments(self)
     cdef int do_cancel(self) except -1
 

@@ -110,7 +110,7 @@ cdef class Handle:
         self.args = tuple(args)
         self.n_args = -1
         self.loop = loop
-        self.aio_context = PyContext_CopyCurrent() if context is None else context
+        self.context = PyContext_CopyCurrent() if context is None else context
         if loop.get_debug():
             self.debug_info = format_helpers.extract_stack(sys._getframe(0))
 
@@ -121,7 +121,7 @@ cdef class Handle:
     cdef int run(self) except -1:
         """Call it; exceptions go to the loop's handler, SystemExit and KeyboardInterrupt through."""
         cdef PyObject *stack[3]
-        cdef object callback, aio_context, first, second
+        cdef object callback, context, first, second
         cdef PyObject *result
         if self.is_cancelled:
             return 0
@@ -130,30 +130,30 @@ cdef class Handle:
         must_if(self.n_args < 0, not is_none(<void *>self.args),
                 "a handle without a count has its arguments in a tuple")
         # own references: the callback may cancel its own handle
-        callback, aio_context = self.callback, self.aio_context
+        callback, context = self.callback, self.context
         if self.n_args < 0:
-            return self.run_with_tuple(callback, self.args, aio_context)
+            return self.run_with_tuple(callback, self.args, context)
         first, second = self.first, self.second
         # stack[0] is scratch space for the callee: a bound method puts its self there
         stack[1] = <PyObject *>first
         stack[2] = <PyObject *>second
-        if PyContext_Enter(aio_context) < 0:
+        if PyContext_Enter(context) < 0:
             return self.refused(callback)
         result = PyObject_Vectorcall(callback, &stack[1], self.n_args | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
         if result != NULL:
             ul_drop(result)
-            return PyContext_Exit(aio_context)
-        return self.failed(callback, aio_context)
+            return PyContext_Exit(context)
+        return self.failed(callback, context)
 
-    cdef int run_with_tuple(self, object callback, object args, object aio_context) except -1:
+    cdef int run_with_tuple(self, object callback, object args, object context) except -1:
         cdef PyObject *result
-        if PyContext_Enter(aio_context) < 0:
+        if PyContext_Enter(context) < 0:
             return self.refused(callback)
         result = PyObject_Vectorcall(callback, UL_TUPLE_ITEMS(args), PyTuple_GET_SIZE(args), NULL)
         if result != NULL:
             ul_drop(result)
-            return PyContext_Exit(aio_context)
-        return self.failed(callback, aio_context)
+            return PyContext_Exit(context)
+        return self.failed(callback, context)
 
     cdef int refused(self, object callback) except -1:
         """The context could not be entered (it is entered already, or it is none); as a failing callback."""
@@ -164,7 +164,7 @@ cdef class Handle:
         except BaseException as error:
             problem = error
         if getattr(self.loop, "_n_nested", 0):
-            left = leave_down_to(self.aio_context)
+            left = leave_down_to(self.context)
         if left is None:
             self.report(problem, callback)
             return 0
@@ -173,17 +173,17 @@ cdef class Handle:
         finally:
             enter_again(left)
 
-    cdef int failed(self, object callback, object aio_context) except -1:
+    cdef int failed(self, object callback, object context) except -1:
         """The callback raised: the way out of run() that need not be fast."""
         # Within the except clause: what the exception handler raises has the callback's exception as its context, and
         # sys.exception() is that.  After the context was left: the exception handler enters it again.
         try:
             ul_error_is_set()
         except (SystemExit, KeyboardInterrupt):
-            PyContext_Exit(aio_context)
+            PyContext_Exit(context)
             raise
         except BaseException as error:
-            PyContext_Exit(aio_context)
+            PyContext_Exit(context)
             self.report(error, callback)
         return 0
 
@@ -226,7 +226,7 @@ cdef class Handle:
         return self.is_cancelled
 
     def get_context(self):
-        return self.aio_context
+        return self.context
 
     @property
     def _callback(self):
@@ -242,7 +242,7 @@ cdef class Handle:
 
     @property
     def _context(self):
-        return self.aio_context
+        return self.context
 
     @property
     def _loop(self):

@@ -93,7 +93,7 @@ cdef class ReadyQueue(References):
         if (not UL_IS_OURS_ALONE(handle, Handle) or handle.n_args < 0 or handle.args is not None
                 or handle.debug_info is not None or self.n_spare == SPARE_MOST):
             return 0
-        handle.callback = handle.first = handle.second = handle.aio_context = handle.loop = None
+        handle.callback = handle.first = handle.second = handle.context = handle.loop = None
         # What went with these may have run user code, and a turn in it.
         if self.n_spare < SPARE_MOST:
             Py_INCREF(handle)  # undone by new_handle or clear

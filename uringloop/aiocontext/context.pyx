@@ -217,7 +217,7 @@ cdef class AioContext(ContextCore):
         plain = self.bottom_halves.new_handle(callback, args)
         handle = TimerHandle.__new__(TimerHandle)
         handle.callback, handle.args, handle.n_args = callback, args, -1
-        handle.loop, handle.aio_context = plain.loop, plain.aio_context
+        handle.loop, handle.context = plain.loop, plain.context
         handle.when_ns = max(as_int64(when_ns), 0)
         handle.when_s = handle.when_ns / 1e9
         self.timers.push(handle)

@@ -189,7 +189,7 @@ cdef class SqeRequest(Request):
         handle.first = delay_s
         handle.n_args = 1
         handle.loop = self.reporter()
-        handle.aio_context = PyContext_CopyCurrent()
+        handle.context = PyContext_CopyCurrent()
         return self.schedule_retry(handle, delay_s)
 
     cdef int schedule_retry(self, TimerHandle handle, double delay_s) except -1:
@@ -273,7 +273,7 @@ cdef class SqeRequest(Request):
         handle.first = cqe
         handle.n_args = 1
         handle.loop = self.reporter()
-        handle.aio_context = self.callback_context
+        handle.context = self.callback_context
         handle.run()
         return context.ready.recycle(handle)
 

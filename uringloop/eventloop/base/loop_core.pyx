@@ -135,7 +135,7 @@ cdef class LoopCore(FdWatching):
         handle.args = args
         handle.n_args = -1
         handle.loop = self
-        handle.aio_context = PyContext_CopyCurrent() if context is None else context
+        handle.context = PyContext_CopyCurrent() if context is None else context
         if self.is_debug:
             handle.debug_info = format_helpers.extract_stack(sys._getframe(0))
         return 0
@@ -199,7 +199,7 @@ cdef class LoopCore(FdWatching):
         handle.args = args
         handle.n_args = -1
         handle.loop = self
-        handle.aio_context = PyContext_CopyCurrent() if context is None else context
+        handle.context = PyContext_CopyCurrent() if context is None else context
         if self.is_debug:
             handle.debug_info = format_helpers.extract_stack(sys._getframe(0))
         handle.when_s = when_s
@@ -662,9 +662,9 @@ cdef inline int fill_handle(LoopCore loop, Handle handle, PyObject **args, Py_ss
     handle.n_args = <int>n_args - 1
     handle.loop = loop
     if names == NULL or args[n_args] == <PyObject *>None:
-        handle.aio_context = PyContext_CopyCurrent()
+        handle.context = PyContext_CopyCurrent()
     else:
-        handle.aio_context = <object>args[n_args]
+        handle.context = <object>args[n_args]
     return 0
 
 
