@@ -22,7 +22,7 @@ RUN_USER_CODE = re.compile(
     "do_read|do_write|do_flush|do_shutdown|do_handshake|read_copied|read_buffered|read_into|write|"
     # contexts and loops
     "complete|complete_timed|on_ready|run|run_with_tuple|run_handle|run_found|run_ready|run_idle|run_due_timers|fire|"
-    "turn|dispatch|dispatch_fds|deliver_last|check|ask|ask_bare|ask_all_of|ask_one|tell|arrive|finish|iterate"
+    "turn|dispatch|dispatch_fds|deliver_last|check|ask|ask_bare|ask_all_of|ask_one|run_callback|arrive|finish|iterate"
 )
 
 # Attributes that are set once, when the object is made: what they refer to lives as long as the object.

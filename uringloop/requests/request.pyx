@@ -233,7 +233,7 @@ cdef class SqeRequest(Request):
                     self.count_buffers(res, flags)
             finally:
                 if handle is not None:
-                    self.tell(cqe, handle)
+                    self.run_callback(cqe, handle)
         finally:
             if not flags & IORING_CQE_F_MORE:
                 self.finish()
@@ -259,7 +259,7 @@ cdef class SqeRequest(Request):
             return lent.remove(self.group, res)
         return None
 
-    cdef int tell(self, Cqe cqe, Handle handle) except -1:
+    cdef int run_callback(self, Cqe cqe, Handle handle) except -1:
         """Run the callback as the loop runs callbacks; an exception goes to the exception handler.
 
         Parameters:
