@@ -13,7 +13,7 @@ cdef class RawRequest(SqeRequest):
     cdef list closers                  # Futures that wait for the end in aclose(), or None
     cdef Standing standing             # who is in the kernel for it, if it is iterated; or None
     cdef bint is_closing               # what still comes is dropped
-    cdef ContextOwner untold           # whose exception handler gets a failure that is never retrieved; or None
+    cdef ContextOwner reports_to         # its exception handler gets a failure that is never retrieved; or None
     cdef int set_waiter(self, object waiter) except -1
     cdef int resolve(self, object waiter) except -1
     cdef int discard(self, object cqe) except -1

@@ -201,7 +201,7 @@ cdef class RawRequest(SqeRequest):
     cdef int finish(self) except -1:
         if (self.last_cqe.res < 0 and not self.is_seen and self.arrived is None and self.last_cqe.res != -ECANCELED
                 and not self.loop.is_loop_closed):
-            self.untold = self.loop
+            self.reports_to = self.loop
         return SqeRequest.finish(self)
 
     cdef int let_go(self) except -1:
@@ -223,8 +223,8 @@ cdef class RawRequest(SqeRequest):
                 if cqe is not None:
                     self.discard(cqe)
             self.makes_fds = False
-        if self.untold is not None and not self.is_seen and not is_finalizing():
-            loop, self.untold = self.untold, None
+        if self.reports_to is not None and not self.is_seen and not is_finalizing():
+            loop, self.reports_to = self.reports_to, None
             loop.call_exception_handler({
                 "message": f"{self!r} failed, and was never awaited",
                 "exception": os_error(-self.last_cqe.res),
