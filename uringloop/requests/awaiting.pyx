@@ -133,7 +133,7 @@ cdef class RawRequest(SqeRequest):
         self.is_closing = True
         self.discard_arrived()
         if self.standing is not None and not self.is_over:
-            self.standing.kept = self  # dropped by let_go
+            self.standing.kept = self  # dropped by detach
         while not self.is_over:
             future = Future(loop=self.loop)
             self.closers = [] if self.closers is None else self.closers
@@ -204,7 +204,7 @@ cdef class RawRequest(SqeRequest):
             self.reports_to = self.loop
         return SqeRequest.finish(self)
 
-    cdef int let_go(self) except -1:
+    cdef int detach(self) except -1:
         must(self.is_over, "a request has its loop until it is over")
         self.loop = None
         if self.standing is not None:
@@ -241,7 +241,7 @@ cdef class RawRequest(SqeRequest):
             return 0
         self.is_closing = True
         self.discard_arrived()
-        self.standing.kept = self  # it lives on until the final completion; dropped by let_go
+        self.standing.kept = self  # it lives on until the final completion; dropped by detach
         # Not at once: this may be another thread's garbage collection, or the middle of work on the ring.
         loop.call_soon_threadsafe(self.cancel)
         if self.standing.state != CANCELLING:

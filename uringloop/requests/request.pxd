@@ -35,7 +35,7 @@ cdef class SqeRequest(Request):
     cdef int arrive(self, Cqe cqe) except -1
     cdef int wake(self) except -1
     cdef int finish(self) except -1
-    cdef int let_go(self) except -1
+    cdef int detach(self) except -1
     cdef int report_touched(self, object reporter) except -1
     cdef int run_callback(self, Cqe cqe, Handle handle) except -1
     cdef object count_buffers(self, int32_t res, uint32_t flags)

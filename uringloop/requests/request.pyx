@@ -120,7 +120,7 @@ cdef class SqeRequest(Request):
         """What waits for it goes on."""
         return 0
 
-    cdef int let_go(self) except -1:
+    cdef int detach(self) except -1:
         """It is over: its_context() is None from now on."""
         return 0
 
@@ -289,7 +289,7 @@ cdef class SqeRequest(Request):
             self.retry = None
         self.wake()
         reporter = self.reporter() if self.touched is not None else None
-        self.let_go()
+        self.detach()
         self.callback = self.callback_context = None
         if reporter is not None:
             self.report_touched(reporter)
@@ -323,7 +323,7 @@ cdef class ContextRequest(SqeRequest):
     cdef object reporter(self):
         return LOG_REPORTER
 
-    cdef int let_go(self) except -1:
+    cdef int detach(self) except -1:
         self.aio_context = None
         return 0
 
