@@ -11,16 +11,16 @@ cdef class RawRequest(SqeRequest):
     cdef object arrived                # deque of Cqes that were not taken yet; multishot without a callback only
     cdef object waiter                 # the asyncio.Future that a task waits for in RequestWait, or None
     cdef list closers                  # Futures that wait for the end in aclose(), or None
-    cdef Standing standing             # who is in the kernel for it, if it is iterated; or None
+    cdef RequestProxy proxy            # what is in the kernel for it, if it is iterated; or None
     cdef bint is_closing               # what still comes is dropped
-    cdef ContextOwner reports_to         # its exception handler gets a failure that is never retrieved; or None
+    cdef ContextOwner reports_to       # its exception handler gets a failure that is never retrieved; or None
     cdef int set_waiter(self, object waiter) except -1
     cdef int resolve(self, object waiter) except -1
     cdef int discard(self, object cqe) except -1
     cdef int discard_arrived(self) except -1
     cdef int drop_in_flight(self) except -1
 
-cdef class Standing(Request):
+cdef class RequestProxy(Request):
     cdef PyObject *request             # the RawRequest, borrowed; NULL when it is gone
     cdef RawRequest kept               # the same, owned, while a task waits for it or its end is coming
     cdef bint makes_fds

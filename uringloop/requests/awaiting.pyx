@@ -1,13 +1,13 @@
 """A raw request of a loop: awaited, iterated, or reported to a callback.
 
 How it works:
- 1. Who awaits gets a RequestWait, which hands the task a plain asyncio.Future that the next completion resolves.
+ 1. Awaiting makes a RequestWait, which hands the task a plain asyncio.Future that the next completion resolves.
  2. A task that is cancelled there asks the kernel to cancel, and waits on: only the final completion says that the
     kernel has released the memory.  Then it raises the CancelledError.
- 3. A request that is iterated is not what the kernel knows: a Standing is, which borrows it.  So the end of the last
+ 3. The kernel does not know a request that is iterated, but a RequestProxy, which borrows it.  So the end of the last
     reference is seen although the request is in flight and could never be stopped any more: it is cancelled.
 
-Invariant: a Standing keeps its RawRequest alive while a task waits for it, and from the moment that it is not
+Invariant: a RequestProxy keeps its RawRequest alive while a task waits for it, and from the moment that it is not
 wanted any more until the final completion.
 
 Thread: the loop's.
@@ -79,7 +79,7 @@ cdef class RawRequest(SqeRequest):
     completion every await gives the same.
 
     A multishot request is iterated instead: `async for cqe in request` gives each Cqe as it is, the last one
-    with `cqe.more` false; negative results are not raised.  Who stops before that calls aclose(), or iterates within
+    with `cqe.more` false; negative results are not raised.  To stop before that, call aclose(), or iterate within
     contextlib.aclosing(request).  Forgotten instead, it is cancelled with a ResourceWarning.
 
     Thread: the loop's.  Source: io_uring_enter(2), io_uring_prep_*(3).
@@ -97,15 +97,15 @@ cdef class RawRequest(SqeRequest):
         return self.loop
 
     cdef Request in_kernel(self):
-        return self if self.standing is None else self.standing
+        return self if self.proxy is None else self.proxy
 
     cdef int iterate(self) except -1:
-        """From now on its Standing is held for it."""
-        must(is_none(<void *>self.standing), "one Standing is in the kernel for a request")
+        """From now on its RequestProxy is held in its place."""
+        must(is_none(<void *>self.proxy), "one RequestProxy is in the kernel for a request")
         self.arrived = deque()
-        self.standing = Standing.__new__(Standing)
-        self.standing.makes_fds = self.makes_fds
-        self.standing.request = <PyObject *>self
+        self.proxy = RequestProxy.__new__(RequestProxy)
+        self.proxy.makes_fds = self.makes_fds
+        self.proxy.request = <PyObject *>self
         return 0
 
     def __await__(self):
@@ -132,8 +132,8 @@ cdef class RawRequest(SqeRequest):
         self.cancel()
         self.is_closing = True
         self.discard_arrived()
-        if self.standing is not None and not self.is_over:
-            self.standing.kept = self  # dropped by detach
+        if self.proxy is not None and not self.is_over:
+            self.proxy.kept = self  # dropped by detach
         while not self.is_over:
             future = Future(loop=self.loop)
             self.closers = [] if self.closers is None else self.closers
@@ -170,9 +170,9 @@ cdef class RawRequest(SqeRequest):
     cdef int set_waiter(self, object waiter) except -1:
         """The Future that waits from now on, or None; while there is one the request must live."""
         self.waiter = waiter
-        if self.standing is not None:
-            self.standing.kept = self if waiter is not None or self.is_closing else None
-            must_if(not is_none(<void *>waiter), <void *>self.standing.kept == <void *>self,
+        if self.proxy is not None:
+            self.proxy.kept = self if waiter is not None or self.is_closing else None
+            must_if(not is_none(<void *>waiter), <void *>self.proxy.kept == <void *>self,
                     "a request that is waited for is kept alive")
         return 0
 
@@ -207,17 +207,17 @@ cdef class RawRequest(SqeRequest):
     cdef int detach(self) except -1:
         must(self.is_over, "a request has its loop until it is over")
         self.loop = None
-        if self.standing is not None:
-            self.standing.kept = None
+        if self.proxy is not None:
+            self.proxy.kept = None
         return 0
 
     # -- unreachable from user code --------------------------------------------------------------------
 
     def __del__(self):
-        if self.standing is not None:
+        if self.proxy is not None:
             if not is_finalizing() and self.drop_in_flight():
                 return
-            self.standing.request = NULL  # here, as __del__ runs anyhow: a __dealloc__ would cost every request 20 ns
+            self.proxy.request = NULL  # here, as __del__ runs anyhow: a __dealloc__ would cost every request 20 ns
         if self.makes_fds:
             for cqe in self.arrived if self.arrived is not None else (() if self.is_seen else (self.last_cqe,)):
                 if cqe is not None:
@@ -236,15 +236,15 @@ cdef class RawRequest(SqeRequest):
         Returns: 0 if there is nothing to cancel.
         """
         cdef ContextOwner loop = self.loop
-        if (self.standing.owner is None or loop is None or loop.is_loop_closed
+        if (self.proxy.owner is None or loop is None or loop.is_loop_closed
                 or loop.aio_context.monitor.is_closed):
             return 0
         self.is_closing = True
         self.discard_arrived()
-        self.standing.kept = self  # it lives on until the final completion; dropped by detach
+        self.proxy.kept = self  # it lives on until the final completion; dropped by detach
         # Not at once: this may be another thread's garbage collection, or the middle of work on the ring.
         loop.call_soon_threadsafe(self.cancel)
-        if self.standing.state != CANCELLING:
+        if self.proxy.state != CANCELLING:
             warnings.warn(f"unclosed {self!r}: use contextlib.aclosing(request), or await request.aclose()",
                           ResourceWarning, source=self)
         return 1
@@ -252,7 +252,7 @@ cdef class RawRequest(SqeRequest):
 
 @cython.no_gc_clear
 @cython.final
-cdef class Standing(Request):
+cdef class RequestProxy(Request):
     """Stands in the kernel for a RawRequest that is iterated, which has its memory and its completions."""
 
     def __cinit__(self):
