@@ -57,7 +57,7 @@ cdef extern from *:
     int source_query_unix_fd "ul_glib.source_query_unix_fd"(void *, void *) nogil
 
 cdef enum:
-    ALWAYS_TOLD = 0x38  # POLLERR, POLLHUP, POLLNVAL: also to those who watch nothing
+    ALWAYS_REPORTED = 0x38  # POLLERR, POLLHUP, POLLNVAL: also where nothing is watched
     FARTHEST_MS = 0x7FFFFFFF
 
 cdef unsigned long long NEVER = <unsigned long long>-1
@@ -246,7 +246,7 @@ cdef class Source:
         if self.tag != NULL:
             source_modify_unix_fd(self.source, self.tag, 0 if is_blind else POLLIN)
         for fd, (events, tag) in list(self.tags.items()):
-            if is_blind and source_query_unix_fd(self.source, <void *><size_t>tag) & ALWAYS_TOLD:
+            if is_blind and source_query_unix_fd(self.source, <void *><size_t>tag) & ALWAYS_REPORTED:
                 del self.tags[fd]
                 source_remove_unix_fd(self.source, <void *><size_t>tag)
                 self.n_interests = NEVER  # `watch` puts it back
