@@ -46,7 +46,7 @@ cdef class Level:
     cdef object future          # what it waits for
     cdef object outer           # the task that runs it and was set aside, or None
     cdef bint is_done           # the future's callbacks were called
-    cdef bint is_told           # outer's cancellation was passed on, and its mark could not be taken away
+    cdef bint is_passed_on      # outer's cancellation was passed on, and its mark could not be taken away
     cdef bint is_cancelled      # outer was cancelled when the future had just been done
     cdef object message         # of that cancellation
 
@@ -193,10 +193,10 @@ cdef int pass_cancellations(Level level) except -1:
     """
     if level.below is not None:
         pass_cancellations(level.below)
-    if level.outer is None or level.is_told or not getattr(level.outer, "_must_cancel", False):
+    if level.outer is None or level.is_passed_on or not getattr(level.outer, "_must_cancel", False):
         return 0
     message = getattr(level.outer, "_cancel_message", None)
-    level.is_told = not unmark(level.outer)
+    level.is_passed_on = not unmark(level.outer)
     if not level.future.cancel(msg=message):
         level.is_cancelled, level.message = True, message
     return 0
