@@ -67,7 +67,7 @@ cdef class ContextCore:
     cdef int64_t wait(self, int64_t timeout_ns) except -1
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2
-    cdef bint look(self, int64_t now_ns, int64_t *next_wait_ns) except -1
+    cdef bint poll_once(self, int64_t now_ns, int64_t *next_wait_ns) except -1
     cdef int begin_run(self) except -1
     cdef bint is_elsewhere(self) noexcept
     cdef bint is_other_thread(self) noexcept

@@ -126,7 +126,7 @@ cdef class ContextCore:
         if self.is_left():
             self.renew()
         self.monitor.begin_run()
-        return self.program.look() if self.program is not None else 0
+        return self.program.begin_turn() if self.program is not None else 0
 
     cdef int refuse_others(self) except -1:
         if self.is_elsewhere() and not self.is_forgotten:
@@ -327,7 +327,7 @@ cdef class ContextCore:
             is_found = self.pollers.ask(self.ready_list)
             if self.monitor.is_closed:
                 return 0
-            if is_found or self.look(now_ns, &next_wait_ns):
+            if is_found or self.poll_once(now_ns, &next_wait_ns):
                 polling.n_hits += 1
                 if self.notifier.notified:
                     self.notifier.polled = polling.touch(self.notifier.polled)
@@ -342,8 +342,8 @@ cdef class ContextCore:
         polling.n_misses += 1
         return timeout_ns
 
-    cdef bint look(self, int64_t now_ns, int64_t *next_wait_ns) except -1:
-        """One short look of the monitor, between two rounds of asking."""
+    cdef bint poll_once(self, int64_t now_ns, int64_t *next_wait_ns) except -1:
+        """One short poll of the monitor, between two rounds of the handlers' io_poll."""
         if self.engine is not None or self.notifier.notified:
             return self.notifier.notified or self.monitor.spin(self.ready_list, &self.notifier.notified, now_ns)
         if now_ns < next_wait_ns[0]:

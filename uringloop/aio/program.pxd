@@ -6,7 +6,7 @@ from .timers cimport Timers
 
 cdef class Program:
     cdef double left_s                # what timeout_ns() gave last, in seconds and not rounded
-    cdef int look(self) except -1
+    cdef int begin_turn(self) except -1
     cdef double now_s(self) except? -1.0
     cdef double resolution(self) except? -1.0
     cdef int select(self, object timeout_s) except -1

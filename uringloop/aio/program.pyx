@@ -24,7 +24,7 @@ cdef double LONGEST_SELECT_S = 86400.0  # asyncio's MAXIMUM_SELECT_TIMEOUT
 cdef class Program:
     """The loop says what the first four are."""
 
-    cdef int look(self) except -1:
+    cdef int begin_turn(self) except -1:
         """A turn is to begin: set the context's has_own_clock and has_own_select."""
         return 0
 

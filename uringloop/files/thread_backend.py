@@ -188,10 +188,10 @@ class ThreadBackend(Backend):
     # Names
 
     async def stat(self, path: Path | int, dir_fd: int | None, follow_symlinks: bool) -> os.stat_result:
-        def look() -> os.stat_result:
+        def take() -> os.stat_result:
             return os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
 
-        return await self.call(look)
+        return await self.call(take)
 
     async def rename(
         self, source: Path, target: Path, source_dir: int | None, target_dir: int | None

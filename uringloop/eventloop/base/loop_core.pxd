@@ -23,7 +23,7 @@ cdef class LoopCore(FdWatching):
     cdef object slow_hook            # slow_callback_hook, or None
     cdef object __weakref__
     cdef int run_turns(self) except -1
-    cdef int look_again(self) except -1
+    cdef int look_up_again(self) except -1
     cdef int follow_program(self) except -1
     cdef int follow_slowness(self) except -1
     cdef int fill_plain(self, Handle handle, object callback, object args, object context) except -1

@@ -89,11 +89,11 @@ cdef class LoopCore(FdWatching):
         if is_looked_up(name):
             self.known_tag = UNKNOWN_TAG
 
-    def _look_again(self):
+    def _look_up_again(self):
         """An attribute of loop._selector has changed."""
         self.known_tag = UNKNOWN_TAG
 
-    cdef int look_again(self) except -1:
+    cdef int look_up_again(self) except -1:
         """Find out what is not ours."""
         cdef dict own = self.__dict__
         kind = type(self)
@@ -116,7 +116,7 @@ cdef class LoopCore(FdWatching):
     cdef int follow_program(self) except -1:
         """Before a turn: whose clock and whose select it goes by."""
         if not is_as_known(self):
-            self.look_again()
+            self.look_up_again()
         if not self.is_followed:
             self.aio_context.has_own_clock = self.has_own_clock
             self.aio_context.has_own_select = self.has_own_select
@@ -546,14 +546,14 @@ cdef inline bint is_looked_up(object name):
 
 
 cdef inline bint is_as_known(LoopCore loop) noexcept:
-    """Nothing has changed since look_again(); what cannot be known is another number than what is not known."""
+    """Nothing has changed since look_up_again(); what cannot be known is another number than what is not known."""
     return (ul_class_tag(loop) == loop.known_tag and ul_view_tag() == loop.known_view_tag
             and ul_clock_version() == loop.known_clock)
 
 
 cdef inline bint has_own_timers(LoopCore loop) except -1:
     if not is_as_known(loop):
-        loop.look_again()
+        loop.look_up_again()
     return loop.has_own_timers
 
 
@@ -565,7 +565,7 @@ cdef class LoopProgram(Program):
     def __cinit__(self, LoopCore loop):
         self.known = weakref.ref(loop)
 
-    cdef int look(self) except -1:
+    cdef int begin_turn(self) except -1:
         cdef LoopCore loop = self.known()
         return loop.follow_program() if loop is not None else 0
 

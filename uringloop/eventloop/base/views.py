@@ -96,7 +96,7 @@ class SelectorView:
     def _changed(self, name):
         loop = self._loop()
         if name == "select" and loop is not None:
-            loop._look_again()
+            loop._look_up_again()
 
     def select(self, timeout=None):
         """See selectors.BaseSelector; what it finds is dispatched by the next turn, or by the one that goes on."""
