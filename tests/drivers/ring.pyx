@@ -15,7 +15,7 @@ from uringloop.fdmon.io_uring cimport IoUringMonitor
 from uringloop.liburing.liburing cimport *
 from uringloop.uring.buffers cimport BufferRing
 from uringloop.uring.engine cimport Engine
-from uringloop.uring.request cimport ALL_SENT, DONE, KIND_COMPLETION, KIND_SKIP_SEND, ORPHANED, InFlight, Request
+from uringloop.uring.request cimport ALL_SENT, DONE, KIND_COMPLETION, KIND_SKIP_SEND, InFlight, Request
 from uringloop.uring.request cimport decode, encode, hold, release
 from uringloop.uring.ring cimport Ring
 
@@ -130,10 +130,6 @@ cdef class RecordingRequest(Request):
     @kept_alive.setter
     def kept_alive(self, value):
         self.keepalive = value
-
-    def orphan(self):
-        """The caller gives up: the request stays in flight without it."""
-        self.state = ORPHANED
 
     def forget_kept_alive(self):
         """What the owner does after the final completion."""

@@ -8,8 +8,7 @@ cpdef enum RequestState:
     IDLE = 0        # the kernel knows nothing of it
     IN_FLIGHT = 1   # from hold to the final completion
     CANCELLING = 2  # in flight, and a cancel was queued
-    ORPHANED = 3    # in flight and not waited for: the result is dropped
-    DONE = 4        # the final completion was harvested
+    DONE = 3        # the final completion was harvested
 
 cdef enum RequestKind:
     KIND_COMPLETION = 0  # delivered by dispatch, through complete()

@@ -4,8 +4,7 @@ class RequestState(IntEnum):
     IDLE = 0
     IN_FLIGHT = 1
     CANCELLING = 2
-    ORPHANED = 3
-    DONE = 4
+    DONE = 3
 
 class InFlight:
     @property

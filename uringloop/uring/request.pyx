@@ -9,7 +9,7 @@ request is kept alive by `hold` and keeps everything else alive in `keepalive`; 
     requests are not.
  3. On the final CQE (no IORING_CQE_F_MORE) the monitor calls `release`, once.
 
-Invariant: state is IN_FLIGHT, CANCELLING or ORPHANED exactly between hold and release.
+Invariant: state is IN_FLIGHT or CANCELLING exactly between hold and release.
 
 Request and its subclasses are never cleared by the garbage collector (no_gc_clear): the kernel may still touch what
 they keep; a loop that is forgotten open is closed by its finalizer first.
@@ -86,7 +86,7 @@ cdef class Request:
 
 
 cdef inline bint is_with_kernel(Request request) noexcept:
-    return request.state == IN_FLIGHT or request.state == CANCELLING or request.state == ORPHANED
+    return request.state == IN_FLIGHT or request.state == CANCELLING
 
 
 cdef uint64_t encode(Request request) noexcept:

@@ -339,14 +339,12 @@ def test_cancel_of_many_held_requests_needs_no_free_sq_slot(ring_driver, request
     assert all(len(request.calls) == 1 for request in made)
 
 
-def test_orphan_is_alive_until_its_final_completion(ring_driver, requests, fds):
+def test_a_cancelled_request_is_alive_until_its_final_completion(ring_driver, requests, fds):
     request, _, far, _ = silent_recv(requests, fds)
     gone = weakref.ref(request)
     harvest(ring_driver)
-    request.orphan()
-    assert request.request_state == RequestState.ORPHANED
     requests.cancel(request)
-    assert request.request_state == RequestState.ORPHANED
+    assert request.request_state == RequestState.CANCELLING
     del request
     gc.collect()
     assert gone() is not None
