@@ -220,9 +220,6 @@ cdef class TimersDriver:
     def next_when_ns(self):
         return self.timers.next_when_ns()
 
-    def has_timers(self):
-        return self.timers.has_timers()
-
     @property
     def n_cancelled(self):
         return self.timers.n_cancelled

@@ -21,7 +21,6 @@ cdef class Timers(TimerOwner):
     cdef int64_t next_when_ns(self) noexcept
     cdef TimerHandle first(self)
     cdef list handles(self)
-    cdef bint has_timers(self) noexcept
     cdef void sift_down(self, size_t at, TimerEntry entry) noexcept
     cdef void compact(self) noexcept
     cdef void clear(self) noexcept

@@ -123,9 +123,6 @@ cdef class Timers(TimerOwner):
             free(entries)
         return copy
 
-    cdef bint has_timers(self) noexcept:
-        return self.count > self.n_cancelled
-
     cdef int64_t next_when_ns(self) noexcept:
         """When the earliest live timer is due, -1 where there is none; drops cancelled ones on the way."""
         while self.count and (<TimerHandle>self.heap[0].handle).is_cancelled:
