@@ -47,7 +47,7 @@ _PIPE_READ_BYTES = 64 * 1024
 class StdlibHooks:
     """Mixed into Loop behind LoopCore."""
 
-    _hears_signals = False  # see hear_signals
+    _uses_python_handlers = False  # see _use_python_handlers
     _wants_wakeups = False  # see _leave_signals
     _selector = LazySelector()
 
@@ -81,32 +81,32 @@ class StdlibHooks:
             if self._csock is None:
                 self._make_self_pipe()
             _UNIX.add_signal_handler(self, sig, callback, *args)
-            if self._hears_signals:
-                self._hear_signal(sig)
+            if self._uses_python_handlers:
+                self._set_python_handler(sig)
         finally:
             if not self._signal_handlers and self._csock is not None:
                 self._close_self_pipe()  # also one that was half made, and that would never be read
 
-    def hear_signals(self):
+    def _use_python_handlers(self):
         """From now on a handler in Python is notified of signals; the bytes in the wake-up fd only wake.
 
         A main loop that is not asyncio's has a wake-up fd of its own in the place of ours, as PyGObject's
         GLib.MainLoop.run() does.
         """
-        if self._hears_signals or threading.current_thread() is not threading.main_thread():
+        if self._uses_python_handlers or threading.current_thread() is not threading.main_thread():
             return
         for number in self._signal_handlers:
-            self._hear_signal(number)
+            self._set_python_handler(number)
         if self._csock is not None:
             self._read_from_self()  # what came before
-        self._hears_signals = True
+        self._uses_python_handlers = True
 
-    def _hear_signal(self, number):
+    def _set_python_handler(self, number):
         signal.signal(number, functools.partial(_signal_came, weakref.ref(self)))
         signal.siginterrupt(number, False)
 
     def _process_self_data(self, data):
-        if not self._hears_signals:
+        if not self._uses_python_handlers:
             _UNIX._process_self_data(self, data)
 
     def remove_signal_handler(self, sig):

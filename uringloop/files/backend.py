@@ -39,7 +39,7 @@ Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _T = TypeVar("_T")
 
 _RELEASE_AGAIN_S = 0.02
-_TELL_AGAIN_S = 0.01
+_WAKE_AGAIN_S = 0.01
 _TERMINAL_AGAIN_S = 0.01
 _PTY_MASTER = os.makedev(5, 2)
 
@@ -303,7 +303,7 @@ class _Call:
             except RuntimeError:  # the loop is closed: nothing waits
                 return
             except MemoryError:
-                time.sleep(_TELL_AGAIN_S)
+                time.sleep(_WAKE_AGAIN_S)
 
     def take_back(self) -> bool:
         """It does not run, unless it has begun."""

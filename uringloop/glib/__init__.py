@@ -76,7 +76,7 @@ def attach(
     """
     if isinstance(aio_context, Loop):
         source = Source(aio_context.aio_context, main_context, priority, Entrance(aio_context))
-        aio_context.hear_signals()
+        aio_context._use_python_handlers()
         return source
     return Source(aio_context, main_context, priority, None)
 

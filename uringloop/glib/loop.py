@@ -26,7 +26,7 @@ class GLibLoop(Loop):
     """
 
     _source = None
-    _hears_signals = True
+    _uses_python_handlers = True
 
     def __init__(self, main_context, fdmon, priority):
         super().__init__(fdmon)
