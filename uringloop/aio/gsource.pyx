@@ -89,7 +89,7 @@ cdef class ForeignTurns:
         if self.has_work() or aio_context.monitor.gsource_prepare(aio_context.ready_list):
             return True
         self.may_sleep = True
-        # `notified` comes before the callbacks are looked at again: the other side publishes in the reverse order
+        # `notified` comes before the callbacks are checked again: the other side publishes in the reverse order
         if not aio_context.notifier.begin_wait() or self.has_work():
             return True
         must(aio_context.notifier.notify_me, "a loop that may sleep is notified")

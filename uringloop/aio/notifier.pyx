@@ -1,7 +1,7 @@
 """The notifier: an eventfd, or a pipe where a sandbox refuses that, and the protocol that says when it must be written.
 
 A system call per call_soon_threadsafe would cost both sides microseconds; most of the time the loop is awake and
-will look anyway.  Who says what, in which order (QEMU: aio_notify):
+will check anyway.  Who says what, in which order (QEMU: aio_notify):
 
     any thread                          the loop's thread, before it blocks
       publish the callback                notify_me = 1
@@ -9,13 +9,13 @@ will look anyway.  Who says what, in which order (QEMU: aio_notify):
       full barrier                        if notified: do not block
       if notify_me: write the eventfd     ... block ...
                                           notify_me = 0
-                                          notified = 0, full barrier, look at the callbacks
+                                          notified = 0, full barrier, check the callbacks
 
 Either the publisher sees notify_me and writes, or the loop sees `notified` and does not block; without the
 two full barriers both could miss the other's store, and the loop would sleep on a published callback.
 Model-checked: docs/spin.
 
-Invariant: with notify_me 0 the loop looks at everything again before its next block.
+Invariant: with notify_me 0 the loop checks everything again before its next block.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -94,7 +94,7 @@ cdef class Notifier(FdHandler):
         return not ul_load(&self.notified)
 
     cdef void end_wait(self) noexcept:
-        """The loop is awake and will look at everything after this."""
+        """The loop is awake and will check everything after this."""
         ul_store(&self.notify_me, 0)
         if ul_load(&self.notified):
             ul_store(&self.notified, 0)

@@ -1,4 +1,4 @@
-# Handlers in Python: callbacks of an fd, and memory that is looked at.
+# Handlers in Python: callbacks of an fd, and memory that is polled.
 from libc.stdint cimport int64_t
 
 from ..fdmon.base cimport FdHandler, ReadyList
@@ -10,7 +10,7 @@ cdef class PollHandler(FdHandler):
     cdef Handle io_poll_ready      # does it
     cdef bint is_found             # its own io_poll said so, and io_poll_ready did not run since
     cdef bint is_busy              # its io_poll or io_poll_ready runs: not to be asked in a nested turn
-    cdef bint is_active            # asked in each look
+    cdef bint is_active            # called in each round of polling
     cdef int64_t last_ns           # when it last had something to do, or joined
     cdef int run_found(self) except -1
 
@@ -19,15 +19,15 @@ cdef class CallbackHandler(PollHandler):
     cdef Handle io_write
 
 cdef class PollHandlers:
-    cdef list active               # with an fd: asked while the loop looks
+    cdef list active               # with an fd: called while the loop polls
     cdef list bare                 # without an fd: asked in each turn, too
     cdef list resting              # without an fd and idle: asked now and then
     cdef unsigned long thread      # the context's; 0 for none yet
-    cdef int depth                 # looks that go on: lists are replaced, not changed
+    cdef int depth                 # rounds that go on: lists are replaced, not changed
     cdef int64_t carried_ns        # waited since something happened, in waits that were cut short
     cdef int64_t last_ns           # when one without an fd last had something to do, or was added
     cdef int64_t next_rest_ns      # when to ask the resting ones
-    cdef int64_t next_expiry_ns    # when to look for idle ones
+    cdef int64_t next_expiry_ns    # when to drop idle ones
     cdef int join(self, PollHandler handler) except -1
     cdef int leave(self, PollHandler handler) except -1
     cdef bint ask(self, ReadyList ready_list) except -1

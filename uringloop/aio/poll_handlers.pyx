@@ -1,20 +1,20 @@
-"""Handlers in Python: the callbacks of an fd, and memory that is looked at (QEMU: AioHandler with io_poll).
+"""Handlers in Python: the callbacks of an fd, and memory that is polled (QEMU: AioHandler with io_poll).
 
 How it works:
  1. `io_poll` only returns whether there is something to do; `io_poll_ready` does it, in the dispatch of the turn, so
     that its time is not taken for waiting.  A flag of the handler's own (is_found) is the only way there.
- 2. While the context looks (adaptive polling), all active handlers are asked again and again, each in every round.
- 3. A handler with an fd becomes active with its first event and, where the monitor can look itself, leaves after
-    idle_ns without one; its fd brings it back.  Elsewhere its fd would starve while others are found by looking.
+ 2. While the context polls (adaptive polling), all active handlers are called again and again, each in every round.
+ 3. A handler with an fd becomes active with its first event and, where the monitor can poll itself, leaves after
+    idle_ns without one; its fd brings it back.  Elsewhere its fd would starve while others are found by polling.
  4. One without an fd has nothing that could wake the loop.  It is asked in each turn, polling or not, and
     bounds the sleep: to an eighth of the time for which nothing was found, 50 us at least and 10 ms at most, so that
     it is found late by an eighth of its own rhythm, and an idle loop wakes 100 times a second.
     Idle for long, it is asked once in 10 ms only, since thousands of them would make every turn slow.
- 5. Such bounds cut one wait into several; for learning how long to look they are added up (carry).
+ 5. Such bounds cut one wait into several; for learning how long to poll they are added up (carry).
 
 Invariant: a handler whose io_poll or io_poll_ready runs is not asked by a nested turn.
 
-Thread: the context's.  Not here: when to look and for how long (context, fdmon/polling).
+Thread: the context's.  Not here: when to poll and for how long (context, fdmon/polling).
 """
 
 from libc.stdint cimport int64_t
@@ -31,7 +31,7 @@ cdef enum:
 
 
 cdef class PollHandler(FdHandler):
-    """Memory that is looked at; AioContext.add_poll_handler() makes them."""
+    """Memory that is polled; AioContext.add_poll_handler() makes them."""
 
     @property
     def removed(self):
@@ -40,7 +40,7 @@ cdef class PollHandler(FdHandler):
 
     @property
     def polled_for(self):
-        """It is asked whenever the context looks; False for one that is idle."""
+        """It is called whenever the context polls; False for one that is idle."""
         return self.is_active
 
     def __repr__(self):
@@ -236,7 +236,7 @@ cdef class PollHandlers:
         return waited_ns
 
     cdef int expire(self, int64_t now_ns, int64_t idle_ns, bint has_notification) except -1:
-        """Those that had nothing to do for so long are not asked in each look any more."""
+        """Those that had nothing to do for so long are not called in each round any more."""
         cdef PollHandler handler
         cdef list kept
         if now_ns < self.next_expiry_ns:

@@ -1,8 +1,7 @@
 """Program: turns by a clock, and a wait, that a program has put in the place of the loop's.
 
-Tests travel in time.  On a clock of their own a turn does what asyncio's does, in seconds and by as many looks at that
-clock: it may move when it is looked at, or by what the wait would have taken, and has to arrive at a timer's time
-exactly.
+Tests travel in time.  On a clock of their own a turn does what asyncio's does, in seconds, and reads that clock as
+often: it may move when it is read, or by what the wait would have taken, and has to arrive at a timer's time exactly.
 
 All of this may run user code, which may close the context, or run a turn.  Thread: the context's.
 Not here: how to find out what is the program's (eventloop/base/loop_core), the turn (aio/context_core).

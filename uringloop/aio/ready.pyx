@@ -82,7 +82,7 @@ cdef class ReadyQueue(References):
             self.n_spare -= 1
             handle = <Handle>self.spare[self.n_spare]
             Py_DECREF(handle)  # taken by recycle
-            # code that looks at all objects (gc.get_objects) can have found it since
+            # code that walks all objects (gc.get_objects) can have found it since
             if UL_IS_OURS_ALONE(handle, Handle) and not handle.is_cancelled:
                 must(is_none(<void *>handle.timers), "a handle that is used again is on no heap")
                 return handle

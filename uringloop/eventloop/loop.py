@@ -111,7 +111,7 @@ class Loop(
         """Adaptive polling: busy-poll for a while before blocking; see AioContext.set_poll_params.
 
         Parameters:
-            max_ns: nanoseconds to look at most; 0 switches it off.
+            max_ns: nanoseconds to poll at most; 0 switches it off.
             grow, shrink: factor and divisor by which that time follows what comes; 0 means 2, and "to 0".
         """
         self._check_closed()

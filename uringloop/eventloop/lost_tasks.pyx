@@ -165,7 +165,7 @@ async def _wait_for(future):
 
 
 cdef int explore() except -1:
-    """Let a C task run until it waits, and look at what it gives away."""
+    """Let a C task run until it waits, and inspect what it yields."""
     global some_wakeup, step_type, context_word, is_explored
     if CTask is not None:
         recorder = _Recorder()

@@ -41,7 +41,7 @@ cdef class FdHandler:
     cdef object file_id           # io_uring only: identity() of its file, once it was needed; else None
     cdef unsigned armed_at        # io_uring only: the sweep after which its POLL_ADD was made
     cdef object arming            # io_uring only: the PollRequest that watches for it, or None
-    cdef PolledEvent polled       # how long looking for it pays; None until polling is on and it came
+    cdef PolledEvent polled       # how long polling for it pays; None until polling is on and it came
     cdef int on_ready(self, short revents) except -1
     cdef object subject(self)
     cdef bint is_closed_by_program(self) except -1

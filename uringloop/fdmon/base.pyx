@@ -139,7 +139,7 @@ cdef class FDMonitor:
         return True
 
     cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
-        """Look, without blocking and without system calls, until something happened or time is over.
+        """Poll, without blocking and without system calls, until something happened or time is over.
 
         Parameters:
             ready_list: may be filled, as by wait.

@@ -28,7 +28,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef ReadyList ready_list          # the context's, known from the first wait on
     cdef bint is_prepared              # by gsource_prepare: what it reported is armed again after its dispatch only
     cdef list to_arm                   # FdHandlers whose POLL_ADD goes out with the next wait
-    cdef bint is_to_arm_short          # one could not be appended: all handlers have to be looked at
+    cdef bint is_to_arm_short          # one could not be appended: all handlers have to be checked
     cdef SetHandler closable           # watches for handlers whose fd may be closed; None until there is one
     cdef SetHandler resting            # for what has left the ring (`rest`), which is not in `handlers`; or None
     cdef SweepRequest next_sweep       # in flight while something may have to leave the ring

@@ -308,7 +308,7 @@ cdef class IoUringMonitor(FDMonitor):
     # -- turns ------------------------------------------------------------------------------------------
 
     cdef int arm_later(self, FdHandler handler) except -1:
-        """A poll request for it goes out with the next wait, whatever fails here: nothing else would look at its fd."""
+        """A poll request for it goes out with the next wait, whatever fails here: nothing else would watch its fd."""
         try:
             self.to_arm.append(handler)
         except MemoryError:

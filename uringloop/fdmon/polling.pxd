@@ -1,9 +1,9 @@
-# Adaptive polling: how long to look before blocking.
+# Adaptive polling: how long to poll before blocking.
 from libc.stdint cimport int64_t, uint64_t
 from cpython.ref cimport PyObject
 
 cdef class PolledEvent:
-    cdef int64_t ns               # how long looking for this one pays; 0: not on the list
+    cdef int64_t ns               # how long polling for this one pays; 0: not on the list
     cdef int64_t last_ns          # when it came last
     cdef PollList owner           # whose list it is on; None while ns is 0
     cdef PyObject *before         # neighbours on that list; borrowed
@@ -26,7 +26,7 @@ cdef class PollList:
     cdef Py_ssize_t n_events      # on the list
     cdef int64_t most_ns          # the largest ns on the list; valid unless is_stale
     cdef bint is_stale
-    cdef int64_t next_expiry_ns   # when to look for idle ones again
+    cdef int64_t next_expiry_ns   # when to drop idle ones again
     cdef dict parted              # fd -> PolledEvent of those that no task waits for
     cdef list touched             # PolledEvents that were dispatched and not adjusted yet
     cdef readonly unsigned long long n_hits

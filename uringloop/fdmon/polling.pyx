@@ -1,17 +1,17 @@
 """Adaptive polling: for how long a context busy-polls before it blocks.
 
 How it works (QEMU: AioPolledEvent, poll_max_ns, poll_grow, poll_shrink):
- 1. Each watched fd and each standing request has a PolledEvent of its own: how long looking for it pays.
+ 1. Each watched fd and each standing request has a PolledEvent of its own: how long polling for it pays.
  2. After a turn's dispatch, the events that were dispatched in it are adjusted by how long the wait took, without the
-    handlers' own time (`next_ns`).  So a fast peer keeps being looked for although a slow one shares the loop.
- 3. Before blocking the context looks for as long as the greediest event on the list wants.
+    handlers' own time (`next_ns`).  So a fast peer keeps being polled for although a slow one shares the loop.
+ 3. Before blocking the context polls for as long as the greediest event on the list wants.
  4. An event that did not come for `idle_ns` leaves the list, and returns when it comes again.
  5. Who watches an fd only while he waits for it (sock_recv, one message after the other) goes on with what was
-    learned: the event of an fd is kept while no task waits for it, but is not looked for meanwhile (`part`, `rejoin`).
+    learned: the event of an fd is kept while no task waits for it, but is not polled for meanwhile (`part`, `rejoin`).
 
 Invariant: an event is on the list exactly while its ns is not 0; it leaves when it goes.
 
-Thread: the loop's.  Not here: the looking itself (FDMonitor.spin), what a turn is (aio/context_core).
+Thread: the loop's.  Not here: the polling itself (FDMonitor.spin), what a turn is (aio/context_core).
 """
 
 cimport cython
@@ -30,20 +30,20 @@ cdef enum:
 
 
 cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow, int64_t shrink) noexcept:
-    """How long to look for an event from now on.
+    """How long to poll for an event from now on.
 
     Parameters, in nanoseconds where the name says so:
         ns: how long it was until now.
-        block_ns: how long the wait took that ended with it, looking included.
+        block_ns: how long the wait took that ended with it, polling included.
         max_ns: the upper bound (poll_max_ns).
         grow, shrink: factor and divisor; grow 0 means 2, shrink 0 means "to 0".
 
     Source: QEMU, adjust_polling_time().
     """
     if block_ns <= ns:
-        return ns  # it came while we looked
+        return ns  # it came while we polled
     if block_ns > max_ns:
-        return ns // shrink if shrink else 0  # looking could not have helped
+        return ns // shrink if shrink else 0  # polling could not have helped
     if ns >= max_ns or block_ns == max_ns:
         return ns  # the second is QEMU's, which grows only below the limit
     if ns == 0:
@@ -54,7 +54,7 @@ cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow
 
 @cython.no_gc_clear  # __dealloc__ takes it off the list: the list that it is on must be known until then
 cdef class PolledEvent:
-    """How long looking for one event pays.
+    """How long polling for one event pays.
 
     Of which file it is, is known by the object that has the fd (sockets), without a system call; where there is only a
     number, by fstat(2), once for each time that it is watched anew.
@@ -88,7 +88,7 @@ cdef class PolledEvent:
 
 
 cdef class PollList:
-    """The events of one context that are worth looking for.
+    """The events of one context that are worth polling for.
 
     Parameters: as AioContext.set_poll_params; idle_ns: nanoseconds until an event leaves, for tests.
     """
@@ -107,7 +107,7 @@ cdef class PollList:
         return self.n_events
 
     cdef int64_t spin_ns(self, int64_t now_ns) noexcept:
-        """For how long to look now; 0 not at all."""
+        """How long to poll now; 0 not at all."""
         cdef PyObject *at
         if self.head == NULL:
             return 0
@@ -227,7 +227,7 @@ cdef class PollList:
             self.unlink(<PolledEvent>self.head)
 
     cdef void expire(self, int64_t now_ns) noexcept:
-        """Take off what did not come for long, and know when to look again."""
+        """Take off what did not come for long, and know when to check again."""
         cdef PyObject *at = self.head
         cdef PyObject *after
         self.next_expiry_ns = now_ns + self.idle_ns // 8 + 1

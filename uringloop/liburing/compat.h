@@ -210,7 +210,7 @@ static inline void ul_cpu_pause(void)
 }
 
 /*
- * Look until a completion is visible, the kernel has deferred one (IORING_SQ_TASKRUN), `notified` is set, or the
+ * Poll until a completion is visible, the kernel has deferred one (IORING_SQ_TASKRUN), `notified` is set, or the
  * monotonic clock passes until_ns.  Plain memory reads: no system call.  1 when there is something, else 0.
  */
 static inline int ul_spin(struct io_uring *ring, const int *notified, int64_t until_ns)

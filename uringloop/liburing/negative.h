@@ -27,7 +27,7 @@ static uint64_t ul_from_negative(PyObject *argument, long long lowest)
         Py_XDECREF(traceback);
         return (uint64_t)found;
     }
-    PyErr_Restore(type, value, traceback); /* also instead of an error of the second look */
+    PyErr_Restore(type, value, traceback); /* also instead of an error of the second lookup */
     return (uint64_t)-1;
 }
 

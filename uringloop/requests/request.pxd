@@ -13,7 +13,7 @@ cdef class SqeRequest(Request):
     cdef object callback               # of the callback form, or None
     cdef object callback_context       # contextvars.Context to call it in
     cdef Cqe last_cqe                  # the result; of a multishot request and with a callback the newest one
-    cdef object touched                # debug mode: callable that says whether the SQE was touched after prep; or None
+    cdef object touched                # debug mode: whether the SQE was touched after prep, a callable; or None
     cdef TimerHandle retry             # of the next cancel, if the kernel missed the last one; or None
     cdef int32_t fd                    # as in the SQE, for repr
     cdef unsigned char opcode

@@ -3,8 +3,8 @@
 How it works:
  1. Completions come in harvest order through `complete`, each once (uring/engine unlinks it before the call, so that
     a nested turn may run in a callback).
- 2. The callback runs as the context runs its other callbacks: in the contextvars context of who made the request.
- 3. `cancel` asks the kernel, and asks again until the final completion is there.
+ 2. The callback runs as the context runs its other callbacks: in the contextvars context in which the request was made.
+ 3. `cancel` asks the kernel, and repeats it until the final completion is there.
 
 Invariant: `keepalive` is dropped by the final completion only.  A request that is over holds nothing.
 
@@ -54,7 +54,7 @@ cdef class Cqe:
 
     @property
     def is_notification(self):
-        """This one only says that a zero-copy send has released its memory (IORING_CQE_F_NOTIF, since Linux 6.0)."""
+        """This one only reports that a zero-copy send has released its memory (IORING_CQE_F_NOTIF, since Linux 6.0)."""
         return (self.flags & IORING_CQE_F_NOTIF) != 0
 
     @property
@@ -90,7 +90,7 @@ cdef class SqeRequest(Request):
     def __init__(self):
         raise TypeError("requests are made by add_sqe()")
 
-    # -- what the kinds say ----------------------------------------------------------------------------
+    # -- what the kinds define ----------------------------------------------------------------------------
 
     cdef ContextCore its_context(self):
         """Whose ring it is on; None once it is over."""

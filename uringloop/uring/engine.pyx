@@ -213,7 +213,7 @@ cdef class Engine:
     cdef bint spin(self, const int *notified, int64_t until_ns) except -1:
         """Busy-poll for completions, until `notified` or the time is up; True if there is something to harvest."""
         cdef bint is_hit
-        # what is queued goes out first: its answers are what to look for
+        # what is queued goes out first: its answers are what to poll for
         if self.ring.has_unsubmitted():
             harvested = self.enter_and_harvest(0, -1)
             self.settle_sends()

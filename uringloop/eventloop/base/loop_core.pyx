@@ -393,7 +393,7 @@ cdef class LoopCore(FdWatching):
     def slow_callback_hook(self):
         """Called as hook(what, seconds) after each callback that took slow_callback_duration or longer.
 
-        Also without debug mode; it costs two looks at the clock per callback while it is set, and nothing while it is
+        Also without debug mode; it reads the clock twice per callback while it is set, and nothing while it is
         None.  `what` is the asyncio.Task that ran, else the asyncio.Handle, or the transport whose protocol was called.
         Runs in the loop's thread; an exception goes to the loop's exception handler.
         """
@@ -594,7 +594,7 @@ cdef int green_turn(LoopCore loop) except -1:
     """A turn where gevent or eventlet has made greenlets of threads, an executor's among them.
 
     A wait in the kernel would stop them all, so the loop waits in time.sleep(), which they have replaced as well, and
-    looks a thousand times a second.
+    polls a thousand times a second.
     """
     cdef ContextCore context = loop.aio_context
     cdef unsigned long long n_before = context.n_dispatched

@@ -16,7 +16,7 @@ static PyObject *ul_time_names;
 static PyTypeObject *ul_view_type;
 static PyObject *ul_monotonic;         /* the function of C; NULL as long as only another one was seen */
 static PyCFunction ul_monotonic_code;  /* some tools exchange this, and leave the object */
-static int ul_has_stock_names;         /* what the last look into the two dictionaries found */
+static int ul_has_stock_names;         /* what the last lookup in the two dictionaries found */
 static uint64_t ul_names_seen;         /* their version then */
 
 #if PY_VERSION_HEX >= 0x030C0000
@@ -25,7 +25,7 @@ static uint64_t ul_n_changes = 1;
 static int ul_on_change(PyDict_WatchEvent event, PyObject *names, PyObject *name, PyObject *value)
 {
     (void)event, (void)names, (void)name, (void)value;
-    ul_n_changes++;                    /* before the change; nothing looks until it is made */
+    ul_n_changes++;                    /* before the change; nothing is looked up until it is made */
     return 0;
 }
 static int ul_watch_names(void)

@@ -1,6 +1,6 @@
-"""loop._ready, loop._scheduled and loop._selector: what programs look at that drive or inspect a stock loop.
+"""loop._ready, loop._scheduled and loop._selector: what programs use that drive or inspect a stock loop.
 
-Queue and heap are in C, so these are views: each look copies.  Programs pump the loop while there is something in them,
+Queue and heap are in C, so these are views: each access copies.  Programs pump the loop while something is in them,
 tests find and fire timers, monitors count what waits.
 
 Thread: any that holds the GIL, as with asyncio's deque and list.
@@ -77,7 +77,7 @@ class _SelectorMap(Mapping):
 
 
 class SelectorView:
-    """loop._selector: who watches which fd, for asyncio's pipe transports, and for programs that look.
+    """loop._selector: who watches which fd, for asyncio's pipe transports, and for programs that inspect it.
 
     Where its `select` is replaced, as by tools that let no time pass, each turn calls that for its wait.
     """
@@ -122,7 +122,7 @@ class SelectorView:
 
 
 class LazySelector:
-    """The class attribute `_selector`: makes a loop's view when it is looked at first."""
+    """The class attribute `_selector`: makes a loop's view when it is first read."""
 
     def __get__(self, loop, kind=None):
         if loop is None:

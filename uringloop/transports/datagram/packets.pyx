@@ -290,7 +290,7 @@ cdef class DatagramQueue:
         cdef PyObject *address
         while count and self.first != self.end:
             count -= 1
-            # read before anything is let go of: an address may run user code, which may push and move the items
+            # read before anything is released: an address may run user code, which may push and move the items
             data = self.items[self.first].data
             address = self.items[self.first].address
             self.first += 1

@@ -192,7 +192,7 @@ cdef class Acceptor:
         return 0
 
     def close(self):
-        """Accept nothing more.  The kernel lets go of the listening socket before this returns.
+        """Accept nothing more.  The kernel releases the listening socket before this returns.
 
         A request in flight would keep a closed listener accepting; submitting at once also makes sure that
         no SQE names the fd after its owner closed it.

@@ -5,7 +5,7 @@ cdef class Kind:
     cdef readonly object family        # the plain numbers: an enum member costs more than accept(2) when it is made
     cdef readonly object type
     cdef readonly object proto
-    cdef readonly object sockname      # what each connection has as its own name: AF_UNIX; None if it is asked for
+    cdef readonly object sockname      # what each connection has as its own name: AF_UNIX; None if it is read on demand
     cdef readonly bint is_known        # the family's names are converted here
 
 cdef class Connection:

@@ -129,7 +129,7 @@ cdef class Connection:
             posix_close(self.fd)
 
     def peer(self):
-        """The address of the peer, asked for if it is not known yet; None if it is gone."""
+        """The address of the peer, read from the socket if it is not known yet; None if it is gone."""
         return name_of(self.fd, self.kind, True) if self.peername is None else self.peername
 
     def name(self):
@@ -232,7 +232,7 @@ cdef class Endpoint(WireEnd):
         if self.fd_at == NULL:
             self.fd_at = &self.fd
         self.extra = {} if extra is None else extra
-        if sock.proto == IPPROTO_TCP:  # as asyncio: only where it was asked for by name
+        if sock.proto == IPPROTO_TCP:  # as asyncio: only where it was requested by name
             sock.setsockopt(IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         self.complete_extra()
 

@@ -23,7 +23,7 @@ program has the socket, too (`sock=`, get_extra_info()), an epoll set, which hol
 and after each pause, and for room (`watch_idle`); while data keeps coming the receive is in the ring.
 
 What SQEs point to: a SEND to chunk bytes, kept alive by SendRequest.keepalive; a SENDMSG to message and vector inside
-the held SendRequest as well.  Both are let go in send_completed or skip_send_settled, after release.  A POLL_ADD points
+the held SendRequest as well.  Both go in send_completed or skip_send_settled, after release.  A POLL_ADD points
 to nothing.
 
 Thread: the loop's.
@@ -528,7 +528,7 @@ cdef class RingWire(Wire):
                 return 0
             if is_after_sweep:
                 is_after_sweep = False
-                # Not if the program has the socket as well: its own recvmsg(2) would bring what it has not asked for.
+                # Not if the program has the socket as well: its own recvmsg(2) would bring what it has not requested.
                 self.is_counting = (self.protocol == IPPROTO_TCP and not self.end.is_shared
                                     and ul_count_left(self.end.fd_at[0], True))
             if count == asked:
