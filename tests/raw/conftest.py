@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 
 import pytest
 
@@ -14,3 +15,10 @@ def pipe():
     for fd in ends:
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+@pytest.fixture
+def sockets():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs

@@ -1,18 +1,17 @@
-"""Provided buffers: their memory lives as long as the kernel may write to it; notifications that come late."""
+"""Provided buffers: their memory lives as long as the kernel may write to it."""
 
 import asyncio
 import errno
 import gc
 import os
-import socket
 import weakref
 
 import pytest
-from support.helpers import make_loop, turns, until
+from support.helpers import make_loop, until
 
 from uringloop.liburing import ffi, lib
 
-from .common import NOP, Buffer
+from .common import Buffer
 
 SIZE = 16
 
@@ -39,13 +38,6 @@ def receive(loop, sock, group, **kwargs):
         sqe.buf_group = group
 
     return loop.add_sqe(prep, **kwargs)
-
-
-@pytest.fixture
-def sockets():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield ours, theirs
 
 
 async def test_provided_memory_outlives_its_request(sockets):
@@ -200,79 +192,6 @@ def test_buffers_that_were_provided_when_the_loop_closes(new_loop):
     del request
     gc.collect()
     assert memory() is None
-
-
-# -- notifications ------------------------------------------------------------------------------------------
-
-
-def failing_chain(loop, sock, position=1):
-    """A zero-copy send behind a read that fails; the kernel completes it, and notifies all the same."""
-    send = (lib.io_uring_prep_send_zc, sock.fileno(), ffi.from_buffer(Buffer(4)), 4, 0, 0)
-    read = (lib.io_uring_prep_read, -1, ffi.from_buffer(Buffer(4)), 4, 0)
-    return loop.add_sqes([read, *[(NOP,)] * (position - 1), send])
-
-
-@pytest.mark.parametrize("position", [1, 2, 5])
-async def test_a_zero_copy_send_behind_a_failed_link_ends_once(sockets, position):
-    loop = asyncio.get_running_loop()
-    before = loop.statistics()["in_flight"]
-    for _ in range(20):
-        ends = await asyncio.gather(*failing_chain(loop, sockets[1], position), return_exceptions=True)
-        assert [error.errno for error in ends] == [errno.EBADF, *[errno.ECANCELED] * position]
-    await turns(3)
-    assert loop.statistics()["in_flight"] == before
-
-
-async def test_memory_of_such_a_send_goes_with_its_end(sockets):
-    loop = asyncio.get_running_loop()
-    memory = Buffer(4)
-    watched = weakref.ref(memory)
-    send = (lib.io_uring_prep_send_zc, sockets[1].fileno(), ffi.from_buffer(memory), 4, 0, 0)
-    requests = loop.add_sqes([(lib.io_uring_prep_read, -1, ffi.NULL, 0, 0), send])
-    del memory, send
-    await asyncio.gather(*requests, return_exceptions=True)
-    del requests
-    gc.collect()
-    assert watched() is None
-
-
-@pytest.mark.parametrize("how", ["before the first run", "after its end"])
-def test_a_loop_closes_before_the_notification(new_loop, sockets, how):
-    """The next loop, which may get the same ring, does not see it."""
-    loop = new_loop()
-    if how == "before the first run":
-        requests = failing_chain(loop, sockets[1])
-    else:
-
-        async def make():
-            requests = failing_chain(loop, sockets[1])
-            await asyncio.gather(requests[0], return_exceptions=True)
-            return requests
-
-        requests = loop.run_until_complete(make())
-    loop.close()
-    assert all(request.done() and request.cqe.res < 0 for request in requests)
-    for _ in range(3):
-        loop = new_loop()
-
-        async def nops(loop=loop):
-            await asyncio.gather(*[loop.add_sqe(NOP) for _ in range(50)])
-
-        loop.run_until_complete(nops())
-        loop.close()
-
-
-async def test_a_zero_copy_send_that_succeeds_in_a_chain(sockets):
-    loop = asyncio.get_running_loop()
-    data = ffi.from_buffer(b"data")
-    requests = loop.add_sqes(
-        [(NOP,), (lib.io_uring_prep_send_zc, sockets[1].fileno(), data, 4, 0, 0), (NOP,)]
-    )
-    ends = await asyncio.gather(*requests, return_exceptions=True)
-    if isinstance(ends[1], OSError):
-        assert ends[1].errno == errno.EOPNOTSUPP  # UNIX sockets have none
-    else:
-        assert ends == [0, 4, 0]
 
 
 def test_there_is_no_file_left(new_loop, sockets):

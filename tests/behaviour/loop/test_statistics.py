@@ -1,0 +1,39 @@
+"""loop.statistics(): its names, and what they count."""
+
+import pytest
+from support.selection_tools import script
+
+pytestmark = pytest.mark.usefixtures("uringloop_only")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("io_uring", marks=pytest.mark.needs_liburing), "epoll", "poll"]
+)
+def test_statistics_have_the_documented_names_and_count(name):
+    script(
+        f"""
+        loop = uringloop.new_event_loop(fdmon={name!r})
+        names = {{"fdmon", "handlers", "in_flight", "submitted", "completed", "cq_overflows", "syscalls",
+                 "poll_hits", "poll_misses"}}
+        statistics = loop.statistics()
+        assert names <= set(statistics), names - set(statistics)
+        assert all(type(statistics[each]) is int for each in names - {{"fdmon"}})
+        near, far = socket.socketpair()
+        handlers = statistics["handlers"]
+        loop.add_reader(near, lambda: (near.recv(1), loop.stop()))
+        assert loop.statistics()["handlers"] == handlers + 1
+        far.send(b"x")
+        loop.run_forever()
+        after = loop.statistics()
+        assert after["syscalls"] > statistics["syscalls"]
+        if {name!r} == "io_uring":
+            assert after["submitted"] > 0 and after["completed"] > 0
+        loop.remove_reader(near)
+        one_turn(loop)
+        assert loop.statistics()["handlers"] == handlers
+        loop.close()
+        assert loop.statistics()["in_flight"] == 0
+        near.close()
+        far.close()
+        """
+    )

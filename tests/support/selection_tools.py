@@ -1,0 +1,61 @@
+"""Scripts that make loops where io_uring is refused, or short of memory.
+
+They are processes of their own: the mark that io_uring was had once is set for the life of a process.
+"""
+
+import textwrap
+
+from support.helpers import run_script
+
+PRELUDE = """
+import errno, logging, resource, threading
+import uringloop
+
+def works(loop):
+    async def main():
+        async def handle(reader, writer):
+            writer.write(await reader.readline())
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"works\\n")
+        assert await reader.read() == b"works\\n"
+        writer.close()
+        await writer.wait_closed()
+        await asyncio.sleep(0.001)
+        server.close()
+        await server.wait_closed()
+        return True
+    assert run(loop, main()) is True
+    loop.close()
+
+def refused():
+    "Make loops until one is refused (a few may come out of the pool), and return the error."
+    loops = []
+    try:
+        for _ in range(64):
+            loops.append(uringloop.new_event_loop())
+            assert loops[-1].fdmon == "io_uring", "a loop fell back although io_uring was had before"
+    except uringloop.MonitorUnavailable as error:
+        return error
+    finally:
+        for loop in loops:
+            loop.close()
+    raise AssertionError("64 loops were made although io_uring is refused")
+"""
+
+# What become_unprivileged() may lock: where the hard limit allows it, this many KiB.
+LIMITED = """
+        def limit(kib):
+            become_unprivileged()
+            hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+            if hard not in (-1, resource.RLIM_INFINITY) and hard < kib << 10:
+                raise SystemExit
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (kib << 10, hard))
+"""
+
+
+def script(body, **kwargs):
+    return run_script(PRELUDE + textwrap.dedent(body), "io_uring", **kwargs)
