@@ -4,9 +4,8 @@ import asyncio
 import os
 
 import pytest
+from support.connections import KINDS
 from support.helpers import BufferedRecorder, Recorder, open_transport, pattern, turns
-
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 
 
 @KINDS

@@ -3,11 +3,10 @@
 import asyncio
 
 import pytest
+from support.connections import KINDS
 from support.helpers import BufferedRecorder, Recorder, open_transport, turns, until
 
 from ..tls.test_tls_by_hand import secured
-
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 
 
 def spy(protocol, name):

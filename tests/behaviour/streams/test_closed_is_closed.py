@@ -9,6 +9,7 @@ import threading
 
 import pytest
 from support import helpers
+from support.connections import KINDS, connect, end
 from support.helpers import (
     STOCK,
     Datagrams,
@@ -24,29 +25,9 @@ from support.helpers import (
     run_script,
     socketpair,
     tcp_socketpair,
-    turn_until,
     turns,
     wait_until,
 )
-
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
-
-
-def connect(loop, kind="tcp", protocol=None):
-    """(protocol, peer) on a loop that is not running."""
-    near, peer = socketpair(kind)
-    peer.settimeout(10)
-    protocol = protocol or Recorder()
-    run(loop, connect_unshared(loop, lambda: protocol, near))
-    return protocol, peer
-
-
-def end(loop, protocol, peer):
-    peer.close()
-    if not loop.is_closed():
-        protocol.transport.abort()
-        turn_until(loop, protocol.lost.is_set)
-
 
 # Closed is closed
 

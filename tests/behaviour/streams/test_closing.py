@@ -5,6 +5,7 @@ import errno
 import socket
 
 import pytest
+from support.connections import KINDS
 from support.helpers import (
     Recorder,
     abort,
@@ -20,8 +21,6 @@ from support.helpers import (
     turns,
     until,
 )
-
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 
 
 class HalfOpen(Recorder):

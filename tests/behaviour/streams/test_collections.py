@@ -5,9 +5,9 @@ import contextlib
 import gc
 
 import pytest
+from support.connections import KINDS
 from support.helpers import Datagrams, Recorder, monitor_of, open_pair, turns, until
 
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 MANY_TURNS = 60
 
 

@@ -9,6 +9,7 @@ import socket
 import threading
 
 import pytest
+from support.connections import KINDS, connect, end
 from support.helpers import (
     Recorder,
     close_with_open_transport,
@@ -28,25 +29,6 @@ from support.helpers import (
     until,
     wait_until,
 )
-
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
-
-
-def connect(loop, kind="tcp", protocol=None):
-    """(protocol, peer) on a loop that is not running."""
-    near, peer = socketpair(kind)
-    peer.settimeout(10)
-    protocol = protocol or Recorder()
-    run(loop, connect_unshared(loop, lambda: protocol, near))
-    return protocol, peer
-
-
-def end(loop, protocol, peer):
-    peer.close()
-    if not loop.is_closed():
-        protocol.transport.abort()
-        turn_until(loop, protocol.lost.is_set)
-
 
 # Written, and then the loop stops
 

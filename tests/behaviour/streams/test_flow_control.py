@@ -5,6 +5,7 @@ import socket
 import time
 
 import pytest
+from support.connections import KINDS
 from support.helpers import (
     Recorder,
     connect_unshared,
@@ -17,8 +18,6 @@ from support.helpers import (
     turns,
     until,
 )
-
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 
 
 async def fill_kernel(transport, peer):

@@ -9,6 +9,7 @@ import socket
 import threading
 
 import pytest
+from support.connections import KINDS
 from support.helpers import (
     Recorder,
     fill,
@@ -24,7 +25,6 @@ from support.helpers import (
     until,
 )
 
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 ANSWER = pattern(6_000_000)  # more than any socket takes
 
 

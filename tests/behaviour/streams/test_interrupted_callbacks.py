@@ -4,6 +4,7 @@ import contextlib
 import socket
 
 import pytest
+from support.connections import KINDS, end
 from support.helpers import (
     BufferedRecorder,
     Recorder,
@@ -15,7 +16,6 @@ from support.helpers import (
     turn_until,
 )
 
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 INTERRUPTS = pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 SMALL = b"0123456789abcdef"
 PATTERN = pattern(99_999)  # no power of two: a piece that is moved is seen
@@ -73,12 +73,6 @@ def connect(loop, protocol, kind):
     peer.setblocking(False)
     run(loop, connect_unshared(loop, lambda: protocol, near))
     return peer
-
-
-def end(loop, protocol, peer):
-    peer.close()
-    protocol.transport.abort()
-    turn_until(loop, protocol.lost.is_set)
 
 
 def receive_large_chunks(loop, protocol, peer):

@@ -10,6 +10,7 @@ import sys
 import textwrap
 
 import pytest
+from support.connections import KINDS
 from support.helpers import (
     STOCK,
     Datagrams,
@@ -26,8 +27,6 @@ from support.helpers import (
     socketpair,
     turns,
 )
-
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 
 
 def now(peer):

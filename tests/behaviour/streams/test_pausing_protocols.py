@@ -4,6 +4,7 @@ import contextlib
 import threading
 
 import pytest
+from support.connections import KINDS
 from support.helpers import (
     BufferedRecorder,
     Recorder,
@@ -15,9 +16,6 @@ from support.helpers import (
     turn_until,
     until,
 )
-
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
-
 
 # Protocols that pause in the middle
 

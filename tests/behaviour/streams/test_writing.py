@@ -6,6 +6,7 @@ import mmap
 import sys
 
 import pytest
+from support.connections import KINDS
 from support.helpers import (
     STOCK,
     Recorder,
@@ -17,8 +18,6 @@ from support.helpers import (
     read_to_end,
     turns,
 )
-
-KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 
 
 def stock_keeps_a_view():
