@@ -167,22 +167,32 @@ def test_neither_close_nor_detach_while_another_thread_runs_the_main_loop(new_gl
 RUN_BEFORE_THE_END = {
     "never": "",
     "before": "loop.run_until_complete(asyncio.sleep(0))",
-    "still": "threading.Thread(target=GLib.MainLoop().run, daemon=True).start(); time.sleep(0.05)",
+    "still": """
+        runs = threading.Event()
+        loop.call_soon(runs.set)
+        threading.Thread(target=GLib.MainLoop().run, daemon=True).start()
+        assert runs.wait(10)
+    """,
 }
 
 
 @pytest.mark.parametrize("when", RUN_BEFORE_THE_END)
 def test_the_interpreter_ends_while_a_loop_is_attached(monitor, when):
     script = f"""
-        import asyncio, threading, time
+        import asyncio, threading
         import uringloop.glib
         from gi.repository import GLib
         loop = uringloop.glib.new_event_loop(fdmon={monitor!r})
         loop.call_later(60, print)
-        {RUN_BEFORE_THE_END[when]}
     """
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            textwrap.dedent(script) + textwrap.dedent(RUN_BEFORE_THE_END[when]),
+        ],
         timeout=20,
         capture_output=True,
         text=True,

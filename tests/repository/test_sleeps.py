@@ -17,13 +17,12 @@ POLLS = "checks again and again what another thread, process or the kernel does"
 
 # file: (how many sleeps, what most of them are for)
 SLEEPS = {
-    "behaviour/datagrams/test_datagram_transport.py": (1, QUIET),
-    "behaviour/files/test_files_streams.py": (6, QUIET),
+    "behaviour/files/test_files_streams.py": (3, QUIET),
     "behaviour/loop/test_program_clocks.py": (1, A_TIMER),
     "behaviour/loop/test_readers_writers.py": (1, QUIET),
     "behaviour/loop/test_scheduling.py": (4, A_TIMER),
     "behaviour/loop/test_selection.py": (1, A_TIMER),
-    "behaviour/loop/test_shutdown.py": (3, A_TIMER),
+    "behaviour/loop/test_shutdown.py": (1, A_TIMER),
     "behaviour/loop/test_signals.py": (4, A_TIMER),
     "behaviour/loop/test_slow_callbacks.py": (6, BUSY),
     "behaviour/loop/test_threads.py": (7, A_TIMER),
@@ -39,7 +38,7 @@ SLEEPS = {
     "behaviour/streams/test_servers.py": (1, BUSY),
     "conftest.py": (1, POLLS),
     "glib_loops/test_applications.py": (2, A_TIMER),
-    "glib_loops/test_attacks.py": (7, A_TIMER),
+    "glib_loops/test_attacks.py": (6, A_TIMER),
     "glib_loops/test_gtk_downloader.py": (2, POLLS),
     "glib_loops/test_idle.py": (2, QUIET),
     "glib_loops/test_main_loops.py": (3, A_TIMER),
@@ -49,7 +48,7 @@ SLEEPS = {
     "support/forking.py": (1, POLLS),
     "support/helpers.py": (1, POLLS),
     "support/selection_tools.py": (1, A_TIMER),
-    "unit/aio/test_aio_context.py": (3, QUIET),
+    "unit/aio/test_aio_context.py": (1, POLLS),
     "unit/aio/test_aio_poll_handlers.py": (1, BUSY),
     "unit/aio/test_qemu_aio_gsource.py": (1, A_TIMER),
     "unit/fdmon/test_polling.py": (2, BUSY),

@@ -113,6 +113,17 @@ def wait_until(condition, *, seconds=10.0):
         time.sleep(0.0005)
 
 
+def wchan(thread_id):
+    """Where in the kernel a thread sleeps (proc(5))."""
+    with open(f"/proc/self/task/{thread_id}/wchan") as file:
+        return file.read()
+
+
+def is_asleep(thread_id):
+    """Whether the loop, or the context, of this thread sleeps in its monitor's wait."""
+    return any(part in wchan(thread_id) for part in ("poll", "io_"))
+
+
 def run(loop, awaitable, *, seconds=20.0):
     """Run to completion on a loop that is not running, but not for ever."""
 

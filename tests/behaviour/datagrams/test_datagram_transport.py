@@ -6,12 +6,11 @@ import gc
 import socket
 import sys
 import threading
-import time
 import warnings
 
 import pytest
 from support.datagram_tools import Sender, everything, forget, sending
-from support.helpers import STOCK, monitor_of, run, turns, until
+from support.helpers import STOCK, is_asleep, monitor_of, run, turns, until, wait_until
 
 HEADER = 8 if sys.version_info >= (3, 13) else 0
 
@@ -233,8 +232,10 @@ async def test_other_threads_may_use_the_peer_while_the_loop_sleeps():
     async with sending() as (transport, protocol, far):
         name = transport.get_extra_info("sockname")
 
+        sleeper = threading.get_native_id()
+
         def send():
-            time.sleep(0.02)
+            wait_until(lambda: is_asleep(sleeper))
             far.sendto(b"wake up", name)
 
         thread = threading.Thread(target=send)

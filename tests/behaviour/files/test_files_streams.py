@@ -23,6 +23,7 @@ from support.helpers import (
     turn_until,
     turns,
     until,
+    wchan,
 )
 
 from uringloop import files
@@ -40,10 +41,16 @@ async def both_ends(path):
     return await asyncio.gather(reading, writing)
 
 
+def is_waited_for(fifo):
+    """Whether a thread sleeps in the kernel until the other end of a FIFO is opened."""
+    threads = [thread for thread in threading.enumerate() if thread.name == f"open {fifo}"]
+    return any(thread.native_id and wchan(thread.native_id) == "wait_for_partner" for thread in threads)
+
+
 async def test_opening_a_fifo_waits_for_the_other_end(fifo):
     for first, second in (("rb", "wb"), ("wb", "rb")):
         waiting = asyncio.ensure_future(files.open(fifo, first))
-        await asyncio.sleep(0.05)  # an open that does not wait is done by now
+        await until(lambda: is_waited_for(fifo))
         assert not waiting.done()
         async with files.open(fifo, second) as other:
             async with await waiting as one:
@@ -120,8 +127,7 @@ async def test_opening_waits_for_a_lease_to_be_given_back(tmp_path):
 async def test_waiting_for_a_fifo_whose_name_is_gone_can_be_cancelled(fifo):
     other_fd = os.open(fifo, os.O_PATH)
     opening = asyncio.ensure_future(files.open(fifo, "rb"))
-    await until(lambda: any(thread.name == f"open {fifo}" for thread in threading.enumerate()))
-    await asyncio.sleep(0.01)
+    await until(lambda: is_waited_for(fifo))
     fifo.unlink()
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -408,9 +414,11 @@ async def test_standard_input(monkeypatch):
         "        while True:\n"
         "            await asyncio.sleep(0.001)\n"
         "            ticks += 1\n"
-        "    ticking = asyncio.ensure_future(tick())\n"
+        "            if ticks == 1:\n"
+        "                print('ticked', flush=True)\n"
         "    async with uringloop.open('/dev/stdin') as file:\n"
         "        print('ready', flush=True)\n"
+        "        ticking = asyncio.ensure_future(tick())\n"
         "        async for line in file:\n"
         "            print(line.strip() if ticks else 'no ticks', flush=True)\n"
         "    ticking.cancel()\n"
@@ -420,7 +428,7 @@ async def test_standard_input(monkeypatch):
         sys.executable, "-c", script, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert await child.stdout.readline() == b"ready\n"
-    await asyncio.sleep(0.05)  # time for ticks
+    assert await child.stdout.readline() == b"ticked\n"
     child.stdin.write(b"one\n")
     assert await child.stdout.readline() == b"one\n"
     child.stdin.write(b"two\n")

@@ -119,25 +119,30 @@ def test_it_ends_in_a_cycle_with_what_watches_it(monitor, what):
 def test_daemon_threads_run_loops_when_the_interpreter_ends(monitor):
     source = """
         import threading
-        loops = []
-        def busy():
+        loops, n_ticks = [], [0, 0]
+        def busy(number):
             loop = make_loop(MONITOR)
             near, far = socket.socketpair()
             loop.run_until_complete(loop.create_connection(Recorder, sock=near))
             def tick():
                 far.send(b"x")
+                n_ticks[number] += 1
                 loop.call_later(0.0001, tick)
             tick()
             loops.append(loop)
             loop.run_forever()
-        def idle():
+        def idle(number):
             loop = make_loop(MONITOR)
             loops.append(loop)
             loop.run_forever()
-        for function in (busy, busy, idle, idle):
-            threading.Thread(target=function, daemon=True).start()
-        wait_until(lambda: len(loops) == 4)
-        time.sleep(0.02)
+        threads = [
+            threading.Thread(target=function, args=(number,), daemon=True)
+            for function in (busy, idle) for number in (0, 1)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(loops) == 4 and min(n_ticks) >= 50)
+        wait_until(lambda: all(is_asleep(thread.native_id) for thread in threads[2:]))
         """
     assert end(source, monitor) == ("", "")
 
@@ -147,7 +152,8 @@ def test_threads_that_are_no_daemons_finish_their_loops_first(monitor):
         import threading
         def work():
             loop = make_loop(MONITOR)
-            loop.run_until_complete(asyncio.sleep(0.02))
+            # the interpreter ends, and waits for this thread
+            loop.run_until_complete(until(lambda: not threading.main_thread().is_alive()))
             loop.close()
             print("finished")
         threading.Thread(target=work).start()

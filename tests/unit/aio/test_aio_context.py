@@ -17,7 +17,7 @@ import weakref
 
 import pytest
 from support.context_tools import Counter, settle
-from support.helpers import run_script, wait_until
+from support.helpers import is_asleep, run_script, wait_until
 
 import uringloop
 
@@ -190,7 +190,7 @@ def test_a_timer_runs_in_time_once_and_can_arm_itself_again(context):
     context.call_at_ns(due_ns, run)
     assert not context.poll(False)
     assert runs == []
-    time.sleep(0.035)
+    wait_until(lambda: context.time_ns() >= due_ns)
     assert context.poll(False)
     assert len(runs) == 1
     while len(runs) < 2:
@@ -597,7 +597,7 @@ def test_an_idle_context_is_not_charged_as_waiting_for_a_disk(new_context, fds):
     for thread in threads:
         thread.start()
     wait_until(lambda: len(sleeping) == n_contexts)
-    time.sleep(0.05)
+    wait_until(lambda: all(is_asleep(thread.native_id) for thread in threads))
     blocked = []
     for _ in range(10):
         with open("/proc/stat") as file:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import select
 import sys
 import threading
@@ -10,7 +9,7 @@ import time
 
 import pytest
 from drivers.core import ContextDriver, ForeignLoop, RecordingHandler
-from support.helpers import wait_until
+from support.helpers import wait_until, wchan
 from support.monitors import make_monitor
 
 POLLIN = select.POLLIN
@@ -150,8 +149,8 @@ def test_another_thread_ends_the_sleep(context, foreign):
 
 def asleep_in_poll():
     """A function that waits until the calling thread sleeps in poll(2)."""
-    where = pathlib.Path(f"/proc/self/task/{threading.get_native_id()}/wchan")
-    return lambda: wait_until(lambda: "poll" in where.read_text(), seconds=2)
+    sleeper = threading.get_native_id()
+    return lambda: wait_until(lambda: "poll" in wchan(sleeper), seconds=2)
 
 
 def test_another_thread_ends_each_sleep(context, foreign):

@@ -14,7 +14,7 @@ import time
 
 import pytest
 from drivers.core import FakeMonitor, MonitorDriver, RecordingHandler
-from support.helpers import wait_until
+from support.helpers import wait_until, wchan
 
 from unit.conftest import free_fds
 
@@ -529,12 +529,6 @@ def test_fileno_wakes_a_foreign_loop_when_another_thread_makes_an_fd_ready(drive
         events = foreign.poll(2.0)
     thread.join()
     assert events == [(driver.fileno(), POLLIN)]
-
-
-def wchan(thread_id):
-    """Where in the kernel a thread sleeps."""
-    with open(f"/proc/self/task/{thread_id}/wchan") as file:
-        return file.read()
 
 
 # statistics
