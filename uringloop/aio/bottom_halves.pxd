@@ -13,7 +13,7 @@ cdef class BottomHalves:
     cdef Notifier notifier        # the context's
     cdef list idle                # Runs that wait for the next turn without keeping it from blocking for a while
     cdef size_t n_idle_taken      # from the idle list, ever
-    cdef object reporter          # a weak reference to who reports exceptions; None: they are logged
+    cdef object reporter          # a weak reference to what reports exceptions; None: they are logged
     cdef bint is_closed
     cdef object who_reports(self)
     cdef Handle new_handle(self, object callback, tuple args)

@@ -145,7 +145,7 @@ cdef class BottomHalf:
             raise RuntimeError("this bottom half was deleted")
         if self.owner.is_closed:
             raise RuntimeError("the AioContext is closed")
-        # who is scheduled for certain stays so
+        # what is scheduled for certain stays so
         self.is_idle = idle and (self.is_idle or not self.is_scheduled)
         self.is_scheduled = True
         if self.is_idle:
@@ -159,7 +159,7 @@ cdef class BottomHalf:
         must(length_of_list(<void *>self.owner.idle) == <Py_ssize_t>self.owner.ready.n_idle,
              "the idle bottom halves that wait are counted")
         must_if(self.is_scheduled, not is_none(<void *>self.waiting), "a bottom half that is scheduled has its place")
-        # An idle one only has to wake who sleeps: awake, the context bounds its next wait.  It holds the
+        # An idle one only has to wake a thread that sleeps: awake, the context bounds its next wait.  It holds the
         # GIL from there until notify_me is set.
         if not self.is_idle or self.owner.notifier.notify_me:
             self.owner.notifier.notify()

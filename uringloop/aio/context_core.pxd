@@ -31,10 +31,10 @@ cdef class ContextCore:
     cdef readonly Notifier notifier
     cdef ReadyQueue ready             # callbacks, FIFO
     cdef Timers timers
-    cdef Program program              # who says what the next two are; None without a loop
+    cdef Program program              # what sets the next two; None without a loop
     cdef bint has_own_clock           # timers follow program.time(), not CLOCK_MONOTONIC
     cdef bint has_own_select          # program.select() waits
-    cdef BottomHalves bottom_halves   # who is scheduled from any thread, and who reports
+    cdef BottomHalves bottom_halves   # what is scheduled from any thread, and what reports
     cdef PollHandlers pollers         # handlers with io_poll; None until there is one
     cdef unsigned long thread         # the one that made turns last; 0 for none yet
     cdef bint is_forgotten            # closed, because this process is a fork

@@ -314,7 +314,7 @@ cdef class ContextCore:
 
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2:
         """spin() with handlers to ask: they need the GIL, so asking them and busy-polling alternate."""
-        cdef PollList polling = self.polling  # so may who is asked
+        cdef PollList polling = self.polling  # so may a handler that is called
         cdef int64_t end_ns, now_ns = started_ns
         cdef int64_t next_wait_ns = 0
         cdef bint is_found

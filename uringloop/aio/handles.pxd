@@ -14,7 +14,7 @@ cdef class Handle:
     cdef object second
     cdef object args               # tuple of all arguments where there are more, or once `_args` was read; else None
     cdef object context            # contextvars.Context to run in (asyncio's `context` argument)
-    cdef object loop               # who reports exceptions; opaque here
+    cdef object loop               # what reports exceptions; opaque here
     cdef object debug_info         # debug mode only: source traceback; after cancel the repr from before
     cdef object __weakref__
     # The timer's fields stand here so that both classes have one size and share the freelist of the base.

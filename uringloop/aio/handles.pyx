@@ -92,7 +92,7 @@ cdef int enter_again(list left) except -1:
 
 
 cdef class TimerOwner:
-    """Who holds scheduled timers (aio/timers); a base class of its own keeps the modules a tree."""
+    """What holds scheduled timers (aio/timers); a base class of its own keeps the modules a tree."""
 
     cdef void handle_cancelled(self) noexcept:
         """A timer that is scheduled here was cancelled."""

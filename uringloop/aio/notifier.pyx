@@ -1,7 +1,7 @@
 """The notifier: an eventfd, or a pipe where a sandbox refuses that, and the protocol that says when it must be written.
 
 A system call per call_soon_threadsafe would cost both sides microseconds; most of the time the loop is awake and
-will check anyway.  Who says what, in which order (QEMU: aio_notify):
+will check anyway.  What each side writes, in which order (QEMU: aio_notify):
 
     any thread                          the loop's thread, before it blocks
       publish the callback                notify_me = 1
@@ -78,7 +78,7 @@ cdef class Notifier(FdHandler):
         ul_store(&self.notified, 1)
         ul_full_barrier()
         if ul_load(&self.notify_me):
-            must(self.writing_fd >= 0, "who may sleep can be woken")
+            must(self.writing_fd >= 0, "a thread that may sleep can be woken")
             # EAGAIN: the counter, or the pipe, is full, so the loop is as good as awake
             while write_fd(self.writing_fd, &one, sizeof(one)) < 0:
                 if errno != EINTR:

@@ -74,7 +74,7 @@ cdef class PollHandler(FdHandler):
         cdef Handle io_poll_ready = self.io_poll_ready  # remove() in it releases it
         if not self.is_found:
             return 0
-        must_not(is_none(<void *>io_poll_ready), "who found something has what does it")
+        must_not(is_none(<void *>io_poll_ready), "a handler that found something has a callback for it")
         self.is_found = False
         self.is_busy = True
         try:

@@ -243,7 +243,7 @@ class ServeMixin:
         """BaseEventLoop.sendfile calls this: what was written before goes first, and nothing is read meanwhile.
 
         The transport refuses writes as long as it has an empty waiter.  The file goes out through a second fd of the
-        socket: the first is the wire's, and the monitor must not mix up who waits for what, for example when user code
+        socket: the first is the wire's, and the monitor must not mix up what waits for what, for example when user code
         calls resume_reading() meanwhile.
         """
         if type(transport) is stock.Stream:
@@ -471,7 +471,7 @@ class ServeMixin:
             # by a task in stock asyncio, which is made in this turn and schedules connection_made() in the next
             _call_in_copy(context, self._schedule_serving, accepted)
         except BaseException:
-            accepted.uncount()  # at once: who keeps the exception keeps this frame
+            accepted.uncount()  # at once: keeping the exception keeps this frame
             raise
 
     def _schedule_serving(self, accepted, context):

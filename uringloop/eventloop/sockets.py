@@ -119,7 +119,7 @@ class SocketsMixin:
             )
 
     def _readable(self, fd, future):
-        # first: removing raises if the socket was closed, and who waits has to find that out
+        # first: removing raises if the socket was closed, and the task that waits has to find that out
         if not future.done():
             future.set_result(None)
         self._remove_reader(fd)

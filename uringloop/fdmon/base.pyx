@@ -219,7 +219,7 @@ cdef class FDMonitor:
         return 0
 
     cdef int deliver_last(self) except -1:
-        """The context is closed: notify those who wait for the end of a request of their own.  Runs user code."""
+        """The context is closed: notify those that wait for the end of a request of their own.  Runs user code."""
         return 0
 
     cdef int forget(self) except -1:

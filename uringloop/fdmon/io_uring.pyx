@@ -217,7 +217,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int begin_sweeps(self) except -1:
         """The next sweep is a period away, or with the next wait, where the kernel takes no request for it now.
 
-        No exception of that: who calls has armed something, and would take it for not armed.
+        No exception of that: the caller has armed something, and would take it for not armed.
         """
         cdef io_uring_sqe *sqe
         if self.next_sweep.owner is not None:

@@ -123,7 +123,7 @@ cdef class PollMonitor(FDMonitor):
                 handler = <FdHandler>self.slots[i]
                 must(handler.fd == self.fds[i].fd, "a handler is in the place of its fd")
                 if handler.may_be_closed and handler.is_closed_by_program():
-                    # The same where another file has the number already: its events are not this handler's, who would
+                    # The same where another file has the number already: its events are not this handler's, which would
                     # leave them there, so that they come again in every turn.
                     self.update(handler, None)
                     continue

@@ -6,7 +6,7 @@ How it works (QEMU: AioPolledEvent, poll_max_ns, poll_grow, poll_shrink):
     handlers' own time (`next_ns`).  So a fast peer keeps being polled for although a slow one shares the loop.
  3. Before blocking the context polls for as long as the greediest event on the list wants.
  4. An event that did not come for `idle_ns` leaves the list, and returns when it comes again.
- 5. Who watches an fd only while he waits for it (sock_recv, one message after the other) goes on with what was
+ 5. A task that watches an fd only while it waits (sock_recv, one message after the other) goes on with what was
     learned: the event of an fd is kept while no task waits for it, but is not polled for meanwhile (`part`, `rejoin`).
 
 Invariant: an event is on the list exactly while its ns is not 0; it leaves when it goes.

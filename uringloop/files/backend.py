@@ -1,4 +1,4 @@
-"""What file objects ask the operating system for, and who answers: io_uring requests or threads.
+"""What file objects request of the operating system, and what answers: io_uring requests or threads.
 
 How it works:
 1. `Backend` is the list of operations. `ring_backend.RingBackend` makes each one a request on the loop's ring,
@@ -157,7 +157,7 @@ class Backend:
 
         A terminal is ready as long as it takes a single byte, and blocks a writer of more until all of it is taken: a
         thread, or the loop, where the kernel writes while a request is submitted. So it is written to through an open
-        file of its own, which does not wait; the flags of this one belong to all who share it.
+        file of its own, which does not wait; the flags of this one belong to all that share it.
         """
         some = data if len(data) <= select.PIPE_BUF else memoryview(data)[: select.PIPE_BUF]
         is_own = os.get_blocking(fd)

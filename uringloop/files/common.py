@@ -1,4 +1,4 @@
-"""What all binary files share: the descriptor, who uses it, positional reads and writes, closing.
+"""What all binary files share: the descriptor, what uses it, positional reads and writes, closing.
 
 How it works:
 1. Operations on the position (read, write, seek ...) go one after the other, by `_lock`; positional ones (pread,
@@ -73,7 +73,7 @@ class Lock(asyncio.Lock):
     def __aexit__(self, kind: object, error: object, where: object) -> _Released:  # type: ignore[override]
         try:
             self.release()
-        except MemoryError:  # it is released; who waits for it has not been woken
+        except MemoryError:  # it is released; the task that waits for it has not been woken
             asyncio.get_running_loop().call_soon(self._wake_up_first)  # type: ignore[attr-defined]
         return _RELEASED
 
@@ -293,7 +293,7 @@ class BinaryFile:
         ):
             raise os_error(errno.ESPIPE)
 
-    # Who uses the descriptor
+    # What uses the descriptor
 
     def _enter(self) -> int:
         """The descriptor, for one operation; every _enter() has its _leave()."""

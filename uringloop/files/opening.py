@@ -37,7 +37,7 @@ BinaryMode = Literal["rb", "wb", "ab", "xb", "rb+", "r+b", "wb+", "w+b", "ab+", 
 
 
 def place_of_caller() -> str:
-    """ " at FILE:LINE" of who called `open` or the like, in asyncio's debug mode or Python's; else nothing."""
+    """ " at FILE:LINE" of the call of `open` or the like, in asyncio's debug mode or Python's; else nothing."""
     loop = _get_running_loop()
     if not (sys.flags.dev_mode if loop is None else loop.get_debug()):
         return ""

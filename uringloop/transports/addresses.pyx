@@ -2,7 +2,7 @@
 
 What a datagram server needs per packet: the address of a peer that is known already is the same tuple object again,
 and a tuple that was sent to before has its name ready.  Both ways go through a direct-mapped table, shared by all
-loops, in which a newcomer replaces who was in its place.
+loops, in which a newcomer replaces what was in its place.
 
 Invariant: an entry of `names` keeps its tuple alive, so that no other tuple can have its address in memory.  Only
 tuples of exact str and int are entered: those never change.

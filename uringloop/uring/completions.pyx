@@ -17,7 +17,7 @@ from .request cimport Request
 
 
 cdef inline void fill(Completion *slot, Request request, int32_t res, uint32_t flags, char *data) noexcept:
-    Py_INCREF(request)  # undone by who pops it
+    Py_INCREF(request)  # undone by the caller of pop
     slot.request = <PyObject *>request
     slot.res = res
     slot.flags = flags

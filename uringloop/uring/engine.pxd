@@ -21,7 +21,7 @@ cdef class Engine:
     cdef Py_ssize_t harvested_bytes    # received since this wait began
     cdef References unsettled          # KIND_SKIP_SENDs of this enter
     cdef bint has_run                  # begin_run was called
-    cdef bint is_pollable              # of the ring's kind that wakes who sleeps on its fd, also after a move
+    cdef bint is_pollable              # of the ring's kind that wakes what sleeps on its fd, also after a move
     cdef bint is_bound                 # registrations were made with this ring
     cdef bint has_tables               # buffers or files were registered with this ring
     cdef readonly bint skip_sends      # a failed SEND reports its partial count: CQE-less sends are sound

@@ -341,7 +341,7 @@ cdef class Engine:
             self.ring.enable()
         while self.ring.n_overflow and self.ring.move_overflow():
             self.make_room(self.ring.ring.sq.ring_entries)
-        must(self.ring.is_mine(), "who runs the loop owns the ring")
+        must(self.ring.is_mine(), "the thread that runs the loop owns the ring")
         must(self.ring.n_overflow == 0, "what waited for `enable` is in the SQ before the first wait")
         self.has_run = True
         if sends_report_count is None:

@@ -1,4 +1,4 @@
-# Who is in flight.  The only file that holds and releases requests.
+# What is in flight.  The only file that holds and releases requests.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from cpython.ref cimport PyObject
 

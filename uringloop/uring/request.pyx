@@ -161,7 +161,7 @@ cdef int release(Request request) except -1:
     if request.owner is None:
         raise RuntimeError("uringloop bug: a request that was not in flight completed")
     must_not(request.state == IDLE, "a request that is released was held")
-    must(references_of(<void *>request) > 1, "who releases a request has a reference of its own")
+    must(references_of(<void *>request) > 1, "the caller of release has a reference of its own")
     unlink(request)
     request.state = DONE
     Py_DECREF(request)  # taken by hold()

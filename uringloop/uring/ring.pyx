@@ -11,7 +11,7 @@ How it works:
 
 Invariant: only the owner thread calls anything here after `enable`, except `close`.
 
-Not here: who is in flight (`request`), when it is entered (`engine`).
+Not here: what is in flight (`request`), when it is entered (`engine`).
 """
 
 from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM
@@ -262,7 +262,7 @@ cdef class Ring:
         self.owner_thread = ul_thread_serial()
         self.owner_tid = ul_thread_number()
         must(self.is_open, "a ring that is enabled is open")
-        must(self.is_mine(), "who enables a ring owns it")
+        must(self.is_mine(), "the thread that enables a ring owns it")
         return 0
 
     cdef bint is_mine(self) noexcept:

@@ -77,7 +77,7 @@ class _SelectorMap(Mapping):
 
 
 class SelectorView:
-    """loop._selector: who watches which fd, for asyncio's pipe transports, and for programs that inspect it.
+    """loop._selector: what watches which fd, for asyncio's pipe transports, and for programs that inspect it.
 
     Where its `select` is replaced, as by tools that let no time pass, each turn calls that for its wait.
     """

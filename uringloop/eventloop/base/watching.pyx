@@ -114,7 +114,7 @@ cdef class FdWatching(ContextOwner):
     cdef int forget_fd(self, FdCallbacks old) except -1:
         """Nothing watches for these any more: their fd was closed, or is another file by now.
 
-        They count as cancelled: who waits for one may find its place taken by others.
+        They count as cancelled: a task that waits for one may find its place taken by others.
         """
         self.fd_callbacks.pop(old.fd, None)
         if old.reader is not None:

@@ -320,7 +320,7 @@ cdef object awaited_running_task(future):
 
 
 cdef bint is_reached(task, future) except -1:
-    """Whether `future` is, or waits for, the task: followed from the task, through those who wait for it."""
+    """Whether `future` is, or waits for, the task: followed from the task, through those that wait for it."""
     cdef list found = [task]
     cdef set seen = set()
     while found:

@@ -73,7 +73,7 @@ cdef class DatagramTransport(Transport):
         """Take over a non-blocking socket.
 
         Parameters:
-            loop, aio_context: who runs it.
+            loop, aio_context: what runs it.
             sock: the Python socket; closed by connection_lost.
             protocol: asyncio.DatagramProtocol.
             address: the only one that sendto() accepts, or None.
@@ -101,7 +101,7 @@ cdef class DatagramTransport(Transport):
         self.high_bytes, self.low_bytes = buffer_limits(None, None)
 
     def start(self, waiter=None):
-        """Call connection_made, begin to read, and wake who waits for the endpoint; each by call_soon."""
+        """Call connection_made, begin to read, and wake the task that waits for the endpoint; each by call_soon."""
         made = reading = None
         try:
             made = self.loop.call_soon(self.protocol.connection_made, self)

@@ -71,7 +71,7 @@ cdef class StreamTransport(Endpoint):
         """After take_socket() or take_connection().
 
         Parameters:
-            loop, aio_context: who runs it.
+            loop, aio_context: what runs it.
             protocol, server (asyncio.Server or None): as in asyncio.
             context: the contextvars.Context in which the protocol is called, as by asyncio since Python 3.15; None:
                 copies are made where asyncio made them before.
@@ -92,7 +92,7 @@ cdef class StreamTransport(Endpoint):
         self.wire = wire
 
     def start(self, connection_made, waiter=None):
-        """Call connection_made, begin reading, and wake who waits for the connection; by call_soon."""
+        """Call connection_made, begin reading, and wake the task that waits for the connection; by call_soon."""
         self.loop.call_soon(self._connection_made, connection_made, waiter, context=self.given_context)
 
     def _connection_made(self, connection_made, waiter):
@@ -294,7 +294,7 @@ cdef class StreamTransport(Endpoint):
                         n_bytes, self.n_rest = self.n_rest, 0
                     if n_bytes == 0:
                         continue  # a nested turn gave it to the protocol
-                    if self.protocol is not protocol:  # the buffer is not its successor's, who may have paused
+                    if self.protocol is not protocol:  # the buffer is not its successor's, which may have paused
                         if self.is_receiving:
                             continue
                         if self.wire is not None:
