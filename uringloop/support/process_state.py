@@ -251,7 +251,7 @@ STATE = (
     State(
         "eventloop/base/stock_clock.h",
         ("ul_has_stock_names", "ul_names_seen", "ul_n_changes", "ul_monotonic", "ul_monotonic_code"),
-        "whether asyncio's clock is `time.monotonic`: what the last look found, and what tells that it is out of date",
+        "whether asyncio's clock is `time.monotonic`: what was found last, and what shows that it is out of date",
         "the thread of any loop; a change of asyncio.base_events or of `time` in any thread",
         Guard.GIL,
     ),
@@ -450,7 +450,7 @@ COPIED_NAMES = (
     CopiedName(
         "transports/stream/transport.pyx",
         ("_buffered_protocol", "_streams_protocol"),
-        "asyncio: classes that tell how a protocol is called",
+        "asyncio: classes that decide how a protocol is called",
         _IGNORED,
     ),
     CopiedName(

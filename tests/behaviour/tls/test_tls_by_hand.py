@@ -270,7 +270,12 @@ async def test_an_end_waits_for_a_protocol_that_pauses_at_each_buffer(prepare):
             assert "eof_received" not in protocol.calls
         transport.resume_reading()
         await protocol.lost.wait()
-        assert protocol.calls == ["connection_made", *["buffer_updated"] * 3, "eof_received", "connection_lost"]
+        assert protocol.calls == [
+            "connection_made",
+            *["buffer_updated"] * 3,
+            "eof_received",
+            "connection_lost",
+        ]
 
 
 @pytest.mark.parametrize("is_read", [False, True])
