@@ -5,8 +5,8 @@ asyncio.set_event_loop_policy(uringloop.EventLoopPolicy())       # Python < 3.16
 uvicorn app:app --loop uringloop:new_event_loop
 """
 
-import sys
-from typing import Any
+import sys as _sys
+from typing import Any as _Any
 
 try:
     from .eventloop.loop import Loop
@@ -26,7 +26,7 @@ from .policy import new_event_loop, run
 
 # A free-threaded Python has switched its GIL on by now, for our compiled modules; unless PYTHON_GIL=0 forbids it.
 # Without a GIL they are not safe: a second thread in call_soon_threadsafe() would corrupt memory.
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
+if not getattr(_sys, "_is_gil_enabled", lambda: True)():
     raise ImportError(
         "uringloop needs the GIL, which PYTHON_GIL=0 or -X gil=0 keeps off in this free-threaded Python; without that "
         "option importing uringloop switches it on, and with PYTHON_GIL=1 or -X gil=1 it is on from the start"
@@ -44,7 +44,7 @@ __all__ = [
     "run",
 ]
 
-if sys.version_info < (3, 16):
+if _sys.version_info < (3, 16):
     __all__ += ["EventLoopPolicy", "install"]
 
 # Where they are; the classes of what an AioContext makes are for annotations.
@@ -65,7 +65,7 @@ _OF_RAW_REQUESTS = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
     """What is made or loaded on first access: even naming policies warns on new Pythons."""
     if name in _OF_RAW_REQUESTS:
         import importlib
@@ -87,7 +87,7 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(".files", __name__)
-    if name in ("EventLoopPolicy", "install") and sys.version_info < (3, 16):
+    if name in ("EventLoopPolicy", "install") and _sys.version_info < (3, 16):
         from . import policy
 
         value = policy.make_policy_class() if name == "EventLoopPolicy" else policy.install
@@ -99,4 +99,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_OF_CONTEXTS, *_OF_RAW_REQUESTS, "files", "open"})
+    """Without the other folders, which imports make attributes of the package."""
+    loaded = {name for name in globals() if name.startswith("_") or name in ("glib", "liburing")}
+    return sorted({*loaded, *__all__, *_OF_CONTEXTS, *_OF_RAW_REQUESTS, "exceptions", "files", "open"})

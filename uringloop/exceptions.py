@@ -1,7 +1,7 @@
 """Exceptions of uringloop's own; everything else is asyncio's or an OSError."""
 
 import errno as _errno
-import os
+import os as _os
 
 __all__ = ["MonitorUnavailable", "SqeNotSupported", "UringLoopError"]
 
@@ -34,7 +34,7 @@ class MonitorUnavailable(UringLoopError, OSError):
     def __str__(self) -> str:
         parts = [self.monitor]
         if self.errno:
-            parts.append(f"{self.errno_name} ({os.strerror(self.errno)})")
+            parts.append(f"{self.errno_name} ({_os.strerror(self.errno)})")
         return ": ".join([*parts, self.cause])
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
-from uringloop.aio.context_core cimport Flushable, ul_monotonic_ns
+from uringloop.aio.context_core cimport ContextCore, Flushable, ul_monotonic_ns
 from uringloop.aio.gsource cimport ForeignTurns
 from uringloop.aio.handles cimport Handle, TimerHandle
 from uringloop.aio.notifier cimport Notifier
@@ -39,6 +39,14 @@ cdef class RecordingHandler(FdHandler):
 
     def __init__(self, int fd, short events):
         self.calls = []
+
+    @property
+    def fd(self):
+        return self.fd
+
+    @property
+    def events(self):
+        return self.events
 
     @property
     def is_reported(self):
@@ -70,6 +78,15 @@ cdef class RecordingHandler(FdHandler):
         if self.callback is not None:
             self.callback(self, revents)
         return 0
+
+
+def polling_of(ContextCore context not None):
+    """Its PollList; None while adaptive polling is off."""
+    return context.polling
+
+
+def notifier_fd(ContextCore context not None):
+    return context.notifier.fd
 
 
 cdef class MonitorDriver:

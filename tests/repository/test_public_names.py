@@ -1,26 +1,157 @@
-"""What `import uringloop` offers: these names, all of them documented, and nothing by accident."""
+"""What users reach without an underscore is listed in public_names.toml, and a document names it."""
 
+import asyncio
+import importlib
 import inspect
+import os
+import pathlib
+import re
 import subprocess
 import sys
+import tomllib
+import types
 
 import pytest
 
 import uringloop
+import uringloop.files
+import uringloop.liburing
+from repository.documents import ROOT
+
+NAMES = tomllib.loads((pathlib.Path(__file__).parent / "public_names.toml").read_text())
+MODULES, CLASSES = NAMES["modules"], NAMES["classes"]
 
 ALWAYS = {"Loop", "MonitorUnavailable", "SqeNotSupported", "UringLoopError", "__version__"}
 ALWAYS |= {"allow_nested", "disallow_nested", "new_event_loop", "run"}
 WHILE_THERE_ARE_POLICIES = {"EventLoopPolicy", "install"}
 EXPECTED = ALWAYS | (WHILE_THERE_ARE_POLICIES if sys.version_info < (3, 16) else set())
 
-# What a Loop has beyond asyncio.AbstractEventLoop.
-OF_A_LOOP = {"fdmon", "fdmon_reason", "statistics", "aio_context"}
-OF_A_LOOP |= {"add_sqe", "add_sqes", "supports_sqe", "register_buffers", "register_files"}
+# What `import *` does not give: `open` would hide the builtin; the others are made, or loaded, on first access.
+LAZY = {*MODULES["uringloop"]["docs/add-sqe.md"], *MODULES["uringloop"]["docs/aio-context.md"]} - {
+    "SqeNotSupported"
+}
+LAZY |= {"Statistics", "files", "open"}
+
+
+def find(dotted):
+    """The class of "module:Name"; it skips without PyGObject."""
+    module, _, name = dotted.partition(":")
+    if module == "uringloop.glib":
+        pytest.importorskip("gi", reason="PyGObject is not installed")
+    return getattr(importlib.import_module(module), name)
+
+
+def public(owner):
+    return {name for name in dir(owner) if not name.startswith("_")}
+
+
+def listed(entry):
+    """{name: document} of a table of public_names.toml."""
+    return {name: document for document, names in entry.items() if document.endswith(".md") for name in names}
+
+
+def code_of(document):
+    """The words of all `code`, indented and fenced blocks of a document."""
+    text = (ROOT / document).read_text()
+    blocks = re.findall(r"^```.*?^```|^ {4}.*$", text, re.MULTILINE | re.DOTALL)
+    rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"\w+", " ".join([*blocks, *re.findall(r"`[^`]+`", rest)])))
+
+
+@pytest.fixture(scope="module")
+def subjects():
+    """{name: object} of classes whose objects get further names in Python code."""
+    return dict(make_objects())
+
+
+def make_objects():
+    loop = uringloop.new_event_loop(fdmon="poll")
+    yield "uringloop:Loop", loop
+    loop.close()
+    context = uringloop.AioContext("poll")
+    yield "uringloop:AioContext", context
+    yield "uringloop:Statistics", context.statistics()
+    context.close()
+    probe = uringloop.liburing.Probe(frozenset(), uringloop.liburing.Feature(0), frozenset())
+    yield "uringloop.liburing:Probe", probe
+    notifier = uringloop.EventNotifier()
+    yield "uringloop:EventNotifier", notifier
+    notifier.close()
+    yield "uringloop:MonitorUnavailable", uringloop.MonitorUnavailable("epoll", 1, "none")
+    yield "uringloop:SqeNotSupported", uringloop.SqeNotSupported("epoll", "none")
+    yield from uringloop.run(files(), loop_factory=lambda: uringloop.new_event_loop(fdmon="poll"))
+
+
+async def files():
+    found = []
+    for kind, mode, buffering in (("RawFile", "rb", 0), ("BufferedFile", "rb", -1), ("TextFile", "r", -1)):
+        async with uringloop.open(os.devnull, mode, buffering) as file:
+            found.append((f"uringloop.files:{kind}", file))
+    scanning = uringloop.files.scandir("/")
+    found.append(("uringloop.files:Scanning", scanning))
+    await scanning.close()
+    folder = uringloop.files.TemporaryDirectory()
+    async with folder:
+        found.append(("uringloop.files:TemporaryDirectory", folder))
+    return found
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_has_the_names_of_asyncios_and_listed_ones(name, subjects):
+    entry = CLASSES[name]
+    of_stock = public(find(entry["like"])) if "like" in entry else set()
+    ours, names = public(subjects.get(name, find(name))), listed(entry).keys()
+    assert ours - of_stock == names - of_stock
+    if sys.version_info < (3, 12):  # newer asyncios have some of them
+        assert not names & of_stock, "the stock class has these, too"
+    assert of_stock - ours == set(entry.get("lacks", ()))
+    assert ("lacks" in entry) == ("why" in entry)
+
+
+def test_a_server_is_asyncios():
+    async def kind():
+        server = await asyncio.start_server(print, "127.0.0.1", 0)
+        server.close()
+        return type(server)
+
+    assert uringloop.run(kind()) is asyncio.base_events.Server
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_shows_the_listed_names(name):
+    if name == "uringloop.glib":
+        pytest.importorskip("gi", reason="PyGObject is not installed")
+    module = importlib.import_module(name)
+    names = listed(MODULES[name]).keys()
+    if sys.version_info >= (3, 16):
+        names -= WHILE_THERE_ARE_POLICIES
+    assert public(module) - {"glib", "liburing"} == names - {"glib", "liburing"}
+    # modules are attributes of their package as soon as they are imported
+    assert {key for key, value in vars(module).items() if key[0] != "_" and not is_ours(value)} <= names
+
+
+def is_ours(value):
+    return isinstance(value, types.ModuleType) and value.__name__.startswith("uringloop.")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "document"),
+    [
+        (owner.rpartition(":")[2], name, document)
+        for owner, entry in (MODULES | CLASSES).items()
+        for name, document in listed(entry).items()
+    ],
+)
+def test_a_document_names_it(owner, name, document):
+    assert name in code_of(document), f"{document} does not name {name} of {owner}"
 
 
 def test_the_public_names_are_these():
     assert set(uringloop.__all__) == EXPECTED
     assert len(uringloop.__all__) == len(EXPECTED)
+    assert uringloop.exceptions.__all__ == sorted(listed(MODULES["uringloop.exceptions"]))
+    assert set(uringloop.files.__all__) == listed(MODULES["uringloop.files"]).keys()
+    assert set(uringloop.liburing.__all__) == listed(MODULES["uringloop.liburing"]).keys()
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -28,10 +159,6 @@ def test_a_public_name_is_there_and_documented(name):
     value = getattr(uringloop, name)
     if name != "__version__":
         assert inspect.getdoc(value)
-
-
-LAZY = {"AioContext", "BottomHalf", "EventNotifier", "PollHandler", "Statistics", "files", "open"}
-LAZY |= {"ContextRequest", "Cqe", "FIRST_RESERVED_GROUP", "RawRequest"}
 
 
 def test_dir_shows_what_is_made_on_first_use():
@@ -68,11 +195,6 @@ def test_star_import_gives_exactly_them():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         uringloop.nothing  # noqa: B018
-
-
-@pytest.mark.parametrize("name", sorted(OF_A_LOOP))
-def test_a_loop_has_what_asyncio_has_not(name):
-    assert hasattr(uringloop.Loop, name)
 
 
 def test_importing_changes_nothing():

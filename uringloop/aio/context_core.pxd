@@ -26,9 +26,9 @@ cdef class Flushable(Resumable):
 
 cdef class ContextCore:
     cdef object __weakref__
-    cdef readonly FDMonitor monitor   # owned; closed by close()
+    cdef FDMonitor monitor            # owned; closed by close()
     cdef object engine                # the monitor's uring Engine; None: there are no requests of the ring
-    cdef readonly Notifier notifier
+    cdef Notifier notifier
     cdef ReadyQueue ready             # callbacks, FIFO
     cdef Timers timers
     cdef Program program              # what sets the next two; None without a loop
@@ -46,13 +46,13 @@ cdef class ContextCore:
     cdef Resumable in_delivery        # whose frame calls user code and may have more for it: see resume_below
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
     cdef Stopwatch stopwatch          # times callbacks to report slow ones, or None
-    cdef readonly PollList polling    # what is worth looking for before blocking; None while that is off
+    cdef PollList polling             # what is worth looking for before blocking; None while that is off
     cdef object around_turn           # poll() calls it, and afterwards what it returned; it and that may be None
     cdef bint is_foreign              # a foreign loop drives it (gsource)
     cdef readonly object fdmon_reason  # why it is this monitor; None when io_uring was chosen freely
     cdef int n_polls                  # calls of poll() and runs of a loop on the stack: other threads keep out
     cdef bint wants_return            # stop() was called: this turn does not block
-    cdef readonly unsigned long long n_turns
+    cdef unsigned long long n_turns
     cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: shows progress
     cdef int check_open(self) except -1
     cdef object report_to(self, object reporter)

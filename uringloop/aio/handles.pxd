@@ -28,6 +28,7 @@ cdef class Handle:
     cdef int refused(self, object callback) except -1
     cdef int failed(self, object callback, object context) except -1
     cdef object arguments(self)
+    cdef int report(self, object error, object callback) except -1
     cdef int do_cancel(self) except -1
 
 cdef class TimerHandle(Handle):

@@ -187,13 +187,14 @@ cdef class Handle:
             self.report(error, callback)
         return 0
 
-    def report(self, error, callback):
+    cdef int report(self, object error, object callback) except -1:
         """Hand an exception of the callback to the loop's exception handler, in asyncio's words."""
         described = format_helpers._format_callback_source(callback, self.arguments() or ())
         details = {"message": f"Exception in callback {described}", "exception": error, "handle": self}
         if self.debug_info:
             details["source_traceback"] = self.debug_info
         self.loop.call_exception_handler(details)
+        return 0
 
     cdef object arguments(self):
         """The arguments as a tuple; None after cancel."""

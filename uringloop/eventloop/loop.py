@@ -66,15 +66,15 @@ class Loop(
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
         self._pid = os.getpid()
         self._poll_as_environment_says()
-        self.setup_stdlib()
-        self.setup_processes()
-        self.setup_nested(nested)
+        self._setup_stdlib()
+        self._setup_processes()
+        self._setup_nested(nested)
         _live_loops.add(self)
 
     @property
     def fdmon(self):
         """The monitor's name: "io_uring", "epoll" or "poll"."""
-        return self.aio_context.monitor.name
+        return self.aio_context.fdmon
 
     @property
     def fdmon_reason(self):
@@ -173,8 +173,8 @@ class Loop(
         if self._closed:
             return
         if self._pid == _getpid():
-            self.close_stdlib()
-            self.close_processes()
+            self._close_stdlib()
+            self._close_processes()
         super().close()
         self._acceptors.clear()
         self._close_aio_context()

@@ -73,11 +73,11 @@ def _reap(pidfd, process):
 class ProcessesMixin:
     """The part of Loop that knows children."""
 
-    def setup_processes(self):
+    def _setup_processes(self):
         self._pidfds = set()
         self._child_threads = None  # asyncio's watcher for kernels without pidfd, made when needed
 
-    def close_processes(self):
+    def _close_processes(self):
         """The loop closes: the end of these children is not reported any more."""
         while self._pidfds:
             os.close(self._pidfds.pop())

@@ -157,7 +157,7 @@ class ServeMixin:
         if not is_plain(sock, STREAM_METHODS):
             return self._new_stock_transport(sock, protocol, waiter, extra, server, context)
         transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
-        transport.take_socket(sock, extra, self._is_given(sock))
+        transport._take_socket(sock, extra, self._is_given(sock))
         self._start_transport(transport, connection_made, protocol, waiter, server, context)
         return transport
 
@@ -165,9 +165,9 @@ class ServeMixin:
         """A transport that has its socket begins; if it cannot, its socket is closed, and its server rid of it."""
         self._prepare_transport(transport, protocol, server, context)
         try:
-            transport.start(connection_made, waiter)
+            transport._start(connection_made, waiter)
         except BaseException:
-            transport.close_socket()
+            transport._close_socket()
             if server is not None:
                 self._detach(server, transport)
             raise
@@ -178,12 +178,12 @@ class ServeMixin:
         Parameters:
             accepted: the _Accepted that the server counts until now.
         """
-        fd = transport.fd
+        fd = transport._fd
         try:
-            transport.setup(self, self.aio_context, protocol, server, context)
+            transport._setup(self, self.aio_context, protocol, server, context)
             # a record must be received whole, which the ring's provided buffers do not promise
             by_ring = self.supports_sqe and not transport._keeps_records
-            transport.attach_wire((RingWire if by_ring else ReadinessWire)(transport, fd))
+            transport._attach_wire((RingWire if by_ring else ReadinessWire)(transport, fd))
             self._transports[fd] = transport
             if accepted is not None:
                 self._replace(server, accepted, transport)
@@ -191,7 +191,7 @@ class ServeMixin:
             elif server is not None:
                 self._attach(server, transport)
         except BaseException:
-            transport.close_socket()
+            transport._close_socket()
             raise
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
@@ -201,11 +201,11 @@ class ServeMixin:
         if not is_plain(sock, DATAGRAM_METHODS):
             return stock.Datagram(self, sock, protocol, address, waiter, extra)
         transport = _SelectorDatagramTransport.__new__(_SelectorDatagramTransport)
-        transport.setup(
+        transport._setup(
             self, self.aio_context, sock, protocol, address, _describe(sock, extra), self._is_given(sock)
         )
         self._transports[fd] = transport
-        transport.start(waiter)
+        transport._start(waiter)
         return transport
 
     if hasattr(asyncio.Server, "close_clients"):  # since Python 3.13
@@ -495,14 +495,14 @@ class ServeMixin:
                 return
             transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
             if isinstance(connection, Connection):
-                transport.take_connection(connection)
+                transport._take_connection(connection)
             else:
-                transport.take_socket(connection, accepted.extra, self._is_given(connection))
+                transport._take_socket(connection, accepted.extra, self._is_given(connection))
             self._prepare_transport(
                 transport, protocol, server, context, accepted if server is not None else None
             )
             try:
-                transport.start(connection_made, None)
+                transport._start(connection_made, None)
             except BaseException:  # MemoryError
                 if server is not None:
                     self._detach(server, transport)
@@ -511,7 +511,7 @@ class ServeMixin:
             if connection is not None:
                 connection.close()  # where the transport did not take it
             if transport is not None:
-                transport.close_socket()
+                transport._close_socket()
             accepted.uncount()
             self._refused(failure, protocol)
 

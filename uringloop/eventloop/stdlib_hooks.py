@@ -2,7 +2,7 @@
 
 These functions reach into a loop only through _add_reader, _add_writer and their counterparts, so they work on any
 monitor.  Their classes are never instantiated and their __init__ and close never called; what those would set up is in
-`StdlibHooks.setup_stdlib`.  One file, so that a new Python version is checked here.
+`StdlibHooks._setup_stdlib`.  One file, so that a new Python version is checked here.
 """
 
 import functools
@@ -51,7 +51,7 @@ class StdlibHooks:
     _wants_wakeups = False  # see _leave_signals
     _selector = LazySelector()
 
-    def setup_stdlib(self):
+    def _setup_stdlib(self):
         """The attributes that the borrowed functions expect."""
         self._signal_handlers = {}
         self._unix_server_sockets = {}
@@ -62,7 +62,7 @@ class StdlibHooks:
             # since Python 3.14 the loop owns its child watcher
             self._watcher = watcher() if unix_events.can_use_pidfd() else unix_events._ThreadedChildWatcher()
 
-    def close_stdlib(self):
+    def _close_stdlib(self):
         """Undo what the borrowed functions set up; the loop is not closed yet."""
         for number in list(self._signal_handlers):
             self.remove_signal_handler(number)

@@ -40,7 +40,7 @@ class TlsMixin:
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         transport = _SSLProtocolTransport(tls)
-        tls.attach(transport)
+        tls._attach(transport)
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, context=context)
         return transport
 
@@ -72,7 +72,7 @@ class TlsMixin:
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        tls.attach(_SSLProtocolTransport(tls))
+        tls._attach(_SSLProtocolTransport(tls))
         if server_side:
             _move_buffered(protocol, tls)
         # No data may come before connection_made.
@@ -101,5 +101,5 @@ def _move_buffered(protocol, tls):
     if isinstance(protocol, asyncio.StreamReaderProtocol):
         reader = protocol._stream_reader
         if reader is not None and reader._buffer:
-            tls.receive_early(reader._buffer)
+            tls._receive_early(reader._buffer)
             reader._buffer.clear()

@@ -30,8 +30,8 @@ cdef extern from "../support/assertions.h":
     void check_held "ul_check_held"(object) noexcept
 
 cdef class FdHandler:
-    cdef readonly int fd
-    cdef readonly short events    # POLLIN | POLLOUT: the interest
+    cdef int fd
+    cdef short events    # POLLIN | POLLOUT: the interest
     cdef short revents            # what the last wait reported; valid while is_queued
     cdef bint is_removed          # never reported again, even if already queued
     cdef bint is_queued           # on the ready list

@@ -60,3 +60,8 @@ __all__ = [
     "symlink",
     "unlink",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without the modules of this folder."""
+    return sorted({*(name for name in globals() if name.startswith("_")), *__all__})

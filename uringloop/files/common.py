@@ -201,7 +201,7 @@ class BinaryFile:
         # Counts pwrite() and the like: what was read ahead before one may be out of date.
         self._n_changes = 0
 
-    def adopt(self, opened: Opened) -> None:
+    def _adopt(self, opened: Opened) -> None:
         """Own the descriptor from now on; nothing can fail in between."""
         self._fd = opened.fd
         opened.is_owned = False

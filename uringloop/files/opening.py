@@ -273,12 +273,12 @@ async def make_file(
     try:
         if wanted.is_binary and buffering == 0:
             file = raw = RawFile(backend, opened, wanted, name, closefd, is_foreign)
-            raw.adopt(opened)
+            raw._adopt(opened)
             return raw
         # For binary files one is no size: the default is used, after a warning.
         size = buffering if buffering > 1 else -1
         file = buffered = BufferedFile(backend, opened, wanted, name, closefd, is_foreign, size)
-        buffered.adopt(opened)
+        buffered._adopt(opened)
         if wanted.is_readable and wanted.is_writable and not buffered._is_seekable:
             raise io.UnsupportedOperation("File or stream is not seekable.")
         if wanted.is_binary:

@@ -42,7 +42,7 @@ class GLibLoop(Loop):
             return self._run_nested_forever()
         self._run_forever_setup()
         try:
-            self._source.run_loop(self)
+            self._source._run_loop(self)
         finally:
             self._run_forever_cleanup()
 
@@ -51,7 +51,7 @@ class GLibLoop(Loop):
         if self._source is None:
             super().stop()
         else:
-            self._source.stop_loop(self)
+            self._source._stop_loop(self)
 
     def _run_once(self):
         raise RuntimeError("a loop inside GLib is driven by its main context")
@@ -59,7 +59,7 @@ class GLibLoop(Loop):
     def close(self):
         """See asyncio.loop.close.  Raises: RuntimeError also while another thread runs the main context."""
         if self._source is not None and not self.is_closed():
-            self._source.refuse_strangers()
+            self._source._refuse_strangers()
         super().close()
 
     def _close_aio_context(self):
@@ -69,7 +69,7 @@ class GLibLoop(Loop):
 
     def _forget_aio_context(self):
         if self._source is not None:
-            self._source.forget()
+            self._source._forget()
         super()._forget_aio_context()
 
 

@@ -177,17 +177,17 @@ cdef class Source:
         Raises: RuntimeError when another thread runs the main context.
         """
         if self.source != NULL:
-            self.refuse_strangers()
-            self.forget()
+            self._refuse_strangers()
+            self._forget()
 
-    def refuse_strangers(self):
+    def _refuse_strangers(self):
         """Raises: RuntimeError when another thread runs the main context."""
         if self.context != NULL:
             if not main_context_acquire(self.context):
                 raise RuntimeError("this GLib.MainContext is owned by another thread")
             main_context_release(self.context)
 
-    def forget(self):
+    def _forget(self):
         """detach() in a fork child, where it is no matter whose the main context was."""
         self.destroy_source()
         self.turns.detach()
@@ -198,7 +198,7 @@ cdef class Source:
         cdef int64_t timeout_ns
         cdef bint is_ready
         if self.turns.aio_context.monitor.is_closed:
-            self.forget()
+            self._forget()
             return False
         is_ready = self.turns.prepare(&timeout_ns)
         if self.source != NULL:
@@ -268,7 +268,7 @@ cdef class Source:
     cdef int dispatch(self) except -1:
         cdef bint was_iterating = self.is_iterating
         if self.turns.aio_context.monitor.is_closed:  # by another source, since it was asked
-            self.forget()
+            self._forget()
             return 0
         leave = self.enter() if self.enter is not None else None
         self.is_iterating = False  # whatever main loop runs in a callback is not ours
@@ -344,7 +344,7 @@ cdef class Source:
         except BaseException:
             traceback.print_exc()
 
-    def run_loop(self, LoopCore loop not None):
+    def _run_loop(self, LoopCore loop not None):
         """What run_forever does between set-up and clean-up: until stop(), at least one turn.
 
         Raises: what callbacks may raise; RuntimeError when another thread owns the main context.
@@ -378,7 +378,7 @@ cdef class Source:
                 main_context_release(context)
                 main_context_unref(context)
 
-    def stop_loop(self, LoopCore loop not None):
+    def _stop_loop(self, LoopCore loop not None):
         """The turn that runs is the last one; GLib's other sources are not hurried."""
         loop.is_stopping = True
         self.turns.is_last_turn = True

@@ -11,8 +11,8 @@ All is loaded on first access: a loop needs none of it.  A build without liburin
 then asking raises ImportError.
 """
 
-import importlib
-from typing import Any
+import importlib as _importlib
+from typing import Any as _Any
 
 # Where each name is defined.
 _HOMES = {
@@ -78,12 +78,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'uringloop.liburing' has no attribute {name!r}")
     try:
-        module = importlib.import_module(f".{home}", __name__)
+        module = _importlib.import_module(f".{home}", __name__)
     except ModuleNotFoundError as error:
         if error.name == "_cffi_backend":
             raise ImportError("uringloop.liburing needs cffi at run time: pip install cffi") from error
@@ -97,4 +97,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Without the modules of this folder."""
+    return sorted({*(name for name in globals() if name.startswith("_")), *__all__})

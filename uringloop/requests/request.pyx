@@ -166,7 +166,7 @@ cdef class SqeRequest(Request):
             self.ask_again_in(FIRST_RETRY_S)
         return True
 
-    def cancel_again(self, delay_s):
+    def _cancel_again(self, delay_s):
         """The kernel does not find a request that is just changing hands (measured: IOSQE_ASYNC reads on their way to
         being polled for, multishot timeouts between two ticks): ask again until it is over.
         """
@@ -185,7 +185,7 @@ cdef class SqeRequest(Request):
 
     cdef int ask_again_in(self, double delay_s) except -1:
         cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
-        handle.callback = self.cancel_again
+        handle.callback = self._cancel_again
         handle.first = delay_s
         handle.n_args = 1
         handle.loop = self.reporter()

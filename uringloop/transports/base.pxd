@@ -7,7 +7,7 @@ cdef class Transport(Flushable):
     cdef object protocol                # None after connection_lost
     cdef dict extra                     # of get_extra_info
     cdef object sock                    # the Python socket, which owns the fd; None until it is made, and when closed
-    cdef readonly int fd                # streams: -1 when closed; datagrams: stays for repr(), -1 after __del__
+    cdef int fd                         # streams: -1 when closed; datagrams: stays for repr(), -1 after __del__
     cdef const int *fd_at               # where the socket's number is now: see number_in
     cdef int conn_lost                  # connection_lost is scheduled; then writes after that, for asyncio's warning
     cdef bint is_shared                 # the program may act on the socket itself: nothing waits for the turn's end

@@ -133,6 +133,11 @@ cdef class Transport(Flushable):
             })
         return self.force_close(error)
 
+    @property
+    def _fd(self):
+        """The number, for the loop; asyncio's `_sock_fd` means that the program reaches for the socket."""
+        return self.fd
+
     # -- what asyncio's own modules reach for ----------------------------------------------------------
 
     def _force_close(self, error):

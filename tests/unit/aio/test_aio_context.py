@@ -16,6 +16,7 @@ import time
 import weakref
 
 import pytest
+from drivers.core import notifier_fd
 from support.context_tools import Counter, settle
 from support.helpers import is_asleep, run_script, wait_until
 
@@ -130,7 +131,7 @@ def test_what_cannot_be_watched_is_refused(context, tmp_path):
     with pytest.raises(ValueError, match="add_poll_handler"):
         context.set_fd_handler(0, io_poll=bool, io_poll_ready=print)
     with pytest.raises(ValueError, match="watched by a loop"):
-        context.set_fd_handler(context.notifier.fd, print)
+        context.set_fd_handler(notifier_fd(context), print)
     context.set_fd_handler(9999)  # nothing to remove
 
 

@@ -7,6 +7,7 @@ import signal
 import threading
 
 import pytest
+from drivers.core import polling_of
 from support.context_tools import settle
 from support.helpers import run_script
 
@@ -115,14 +116,14 @@ def test_a_turn_that_an_exception_ends_has_learned_all_the_same(context, new_not
     context.set_poll_params(LONG_NS, grow=LONG_NS)
     context.set_event_notifier(notifier, interrupted)
     settle(context)
-    before = len(context.polling)
+    before = len(polling_of(context))
     setter = threading.Timer(0.005, notifier.set)
     setter.start()
     with pytest.raises(KeyboardInterrupt):
         while True:
             context.poll(True)
     setter.join()
-    assert len(context.polling) > before
+    assert len(polling_of(context)) > before
 
 
 # Other threads

@@ -280,10 +280,10 @@ def test_a_dispatch_of_callbacks_that_schedule_callbacks_ends(context, foreign):
             context.call_soon(again)
 
     context.call_soon(again)
-    n_before = context.aio_context.n_turns
+    n_before = context.aio_context.statistics().turns
     for _ in range(3):
         assert iteration(foreign)
-    assert 3 <= context.aio_context.n_turns - n_before <= 48
+    assert 3 <= context.aio_context.statistics().turns - n_before <= 48
     stopped.append(1)
     settle(foreign)
 

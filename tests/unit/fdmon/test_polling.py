@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from drivers.core import PollListDriver
+from drivers.core import PollListDriver, notifier_fd, polling_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.helpers import run_script
@@ -215,10 +215,10 @@ def test_parameters_are_checked(aio):
         with pytest.raises(ValueError, match="negative"):
             aio.aio_context.set_poll_params(*wrong)
     aio.aio_context.set_poll_params(1000, 0, 0)
-    polling = aio.aio_context.polling
+    polling = polling_of(aio.aio_context)
     assert (polling.max_ns, polling.grow, polling.shrink) == (1000, 0, 0)
     aio.aio_context.set_poll_params(0)
-    assert aio.aio_context.polling is None
+    assert polling_of(aio.aio_context) is None
 
 
 def test_events_are_seen_with_polling_as_without(real_aio, fds):
@@ -240,12 +240,12 @@ def test_what_was_learned_is_forgotten_with_new_parameters_and_can_be_learned_ag
     n_learned = []
     for _ in range(3):
         real_aio.aio_context.set_poll_params(10**12)
-        n_learned.append(len(real_aio.aio_context.polling))
+        n_learned.append(len(polling_of(real_aio.aio_context)))
         n_calls = len(handler.calls)
         os.eventfd_write(eventfd, 1)
         while len(handler.calls) == n_calls:
             real_aio.poll(True)
-        n_learned.append(len(real_aio.aio_context.polling))
+        n_learned.append(len(polling_of(real_aio.aio_context)))
     assert n_learned == [0, 1, 0, 1, 0, 1]
     real_aio.set_handler(handler, None)
 
@@ -260,7 +260,7 @@ def test_the_environment_variable_is_checked(monkeypatch, value):
 def test_the_environment_variable_sets_the_most(monkeypatch, real_fdmon_name):
     monkeypatch.setenv("URINGLOOP_POLL_MAX_NS", "12345")
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
-    assert loop.aio_context.polling.max_ns == 12345
+    assert polling_of(loop.aio_context).max_ns == 12345
     loop.close()
     with pytest.raises(RuntimeError, match="closed"):
         loop.set_poll_params(1)
@@ -331,7 +331,7 @@ def test_what_was_learned_of_a_socket_is_not_the_next_ones(real_fdmon_name, how,
     """Not that of the socket that gets its number, also where its object is the same piece of memory."""
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     loop.set_poll_params(10**12)
-    polling = loop.aio_context.polling
+    polling = polling_of(loop.aio_context)
     others = []
 
     async def receive(sock):
@@ -383,7 +383,7 @@ def test_what_was_learned_of_a_socket_is_not_the_next_ones(real_fdmon_name, how,
 def test_who_waits_for_each_message_anew_goes_on_with_what_was_learned(real_fdmon_name, how):
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     loop.set_poll_params(10**12)
-    polling = loop.aio_context.polling
+    polling = polling_of(loop.aio_context)
     n_while_waiting = []
     one, other = socket.socketpair()
     one.setblocking(False)
@@ -421,7 +421,7 @@ def test_a_thread_is_seen_while_polling_without_its_eventfd_or_any_system_call(r
         for _ in range(20):
             seen = threading.Event()
             loop.call_soon_threadsafe(seen.set)
-            counts.append(eventfd_count(loop.aio_context.notifier.fd))
+            counts.append(eventfd_count(notifier_fd(loop.aio_context)))
             assert seen.wait(20)
             time.sleep(0.001)  # the loop polls all the time
         loop.call_soon_threadsafe(loop.stop)
@@ -521,7 +521,7 @@ def test_a_handlers_own_time_does_not_count(real_aio, fds):
     real_aio.set_handler(None, handler)
     for _ in range(4):
         real_aio.poll(True)
-        assert len(real_aio.aio_context.polling) == 1
+        assert len(polling_of(real_aio.aio_context)) == 1
     real_aio.set_handler(handler, None)
 
 
@@ -533,11 +533,12 @@ def test_it_is_off_by_default_and_can_be_enabled_with_one_cpu():
     run_script(
         """
         import uringloop
+        from drivers.core import polling_of
 
         def limit(**environment):
             os.environ.update(environment)
             loop = uringloop.new_event_loop()
-            polling = loop.aio_context.polling
+            polling = polling_of(loop.aio_context)
             loop.close()
             return None if polling is None else polling.max_ns
 
@@ -548,7 +549,7 @@ def test_it_is_off_by_default_and_can_be_enabled_with_one_cpu():
         assert limit(URINGLOOP_POLL_MAX_NS="0") is None
         loop = uringloop.new_event_loop()
         loop.set_poll_params(2000)
-        assert loop.aio_context.polling.max_ns == 2000
+        assert polling_of(loop.aio_context).max_ns == 2000
         loop.close()
         """
     )

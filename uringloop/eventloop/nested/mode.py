@@ -23,7 +23,7 @@ class NestedMixin:
     _nested_level = None  # see nested.pyx
     _n_nested = 0  # nested runs and turns of AioContext.poll() on the stack
 
-    def setup_nested(self, nested):
+    def _setup_nested(self, nested):
         self._is_nestable = bool(nested)
         watch_turns(self)
 

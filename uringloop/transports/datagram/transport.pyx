@@ -69,7 +69,7 @@ cdef class DatagramTransport(Transport):
         self.batch = Batch()
         self.queue = DatagramQueue(HEADER_BYTES)
 
-    def setup(self, loop, ContextCore aio_context not None, sock, protocol, address, extra, bint is_shared=False):
+    def _setup(self, loop, ContextCore aio_context not None, sock, protocol, address, extra, bint is_shared=False):
         """Take over a non-blocking socket.
 
         Parameters:
@@ -100,7 +100,7 @@ cdef class DatagramTransport(Transport):
         self.conn_lost = 0
         self.high_bytes, self.low_bytes = buffer_limits(None, None)
 
-    def start(self, waiter=None):
+    def _start(self, waiter=None):
         """Call connection_made, begin to read, and wake the task that waits for the endpoint; each by call_soon."""
         made = reading = None
         try:

@@ -212,7 +212,7 @@ cdef class Endpoint(WireEnd):
     def __cinit__(self, *args, **kwargs):
         self.number = -1
 
-    def take_socket(self, sock, extra, bint is_shared=False):
+    def _take_socket(self, sock, extra, bint is_shared=False):
         """Own a connected, non-blocking socket.
 
         Parameters:
@@ -236,7 +236,7 @@ cdef class Endpoint(WireEnd):
             sock.setsockopt(IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         self.complete_extra()
 
-    def take_connection(self, Connection connection not None):
+    def _take_connection(self, Connection connection not None):
         """Own an accepted connection."""
         cdef Kind kind = connection.kind
         must(connection.fd >= 0, "a connection is taken once")
@@ -307,7 +307,7 @@ cdef class Endpoint(WireEnd):
                 posix_close(fd)
         return 0
 
-    def close_socket(self):
+    def _close_socket(self):
         """Give up before the connection is reported."""
         self.close_fd()
 

@@ -9,7 +9,7 @@ from .wire import Wire
 
 # At run time `__class__` of classes.py names asyncio.Transport; see docs/differences.md.
 class StreamTransport(Endpoint):
-    def setup(
+    def _setup(
         self,
         loop: asyncio.AbstractEventLoop,
         aio_context: ContextCore,
@@ -17,8 +17,8 @@ class StreamTransport(Endpoint):
         server: asyncio.AbstractServer | None,
         context: Context | None = None,
     ) -> None: ...
-    def attach_wire(self, wire: Wire) -> None: ...
-    def start(
+    def _attach_wire(self, wire: Wire) -> None: ...
+    def _start(
         self,
         connection_made: Callable[[Any], object],
         waiter: asyncio.Future[None] | None = None,

@@ -67,8 +67,8 @@ cdef class StreamTransport(Endpoint):
     def __cinit__(self, *args, **kwargs):
         self.queue = SendQueue()
 
-    def setup(self, loop, ContextCore aio_context not None, protocol, server, context=None):
-        """After take_socket() or take_connection().
+    def _setup(self, loop, ContextCore aio_context not None, protocol, server, context=None):
+        """After _take_socket() or _take_connection().
 
         Parameters:
             loop, aio_context: what runs it.
@@ -76,7 +76,7 @@ cdef class StreamTransport(Endpoint):
             context: the contextvars.Context in which the protocol is called, as by asyncio since Python 3.15; None:
                 copies are made where asyncio made them before.
 
-        The caller sets `wire` right afterwards (attach_wire).
+        The caller sets `wire` right afterwards (_attach_wire).
         """
         self.loop = loop
         self.aio_context = aio_context
@@ -87,11 +87,11 @@ cdef class StreamTransport(Endpoint):
         self.given_context = context
         self.aio_ctx = PyContext_CopyCurrent() if context is None else context
 
-    def attach_wire(self, Wire wire not None):
+    def _attach_wire(self, Wire wire not None):
         """The wire to use from now on, made for this transport."""
         self.wire = wire
 
-    def start(self, connection_made, waiter=None):
+    def _start(self, connection_made, waiter=None):
         """Call connection_made, begin reading, and wake the task that waits for the connection; by call_soon."""
         self.loop.call_soon(self._connection_made, connection_made, waiter, context=self.given_context)
 
@@ -129,7 +129,7 @@ cdef class StreamTransport(Endpoint):
         if waiter is not None and not waiter.cancelled():
             waiter.set_result(None)
 
-    def close_socket(self):
+    def _close_socket(self):
         """Give up before anything began: the number is free for others, and for add_reader()."""
         self.is_closing_ = True
         self.conn_lost += 1

@@ -107,7 +107,7 @@ cdef class TlsProtocol(Resumable):
         self.write_high_bytes, self.write_low_bytes = tls_limits(
             None, None, constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE)
 
-    def attach(self, app_transport):
+    def _attach(self, app_transport):
         """Make it the transport that the application sees; before connection_made."""
         self.app_transport = app_transport
 
@@ -178,7 +178,7 @@ cdef class TlsProtocol(Resumable):
         elif self.state == SHUTDOWN:
             self.do_shutdown()
 
-    def receive_early(self, data):
+    def _receive_early(self, data):
         """Ciphertext that came before connection_made; the handshake finds it."""
         self.engine.feed(bytes(data))
 
