@@ -20,7 +20,8 @@ from .policy import run as run
 from .requests.awaiting import RawRequest as RawRequest
 from .requests.request import ContextRequest as ContextRequest
 from .requests.request import Cqe as Cqe
-from .uring.buffers import FIRST_RESERVED_GROUP as FIRST_RESERVED_GROUP
+
+FIRST_RESERVED_GROUP: int
 
 if sys.version_info >= (3, 16):
     __all__ = [

@@ -35,7 +35,8 @@ def run(
     """Run a coroutine on a new uringloop loop, as asyncio.run does; after allow_nested() on one that runs."""
     running = running_nestable_loop()
     if running is not None:
-        return run_main(running, main, debug=debug)
+        result: _T = run_main(running, main, debug=debug)
+        return result
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("asyncio.run() cannot be called from a running event loop")
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:

@@ -1,14 +1,24 @@
 """What type checkers see: samples pass `mypy --strict`, and the stubs say what the modules have."""
 
+import ast
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 HERE = pathlib.Path(__file__).parent
 SAMPLES = sorted(HERE.glob("sample_*.py"))
+STUBS = sorted((ROOT / "uringloop").rglob("*.pyi"))
+
+_NAMES = tomllib.loads((ROOT / "tests" / "repository" / "public_names.toml").read_text())
+PUBLIC = {name for entry in _NAMES["modules"].values() for names in entry.values() for name in names}
+PUBLIC |= {
+    name.partition(":")[2] for name in _NAMES["classes"] if name.startswith(("uringloop:", "uringloop.glib:"))
+}
 
 
 def run(*arguments):
@@ -37,10 +47,35 @@ def test_a_sample_runs(sample):
     run("-X", "dev", "-c", f"import runpy; runpy.run_path({str(sample)!r}, run_name='__main__')")
 
 
-def test_every_compiled_module_has_a_stub():
-    missing = [
-        str(source.relative_to(ROOT))
-        for source in sorted((ROOT / "uringloop").rglob("*.pyx"))
-        if not source.with_suffix(".pyi").exists()
+def test_a_stub_has_public_names_only():
+    """What users see, tests/repository/public_names.toml; other compiled modules are Any for our own Python code."""
+    surplus = [
+        f"{stub.relative_to(ROOT)}: {node.name}"
+        for stub in STUBS
+        for node in ast.parse(stub.read_text()).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        and not node.name.startswith("_")
+        and node.name not in PUBLIC
     ]
-    assert missing == []
+    assert surplus == []
+
+
+def test_a_public_class_that_is_compiled_has_a_stub():
+    defined = {
+        node.name
+        for stub in STUBS
+        for node in ast.walk(ast.parse(stub.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    compiled = {
+        name
+        for source in (ROOT / "uringloop").rglob("*.pyx")
+        for name in re.findall(r"^(?:cdef )?class (\w+)", source.read_text(), re.MULTILINE)
+    }
+    assert sorted(compiled & PUBLIC - defined) == []
+
+
+def test_what_stubtest_skips_has_no_stub():
+    patterns = re.findall(r"^uringloop.*", (HERE / "stubtest-allowlist.txt").read_text(), re.MULTILINE)
+    modules = [".".join(stub.relative_to(ROOT).with_suffix("").parts) for stub in STUBS]
+    assert [name for name in modules for pattern in patterns if re.fullmatch(pattern, name)] == []

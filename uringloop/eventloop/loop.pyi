@@ -1,30 +1,25 @@
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextvars import Context
+from ssl import SSLContext
+from typing import Any, TypeVar, TypeVarTuple
 
 from ..aio.poll_handlers import PollHandler
+from ..aiocontext.context import AioContext
 from ..aiocontext.statistics import Statistics
-from .nested.mode import NestedMixin
-from .processes import ProcessesMixin
-from .raw import RawCore
-from .resolve import ResolveMixin
-from .serve import ServeMixin
-from .sockets import SocketsMixin
-from .stdlib_hooks import StdlibHooks
-from .tls import TlsMixin
+from ..requests.awaiting import RawRequest
+from ..requests.registered import RegisteredBuffers, RegisteredFiles
+from ..requests.request import Cqe
 
-class Loop(
-    RawCore,
-    NestedMixin,
-    ServeMixin,
-    TlsMixin,
-    SocketsMixin,
-    ResolveMixin,
-    ProcessesMixin,
-    StdlibHooks,
-    asyncio.BaseEventLoop,
-):
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+# All that users reach, whatever base it is in; the rest is asyncio.BaseEventLoop's.
+class Loop(asyncio.BaseEventLoop):
     def __init__(self, fdmon: str | None = None, nested: bool = False) -> None: ...
+    def __del__(self, _warn: Any = ...) -> None: ...
+    @property
+    def aio_context(self) -> AioContext: ...
     @property
     def fdmon(self) -> str: ...
     @property
@@ -34,6 +29,53 @@ class Loop(
     def add_poll_handler(
         self, io_poll: Callable[[], object], io_poll_ready: Callable[[], object]
     ) -> PollHandler: ...
-    def close(self) -> None: ...
+    slow_callback_duration: float
+    @property
+    def slow_callback_hook(self) -> Callable[[Any, float], object] | None: ...
+    @slow_callback_hook.setter
+    def slow_callback_hook(self, hook: Callable[[Any, float], object] | None) -> None: ...
+    # raw requests; a loop that does not run on io_uring raises SqeNotSupported
+    @property
+    def supports_sqe(self) -> bool: ...
+    def add_sqe(
+        self,
+        prep: Callable[..., object],
+        *args: Any,
+        callback: Callable[[Cqe], object] | None = None,
+        keepalive: object = None,
+        multishot: bool = False,
+    ) -> RawRequest: ...
+    # each part: (prep, *args)
+    def add_sqes(self, chain: Iterable[tuple[Any, ...]], *, keepalive: object = None) -> list[RawRequest]: ...
+    def register_buffers(self, buffers: Iterable[Any]) -> RegisteredBuffers: ...
+    def register_files(self, files: int | Sequence[int]) -> RegisteredFiles: ...
+    nested: bool
+    def run_nested(self, awaitable: Awaitable[_T]) -> _T: ...
+    def run_until_complete(self, future: Generator[Any, None, _T] | Awaitable[_T]) -> _T: ...
+    # asyncio's, with what its own stubs leave out
+    def call_soon(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.Handle: ...
+    def call_soon_threadsafe(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.Handle: ...
+    def call_later(
+        self, delay: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle: ...
+    def call_at(
+        self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle: ...
+    async def start_tls(
+        self,
+        transport: asyncio.BaseTransport,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport | None: ...
     def set_debug(self, enabled: bool) -> None: ...
-    def __del__(self, _warn: Any = ...) -> None: ...
+    def close(self) -> None: ...
+    def _use_python_handlers(self) -> None: ...

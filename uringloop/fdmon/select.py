@@ -33,7 +33,7 @@ _had: set[str] = set()
 try:
     from .io_uring import IoUringMonitor
 except ImportError as _error:  # a build without liburing
-    IoUringMonitor = None  # type: ignore[assignment, misc]
+    IoUringMonitor = None
     _missing = str(_error)
 
 

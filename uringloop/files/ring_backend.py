@@ -124,7 +124,8 @@ class RingBackend(Backend):
             return await self._read_stream(fd, min(count, _STREAM_BYTES))
         block = Block(count)
         if count <= _PIECE_BYTES:
-            return block.take(await self._ring.read(fd, block, 0, count, offset))
+            data: bytes = block.take(await self._ring.read(fd, block, 0, count, offset))
+            return data
         done = 0
         while done < count:
             some = min(_PIECE_BYTES, count - done)
@@ -132,14 +133,16 @@ class RingBackend(Backend):
             done += n
             if n < some:
                 break
-        return block.take(done)
+        data = block.take(done)
+        return data
 
     async def _read_stream(self, fd: int, count: int) -> bytes:
         while True:
             block = Block(count)
             request = self._ring.read(fd, block, 0, count, STREAM)
             try:
-                return block.take(await request)
+                data: bytes = block.take(await request)
+                return data
             except BlockingIOError:
                 await self.ready(fd, select.POLLIN)
             except asyncio.CancelledError as error:

@@ -31,7 +31,7 @@ class GLibLoop(Loop):
     def __init__(self, main_context, fdmon, priority):
         super().__init__(fdmon)
         try:
-            self._source = Source(self.aio_context, main_context, priority, Entrance(self))
+            self._source = Source(self.aio_context, main_context, priority, _Entrance(self))
         except BaseException:
             self.close()
             raise
@@ -73,7 +73,7 @@ class GLibLoop(Loop):
         super()._forget_aio_context()
 
 
-class Entrance:
+class _Entrance:
     """Makes its loop the running one for a dispatch, unless it is already.  It does not keep the loop alive."""
 
     def __init__(self, loop):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..aiocontext.context import AioContext
 from ..eventloop.loop import Loop
-from .loop import Entrance, GLibLoop
+from .loop import GLibLoop, _Entrance
 from .native import Source
 
 _T = TypeVar("_T")
@@ -66,7 +66,7 @@ def attach(
     the main context; ImportError, TypeError, MonitorUnavailable.
     """
     if isinstance(aio_context, Loop):
-        source = Source(aio_context.aio_context, main_context, priority, Entrance(aio_context))
+        source = Source(aio_context.aio_context, main_context, priority, _Entrance(aio_context))
         aio_context._use_python_handlers()
         return source
     return Source(aio_context, main_context, priority, None)

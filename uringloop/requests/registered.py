@@ -7,6 +7,7 @@ Source: io_uring_register(2).  Thread: the loop's.
 """
 
 import weakref
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..support.errors import os_error
@@ -19,7 +20,7 @@ class RegisteredBuffers:
     they are registered keep the memory alive by themselves.
     """
 
-    def __init__(self, loop: Any, buffers: Any) -> None:
+    def __init__(self, loop: Any, buffers: Iterable[Any]) -> None:
         from ..liburing import ffi, lib
 
         self._pointers = [ffi.from_buffer(buffer) for buffer in buffers]
@@ -55,7 +56,7 @@ class RegisteredFiles:
     Made by loop.register_files(files): a number of empty slots, or a list of fds, -1 for an empty slot.
     """
 
-    def __init__(self, loop: Any, files: Any) -> None:
+    def __init__(self, loop: Any, files: int | Sequence[int]) -> None:
         from ..liburing import ffi, lib
 
         numbers = [-1] * files if isinstance(files, int) else [int(fd) for fd in files]

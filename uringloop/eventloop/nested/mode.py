@@ -10,6 +10,7 @@ import inspect
 import sys
 import threading
 from asyncio import coroutines, events, runners, tasks
+from typing import Any
 
 from .levels import run_level, watch_turns
 
@@ -111,7 +112,7 @@ class NestedMixin:
 # -- asyncio.run -----------------------------------------------------------------------------------------------
 
 
-def allow_nested():
+def allow_nested() -> None:
     """Let asyncio.run() and asyncio.Runner.run() be called while a uringloop loop runs, on that loop.
 
     Also puts all loops of uringloop into nested mode.  For the whole process, until disallow_nested(); the second call
@@ -129,7 +130,7 @@ def allow_nested():
         setattr(owner, name, replacement)
 
 
-def disallow_nested():
+def disallow_nested() -> None:
     """Undo allow_nested(); loops that were made with nested=True stay in nested mode."""
     for (owner, name), (stock, replacement) in _stock.items():
         if getattr(owner, name) is replacement:  # or other code has replaced it since, and calls ours
@@ -137,13 +138,13 @@ def disallow_nested():
     _stock.clear()
 
 
-def running_nestable_loop():
+def running_nestable_loop() -> Any:
     """The loop of uringloop that runs in this thread, if asyncio.run() is to use it; else None."""
     loop = events._get_running_loop() if _stock else None
     return loop if isinstance(loop, NestedMixin) else None
 
 
-def run_main(loop, main, *, context=None, debug=None):
+def run_main(loop: Any, main: Any, *, context: Any = None, debug: bool | None = None) -> Any:
     """What asyncio.run(main) does, on a loop that runs and goes on."""
     if not coroutines.iscoroutine(main):
         if sys.version_info < (3, 14):

@@ -1,5 +1,0 @@
-from ..fdmon.base import FdHandler
-
-class Notifier(FdHandler):
-    @property
-    def n_wakeups(self) -> int: ...

@@ -1,3 +1,0 @@
-from .handles import TimerOwner
-
-class Timers(TimerOwner): ...

@@ -1,6 +1,0 @@
-import asyncio
-
-from .base.loop_core import LoopCore
-
-def is_for_want_of_memory(error: BaseException | None) -> bool: ...
-def after_memory_error(loop: LoopCore, handle: asyncio.Handle | None = None) -> None: ...

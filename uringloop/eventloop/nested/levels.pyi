@@ -1,9 +1,0 @@
-import asyncio
-from typing import Any
-
-from ..base.loop_core import LoopCore
-
-class Level: ...
-
-def run_level(loop: LoopCore, future: asyncio.Future[Any], until_stop: bool = False) -> Any: ...
-def watch_turns(loop: LoopCore) -> None: ...

@@ -1,3 +1,0 @@
-from .base import FDMonitor
-
-class PollMonitor(FDMonitor): ...

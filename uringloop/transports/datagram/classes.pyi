@@ -1,3 +1,0 @@
-from .transport import DatagramTransport
-
-class _SelectorDatagramTransport(DatagramTransport): ...

@@ -1,6 +1,0 @@
-from typing import Self
-
-class Batch: ...
-
-class DatagramQueue:
-    def __new__(cls, header_bytes: int) -> Self: ...

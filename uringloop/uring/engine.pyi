@@ -1,3 +1,0 @@
-class Engine:
-    @property
-    def skip_sends(self) -> bool: ...
