@@ -53,6 +53,28 @@ async def test_registered_memory_outlives_its_owner_while_requests_use_it(pipe):
     assert watched() is None
 
 
+async def test_so_does_memory_that_the_prep_function_itself_registers(pipe):
+    loop = asyncio.get_running_loop()
+    watched = None
+
+    def prep(sqe):
+        nonlocal watched
+        buffer = Buffer(4)
+        watched = weakref.ref(buffer)
+        lib.io_uring_prep_read_fixed(sqe, pipe[0], loop.register_buffers([buffer])[0], 4, 0, 0)
+
+    request = loop.add_sqe(prep)
+    await turns(2)
+    loop._registered_buffers.close()
+    gc.collect()
+    assert watched() is not None
+    os.write(pipe[1], b"data")
+    assert await request == 4
+    del request
+    gc.collect()
+    assert watched() is None
+
+
 async def test_registered_files_are_opened_read_and_closed_in_the_table():
     loop = asyncio.get_running_loop()
     before = open_fds()

@@ -4,3 +4,4 @@ from .context_core cimport ContextCore
 cdef class ContextOwner:
     cdef readonly ContextCore aio_context   # owned; None before __init__
     cdef bint is_loop_closed
+    cdef public object _registered_buffers  # RegisteredBuffers, or None

@@ -3,7 +3,6 @@ from ..requests.awaiting cimport RawRequest
 from .base.loop_core cimport LoopCore
 
 cdef class RawCore(LoopCore):
-    cdef public object _registered_buffers  # RegisteredBuffers, or None
     cdef public object _registered_files    # RegisteredFiles, or None
     cdef unsigned long long file_turn       # the last turn that read files, and how much (files/ring_requests)
     cdef size_t file_bytes

@@ -64,7 +64,7 @@ cdef class RawCore(LoopCore):
         request = RawRequest.__new__(RawRequest)
         request.loop = self
         request.is_multishot = is_multishot
-        submit(request, call, keepalive, callback, self._registered_buffers, self.is_debug)
+        submit(request, call, keepalive, callback, self.is_debug)
         return request
 
     def add_sqes(self, chain, *, keepalive=None):

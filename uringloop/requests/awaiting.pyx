@@ -93,6 +93,9 @@ cdef class RawRequest(SqeRequest):
             raise RuntimeError("Event loop is closed")
         return 0
 
+    cdef object tables(self):
+        return self.loop._registered_buffers
+
     cdef object reporter(self):
         return self.loop
 

@@ -27,6 +27,7 @@ cdef class SqeRequest(Request):
     cdef object __weakref__
     cdef ContextCore its_context(self)
     cdef int check_open(self) except -1
+    cdef object tables(self)
     cdef object reporter(self)
     cdef Request in_kernel(self)
     cdef int iterate(self) except -1

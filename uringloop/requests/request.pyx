@@ -100,6 +100,10 @@ cdef class SqeRequest(Request):
         """RuntimeError if no request can be made any more."""
         return self.its_context().check_open()
 
+    cdef object tables(self):
+        """Registered buffers that it may use, which live as long as it does; None.  After prep, which may make them."""
+        return None
+
     cdef object reporter(self):
         """What errors are reported to, by call_exception_handler()."""
         raise NotImplementedError

@@ -12,8 +12,7 @@ cdef int put_back(Scratch scratch, bint is_debug) except -1
 cdef int prepare(SqeRequest request, Scratch scratch, tuple call, object keepalive, bint is_linked,
                  bint is_debug) except -1
 cdef int start(SqeRequest request, const io_uring_sqe *sqe, object kept) except -1
-cdef int submit(SqeRequest request, tuple call, object keepalive, object callback, object tables,
-                bint is_debug) except -1
+cdef int submit(SqeRequest request, tuple call, object keepalive, object callback, bint is_debug) except -1
 
 cdef inline object what_lives(tuple call, object keepalive, object tables):
     """All that must live until the final completion."""

@@ -102,15 +102,13 @@ cdef int start(SqeRequest request, const io_uring_sqe *sqe, object kept) except 
     return 0
 
 
-cdef int submit(SqeRequest request, tuple call, object keepalive, object callback, object tables,
-                bint is_debug) except -1:
+cdef int submit(SqeRequest request, tuple call, object keepalive, object callback, bint is_debug) except -1:
     """Make one request: have its SQE filled and checked, and give it to the ring.
 
     Parameters:
         request: new; its context and is_multishot are set.
         call: (prep, *args).
         callback: gets each completion; None: the request is awaited or iterated.
-        tables: what else has to live, registered buffers; or None.
     """
     cdef Scratch scratch = take_scratch(is_debug)
     try:
@@ -119,7 +117,7 @@ cdef int submit(SqeRequest request, tuple call, object keepalive, object callbac
             set_callback(request, callback)
         elif request.is_multishot:
             request.iterate()
-        start(request, scratch.sqe, what_lives(call, keepalive, tables))
+        start(request, scratch.sqe, what_lives(call, keepalive, request.tables()))
     finally:
         put_back(scratch, is_debug)
     return 0
@@ -132,5 +130,5 @@ def add_sqe(ContextCore context not None, tuple call, callback, keepalive, bint 
     request = ContextRequest.__new__(ContextRequest)
     request.aio_context = context
     request.is_multishot = is_multishot
-    submit(request, call, keepalive, callback, None, False)
+    submit(request, call, keepalive, callback, False)
     return request
