@@ -7,6 +7,7 @@ tests/features.toml says which tests prove which feature. Counts do not stand in
 a feature, or a result, does.
 """
 
+import difflib
 import fnmatch
 import pathlib
 import re
@@ -110,7 +111,9 @@ def main() -> int:
     if failing:
         print("\n".join(failing))
         return 1
-    if DOCUMENT.read_text() != document:
+    written = DOCUMENT.read_text()
+    if written != document:
+        print("\n".join(difflib.unified_diff(written.splitlines(), document.splitlines(), n=0, lineterm="")))
         print(f"{DOCUMENT.relative_to(ROOT)} is not what the tests say; write it with tools/compatibility.py")
         return 1
     print(f"{DOCUMENT.relative_to(ROOT)} is what the tests say")

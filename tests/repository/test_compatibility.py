@@ -41,6 +41,26 @@ def test_the_document_has_every_feature():
     assert "**no**" not in text.split("\n## ", 1)[1]
 
 
+def test_each_line_links_the_files_that_prove_it():
+    """Seen here without a run of all tests, and in the order that the tool writes."""
+    text = compatibility.DOCUMENT.read_text()
+    linked = [
+        re.findall(r"test_(\w+)\.py", row) for row in re.findall(r"^\| .+ \|.*test_.*$", text, re.MULTILINE)
+    ]
+    proving = [
+        sorted(
+            {
+                file
+                for file, name in behaviour_tests()
+                if any(compatibility.proves(one, file, name) for one in row)
+            }
+        )
+        for rows in compatibility.read_features().values()
+        for row in rows.values()
+    ]
+    assert linked == proving
+
+
 def test_a_failure_shows_in_the_table(tmp_path):
     results = tmp_path / "tests.xml"
     results.write_text(
