@@ -2,7 +2,8 @@
 # make test   the test suite
 # make test-glib  most of it once more, inside GLib's main loops
 # Both prepare everything themselves (Debian packages where missing, a virtual environment, the build) and are
-# quick the second time. Variables: PYTHON (3.11 or newer), VENV, DEMO_ARGS, PYTEST_ARGS, BENCH_ARGS.
+# quick the second time. Variables: PYTHON (3.11 or newer), VENV, DEMO_ARGS, PYTEST_ARGS, BENCH_ARGS, and PROCESSES:
+# how many the tests run in (a number, or auto: one per CPU; 0 is pytest itself, for a debugger).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -15,10 +16,12 @@ VENV ?= .venv
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?= --quick
+PROCESSES ?= auto
 
 STAMPS := $(VENV)/.stamps
 VPYTHON := $(VENV)/bin/python
 PIP := $(VPYTHON) -m pip --disable-pip-version-check
+PYTEST := $(VPYTHON) -m pytest --numprocesses $(PROCESSES) --maxprocesses 8
 
 # What the compiled modules are made of. The install is editable, so other Python files need no new build; those
 # in liburing/ do, because they may be what generates the cffi module.
@@ -47,7 +50,7 @@ demo: $(STAMPS)/package $(STAMPS)/demo
 
 test: $(STAMPS)/drivers $(STAMPS)/test
 	@mkdir -p build
-	@$(VPYTHON) -m pytest --junitxml=build/tests.xml $(PYTEST_ARGS)
+	@$(PYTEST) --junitxml=build/tests.xml $(PYTEST_ARGS)
 
 # GLib.MainLoop.run() as what runs the loop; then, inside GLib's contexts, what is about run_forever() itself.
 GLIB_INNER := $(addprefix tests/behaviour/,loop/test_running.py loop/test_interrupted_runs.py \
@@ -56,9 +59,9 @@ GLIB_INNER := $(addprefix tests/behaviour/,loop/test_running.py loop/test_interr
 
 test-glib: $(STAMPS)/drivers $(STAMPS)/test
 	@mkdir -p build
-	@$(VPYTHON) -m pytest --glib-outer --junitxml=build/tests-glib-outer.xml --monitor uringloop $(PYTEST_ARGS) \
+	@$(PYTEST) --glib-outer --junitxml=build/tests-glib-outer.xml --monitor uringloop $(PYTEST_ARGS) \
 		tests/behaviour $(addprefix --ignore=,$(GLIB_INNER))
-	@$(VPYTHON) -m pytest --glib --junitxml=build/tests-glib.xml --monitor uringloop $(PYTEST_ARGS) $(GLIB_INNER)
+	@$(PYTEST) --glib --junitxml=build/tests-glib.xml --monitor uringloop $(PYTEST_ARGS) $(GLIB_INNER)
 
 # The tests against other builds, see tools/lane.sh: `make lane-debug PYTEST_ARGS=tests/unit`.
 LANES ?= debug sanitized without-liburing wheel
@@ -66,7 +69,7 @@ LANES ?= debug sanitized without-liburing wheel
 check-all: lint test test-glib $(addprefix lane-,$(LANES))
 
 lane-%: $(STAMPS)/drivers $(STAMPS)/test
-	@tools/lane.sh $* $(PYTEST_ARGS)
+	@PROCESSES=$(PROCESSES) tools/lane.sh $* $(PYTEST_ARGS)
 
 # From 3.51 on it needs girepository-2.0, which came with GLib 2.80 (Debian 13).
 PYGOBJECT = $(if $(shell pkg-config --exists girepository-2.0 && echo yes),'PyGObject>=3.51','PyGObject>=3.42,<3.51')

@@ -75,4 +75,4 @@ if [[ $lane == sanitized ]]; then
     # CPython keeps memory for ever, and has its own allocator, which hides what is freed
     export LD_PRELOAD ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
 fi
-exec "$python" -m pytest -q -p no:cacheprovider "${@:-${tests[@]}}"
+exec "$python" -m pytest -q --numprocesses "${PROCESSES:-auto}" --maxprocesses 8 -p no:cacheprovider "${@:-${tests[@]}}"

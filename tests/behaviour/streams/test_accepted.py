@@ -65,7 +65,7 @@ def listening(kind, tmp_path):
     """(listener, address to connect to, a client that has a name)."""
     if kind == "unix":
         listener, client = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
-        listener.bind(str(tmp_path / "a path of more than fourteen characters"))
+        listener.bind(str(tmp_path / "longer than fourteen"))
         client.bind(str(tmp_path / "client"))
         address = listener.getsockname()
     else:
