@@ -134,7 +134,12 @@ class InlineExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def submit(self, function, *args):
         future = concurrent.futures.Future()
-        concurrent.futures.thread._WorkItem(future, function, args, {}).run()
+        try:
+            result = function(*args)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
         return future
 
 
