@@ -499,8 +499,8 @@ def refuse_calls(numbers, error):
 
 
 def become_unprivileged():
-    """Give up root's privileges, if there are any."""
+    """Give up root's privileges, if there are any, for a user of this process's own: locked memory counts by user."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(65534)
-        os.setuid(65534)
+        os.setuid((1 << 20) + os.getpid())

@@ -241,7 +241,7 @@ async def test_the_same_number_may_have_a_transport_again():
 
 # In Python 3.13 asyncio's transport wants to wake the waiters of its server once more.
 @pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. .function _SelectorTransport.__del__:pytest.PytestUnraisableExceptionWarning"
+    "ignore:Exception ignored .*function _SelectorTransport.__del__:pytest.PytestUnraisableExceptionWarning"
 )
 async def test_the_number_of_a_refused_connection_is_free():
     """A server with TLS that the protocol factory closes takes no connection any more."""
