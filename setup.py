@@ -42,7 +42,7 @@ PLAIN = [
     if (name := ".".join(path.with_suffix("").parts[1:])) not in RING
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloop/support/collect.h"]
-HEADERS += ["uringloop/support/assertions.h"]
+HEADERS += ["uringloop/support/assertions.h", "uringloop/support/fastcall.h"]
 HEADERS += ["uringloop/transports/tls/openssl.h", "uringloop/eventloop/base/stock_clock.h"]
 
 # The cffi module for raw requests, and the compiler flags that it shares with the others.

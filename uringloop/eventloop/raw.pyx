@@ -11,11 +11,13 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cpython.unicode cimport PyUnicode_AsUTF8
 
 from ..liburing.liburing cimport IOSQE_IO_HARDLINK, IOSQE_IO_LINK, io_uring_sqe
 from ..requests.awaiting cimport RawRequest
 from ..requests.checks cimport check_callback
 from ..requests.submit cimport Scratch, prepare, put_back, submit, take_scratch, what_lives
+from ..support.fastcall cimport PyMethodDef, call_slowly, put_fast_method
 from ..uring.engine cimport Engine
 from ..uring.ring cimport SQ_LARGE
 from .base.loop_core cimport LoopCore
@@ -184,28 +186,9 @@ cdef tuple as_part(object part):
     return part
 
 
-# -- the fast way in: as call_soon's in core.pyx, the arguments as the interpreter has them ------------------
+# -- the fast way in: as call_soon's in loop_core.pyx, the arguments as the interpreter has them --------------
 
-cdef extern from *:
-    """
-    static PyMethodDef ul_add_sqe = {"add_sqe", NULL, METH_FASTCALL | METH_KEYWORDS, NULL};
-    static int ul_install_add_sqe(PyObject *type, PyObject *slow, void *function)
-    {
-        PyObject *method;
-        int result;
-        ul_add_sqe.ml_meth = (PyCFunction)function;
-        ul_add_sqe.ml_doc = PyUnicode_AsUTF8(slow);
-        method = PyDescr_NewMethod((PyTypeObject *)type, &ul_add_sqe);
-        if (method == NULL)
-            return -1;
-        result = PyDict_SetItemString(((PyTypeObject *)type)->tp_dict, "add_sqe", method);
-        PyType_Modified((PyTypeObject *)type);
-        Py_DECREF(method);
-        return result;
-    }
-    """
-    int ul_install_add_sqe(object type, object documentation, void *function) except -1
-
+cdef PyMethodDef add_sqe_definition
 cdef object plain_add_sqe = RawCore.__dict__["add_sqe"]
 
 
@@ -218,15 +201,11 @@ cdef object fast_add_sqe(RawCore loop, PyObject **args, Py_ssize_t n_args, PyObj
             Py_INCREF(<object>args[i])  # the tuple's
             PyTuple_SET_ITEM(call, i, <object>args[i])
         return loop.add_one(call, None, None, False)
-    positional = [<object>args[i] for i in range(n_args)]
-    keywords = {}
-    if names != NULL:
-        for i, name in enumerate(<tuple>names):
-            keywords[name] = <object>args[n_args + i]
-    return plain_add_sqe(loop, *positional, **keywords)
+    return call_slowly(plain_add_sqe, loop, args, n_args, names)
 
 
 # kept for ever: the method's documentation points into it
 cdef object documentation = (
     "add_sqe($self, prep, *args, callback=None, keepalive=None, multishot=False)\n--\n\n" + plain_add_sqe.__doc__)
-ul_install_add_sqe(RawCore, documentation, <void *>fast_add_sqe)
+put_fast_method(
+    RawCore, &add_sqe_definition, b"add_sqe", <void *>fast_add_sqe, PyUnicode_AsUTF8(documentation))

@@ -356,14 +356,14 @@ STATE = (
     ),
     State(
         "eventloop/base/loop_core.pyx",
-        ("ul_call_soon", "ul_call_later"),
+        ("call_soon_definition", "call_later_definition"),
         "definitions of the methods that take their arguments as the interpreter has them; put into the class's dict",
         "any thread that calls them",
         Guard.IMPORT,
     ),
     State(
         "eventloop/raw.pyx",
-        ("ul_add_sqe",),
+        ("add_sqe_definition",),
         "the same for add_sqe()",
         "any thread that calls it",
         Guard.IMPORT,

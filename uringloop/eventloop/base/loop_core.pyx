@@ -15,6 +15,7 @@ from ...aio.context_core cimport ContextCore, ul_monotonic_ns
 from ...aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
 from ...aio.program cimport Program
 from ...fdmon.base cimport FDMonitor, FdHandler, Stopwatch
+from ...support.fastcall cimport PyMethodDef, call_slowly, put_fast_method
 from ...support.system cimport POLLIN, POLLOUT
 from .watching cimport FdWatching
 
@@ -617,32 +618,7 @@ cdef int green_turn(LoopCore loop) except -1:
 # arguments as the interpreter has them (METH_FASTCALL, PEP 590) and put up to two into the handle itself; whatever
 # is not plain goes to the method above.
 
-cdef extern from *:
-    """
-    static int ul_fast_method(PyObject *type, PyMethodDef *definition, void *function)
-    {
-        PyObject *method;
-        int result;
-        definition->ml_meth = (PyCFunction)function;
-        method = PyDescr_NewMethod((PyTypeObject *)type, definition);
-        if (method == NULL)
-            return -1;
-        result = PyDict_SetItemString(((PyTypeObject *)type)->tp_dict, definition->ml_name, method);
-        PyType_Modified((PyTypeObject *)type);
-        Py_DECREF(method);
-        return result;
-    }
-    static PyMethodDef ul_call_soon = {"call_soon", NULL, METH_FASTCALL | METH_KEYWORDS,
-        "call_soon($self, callback, *args, context=None)\\n--\\n\\nSee asyncio.loop.call_soon."};
-    static PyMethodDef ul_call_later = {"call_later", NULL, METH_FASTCALL | METH_KEYWORDS,
-        "call_later($self, delay, callback, *args, context=None)\\n--\\n\\n"
-        "See asyncio.loop.call_later; resolution is a nanosecond, never early."};
-    """
-    struct PyMethodDef:
-        pass
-    int ul_fast_method(object type, PyMethodDef *definition, void *function) except -1
-    PyMethodDef ul_call_soon, ul_call_later
-
+cdef PyMethodDef call_soon_definition, call_later_definition
 cdef PyObject *known_names = NULL  # a names tuple that holds "context" only; owned
 cdef object plain_call_soon = LoopCore.__dict__["call_soon"]
 cdef object plain_call_later = LoopCore.__dict__["call_later"]
@@ -691,20 +667,10 @@ cdef bint is_context_only(PyObject *names) noexcept:
     return True
 
 
-cdef object call_plain(object method, LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
-    cdef Py_ssize_t i
-    positional = [<object>args[i] for i in range(n_args)]
-    keywords = {}
-    if names != NULL:
-        for i, name in enumerate(<tuple>names):
-            keywords[name] = <object>args[n_args + i]
-    return method(loop, *positional, **keywords)
-
-
 cdef object fast_call_soon(LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
     cdef Handle handle
     if not is_plain(loop, n_args, names):
-        return call_plain(plain_call_soon, loop, args, n_args, names)
+        return call_slowly(plain_call_soon, loop, args, n_args, names)
     handle = loop.aio_context.ready.new_handle()
     fill_handle(loop, handle, args, n_args, names)
     loop.aio_context.ready.push(handle)
@@ -715,7 +681,7 @@ cdef object fast_call_later(LoopCore loop, PyObject **args, Py_ssize_t n_args, P
     cdef TimerHandle handle
     cdef double when_s
     if not is_plain(loop, n_args - 1, names) or <object>args[0] is None or has_own_timers(loop):
-        return call_plain(plain_call_later, loop, args, n_args, names)
+        return call_slowly(plain_call_later, loop, args, n_args, names)
     when_s = <double>ul_monotonic_ns() / 1e9 + <double><object>args[0]
     handle = TimerHandle.__new__(TimerHandle)
     fill_handle(loop, handle, args + 1, n_args - 1, names)
@@ -725,8 +691,13 @@ cdef object fast_call_later(LoopCore loop, PyObject **args, Py_ssize_t n_args, P
     return handle
 
 
-ul_fast_method(LoopCore, &ul_call_soon, <void *>fast_call_soon)
-ul_fast_method(LoopCore, &ul_call_later, <void *>fast_call_later)
+put_fast_method(
+    LoopCore, &call_soon_definition, b"call_soon", <void *>fast_call_soon,
+    b"call_soon($self, callback, *args, context=None)\n--\n\nSee asyncio.loop.call_soon.")
+put_fast_method(
+    LoopCore, &call_later_definition, b"call_later", <void *>fast_call_later,
+    b"call_later($self, delay, callback, *args, context=None)\n--\n\n"
+    b"See asyncio.loop.call_later; resolution is a nanosecond, never early.")
 
 
 cdef int64_t as_wait_ns(object timeout_s) except? -1:
