@@ -14,6 +14,8 @@ Invariant: it stands in the queue at most once (is_queued), and on the idle list
 Thread: schedule, schedule_idle, cancel and delete from any; the callback runs in the context's.
 """
 
+from cpython.contextvars cimport PyContext_CopyCurrent
+
 from ..support.assertions cimport is_none, length_of_list, must, must_if, must_not
 from .handles cimport Handle
 from .notifier cimport Notifier
@@ -22,9 +24,6 @@ from .ready cimport ReadyQueue
 from inspect import iscoroutinefunction
 
 from .reporter import LOG_REPORTER
-
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
 
 
 cdef int check_callback(object callback) except -1:

@@ -19,6 +19,7 @@ Not here: what users call (AioContext); asyncio.  This file knows callbacks (Han
 """
 
 from libc.stdint cimport int64_t
+from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 
@@ -37,9 +38,6 @@ import logging
 import os
 import sys
 import weakref
-
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
 
 cdef object is_finalizing = sys.is_finalizing  # a C variable: module globals may be gone by then
 

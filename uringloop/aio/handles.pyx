@@ -7,10 +7,12 @@ Thread: the loop's, except `cancel` of a not yet started handle, which any threa
 """
 
 cimport cython
+from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.ref cimport PyObject
 from cpython.tuple cimport PyTuple_GET_SIZE
 
 from ..support.assertions cimport is_none, must, must_if
+from ..support.capi cimport PY_VECTORCALL_ARGUMENTS_OFFSET, PyObject_Vectorcall, decref, error_is_set
 
 import asyncio
 import asyncio.events
@@ -22,8 +24,6 @@ from asyncio import format_helpers
 cdef extern from "Python.h":
     """
     #define UL_TUPLE_ITEMS(tuple) (&PyTuple_GET_ITEM((tuple), 0))
-    #define ul_drop(object) Py_DECREF(object)
-    static PyObject *ul_error_is_set(void) { return NULL; }
     static PyObject *ul_current_context(void)
     {
         PyObject *context = PyThreadState_Get()->context;
@@ -31,13 +31,8 @@ cdef extern from "Python.h":
     }
     """
     PyObject **UL_TUPLE_ITEMS(object)
-    void ul_drop(PyObject *)
-    object ul_error_is_set()
     object ul_current_context()
-    PyObject *PyObject_Vectorcall(object callable, PyObject **args, size_t n_args, PyObject *names)
-    size_t PY_VECTORCALL_ARGUMENTS_OFFSET
     int enter_free "PyContext_Enter"(object) except -1
-    object PyContext_CopyCurrent()
 
 _asyncio_handle = asyncio.events.Handle
 _asyncio_timer_handle = asyncio.events.TimerHandle
@@ -55,7 +50,7 @@ cdef list enter_entered(object context):
     cdef object problem = None
     cdef list left
     try:
-        ul_error_is_set()
+        error_is_set()
     except BaseException as error:
         problem = error
     left = leave_down_to(context)
@@ -141,7 +136,7 @@ cdef class Handle:
             return self.refused(callback)
         result = PyObject_Vectorcall(callback, &stack[1], self.n_args | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
         if result != NULL:
-            ul_drop(result)
+            decref(result)
             return PyContext_Exit(context)
         return self.failed(callback, context)
 
@@ -151,7 +146,7 @@ cdef class Handle:
             return self.refused(callback)
         result = PyObject_Vectorcall(callback, UL_TUPLE_ITEMS(args), PyTuple_GET_SIZE(args), NULL)
         if result != NULL:
-            ul_drop(result)
+            decref(result)
             return PyContext_Exit(context)
         return self.failed(callback, context)
 
@@ -160,7 +155,7 @@ cdef class Handle:
         cdef object problem = None
         cdef list left = None
         try:
-            ul_error_is_set()
+            error_is_set()
         except BaseException as error:
             problem = error
         if getattr(self.loop, "_n_nested", 0):
@@ -178,7 +173,7 @@ cdef class Handle:
         # Within the except clause: what the exception handler raises has the callback's exception as its context, and
         # sys.exception() is that.  After the context was left: the exception handler enters it again.
         try:
-            ul_error_is_set()
+            error_is_set()
         except (SystemExit, KeyboardInterrupt):
             PyContext_Exit(context)
             raise

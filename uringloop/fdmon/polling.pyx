@@ -18,11 +18,9 @@ cimport cython
 from libc.stdint cimport int64_t
 from posix.stat cimport fstat, struct_stat
 from cpython.ref cimport PyObject
+from cpython.weakref cimport PyWeakref_NewRef
 
 from ..support.assertions cimport is_none, length_of_list, must, must_if
-
-cdef extern from "Python.h":
-    object PyWeakref_NewRef(object, object)
 
 cdef enum:
     FIRST_NS = 4000                    # the first step up

@@ -29,6 +29,7 @@ from ..liburing.numbers cimport (ACCEPT_MULTISHOT, OP_ACCEPT, OP_FIXED_FD_INSTAL
                                  OP_SOCKET, OP_TIMEOUT, OP_WRITE, OP_WRITEV, OP_WRITE_FIXED, POLL_ADD_MULTI,
                                  POLL_UPDATE_USER_DATA, RECV_MULTISHOT, TIMEOUT_MULTISHOT)
 from ..support.assertions cimport is_none, must, must_not
+from ..support.capi cimport PyObject_Vectorcall, decref, error_is_set
 from ..uring.ring cimport is_a_loops_ring
 from .request cimport SqeRequest
 
@@ -42,14 +43,8 @@ cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         pass
 
-cdef extern from "Python.h":
-    PyObject *PyObject_Vectorcall(object callable, PyObject **args, size_t n_args, PyObject *names)
-    void ul_drop "Py_DECREF" (PyObject *)
-
 cdef extern from *:
     """
-    static PyObject *ul_prep_failed(void) { return NULL; }
-
     static int ul_has_buffer(PyObject *visited, void *found)
     {
         if (!PyObject_CheckBuffer(visited))
@@ -67,7 +62,6 @@ cdef extern from *:
         return found;
     }
     """
-    object ul_prep_failed()
     PyObject *ul_buffer_behind(object)
 
 cdef enum:
@@ -154,7 +148,7 @@ cdef int call_prep(object pointer, tuple call) except -1:
                             "pass ffi.new(...)")
     result = PyObject_Vectorcall(prep, stack, n, NULL)
     if result != NULL:
-        ul_drop(result)
+        decref(result)
         return 0
     explain(call)
     return 0
@@ -163,7 +157,7 @@ cdef int call_prep(object pointer, tuple call) except -1:
 cdef int explain(tuple call) except -1:
     """prep, a function of liburing, raised: the same with a hint, if one is known."""
     try:
-        ul_prep_failed()
+        error_is_set()
     except TypeError as error:
         hint = hint_for(str(error), call)
         if not hint:

@@ -15,6 +15,7 @@ Not here: awaiting (`awaiting`), SQEs (`submit`), hold and release (`uring/reque
 cimport cython
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from posix.unistd cimport close as close_fd
+from cpython.contextvars cimport PyContext_CopyCurrent
 
 from ..aio.context_core cimport ContextCore
 from ..aio.handles cimport Handle, TimerHandle
@@ -26,9 +27,6 @@ from ..uring.engine cimport Engine
 from ..uring.request cimport CANCELLING, DONE, KIND_RAW, Request, encode
 
 from ..aio.reporter import LOG_REPORTER
-
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
 
 cdef double FIRST_RETRY_S = 0.002
 cdef double LAST_RETRY_S = 0.25

@@ -16,6 +16,7 @@ Not here: what a completion becomes (`request`, `awaiting`); chains and tables (
 
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset
+from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.ref cimport PyObject
 
 from ..aio.context_core cimport ContextCore
@@ -25,9 +26,6 @@ from ..uring.engine cimport Engine
 from ..uring.request cimport IN_FLIGHT, Request
 from .checks cimport check_callback, fill_sqe
 from .request cimport ContextRequest, SqeRequest
-
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
 
 cdef enum:
     POISON = 0xDB

@@ -8,6 +8,7 @@ Thread: the loop's, except call_soon_threadsafe and _write_to_self.
 """
 
 from libc.stdint cimport int64_t, uint64_t
+from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
@@ -36,7 +37,6 @@ from ...exceptions import SqeNotSupported
 from .views import ReadyView, ScheduledView, SelectorView
 
 cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
     int PyObject_GenericSetAttr(object, object, PyObject *) except -1
     bint PyUnicode_CHECK_INTERNED(object) noexcept
 

@@ -21,10 +21,12 @@ Ownership: the transport owns `sock`; connection_lost closes it.  Thread: the lo
 
 from libc.errno cimport EAGAIN, EBADF, EINTR
 from cpython.bytes cimport PyBytes_Check, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from cpython.ref cimport Py_DECREF, Py_XDECREF, PyObject
 
 from ...aio.context_core cimport ContextCore, Resumable
 from ...support.assertions cimport is_none, must, must_not
+from ...support.capi cimport PyObject_VectorcallMethod, error_is_set
 from ...support.errors cimport os_error
 from ..addresses cimport AF_INET, AF_INET6, AF_UNIX, internet_name, real_family, ul_name
 from ..base cimport Transport, number_in, warn_unclosed
@@ -39,16 +41,6 @@ from asyncio.log import logger
 from .. import stock as _stock
 from ..flow import buffer_limits
 from ..trsock import TransportSocket
-
-cdef extern from "Python.h":
-    """
-    static PyObject *ul_datagram_error(void) { return NULL; }
-    """
-    PyObject *PyObject_VectorcallMethod(PyObject *name, PyObject **args, size_t n, PyObject *names)
-    object ul_datagram_error()
-    int PyContext_Enter(object) except -1
-    int PyContext_Exit(object) except -1
-    object PyContext_CopyCurrent()
 
 # Since Python 3.13 empty datagrams are sent, and each datagram counts 8 bytes more in the write buffer.
 cdef bint sends_empty = sys.version_info >= (3, 13)
@@ -273,7 +265,7 @@ cdef class DatagramTransport(Transport):
         """datagram_received raised: the loop's exception handler is called, and the endpoint lives on."""
         loop = self.loop
         try:
-            ul_datagram_error()
+            error_is_set()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:

@@ -13,6 +13,7 @@ cimport cython
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int32_t, uint32_t
 from posix.unistd cimport close as close_fd
+from cpython.contextvars cimport PyContext_CopyCurrent
 
 from ...aio.context_core cimport ContextCore
 from ...aio.handles cimport enter_context, leave_context
@@ -25,9 +26,6 @@ from ...support.system cimport POLLIN
 from ..base cimport number_in
 from .endpoint cimport Connection, Kind, connection_of
 
-
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
 
 cdef extern from "<sys/socket.h>" nogil:
     int SOCK_CLOEXEC, SOCK_NONBLOCK

@@ -13,6 +13,7 @@ Thread: the loop's.
 cimport cython
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from posix.unistd cimport close as posix_close
+from cpython.weakref cimport PyWeakref_NewRef
 
 from ...support.assertions cimport must
 from ...support.errors cimport os_error
@@ -27,9 +28,6 @@ from ..trsock import TransportSocket
 
 from .. import plain as _plain
 from .. import stock as _stock
-
-cdef extern from "Python.h":
-    object PyWeakref_NewRef(object, object)
 
 cdef extern from *:
     """

@@ -14,13 +14,14 @@ from libc.errno cimport ENOBUFS
 from libc.string cimport memcpy
 from cpython.buffer cimport (PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-
+from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.ref cimport PyObject
 
 from ...aio.context_core cimport ContextCore, Resumable
 from ...aio.handles cimport enter_context, leave_context
 from ...fdmon.base cimport check_held
 from ...support.assertions cimport is_none, must, must_not
+from ...support.capi cimport PyObject_CallMethodOneArg, decref, error_is_set
 from ...support.errors cimport os_error
 from .endpoint cimport Endpoint
 from ..base cimport warn_unclosed
@@ -32,16 +33,6 @@ from asyncio import constants, streams
 from asyncio.log import logger
 
 from ..flow import buffer_limits
-
-cdef extern from "Python.h":
-    """
-    #define ul_drop(object) Py_DECREF(object)
-    static PyObject *ul_error_is_set(void) { return NULL; }
-    """
-    PyObject *PyObject_CallMethodOneArg(object self, object name, object arg)
-    void ul_drop(PyObject *)
-    object ul_error_is_set()
-    object PyContext_CopyCurrent()
 
 cdef extern from "<sys/socket.h>" nogil:
     int SHUT_WR
@@ -258,10 +249,10 @@ cdef class StreamTransport(Endpoint):
         result = PyObject_CallMethodOneArg(protocol, received_name, data)
         aio_context.in_delivery = below
         if result != NULL:
-            ul_drop(result)
+            decref(result)
             return leave_context(aio_ctx, left)
         try:
-            ul_error_is_set()
+            error_is_set()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:

@@ -15,12 +15,13 @@ Thread: the loop's.
 
 from libc.errno cimport EAGAIN, EBADF, EINTR, errno
 from libc.stdlib cimport free, malloc
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, _PyBytes_Resize
 from cpython.ref cimport PyObject
 
 from ...aio.handles cimport enter_context, leave_context
 from ...fdmon.base cimport FdHandler, check_held, identity
 from ...support.assertions cimport is_none, length_of_list, must, must_if, must_not
+from ...support.capi cimport decref, incref
 from ...support.errors cimport os_error
 from ...support.system cimport IOV_MAX, POLLIN, POLLOUT
 from ..base cimport Transport
@@ -73,9 +74,6 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t ul_recv_counted(int fd, void *buffer, size_t n_bytes, int *n_left)
     ssize_t ul_send_vector(int fd, iovec *vector, size_t count)
     int MSG_DONTWAIT
-
-cdef extern from "Python.h":
-    int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
 
 cdef enum:
     STAGING_BYTES = 256 * 1024     # the one buffer that all small reads share
@@ -441,21 +439,12 @@ cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count, int *n_le
         return made
     # _PyBytes_Resize wants the only reference
     data = <PyObject *>made
-    raw_incref(data)
+    incref(data)
     made = None
     _PyBytes_Resize(&data, count[0])
     result = <object>data
-    raw_decref(data)
+    decref(data)
     return result
-
-
-cdef extern from *:
-    """
-    #define raw_incref(object) Py_INCREF(object)
-    #define raw_decref(object) Py_DECREF(object)
-    """
-    void raw_incref(PyObject *) noexcept
-    void raw_decref(PyObject *) noexcept
 
 
 cdef class WireHandler(FdHandler):

@@ -24,11 +24,12 @@ Thread: the loop's.  The GIL is held all the time: a record is at most 16 KiB, a
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, _PyBytes_Resize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport PyObject
 
 from ...support.assertions cimport must, must_not
+from ...support.capi cimport decref, incref
 
 import os
 import ssl
@@ -50,17 +51,6 @@ cdef extern from "../tls/openssl.h" nogil:
     int ul_take_over(void *session, ul_pipe **incoming, ul_pipe **outgoing)
     unsigned long ERR_peek_error "ul_openssl.peek_error"()
     void ERR_clear_error "ul_openssl.clear_error"()
-
-cdef extern from "Python.h":
-    int _PyBytes_Resize(PyObject **, Py_ssize_t) except -1
-
-cdef extern from *:
-    """
-    #define tls_incref(object) Py_INCREF(object)
-    #define tls_decref(object) Py_DECREF(object)
-    """
-    void tls_incref(PyObject *) noexcept
-    void tls_decref(PyObject *) noexcept
 
 cdef enum:
     RECORD_BYTES = 16384            # the most plaintext that one record carries
@@ -217,11 +207,11 @@ cdef class DirectTlsEngine(TlsEngine):
             return None
         # _PyBytes_Resize wants the only reference
         data = <PyObject *>made
-        tls_incref(data)
+        incref(data)
         made = None
         _PyBytes_Resize(&data, count)
         made = <bytes>data
-        tls_decref(data)
+        decref(data)
         return made
 
     cdef Py_ssize_t write(self, bytes data, Py_ssize_t offset, Py_ssize_t n_bytes) except -1:
