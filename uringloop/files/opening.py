@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from ..support.errors import os_error
 from .backend import Backend, Opened, Path
 from .buffered import BufferedFile
 from .choice import backend_of
@@ -229,7 +230,7 @@ async def open_fd(
     if stat.S_ISDIR(opened.st_mode):
         if is_own:
             opened.close()
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+        raise os_error(errno.EISDIR, filename=target)
     return opened
 
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..support.errors import os_error
 from .enums import Feature as ReportedFeature
 from .enums import Op
 from .probing import probe
@@ -68,7 +69,7 @@ class _Kit:
         ring = self.ffi.new("struct io_uring *")
         result = self.lib.io_uring_queue_init_params(8, ring, params)
         if result < 0:
-            raise OSError(-result, os.strerror(-result))
+            raise os_error(-result)
         return ring
 
     def sqe(self, user_data: int, prep: Callable[..., None], *args: object) -> Any:
@@ -99,7 +100,7 @@ class _Kit:
 
 def _checked(res: int) -> int:
     if res < 0:
-        raise OSError(-res, os.strerror(-res))
+        raise os_error(-res)
     return res
 
 

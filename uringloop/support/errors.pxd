@@ -1,2 +1,2 @@
 # The one way from an errno to an exception.
-cpdef object os_error(int number, str call=*)
+cpdef object os_error(int number, str call=*, object filename=*)
