@@ -25,18 +25,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..support.errors import os_error
-from .enums import Feature as ReportedFeature
-from .enums import Op
+from .enums import Feature, Op
 from .probing import probe
 
-__all__ = ["FEATURES", "Feature", "Finding", "liburing_build", "markdown", "try_all"]
+__all__ = ["FEATURES", "Finding", "KernelFeature", "liburing_build", "markdown", "try_all"]
 
 WAIT_MS = 1000  # what a probe waits for at most; each of them completes at once where it works
 GROUP = 1  # buffer group of the probes
 
 
 @dataclass(frozen=True)
-class Feature:
+class KernelFeature:
     """One row of the table."""
 
     name: str
@@ -50,7 +49,7 @@ class Feature:
 class Finding:
     """What a probe found."""
 
-    feature: Feature
+    feature: KernelFeature
     is_available: bool | None  # None: could not be probed, see reason
     reason: str = ""  # why not: an errno's name, or a sentence
 
@@ -108,7 +107,7 @@ def _always(kit: _Kit) -> bool:
     return True  # the kit has an open ring
 
 
-def _has_feature(which: ReportedFeature) -> Callable[[_Kit], bool]:
+def _has_feature(which: Feature) -> Callable[[_Kit], bool]:
     """An IORING_FEAT_* bit that io_uring_setup reports."""
 
     def attempt(kit: _Kit) -> bool:
@@ -252,79 +251,81 @@ _READS_BY_POLL = "connections are read by `recv(2)` when a multishot poll says s
 _CQE_PER_SEND = "every send posts a completion of its own"
 
 FEATURES = (
-    Feature("io_uring", "5.1", "`io_uring_setup`", "epoll, else poll; no raw requests", _always),
-    Feature("`FEAT_NODROP`", "5.5", _REPORTED, _NOT_USED, _has_feature(ReportedFeature.NODROP)),
-    Feature("`SETUP_R_DISABLED`", "5.10", _SETUP, _NOT_USED, _accepts("IORING_SETUP_R_DISABLED")),
-    Feature("`FEAT_EXT_ARG`", "5.11", _REPORTED, _NOT_USED, _has_feature(ReportedFeature.EXT_ARG)),
-    Feature("multishot poll", "5.13", "attempt on a socket pair", _NEEDED, _polls_multishot),
-    Feature("`FEAT_CQE_SKIP`", "5.17", _REPORTED, _CQE_PER_SEND, _has_feature(ReportedFeature.CQE_SKIP)),
-    Feature(
+    KernelFeature("io_uring", "5.1", "`io_uring_setup`", "epoll, else poll; no raw requests", _always),
+    KernelFeature("`FEAT_NODROP`", "5.5", _REPORTED, _NOT_USED, _has_feature(Feature.NODROP)),
+    KernelFeature("`SETUP_R_DISABLED`", "5.10", _SETUP, _NOT_USED, _accepts("IORING_SETUP_R_DISABLED")),
+    KernelFeature("`FEAT_EXT_ARG`", "5.11", _REPORTED, _NOT_USED, _has_feature(Feature.EXT_ARG)),
+    KernelFeature("multishot poll", "5.13", "attempt on a socket pair", _NEEDED, _polls_multishot),
+    KernelFeature("`FEAT_CQE_SKIP`", "5.17", _REPORTED, _CQE_PER_SEND, _has_feature(Feature.CQE_SKIP)),
+    KernelFeature(
         "`SETUP_SUBMIT_ALL`",
         "5.18",
         _SETUP,
         "after a refused request the rest goes out with the next system call",
         _accepts("IORING_SETUP_SUBMIT_ALL"),
     ),
-    Feature(
+    KernelFeature(
         "`SETUP_COOP_TASKRUN`",
         "5.19",
         _SETUP,
         "the kernel interrupts the process for completions",
         _accepts("IORING_SETUP_COOP_TASKRUN"),
     ),
-    Feature(
+    KernelFeature(
         "`SETUP_TASKRUN_FLAG`",
         "5.19",
         "`io_uring_setup` with it and `COOP_TASKRUN`",
         "neither of the two is used",
         _accepts("IORING_SETUP_COOP_TASKRUN", "IORING_SETUP_TASKRUN_FLAG"),
     ),
-    Feature(
+    KernelFeature(
         "provided-buffer rings",
         "5.19",
         "`io_uring_register(PBUF_RING)`",
         _READS_BY_POLL,
         _registers_buffer_ring,
     ),
-    Feature("multishot accept", "5.19", "attempt on a UNIX socket", _NEEDED, _accepts_multishot),
-    Feature("`ASYNC_CANCEL_ANY`", "5.19", "attempt on a poll request", _NEEDED, _cancels_any),
-    Feature("multishot receive", "6.0", "attempt on a socket pair", _READS_BY_POLL, _receives_multishot),
-    Feature(
+    KernelFeature("multishot accept", "5.19", "attempt on a UNIX socket", _NEEDED, _accepts_multishot),
+    KernelFeature("`ASYNC_CANCEL_ANY`", "5.19", "attempt on a poll request", _NEEDED, _cancels_any),
+    KernelFeature(
+        "multishot receive", "6.0", "attempt on a socket pair", _READS_BY_POLL, _receives_multishot
+    ),
+    KernelFeature(
         "`SETUP_SINGLE_ISSUER` and `DEFER_TASKRUN`",
         "6.1",
         "`io_uring_setup` with both",
         "`COOP_TASKRUN`: completions are worked off in any system call, not in batches",
         _accepts("IORING_SETUP_SINGLE_ISSUER", "IORING_SETUP_DEFER_TASKRUN"),
     ),
-    Feature(
+    KernelFeature(
         "short sends report their count",
         "6.1 or so",
         "attempt on a socket pair",
         _CQE_PER_SEND,
         _short_send_reports_count,
     ),
-    Feature(
+    KernelFeature(
         "incremental buffer rings (`IOU_PBUF_RING_INC`)",
         "6.12",
         "`io_uring_register(PBUF_RING)` with the flag",
         "64 buffers of 16 KiB instead of 4 of 256 KiB",
         _registers_incremental_buffer_ring,
     ),
-    Feature(
+    KernelFeature(
         "`FEAT_NO_IOWAIT`",
         "6.15",
         _REPORTED,
         "a sleeping loop is shown as waiting for I/O by `top`; nothing else",
-        _has_feature(ReportedFeature.NO_IOWAIT),
+        _has_feature(Feature.NO_IOWAIT),
     ),
-    Feature(
+    KernelFeature(
         "`OP_SOCKET`, `OP_URING_CMD`",
         "5.19",
         "`io_uring_get_probe`",
         "for raw requests only: they fail with `EINVAL`",
         _has_opcode(Op.URING_CMD),
     ),
-    Feature(
+    KernelFeature(
         "`OP_SEND_ZC`",
         "6.0",
         "`io_uring_get_probe`",
@@ -332,7 +333,7 @@ FEATURES = (
         _has_opcode(Op.SEND_ZC),
     ),
 )
-EPOLL_PWAIT2 = Feature(
+EPOLL_PWAIT2 = KernelFeature(
     "`epoll_pwait2`",
     "5.11",
     "the system call itself",
@@ -372,7 +373,7 @@ def try_all() -> list[Finding]:
     return findings
 
 
-def _probe_one(feature: Feature, ffi: Any, lib: Any) -> Finding:
+def _probe_one(feature: KernelFeature, ffi: Any, lib: Any) -> Finding:
     """On a ring of its own, so that what one probe leaves in flight is not in the way of the next."""
     try:
         kit = _Kit(ffi, lib)
