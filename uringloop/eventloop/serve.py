@@ -1,5 +1,7 @@
 """Listening sockets and the transports of new connections; once per connection, so Python."""
 
+from __future__ import annotations
+
 import _socket
 import asyncio
 import errno
@@ -8,6 +10,7 @@ import posix
 import weakref
 from asyncio import constants, exceptions, trsock
 from asyncio.log import logger
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..support.errors import os_error
 from ..transports import stock
@@ -17,6 +20,12 @@ from ..transports.stream.classes import _SelectorSocketTransport
 from ..transports.stream.endpoint import Connection, Kind, accept
 from ..transports.stream.wire import ReadinessWire
 from .stdlib_hooks import StdlibHooks
+
+if TYPE_CHECKING:
+    import contextvars
+    import socket
+    import ssl
+    from collections.abc import Callable
 
 try:
     from ..transports.stream.accept import Acceptor
@@ -52,6 +61,19 @@ def _call_in_copy(context, function, *arguments):
         context.run(function, *arguments, context)
 
 
+class _Listening(NamedTuple):
+    """A listening socket, and what its connections get: the arguments of _start_serving()."""
+
+    protocol_factory: Callable[[], asyncio.BaseProtocol]
+    sock: socket.socket
+    sslcontext: ssl.SSLContext | None
+    server: asyncio.Server | None
+    backlog: int
+    handshake_timeout: float | None
+    shutdown_timeout: float | None
+    context: contextvars.Context | None  # each connection gets a copy; None before Python 3.15
+
+
 class _Accepted:
     """A connection that was accepted and that the application does not know yet.
 
@@ -62,20 +84,20 @@ class _Accepted:
         loop: whose server accepted it.
         connection: a Connection, or a socket.
         extra: what get_extra_info() knows of a socket, a dict.
-        details: see _start_serving.
+        listening: the _Listening that accepted it.
     """
 
-    __slots__ = ("__weakref__", "connection", "details", "extra", "is_counted", "loop")
+    __slots__ = ("__weakref__", "connection", "extra", "is_counted", "listening", "loop")
 
-    def __init__(self, loop, connection, extra, details):
+    def __init__(self, loop, connection, extra, listening):
         self.is_counted = False
         self.loop = loop
         self.connection = connection
         self.extra = extra
-        self.details = details
+        self.listening = listening
 
     def count(self):
-        server = self.details[3]
+        server = self.listening.server
         if server is not None:
             self.loop._attach(server, self)
             self.is_counted = True
@@ -83,7 +105,7 @@ class _Accepted:
     def uncount(self):
         if self.is_counted:
             self.is_counted = False
-            self.loop._detach(self.details[3], self)
+            self.loop._detach(self.listening.server, self)
 
     def __del__(self):
         if self.is_counted:
@@ -313,7 +335,7 @@ class ServeMixin:
         fd = sock.fileno()
         if fd < 0:
             return  # closed while it waited for resources
-        details = (
+        listening = _Listening(
             protocol_factory,
             sock,
             sslcontext,
@@ -326,17 +348,17 @@ class ServeMixin:
         # what is no socket.socket was given, too: gunicorn's listeners are wrappers of sockets
         if self.supports_sqe and is_original(sock) and sock not in self._given_sockets:
             kind = Kind(sock)
-            self._acceptors[sock] = Acceptor(self.aio_context, sock, kind, self._accepted, details)
+            self._acceptors[sock] = Acceptor(self.aio_context, sock, kind, self._accepted, listening)
         else:
-            self._watch_listener(sock, details)
+            self._watch_listener(sock, listening)
 
-    def _watch_listener(self, sock, details):
+    def _watch_listener(self, sock, listening):
         """Accept when it is readable."""
         if is_original(sock):
             # the object, not its number: that is another file's once the program has closed the listener
-            self._add_reader(sock, self._accept_ready, sock, Kind(sock), details)
+            self._add_reader(sock, self._accept_ready, sock, Kind(sock), listening)
         else:
-            self._add_reader(sock.fileno(), self._accept_by_method, details)
+            self._add_reader(sock.fileno(), self._accept_by_method, listening)
 
     def _stop_serving(self, sock):
         """Accept nothing more and close the listening socket."""
@@ -363,38 +385,38 @@ class ServeMixin:
         except OSError as error:
             logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
-    def _accept_ready(self, listener, kind, details):
+    def _accept_ready(self, listener, kind, listening):
         """Readiness monitors: take what is in the backlog."""
-        for _ in range(details[4]):
+        for _ in range(listening.backlog):
             try:
                 accepted = accept(listener.fileno(), kind)
             except OSError as error:
-                self._accept_failed(error, details)
+                self._accept_failed(error, listening)
                 return
             if accepted is None:
                 return
-            self._accepted(accepted, None, details)
+            self._accepted(accepted, None, listening)
             if listener.fileno() < 0:
                 return  # the protocol factory closed the server
 
-    def _accept_by_method(self, details):
+    def _accept_by_method(self, listening):
         """The same for a listener that is no socket.socket, or a subclass, and may have an accept() of its own."""
-        listener = details[1]
-        for _ in range(details[4]):
+        listener = listening.sock
+        for _ in range(listening.backlog):
             try:
                 connection, peername = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self._accept_failed(error, details)
+                self._accept_failed(error, listening)
                 return
             connection.setblocking(False)
-            self._serve_later(connection, {"peername": peername}, details)
+            self._serve_later(connection, {"peername": peername}, listening)
             if listener.fileno() < 0:
                 return
 
-    def _accept_failed(self, error, details):
-        sock = details[1]
+    def _accept_failed(self, error, listening):
+        sock = listening.sock
         if not isinstance(error, OSError):  # MemoryError: the listener is as it was
             self.call_exception_handler(
                 {
@@ -406,7 +428,7 @@ class ServeMixin:
             return
         if error.errno == errno.EINVAL and self._acceptors.pop(sock, None) is not None:
             # before Linux 5.19: no multishot ACCEPT
-            self._watch_listener(sock, details)
+            self._watch_listener(sock, listening)
             return
         message = "socket.accept() out of system resource"
         if error.errno not in OUT_OF_RESOURCES:
@@ -424,29 +446,29 @@ class ServeMixin:
         if acceptor is not None:
             acceptor.close()
         self._remove_reader(sock.fileno())
-        self.call_later(constants.ACCEPT_RETRY_DELAY, self._start_serving, *details)
+        self.call_later(constants.ACCEPT_RETRY_DELAY, self._start_serving, *listening)
 
-    def _accepted(self, connection, error, details):
+    def _accepted(self, connection, error, listening):
         """A new Connection, or an exception instead."""
         if error is not None:
-            self._accept_failed(error, details)
+            self._accept_failed(error, listening)
             return
         extra = None
         try:
             if (
-                details[2]
+                listening.sslcontext
                 or self._debug
                 or not connection.kind.is_known
                 or not is_class_plain(STREAM_METHODS)
             ):
                 extra = {"peername": connection.peer(), "sockname": connection.name()}
                 connection = connection.socket()
-            self._serve_later(connection, extra, details)
+            self._serve_later(connection, extra, listening)
         except BaseException:
             connection.close()
             raise
 
-    def _serve_later(self, connection, extra, details):
+    def _serve_later(self, connection, extra, listening):
         """The application gets to know the connection three turns from now; from stock asyncio in two.
 
         A server that shuts down closes the connections that it knows and that have no request yet (uvicorn does; the
@@ -456,16 +478,16 @@ class ServeMixin:
         connection_made() is called in the third, after what the protocol's factory and other threads scheduled until
         then, and the request is read at the end of that turn.
         """
-        _, _, sslcontext, server, _, _, _, context = details
+        server, context = listening.server, listening.context
         if server is not None and server._sockets is None:
             connection.close()  # accepted by the kernel before the server was closed
             return
         if self._debug:
             logger.debug("%r got a new connection from %r: %r", server, extra["peername"], connection)
-        if sslcontext:
-            _call_in_copy(context, self._serve_tls, connection, extra, details)
+        if listening.sslcontext:
+            _call_in_copy(context, self._serve_tls, connection, extra, listening)
             return
-        accepted = _Accepted(self, connection, extra, details)
+        accepted = _Accepted(self, connection, extra, listening)
         try:
             accepted.count()
             # by a task in stock asyncio, which is made in this turn and schedules connection_made() in the next
@@ -480,14 +502,15 @@ class ServeMixin:
 
     def _serve(self, accepted, context):
         """Make protocol and transport of a connection."""
-        protocol_factory, _, _, server, _, _, _, _ = accepted.details
+        listening = accepted.listening
+        server = listening.server
         # the factory may call Server.close_clients(), to which asyncio's connection is not known yet
         connection, accepted.connection = accepted.connection, None
         protocol = transport = None
         try:
             if connection is None:  # by Server.close_clients()
                 raise os_error(errno.ECONNABORTED)
-            protocol = protocol_factory()
+            protocol = listening.protocol_factory()
             connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
             if not isinstance(connection, Connection) and not is_plain(connection, STREAM_METHODS):
                 self._new_stock_transport(connection, protocol, None, accepted.extra, server, context)
@@ -515,17 +538,16 @@ class ServeMixin:
             accepted.uncount()
             self._refused(failure, protocol)
 
-    def _serve_tls(self, connection, extra, details, context):
-        protocol_factory, _, sslcontext, server, _, handshake_timeout, shutdown_timeout, _ = details
+    def _serve_tls(self, connection, extra, listening, context):
         since_3_15 = {} if context is None else {"context": context}
         accept = self._accept_connection2(
-            protocol_factory,
+            listening.protocol_factory,
             connection,
             extra,
-            sslcontext,
-            server,
-            handshake_timeout,
-            shutdown_timeout,
+            listening.sslcontext,
+            listening.server,
+            listening.handshake_timeout,
+            listening.shutdown_timeout,
             **since_3_15,
         )
         self.create_task(accept, **since_3_15)

@@ -17,8 +17,8 @@ cdef class Acceptor:
     cdef Engine engine
     cdef AcceptRequest request       # armed, or None
     cdef object aio_ctx              # contextvars.Context in which on_accept is called
-    cdef object on_accept            # on_accept(Connection or None, error or None, details)
-    cdef object details
+    cdef object on_accept            # on_accept(Connection or None, error or None, argument)
+    cdef object argument
     cdef object listener             # the listening socket, borrowed
     cdef int fd                      # its number when it was new
     cdef const int *fd_at            # where the number is now: see transports/stream/endpoint

@@ -84,13 +84,13 @@ cdef class Acceptor:
         aio_context: whose io_uring monitor to use.
         listener: the listening socket; borrowed until close.
         kind: of what it accepts.
-        on_accept: called with (Connection, None, details) for each one, and with (None, error, details): an OSError
+        on_accept: called with (Connection, None, argument) for each one, and with (None, error, argument): an OSError
             once when accepting ended, anything else when a single connection was lost.  In a copy of the current
             context, also in a nested turn that another call of it makes.
-        details: passed through.
+        argument: passed through.
     """
 
-    def __cinit__(self, ContextCore aio_context not None, listener, Kind kind not None, on_accept, details):
+    def __cinit__(self, ContextCore aio_context not None, listener, Kind kind not None, on_accept, argument):
         self.monitor = <IoUringMonitor>aio_context.monitor
         self.engine = self.monitor.engine
         self.listener = listener
@@ -101,7 +101,7 @@ cdef class Acceptor:
         self.kind = kind
         self.aio_ctx = PyContext_CopyCurrent()
         self.on_accept = on_accept
-        self.details = details
+        self.argument = argument
         self.file = identity(self.fd)
         self.is_quiet = True
         self.arm(AcceptRequest())
@@ -155,7 +155,7 @@ cdef class Acceptor:
         cdef object aio_ctx = self.aio_ctx
         left = enter_context(aio_ctx)
         try:
-            self.on_accept(connection, error, self.details)
+            self.on_accept(connection, error, self.argument)
         finally:
             check_held(self)
             leave_context(aio_ctx, left)
