@@ -23,7 +23,17 @@ from typing import Any
 from ..liburing import ffi, lib
 from ..support.errors import os_error
 from .backend import OFFSET_MOST, STREAM, Backend, Buffer, Opened, Path
-from .ring_requests import Block, RingFiles, describe_now
+from .ring_requests import (
+    BASIC_STATS,
+    EMPTY_PATH,
+    FDCWD,
+    REMOVEDIR,
+    SYMLINK_FOLLOW,
+    SYMLINK_NOFOLLOW,
+    Block,
+    RingFiles,
+    describe_now,
+)
 
 # Bytes of a file per request: more would be copied within one submission, and nothing else would get a turn.
 _PIECE_BYTES = 1024 * 1024
@@ -34,12 +44,6 @@ _DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 # Bytes asked of a stream: what a pipe holds.
 _STREAM_BYTES = 64 * 1024
 
-_AT_FDCWD = -100
-_AT_REMOVEDIR = 0x200
-_AT_SYMLINK_FOLLOW = 0x400
-_AT_SYMLINK_NOFOLLOW = 0x100
-_AT_EMPTY_PATH = 0x1000
-_STATX_BASIC_STATS = 0x7FF
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 # Flags of open(2) with which a submission never opens (the second is O_TMPFILE without what it has of others).
@@ -51,7 +55,7 @@ _LINK_FOLLOWS = "os.name" in (getattr(os.link, "__text_signature__", None) or ""
 
 
 def _at(dir_fd: int | None) -> int:
-    return _AT_FDCWD if dir_fd is None else dir_fd
+    return FDCWD if dir_fd is None else dir_fd
 
 
 class RingBackend(Backend):
@@ -273,10 +277,10 @@ class RingBackend(Backend):
     async def stat(self, path: Path | int, dir_fd: int | None, follow_symlinks: bool) -> os.stat_result:
         answer = ffi.new("struct statx *")
         if isinstance(path, int):
-            at, name, flags = path, b"", _AT_EMPTY_PATH
+            at, name, flags = path, b"", EMPTY_PATH
         else:
-            at, name, flags = _at(dir_fd), os.fsencode(path), 0 if follow_symlinks else _AT_SYMLINK_NOFOLLOW
-        await self._add(lib.io_uring_prep_statx, at, name, flags, _STATX_BASIC_STATS, answer)
+            at, name, flags = _at(dir_fd), os.fsencode(path), 0 if follow_symlinks else SYMLINK_NOFOLLOW
+        await self._add(lib.io_uring_prep_statx, at, name, flags, BASIC_STATS, answer)
         return _stat_result(answer)
 
     async def rename(
@@ -286,7 +290,7 @@ class RingBackend(Backend):
         await self._add(lib.io_uring_prep_renameat, *names, 0)
 
     async def unlink(self, path: Path, dir_fd: int | None, is_directory: bool) -> None:
-        flags = _AT_REMOVEDIR if is_directory else 0
+        flags = REMOVEDIR if is_directory else 0
         await self._add(lib.io_uring_prep_unlinkat, _at(dir_fd), os.fsencode(path), flags)
 
     async def mkdir(self, path: Path, mode: int, dir_fd: int | None) -> None:
@@ -304,7 +308,7 @@ class RingBackend(Backend):
         follow_symlinks: bool,
     ) -> None:
         is_linkat = _LINK_FOLLOWS or source_dir is not None or target_dir is not None
-        flags = _AT_SYMLINK_FOLLOW if follow_symlinks and is_linkat else 0
+        flags = SYMLINK_FOLLOW if follow_symlinks and is_linkat else 0
         names = _at(source_dir), os.fsencode(source), _at(target_dir), os.fsencode(target)
         await self._add(lib.io_uring_prep_linkat, *names, flags)
 

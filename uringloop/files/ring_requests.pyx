@@ -26,6 +26,8 @@ from ..liburing.liburing cimport io_uring_sqe
 from ..liburing.numbers cimport IOSQE_ASYNC, OP_CLOSE, OP_OPENAT, OP_READ, OP_WRITE
 from ..requests.awaiting cimport RawRequest
 from ..requests.submit cimport start
+from ..support.system cimport (AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_STATX_DONT_SYNC, AT_SYMLINK_FOLLOW,
+                               AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS)
 
 import os
 
@@ -42,12 +44,16 @@ cdef extern from "<sys/stat.h>" nogil:
     int statx(int, const char *, int, unsigned, statx_answer *)
 
 cdef enum:
-    # numbers are ABI (linux/stat.h)
-    EMPTY_PATH = 0x1000                # AT_EMPTY_PATH
-    DONT_SYNC = 0x4000                 # AT_STATX_DONT_SYNC: what is known here, without asking a server
-    BASIC_STATS = 0x7FF
-    LENGTH_MOST = 0x7FFFF000           # MAX_RW_COUNT, in bytes
+    LENGTH_MOST = 0x7FFFF000           # MAX_RW_COUNT of the kernel, in bytes
     INLINE_MOST_BYTES = 1 << 20
+
+# The system's numbers, for ring_backend.
+FDCWD = AT_FDCWD
+EMPTY_PATH = AT_EMPTY_PATH
+REMOVEDIR = AT_REMOVEDIR
+SYMLINK_FOLLOW = AT_SYMLINK_FOLLOW
+SYMLINK_NOFOLLOW = AT_SYMLINK_NOFOLLOW
+BASIC_STATS = STATX_BASIC_STATS
 
 
 cdef class Block:
@@ -170,7 +176,7 @@ cdef class RingFiles:
 def describe_now(int fd):
     """(mode, size, block size) of an open file, as far as they are known without asking a server: never waits."""
     cdef statx_answer seen
-    if statx(fd, b"", EMPTY_PATH | DONT_SYNC, BASIC_STATS, &seen) != 0:
+    if statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &seen) != 0:
         status = os.fstat(fd)  # a sandbox that refuses statx(2), with any errno; or the error comes again
         return status.st_mode, status.st_size, status.st_blksize
     return seen.stx_mode, seen.stx_size, seen.stx_blksize

@@ -13,6 +13,7 @@ Thread: the one that owns the GMainContext.
 """
 
 cimport cython
+from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Print, PyErr_SetInterrupt, PyErr_SetObject
 from cpython.ref cimport PyObject
@@ -21,7 +22,7 @@ from ..aio.context_core cimport ContextCore
 from ..aio.gsource cimport ForeignTurns
 from ..eventloop.base.loop_core cimport LoopCore
 from ..fdmon.base cimport FdHandler
-from ..support.system cimport POLLIN
+from ..support.system cimport POLLERR, POLLHUP, POLLIN, POLLNVAL
 
 import sys
 import traceback
@@ -57,8 +58,7 @@ cdef extern from *:
     int source_query_unix_fd "ul_glib.source_query_unix_fd"(void *, void *) nogil
 
 cdef enum:
-    ALWAYS_REPORTED = 0x38  # POLLERR, POLLHUP, POLLNVAL: also where nothing is watched
-    FARTHEST_MS = 0x7FFFFFFF
+    ALWAYS_REPORTED = POLLERR | POLLHUP | POLLNVAL  # also where nothing is watched
 
 cdef unsigned long long NEVER = <unsigned long long>-1
 
@@ -208,7 +208,7 @@ cdef class Source:
             timeout_ms[0] = -1
         else:
             # rounded up: a timer is late, never early
-            timeout_ms[0] = <int>min((timeout_ns + 999_999) // 1_000_000, FARTHEST_MS)
+            timeout_ms[0] = <int>min((timeout_ns + 999_999) // 1_000_000, INT_MAX)
         return is_ready
 
     cdef int watch(self) except -1:

@@ -43,6 +43,11 @@ cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         pass
 
+cdef extern from "Python.h":
+    enum:
+        CO_COROUTINE
+        CO_ASYNC_GENERATOR
+
 cdef extern from *:
     """
     static int ul_has_buffer(PyObject *visited, void *found)
@@ -68,7 +73,6 @@ cdef enum:
     OP_NONE = 255                      # what stands in an SQE that was not filled
     KEEPALIVE_LOOKED_AT = 16           # items of a keepalive that is a list or tuple; it may be long, and is only kept
     STACK_MOST = 12                    # arguments of a prep function of liburing, the SQE included
-    IS_COROUTINE = 0x80 | 0x200        # CO_COROUTINE | CO_ASYNC_GENERATOR of a code object's co_flags
 
 cdef uint64_t UNTOUCHED = 0x5A5A_0F0F_5A5A_0F0F  # user_data while prep runs
 cdef unsigned FIRST_RESERVED = FIRST_RESERVED_GROUP
@@ -190,7 +194,7 @@ cdef bint is_async(object function):
         if isinstance(function, functools.partial):
             function = function.func
         function = getattr(function, "__func__", function)
-    return type(function) is PythonFunction and function.__code__.co_flags & IS_COROUTINE
+    return type(function) is PythonFunction and function.__code__.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR)
 
 
 cdef int check_callback(object callback) except -1:

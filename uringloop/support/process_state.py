@@ -455,9 +455,9 @@ COPIED_NAMES = (
     ),
     CopiedName(
         "transports/tls/protocol.pyx",
-        ("_AGAIN", "_buffered_protocol", "_streams_protocol"),
+        ("_buffered_protocol", "_streams_protocol"),
         "the same, and exceptions of ssl",
         _IGNORED,
     ),
-    CopiedName("transports/tls/engine.pyx", ("_AGAIN",), "exceptions of ssl", _IGNORED),
+    CopiedName("transports/tls/engine.pyx", ("AGAIN",), "exceptions of ssl", _IGNORED),
 )

@@ -1,4 +1,4 @@
-# Numbers of the system's headers that several modules use.  Python.h enables all of them (_GNU_SOURCE).
+# Numbers of the system's headers.  Python.h enables all of them (_GNU_SOURCE).
 
 cdef extern from "<poll.h>" nogil:
     enum:
@@ -13,3 +13,16 @@ cdef extern from "<poll.h>" nogil:
 cdef extern from "<limits.h>" nogil:
     enum:
         IOV_MAX     # parts per sendmsg(2): more is EINVAL
+
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        AT_FDCWD
+        AT_EMPTY_PATH
+        AT_REMOVEDIR
+        AT_SYMLINK_FOLLOW
+        AT_SYMLINK_NOFOLLOW
+        AT_STATX_DONT_SYNC  # what is known here, without asking a server
+
+cdef extern from "<sys/stat.h>" nogil:
+    enum:
+        STATX_BASIC_STATS   # what stat(2) has

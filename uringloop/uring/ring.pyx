@@ -39,6 +39,7 @@ cdef extern from "<sys/stat.h>" nogil:
 cdef extern from *:
     """
     #include <errno.h>
+    #include <liburing.h>
     #include <sys/syscall.h>
     #include <unistd.h>
     /* What a sandbox answers that lets a ring be made and refuses its use, or 0: else no ring gives EBADF or EINVAL. */
@@ -46,7 +47,7 @@ cdef extern from *:
     {
         if (syscall(__NR_io_uring_enter, -1, 0, 0, 0, NULL, 0) < 0 && errno != EBADF)
             return errno;
-        if (syscall(__NR_io_uring_register, -1, 12 /* ENABLE_RINGS */, NULL, 0) < 0
+        if (syscall(__NR_io_uring_register, -1, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0
                 && errno != EBADF && errno != EINVAL)
             return errno;
         return 0;

@@ -7,7 +7,7 @@ properties at the end, which keep asyncio's private names true.
 Thread: the loop's, except call_soon_threadsafe and _write_to_self.
 """
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -18,7 +18,7 @@ from ...aio.program cimport Program
 from ...fdmon.base cimport FDMonitor, FdHandler, Stopwatch
 from ...support.fastcall cimport PyMethodDef, call_slowly, put_fast_method
 from ...support.system cimport POLLIN, POLLOUT
-from .watching cimport FdWatching
+from .watching cimport EVENT_READ, EVENT_WRITE, FdWatching
 
 import _thread
 import sys
@@ -48,7 +48,7 @@ cdef extern from "<math.h>" nogil:
 
 # Beyond this a time in nanoseconds does not fit; such a timer never comes (292 years).
 cdef double FARTHEST_S = 9.0e9
-cdef int64_t FARTHEST_NS = 0x7FFFFFFFFFFFFFFF
+cdef int64_t FARTHEST_NS = INT64_MAX
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -58,10 +58,6 @@ cdef enum:
 
 cdef enum:
     GREEN_WAIT_NS = 1_000_000
-
-cdef enum:
-    EVENT_READ = 1   # of selectors
-    EVENT_WRITE = 2
 
 cdef object Future = futures.Future
 cdef bint has_thread_safe_handles = hasattr(events, "_ThreadSafeHandle")  # since Python 3.14

@@ -4,6 +4,8 @@ from ...aio.handles cimport Handle
 from ...aio.owner cimport ContextOwner
 from ...fdmon.base cimport FdHandler
 
+cdef int EVENT_READ, EVENT_WRITE  # of selectors
+
 cdef class FdCallbacks(FdHandler):
     cdef ContextCore aio_context
     cdef Handle reader               # of add_reader, or None

@@ -24,8 +24,8 @@ import selectors
 cdef object OWN = object()
 
 # C variables: a transport's __del__ asks when module globals may be gone.
-cdef int EVENT_READ = selectors.EVENT_READ
-cdef int EVENT_WRITE = selectors.EVENT_WRITE
+EVENT_READ = selectors.EVENT_READ
+EVENT_WRITE = selectors.EVENT_WRITE
 
 
 cdef class FdCallbacks(FdHandler):

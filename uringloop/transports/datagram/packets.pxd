@@ -3,9 +3,14 @@ from cpython.ref cimport PyObject
 
 from ..addresses cimport ul_name
 
-cdef enum:
-    BATCH = 64                     # datagrams per system call at most
-    MOST_BYTES = 256 * 1024        # longer datagrams are cut off, as by asyncio
+cdef extern from *:
+    """
+    #define UL_BATCH 64
+    #define UL_MOST_BYTES (256 * 1024)
+    """
+    enum:
+        BATCH "UL_BATCH"            # datagrams per system call at most
+        MOST_BYTES "UL_MOST_BYTES"  # longer datagrams are cut off, as by asyncio
 
 cdef struct Incoming:
     PyObject *data                 # bytes, owned

@@ -32,11 +32,9 @@ cdef extern from "<sys/socket.h>" nogil:
      * Each has two places.  Most fit into the first; these lie close together, so that a batch of small datagrams
      * touches little memory.  What is longer goes on in the second, whose pages exist only once they were used.
      */
-    #define UL_BATCH 64                              /* BATCH in the .pxd */
     #define UL_NEAR_BYTES 2048
     #define UL_NEAR_STRIDE (UL_NEAR_BYTES + 64)      /* not all at the same place in the cache */
     #define UL_INTERNET_BYTES (64 * 1024)            /* no UDP datagram is longer */
-    #define UL_MOST_BYTES (256 * 1024)               /* as asyncio's max_size */
     #define UL_BATCH_LARGE 16
     #define UL_FAR_BYTES ((size_t)UL_BATCH * UL_INTERNET_BYTES)
 
@@ -175,7 +173,6 @@ cdef extern from "<sys/socket.h>" nogil:
     int ul_send_filled(int fd, int count)
     int ul_send_one(int fd, const char *data, size_t n_bytes)
     enum:
-        UL_BATCH
         NEAR_BYTES "UL_NEAR_BYTES"
 
 cdef enum:
@@ -189,7 +186,7 @@ cdef class Batch:
     def __cinit__(self):
         if ul_places_setup() < 0:
             raise MemoryError()
-        self.items = <Incoming *>malloc(UL_BATCH * sizeof(Incoming))
+        self.items = <Incoming *>malloc(BATCH * sizeof(Incoming))
         if self.items == NULL:
             raise MemoryError()
 
@@ -224,7 +221,7 @@ cdef class Batch:
         return -count if count < 0 else 0
 
     cdef int keep(self, object data, object address) except -1:
-        must(self.count < <size_t>UL_BATCH, "a batch has room for what one call brings")
+        must(self.count < <size_t>BATCH, "a batch has room for what one call brings")
         Py_INCREF(data)  # undone by what takes it out, or by clear(), and the other
         Py_INCREF(address)
         self.items[self.count].data = <PyObject *>data
@@ -314,7 +311,7 @@ cdef class DatagramQueue:
         cdef Outgoing *item = &self.items[self.first]
         cdef Outgoing *end = &self.items[self.end]
         must(self.first < self.end, "what is sent is queued")
-        while item < end and item.name_bytes and count < UL_BATCH:
+        while item < end and item.name_bytes and count < BATCH:
             ul_fill_sending(count, &item.name, item.name_bytes, PyBytes_AS_STRING(<object>item.data),
                             PyBytes_GET_SIZE(<object>item.data))
             count += 1

@@ -43,7 +43,7 @@ from ...support.assertions cimport is_none, must, must_if, must_not
 from ...support.system cimport IOV_MAX, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
 from ...uring.buffers cimport BufferRing
 from ...uring.request cimport ALL_SENT, KIND_COMPLETION, KIND_SKIP_SEND, Request
-from .wire cimport SendQueue, Wire, WireEnd, iovec, read_direct
+from .wire cimport READS_PER_EVENT, SendQueue, Wire, WireEnd, iovec, read_direct
 
 cdef extern from "../collector.h":
     bint ul_collector_pause()
@@ -88,7 +88,6 @@ cdef enum:
     SHORT_IN_A_ROW = 4             # so many short bulk reads and it goes back
     BULK_FIRST = 32 * 1024
     BULK_MOST = 256 * 1024
-    READS_PER_EVENT = 4
     COMES_BACK = 1 << 30           # in flags: an entry of the FIFO that no CQE brought
     SEND_MOST = 1 << 30            # bytes per send
 

@@ -8,6 +8,9 @@ cdef extern from "<sys/uio.h>" nogil:
         void *iov_base
         size_t iov_len
 
+cdef enum:
+    READS_PER_EVENT = 4            # fairness: a socket that never runs dry gives others a turn
+
 cdef class SendQueue:
     cdef list chunks               # bytes, oldest first
     cdef Py_ssize_t first          # index of the oldest chunk that is not fully sent

@@ -80,7 +80,6 @@ cdef enum:
     DIRECT_FROM = 8192             # reads that are expected to be larger go straight into their bytes object
     DIRECT_MOST = 256 * 1024
     DIRECT_FIRST = 64 * 1024
-    READS_PER_EVENT = 4            # fairness: a socket that never runs dry gives others a turn
 
 # Shared by all loops: a read ends in a copy before any Python code can run (the GIL is held).
 cdef char *staging = NULL

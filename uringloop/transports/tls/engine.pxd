@@ -8,6 +8,9 @@ cdef extern from *:
         const char *data
         size_t n_bytes
 
+cdef enum:
+    RECORD_BYTES = 16384            # the most plaintext that one record carries
+
 cdef class TlsEngine:
     cdef readonly object sslobj         # ssl.SSLObject: handshake, shutdown, and everything about the session
     cdef readonly object incoming       # ssl.MemoryBIO: ciphertext that came in and is not decrypted yet;

@@ -53,12 +53,11 @@ cdef extern from "../tls/openssl.h" nogil:
     void ERR_clear_error "ul_openssl.clear_error"()
 
 cdef enum:
-    RECORD_BYTES = 16384            # the most plaintext that one record carries
     KEEP_BYTES = 256 * 1024         # a buffer for ciphertext that is larger is given back at once
     WANTS_MORE = -2                 # what read_record says besides a count: nothing more to decrypt,
     AT_END = -3                     # and: the peer said close_notify
 
-_AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
+AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
 
 
 @cython.auto_pickle(False)
@@ -85,7 +84,7 @@ cdef class TlsEngine:
         while not self.is_at_end:
             try:
                 chunk = self.ssl_read(RECORD_BYTES)
-            except _AGAIN:
+            except AGAIN:
                 break
             if not chunk:
                 self.is_at_end = True
@@ -105,7 +104,7 @@ cdef class TlsEngine:
             view = PyMemoryView_FromMemory(data + count, n_bytes - count, PyBUF_WRITE)
             try:
                 more = self.ssl_read(n_bytes - count, view)
-            except _AGAIN:
+            except AGAIN:
                 break
             if more == 0:
                 self.is_at_end = True
@@ -118,7 +117,7 @@ cdef class TlsEngine:
             if n_bytes == PyBytes_GET_SIZE(data):
                 return self.ssl_write(data)
             return self.ssl_write(memoryview(data)[offset:offset + n_bytes])
-        except _AGAIN:
+        except AGAIN:
             return 0
 
     cdef bytes take(self):
@@ -170,7 +169,7 @@ cdef class DirectTlsEngine(TlsEngine):
         try:
             # the ssl module knows what to raise
             count = self.ssl_read(n_bytes, PyMemoryView_FromMemory(data, n_bytes, PyBUF_WRITE))
-        except _AGAIN:
+        except AGAIN:
             return WANTS_MORE
         return <Py_ssize_t>count if count else AT_END
 

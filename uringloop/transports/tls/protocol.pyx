@@ -28,7 +28,7 @@ from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 from ...aio.context_core cimport ContextCore, Resumable
 from ...support.assertions cimport is_none, must, must_if, must_not
 from ..base cimport call_flow_control
-from .engine cimport TlsEngine, make_engine
+from .engine cimport RECORD_BYTES, TlsEngine, make_engine
 
 import asyncio
 import ssl
@@ -38,6 +38,7 @@ from asyncio.log import logger
 from collections import deque
 
 from ..flow import buffer_limits
+from .engine import AGAIN
 
 cdef enum TlsState:
     UNWRAPPED
@@ -53,11 +54,9 @@ cdef enum AppState:
     APP_LOST
 
 cdef enum:
-    RECORD_BYTES = 16384         # the most plaintext that one record carries
     PIECE_BYTES = 128 * 1024     # encrypted before it is handed down: large writes reuse memory that is hot
 
 STATE_NAMES = ("UNWRAPPED", "DO_HANDSHAKE", "WRAPPED", "FLUSHING", "SHUTDOWN")
-_AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
 _buffered_protocol = asyncio.BufferedProtocol
 _streams_protocol = streams.FlowControlMixin
 
@@ -238,7 +237,7 @@ cdef class TlsProtocol(Resumable):
     cdef int do_handshake(self) except -1:
         try:
             self.engine.sslobj.do_handshake()
-        except _AGAIN:
+        except AGAIN:
             self.send_outgoing()
         except ssl.SSLError as error:
             self.handshake_ended(error)
@@ -329,7 +328,7 @@ cdef class TlsProtocol(Resumable):
         try:
             if not self.has_eof_received:
                 self.engine.sslobj.unwrap()
-        except _AGAIN:
+        except AGAIN:
             self.send_outgoing()
         except ssl.SSLError as error:
             self.shutdown_ended(error)
