@@ -1,9 +1,9 @@
 /*
  * The echo mode of the load client on io_uring, included by loadgen.c where liburing is there.
  *
- * On epoll the client needs as much CPU per small message as a fast server, so that it, not the loop under test, sets the
- * pace.  Multishot receives from provided buffers and sends that share one system call make it about a
- * quarter cheaper.  Large messages stay with epoll: there the copies count, and epoll can leave them out.  So do few
+ * On epoll the client needs as much CPU per small message as a fast server, so that it, not the loop under test, sets
+ * the pace.  Multishot receives from provided buffers and sends that share one system call make it about a quarter
+ * cheaper.  Large messages stay with epoll: there the copies count, and epoll can leave them out.  So do few
  * connections: client and server would work in lock-step, a batch each, and neither would be busy.
  */
 #include <liburing.h>

@@ -10,6 +10,7 @@ PACKAGE = ROOT / "uringloop"
 
 MOST_LINES_OF_A_FUNCTION = 70
 MOST_LINES_OF_A_HEADER = 40
+MOST_COLUMNS = 120
 SOURCES = (".py", ".pyi", ".pyx", ".pxd", ".h")
 TEXTS = (*SOURCES, ".c", ".md", ".toml", ".sh", ".txt", ".ini")
 
@@ -44,6 +45,18 @@ def hits(pattern, paths):
             if pattern.search(line):
                 found.append(f"{name(path)}:{number}: {line.strip()[:100]}")
     return found
+
+
+def test_texts_are_wrapped():
+    """Except tables, addresses, and reports that a tool has written."""
+    long = []
+    for path in TEXT_FILES:
+        if (path.suffix == ".md" and path.name != "RESULTS.md") or path.name == "public_names.toml":
+            most = MOST_COLUMNS - (2 if path.parent.name == "changes" else 0)  # towncrier indents it
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                if len(line) > most and not line.lstrip().startswith("|") and "://" not in line:
+                    long.append(f"{name(path)}:{number}: {len(line)}")
+    assert long == []
 
 
 def test_functions_are_short():

@@ -3,7 +3,8 @@
  * io_uring_register(2)), under liburing's names, so that every build of `uringloop.liburing.lib` is alike.
  *
  * build_ffi.py looks into the header and defines UL_LACKS_<name> for each that is missing or known to be wrong (then
- * the name is a macro for another one), and missing numbers by enums.py; the others are liburing's own.  The kernel may still be too old for a request: its completion then says -EINVAL.
+ * the name is a macro for another one), and missing numbers by enums.py; the others are liburing's own.  The
+ * kernel may still be too old for a request: its completion then says -EINVAL.
  */
 #ifndef URINGLOOP_NEWER_H
 #define URINGLOOP_NEWER_H

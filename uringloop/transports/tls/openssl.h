@@ -1,6 +1,6 @@
 /*
- * The few functions of OpenSSL that carry data, taken at run time from the library that Python's own _ssl module uses, and
- * a BIO of our own, which spares two copies and two memset() of OpenSSL's memory BIO.
+ * The few functions of OpenSSL that carry data, taken at run time from the library that Python's own _ssl module uses,
+ * and a BIO of our own, which spares two copies and two memset() of OpenSSL's memory BIO.
  *
  * Nothing is linked and no header of OpenSSL is needed: with another copy of the library than _ssl's the session would
  * be garbage to it.  dlsym() on _ssl's handle searches what _ssl itself depends on.  Where that is not to be had (_ssl
@@ -51,7 +51,8 @@ static struct {
 /*
  * Bytes on their way into or out of a session; belongs to the BIO, which frees it.
  *
- * Invariant: `data` points to n_bytes bytes, either inside of `buffer` or borrowed (a bytes object that the engine holds).
+ * Invariant: `data` points to n_bytes bytes, either inside of `buffer` or borrowed (a bytes object that the engine
+ * holds).
  */
 struct ul_pipe {
     const char *data;
@@ -152,7 +153,7 @@ static int ul_bio_destroy(void *bio)
 
 static void *ul_bio_method;
 
-/* Fills ul_openssl from the shared object `path`, which is loaded already.  Returns 0, or -1 when anything is missing. */
+/* Fills ul_openssl from the shared object `path`, which is loaded already.  Returns 0, or -1 if anything is missing. */
 static int ul_openssl_load(const char *path)
 {
 #define WANTED(symbol, member) {symbol, offsetof(__typeof__(ul_openssl), member)}
