@@ -8,22 +8,29 @@ waits.
 Invariant: `_pidfds` are open and watched, and no other code closes them.
 """
 
+from __future__ import annotations
+
 import os
+import subprocess
 import warnings
 from asyncio import events, unix_events
 from asyncio.log import logger
+from typing import Any
 
+from .base.part import LoopPart
 from .stdlib_hooks import StdlibHooks
 
 _HAS_WATCHERS = hasattr(unix_events, "AbstractChildWatcher")  # gone since Python 3.14
-_Threaded = getattr(unix_events, "ThreadedChildWatcher", None) or unix_events._ThreadedChildWatcher
+_Threaded: Any = (
+    getattr(unix_events, "ThreadedChildWatcher", None) or unix_events._ThreadedChildWatcher  # type: ignore[attr-defined]
+)
 
 # A tracer of the child has not looked at its end yet: the kernel lets us wait for that.
 _TRACED_RETRY_S = 0.01
 
 
-class _UnixSubprocessTransport(unix_events._UnixSubprocessTransport):
-    def send_signal(self, signal):
+class _UnixSubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore[name-defined]
+    def send_signal(self, signal: int) -> None:
         # Pipes that a grandchild holds keep the transport open long after the child was reaped, and its number may
         # be another process's by then.
         self._check_proc()
@@ -31,11 +38,11 @@ class _UnixSubprocessTransport(unix_events._UnixSubprocessTransport):
             super().send_signal(signal)
 
 
-def _watcher_of_the_user():
+def _watcher_of_the_user() -> Any:
     """The child watcher that the application set; None if it left the choice to asyncio."""
     if not _HAS_WATCHERS:
         return None
-    policy = events.get_event_loop_policy()
+    policy: Any = events.get_event_loop_policy()
     stock = unix_events._UnixDefaultEventLoopPolicy
     if type(policy).get_child_watcher is stock.get_child_watcher:
         watcher = policy._watcher
@@ -51,7 +58,7 @@ def _watcher_of_the_user():
     return watcher
 
 
-def _reap(pidfd, process):
+def _reap(pidfd: int, process: subprocess.Popen[bytes]) -> int | None:
     """The exit status of the child, as Popen.returncode; None when it is not to be had yet."""
     try:
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
@@ -70,19 +77,19 @@ def _reap(pidfd, process):
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
 
-class ProcessesMixin:
+class ProcessesMixin(LoopPart):
     """The part of Loop that knows children."""
 
-    def _setup_processes(self):
-        self._pidfds = set()
-        self._child_threads = None  # asyncio's watcher for kernels without pidfd, made when needed
+    def _setup_processes(self) -> None:
+        self._pidfds: set[int] = set()
+        self._child_threads: Any = None  # asyncio's watcher for kernels without pidfd, made when needed
 
-    def _close_processes(self):
+    def _close_processes(self) -> None:
         """The loop closes: the end of these children is not reported any more."""
         while self._pidfds:
             os.close(self._pidfds.pop())
 
-    def _leave_processes(self):
+    def _leave_processes(self) -> None:
         """In a fork child: these are the parent's children, and so is the thread that waits for some."""
         self._child_threads = None
         while self._pidfds:
@@ -91,8 +98,17 @@ class ProcessesMixin:
             os.close(pidfd)
 
     async def _make_subprocess_transport(
-        self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs
-    ):
+        self,
+        protocol: Any,
+        args: Any,
+        shell: bool,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        bufsize: int,
+        extra: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         if _watcher_of_the_user() is not None:
             return await StdlibHooks._make_subprocess_transport(
                 self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs
@@ -122,7 +138,7 @@ class ProcessesMixin:
             raise
         return transport
 
-    def _watch_child(self, transport):
+    def _watch_child(self, transport: Any) -> None:
         pid = transport.get_pid()
         try:
             pidfd = os.pidfd_open(pid)  # close-on-exec always
@@ -136,7 +152,7 @@ class ProcessesMixin:
         self._pidfds.add(pidfd)
         self._watch_pidfd(pidfd, self._child_ended, pidfd, transport)
 
-    def _child_ended(self, pidfd, transport):
+    def _child_ended(self, pidfd: int, transport: Any) -> None:
         process = transport.get_extra_info("subprocess")
         self._remove_reader(pidfd)
         returncode = _reap(pidfd, process)

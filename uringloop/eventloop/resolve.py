@@ -4,14 +4,19 @@ A thread for "127.0.0.1" would cost a hundred times the answer, and wait behind 
 the number, with lookups disabled, so that the answer is its own in every detail (IPv6 zones, order, errors).
 """
 
+from __future__ import annotations
+
 import asyncio
 import socket
+from typing import Any
+
+from .base.part import LoopPart
 
 _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 _NUMERIC_NAMES = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
-def _is_literal(host):
+def _is_literal(host: Any) -> bool:
     """An IPv4 or IPv6 address, or None, which stands for the wildcard or the loopback address."""
     if host is None:
         return True
@@ -27,14 +32,16 @@ def _is_literal(host):
     return True
 
 
-def _is_number(port):
+def _is_number(port: Any) -> bool:
     return port is None or isinstance(port, int) or (isinstance(port, (str, bytes)) and port.isdigit())
 
 
-class ResolveMixin:
+class ResolveMixin(LoopPart):
     """Loop's name resolution."""
 
-    async def getaddrinfo(self, host, port, *, family=0, type=0, proto=0, flags=0):
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Any:
         """See asyncio.loop.getaddrinfo."""
         if _is_literal(host) and _is_number(port):
             look_up = self._getaddrinfo_debug if self.get_debug() else socket.getaddrinfo
@@ -46,7 +53,7 @@ class ResolveMixin:
             self, host, port, family=family, type=type, proto=proto, flags=flags
         )
 
-    async def getnameinfo(self, sockaddr, flags=0):
+    async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
         """See asyncio.loop.getnameinfo."""
         if flags & _NUMERIC_NAMES == _NUMERIC_NAMES:
             return socket.getnameinfo(sockaddr, flags)

@@ -10,7 +10,7 @@ import posix
 import weakref
 from asyncio import constants, exceptions, trsock
 from asyncio.log import logger
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..support.errors import os_error
 from ..transports import stock
@@ -19,6 +19,7 @@ from ..transports.plain import DATAGRAM_METHODS, STREAM_METHODS, is_class_plain,
 from ..transports.stream.classes import _SelectorSocketTransport
 from ..transports.stream.endpoint import Connection, Kind, accept
 from ..transports.stream.wire import ReadinessWire
+from .base.part import LoopPart
 from .stdlib_hooks import StdlibHooks
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ except ImportError:  # a build without liburing: no monitor has requests
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def _describe(sock, extra):
+def _describe(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, Any]:
     """What get_extra_info() knows of a socket beside itself; in `extra`, if that is a dict."""
     extra = {} if extra is None else extra
     try:
@@ -52,7 +53,9 @@ def _describe(sock, extra):
     return extra
 
 
-def _call_in_copy(context, function, *arguments):
+def _call_in_copy(
+    context: contextvars.Context | None, function: Callable[..., object], *arguments: Any
+) -> None:
     """Call it in a copy of a context, which is the last argument, too; None, before Python 3.15: just here."""
     if context is None:
         function(*arguments, None)
@@ -89,25 +92,25 @@ class _Accepted:
 
     __slots__ = ("__weakref__", "connection", "extra", "is_counted", "listening", "loop")
 
-    def __init__(self, loop, connection, extra, listening):
+    def __init__(self, loop: Any, connection: Any, extra: Any, listening: _Listening) -> None:
         self.is_counted = False
         self.loop = loop
         self.connection = connection
         self.extra = extra
         self.listening = listening
 
-    def count(self):
+    def count(self) -> None:
         server = self.listening.server
         if server is not None:
             self.loop._attach(server, self)
             self.is_counted = True
 
-    def uncount(self):
+    def uncount(self) -> None:
         if self.is_counted:
             self.is_counted = False
             self.loop._detach(self.listening.server, self)
 
-    def __del__(self):
+    def __del__(self) -> None:
         if self.is_counted:
             try:
                 if self.connection is not None:
@@ -115,7 +118,7 @@ class _Accepted:
             finally:
                 self.uncount()
 
-    def close(self):
+    def close(self) -> None:
         """Also called by Server.close_clients()."""
         connection, self.connection = self.connection, None
         if connection is not None:  # once only: the server knows this object until its turn comes
@@ -124,56 +127,81 @@ class _Accepted:
     abort = close
 
 
-class ServeMixin:
+class ServeMixin(LoopPart):
     """The part of Loop that makes transports and accepts connections."""
 
     # -- sockets that the program made: it may still use them, also by a number or a duplicate from before ----------
 
     # A WeakSet from the first one on: it takes a while to make, and few loops need it.
-    _given_sockets = frozenset()
+    _given_sockets: Any = frozenset()
 
-    def _note_given(self, sock):
+    def _note_given(self, sock: object) -> None:
         if isinstance(sock, _socket.socket):
             if not self._given_sockets:
                 self._given_sockets = weakref.WeakSet()
             self._given_sockets.add(sock)
 
-    def _is_given(self, sock):
+    def _is_given(self, sock: object) -> bool:
         return not isinstance(sock, _socket.socket) or sock in self._given_sockets
 
     @functools.wraps(asyncio.BaseEventLoop.create_connection)
-    async def create_connection(self, *args, **kwargs):
+    async def create_connection(self, *args: Any, **kwargs: Any) -> Any:
         self._note_given(kwargs.get("sock"))
         return await super().create_connection(*args, **kwargs)
 
     @functools.wraps(StdlibHooks.create_unix_connection)
-    async def create_unix_connection(self, *args, **kwargs):
+    async def create_unix_connection(self, *args: Any, **kwargs: Any) -> Any:
         self._note_given(kwargs.get("sock"))
         return await super().create_unix_connection(*args, **kwargs)
 
     @functools.wraps(asyncio.BaseEventLoop.connect_accepted_socket)
-    async def connect_accepted_socket(self, protocol_factory, sock, **kwargs):
+    async def connect_accepted_socket(self, protocol_factory: Any, sock: Any, **kwargs: Any) -> Any:
         self._note_given(sock)
         return await super().connect_accepted_socket(protocol_factory, sock, **kwargs)
 
     @functools.wraps(asyncio.BaseEventLoop.create_datagram_endpoint)
-    async def create_datagram_endpoint(self, *args, **kwargs):
+    async def create_datagram_endpoint(self, *args: Any, **kwargs: Any) -> Any:
         self._note_given(kwargs.get("sock"))
         return await super().create_datagram_endpoint(*args, **kwargs)
 
     # -- transports ------------------------------------------------------------------------------------
 
-    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None, context=None):
+    def _make_socket_transport(
+        self,
+        sock: socket.socket,
+        protocol: Any,
+        waiter: Any = None,
+        *,
+        extra: Any = None,
+        server: Any = None,
+        context: contextvars.Context | None = None,
+    ) -> Any:
         """A transport for a connected socket, which it owns from now on."""
         self._ensure_fd_no_transport(sock.fileno())
         return self._new_socket_transport(sock, protocol, waiter, extra, server, context)
 
-    def _new_stock_transport(self, sock, protocol, waiter, extra, server, context):
+    def _new_stock_transport(
+        self,
+        sock: Any,
+        protocol: Any,
+        waiter: Any,
+        extra: Any,
+        server: Any,
+        context: contextvars.Context | None,
+    ) -> Any:
         """asyncio's own, which calls the methods of the socket; it notifies the server by itself."""
         since_3_15 = {} if context is None else {"context": context}
         return stock.Stream(self, sock, protocol, waiter, extra, server, **since_3_15)
 
-    def _new_socket_transport(self, sock, protocol, waiter, extra, server, context):
+    def _new_socket_transport(
+        self,
+        sock: Any,
+        protocol: Any,
+        waiter: Any,
+        extra: Any,
+        server: Any,
+        context: contextvars.Context | None,
+    ) -> Any:
         """The same where the fd cannot have a transport yet."""
         connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
         if not is_plain(sock, STREAM_METHODS):
@@ -183,7 +211,15 @@ class ServeMixin:
         self._start_transport(transport, connection_made, protocol, waiter, server, context)
         return transport
 
-    def _start_transport(self, transport, connection_made, protocol, waiter, server, context):
+    def _start_transport(
+        self,
+        transport: Any,
+        connection_made: Callable[..., object],
+        protocol: Any,
+        waiter: Any,
+        server: Any,
+        context: contextvars.Context | None,
+    ) -> None:
         """A transport that has its socket begins; if it cannot, its socket is closed, and its server rid of it."""
         self._prepare_transport(transport, protocol, server, context)
         try:
@@ -194,7 +230,14 @@ class ServeMixin:
                 self._detach(server, transport)
             raise
 
-    def _prepare_transport(self, transport, protocol, server, context, accepted=None):
+    def _prepare_transport(
+        self,
+        transport: Any,
+        protocol: Any,
+        server: Any,
+        context: contextvars.Context | None,
+        accepted: _Accepted | None = None,
+    ) -> None:
         """The same without the beginning.
 
         Parameters:
@@ -216,7 +259,9 @@ class ServeMixin:
             transport._close_socket()
             raise
 
-    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+    def _make_datagram_transport(
+        self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
+    ) -> Any:
         """A transport for a datagram socket, which it owns from now on."""
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
@@ -232,36 +277,36 @@ class ServeMixin:
 
     if hasattr(asyncio.Server, "close_clients"):  # since Python 3.13
 
-        def _attach(self, server, transport):
+        def _attach(self, server: Any, transport: object) -> None:
             server._attach(transport)
 
-        def _detach(self, server, transport):
+        def _detach(self, server: Any, transport: object) -> None:
             server._detach(transport)
 
-        def _replace(self, server, accepted, transport):
+        def _replace(self, server: Any, accepted: _Accepted, transport: object) -> None:
             # not by its methods, which refuse a server that was closed meanwhile
             server._clients.add(transport)
             server._clients.discard(accepted)
 
     else:
 
-        def _attach(self, server, transport):
+        def _attach(self, server: Any, transport: object) -> None:
             server._attach()
 
-        def _detach(self, server, transport):
+        def _detach(self, server: Any, transport: object) -> None:
             server._detach()
 
-        def _replace(self, server, accepted, transport):
+        def _replace(self, server: Any, accepted: _Accepted, transport: object) -> None:
             pass  # it counts them only
 
-    def _transport_closed(self, transport, server):
+    def _transport_closed(self, transport: object, server: Any) -> None:
         """connection_lost was called and the socket closed."""
         if server is not None:
             self._detach(server, transport)
 
     # -- sendfile --------------------------------------------------------------------------------------
 
-    async def _sendfile_native(self, transport, file, offset, count):
+    async def _sendfile_native(self, transport: Any, file: Any, offset: int, count: int | None) -> Any:
         """BaseEventLoop.sendfile calls this: what was written before goes first, and nothing is read meanwhile.
 
         The transport refuses writes as long as it has an empty waiter.  The file goes out through a second fd of the
@@ -294,7 +339,7 @@ class ServeMixin:
             if was_reading:
                 transport.resume_reading()
 
-    def _sendfile_lost(self, transport, is_empty, error):
+    def _sendfile_lost(self, transport: Any, is_empty: Any, error: BaseException | None) -> None:
         """The connection of a sendfile is lost, or was closed."""
         for future in (is_empty, self._sendfiles.get(transport)):
             if future is not None and not future.done():
@@ -303,26 +348,26 @@ class ServeMixin:
     # -- listening -------------------------------------------------------------------------------------
 
     @functools.wraps(asyncio.BaseEventLoop.create_server)
-    async def create_server(self, *args, **kwargs):
+    async def create_server(self, *args: Any, **kwargs: Any) -> Any:
         self._note_given(kwargs.get("sock"))
         return await super().create_server(*args, **kwargs)
 
     @functools.wraps(StdlibHooks.create_unix_server)
-    async def create_unix_server(self, *args, **kwargs):
+    async def create_unix_server(self, *args: Any, **kwargs: Any) -> Any:
         self._note_given(kwargs.get("sock"))
         return await super().create_unix_server(*args, **kwargs)
 
     def _start_serving(
         self,
-        protocol_factory,
-        sock,
-        sslcontext=None,
-        server=None,
-        backlog=100,
-        ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
-        context=None,
-    ):
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: ssl.SSLContext | None = None,
+        server: asyncio.Server | None = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        context: contextvars.Context | None = None,
+    ) -> None:
         """Accept connections of a listening socket from now on.
 
         Each connection gets a copy of `context`, the server's, in which everything is called that has to do with it;
@@ -352,7 +397,7 @@ class ServeMixin:
         else:
             self._watch_listener(sock, listening)
 
-    def _watch_listener(self, sock, listening):
+    def _watch_listener(self, sock: socket.socket, listening: _Listening) -> None:
         """Accept when it is readable."""
         if is_original(sock):
             # the object, not its number: that is another file's once the program has closed the listener
@@ -360,7 +405,7 @@ class ServeMixin:
         else:
             self._add_reader(sock.fileno(), self._accept_by_method, listening)
 
-    def _stop_serving(self, sock):
+    def _stop_serving(self, sock: socket.socket) -> None:
         """Accept nothing more and close the listening socket."""
         fd = sock.fileno()
         path = sock.getsockname() if sock in self._unix_server_sockets else None
@@ -373,7 +418,7 @@ class ServeMixin:
         if path is not None:
             self._unlink_unix_socket(sock, path)
 
-    def _unlink_unix_socket(self, sock, path):
+    def _unlink_unix_socket(self, sock: socket.socket, path: str | bytes) -> None:
         """Remove the path of a UNIX server that owns it (cleanup_socket, since Python 3.13)."""
         inode = self._unix_server_sockets.pop(sock)
         try:
@@ -385,7 +430,7 @@ class ServeMixin:
         except OSError as error:
             logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
-    def _accept_ready(self, listener, kind, listening):
+    def _accept_ready(self, listener: socket.socket, kind: Any, listening: _Listening) -> None:
         """Readiness monitors: take what is in the backlog."""
         for _ in range(listening.backlog):
             try:
@@ -399,7 +444,7 @@ class ServeMixin:
             if listener.fileno() < 0:
                 return  # the protocol factory closed the server
 
-    def _accept_by_method(self, listening):
+    def _accept_by_method(self, listening: _Listening) -> None:
         """The same for a listener that is no socket.socket, or a subclass, and may have an accept() of its own."""
         listener = listening.sock
         for _ in range(listening.backlog):
@@ -415,7 +460,7 @@ class ServeMixin:
             if listener.fileno() < 0:
                 return
 
-    def _accept_failed(self, error, listening):
+    def _accept_failed(self, error: BaseException, listening: _Listening) -> None:
         sock = listening.sock
         if not isinstance(error, OSError):  # MemoryError: the listener is as it was
             self.call_exception_handler(
@@ -448,7 +493,7 @@ class ServeMixin:
         self._remove_reader(sock.fileno())
         self.call_later(constants.ACCEPT_RETRY_DELAY, self._start_serving, *listening)
 
-    def _accepted(self, connection, error, listening):
+    def _accepted(self, connection: Any, error: BaseException | None, listening: _Listening) -> None:
         """A new Connection, or an exception instead."""
         if error is not None:
             self._accept_failed(error, listening)
@@ -468,7 +513,7 @@ class ServeMixin:
             connection.close()
             raise
 
-    def _serve_later(self, connection, extra, listening):
+    def _serve_later(self, connection: Any, extra: Any, listening: _Listening) -> None:
         """The application gets to know the connection three turns from now; from stock asyncio in two.
 
         A server that shuts down closes the connections that it knows and that have no request yet (uvicorn does; the
@@ -479,7 +524,7 @@ class ServeMixin:
         then, and the request is read at the end of that turn.
         """
         server, context = listening.server, listening.context
-        if server is not None and server._sockets is None:
+        if server is not None and server._sockets is None:  # type: ignore[attr-defined]
             connection.close()  # accepted by the kernel before the server was closed
             return
         if self._debug:
@@ -496,11 +541,11 @@ class ServeMixin:
             accepted.uncount()  # at once: keeping the exception keeps this frame
             raise
 
-    def _schedule_serving(self, accepted, context):
+    def _schedule_serving(self, accepted: _Accepted, context: contextvars.Context | None) -> None:
         soon = self.call_soon if context is None else functools.partial(self.call_soon, context=context)
         soon(soon, self._serve, accepted, context)
 
-    def _serve(self, accepted, context):
+    def _serve(self, accepted: _Accepted, context: contextvars.Context | None) -> None:
         """Make protocol and transport of a connection."""
         listening = accepted.listening
         server = listening.server
@@ -538,7 +583,9 @@ class ServeMixin:
             accepted.uncount()
             self._refused(failure, protocol)
 
-    def _serve_tls(self, connection, extra, listening, context):
+    def _serve_tls(
+        self, connection: Any, extra: Any, listening: _Listening, context: contextvars.Context | None
+    ) -> None:
         since_3_15 = {} if context is None else {"context": context}
         accept = self._accept_connection2(
             listening.protocol_factory,
@@ -552,7 +599,7 @@ class ServeMixin:
         )
         self.create_task(accept, **since_3_15)
 
-    def _refused(self, failure, protocol):
+    def _refused(self, failure: BaseException, protocol: object) -> None:
         """The application could not take a connection, which is closed."""
         if isinstance(failure, SystemExit | KeyboardInterrupt):
             raise failure

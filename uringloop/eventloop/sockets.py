@@ -11,21 +11,26 @@ Invariant: a reader or writer of ours is removed before the method returns or ra
 has put in its place meanwhile (the fd may have been closed and its number used again).
 """
 
+from __future__ import annotations
+
 import errno
 import io
 import os
 import posix
 import socket
-from asyncio import exceptions
+from asyncio import Future, Handle, exceptions
+from collections.abc import Callable
+from typing import Any
 
 from ..support.errors import os_error
 from ..transports.plain import is_original
 from ..transports.stream.endpoint import Kind, accept
+from .base.part import LoopPart
 
 try:
     import ssl
 except ImportError:  # a Python without OpenSSL
-    ssl = None
+    ssl = None  # type: ignore[assignment]
 
 # Bytes per sendfile(2).  While the peer keeps reading, one call goes on and on, and nothing else gets a turn.
 _SENDFILE_MOST_BYTES = 2 << 20
@@ -34,14 +39,14 @@ _BACKLOG_FULL_FIRST_S = 0.001
 _BACKLOG_FULL_MOST_S = 0.05
 
 
-def _check(loop, sock):
+def _check(loop: Any, sock: socket.socket) -> None:
     if ssl is not None and isinstance(sock, ssl.SSLSocket):
         raise TypeError("Socket cannot be of type SSLSocket")
     if loop.get_debug() and sock.gettimeout() != 0:
         raise ValueError("the socket must be non-blocking")
 
 
-def _accept(sock, kind):
+def _accept(sock: socket.socket, kind: Any) -> tuple[socket.socket, Any]:
     """sock.accept(), which loses the new descriptor where memory is short.
 
     Parameters:
@@ -63,21 +68,22 @@ class _FileSender:
     through.
     """
 
-    def __init__(self, sock, file, offset, count):
+    def __init__(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> None:
         self._sock = sock
         self._file = file
         self._offset = offset
         self._left = count  # None: to the end of the file
         self.total_bytes = 0
 
-    def _file_fd(self):
+    def _file_fd(self) -> int:
         """-1 if the file is closed."""
         try:
-            return self._file.fileno()
+            fd: int = self._file.fileno()
+            return fd
         except ValueError:
             return -1
 
-    def step(self):
+    def step(self) -> bool:
         """Send what the socket takes; true at the end."""
         most = _SENDFILE_MOST_BYTES if self._left is None else min(self._left, _SENDFILE_MOST_BYTES)
         # both are asked each time: they may be closed meanwhile, and their numbers others'
@@ -88,7 +94,7 @@ class _FileSender:
             self._left -= sent
         return not sent or self._left == 0
 
-    def leave_file_position(self, is_over=False):
+    def leave_file_position(self, is_over: bool = False) -> None:
         """As stock asyncio: after what was sent, so that file.tell() says how far it came.
 
         If it is over, also when there was nothing to send (stock: since Python 3.14.9 or so).  A file that was closed
@@ -98,12 +104,12 @@ class _FileSender:
             os.lseek(file_fd, self._offset, os.SEEK_SET)
 
 
-class SocketsMixin:
+class SocketsMixin(LoopPart):
     """sock_recv and its relatives."""
 
     # -- waiting ---------------------------------------------------------------------------------------
 
-    def _end_watching(self, remove, fd, handle):
+    def _end_watching(self, remove: Callable[[int], object], fd: int, handle: Handle) -> None:
         """Remove a reader or writer of ours, unless it is gone.
 
         Where the socket was closed while the other direction is watched, too, that is an error, which forgets both.
@@ -118,23 +124,23 @@ class SocketsMixin:
                 {"message": f"fd {fd} was closed while it was watched", "exception": error, "handle": handle}
             )
 
-    def _readable(self, fd, future):
+    def _readable(self, fd: int, future: Future[None]) -> None:
         # first: removing raises if the socket was closed, and the task that waits has to find that out
         if not future.done():
             future.set_result(None)
         self._remove_reader(fd)
 
-    async def _wait_readable(self, sock, watch, *file):
+    async def _wait_readable(self, sock: socket.socket, watch: Callable[..., Handle], *file: Any) -> None:
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
-        future = self.create_future()
+        future: Future[None] = self.create_future()
         handle = watch(fd, *file, self._readable, fd, future)
         try:
             await future
         finally:
             self._end_watching(self._remove_reader, fd, handle)
 
-    def _writable(self, fd, future, step):
+    def _writable(self, fd: int, future: Any, step: Callable[[], bool]) -> None:
         if future.done():
             return  # cancelled; the task removes the writer
         try:
@@ -153,7 +159,9 @@ class SocketsMixin:
         finally:
             future = None  # its exception knows this frame
 
-    async def _while_writable(self, sock, step, future=None):
+    async def _while_writable(
+        self, sock: socket.socket, step: Callable[[], bool], future: Any = None
+    ) -> None:
         """Call step() whenever the socket is writable, until it returns true or raises.
 
         Parameters:
@@ -172,7 +180,7 @@ class SocketsMixin:
 
     # -- receiving -------------------------------------------------------------------------------------
 
-    async def _receive(self, sock, method, *args):
+    async def _receive(self, sock: socket.socket, method: Callable[..., Any], *args: Any) -> Any:
         """Call a receiving method of the socket until it has something."""
         _check(self, sock)
         while True:
@@ -183,23 +191,23 @@ class SocketsMixin:
             # one wait for each message, and most are short
             await self._wait_readable(sock, self._watch_own_readable, sock)
 
-    async def sock_recv(self, sock, n):
+    async def sock_recv(self, sock: socket.socket, n: int) -> Any:
         """See asyncio.loop.sock_recv."""
         return await self._receive(sock, sock.recv, n)
 
-    async def sock_recv_into(self, sock, buf):
+    async def sock_recv_into(self, sock: socket.socket, buf: Any) -> Any:
         """See asyncio.loop.sock_recv_into."""
         return await self._receive(sock, sock.recv_into, buf)
 
-    async def sock_recvfrom(self, sock, bufsize):
+    async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> Any:
         """See asyncio.loop.sock_recvfrom."""
         return await self._receive(sock, sock.recvfrom, bufsize)
 
-    async def sock_recvfrom_into(self, sock, buf, nbytes=0):
+    async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> Any:
         """See asyncio.loop.sock_recvfrom_into."""
         return await self._receive(sock, sock.recvfrom_into, buf, nbytes or len(buf))
 
-    async def sock_accept(self, sock):
+    async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """See asyncio.loop.sock_accept."""
         _check(self, sock)
         kind = Kind(sock) if is_original(sock) else None
@@ -215,7 +223,7 @@ class SocketsMixin:
 
     # -- sending ---------------------------------------------------------------------------------------
 
-    async def sock_sendall(self, sock, data):
+    async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
         """See asyncio.loop.sock_sendall."""
         _check(self, sock)
         try:
@@ -227,7 +235,7 @@ class SocketsMixin:
             return
         with memoryview(data) as whole, whole.cast("B") as view:
 
-            def step():
+            def step() -> bool:
                 nonlocal sent
                 with view[sent:] as rest:
                     sent += sock.send(rest)
@@ -235,7 +243,7 @@ class SocketsMixin:
 
             await self._while_writable(sock, step)
 
-    async def sock_sendto(self, sock, data, address):
+    async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
         """See asyncio.loop.sock_sendto."""
         _check(self, sock)
         try:
@@ -244,7 +252,7 @@ class SocketsMixin:
             pass
         sent = 0
 
-        def step():
+        def step() -> bool:
             nonlocal sent
             sent = sock.sendto(data, address)
             return True
@@ -252,7 +260,9 @@ class SocketsMixin:
         await self._while_writable(sock, step)
         return sent
 
-    async def _sock_sendfile_native(self, sock, file, offset, count, future=None):
+    async def _sock_sendfile_native(
+        self, sock: socket.socket, file: Any, offset: int, count: int | None, future: Any = None
+    ) -> int:
         """BaseEventLoop.sock_sendfile calls this after its checks, and falls back if it is not available.
 
         Parameters:
@@ -290,7 +300,7 @@ class SocketsMixin:
 
     # -- connecting ------------------------------------------------------------------------------------
 
-    async def sock_connect(self, sock, address):
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """See asyncio.loop.sock_connect."""
         _check(self, sock)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -312,7 +322,7 @@ class SocketsMixin:
                     break
             # A UNIX listener's backlog is full.  The socket is not connecting and would count as writable, so
             # that stock asyncio calls it connected.
-            future = self.create_future()
+            future: Future[None] = self.create_future()
             timer = self.call_later(pause_s, _wake, future)
             try:
                 await future
@@ -320,7 +330,7 @@ class SocketsMixin:
                 timer.cancel()
             pause_s = min(2 * pause_s, _BACKLOG_FULL_MOST_S)
 
-        def step():
+        def step() -> bool:
             error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:
                 raise OSError(error, f"Connect call failed {address}")
@@ -329,6 +339,6 @@ class SocketsMixin:
         await self._while_writable(sock, step)
 
 
-def _wake(future):
+def _wake(future: Future[None]) -> None:
     if not future.done():
         future.set_result(None)

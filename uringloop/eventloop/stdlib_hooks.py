@@ -5,17 +5,24 @@ monitor.  Their classes are never instantiated and their __init__ and close neve
 `StdlibHooks._setup_stdlib`.  One file, so that a new Python version is checked here.
 """
 
+from __future__ import annotations
+
 import functools
 import signal
+import socket
 import threading
 import weakref
 from asyncio import selector_events, unix_events
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 from ..transports.stream.endpoint import TransportTable
+from .base.part import LoopPart
 from .base.views import LazySelector
 
-_SELECTOR = selector_events.BaseSelectorEventLoop
-_UNIX = unix_events._UnixSelectorEventLoop
+_SELECTOR: Any = selector_events.BaseSelectorEventLoop
+_UNIX: Any = unix_events._UnixSelectorEventLoop
 
 _FROM_SELECTOR = (
     "_make_self_pipe",
@@ -44,25 +51,26 @@ _FROM_UNIX = (
 _PIPE_READ_BYTES = 64 * 1024
 
 
-class StdlibHooks:
+class StdlibHooks(LoopPart):
     """Mixed into Loop behind LoopCore."""
 
     _uses_python_handlers = False  # see _use_python_handlers
     _wants_wakeups = False  # see _leave_signals
-    _selector = LazySelector()
+    _selector: Any = LazySelector()
 
-    def _setup_stdlib(self):
+    def _setup_stdlib(self) -> None:
         """The attributes that the borrowed functions expect."""
-        self._signal_handlers = {}
-        self._unix_server_sockets = {}
+        self._signal_handlers: dict[int, Any] = {}
+        self._unix_server_sockets: dict[socket.socket, int] = {}
         self._transports = TransportTable()
-        self._ssock = self._csock = None
+        self._ssock: Any = None
+        self._csock: Any = None
         watcher = getattr(unix_events, "_PidfdChildWatcher", None)
         if watcher is not None and not hasattr(unix_events, "AbstractChildWatcher"):
             # since Python 3.14 the loop owns its child watcher
-            self._watcher = watcher() if unix_events.can_use_pidfd() else unix_events._ThreadedChildWatcher()
+            self._watcher = watcher() if unix_events.can_use_pidfd() else unix_events._ThreadedChildWatcher()  # type: ignore[attr-defined]
 
-    def _close_stdlib(self):
+    def _close_stdlib(self) -> None:
         """Undo what the borrowed functions set up; the loop is not closed yet."""
         for number in list(self._signal_handlers):
             self.remove_signal_handler(number)
@@ -70,7 +78,7 @@ class StdlibHooks:
             self._close_self_pipe()
         self._selector = None
 
-    def add_signal_handler(self, sig, callback, *args):
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """See asyncio.loop.add_signal_handler.
 
         The wake-up fd needs a socketpair of its own, made with the first handler: set_wakeup_fd writes one byte,
@@ -87,7 +95,7 @@ class StdlibHooks:
             if not self._signal_handlers and self._csock is not None:
                 self._close_self_pipe()  # also one that was half made, and that would never be read
 
-    def _use_python_handlers(self):
+    def _use_python_handlers(self) -> None:
         """From now on a handler in Python is notified of signals; the bytes in the wake-up fd only wake.
 
         A main loop that is not asyncio's has a wake-up fd of its own in the place of ours, as PyGObject's
@@ -101,25 +109,25 @@ class StdlibHooks:
             self._read_from_self()  # what came before
         self._uses_python_handlers = True
 
-    def _set_python_handler(self, number):
+    def _set_python_handler(self, number: int) -> None:
         signal.signal(number, functools.partial(_signal_came, weakref.ref(self)))
         signal.siginterrupt(number, False)
 
-    def _process_self_data(self, data):
+    def _process_self_data(self, data: bytes) -> None:
         if not self._uses_python_handlers:
             _UNIX._process_self_data(self, data)
 
-    def remove_signal_handler(self, sig):
+    def remove_signal_handler(self, sig: int) -> bool:
         """See asyncio.loop.remove_signal_handler."""
         others_fd = self._foreign_wakeup_fd() if list(self._signal_handlers) == [sig] else -1
-        removed = _UNIX.remove_signal_handler(self, sig)
+        removed: bool = _UNIX.remove_signal_handler(self, sig)
         if others_fd != -1:
             signal.set_wakeup_fd(others_fd)
         if removed and not self._signal_handlers and self._csock is not None:
             self._close_self_pipe()
         return removed
 
-    def _foreign_wakeup_fd(self):
+    def _foreign_wakeup_fd(self) -> int:
         """The wake-up fd that was set after ours, by another loop for example: it stays when ours goes; else -1."""
         try:
             fd = signal.set_wakeup_fd(-1)
@@ -127,12 +135,16 @@ class StdlibHooks:
             return -1  # not the main thread
         return -1 if self._csock is not None and fd == self._csock.fileno() else fd
 
-    def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
-        transport = unix_events._UnixReadPipeTransport(self, pipe, protocol, waiter, extra)
+    def _make_read_pipe_transport(
+        self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
+    ) -> Any:
+        transport = unix_events._UnixReadPipeTransport(  # type: ignore[attr-defined]
+            self, pipe, protocol, waiter, extra
+        )
         transport.max_size = _PIPE_READ_BYTES
         return transport
 
-    def _leave_signals(self):
+    def _leave_signals(self) -> None:
         """In a fork child: the parent's wake-up socketpair must get nothing from us.  The first run makes another."""
         if self._csock is not None:
             others_fd = self._foreign_wakeup_fd()
@@ -146,7 +158,7 @@ class StdlibHooks:
             self._csock.close()
             self._ssock = self._csock = None
 
-    def _renew_signals(self):
+    def _renew_signals(self) -> None:
         """Before a run: see _leave_signals."""
         if (
             self._signal_handlers
@@ -155,10 +167,10 @@ class StdlibHooks:
         ):
             self._make_self_pipe()
             if self._wants_wakeups:
-                signal.set_wakeup_fd(self._csock.fileno())
+                signal.set_wakeup_fd(self._csock.fileno())  # type: ignore[attr-defined]
 
 
-def _signal_came(known, number, frame):
+def _signal_came(known: Callable[[], Any], number: int, frame: FrameType | None) -> None:
     loop = known()
     if loop is not None:
         loop._handle_signal(number)

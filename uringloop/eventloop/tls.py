@@ -1,32 +1,38 @@
 """TLS on the loop's stream transports, and start_tls() on any; once per connection, so Python."""
 
+from __future__ import annotations
+
 import asyncio
+import contextvars
 import functools
+import socket
 import ssl
 from asyncio import constants
+from typing import Any
 
 from ..transports.tls.classes import _SSLProtocolTransport
 from ..transports.tls.protocol import TlsProtocol
+from .base.part import LoopPart
 
 
-class TlsMixin:
+class TlsMixin(LoopPart):
     """The part of Loop that makes TLS connections."""
 
     def _make_ssl_transport(
         self,
-        rawsock,
-        protocol,
-        sslcontext,
-        waiter=None,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext | None,
+        waiter: asyncio.Future[None] | None = None,
         *,
-        server_side=False,
-        server_hostname=None,
-        extra=None,
-        server=None,
-        ssl_handshake_timeout=constants.SSL_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout=constants.SSL_SHUTDOWN_TIMEOUT,
-        context=None,
-    ):
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: asyncio.Server | None = None,
+        ssl_handshake_timeout: float | None = constants.SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Transport:
         """A TLS transport for a connected socket, which it owns from now on."""
         self._ensure_fd_no_transport(rawsock)
         tls = TlsProtocol(
@@ -47,15 +53,15 @@ class TlsMixin:
     @functools.wraps(asyncio.BaseEventLoop.start_tls)
     async def start_tls(
         self,
-        transport,
-        protocol,
-        sslcontext,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
         *,
-        server_side=False,
-        server_hostname=None,
-        ssl_handshake_timeout=None,
-        ssl_shutdown_timeout=None,
-    ):
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> Any:
         if not isinstance(sslcontext, ssl.SSLContext):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
@@ -92,14 +98,14 @@ class TlsMixin:
         return tls._app_transport
 
 
-def _move_buffered(protocol, tls):
+def _move_buffered(protocol: asyncio.BaseProtocol, tls: Any) -> None:
     """Give the handshake what a StreamReader has read already.
 
     A client that does not wait for the answer sends its ClientHello right behind its STARTTLS line; both may arrive
     in one piece. Left in the reader it would be lost for the handshake, and taken for something that came encrypted.
     """
     if isinstance(protocol, asyncio.StreamReaderProtocol):
-        reader = protocol._stream_reader
+        reader: Any = protocol._stream_reader  # type: ignore[attr-defined]
         if reader is not None and reader._buffer:
             tls._receive_early(reader._buffer)
             reader._buffer.clear()

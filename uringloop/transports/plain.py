@@ -5,19 +5,23 @@ the place of socket.socket, a wrapper with the same methods.  Stock asyncio call
 for such sockets so do we, by asyncio's own transports, which reach the loop through _add_reader and _add_writer.
 """
 
+from __future__ import annotations
+
 import _socket
 import socket
+from collections.abc import Collection
+from typing import cast
 
 # What stock's transports call to move data.
 STREAM_METHODS = ("recv", "recv_into", "send", "sendmsg")
 DATAGRAM_METHODS = ("recvfrom", "send", "sendto")
 
 
-def _original():
+def _original() -> type[socket.socket] | None:
     """Python's socket class, also where another one derived from it stands in its place; None if there is no such."""
     for kind in getattr(socket.socket, "__mro__", ()):
         if kind.__module__ == "socket" and kind.__qualname__ == "socket":
-            return kind
+            return cast("type[socket.socket]", kind)
     return None
 
 
@@ -27,7 +31,7 @@ ORIGINAL = _original()
 _accept = None if ORIGINAL is None else ORIGINAL.accept
 
 
-def is_original(sock):
+def is_original(sock: object) -> bool:
     """Its class is Python's own: accept() of it does what the kernel's does."""
     return (
         ORIGINAL is not None
@@ -37,12 +41,12 @@ def is_original(sock):
     )
 
 
-def is_class_plain(methods):
+def is_class_plain(methods: Collection[str]) -> bool:
     """None of these methods is replaced in Python's class itself: unittest.mock.patch("socket.socket.recv")."""
     return ORIGINAL is not None and vars(ORIGINAL).keys().isdisjoint(methods)
 
 
-def is_plain(sock, methods):
+def is_plain(sock: object, methods: Collection[str]) -> bool:
     """None of these methods is replaced, in its class or in the object."""
     kind = type(sock)
     if kind is ORIGINAL:

@@ -4,14 +4,18 @@
 there.  Ours cannot inherit from asyncio's classes (`__slots__`: layout conflict), so they look for such a patch.
 """
 
+from __future__ import annotations
+
 from asyncio import selector_events, sslproto
+from typing import Any
 
-Stream = selector_events._SelectorSocketTransport
-Datagram = selector_events._SelectorDatagramTransport
-Tls = sslproto._SSLProtocolTransport
+# typeshed does not declare the first two
+Stream: type = selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+Datagram: type = selector_events._SelectorDatagramTransport  # type: ignore[attr-defined]
+Tls: type = sslproto._SSLProtocolTransport
 
 
-def bound(stock, name, transport):
+def bound(stock: type, name: str, transport: object) -> Any:
     """The attribute that a transport of this class of asyncio's would have, found and bound as Python does it there."""
     for kind in stock.__mro__:
         if name in vars(kind):

@@ -6,16 +6,29 @@ a second descriptor.  So each method sends first, and with the socket or its num
 transport sends at once from then on.
 """
 
+from __future__ import annotations
+
+import socket
 import weakref
 from asyncio import trsock
+from typing import TYPE_CHECKING, Any
 
-_sock = trsock.TransportSocket._sock  # the slot of the class below, which has a property of this name
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Slot(Protocol):
+        def __get__(self, one: trsock.TransportSocket) -> socket.socket: ...
+        def __set__(self, one: trsock.TransportSocket, sock: socket.socket) -> None: ...
 
 
-def _sends_first(name):
+# The slot: the class below has a property of this name.
+_sock: _Slot = trsock.TransportSocket._sock  # type: ignore[attr-defined]
+
+
+def _sends_first(name: str) -> Any:
     method = getattr(trsock.TransportSocket, name)
 
-    def wrapper(self, *args, **kwargs):
+    def wrapper(self: TransportSocket, *args: Any, **kwargs: Any) -> Any:
         self._send_queued()
         return getattr(_sock.__get__(self), name)(*args, **kwargs)
 
@@ -37,17 +50,17 @@ class TransportSocket(trsock.TransportSocket):
 
     __slots__ = ("_transport",)
 
-    def __init__(self, sock, transport):
+    def __init__(self, sock: socket.socket, transport: Any) -> None:
         _sock.__set__(self, sock)
         self._transport = weakref.ref(transport)
 
-    def _send_queued(self):
+    def _send_queued(self) -> None:
         transport = self._transport()
         if transport is not None:
             transport._send_queued()
 
     @property
-    def _sock(self):
+    def _sock(self) -> socket.socket:
         """The socket itself, for fileno() and dup(), too."""
         transport = self._transport()
         if transport is not None:
@@ -55,21 +68,21 @@ class TransportSocket(trsock.TransportSocket):
         return _sock.__get__(self)
 
     @property
-    def family(self):
+    def family(self) -> int:
         return _sock.__get__(self).family
 
     @property
-    def type(self):
+    def type(self) -> int:
         return _sock.__get__(self).type
 
     @property
-    def proto(self):
+    def proto(self) -> int:
         return _sock.__get__(self).proto
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return repr(trsock.TransportSocket(_sock.__get__(self)))
 
-    def get_inheritable(self):
+    def get_inheritable(self) -> bool:
         return _sock.__get__(self).get_inheritable()
 
     shutdown = _sends_first("shutdown")

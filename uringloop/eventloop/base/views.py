@@ -6,12 +6,16 @@ tests find and fire timers, monitors count what waits.
 Thread: any that holds the GIL, as with asyncio's deque and list.
 """
 
+from __future__ import annotations
+
 import selectors
 import weakref
-from collections.abc import Mapping, Sequence
+from asyncio import Handle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 
-class _View(Sequence):
+class _View(Sequence[Handle]):
     """Handles of a loop, as they are at the moment.
 
     Parameters:
@@ -19,26 +23,26 @@ class _View(Sequence):
         snapshot: gives them as a list.
     """
 
-    def __init__(self, loop, snapshot):
+    def __init__(self, loop: Any, snapshot: Callable[[], list[Handle]]) -> None:
         self._loop = loop
         self._snapshot = snapshot
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._snapshot())
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         return self._snapshot()[index]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Handle]:
         return iter(self._snapshot())
 
-    def __contains__(self, handle):
+    def __contains__(self, handle: object) -> bool:
         return handle in self._snapshot()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._snapshot()!r}>"
 
-    def clear(self):
+    def clear(self) -> None:
         """Nothing of it will be called: each is cancelled."""
         for handle in self._snapshot():
             handle.cancel()
@@ -47,11 +51,11 @@ class _View(Sequence):
 class ReadyView(_View):
     """loop._ready: callbacks that the next turn runs, the oldest first."""
 
-    def append(self, handle):
+    def append(self, handle: Handle) -> None:
         """Have a handle run as if call_soon() had made it."""
         self._loop._add_callback(handle)
 
-    def popleft(self):
+    def popleft(self) -> Any:
         """Take the oldest out, for a caller that runs it by itself."""
         return self._loop._take_ready()
 
@@ -60,19 +64,19 @@ class ScheduledView(_View):
     """loop._scheduled: timers, the earliest first; cancelled ones stay for a while, as in asyncio."""
 
 
-class _SelectorMap(Mapping):
+class _SelectorMap(Mapping[Any, selectors.SelectorKey]):
     """selectors' map of what is watched: fd or object with fileno() to SelectorKey."""
 
-    def __init__(self, view):
+    def __init__(self, view: SelectorView) -> None:
         self._view = view
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._view._fds())
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return iter(self._view._fds())
 
-    def __getitem__(self, fileobj):
+    def __getitem__(self, fileobj: Any) -> selectors.SelectorKey:
         return self._view.get_key(fileobj)
 
 
@@ -82,41 +86,41 @@ class SelectorView:
     Where its `select` is replaced, as by tools that let no time pass, each turn calls that for its wait.
     """
 
-    def __init__(self, loop):
+    def __init__(self, loop: Any) -> None:
         self._loop = weakref.ref(loop)
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
         self._changed(name)
 
-    def __delattr__(self, name):
+    def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
         self._changed(name)
 
-    def _changed(self, name):
+    def _changed(self, name: str) -> None:
         loop = self._loop()
         if name == "select" and loop is not None:
             loop._look_up_again()
 
-    def select(self, timeout=None):
+    def select(self, timeout: float | None = None) -> Any:
         """See selectors.BaseSelector; what it finds is dispatched by the next turn, or by the one that goes on."""
         loop = self._loop()
         return [] if loop is None else loop._select(timeout)
 
-    def _fds(self):
+    def _fds(self) -> Any:
         loop = self._loop()
         return [] if loop is None else loop._watched_fds()
 
-    def get_key(self, fileobj):
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
         """See selectors.BaseSelector; data is (handle of the reader, handle of the writer)."""
         loop = self._loop()
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         events = 0 if loop is None else loop._watched_events(fd)
-        if not events:
+        if loop is None or not events:
             raise KeyError(f"{fileobj!r} is not registered")
         return selectors.SelectorKey(fileobj, fd, events, loop._watching_handles(fd))
 
-    def get_map(self):
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         """See selectors.BaseSelector."""
         return _SelectorMap(self)
 
@@ -124,7 +128,7 @@ class SelectorView:
 class LazySelector:
     """The class attribute `_selector`: makes a loop's view when it is first read."""
 
-    def __get__(self, loop, kind=None):
+    def __get__(self, loop: Any, kind: type | None = None) -> Any:
         if loop is None:
             return self
         loop._selector = SelectorView(loop)

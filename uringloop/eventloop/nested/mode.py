@@ -3,6 +3,8 @@
 Nothing of asyncio is replaced, except by allow_nested(), which says so.  The run itself is in nested.pyx.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextvars
 import functools
@@ -10,25 +12,28 @@ import inspect
 import sys
 import threading
 from asyncio import coroutines, events, runners, tasks
+from collections.abc import Callable
 from typing import Any
 
+from ..base.part import LoopPart
 from .levels import run_level, watch_turns
 
-_stock = {}  # what allow_nested() replaced: (owner, name) -> function; empty unless it is in force
+# What allow_nested() replaced: (owner, name) -> (function, replacement); empty unless it is in force.
+_stock: dict[tuple[Any, str], tuple[Any, Any]] = {}
 
 
-class NestedMixin:
+class NestedMixin(LoopPart):
     """The part of Loop that runs it inside itself."""
 
     _is_nestable = False
     _nested_level = None  # see nested.pyx
     _n_nested = 0  # nested runs and turns of AioContext.poll() on the stack
 
-    def _setup_nested(self, nested):
+    def _setup_nested(self, nested: bool) -> None:
         self._is_nestable = bool(nested)
         watch_turns(self)
 
-    def run_nested(self, awaitable):
+    def run_nested(self, awaitable: Any) -> Any:
         """Run this loop, inside a callback or task of it, until the awaitable is done.
 
         Everything else on the loop goes on meanwhile; the caller does not, nor do runs below it on the stack.  As
@@ -48,7 +53,7 @@ class NestedMixin:
             return run_level(self, future)
         return self._run_own_task(future)
 
-    def _check_nested(self):
+    def _check_nested(self) -> None:
         self._check_closed()
         if self._thread_id is None:
             raise RuntimeError("run_nested() needs an event loop that runs; use run_until_complete()")
@@ -59,7 +64,7 @@ class NestedMixin:
         if events._get_running_loop() is not self:
             raise RuntimeError("Cannot run the event loop while another loop is running")
 
-    def _run_own_task(self, task):
+    def _run_own_task(self, task: Any) -> Any:
         """Run a task that was made for this run, and that no other code looks after."""
         task._log_destroy_pending = False
         try:
@@ -77,30 +82,30 @@ class NestedMixin:
     # -- nested mode -----------------------------------------------------------------------------------
 
     @property
-    def nested(self):
+    def nested(self) -> bool:
         """Whether run_until_complete() and run_forever() may be called while this loop runs."""
         return self._is_nestable or bool(_stock)
 
     @nested.setter
-    def nested(self, enabled):
+    def nested(self, enabled: bool) -> None:
         self._is_nestable = bool(enabled)
 
-    def _is_nested_call(self):
+    def _is_nested_call(self) -> bool:
         return self._thread_id == threading.get_ident() and self.nested
 
-    def run_until_complete(self, future):
+    def run_until_complete(self, future: Any) -> Any:
         """See asyncio.loop.run_until_complete; in nested mode also while the loop runs."""
         if self._is_nested_call():
             return self.run_nested(future)
         return super().run_until_complete(future)
 
-    def _run_nested_forever(self):
+    def _run_nested_forever(self) -> None:
         """run_forever() in nested mode: until stop(), which ends this run only."""
         self._check_nested()
         run_level(self, self.create_future(), True)
 
     @property
-    def _nest_patched(self):
+    def _nest_patched(self) -> bool:
         """nest_asyncio looks for this before it replaces a loop's methods; we have what it wants to put in."""
         if sys._getframe(1).f_code.co_name == "_patch_loop":
             self._is_nestable = True
@@ -163,13 +168,13 @@ def run_main(loop: Any, main: Any, *, context: Any = None, debug: bool | None = 
             loop.set_debug(debug_before)
 
 
-async def _awaited(awaitable):
+async def _awaited(awaitable: Any) -> Any:
     return await awaitable
 
 
-def _make_run(stock):
+def _make_run(stock: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(stock)
-    def run(main, *, debug=None, **kwargs):
+    def run(main: Any, *, debug: bool | None = None, **kwargs: Any) -> Any:
         loop = running_nestable_loop()
         if loop is None:
             return stock(main, debug=debug, **kwargs)
@@ -178,9 +183,9 @@ def _make_run(stock):
     return run
 
 
-def _make_runner_run(stock):
+def _make_runner_run(stock: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(stock)
-    def run(self, coro, *, context=None):
+    def run(self: Any, coro: Any, *, context: contextvars.Context | None = None) -> Any:
         loop = running_nestable_loop()
         if loop is None:
             self._has_run = True
@@ -188,7 +193,8 @@ def _make_runner_run(stock):
         if self._loop is not None and self._loop is not loop and not hasattr(self, "_has_run"):
             _leave_own_loop(self)
         # a runner whose loop has run keeps to it, and a closed one says so
-        if self._loop not in (None, loop) or self._state is runners._State.CLOSED:
+        is_closed = self._state is runners._State.CLOSED  # type: ignore[attr-defined]
+        if self._loop not in (None, loop) or is_closed:
             return stock(self, coro, context=context)
         if self._context is None:
             self._context = contextvars.copy_context()  # all runs of a runner share one
@@ -198,14 +204,14 @@ def _make_runner_run(stock):
     return run
 
 
-def _leave_own_loop(runner):
+def _leave_own_loop(runner: Any) -> None:
     """A runner makes its loop when it is entered; one that ran nothing goes, so that no end of it is needed."""
     own = runner._loop
     if own.is_closed() or own.is_running() or tasks.all_tasks(own):
         return
     own.close()
     runner._loop = None
-    runner._state = runners._State.CREATED
+    runner._state = runners._State.CREATED  # type: ignore[attr-defined]
     if runner._set_event_loop:
         events.set_event_loop(None)
         runner._set_event_loop = False

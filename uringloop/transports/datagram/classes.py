@@ -7,6 +7,6 @@ from .transport import DatagramTransport
 class _SelectorDatagramTransport(DatagramTransport):
     """A datagram socket; `isinstance` holds for whatever this Python's own datagram transport is."""
 
-    @property
-    def __class__(self):  # type: ignore[no-untyped-def]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return stock.Datagram

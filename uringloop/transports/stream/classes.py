@@ -17,6 +17,6 @@ class _SelectorSocketTransport(StreamTransport):
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
 
-    @property
-    def __class__(self):  # type: ignore[no-untyped-def]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return stock.Stream

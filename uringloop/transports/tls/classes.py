@@ -12,6 +12,6 @@ class _SSLProtocolTransport(TlsTransport):
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.FALLBACK
 
-    @property
-    def __class__(self):  # type: ignore[no-untyped-def]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return stock.Tls  # sendfile's fallback asks for the flow control class that it has
