@@ -54,7 +54,7 @@ def _seen_of_ours() -> None:
     from .aio import (
         bottom_halves,
         context_core,
-        gsource,
+        foreign_turns,
         handles,
         notifier,
         owner,

@@ -11,7 +11,7 @@ from libc.stdlib cimport free, malloc
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from uringloop.aio.context_core cimport ContextCore, Flushable, ul_monotonic_ns
-from uringloop.aio.gsource cimport ForeignTurns
+from uringloop.aio.foreign_turns cimport ForeignTurns
 from uringloop.aio.handles cimport Handle, TimerHandle
 from uringloop.aio.notifier cimport Notifier
 from uringloop.aio.ready cimport ReadyQueue

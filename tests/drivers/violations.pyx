@@ -11,7 +11,7 @@ from cpython.ref cimport PyObject
 
 from uringloop.aio.bottom_halves cimport BottomHalf
 from uringloop.aio.context_core cimport Flushable
-from uringloop.aio.gsource cimport ForeignTurns
+from uringloop.aio.foreign_turns cimport ForeignTurns
 from uringloop.aio.handles cimport Handle, TimerHandle
 from uringloop.aio.notifier cimport Notifier
 from uringloop.aio.poll_handlers cimport PollHandler, PollHandlers

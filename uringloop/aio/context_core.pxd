@@ -48,7 +48,7 @@ cdef class ContextCore:
     cdef Stopwatch stopwatch          # times callbacks to report slow ones, or None
     cdef PollList polling             # what is worth looking for before blocking; None while that is off
     cdef object around_turn           # poll() calls it, and afterwards what it returned; it and that may be None
-    cdef bint is_foreign              # a foreign loop drives it (gsource)
+    cdef bint is_foreign              # a foreign loop drives it (foreign_turns)
     cdef readonly object fdmon_reason  # why it is this monitor; None when io_uring was chosen freely
     cdef int n_polls                  # calls of poll() and runs of a loop on the stack: other threads keep out
     cdef bint wants_return            # stop() was called: this turn does not block

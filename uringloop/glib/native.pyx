@@ -19,7 +19,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_Print, PyErr_SetInterrupt, Py
 from cpython.ref cimport PyObject
 
 from ..aio.context_core cimport ContextCore
-from ..aio.gsource cimport ForeignTurns
+from ..aio.foreign_turns cimport ForeignTurns
 from ..eventloop.base.loop_core cimport LoopCore
 from ..fdmon.base cimport FdHandler
 from ..support.system cimport POLLERR, POLLHUP, POLLIN, POLLNVAL
