@@ -68,7 +68,7 @@ def _seen_of_ours() -> None:
     from .eventloop import raw
     from .eventloop.base import loop_core, views, watching
     from .eventloop.nested import levels
-    from .fdmon import base, epoll, io_uring, poll, polling, select
+    from .fdmon import adaptive_polling, base, epoll, io_uring, poll, select
     from .files import ring_requests
     from .liburing import _ffi, enums, features, probing, refusal
     from .requests import awaiting, checks, registered, submit

@@ -17,7 +17,7 @@ from uringloop.aio.notifier cimport Notifier
 from uringloop.aio.ready cimport ReadyQueue
 from uringloop.aiocontext.context cimport AioContext
 from uringloop.aio.timers cimport Timers
-from uringloop.fdmon.polling cimport PolledEvent, PollList
+from uringloop.fdmon.adaptive_polling cimport PolledEvent, PollList
 from uringloop.fdmon.base cimport FDMonitor, FdHandler, ReadyList
 from uringloop.fdmon.poll cimport PollMonitor
 from uringloop.transports.stream.wire cimport SendQueue, iovec

@@ -21,7 +21,7 @@ from uringloop.aio.timers cimport Timers
 from uringloop.fdmon.base cimport FdHandler, ReadyList, check_held
 from uringloop.fdmon.epoll cimport EpollMonitor
 from uringloop.fdmon.poll cimport PollMonitor
-from uringloop.fdmon.polling cimport PolledEvent, PollList
+from uringloop.fdmon.adaptive_polling cimport PolledEvent, PollList
 from uringloop.support.references cimport References
 from uringloop.transports.datagram.packets cimport Batch, DatagramQueue
 from uringloop.transports.stream.transport cimport StreamTransport

@@ -51,7 +51,7 @@ SLEEPS = {
     "unit/aio/test_aio_context.py": (1, POLLS),
     "unit/aio/test_aio_poll_handlers.py": (1, BUSY),
     "unit/aio/test_qemu_aio_gsource.py": (1, A_TIMER),
-    "unit/fdmon/test_polling.py": (2, BUSY),
+    "unit/fdmon/test_adaptive_polling.py": (2, BUSY),
     "unit/test_out_of_memory.py": (1, A_TIMER),
     "unit/test_refused_calls.py": (1, A_TIMER),
 }

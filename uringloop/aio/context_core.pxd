@@ -2,8 +2,8 @@
 cimport cython
 from libc.stdint cimport int64_t
 
+from ..fdmon.adaptive_polling cimport PollList
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
-from ..fdmon.polling cimport PollList
 from ..support.references cimport References
 from .bottom_halves cimport BottomHalves
 from .handles cimport Handle

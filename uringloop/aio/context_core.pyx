@@ -23,8 +23,8 @@ from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 
+from ..fdmon.adaptive_polling cimport PollList
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
-from ..fdmon.polling cimport PollList
 from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.references cimport References
 from .bottom_halves cimport BottomHalves

@@ -14,7 +14,7 @@ How it works:
 
 Invariant: a handler whose io_poll or io_poll_ready runs is not asked by a nested turn.
 
-Thread: the context's.  Not here: when to poll and for how long (context, fdmon/polling).
+Thread: the context's.  Not here: when to poll and for how long (context, fdmon/adaptive_polling).
 """
 
 from libc.stdint cimport int64_t

@@ -13,8 +13,8 @@ from ..aio.bottom_halves cimport check_callback
 from ..aio.context_core cimport ContextCore
 from ..aio.handles cimport Handle, TimerHandle
 from ..aio.poll_handlers cimport CallbackHandler, PollHandler, PollHandlers
+from ..fdmon.adaptive_polling cimport PollList
 from ..fdmon.base cimport FdHandler
-from ..fdmon.polling cimport PollList
 from ..support.assertions cimport must
 from ..support.system cimport POLLIN, POLLOUT
 

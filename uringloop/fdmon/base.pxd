@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t
 
 from ..support.references cimport References
-from .polling cimport PolledEvent, PollList
+from .adaptive_polling cimport PolledEvent, PollList
 
 cdef extern from "../support/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept

@@ -28,9 +28,9 @@ from ..support.system cimport POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.engine cimport Engine
 from ..uring.request cimport IN_FLIGHT, KIND_INTERNAL, Request
+from .adaptive_polling cimport PolledEvent
 from .base cimport FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, identity, ul_monotonic_ns
 from .epoll cimport EpollMonitor
-from .polling cimport PolledEvent
 
 from ..exceptions import MonitorUnavailable
 

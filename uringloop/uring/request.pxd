@@ -30,7 +30,7 @@ cdef class Request:
     cdef InFlight owner                # whose list it is on; None unless in flight
     cdef PyObject *before              # neighbours on that list; borrowed
     cdef PyObject *after
-    cdef object polled                 # fdmon/polling's PolledEvent, of the maker of the request; or None
+    cdef object polled                 # fdmon/adaptive_polling's PolledEvent, of the maker of the request; or None
     cdef bint may_notify_late          # a zero-copy send behind a link: see end()
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1
     cdef object subject(self)

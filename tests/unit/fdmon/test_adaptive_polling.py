@@ -16,7 +16,7 @@ from support.helpers import run_script
 
 import uringloop
 from unit.conftest import handler_with
-from uringloop.fdmon.polling import next_ns
+from uringloop.fdmon.adaptive_polling import next_ns
 
 MAX_NS = 32768
 IDLE_NS = 7_000_000_000
@@ -478,7 +478,7 @@ def test_signals_are_seen_while_polling(how):
     run_script(
         f"""
         import signal
-        from unit.fdmon.test_polling import learned_loop
+        from unit.fdmon.test_adaptive_polling import learned_loop
 
         class Alarm(Exception): pass
 
