@@ -1,4 +1,4 @@
-"""What tests about the choice of a monitor need."""
+"""Fixtures of the tests about the choice of a monitor."""
 
 import pytest
 from support.helpers import make_loop
@@ -13,7 +13,7 @@ def uringloop_only(request):
 
 @pytest.fixture
 def io_uring():
-    """Skip where io_uring cannot be had at all."""
+    """Skip where io_uring is not available at all."""
     import uringloop
 
     try:

@@ -78,7 +78,7 @@ async def test_sendfile_to_a_transport_is_not_reported(file, reports):
 
 async def test_a_unix_server_and_its_close_are_not_reported(tmp_path, reports):
     path = str(tmp_path / "server")
-    for _ in range(2):  # the second finds the path of the first, before Python 3.13
+    for _ in range(2):  # before Python 3.13 the second finds the path of the first
         server = await asyncio.get_running_loop().create_unix_server(Recorder, path)
         server.close()
         await server.wait_closed()

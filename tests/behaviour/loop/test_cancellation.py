@@ -1,4 +1,4 @@
-"""Cancelling whatever waits, without losing data, connections or descriptors."""
+"""Cancelling anything that waits loses no data, connections or descriptors."""
 
 import asyncio
 import socket
@@ -8,7 +8,7 @@ from support.helpers import STOCK, Recorder, fill, monitor_of, read_exactly, soc
 
 
 def stock_loses(count, turns):
-    """Stock asyncio loses the result when cancel comes just before the task's next step."""
+    """Stock asyncio loses the result if cancel() is called just before the task's next step."""
     if monitor_of(asyncio.get_running_loop()) == STOCK and count in turns:
         pytest.skip("stock asyncio loses what arrived in the turn of the cancel")
 
@@ -48,7 +48,7 @@ async def test_cancelled_sock_recv_loses_no_data(pair):
 
 @pytest.mark.parametrize("count", range(6))
 async def test_sock_recv_cancelled_while_data_arrives_either_returns_it_or_leaves_it(pair, count):
-    """Cancel races with data: `count` turns after it was sent."""
+    """The cancel races with the data: it is called `count` turns after they were sent."""
     stock_loses(count, {1, 2})
     near, far = pair
     loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ async def test_cancelled_sock_sendall_can_be_followed_by_another(pair):
     assert (await loop.sock_recv(far, 100)).endswith(b"next")
 
 
-async def test_cancelled_sock_connect_leaves_the_socket_to_its_owner():
+async def test_cancelled_sock_connect_does_not_close_the_socket():
     loop = asyncio.get_running_loop()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -142,7 +142,7 @@ async def test_cancelled_sock_connect_leaves_the_socket_to_its_owner():
 
 
 async def test_cancelled_create_connection_leaves_no_socket_open():
-    """The fixture that counts descriptors is the assertion."""
+    """The fixture that counts descriptors makes the assertion."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Recorder, "127.0.0.1", 0)
     address = server.sockets[0].getsockname()
@@ -189,7 +189,7 @@ async def test_cancelled_reader_of_a_stream_loses_no_data():
     far.close()
 
 
-async def test_cancelled_drain_does_not_lose_what_was_written():
+async def test_cancelled_drain_loses_no_written_data():
     near, far = socketpair("unix")
     _, writer = await asyncio.open_connection(sock=near)
     far.setblocking(False)

@@ -15,7 +15,7 @@ def debugged(loop):
     loop.set_debug(False)
 
 
-def test_debug_can_be_switched(loop):
+def test_debug_can_be_switched_on_and_off(loop):
     assert loop.get_debug() is False
     loop.set_debug(True)
     assert loop.get_debug() is True
@@ -110,7 +110,7 @@ def test_blocking_sockets_are_refused(debugged):
     run(debugged, main())
 
 
-def test_signal_handlers_must_be_no_coroutines(debugged):
+def test_signal_handlers_must_not_be_coroutine_functions(debugged):
     async def coroutine():
         pass
 
@@ -139,7 +139,7 @@ def test_connections_work_in_debug_mode(debugged):
     run(debugged, main())
 
 
-def test_transports_that_are_forgotten_open_warn_in_debug_mode_too(debugged):
+def test_transports_forgotten_without_close_warn_in_debug_mode_too(debugged):
     import gc
 
     async def main():

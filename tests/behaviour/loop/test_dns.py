@@ -1,4 +1,4 @@
-"""getaddrinfo and getnameinfo, without asking any server."""
+"""getaddrinfo and getnameinfo, without queries to any server."""
 
 import asyncio
 import socket
@@ -60,7 +60,7 @@ async def test_getnameinfo_answers_as_the_socket_module_does():
 
 
 async def test_a_slow_resolver_does_not_stop_the_loop(monkeypatch):
-    """The resolver waits until the loop has made turns: a resolver in the loop's own thread would hang."""
+    """The resolver waits until the loop has run turns: a resolver in the loop's own thread would hang."""
     turned = threading.Event()
 
     def slow(*args, **kwargs):
@@ -77,7 +77,7 @@ async def test_a_slow_resolver_does_not_stop_the_loop(monkeypatch):
 
 
 async def test_create_connection_uses_the_loops_own_getaddrinfo(monkeypatch):
-    """People replace loop.getaddrinfo to resolve in their own way."""
+    """Programs replace loop.getaddrinfo to resolve names in their own way."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Recorder, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -165,8 +165,8 @@ async def test_numbers_are_resolved_without_a_thread(no_thread, host, port, debu
 
 
 @pytest.mark.parametrize("host", ["localhost", "1.2.3.4.invalid", "cafe", "", "a:b", "1.2.3", "fe80::1%"])
-async def test_names_are_looked_up_in_a_thread_or_are_numbers(monkeypatch, host):
-    """Whatever the resolver needs to look up must not hold up the loop."""
+async def test_names_are_never_resolved_in_the_loops_thread(monkeypatch, host):
+    """A lookup must not block the loop; only numeric addresses are parsed in its thread."""
     loop_thread = threading.get_ident()
 
     def look_up(host, port, family=0, type=0, proto=0, flags=0):
@@ -214,7 +214,7 @@ async def test_the_zone_of_an_ipv6_address_survives(no_thread):
 
     async def record(sock, address):
         asked.append(address)
-        raise ConnectionRefusedError("enough seen")
+        raise ConnectionRefusedError("refused by the test")
 
     loop.sock_connect = record
     try:

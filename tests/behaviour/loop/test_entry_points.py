@@ -7,7 +7,7 @@ from support.selection_tools import script
 pytestmark = pytest.mark.usefixtures("uringloop_only")
 
 
-def test_run_uses_a_loop_of_ours_and_closes_it():
+def test_run_uses_a_uringloop_loop_and_closes_it():
     script(
         """
         async def main():
@@ -26,7 +26,7 @@ def test_run_uses_a_loop_of_ours_and_closes_it():
     )
 
 
-def test_the_policy_makes_our_loops_while_python_has_policies():
+def test_the_policy_makes_uringloop_loops_while_python_has_policies():
     script(
         """
         import warnings

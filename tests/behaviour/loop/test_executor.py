@@ -1,4 +1,4 @@
-"""run_in_executor, the default executor and its end."""
+"""run_in_executor, and the default executor with its shutdown."""
 
 import asyncio
 import concurrent.futures
@@ -10,7 +10,7 @@ import pytest
 from support.helpers import run, turns, until
 
 
-async def test_result_and_arguments_travel():
+async def test_arguments_and_result_are_passed_on():
     loop = asyncio.get_running_loop()
     assert await loop.run_in_executor(None, divmod, 17, 5) == (3, 2)
 
@@ -21,12 +21,12 @@ async def test_function_runs_in_another_thread():
     )
 
 
-async def test_exceptions_travel():
+async def test_exceptions_are_passed_on():
     with pytest.raises(ZeroDivisionError):
         await asyncio.get_running_loop().run_in_executor(None, divmod, 1, 0)
 
 
-async def test_an_executor_of_the_callers_can_be_used():
+async def test_the_callers_own_executor_can_be_used():
     with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="mine") as executor:
         name = await asyncio.get_running_loop().run_in_executor(
             executor, lambda: threading.current_thread().name
@@ -42,7 +42,7 @@ async def test_to_thread_carries_context_variables():
     assert await asyncio.to_thread(variable.get) == 5
 
 
-async def test_many_calls_at_once_all_come_back():
+async def test_many_calls_at_once_all_return():
     loop = asyncio.get_running_loop()
     answers = await asyncio.gather(*(loop.run_in_executor(None, abs, -number) for number in range(300)))
     assert answers == list(range(300))
@@ -88,7 +88,7 @@ def test_the_default_executor_must_be_a_thread_pool(loop):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="the timeout is new, and in early 3.12 without effect")
-def test_shutdown_with_a_timeout_warns_when_it_is_over(loop):
+def test_shutdown_warns_when_its_timeout_expires(loop):
     release = threading.Event()
 
     async def main():

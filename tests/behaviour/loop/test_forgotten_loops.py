@@ -1,4 +1,4 @@
-"""A loop that is forgotten open is collected, whatever it has pending, and warns: nothing in it hides from gc."""
+"""A loop forgotten without close() is collected, whatever it has pending, and warns: gc sees all its references."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ from support.helpers import make_loop
 
 
 class Keeper(asyncio.Protocol):
-    """Holds its transport, which holds the loop: only the collector can take them apart."""
+    """Holds its transport, which holds the loop: only the collector can free them."""
 
     def __init__(self, loop):
         self.loop = loop
@@ -25,7 +25,7 @@ class Interrupting(Keeper):
 
 
 class Address(tuple):
-    """An address of the program's own, with a way back to the loop."""
+    """An address of the program's own, with a reference back to the loop."""
 
 
 def run_until_interrupted(loop):
@@ -64,7 +64,7 @@ def with_due_timers(loop):
 
 
 def with_ready_fds(loop):
-    """One callback ended the run, the others are ready and were not called."""
+    """One callback ended the run; the others are ready but were not called."""
     for _ in range(3):
         near, far = socket.socketpair()
         far.send(b"x")
@@ -111,7 +111,7 @@ def with_an_unsent_datagram(loop):
 
 
 def with_datagrams_that_wait_for_room(loop):
-    """To an address that is the program's own object; the socket's queue is full."""
+    """Their address is the program's own object; the socket's queue is full."""
     name = f"\0uringloop-forgotten-{id(loop)}"
     receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     receiver.bind(name)
@@ -147,7 +147,7 @@ PENDING = [value for name, value in list(globals().items()) if name.startswith("
 @pytest.mark.parametrize("pend", PENDING, ids=lambda pend: pend.__name__)
 def test_a_forgotten_loop_is_collected(monitor, pend):
     class Marker:
-        """A weak reference to the loop itself would die before its finalizer, whatever becomes of the loop."""
+        """A weak reference to the loop itself would be cleared before its finalizer, even if the loop survived."""
 
     marker = Marker()
     gone = weakref.ref(marker)
@@ -157,23 +157,23 @@ def test_a_forgotten_loop_is_collected(monitor, pend):
     pend(loop)
     del loop, marker
     gc.collect()
-    gc.collect()  # what the loop's finalizer has closed
+    gc.collect()  # frees what the loop's finalizer closed
     assert gone() is None
 
 
 @pytest.mark.parametrize("pend", [with_an_unsent_write, with_ready_fds, with_datagrams_that_wait_for_room])
-def test_it_warns(monitor, pend):
+def test_a_forgotten_loop_warns(monitor, pend):
     loop = make_loop(monitor)
     pend(loop)
     with pytest.warns(ResourceWarning) as warned:  # noqa: PT031
         del loop
         gc.collect()
-    texts = [str(one.message) for one in warned]
+    texts = [str(warning.message) for warning in warned]
     assert any(text.startswith("unclosed event loop") for text in texts), texts
 
 
-def test_its_unsent_write_goes_out(monitor):
-    """Stock asyncio's had gone before."""
+def test_an_unsent_write_of_a_forgotten_loop_is_sent(monitor):
+    """As in stock asyncio, which sends it in write()."""
     loop = make_loop(monitor)
     transport, far = connect(loop)
     transport.write(b"written")

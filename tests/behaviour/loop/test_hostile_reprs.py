@@ -4,13 +4,13 @@ from support.helpers import one_turn, run_script, turn_until
 
 
 def test_cancelling_inside_the_reprs_of_cancelled_timers_leaves_the_heap_whole(monitor):
-    """Each repr cancels the next timer; the innermost one many, and the heap is compacted."""
+    """Each repr cancels the next timer; the innermost cancels many, and the heap is compacted."""
     run_script(
         """
         loop = make_loop(MONITOR)
         loop.set_debug(True)
         sys.setrecursionlimit(100_000)
-        N_NESTED = 100  # Python 3.12 ends at 1500 calls inside each other in C, and a repr here takes eight
+        N_NESTED = 100  # Python 3.12 allows 1500 nested C calls, and a repr takes eight here
 
         class Callback:
             def __init__(self, number):
@@ -33,7 +33,7 @@ def test_cancelling_inside_the_reprs_of_cancelled_timers_leaves_the_heap_whole(m
             kept = [loop.call_at(at, ran.append, at) for at in (3, 1, 2)]
             nested[0].cancel()
             assert all(handle.cancelled() for handle in nested + others)
-            # malloc looks at its own blocks here
+            # malloc checks its blocks here
             del [bytearray(size) for size in range(8, 8000, 8)][:]
             turn_until(loop, lambda: len(ran) == 3)
             assert ran == [1, 2, 3]

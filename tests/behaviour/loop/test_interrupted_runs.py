@@ -1,4 +1,4 @@
-"""KeyboardInterrupt and SystemExit out of callbacks: the run ends, and nothing is lost."""
+"""KeyboardInterrupt and SystemExit from callbacks end the run, and nothing is lost."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ def test_interrupt_in_a_callback_leaves_run_forever_and_loses_no_callback(loop, 
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_several_interrupts_come_one_by_one(loop, kind):
+def test_several_interrupts_leave_one_run_each(loop, kind):
     def interrupt():
         raise kind
 
@@ -69,7 +69,7 @@ def test_interrupt_in_a_reader_leaves_run_forever_and_loses_no_other_reader(loop
     def read(number):
         try:
             pairs[number][0].recv(1)
-        except BlockingIOError:  # the interrupted turn may have queued it twice, with stock asyncio it does
+        except BlockingIOError:  # the interrupted turn may have queued it twice, as stock asyncio does
             return
         seen.append(number)
         if number == 2:
@@ -89,7 +89,7 @@ def test_interrupt_in_a_reader_leaves_run_forever_and_loses_no_other_reader(loop
         far.close()
 
 
-def test_system_exit_out_of_a_task_leaves_run_until_complete(loop):
+def test_system_exit_from_a_task_leaves_run_until_complete(loop):
     async def leave():
         sys.exit(3)
 

@@ -49,7 +49,7 @@ def test_an_unprivileged_user_out_of_locked_memory_is_refused_later_with_the_lim
 
 @pytest.mark.usefixtures("io_uring")
 def test_many_loops_at_once_of_an_unprivileged_user_work_or_are_refused_cleanly():
-    """8 MiB are enough for dozens; then MonitorUnavailable, and all the others still work."""
+    """8 MiB are enough for dozens; the next gets MonitorUnavailable, and the others still work."""
     script(
         """
         become_unprivileged()
@@ -69,7 +69,7 @@ def test_many_loops_at_once_of_an_unprivileged_user_work_or_are_refused_cleanly(
 @pytest.mark.slow
 @pytest.mark.usefixtures("io_uring")
 def test_loops_of_an_unprivileged_user_need_little_locked_memory():
-    """64 KiB are what Linux gave before 5.16: some four loops that have connections."""
+    """64 KiB was the limit before Linux 5.16: enough for about four loops with connections."""
     script(
         LIMITED
         + """
@@ -95,7 +95,7 @@ def test_loops_of_an_unprivileged_user_need_little_locked_memory():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("io_uring")
-def test_loops_in_new_threads_wait_for_the_locked_memory_of_those_before_them():
+def test_loops_in_new_threads_wait_for_the_locked_memory_of_closed_loops():
     script(
         LIMITED
         + """
@@ -116,8 +116,8 @@ def test_loops_in_new_threads_wait_for_the_locked_memory_of_those_before_them():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("io_uring")
-def test_loops_wait_in_short_steps_for_the_locked_memory_that_others_give_back():
-    """With pauses of up to half a second a process got nothing where others took what came back in between."""
+def test_loops_wait_in_short_steps_for_locked_memory_that_others_free():
+    """With pauses of up to half a second, other processes took all memory that was freed in between."""
     script(
         LIMITED
         + """
@@ -137,7 +137,7 @@ def test_loops_wait_in_short_steps_for_the_locked_memory_that_others_give_back()
         assert [refused(), refused()] == [1.0, 0.2]
         limit(24)
         loops.append(uringloop.new_event_loop())
-        assert [refused(), refused()] == [1.0, 0.2], "after a new one it is worth waiting again"
+        assert [refused(), refused()] == [1.0, 0.2], "after a new loop it is worth waiting again"
         pid = os.fork()
         if pid == 0:
             pauses.clear()
@@ -153,7 +153,7 @@ def test_loops_wait_in_short_steps_for_the_locked_memory_that_others_give_back()
 @pytest.mark.slow
 @pytest.mark.usefixtures("io_uring")
 def test_a_run_does_not_wait_for_memory_to_probe_the_kernel():
-    """The first run of a process probes the kernel on a ring of its own, and later if there is no room for that."""
+    """The first run of a process probes the kernel on a ring of its own; without memory for it, a later run does."""
     script(
         LIMITED
         + """
@@ -177,7 +177,7 @@ def test_a_run_does_not_wait_for_memory_to_probe_the_kernel():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("io_uring")
-def test_the_refusal_has_the_numbers_and_the_remedies():
+def test_the_error_names_the_numbers_and_the_remedies():
     script(
         LIMITED
         + """

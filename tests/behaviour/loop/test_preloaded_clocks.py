@@ -1,4 +1,4 @@
-"""A preloaded library that moves the clock, as libfaketime does: a hundred times as fast."""
+"""A preloaded library that changes the clock, as libfaketime does: it runs a hundred times as fast."""
 
 import os
 import shutil
@@ -87,11 +87,9 @@ def library(tmp_path_factory):
     return str(path)
 
 
-@pytest.mark.skipif(
-    "asan" in os.environ.get("LD_PRELOAD", ""), reason="ASan has to be the first that is preloaded"
-)
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="ASan has to be preloaded first")
 def test_a_sleep_takes_as_long_as_the_faked_clock_says(library, monitor):
-    """100 s of it are a real one."""
+    """100 faked seconds are one real second."""
     begun = time.monotonic()
     subprocess.run(
         [sys.executable, "-c", textwrap.dedent(SCRIPT), monitor, str(TESTS)],

@@ -1,4 +1,4 @@
-"""asyncio's private names that programs reach for: views of what waits, the loop's thread, classes by their names."""
+"""asyncio's private names that programs use: views of what is queued, the loop's thread, names of classes."""
 
 import asyncio
 import socket
@@ -69,11 +69,11 @@ def test_scheduled_are_the_timers(loop, count):
     handles = [loop.call_later(100 + (number * 7) % count, print, number) for number in range(count)]
     scheduled = list(loop._scheduled)
     assert len(loop._scheduled) == count
-    assert {id(one) for one in scheduled} == {id(one) for one in handles}
-    assert loop._scheduled[0].when() == min(one.when() for one in handles)
+    assert {id(handle) for handle in scheduled} == {id(handle) for handle in handles}
+    assert loop._scheduled[0].when() == min(handle.when() for handle in handles)
     assert all(handle in loop._scheduled for handle in handles)
     assert all(isinstance(handle, asyncio.TimerHandle) for handle in loop._scheduled)
-    for handle in loop._scheduled:  # as Home Assistant's tests end
+    for handle in loop._scheduled:  # as at the end of Home Assistant's tests
         if not handle.cancelled():
             assert handle._args
             handle.cancel()
@@ -81,7 +81,7 @@ def test_scheduled_are_the_timers(loop, count):
 
 
 def test_timers_can_be_fired_by_hand(loop):
-    """As by Home Assistant's async_fire_time_changed()."""
+    """As Home Assistant's async_fire_time_changed() does."""
     fired = []
     for number in range(3):
         loop.call_later(1000 * number + 1000, fired.append, number)
@@ -119,7 +119,7 @@ def test_ready_callbacks_can_be_taken_and_given_back(loop):
         loop._ready.popleft()
 
 
-def test_a_ready_queue_that_cannot_be_changed_says_so(loop):
+def test_unsupported_changes_of_ready_and_scheduled_raise(loop):
     if monitor_of(loop) == STOCK:
         pytest.skip("a deque and a list")
     with pytest.raises(AttributeError):
@@ -138,10 +138,10 @@ def test_a_closed_loop_has_nothing_that_is_ready_or_scheduled(new_loop):
     assert (list(loop._ready), list(loop._scheduled)) == ([], [])
 
 
-# Others of the loop's
+# Other names of the loop
 
 
-def test_the_thread_stands_in_the_loops_dictionary(loop):
+def test_the_thread_id_is_in_the_loops_dictionary(loop):
     async def main():
         return loop.__dict__["_thread_id"]
 
@@ -149,7 +149,7 @@ def test_the_thread_stands_in_the_loops_dictionary(loop):
     assert loop.__dict__["_thread_id"] is None
 
 
-def test_the_selector_names_who_watches(loop):
+def test_the_selector_map_has_the_handles_of_reader_and_writer(loop):
     near, far = socket.socketpair()
     loop.add_reader(near, print, 1)
     loop.add_writer(near, print, 2)
@@ -207,9 +207,9 @@ async def secured():
     await accepted.connected.wait()
 
     async def end():
-        for one in (protocol, accepted):
-            one.transport.abort()
-            await one.lost.wait()
+        for side in (protocol, accepted):
+            side.transport.abort()
+            await side.lost.wait()
         server.close()
         await server.wait_closed()
 
@@ -227,7 +227,7 @@ KINDS = pytest.mark.parametrize(
 
 
 @KINDS
-async def test_a_transport_is_called_as_asyncios(make, name):
+async def test_a_transport_has_the_name_of_asyncios_class(make, name):
     transport, end = await make()
     assert type(transport).__name__ == transport.__class__.__name__ == name
     assert name in repr(transport)
@@ -239,7 +239,7 @@ async def test_a_transport_is_called_as_asyncios(make, name):
 @KINDS
 @pytest.mark.parametrize("patched", ["asyncio.BaseTransport", "asyncio.Transport", "private"])
 async def test_a_patched_get_extra_info_is_called(make, name, patched):
-    """websockets' tests patch asyncio.Transport's; a TLS transport calls the one below, which has it from there."""
+    """websockets' tests patch asyncio.Transport's; a TLS transport calls that of the transport below."""
     stock = getattr(asyncio.sslproto if make is secured else asyncio.selector_events, name)
     target = f"{stock.__module__}.{name}" if patched == "private" else patched
     transport, end = await make()
@@ -259,7 +259,7 @@ async def test_a_patched_get_extra_info_is_called(make, name, patched):
     await end()
 
 
-async def test_private_states_of_a_stream_transport():
+async def test_private_attributes_of_a_stream_transport():
     async with open_transport() as (transport, _protocol, _peer):
         assert transport._server is None
         assert transport._eof is False

@@ -1,4 +1,4 @@
-"""Programs that put a clock, a wait or a turn of their own in the place of the loop's: tests that travel in time."""
+"""Programs that replace the loop's clock, wait or turn by their own, as tests that travel in time do."""
 
 import asyncio
 import functools
@@ -10,7 +10,7 @@ import unittest.mock
 import pytest
 from support.helpers import STOCK, inside_glib, monitor_of, one_turn
 
-pytestmark = pytest.mark.skipif(inside_glib, reason="turns are made by hand, and the wait is GLib's")
+pytestmark = pytest.mark.skipif(inside_glib, reason="turns are run by hand, and GLib waits")
 
 real_monotonic = time.monotonic
 
@@ -20,10 +20,10 @@ class Clock:
 
     def __init__(self, now=1_577_836_800.0):
         self.now = now
-        self.n_asked = 0
+        self.n_reads = 0
 
     def __call__(self):
-        self.n_asked += 1
+        self.n_reads += 1
         return self.now
 
 
@@ -49,7 +49,7 @@ def test_a_replaced_monotonic_is_the_clock_of_loop_and_timers(loop, monkeypatch)
     assert hits == [1]
 
 
-def test_a_clock_may_be_replaced_and_put_back_between_two_turns(loop, monkeypatch):
+def test_a_clock_may_be_replaced_and_restored_between_two_turns(loop, monkeypatch):
     hits = []
     before = loop.time()
     loop.call_later(1000, hits.append, "before")
@@ -68,7 +68,7 @@ def test_a_clock_may_be_replaced_and_put_back_between_two_turns(loop, monkeypatc
 
 
 def test_a_clock_may_be_replaced_in_a_callback(loop, monkeypatch):
-    """As by `with freeze_time(...)` in a coroutine."""
+    """As `with freeze_time(...)` in a coroutine does."""
 
     async def main():
         hits = []
@@ -85,29 +85,29 @@ def test_a_clock_may_be_replaced_in_a_callback(loop, monkeypatch):
     loop.run_until_complete(main())
 
 
-def test_a_module_that_stands_in_the_place_of_time_is_asked(loop, monkeypatch):
+def test_a_module_patched_in_place_of_time_is_used(loop, monkeypatch):
     monkeypatch.setattr("asyncio.base_events.time", unittest.mock.Mock(monotonic=Clock(5.0)))
     assert loop.time() == 5.0
     assert loop.call_later(1, print).when() == 6.0
 
 
-def test_the_clock_is_asked_as_often_as_by_asyncio(loop, monkeypatch):
+def test_the_clock_is_read_as_often_as_by_asyncio(loop, monkeypatch):
     """Clocks that move with each read (freezegun's auto_tick_seconds) show how often that is."""
     clock = freeze(monkeypatch, Clock())
     counts = []
 
     def turn():
-        before = clock.n_asked
+        before = clock.n_reads
         loop._run_once()
-        counts.append(clock.n_asked - before)
+        counts.append(clock.n_reads - before)
 
     loop.call_soon(int)
-    turn()  # nothing to wait for: only to find what is due
+    turn()  # nothing to wait for: it only has to find what is due
     loop.call_later(10, int)
     loop.call_soon(int)
     turn()
     clock.now += 11
-    turn()  # it has to know for how long, too
+    turn()  # it also has to know how long to wait
     assert counts == [1, 1, 2]
     assert not loop._scheduled
 
@@ -127,7 +127,7 @@ def test_times_on_any_clock_keep_their_order(loop, monkeypatch, start):
     assert hits == [1, 2, 3]
 
 
-def test_a_timer_is_due_a_resolution_early(loop, monkeypatch):
+def test_a_timer_may_be_early_by_the_clocks_resolution(loop, monkeypatch):
     hits = []
     clock = freeze(monkeypatch, Clock(100.0))
     monkeypatch.setattr(loop, "_clock_resolution", 0.5)
@@ -141,7 +141,7 @@ def test_a_timer_is_due_a_resolution_early(loop, monkeypatch):
 # loop.time, loop.call_at
 
 
-def test_time_may_be_replaced_in_the_object_and_be_put_back(loop):
+def test_time_may_be_replaced_on_the_instance_and_restored(loop):
     with unittest.mock.patch.object(loop, "time", Clock(7.0)):
         assert loop.time() == 7.0
         assert loop.call_later(1, print).when() == 8.0
@@ -150,8 +150,8 @@ def test_time_may_be_replaced_in_the_object_and_be_put_back(loop):
     assert abs(loop.call_later(0, print).when() - real_monotonic()) < 60
 
 
-def test_time_may_be_replaced_in_the_class_and_be_put_back(loop):
-    """As by freezegun's real_asyncio, while time.monotonic is frozen."""
+def test_time_may_be_replaced_on_the_class_and_restored(loop):
+    """As freezegun's real_asyncio does while time.monotonic is frozen."""
     kind = type(loop)
     original = kind.time
     kind.time = lambda self: 11.0
@@ -163,7 +163,7 @@ def test_time_may_be_replaced_in_the_class_and_be_put_back(loop):
         del kind.time
 
 
-def test_time_may_be_replaced_in_asyncios_own_class(loop, monkeypatch):
+def test_time_may_be_replaced_on_asyncios_own_class(loop, monkeypatch):
     monkeypatch.setattr(asyncio.BaseEventLoop, "time", lambda self: 11.0)
     assert loop.time() == 11.0
     assert loop.call_later(1, print).when() == 12.0
@@ -249,7 +249,7 @@ def test_a_replaced_select_waits(loop):
     loop.run_until_complete(main())
 
 
-def test_a_long_wait_is_cut_as_by_asyncio(loop):
+def test_a_long_wait_is_capped_as_in_asyncio(loop):
     async def main():
         with VirtualTime(loop) as virtual:
             await asyncio.sleep(200_000)
@@ -258,7 +258,7 @@ def test_a_long_wait_is_cut_as_by_asyncio(loop):
     loop.run_until_complete(main())
 
 
-def test_data_comes_while_select_is_replaced(loop):
+def test_data_arrives_while_select_is_replaced(loop):
     async def main():
         def serve(reader, writer):
             writer.write(b"x" * 100_000)
@@ -305,20 +305,20 @@ def test_select_finds_what_is_ready_and_the_turn_dispatches_it(loop):
         if monitor_of(loop) != STOCK:
             loop._process_events(
                 found
-            )  # there it makes a callback of each event, and the turn finds it once more
+            )  # stock asyncio's makes a callback of each event, and the turn finds the event once more
         loop._run_once()
         assert hits == [b"hello"]
         loop.remove_reader(near)
 
 
-def test_select_ends_by_its_timeout_and_by_another_thread(loop):
+def test_select_returns_after_its_timeout_and_when_another_thread_schedules(loop):
     assert loop._selector.select(0.001) == []
     assert loop._selector.select(-1) == []
     loop.call_soon_threadsafe(int)
     loop._selector.select(None)
 
 
-def test_a_selector_of_the_programs_own_may_stand_before_ours(loop):
+def test_a_program_may_wrap_the_selector(loop):
     class Wrapper:
         def __init__(self, inner):
             self.inner = inner
@@ -341,7 +341,7 @@ def test_a_selector_of_the_programs_own_may_stand_before_ours(loop):
     assert len(wrapper.waits) == n_waits
 
 
-def test_an_exception_of_a_replaced_select_ends_the_run(loop):
+def test_an_exception_in_a_replaced_select_ends_the_run(loop):
     def select(timeout):
         raise ZeroDivisionError
 
@@ -351,7 +351,7 @@ def test_an_exception_of_a_replaced_select_ends_the_run(loop):
     one_turn(loop)
 
 
-def test_a_nested_run_waits_by_a_replaced_select(loop):
+def test_a_nested_run_waits_in_a_replaced_select(loop):
     if monitor_of(loop) == STOCK:
         pytest.skip("no nested runs")
 
@@ -366,8 +366,8 @@ def test_a_nested_run_waits_by_a_replaced_select(loop):
 # loop._run_once
 
 
-def test_run_forever_makes_turns_by_a_replaced_run_once(loop):
-    """Autojump clocks: before a turn that would wait, time goes to the next timer."""
+def test_run_forever_calls_a_replaced_run_once(loop):
+    """Autojump clocks move the time to the next timer before a turn that would wait."""
     clock = Clock(0.0)
     original = loop._run_once
 
@@ -388,7 +388,7 @@ def test_run_forever_makes_turns_by_a_replaced_run_once(loop):
     loop.run_until_complete(asyncio.sleep(0))
 
 
-def test_run_forever_makes_turns_by_an_overridden_run_once(loop):
+def test_run_forever_calls_an_overridden_run_once(loop):
     class Mine(type(loop)):
         n_turns = 0
 

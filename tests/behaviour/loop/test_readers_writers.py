@@ -21,7 +21,7 @@ def pair():
     far.close()
 
 
-def test_a_reader_is_called_when_data_is_there(loop, pair):
+def test_a_reader_is_called_when_there_is_data(loop, pair):
     near, far = pair
     got = []
     assert loop.add_reader(near, lambda *args: got.append((args, near.recv(10))), 1, 2) is None or True
@@ -110,13 +110,13 @@ def test_a_reader_may_remove_itself_or_another_whose_event_is_already_there(loop
     pairs = [socket.socketpair() for _ in range(10)]
     calls = []
 
-    def first_come(number):
+    def remove_all(number):
         calls.append(number)
         for near, _ in pairs:
             loop.remove_reader(near)
 
     for number, (near, far) in enumerate(pairs):
-        loop.add_reader(near, first_come, number)
+        loop.add_reader(near, remove_all, number)
         far.send(b"x")
     turn_until(loop, lambda: calls)
     for _ in range(3):
@@ -170,7 +170,7 @@ def test_hang_up_calls_the_writer_too(loop):
 
 
 def test_an_fd_number_that_is_reused_gets_the_new_callback(loop):
-    """The old file is closed after remove_reader; the number means another file now."""
+    """The old file is closed after remove_reader; the number belongs to another file now."""
     calls = []
     for number in range(20):
         near, far = socket.socketpair()
@@ -218,12 +218,12 @@ def test_regular_files_are_refused(loop, tmp_path):
     assert loop.remove_reader(0) is False
 
 
-def test_a_file_that_can_be_polled_is_taken_although_stat_calls_it_regular(loop):
-    """As a program does that waits for mounts."""
+def test_a_pollable_file_is_accepted_although_stat_calls_it_regular(loop):
+    """As in a program that waits for mounts."""
     called = []
     with open("/proc/self/mounts", "rb") as file:
         loop.add_reader(file, called.append, 1)
-        turn_until(loop, lambda: called)  # it always is readable
+        turn_until(loop, lambda: called)  # it is always readable
         assert loop.remove_reader(file) is True
 
 
@@ -293,7 +293,7 @@ def test_a_listener_can_be_watched(loop):
 
 
 def test_a_thousand_readers_before_the_first_run(loop):
-    """More than fit into a submission queue, before anything submits them."""
+    """More than fit into a submission queue before anything is submitted."""
     pairs = [socket.socketpair() for _ in range(1000)]
     called = set()
 
@@ -383,7 +383,7 @@ def test_an_exception_in_a_reader_is_reported_and_the_reader_stays(loop, pair, l
 
 
 def test_a_file_that_is_closed_while_watched_does_not_break_the_loop(loop):
-    """A mistake of the user's that stock asyncio on epoll forgives."""
+    """A mistake of the caller that stock asyncio on epoll forgives."""
     near, far = socket.socketpair()
     loop.add_reader(near, print)
     one_turn(loop)
@@ -399,7 +399,7 @@ def test_a_file_that_is_closed_while_watched_does_not_break_the_loop(loop):
 
 
 def connected(kind):
-    """Two ends that are connected; what the second one reads or accepts shows whether the first one is open."""
+    """Two connected ends; what the second reads shows whether the first is still open."""
     if kind == "tcp":
         with socket.create_server(("127.0.0.1", 0)) as listener:
             near = socket.create_connection(listener.getsockname())
@@ -449,7 +449,7 @@ def test_the_writer_of_a_watched_pipe_whose_end_is_closed_gets_an_error_at_once(
     os.close(writer)
 
 
-def test_a_watched_listener_that_is_closed_accepts_nothing_and_gives_back_its_port_at_once(loop):
+def test_a_watched_listener_that_is_closed_accepts_nothing_and_frees_its_port_at_once(loop):
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     accepted = []
@@ -466,16 +466,16 @@ def test_a_watched_listener_that_is_closed_accepts_nothing_and_gives_back_its_po
     assert accepted == []
 
 
-def test_what_was_watched_and_closed_says_nothing_of_the_file_that_gets_its_number(loop):
+def test_a_watched_file_that_was_closed_reports_nothing_for_the_file_that_gets_its_number(loop):
     near, far = socket.socketpair()
-    number = fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 500)  # which nothing else gets
+    number = fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 500)  # a number that nothing else gets
     near.close()
     called = []
     loop.add_reader(number, called.append, "reader of the old file")
     one_turn(loop)
     os.close(number)
     if monitor_of(loop) == "poll":
-        one_turn(loop)  # poll(2) knows numbers only: what is closed is found by the next wait
+        one_turn(loop)  # poll(2) knows only numbers: the next wait finds what was closed
     other, peer = socket.socketpair()
     os.dup2(other.fileno(), number)
     peer.send(b"x")
@@ -489,7 +489,7 @@ def test_what_was_watched_and_closed_says_nothing_of_the_file_that_gets_its_numb
 
 
 def test_a_closed_file_whose_duplicate_lives_does_not_keep_the_loop_busy(loop):
-    """Once its reader is removed."""
+    """At least once its reader is removed."""
     if monitor_of(loop) == STOCK:
         pytest.skip("stock asyncio's epoll_wait() returns at once from then on")
     near, far = socket.socketpair()
@@ -504,7 +504,7 @@ def test_a_closed_file_whose_duplicate_lives_does_not_keep_the_loop_busy(loop):
         for _ in range(3):
             one_turn(loop)
         n_before = loop.statistics()["syscalls"]
-        loop.run_until_complete(asyncio.sleep(0.05))  # in which a busy loop makes thousands of calls
+        loop.run_until_complete(asyncio.sleep(0.05))  # a busy loop would make thousands of calls
         assert loop.statistics()["syscalls"] - n_before < 20
         assert called == []
         loop.add_reader(duplicate, called.append, 2)
@@ -514,9 +514,9 @@ def test_a_closed_file_whose_duplicate_lives_does_not_keep_the_loop_busy(loop):
 
 
 def test_the_file_that_has_the_number_of_a_closed_one_is_not_watched_when_another_is_removed_too_late(loop):
-    """That one is closed before its reader is removed, and a duplicate of it is open; epoll(7) reports it on."""
+    """The other is closed before its reader is removed, and has an open duplicate: epoll(7) keeps reporting it."""
     if monitor_of(loop) == "poll":
-        pytest.skip("poll(2) knows numbers only")
+        pytest.skip("poll(2) knows only numbers")
     closed, far = socket.socketpair()
     late, far_of_late = socket.socketpair()
     other, far_of_other = socket.socketpair()
@@ -560,8 +560,8 @@ def test_an_fd_that_is_closed_by_its_own_callback_is_closed_for_the_peer(loop):
     far.close()
 
 
-def test_several_that_are_ready_at_once_are_called_once_each_in_a_turn(loop):
-    """More of them than one wait reports."""
+def test_readers_that_are_ready_at_once_are_called_once_each_in_a_turn(loop):
+    """There are more than one wait reports."""
     pairs = [socket.socketpair() for _ in range(150)]
     counts = [0] * len(pairs)
 
@@ -580,22 +580,22 @@ def test_several_that_are_ready_at_once_are_called_once_each_in_a_turn(loop):
         far.close()
 
 
-def answers_of(*calls):
+def results_of(*calls):
     """What each call returns, or the errno of what it raises."""
-    answers = []
+    results = []
     for call in calls:
         try:
-            answers.append(call())
+            results.append(call())
         except OSError as error:
-            answers.append(error.errno)
-    return answers
+            results.append(error.errno)
+    return results
 
 
 @pytest.mark.parametrize("n_turns", [0, 2], ids=["at once", "later"])
 @pytest.mark.parametrize("first", ["reader", "writer"])
 @pytest.mark.parametrize("end", ["closed", "regular"])
-def test_of_an_fd_that_cannot_be_watched_any_more_nothing_is_kept(loop, tmp_path, end, first, n_turns):
-    """The change to the other direction fails, once, and forgets both; a later file of that number is clean."""
+def test_nothing_is_kept_of_an_fd_that_can_no_longer_be_watched(loop, tmp_path, end, first, n_turns):
+    """The change to the other direction fails once and forgets both; a later file with that number starts clean."""
     near, far = socket.socketpair()
     number = near.fileno()
     called = []
@@ -611,7 +611,7 @@ def test_of_an_fd_that_cannot_be_watched_any_more_nothing_is_kept(loop, tmp_path
     removals = [lambda: loop.remove_reader(number), lambda: loop.remove_writer(number)]
     if first == "writer":
         removals.reverse()
-    assert answers_of(*removals, *removals) == [EBADF if end == "closed" else EPERM, False, False, False]
+    assert results_of(*removals, *removals) == [EBADF if end == "closed" else EPERM, False, False, False]
     called.clear()
     other, peer = socket.socketpair()
     if other.fileno() != number:
@@ -621,7 +621,7 @@ def test_of_an_fd_that_cannot_be_watched_any_more_nothing_is_kept(loop, tmp_path
     turn_until(loop, lambda: called)
     one_turn(loop)
     assert set(called) == {"new reader"}
-    assert answers_of(*removals) == ([True, False] if first == "reader" else [False, True])
+    assert results_of(*removals) == ([True, False] if first == "reader" else [False, True])
     for sock in (far, other, peer):
         sock.close()
     close_if_open(number)
@@ -657,7 +657,7 @@ def test_watching_a_closed_fd_for_more_forgets_what_it_was_watched_for(loop, kin
 
 @pytest.mark.expects_loop_errors
 async def test_a_cancelled_receive_is_cancelled_although_its_socket_was_closed_under_a_send(loop_errors):
-    """Both watch one fd; removing one of them fails, which is reported and hides nothing."""
+    """Both watch one fd; to remove one of them fails, which is reported and hides nothing."""
     loop = asyncio.get_running_loop()
     near, far = socket.socketpair()
     near.setblocking(False)
@@ -683,7 +683,7 @@ async def test_a_cancelled_receive_is_cancelled_although_its_socket_was_closed_u
 
 @pytest.mark.expects_loop_errors
 async def test_a_receive_ends_when_its_socket_is_closed_right_before_it_is_woken(loop_errors):
-    """Its reader is called in the turn in which another callback closed the socket, which a send waits for, too."""
+    """Another callback closes the socket in the turn in which its reader is called; a send waits for it, too."""
     loop = asyncio.get_running_loop()
     near, far = socket.socketpair()
     first, second = socket.socketpair()
@@ -709,8 +709,8 @@ async def test_a_receive_ends_when_its_socket_is_closed_right_before_it_is_woken
 
 
 @pytest.mark.parametrize("kind", ["reader", "writer"])
-def test_a_closed_file_is_found_by_what_it_was(loop, kind):
-    """anyio closes a socket and then takes it out of the loop."""
+def test_a_closed_socket_object_can_still_be_removed(loop, kind):
+    """anyio closes a socket and then removes it from the loop."""
     add, remove = getattr(loop, f"add_{kind}"), getattr(loop, f"remove_{kind}")
     near, far = socket.socketpair()
     add(near, print)

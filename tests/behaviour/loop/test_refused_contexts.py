@@ -1,4 +1,4 @@
-"""Contexts that cannot be entered: the callback is reported, and the loop's own context is as before."""
+"""Contexts that cannot be entered: the callback is reported, and the loop's own context is unchanged."""
 
 import contextvars
 
@@ -20,7 +20,7 @@ def schedule(loop, method, *arguments, context):
 def test_a_context_that_cannot_be_entered_is_reported_as_a_failing_callback(
     loop, loop_errors, caplog, method, n_arguments, what
 ):
-    """From Python 3.12 on the exception handler is to run in that context as well: then asyncio logs it."""
+    """Since Python 3.12 the exception handler runs in that context, too; as it cannot, asyncio logs the error."""
     context = contextvars.copy_context() if what == "entered" else 5
     ran = []
 
@@ -38,7 +38,7 @@ def test_a_context_that_cannot_be_entered_is_reported_as_a_failing_callback(
     else:
         scenario()
     logged = [record.exc_text for record in caplog.records if record.name == "asyncio"]
-    caplog.clear()  # records keep the exception alive, and that keeps the handle
+    caplog.clear()  # the records keep the exception alive, which keeps the handle
     assert len(loop_errors) + len(logged) == 1
     if loop_errors:
         assert isinstance(loop_errors[0]["exception"], RuntimeError if what == "entered" else Exception)
@@ -50,8 +50,8 @@ def test_a_context_that_cannot_be_entered_is_reported_as_a_failing_callback(
 
 
 @EXPECTS_LOOP_ERRORS
-def test_a_context_is_as_before_after_one_could_not_be_entered(loop, loop_errors):
-    """What was not entered is not left either."""
+def test_the_current_context_is_unchanged_after_a_context_that_could_not_be_entered(loop, loop_errors):
+    """A context that was not entered is not exited either."""
     variable = contextvars.ContextVar("variable", default="outside")
     context = contextvars.copy_context()
     context.run(variable.set, "inside")

@@ -47,7 +47,7 @@ def test_stop_is_forgotten_after_the_run(loop):
     assert run(loop, asyncio.sleep(0, "done")) == "done"
 
 
-def test_stop_out_of_a_timer_and_out_of_a_task(loop):
+def test_stop_from_a_timer_and_from_a_task(loop):
     loop.call_later(0.001, loop.stop)
     loop.run_forever()
 
@@ -74,7 +74,7 @@ def test_run_until_complete_returns_the_result_or_raises(loop):
     assert loop.run_until_complete(future) == 6
 
 
-def test_run_until_complete_notices_that_the_loop_was_stopped(loop):
+def test_run_until_complete_raises_if_the_loop_was_stopped(loop):
     future = loop.create_future()
     loop.call_soon(loop.stop)
     with pytest.raises(RuntimeError, match="before Future completed"):
@@ -92,7 +92,7 @@ def test_run_until_complete_refuses_another_loops_future(loop, new_loop):
         loop.run_until_complete(future)
 
 
-def test_is_running_and_get_running_loop_say_the_truth(loop):
+def test_is_running_and_get_running_loop_report_the_run(loop):
     seen = []
     assert not loop.is_running()
     loop.call_soon(lambda: seen.append((loop.is_running(), asyncio.get_running_loop() is loop)))
@@ -120,7 +120,7 @@ def test_a_running_loop_cannot_be_run_again_or_closed(loop, new_loop):
 
 
 def test_run_forever_refuses_a_running_loop(loop):
-    """Python versions differ in what a refused run_forever leaves behind: it is not checked."""
+    """Python versions differ in what a refused run_forever leaves behind; that is not checked."""
     seen = []
 
     def again():
@@ -183,7 +183,7 @@ def test_a_loop_that_never_ran_can_be_closed(new_loop):
         new_loop().close()
 
 
-def test_a_loop_that_is_forgotten_open_warns(new_loop, monitor):
+def test_a_loop_forgotten_without_close_warns(new_loop, monitor):
     from support.helpers import make_loop
 
     loop = make_loop(monitor)
@@ -193,8 +193,8 @@ def test_a_loop_that_is_forgotten_open_warns(new_loop, monitor):
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_a_loop_that_is_forgotten_open_goes_with_its_last_reference(monitor, debug):
-    """Without the garbage collector; in debug mode, too, where people look for the warning."""
+def test_a_loop_forgotten_without_close_is_freed_with_its_last_reference(monitor, debug):
+    """Without the garbage collector; in debug mode, too, where users expect the warning."""
     from support.helpers import make_loop
 
     if monitor == STOCK:
@@ -291,13 +291,13 @@ def test_a_runner_cancels_what_is_left(new_loop):
 
 @pytest.mark.parametrize("is_taken", [False, True], ids=["closed", "taken"])
 def test_loops_are_made_after_the_program_closed_every_descriptor(new_loop, is_taken):
-    """Daemons do that when they start; what a closed loop keeps for the next one must not be another's file by then."""
+    """Daemons close all descriptors when they start; a closed loop must not keep one that by then is another file."""
     first = new_loop()
     run(first, asyncio.sleep(0))
     first.close()
     numbers = []
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the directory's own
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the directory itself
             if "io_uring" in os.readlink(f"/proc/self/fd/{name}"):
                 numbers.append(int(name))
     near, far = socket.socketpair()

@@ -95,8 +95,8 @@ def test_a_cancelled_handle_releases_its_callback_and_arguments(loop):
     assert watch() is None
 
 
-def test_a_handle_that_was_kept_stays_what_it_was(loop):
-    """The loop reuses handles without another reference; a kept one must not turn into another callback's."""
+def test_a_handle_that_was_kept_is_not_reused(loop):
+    """The loop reuses handles that have no other reference; a kept one must not become another callback's."""
     ran = []
 
     def schedule(name):
@@ -116,7 +116,7 @@ def test_a_handle_that_was_kept_stays_what_it_was(loop):
     assert ran == [f"later {number}" for number in range(300)]
 
 
-def test_a_handle_with_a_weak_reference_is_not_used_again(loop):
+def test_a_handle_with_a_weak_reference_is_not_reused(loop):
     watched = weakref.ref(loop.call_soon(int))
     one_turn(loop)
     one_turn(loop)
@@ -125,7 +125,7 @@ def test_a_handle_with_a_weak_reference_is_not_used_again(loop):
     assert len(others) == 300
 
 
-def test_callback_and_arguments_go_as_soon_as_the_callback_ran(loop):
+def test_callback_and_arguments_are_released_as_soon_as_the_callback_has_run(loop):
     class Thing:
         def __call__(self, other):
             pass
@@ -141,8 +141,8 @@ def test_callback_and_arguments_go_as_soon_as_the_callback_ran(loop):
     assert alive == [None] * 6
 
 
-def test_a_handle_that_a_destructor_found_is_left_to_it(loop):
-    """The last reference to an argument goes with the handle; what runs then may inspect everything."""
+def test_a_handle_that_a_destructor_found_is_not_reused(loop):
+    """The last reference to an argument is dropped with the handle; the destructor may inspect everything."""
     found = []
 
     class Nosy:
@@ -189,7 +189,7 @@ def test_timers_run_in_the_order_of_their_deadlines(loop):
     assert ran == list(range(200))
 
 
-def test_callbacks_that_wait_run_before_timers_that_are_due(loop):
+def test_queued_callbacks_run_before_timers_that_are_due(loop):
     ran = []
     loop.call_later(0, ran.append, "timer")
     loop.call_soon(ran.append, "soon")
@@ -199,7 +199,7 @@ def test_callbacks_that_wait_run_before_timers_that_are_due(loop):
 
 @pytest.mark.parametrize("delay", [0, 1e-9, 0.0001])
 def test_a_timer_set_in_a_callback_does_not_overtake_what_was_scheduled_before(loop, delay):
-    """As with wait_for(): the task is begun before its timeout, however long the caller takes to wait for it."""
+    """As with wait_for(): the task starts before its timeout, however long the caller takes to wait for it."""
     ran = []
 
     def first():
@@ -212,7 +212,7 @@ def test_a_timer_set_in_a_callback_does_not_overtake_what_was_scheduled_before(l
     assert ran == ["soon", "timer"]
 
 
-def test_a_timer_that_gets_due_in_the_turn_of_stop_waits_for_the_next_run(loop):
+def test_a_timer_that_becomes_due_in_the_turn_of_stop_waits_for_the_next_run(loop):
     ran = []
 
     def last():
@@ -227,7 +227,7 @@ def test_a_timer_that_gets_due_in_the_turn_of_stop_waits_for_the_next_run(loop):
 
 @pytest.mark.parametrize("delay", [0.0002, 0.001, 0.0025, 0.02])
 def test_timers_are_never_early(loop, delay):
-    """Half a nanosecond of rounding and the clock's resolution are the only excuses."""
+    """Only half a nanosecond of rounding and the clock's resolution are allowed."""
     resolution = time.get_clock_info("monotonic").resolution
     early = []
 
@@ -242,9 +242,9 @@ def test_timers_are_never_early(loop, delay):
 
 
 def test_short_sleeps_are_short(loop):
-    """200 us take less than a millisecond when nothing else runs; stock asyncio rounds up to milliseconds."""
+    """200 us take less than a millisecond if nothing else runs; stock asyncio rounds up to milliseconds."""
     if monitor_of(loop) == STOCK:
-        pytest.skip("waits in whole milliseconds are stock asyncio's habit")
+        pytest.skip("stock asyncio waits in whole milliseconds")
     if helpers.inside_glib:
         pytest.skip("GLib waits in whole milliseconds")
 
@@ -262,7 +262,7 @@ def test_short_sleeps_are_short(loop):
 
 
 def test_a_loop_with_nothing_to_do_sleeps(loop):
-    """CPU time is what a busy loop would show."""
+    """A busy loop would use CPU time."""
     cpu = time.thread_time()
     run(loop, asyncio.sleep(0.1))
     assert time.thread_time() - cpu < 0.05
@@ -307,7 +307,7 @@ def test_huge_delays_are_accepted(loop):
     handle.cancel()
 
 
-def test_call_later_wants_a_delay(loop):
+def test_call_later_requires_a_delay(loop):
     with pytest.raises(TypeError):
         loop.call_later(None, print)
     with pytest.raises(TypeError):
@@ -358,7 +358,7 @@ def test_with_a_replaced_time_a_timer_is_due_at_its_time(loop, monkeypatch):
 
 
 @pytest.mark.expects_loop_errors
-def test_an_exception_in_a_callback_reaches_the_handler_and_nothing_else(loop, loop_errors):
+def test_an_exception_in_a_callback_only_reaches_the_exception_handler(loop, loop_errors):
     ran = []
     loop.call_soon(ran.append, 1)
     loop.call_soon(divmod, 1, 0)
@@ -451,7 +451,7 @@ def test_callbacks_run_in_a_copy_of_the_context_in_which_they_were_scheduled(loo
     assert variable.get() == "default"
 
 
-def test_an_explicit_context_is_used_itself(loop):
+def test_an_explicit_context_is_used_and_not_copied(loop):
     context = contextvars.Context()
     for schedule in (
         lambda: loop.call_soon(variable.set, "soon", context=context),
@@ -476,7 +476,7 @@ def test_handles_have_get_context_from_python_3_12_on(loop):
 
 @pytest.mark.expects_loop_errors
 def test_an_exception_handler_runs_while_the_callbacks_exception_is_handled(loop, caplog):
-    """So logging.exception() in it finds it, and what it raises itself does not hide it."""
+    """So logging.exception() in the handler finds it, and an exception of the handler does not hide it."""
     seen = []
 
     def handler(_loop, context):
@@ -488,4 +488,4 @@ def test_an_exception_handler_runs_while_the_callbacks_exception_is_handled(loop
     one_turn(loop)
     assert seen == [True]
     assert isinstance(caplog.records[-1].exc_info[1].__context__, ZeroDivisionError)
-    caplog.clear()  # the traceback has the handle
+    caplog.clear()  # the traceback holds the handle

@@ -28,7 +28,7 @@ def test_a_forced_monitor_is_the_one_that_runs(name):
 
 
 @pytest.mark.usefixtures("io_uring")
-def test_io_uring_is_chosen_freely_and_needs_no_reason():
+def test_io_uring_is_chosen_by_default_and_needs_no_reason():
     script(
         """
         loop = uringloop.new_event_loop()
@@ -147,7 +147,7 @@ def test_a_forced_io_uring_that_is_refused_is_an_error_with_errno_and_cause(name
 @pytest.mark.usefixtures("io_uring")
 @pytest.mark.parametrize("name", ["EPERM", "ENOSYS"])
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_later_loop_is_refused_when_io_uring_was_had_before(name, kept):
+def test_a_later_loop_is_refused_after_an_earlier_one_got_io_uring(name, kept):
     script(
         f"""
         first = uringloop.new_event_loop()
@@ -176,7 +176,7 @@ def test_a_later_loop_is_refused_when_io_uring_was_had_before(name, kept):
 
 
 @pytest.mark.usefixtures("io_uring")
-def test_a_forced_epoll_loop_sets_no_mark():
+def test_a_forced_epoll_loop_does_not_keep_later_loops_from_falling_back():
     script(
         """
         works(uringloop.new_event_loop(fdmon="epoll"))
@@ -189,7 +189,7 @@ def test_a_forced_epoll_loop_sets_no_mark():
 
 
 @pytest.mark.usefixtures("io_uring")
-def test_a_fork_child_starts_with_a_clean_mark():
+def test_a_fork_child_may_fall_back_although_its_parent_has_io_uring():
     script(
         """
         import warnings
@@ -286,7 +286,7 @@ def test_without_descriptors_a_later_loop_is_refused_with_the_limits_name():
 @pytest.mark.slow
 @pytest.mark.usefixtures("io_uring")
 @pytest.mark.parametrize("how", ["environment", "argument"])
-def test_auto_any_falls_back_although_other_loops_have_io_uring_and_says_so_once(how):
+def test_auto_any_falls_back_although_other_loops_have_io_uring_and_warns_once(how):
     script(
         LIMITED
         + f"""
@@ -318,7 +318,7 @@ def test_auto_any_falls_back_although_other_loops_have_io_uring_and_says_so_once
     )
 
 
-def test_loops_that_are_forced_to_differ_warn_of_nothing(caplog):
+def test_loops_with_different_forced_monitors_cause_no_warning(caplog):
     import uringloop
 
     for name in ("epoll", "poll", "epoll"):

@@ -1,4 +1,4 @@
-"""The interpreter ends while loops are alive: no crash, no hang, no more noise than stock asyncio makes."""
+"""The interpreter exits while loops are alive: no crash, no hang, no more output than from stock asyncio."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from support.helpers import STOCK, TESTS
 
 
 def end(source, monitor, *, status=0, options=()):
-    """Run a script to the interpreter's end in a process of its own; what it printed, and its stderr."""
+    """Run a script in a process of its own until the interpreter exits; return its stdout and stderr."""
     code = f"import sys\nsys.path += {[str(TESTS), str(TESTS.parent)]!r}\n"
     code += f"MONITOR = {monitor!r}\nfrom support.helpers import *\n" + textwrap.dedent(source)
     done = subprocess.run(
@@ -21,7 +21,7 @@ def end(source, monitor, *, status=0, options=()):
 
 
 def without_details(text):
-    """What it is about, without addresses and where exactly a task stands."""
+    """The text without addresses and without the place where a task waits."""
     return re.sub(r"0x[0-9a-f]+|(?<=^task: ).*", "...", text, flags=re.MULTILINE)
 
 
@@ -87,7 +87,7 @@ OPEN = {
 @pytest.mark.parametrize("is_current", [True, False])
 @pytest.mark.parametrize("what", OPEN)
 def test_a_loop_that_was_left_open_ends_as_quietly_as_stock(monitor, what, is_current):
-    """Held by the module, or by asyncio, which goes later."""
+    """The module holds it, or asyncio does, which is torn down later."""
     source = "loop = make_loop(MONITOR)\n" + textwrap.dedent(OPEN[what])
     if is_current:
         source += "asyncio.set_event_loop(loop)\nasyncio.keep = loop\n"
@@ -97,8 +97,8 @@ def test_a_loop_that_was_left_open_ends_as_quietly_as_stock(monitor, what, is_cu
 
 
 @pytest.mark.parametrize("what", ["connection", "receive", "reader", "nothing"])
-def test_it_ends_in_a_cycle_with_what_watches_it(monitor, what):
-    """__del__ runs while modules are taken apart, and may use the loop."""
+def test_a_finalizer_in_a_cycle_with_the_loop_may_use_it(monitor, what):
+    """__del__ runs while modules are torn down, and may use the loop."""
     source = "loop = make_loop(MONITOR)\n" + textwrap.dedent(OPEN[what])
     source += textwrap.dedent(
         """
@@ -147,12 +147,12 @@ def test_daemon_threads_run_loops_when_the_interpreter_ends(monitor):
     assert end(source, monitor) == ("", "")
 
 
-def test_threads_that_are_no_daemons_finish_their_loops_first(monitor):
+def test_non_daemon_threads_finish_their_loops_first(monitor):
     source = """
         import threading
         def work():
             loop = make_loop(MONITOR)
-            # the interpreter ends, and waits for this thread
+            # the interpreter exits, and waits for this thread
             loop.run_until_complete(until(lambda: not threading.main_thread().is_alive()))
             loop.close()
             print("finished")
@@ -211,7 +211,7 @@ def test_sys_exit_inside_the_loop_ends_the_process_with_its_status(monitor, wher
     assert out == ""
 
 
-def test_ctrl_c_in_run_forever_ends_the_process_as_stock(monitor):
+def test_ctrl_c_in_run_forever_ends_the_process_as_in_stock_asyncio(monitor):
     source = """
         import signal
         loop = make_loop(MONITOR)
@@ -223,7 +223,7 @@ def test_ctrl_c_in_run_forever_ends_the_process_as_stock(monitor):
     assert "Exception ignored" not in errors
 
 
-def test_subinterpreters_say_that_they_cannot(monitor):
+def test_import_in_a_subinterpreter_is_refused(monitor):
     if monitor == STOCK:
         pytest.skip("about compiled modules")
     source = """

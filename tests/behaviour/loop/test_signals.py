@@ -1,4 +1,4 @@
-"""Signals: add_signal_handler, Ctrl-C, Python's own handlers. Each test in a process of its own."""
+"""Signals: add_signal_handler, Ctrl-C, Python's own handlers. Each test runs in a process of its own."""
 
 import pytest
 from support.helpers import STOCK, run_script
@@ -22,7 +22,7 @@ def test_handler_runs_in_the_loop_with_its_arguments(monitor):
     )
 
 
-def test_signal_that_comes_right_after_registering_is_not_lost(monitor):
+def test_signal_that_arrives_right_after_registering_is_not_lost(monitor):
     run_script(
         """
         import signal
@@ -91,7 +91,7 @@ def test_a_handler_can_be_replaced(monitor):
     )
 
 
-def test_misuse_is_refused_as_stock_does(monitor):
+def test_misuse_is_refused_as_in_stock_asyncio(monitor):
     run_script(
         """
         import signal
@@ -284,8 +284,8 @@ def test_a_storm_of_signals_neither_blocks_nor_is_lost_entirely(monitor):
     )
 
 
-def test_interrupted_waits_are_no_spurious_end_of_a_timer(monitor):
-    """EINTR makes the wait return early: the timer must still not be early."""
+def test_interrupted_waits_do_not_end_a_timer_early(monitor):
+    """EINTR makes the wait return early; the timer must still not be early."""
     run_script(
         """
         import signal, time
@@ -375,7 +375,7 @@ def test_a_wakeup_fd_that_was_set_meanwhile_stays(monitor):
         """
         import signal
         if MONITOR == STOCK:
-            raise SystemExit  # takes it away
+            raise SystemExit  # stock asyncio resets it
         first, second = make_loop(MONITOR), make_loop(MONITOR)
         got = []
         first.add_signal_handler(signal.SIGUSR1, int)
@@ -408,7 +408,7 @@ def test_a_second_ctrl_c_interrupts_a_task_that_ignores_the_first(monitor):
                         steps.append("cancelled")
                         # while the loop sleeps
                         asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGINT)
-                        steps.append("asked")
+                        steps.append("scheduled")
             finally:
                 steps.append("over")
         try:
@@ -416,7 +416,7 @@ def test_a_second_ctrl_c_interrupts_a_task_that_ignores_the_first(monitor):
                 runner.run(main())
         except KeyboardInterrupt:
             steps.append("interrupted")
-        assert steps == ["cancelled", "asked", "over", "interrupted"], steps
+        assert steps == ["cancelled", "scheduled", "over", "interrupted"], steps
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         """,
         monitor,
@@ -514,7 +514,7 @@ def test_a_handler_of_pythons_signal_module_may_use_the_loop(monitor):
 
 @pytest.mark.parametrize("what", ["soon", "later", "write"])
 def test_what_pythons_handler_schedules_right_before_the_loop_sleeps_is_done(monitor, what):
-    """The signal comes from C: its handler runs when the loop has decided to sleep and looks for signals once more."""
+    """The signal is raised in C: its handler runs after the loop decided to sleep, when it checks for signals again."""
     run_script(
         """
         import ctypes, signal, socket, sys, threading
@@ -549,10 +549,10 @@ def test_what_pythons_handler_schedules_right_before_the_loop_sleeps_is_done(mon
     )
 
 
-def test_a_handler_that_could_not_be_added_leaves_nothing_in_the_way(monitor):
-    """Memory, or room in the kernel, was lacking for the reader of the wake-up socket."""
+def test_a_handler_that_could_not_be_added_can_be_added_later(monitor):
+    """There was no memory, or no room in the kernel, for the reader of the wake-up socket."""
     if monitor == STOCK:
-        pytest.skip("stock asyncio's loop has its wake-up socket from the beginning")
+        pytest.skip("stock asyncio's loop has its wake-up socket from the start")
     source = """
         import signal
 

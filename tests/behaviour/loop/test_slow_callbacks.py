@@ -77,9 +77,9 @@ def test_a_slow_data_received_is_logged(debugged, caplog):
 
 @pytest.fixture
 def hooked(loop):
-    """A loop of ours with a hook, and what the hook was called with."""
+    """A uringloop loop with a hook, and the list of the hook's calls."""
     if monitor_of(loop) == STOCK:
-        pytest.skip("the hook is ours")
+        pytest.skip("only uringloop has the hook")
     reported = []
     loop.slow_callback_hook = lambda what, seconds: reported.append((what, seconds))
     loop.slow_callback_duration = 0.005
@@ -141,7 +141,7 @@ def test_a_hook_that_fails_is_reported(hooked, loop_errors):
     loop_errors.clear()
 
 
-def test_the_hook_can_be_taken_off_in_the_hook(hooked):
+def test_the_hook_can_remove_itself(hooked):
     loop, reported = hooked
     loop.slow_callback_duration = 0
 

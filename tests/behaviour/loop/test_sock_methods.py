@@ -290,7 +290,7 @@ async def test_sendfile_of_an_empty_file_sends_nothing(pair, tmp_path):
         assert await asyncio.get_running_loop().sock_sendfile(near, file) == 0
 
 
-async def test_sendfile_falls_back_for_what_is_no_file(pair):
+async def test_sendfile_falls_back_for_objects_without_a_descriptor(pair):
     import io
 
     near, far = pair
@@ -301,14 +301,14 @@ async def test_sendfile_falls_back_for_what_is_no_file(pair):
     assert await sending == len(data)
 
 
-async def test_sendfile_without_fallback_raises_for_what_is_no_file(pair):
+async def test_sendfile_without_fallback_raises_for_objects_without_a_descriptor(pair):
     import io
 
     with pytest.raises(asyncio.SendfileNotAvailableError):
         await asyncio.get_running_loop().sock_sendfile(pair[0], io.BytesIO(b"x"), fallback=False)
 
 
-async def test_sendfile_wants_a_binary_file_and_sane_numbers(pair, tmp_path):
+async def test_sendfile_requires_a_binary_file_and_valid_numbers(pair, tmp_path):
     loop = asyncio.get_running_loop()
     path = tmp_path / "file"
     path.write_bytes(b"text")
@@ -401,7 +401,7 @@ async def test_many_rounds_of_recv_and_send_keep_the_data_in_order(pair):
         assert await loop.sock_recv(far, 4) == b"%04d" % number
 
 
-async def test_a_pipe_of_random_data_arrives_whole(pair):
+async def test_random_data_arrives_whole(pair):
     near, far = pair
     loop = asyncio.get_running_loop()
     data = os.urandom(1 << 20)
@@ -416,17 +416,17 @@ async def test_a_pipe_of_random_data_arrives_whole(pair):
     assert got == data
 
 
-# Two at once, and numbers that are used again
+# Two calls on one socket, and reused fd numbers
 
 
-async def test_a_second_receiver_takes_the_first_ones_place(pair):
+async def test_a_second_receiver_replaces_the_first(pair):
     near, far = pair
     loop = asyncio.get_running_loop()
     first = asyncio.ensure_future(loop.sock_recv(near, 10))
     await turns(2)
     second = asyncio.ensure_future(loop.sock_recv(near, 10))
     await turns(2)
-    first.cancel()  # must not take the second one's reader away
+    first.cancel()  # must not remove the second one's reader
     await turns(2)
     assert first.cancelled()
     far.send(b"data")
@@ -462,8 +462,8 @@ async def test_sendall_of_wide_items_sends_every_byte(pair):
     await loop.sock_sendall(near, array("I"))
 
 
-async def test_a_number_that_is_used_again_belongs_to_the_new_socket():
-    """A receiver whose socket was closed under it and a new socket with the same number."""
+async def test_a_reused_fd_number_belongs_to_the_new_socket():
+    """A receiver's socket is closed under it, and a new socket gets its number."""
     from support.helpers import STOCK, monitor_of
 
     loop = asyncio.get_running_loop()
@@ -490,7 +490,7 @@ async def test_a_number_that_is_used_again_belongs_to_the_new_socket():
         sock.close()
 
 
-async def test_a_listener_that_is_closed_under_sock_accept_accepts_nothing_and_gives_back_its_port():
+async def test_a_listener_closed_under_sock_accept_accepts_nothing_and_frees_its_port():
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
@@ -510,7 +510,7 @@ async def test_a_listener_that_is_closed_under_sock_accept_accepts_nothing_and_g
         await accepting
 
 
-async def test_a_receive_goes_on_while_the_other_direction_is_watched_and_no_longer(pair):
+async def test_a_receive_goes_on_while_a_writer_on_its_socket_is_added_and_removed(pair):
     loop = asyncio.get_running_loop()
     near, far = pair
     called = []
@@ -557,6 +557,6 @@ async def test_a_refused_connection_leaves_no_cycle():
             except ConnectionRefusedError:
                 pass
             await turns(3)
-            assert not [one for one in gc.get_objects() if type(one) is ConnectionRefusedError]
+            assert not [found for found in gc.get_objects() if type(found) is ConnectionRefusedError]
         finally:
             gc.enable()

@@ -1,4 +1,4 @@
-"""loop.statistics(): its names, and what they count."""
+"""loop.statistics(): the names of its counters, and what they count."""
 
 import pytest
 from support.selection_tools import script

@@ -12,7 +12,7 @@ from support.helpers import run, turns
 variable = contextvars.ContextVar("variable", default=0)
 
 
-async def test_a_million_small_steps_are_not_needed_to_see_fairness():
+async def test_gathered_tasks_take_turns():
     order = []
 
     async def count(name):
@@ -204,7 +204,7 @@ def test_a_task_factory_gets_every_keyword(loop):
 
 
 @since_3_14
-async def test_the_call_graph_names_who_waits():
+async def test_the_call_graph_names_the_awaiting_task():
     async def leaf():
         return asyncio.format_call_graph()
 
@@ -222,23 +222,23 @@ async def test_the_call_graph_names_who_waits():
 async def test_another_process_can_list_the_tasks():
     """python -m asyncio ps"""
 
-    async def look():
+    async def list_tasks():
         command = (sys.executable, "-m", "asyncio", "ps", str(os.getpid()))
         process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
         return process, await process.communicate()
 
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(look(), name="looking out")
-    process, (printed, complaints) = task.result()
-    if b"ermission" in complaints:
+        task = group.create_task(list_tasks(), name="listing tasks")
+    process, (printed, errors) = task.result()
+    if b"ermission" in errors:
         pytest.skip("reading another process's memory is forbidden here")
-    assert process.returncode == 0, complaints
-    assert b"looking out" in printed
+    assert process.returncode == 0, errors
+    assert b"listing tasks" in printed
 
 
 @pytest.mark.expects_loop_errors
-def test_tasks_of_another_make_are_left_alone_when_memory_was_short(loop, loop_errors):
-    """Their memory is not laid out as that of asyncio's tasks."""
+def test_tasks_of_foreign_classes_are_left_alone_after_a_memory_error(loop, loop_errors):
+    """Their memory layout differs from that of asyncio's tasks."""
 
     class Task:
         def __init__(self, future):
@@ -265,4 +265,4 @@ def test_tasks_of_another_make_are_left_alone_when_memory_was_short(loop, loop_e
             asyncio.tasks._unregister_task(task)
 
     run(loop, main())
-    assert [type(one["exception"]) for one in loop_errors] == [MemoryError]
+    assert [type(context["exception"]) for context in loop_errors] == [MemoryError]

@@ -78,7 +78,7 @@ def test_cancel_in_another_thread_waits_while_the_callback_runs(loop):
     def callback():
         started.set()
         assert cancelling.wait(10)
-        time.sleep(0.05)  # the time in which a cancel that does not wait would be over
+        time.sleep(0.05)  # a cancel that does not wait would return in this time
         order.append("ran")
 
     def other():
@@ -131,7 +131,7 @@ def test_many_threads_lose_no_call_and_keep_their_own_order(loop):
     assert ran == [list(range(count))] * threads
 
 
-def test_run_coroutine_threadsafe_answers_another_thread(loop):
+def test_run_coroutine_threadsafe_returns_results_to_another_thread(loop):
     async def answer(number):
         await asyncio.sleep(0)
         return number * 2
@@ -151,7 +151,7 @@ def test_run_coroutine_threadsafe_answers_another_thread(loop):
 
 
 def test_call_soon_threadsafe_while_the_loop_is_closed_raises_and_nothing_worse(new_loop):
-    """A thread that does not know of the end: RuntimeError is the only thing that may happen to it."""
+    """To a thread that does not know that the loop closes, nothing but RuntimeError may happen."""
     for _ in range(10):
         loop = new_loop()
         errors = []
@@ -171,7 +171,7 @@ def test_call_soon_threadsafe_while_the_loop_is_closed_raises_and_nothing_worse(
         assert len(errors) == 1
         assert "closed" in errors[0]
         if type(loop) is asyncio.SelectorEventLoop:
-            loop._ready.clear()  # stock asyncio checks whether it is closed, and then appends
+            loop._ready.clear()  # stock asyncio checks first whether the loop is closed, and then appends
 
 
 def test_a_loop_made_here_runs_in_another_thread(loop):
@@ -359,15 +359,15 @@ def test_a_server_moves_with_its_loop_to_another_thread(loop):
 
 
 def test_threads_that_schedule_faster_than_the_loop_runs_wait_for_it(loop):
-    """Else what they schedule would pile up, and timers and I/O would wait for all of it."""
+    """Otherwise callbacks would pile up, and timers and I/O would wait for all of them."""
     n_threads, n_callbacks = 3, 30_000
     scheduled, counts = [0] * n_threads, [0] * n_threads
-    most_waiting = 0
+    most_queued = 0
 
     def ran(number):
-        nonlocal most_waiting
+        nonlocal most_queued
         counts[number] += 1
-        most_waiting = max(most_waiting, sum(scheduled) - sum(counts))
+        most_queued = max(most_queued, sum(scheduled) - sum(counts))
 
     def flood(number):
         for _ in range(n_callbacks):
@@ -382,6 +382,6 @@ def test_threads_that_schedule_faster_than_the_loop_runs_wait_for_it(loop):
             await asyncio.sleep(0)
         for thread in threads:
             thread.join()
-        assert most_waiting < 15_000
+        assert most_queued < 15_000
 
     run(loop, main())

@@ -1,4 +1,4 @@
-"""Objects that __init__ never saw: an exception, and no crash."""
+"""Objects whose __init__ never ran raise an exception and do not crash."""
 
 import pytest
 from support.helpers import run_script
@@ -120,7 +120,7 @@ HANDLES = [("uringloop.aio.handles", "Handle"), ("uringloop.aio.handles", "Timer
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
 )
 def test_an_object_that_was_never_initialised_raises_and_does_not_crash(made, uses):
-    """Each use in a process of its own: a crash of one hides none of the others."""
+    """Each use runs in a process of its own, so that a crash hides none of the others."""
     uses = [line.strip() for line in uses.strip().splitlines()]
     run_script(
         f"""
