@@ -160,7 +160,7 @@ async def test_an_exception_in_pause_writing_is_reported(tmp_path, loop_errors):
 
 
 @pytest.mark.stock_since((3, 11, 7))  # 3.11.2, of Debian 12, has the bug
-async def test_repr_says_what_it_does():
+async def test_repr_shows_the_state():
     async with sending() as (transport, protocol, _):
         fd = transport.get_extra_info("socket").fileno()
         await until(lambda: "read=polling" in repr(transport))

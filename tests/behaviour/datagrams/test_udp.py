@@ -227,7 +227,7 @@ async def test_allow_broadcast_and_reuse_port_set_their_options():
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
 
 
-async def test_arguments_that_contradict_each_other_are_refused():
+async def test_contradictory_arguments_are_refused():
     loop = asyncio.get_running_loop()
     with pytest.raises(ValueError):
         await loop.create_datagram_endpoint(Datagrams)

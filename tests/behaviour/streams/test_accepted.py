@@ -1,4 +1,4 @@
-"""Accepted connections: their socket, their names, and what is left when they are never closed."""
+"""Accepted connections: their socket, their names, and what happens when they are never closed."""
 
 import asyncio
 import gc
@@ -88,11 +88,11 @@ def listening(kind, tmp_path):
         ("unix", socket.AF_INET),
     ],
 )
-async def test_names_are_read_as_the_kernel_wrote_them(tmp_path, kind, family, is_debug):
-    """uvicorn and gunicorn wrap any fd that they are given as AF_UNIX; asyncio has the right names all the same."""
+async def test_names_do_not_depend_on_the_family_of_the_socket_object(tmp_path, kind, family, is_debug):
+    """uvicorn and gunicorn wrap any fd that they are given as AF_UNIX; asyncio still returns the right names."""
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK and family == socket.AF_INET:
-        pytest.skip("socket.socket cuts off what is longer than its own family's names")
+        pytest.skip("socket.socket truncates names that are longer than those of its own family")
     loop.set_debug(is_debug)
     protocol = Recorder()
     listener, address, client = listening(kind, tmp_path)
@@ -129,11 +129,11 @@ async def test_names_of_unix_connections(tmp_path):
     await server.wait_closed()
 
 
-@pytest.mark.parametrize("asked", [False, True])
-async def test_names_stay_known_after_the_end(asked):
+@pytest.mark.parametrize("requests_socket", [False, True])
+async def test_names_stay_known_after_the_end(requests_socket):
     async with Accepted() as accepted:
         transport, protocol = accepted.transport, accepted.protocol
-        if asked:
+        if requests_socket:
             assert transport.get_extra_info("socket").fileno() >= 0
         names = accepted.client.getsockname(), accepted.client.getpeername()
         transport.close()
@@ -163,13 +163,13 @@ async def test_the_socket_is_one_object_and_dies_with_the_connection():
             os.close(taken)
 
 
-def stock_counts_what_is_forgotten():
+def skip_where_stock_waits_for_forgotten_connections():
     if monitor_of(asyncio.get_running_loop()) == STOCK and sys.version_info < (3, 13):
-        pytest.skip("stock asyncio's server waits for it for ever")
+        pytest.skip("stock asyncio's server waits forever for a forgotten connection")
 
 
 async def test_a_closed_server_does_not_wait_for_a_connection_that_is_forgotten():
-    stock_counts_what_is_forgotten()
+    skip_where_stock_waits_for_forgotten_connections()
 
     class Forgetful(Recorder):
         def connection_made(self, transport):
@@ -191,9 +191,9 @@ async def test_a_closed_server_does_not_wait_for_a_connection_that_is_forgotten(
         await waiting
 
 
-@pytest.mark.parametrize("asked", [False, True])
-async def test_what_is_never_closed_warns_and_is_closed(asked):
-    stock_counts_what_is_forgotten()
+@pytest.mark.parametrize("requests_socket", [False, True])
+async def test_a_connection_that_is_never_closed_warns_and_is_closed(requests_socket):
+    skip_where_stock_waits_for_forgotten_connections()
 
     class Forgetful(Recorder):
         def connection_made(self, transport):
@@ -201,7 +201,7 @@ async def test_what_is_never_closed_warns_and_is_closed(asked):
             transport.pause_reading()  # only the loop keeps it
 
     async with Accepted(Forgetful()) as accepted:
-        if asked:
+        if requests_socket:
             accepted.transport.get_extra_info("socket")
         await turns(2)
         with warnings.catch_warnings(record=True) as caught:
@@ -217,8 +217,8 @@ async def test_what_is_never_closed_warns_and_is_closed(asked):
         assert accepted.client.recv(10) == b""
 
 
-async def test_the_same_number_may_have_a_transport_again():
-    """The table of the fds' transports forgets those that are gone."""
+async def test_a_reused_fd_number_may_have_a_transport_again():
+    """The table of transports by fd forgets closed ones."""
     async with Accepted() as first:
         fd = first.transport.get_extra_info("socket").fileno()
         protocol = first.protocol
@@ -239,12 +239,12 @@ async def test_the_same_number_may_have_a_transport_again():
     far.close()
 
 
-# In Python 3.13 asyncio's transport wants to wake the waiters of its server once more.
+# In Python 3.13 asyncio's transport tries to wake the waiters of its server once more.
 @pytest.mark.filterwarnings(
     "ignore:Exception ignored .*function _SelectorTransport.__del__:pytest.PytestUnraisableExceptionWarning"
 )
-async def test_the_number_of_a_refused_connection_is_free():
-    """A server with TLS that the protocol factory closes takes no connection any more."""
+async def test_the_fd_number_of_a_refused_connection_is_free():
+    """The protocol factory of a TLS server closes the server, which accepts no further connections."""
     loop = asyncio.get_running_loop()
     closed = asyncio.Event()
 
@@ -254,7 +254,7 @@ async def test_the_number_of_a_refused_connection_is_free():
         return asyncio.Protocol()
 
     server = await loop.create_server(factory, "127.0.0.1", 0, ssl=server_tls())
-    gc.disable()  # what is left of the refused transport stays
+    gc.disable()  # the remains of the refused transport stay
     try:
         client = socket.create_connection(server.sockets[0].getsockname())
         await asyncio.wait_for(closed.wait(), 10)
@@ -322,7 +322,7 @@ async def test_a_factory_that_closes_the_clients_does_not_close_its_own():
 
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="close_clients is new in Python 3.13")
 @pytest.mark.parametrize("n_turns", range(5))
-async def test_clients_are_closed_twice_while_one_is_accepted(n_turns):
+async def test_close_clients_twice_while_a_client_is_accepted_is_harmless(n_turns):
     loop = asyncio.get_running_loop()
     server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
     with socket.create_connection(server.sockets[0].getsockname()):

@@ -9,7 +9,7 @@ from support.helpers import BufferedRecorder, Recorder, open_transport, pattern,
 
 
 @KINDS
-async def test_data_comes_through_the_protocols_buffer(kind):
+async def test_data_arrives_in_the_protocols_buffer(kind):
     async with open_transport(BufferedRecorder(), kind=kind) as (_transport, protocol, peer):
         peer.send(b"hello")
         assert await protocol.received(5) == b"hello"

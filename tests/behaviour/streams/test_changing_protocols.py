@@ -1,4 +1,4 @@
-"""Protocols whose methods change while the connection is open: each call takes the method that is there then."""
+"""Protocols whose methods change while the connection is open: each call looks up the current method."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from ..tls.test_tls_by_hand import secured
 
 
 def spy(protocol, name):
-    """Replace one method of this one protocol by another, which records the name as "new" and goes on."""
+    """Replace one method of this protocol by one that records the call as "new" and calls the original."""
     was = getattr(protocol, name)
 
     def new(*arguments):
@@ -41,7 +41,7 @@ async def test_a_replaced_data_received_gets_the_next_data(kind):
 
 
 @KINDS
-async def test_a_data_received_replaced_in_the_class_gets_the_next_data(kind):
+async def test_a_data_received_replaced_on_the_class_gets_the_next_data(kind):
     class Changing(Recorder):
         pass
 
@@ -72,7 +72,7 @@ async def test_replaced_methods_of_a_buffered_protocol_get_the_next_data(name):
 
 
 @pytest.mark.parametrize("name", ["eof_received", "connection_lost"])
-async def test_replaced_methods_get_the_end(name):
+async def test_replaced_methods_are_called_at_the_end(name):
     async with open_transport() as (_transport, protocol, peer):
         spy(protocol, name)
         peer.close()
@@ -81,8 +81,8 @@ async def test_replaced_methods_get_the_end(name):
 
 
 @pytest.mark.expects_loop_errors
-async def test_a_protocol_without_data_received_loses_the_connection_when_data_come(loop_errors):
-    class Deaf(asyncio.BaseProtocol):
+async def test_a_protocol_without_data_received_loses_the_connection_when_data_arrives(loop_errors):
+    class WithoutDataReceived(asyncio.BaseProtocol):
         def connection_made(self, transport):
             self.lost = asyncio.Event()
             self.transport = transport
@@ -91,7 +91,7 @@ async def test_a_protocol_without_data_received_loses_the_connection_when_data_c
             self.error = error
             self.lost.set()
 
-    async with open_transport(Deaf()) as (_transport, protocol, peer):
+    async with open_transport(WithoutDataReceived()) as (_transport, protocol, peer):
         peer.send(b"a")
         await protocol.lost.wait()
         assert isinstance(protocol.error, AttributeError)
@@ -111,7 +111,7 @@ async def test_a_replaced_data_received_gets_the_next_plaintext():
 
 
 async def test_a_protocol_that_is_replaced_while_reading_is_paused_gets_no_plaintext_before_it_resumes():
-    """The rest of what the transport below was given waits, whatever kind of protocol will get it."""
+    """The rest of the decrypted data waits, whatever kind of protocol will get it."""
     successor = Recorder()
 
     class Replaced(BufferedRecorder):

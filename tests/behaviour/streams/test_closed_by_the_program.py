@@ -1,7 +1,7 @@
 """The program closes the socket under a transport, a server, or a sock_recv().
 
-Its file is closed then: the peer sees the end, and its port is free.  Its number becomes another file's: nothing goes
-there.
+Its file is closed then: the peer sees the end, and its port is free. Its fd number may become another file's: nothing
+is sent there.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ STATES = pytest.mark.parametrize("state", ["fresh", "busy", "quiet"])
 
 
 def is_quiet():
-    """Nothing waits on the ring that has to leave it if nothing comes."""
+    """Whether no read is left on the ring that would be removed from it if no data arrives."""
     loop = asyncio.get_running_loop()
     if monitor_of(loop) != "io_uring":
         return True
@@ -40,9 +40,9 @@ def is_quiet():
 
 
 async def bring_into(state, use):
-    """Call use() again and again until what the program may close is fresh, busy, or quiet after it was busy.
+    """Call use() repeatedly until the socket that the program closes is fresh, busy, or quiet after it was busy.
 
-    On io_uring what is busy waits on the ring, which holds its file; after a while it leaves.
+    On io_uring a read of a busy socket waits on the ring, which holds the file; after a while it is removed.
     """
     await turns(3)
     if state != "fresh":
@@ -53,7 +53,7 @@ async def bring_into(state, use):
 
 
 async def closed_soon(state, is_closed):
-    """At once, except for what is busy: with a later turn."""
+    """Closed at once, or in a later turn if it was busy."""
     if state == "busy":
         await until(is_closed)
     assert is_closed()
@@ -70,7 +70,7 @@ def sees_end(peer):
 
 
 async def abort(transport, protocol):
-    """Stock asyncio's abort() raises once if it waits for room, and has removed its writer then."""
+    """Stock asyncio's abort() raises once if the transport waits for room, but removes its writer."""
     with contextlib.suppress(OSError):
         transport.abort()
     transport.abort()
@@ -79,11 +79,11 @@ async def abort(transport, protocol):
 
 def skip_on_poll():
     if monitor_of(asyncio.get_running_loop()) == "poll":
-        pytest.skip("poll(2) knows numbers only")
+        pytest.skip("poll(2) knows only numbers")
 
 
 class Stranger:
-    """Another connection, which gets the number of a socket that is closed now."""
+    """Another connection, which gets the fd number of a socket that is closed now."""
 
     def __init__(self, sock, way, kind=socket.SOCK_STREAM):
         number = sock.fileno()
@@ -101,7 +101,7 @@ class Stranger:
         self.far.setblocking(False)
 
     def check(self):
-        """Nothing came, nothing was taken, and it is open both ways."""
+        """Nothing was sent to it, nothing was read from it, and it is open in both directions."""
         for end in (self.near, self.far):
             with pytest.raises(BlockingIOError):
                 end.recv(1)
@@ -110,7 +110,7 @@ class Stranger:
         self.near.send(b"to far")
         assert self.far.recv(100) == b"to far"
 
-    async def gets_what_is_sent_to_it(self):
+    async def receives_data_for_it(self):
         self.far.send(b"for the other")
         await turns(5)
         assert self.near.recv(100) == b"for the other"
@@ -121,7 +121,7 @@ class Stranger:
 
 
 async def end(transport, protocol, stranger, peer):
-    """The transport goes, and takes nothing of the other with it."""
+    """End the transport, and check that the stranger is unharmed."""
     transport.abort()
     await protocol.lost.wait()
     stranger.check()
@@ -148,7 +148,7 @@ async def given(protocol=Recorder, kind="unix"):
     ],
     ids=["write", "large write", "writelines"],
 )
-async def test_a_write_fails_and_goes_nowhere(way, use):
+async def test_a_write_fails_and_reaches_no_other_socket(way, use):
     transport, protocol, near, peer = await given()
     stranger = Stranger(near, way)
     use(transport)
@@ -170,7 +170,7 @@ async def test_a_write_fails_and_goes_nowhere(way, use):
     ],
     ids=["close", "abort", "pause_reading and abort"],
 )
-async def test_the_end_of_the_transport_is_not_that_of_the_other(way, use):
+async def test_the_end_of_the_transport_does_not_end_the_stranger(way, use):
     transport, protocol, near, peer = await given()
     stranger = Stranger(near, way)
     use(transport)
@@ -181,7 +181,7 @@ async def test_the_end_of_the_transport_is_not_that_of_the_other(way, use):
     peer.close()
 
 
-async def test_write_eof_does_not_shut_the_other_down():
+async def test_write_eof_does_not_shut_the_stranger_down():
     transport, protocol, near, peer = await given()
     stranger = Stranger(near, "close")
     try:
@@ -196,26 +196,26 @@ async def test_write_eof_does_not_shut_the_other_down():
 
 
 @WAYS
-async def test_what_comes_for_the_other_is_not_taken(way):
+async def test_data_for_the_stranger_is_not_read(way):
     transport, protocol, near, peer = await given()
     stranger = Stranger(near, way)
-    await stranger.gets_what_is_sent_to_it()
+    await stranger.receives_data_for_it()
     assert protocol.data == b""
     await end(transport, protocol, stranger, peer)
 
 
-async def test_a_transport_that_begins_to_read_in_the_turn_of_the_close():
+async def test_a_transport_that_resumes_reading_in_the_turn_of_the_close_reads_nothing():
     transport, protocol, near, peer = await given()
     transport.pause_reading()
     await turns(2)
     transport.resume_reading()
     stranger = Stranger(near, "close")
-    await stranger.gets_what_is_sent_to_it()
+    await stranger.receives_data_for_it()
     assert protocol.data == b""
     await end(transport, protocol, stranger, peer)
 
 
-async def test_what_waits_for_room_when_the_socket_is_closed():
+async def test_data_that_waits_for_room_when_the_socket_is_closed_is_not_sent():
     if monitor_of(asyncio.get_running_loop()) == STOCK:
         pytest.skip("stock asyncio's abort() raises FileNotFoundError")
     transport, protocol, near, peer = await given()
@@ -236,8 +236,8 @@ async def test_what_waits_for_room_when_the_socket_is_closed():
 
 
 @WAYS
-async def test_the_socket_of_get_extra_info_is_closed(way):
-    """The loop makes the socket; writes wait for the end of the turn until the socket is requested."""
+async def test_a_write_after_the_socket_of_get_extra_info_is_closed_fails(way):
+    """The loop makes the socket; writes wait for the end of the turn until the program requests the socket."""
     async with open_transport(kind="unix") as (transport, protocol, peer):
         await turns(2)
         transport.write(b"before ")
@@ -249,7 +249,7 @@ async def test_the_socket_of_get_extra_info_is_closed(way):
         stranger.close()
 
 
-async def test_the_socket_of_an_accepted_connection_is_closed():
+async def test_a_write_after_the_socket_of_an_accepted_connection_is_closed_fails():
     protocol = Recorder()
     server = await asyncio.get_running_loop().create_server(lambda: protocol, "127.0.0.1", 0)
     with socket.create_connection(server.sockets[0].getsockname()) as peer:
@@ -265,8 +265,8 @@ async def test_the_socket_of_an_accepted_connection_is_closed():
     await server.wait_closed()
 
 
-async def test_a_socket_that_the_loop_sees_closed_in_the_turn_of_a_late_send():
-    """Not counted as the program's, which keeps it all the same."""
+async def test_a_socket_closed_before_the_send_at_the_end_of_the_turn_sends_nothing_to_the_stranger():
+    """The loop takes the socket for its own, but the program keeps it."""
     near, peer = socketpair("unix")
     transport, protocol = await connect_unshared(asyncio.get_running_loop(), Recorder, near)
     await turns(2)
@@ -279,7 +279,7 @@ async def test_a_socket_that_the_loop_sees_closed_in_the_turn_of_a_late_send():
 
 
 @pytest.mark.parametrize("is_connected", [False, True])
-async def test_datagrams_fail_and_go_nowhere(is_connected):
+async def test_datagrams_fail_and_reach_no_other_socket(is_connected):
     loop = asyncio.get_running_loop()
     near = socket.socket(type=socket.SOCK_DGRAM)
     near.bind(("127.0.0.1", 0))
@@ -293,7 +293,7 @@ async def test_datagrams_fail_and_go_nowhere(is_connected):
         stranger = Stranger(near, "close", socket.SOCK_DGRAM)
         transport.sendto(b"secret", None if is_connected else peer.getsockname())
         assert (await protocol.errors.get()).errno == 9
-        await stranger.gets_what_is_sent_to_it()
+        await stranger.receives_data_for_it()
         assert protocol.received.empty()
         transport.abort()
         await protocol.lost.wait()
@@ -302,7 +302,7 @@ async def test_datagrams_fail_and_go_nowhere(is_connected):
         stranger.close()
 
 
-async def test_a_file_is_not_sent_to_the_other(tmp_path):
+async def test_a_file_is_not_sent_to_the_stranger(tmp_path):
     """loop.sock_sendfile() calls the socket's fileno() each time."""
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK:
@@ -324,14 +324,14 @@ async def test_a_file_is_not_sent_to_the_other(tmp_path):
     stranger.close()
 
 
-# its file is closed
+# The file is closed
 
 
 @WAYS
 @STATES
 @pytest.mark.parametrize("origin", ["given", "made", "accepted"])
 async def test_the_peer_sees_the_end(origin, state, way):
-    """And the protocol nothing, until it closes the transport."""
+    """The protocol is called only once the transport is closed."""
     loop = asyncio.get_running_loop()
     protocol = Recorder()
     server = None
@@ -375,8 +375,8 @@ async def test_the_peer_sees_the_end(origin, state, way):
 
 
 @pytest.mark.parametrize("is_sending", [False, True])
-async def test_the_peer_of_one_whose_number_was_closed_sees_the_end(is_sending):
-    """The socket object does not know of it; the number is another file's at once."""
+async def test_the_peer_of_a_socket_whose_fd_number_was_replaced_sees_the_end(is_sending):
+    """The socket object does not notice: dup2() makes the number another file's."""
     skip_on_poll()
     transport, protocol, near, peer = await given(kind="tcp")
     if is_sending:
@@ -392,7 +392,7 @@ async def test_the_peer_of_one_whose_number_was_closed_sees_the_end(is_sending):
             pass
     else:
         assert peer.recv(1) == b""
-    await stranger.gets_what_is_sent_to_it()
+    await stranger.receives_data_for_it()
     assert protocol.data == b""
     assert not protocol.lost.is_set()
     await abort(transport, protocol)
@@ -401,7 +401,7 @@ async def test_the_peer_of_one_whose_number_was_closed_sees_the_end(is_sending):
     peer.close()
 
 
-async def test_one_whose_number_is_another_files_while_it_is_busy_takes_nothing_of_that():
+async def test_a_busy_transport_whose_fd_number_was_replaced_reads_nothing_from_the_new_file():
     skip_on_poll()
     transport, protocol, near, peer = await given(kind="tcp")
     for n_bytes in range(1, 4):
@@ -411,14 +411,16 @@ async def test_one_whose_number_is_another_files_while_it_is_busy_takes_nothing_
     os.dup2(stranger.near.fileno(), near.fileno())
     await until(sees_end(peer))
     await until(is_quiet)
-    await stranger.gets_what_is_sent_to_it()
+    await stranger.receives_data_for_it()
     assert protocol.data == b"xxx"
     await end(transport, protocol, stranger, peer)
 
 
 @pytest.mark.parametrize("origin", ["given", "requested"])
-async def test_what_waits_for_room_does_not_go_to_the_file_that_got_the_number_when_reading_changes(origin):
-    """The set of an epoll monitor has forgotten the number, and is asked to watch less of it."""
+async def test_data_that_waits_for_room_is_not_sent_to_the_file_with_the_number_when_reading_is_paused_or_resumed(
+    origin,
+):
+    """The epoll set has forgotten the number, and the loop changes what it watches for."""
     if origin == "given":
         transport, protocol, sock, peer = await given()
     else:
@@ -431,12 +433,12 @@ async def test_what_waits_for_room_does_not_go_to_the_file_that_got_the_number_w
     stranger = Stranger(sock.dup(), "close")
     os.dup2(stranger.near.fileno(), sock.fileno())
     for change in (transport.pause_reading, transport.resume_reading, transport.pause_reading):
-        with contextlib.suppress(OSError):  # stock asyncio, and here where there is something new to watch
+        with contextlib.suppress(OSError):  # in stock asyncio, and here if there is something new to watch
             change()
         await turns(5)
         stranger.check()
-        if monitor_of(asyncio.get_running_loop()) != STOCK:  # which reads from it in the end
-            await stranger.gets_what_is_sent_to_it()
+        if monitor_of(asyncio.get_running_loop()) != STOCK:  # stock asyncio reads from it in the end
+            await stranger.receives_data_for_it()
     await abort(transport, protocol)
     stranger.check()
     stranger.close()
@@ -457,7 +459,7 @@ async def test_a_stranger_with_the_number_of_a_listener_does_not_wake_its_server
     assert not reports
     assert stranger.near.recv(100) == b"for the other"
     with pytest.raises(ValueError):
-        server.close()  # as asyncio, which calls the socket's fileno()
+        server.close()  # as in asyncio, which calls the socket's fileno()
     stranger.check()
     stranger.close()
 
@@ -474,7 +476,7 @@ async def test_a_stranger_with_the_number_of_a_watched_socket_is_not_reported(wa
     await turns(10)
     assert not calls
     loop.add_reader(stranger.near, lambda: calls.append(stranger.near.recv(100)))
-    if monitor_of(loop) != STOCK:  # whose selector takes the number for one that it watches
+    if monitor_of(loop) != STOCK:  # stock asyncio's selector takes the number for one that it watches
         await until(lambda: calls)
         assert calls == [b"for the other"]
     loop.remove_reader(stranger.near)
@@ -484,7 +486,7 @@ async def test_a_stranger_with_the_number_of_a_watched_socket_is_not_reported(wa
 
 
 async def test_the_peer_reads_what_was_sent_and_then_the_end():
-    """While the transport waits for room."""
+    """The socket is closed while the transport waits for room."""
     transport, protocol, near, peer = await given()
     shrink_buffers(near, peer)
     data = pattern(2_000_000)
@@ -504,7 +506,7 @@ async def test_the_peer_reads_what_was_sent_and_then_the_end():
 
 @WAYS
 @STATES
-async def test_a_listener_under_its_server_accepts_nothing_and_gives_back_its_port(state, way):
+async def test_a_closed_listener_of_a_server_accepts_nothing_and_frees_its_port(state, way):
     loop = asyncio.get_running_loop()
     protocols = []
 
@@ -553,7 +555,7 @@ async def test_a_listener_under_its_server_accepts_nothing_and_gives_back_its_po
 
 @STATES
 @pytest.mark.parametrize("is_given", [False, True])
-async def test_a_datagram_endpoint_gives_back_its_port(is_given, state):
+async def test_a_closed_datagram_socket_frees_its_port(is_given, state):
     loop = asyncio.get_running_loop()
     if is_given:
         sock = socket.socket(type=socket.SOCK_DGRAM)
@@ -590,7 +592,7 @@ async def test_a_datagram_endpoint_gives_back_its_port(is_given, state):
 @STATES
 @pytest.mark.parametrize("method", ["sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into"])
 async def test_the_peer_of_a_socket_that_is_closed_under_a_receive_sees_the_end(method, state):
-    """And the receive waits until it is cancelled."""
+    """The receive itself waits until it is cancelled."""
     loop = asyncio.get_running_loop()
     near, far = socketpair("tcp")
     near.setblocking(False)
@@ -621,8 +623,8 @@ async def test_the_peer_of_a_socket_that_is_closed_under_a_receive_sees_the_end(
     far.close()
 
 
-async def test_a_socket_that_was_quiet_goes_on():
-    """Whichever of the epoll set and the ring watches for it, nothing is lost, and the end is seen."""
+async def test_a_socket_that_was_quiet_still_receives_everything():
+    """Whether the epoll set or the ring watches it, no data is lost, and the end is seen."""
     transport, protocol, _near, peer = await given(kind="tcp")
     expected = bytearray()
 
@@ -650,7 +652,7 @@ async def test_a_socket_that_was_quiet_goes_on():
     assert protocol.error is None
 
 
-async def test_the_peer_of_one_that_another_thread_requested_sees_the_end():
+async def test_the_peer_of_a_socket_that_another_thread_closed_sees_the_end():
     async with open_transport(kind="tcp") as (transport, _protocol, peer):
         await turns(3)
         sock = await asyncio.to_thread(lambda: transport.get_extra_info("socket")._sock)
@@ -660,7 +662,7 @@ async def test_the_peer_of_one_that_another_thread_requested_sees_the_end():
 
 
 @STATES
-async def test_the_peer_of_a_socket_that_keeps_records_sees_the_end(state):
+async def test_the_peer_of_a_seqpacket_socket_sees_the_end(state):
     near, peer = socket.socketpair(type=socket.SOCK_SEQPACKET)
     peer.setblocking(False)
     transport, protocol = await connect_unshared(asyncio.get_running_loop(), Recorder, near)

@@ -1,4 +1,4 @@
-"""The rules of the data plane: what was closed is closed, for us only, in time."""
+"""Rules of the data plane: close() closes in time, and only the transport's own reference to the file."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ from support.helpers import (
 @KINDS
 @pytest.mark.parametrize("how", ["close", "abort"])
 async def test_the_peer_sees_the_end_no_later_than_with_asyncio(kind, how):
-    """connection_lost comes in the next turn, the descriptor is closed right after it."""
+    """connection_lost is called in the next turn, and the descriptor is closed right after it."""
     async with open_transport(kind=kind) as (transport, protocol, peer):
         await turns(3)
         getattr(transport, how)()
@@ -66,7 +66,7 @@ def test_the_peer_sees_the_end_when_the_loop_is_closed_with_open_transports(new_
 
 
 @KINDS
-def test_what_is_written_after_the_loop_was_closed_is_sent(new_loop, kind):
+def test_data_written_after_the_loop_was_closed_is_sent(new_loop, kind):
     loop = new_loop()
     protocol, peer = connect(loop, kind)
     loop.close()
@@ -79,7 +79,7 @@ def test_what_is_written_after_the_loop_was_closed_is_sent(new_loop, kind):
     peer.close()
 
 
-def test_a_datagram_that_is_sent_after_the_loop_was_closed_is_sent(new_loop):
+def test_a_datagram_sent_after_the_loop_was_closed_arrives(new_loop):
     loop = new_loop()
     receiver = socket.socket(type=socket.SOCK_DGRAM)
     receiver.bind(("127.0.0.1", 0))
@@ -116,7 +116,7 @@ def test_a_listener_of_a_closed_loop_accepts_nothing(new_loop):
         socket.create_connection(address)
 
 
-async def test_a_listener_that_is_shared_survives_our_close():
+async def test_a_shared_listener_survives_the_servers_close():
     """No shutdown(): it would stop the other owner's listener as well."""
     listener = socket.create_server(("127.0.0.1", 0))
     other = listener.dup()
@@ -133,7 +133,7 @@ async def test_a_listener_that_is_shared_survives_our_close():
     other.close()
 
 
-def test_a_listener_that_is_shared_with_a_child_survives_our_close(monitor):
+def test_a_listener_shared_with_a_child_survives_the_servers_close(monitor):
     run_script(
         """
         import warnings
@@ -171,7 +171,7 @@ def test_a_listener_that_is_shared_with_a_child_survives_our_close(monitor):
 
 @KINDS
 @pytest.mark.parametrize("how", ["close", "abort"])
-async def test_a_duplicated_stream_stays_open_after_our_close(kind, how):
+async def test_a_duplicated_stream_stays_open_after_the_transports_close(kind, how):
     loop = asyncio.get_running_loop()
     near, peer = socketpair(kind)
     peer.settimeout(10)
@@ -228,7 +228,7 @@ async def test_the_number_of_a_closed_connection_can_be_reused_at_once():
         await fresh.lost.wait()
 
 
-# Descriptors run out
+# When descriptors run out
 
 
 @pytest.mark.slow
@@ -244,7 +244,7 @@ def test_accept_recovers_once_there_are_descriptors_again(monitor):
             def factory():
                 protocols.append(Recorder())
                 return protocols[-1]
-            # The limit is set before the server starts: an accept in flight keeps the one it began with.
+            # The limit is set before the server starts: an accept in flight keeps the one it started with.
             limit = max(map(int, os.listdir("/proc/self/fd"))) + 16
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
             server = await loop.create_server(factory, "127.0.0.1", 0)
@@ -323,7 +323,7 @@ def test_a_server_can_be_closed_while_it_waits_for_descriptors(monitor):
     )
 
 
-# Never run, run elsewhere
+# Loops that never ran, or ran in another thread
 
 
 def test_a_loop_with_readers_that_never_ran_is_closed_without_trouble(new_loop):
@@ -365,7 +365,7 @@ def test_a_loop_that_ran_in_a_thread_with_live_connections_is_closed_here(new_lo
     assert peer.recv(10) == b""
     if (
         helpers.glib_is_outer
-    ):  # the end of the thread was not announced: the kernel releases the fd a little later
+    ):  # nothing reported the end of the thread: the kernel releases the fd a little later
         wait_until(lambda: is_refused(address))
     assert is_refused(address)
     peer.close()
@@ -395,8 +395,8 @@ def test_pending_sock_recv_does_not_outlive_its_loop(new_loop):
     far.close()
 
 
-async def test_a_transport_whose_descriptor_was_closed_by_others_leaves_no_handler():
-    """Waiting in both directions: the kernel refuses the first change, and the end must not forget the old handler."""
+async def test_a_transport_whose_descriptor_the_program_closed_leaves_no_handler():
+    """It waits in both directions: the kernel refuses the first change, and the end must still remove the handler."""
     loop = asyncio.get_running_loop()
     near, peer = socketpair("tcp")
     protocol = Recorder()

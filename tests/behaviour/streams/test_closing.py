@@ -1,4 +1,4 @@
-"""How connections end: close, abort, half-close, resets; connection_lost once, with the right exception."""
+"""How connections end: close, abort, half-close, reset; connection_lost is called once, with the right exception."""
 
 import asyncio
 import errno
@@ -87,7 +87,7 @@ async def test_nothing_is_delivered_after_close(kind):
         assert protocol.data == b""
 
 
-async def test_abort_drops_what_waits():
+async def test_abort_drops_unsent_data():
     async with open_transport(kind="unix") as (transport, protocol, peer):
         filled = fill(transport.get_extra_info("socket")._sock)
         transport.write(b"dropped")
@@ -98,8 +98,8 @@ async def test_abort_drops_what_waits():
         assert len(await read_to_end(peer)) == filled
 
 
-async def test_abort_does_not_take_back_what_was_written_right_before():
-    """asyncio's write() has sent it by then; aiohttp's tests of connections that vanish rely on it."""
+async def test_abort_does_not_drop_data_written_right_before():
+    """asyncio's write() has sent it by then; aiohttp's tests of lost connections rely on that."""
     ours, peer = socket.socketpair()
     transport, protocol = await connect_unshared(asyncio.get_running_loop(), Recorder, ours)
     transport.write(b"one ")
@@ -140,8 +140,8 @@ async def test_reset_by_peer_is_reported_with_its_exception():
         assert protocol.error.errno == errno.ECONNRESET
 
 
-async def test_reset_while_data_waits_to_be_sent_is_reported_as_such():
-    """Receiving and sending find out in the same turn; the first of the two takes the socket's error."""
+async def test_reset_while_data_waits_to_be_sent_is_reported_as_a_reset():
+    """Receiving and sending find the reset in the same turn; the first of the two takes the socket's error."""
     async with open_transport() as (transport, protocol, peer):
         transport.write(bytes(30_000_000))
         await turns(2)
@@ -153,8 +153,8 @@ async def test_reset_while_data_waits_to_be_sent_is_reported_as_such():
 
 
 @pytest.mark.parametrize("is_used", [False, True])
-async def test_reset_of_a_given_socket_while_data_waits_to_be_sent_is_reported_as_such(is_used):
-    """An io_uring loop does not wait for it in the ring, or no more once it is quiet."""
+async def test_reset_of_a_given_socket_while_data_waits_to_be_sent_is_reported_as_a_reset(is_used):
+    """An io_uring loop does not receive from a given socket through the ring, or no longer once it is quiet."""
     near, peer = socketpair("tcp")
     near.setblocking(False)
     transport, protocol = await asyncio.get_running_loop().create_connection(Recorder, sock=near)
@@ -210,7 +210,7 @@ async def test_eof_received_that_returns_true_keeps_the_connection_open(kind):
 
 
 @KINDS
-async def test_eof_received_that_returns_nothing_closes_but_sends_what_waits(kind):
+async def test_eof_received_that_returns_none_closes_but_sends_unsent_data(kind):
     class Answer(Recorder):
         def eof_received(self):
             super().eof_received()
@@ -224,7 +224,7 @@ async def test_eof_received_that_returns_nothing_closes_but_sends_what_waits(kin
 
 
 @KINDS
-async def test_write_eof_sends_what_waits_and_keeps_reading(kind):
+async def test_write_eof_sends_unsent_data_and_keeps_reading(kind):
     async with open_transport(kind=kind) as (transport, protocol, peer):
         assert transport.can_write_eof()
         transport.write(b"request")
@@ -236,7 +236,7 @@ async def test_write_eof_sends_what_waits_and_keeps_reading(kind):
         assert not transport.is_closing()
 
 
-async def test_write_eof_behind_a_full_buffer_comes_after_the_data():
+async def test_write_eof_with_a_full_buffer_follows_the_data():
     async with open_transport(kind="unix") as (transport, _protocol, peer):
         filled = fill(transport.get_extra_info("socket")._sock)
         transport.write(b"tail")
@@ -349,15 +349,15 @@ async def test_the_fd_is_still_open_inside_connection_lost():
         assert protocol.fileno >= 0
 
 
-async def test_a_transport_that_is_forgotten_open_warns():
+async def test_a_transport_forgotten_without_close_warns():
     import gc
 
-    class Deaf(asyncio.Protocol):
+    class Silent(asyncio.Protocol):
         pass
 
     near, far = socket.socketpair()
     loop = asyncio.get_running_loop()
-    transport, _ = await connect_unshared(loop, Deaf, near)
+    transport, _ = await connect_unshared(loop, Silent, near)
     transport.pause_reading()
     await turns(3)
     with pytest.warns(ResourceWarning, match="unclosed transport"):  # noqa: PT031
@@ -370,8 +370,8 @@ async def test_a_transport_that_is_forgotten_open_warns():
 
 
 @pytest.mark.expects_loop_errors
-async def test_what_was_written_before_data_received_raised_arrives():
-    """Servers answer with an error and raise; asyncio's write() has sent the answer by then."""
+async def test_data_written_before_data_received_raised_arrives():
+    """Servers answer with an error page and raise; asyncio's write() has sent the answer by then."""
 
     class Failing(Recorder):
         def data_received(self, data):
@@ -389,10 +389,10 @@ async def test_what_was_written_before_data_received_raised_arrives():
 
 @KINDS
 @pytest.mark.parametrize("wait", [0, 1, 3], ids=["at once", "a turn", "three turns"])
-async def test_a_duplicate_of_the_socket_goes_on_after_close(kind, wait):
-    """Clients upgrade to TLS or hand a connection over like this: write, dup, close, and a new transport on the dup.
+async def test_a_duplicate_of_the_socket_works_after_close(kind, wait):
+    """Clients upgrade to TLS or hand a connection over in this way: write, dup, close, new transport on the duplicate.
 
-    The request arrives first, and of the answer nothing is lost in the closed transport.
+    The request arrives first, and the closed transport takes nothing of the answer.
     """
     loop = asyncio.get_running_loop()
     async with open_transport(kind=kind) as (transport, protocol, peer):
@@ -413,7 +413,7 @@ async def test_a_duplicate_of_the_socket_goes_on_after_close(kind, wait):
 @KINDS
 @pytest.mark.parametrize("wait", range(4))
 async def test_abort_at_any_time_after_close_is_harmless(kind, wait):
-    """Also when the last data has left and connection_lost() has come meanwhile; asyncio raises AttributeError then."""
+    """Also after the last data was sent and connection_lost() was called; asyncio raises AttributeError then."""
     if monitor_of(asyncio.get_running_loop()) == "asyncio":
         pytest.skip("stock asyncio: no attribute call_soon")
     async with open_transport(kind=kind) as (transport, protocol, peer):

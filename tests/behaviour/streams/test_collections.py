@@ -1,4 +1,4 @@
-"""Garbage collections run destructors, in the middle of anything: before Python 3.12 any new object may begin one."""
+"""Garbage collections run destructors at any time: before Python 3.12 any new object may start a collection."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ MANY_TURNS = 60
 
 @contextlib.contextmanager
 def each_collection(act, times):
-    """Collect as often as Python can and call `act` after each collection, like a destructor; `times` at most."""
+    """Collect as often as possible and call `act` after each collection, like a destructor; at most `times` times."""
     left = times
     is_busy = False
 
@@ -131,7 +131,7 @@ async def test_a_collection_may_write_while_a_server_accepts(kind, tmp_path):
     with each_collection(act, 100):
         for _ in range(10):
             clients.append((await connect())[1])
-    await until(lambda: len(accepted) == 10 and all(one.transport for one in accepted))
+    await until(lambda: len(accepted) == 10 and all(protocol.transport for protocol in accepted))
     for protocol in (*accepted, *clients):
         protocol.transport.abort()
     for protocol in (*accepted, *clients):

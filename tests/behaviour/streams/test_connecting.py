@@ -1,4 +1,4 @@
-"""create_connection, sock_connect and their parameters: which addresses are tried, in which order, what is left."""
+"""create_connection, sock_connect and their parameters: which addresses are tried, in which order, what is closed."""
 
 import asyncio
 import errno
@@ -31,7 +31,7 @@ def listening():
 
 @pytest.fixture
 def resolve_to(monkeypatch):
-    """A function that sets what the running loop's resolver answers."""
+    """A function that sets the results of the running loop's resolver."""
 
     def answer(*infos):
         async def getaddrinfo(*_args, **_kwargs):
@@ -45,7 +45,7 @@ def resolve_to(monkeypatch):
 
 @pytest.fixture
 def tried(monkeypatch):
-    """A function that records which addresses the running loop connects to; None as verdict waits for ever."""
+    """A function that records which addresses the running loop connects to; a verdict of None waits forever."""
 
     def record(verdicts):
         loop = asyncio.get_running_loop()
@@ -112,7 +112,7 @@ async def test_interleave_mixes_the_families(resolve_to, tried, interleave, orde
 
 
 async def test_happy_eyeballs_starts_the_next_address_when_one_is_slow(resolve_to, monkeypatch, listening):
-    """The first never answers; the second starts after the delay, and the first one's socket is closed."""
+    """The first address never answers; the second starts after the delay, and the first socket is closed."""
     loop = resolve_to((*TCP, ("slow", 1)), (*TCP, listening))
     socks = []
     connect = loop.sock_connect
@@ -177,7 +177,7 @@ async def test_a_given_socket_becomes_non_blocking():
 
 
 @pytest.mark.parametrize("timeouts", [{"ssl_handshake_timeout": 1}, {"ssl_shutdown_timeout": 1}])
-async def test_connect_accepted_socket_refuses_what_it_cannot_use(timeouts):
+async def test_connect_accepted_socket_refuses_useless_arguments_and_sockets(timeouts):
     loop = asyncio.get_running_loop()
     near, far = socket.socketpair()
     with near, far, pytest.raises(ValueError):
@@ -191,7 +191,7 @@ async def test_connect_accepted_socket_refuses_what_it_cannot_use(timeouts):
 
 @pytest.fixture
 def full_backlog():
-    """(listener, clients): no further client gets in before one is accepted."""
+    """(listener, clients): no further client can connect before one is accepted."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(0)
@@ -245,7 +245,7 @@ async def test_connecting_a_connected_socket_raises(listening):
     with socket.socket() as sock:
         sock.setblocking(False)
         with pytest.raises(OSError) as caught:
-            for _ in range(3):  # Linux lets the first one after the connection was made succeed
+            for _ in range(3):  # on Linux the first connect() after the connection was made succeeds
                 await loop.sock_connect(sock, listening)
         assert caught.value.errno == errno.EISCONN
 
@@ -257,7 +257,7 @@ async def test_a_datagram_socket_is_connected_at_once():
         assert sock.getpeername() == ("127.0.0.1", 9)
 
 
-async def test_an_address_that_is_none_raises(tmp_path):
+async def test_an_invalid_address_raises(tmp_path):
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
@@ -268,10 +268,10 @@ async def test_an_address_that_is_none_raises(tmp_path):
 
 
 async def test_connecting_to_a_busy_unix_listener_waits_for_room(tmp_path):
-    """connect(2) says EAGAIN then, and the socket counts as writable."""
+    """connect(2) returns EAGAIN then, and the socket counts as writable."""
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK:
-        pytest.skip("stock asyncio says that it is connected")
+        pytest.skip("stock asyncio reports that it is connected")
     path = str(tmp_path / "busy")
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(path)

@@ -13,7 +13,7 @@ place = contextvars.ContextVar("place", default="the loop's")
 
 
 class Recording(asyncio.Protocol):
-    """Notes in which place each method was called."""
+    """Records the value of `place` in each method."""
 
     def __init__(self):
         self.places = {"factory": place.get()}
@@ -54,7 +54,7 @@ async def connected(factory=Recording):
     return protocol, peer
 
 
-# The loop of each test runs outside of the test's task, in a context where `place` has its default.
+# The loop of each test runs outside the test's task, in a context where `place` has its default value.
 
 
 async def test_a_server_calls_in_the_context_that_created_it():
@@ -98,8 +98,8 @@ async def test_a_reset_is_reported_in_the_context_of_the_connection():
 
 
 @pytest.mark.parametrize("is_closed", [False, True], ids=["open", "closed"])
-async def test_what_a_finished_write_reports_is_not_reported_in_the_loop_s_context(is_closed):
-    """asyncio reports it in the writer's context, and uringloop in the connection's: here they are the same."""
+async def test_a_finished_write_is_not_reported_in_the_loops_context(is_closed):
+    """asyncio calls the protocol in the writer's context, uringloop in the connection's: here they are the same."""
     place.set("connected")
     protocol, peer = await connected()
     transport = protocol.transport
@@ -121,7 +121,7 @@ async def test_what_a_finished_write_reports_is_not_reported_in_the_loop_s_conte
         await protocol.lost.wait()
 
 
-# -- since Python 3.15: one context for each connection -----------------------------------------------------
+# Since Python 3.15: one context for each connection
 
 since_3_15 = pytest.mark.skipif(
     sys.version_info < (3, 15), reason="asyncio copied contexts for each callback"
@@ -129,24 +129,24 @@ since_3_15 = pytest.mark.skipif(
 
 
 class Growing(Recording):
-    """Leaves its mark in the context, at each call."""
+    """Records the value of `place` and changes it in each call."""
 
-    def note(self, name):
+    def record(self, name):
         self.places[name] = place.get()
         place.set(name)
 
     def connection_made(self, transport):
         self.transport = transport
-        self.note("connection_made")
+        self.record("connection_made")
 
     def data_received(self, data):
-        self.note("data_received")
+        self.record("data_received")
 
     def eof_received(self):
-        self.note("eof_received")
+        self.record("eof_received")
 
     def connection_lost(self, exc):
-        self.note("connection_lost")
+        self.record("connection_lost")
         self.lost.set()
 
 
@@ -171,7 +171,7 @@ async def test_the_callbacks_of_a_client_share_one_context():
 
 
 @since_3_15
-async def test_each_connection_of_a_server_has_a_copy_of_the_server_s_context():
+async def test_each_connection_of_a_server_has_a_copy_of_the_servers_context():
     place.set("made")
     loop, protocols = asyncio.get_running_loop(), []
 
@@ -197,7 +197,7 @@ async def test_each_connection_of_a_server_has_a_copy_of_the_server_s_context():
 
 @since_3_15
 @pytest.mark.parametrize("way", ["close", "abort"])
-async def test_the_end_is_reported_in_the_connection_s_context_whichever_side_closes(way):
+async def test_the_end_is_reported_in_the_connections_context_when_our_side_closes(way):
     place.set("connected")
     protocol, peer = await connected()
     place.set("closer's")

@@ -1,4 +1,4 @@
-"""The rules of the data plane: what was written is sent, whatever the ring and the loop are doing."""
+"""Rules of the data plane: written data is sent, whatever the ring and the loop are doing."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from support.helpers import (
     wait_until,
 )
 
-# Written, and then the loop stops
+# Data is written, then the loop stops
 
 
 @KINDS
@@ -95,7 +95,7 @@ def test_data_written_just_before_the_end_arrives_although_the_loop_is_closed(ne
 
 @KINDS
 def test_data_written_while_the_loop_is_not_running_arrives(loop, kind):
-    """Stock asyncio sends at once; here it may wait for the next turn, but not for more."""
+    """Stock asyncio sends at once; here the data may wait for the next turn, but no longer."""
     protocol, peer = connect(loop, kind)
     protocol.transport.write(b"idle")
     one_turn(loop)
@@ -131,7 +131,7 @@ def test_data_written_on_many_connections_just_before_the_stop_arrives_on_all(lo
 
 
 @KINDS
-def test_data_that_waits_in_the_transport_survives_a_stop(loop, kind):
+def test_data_queued_in_the_transport_survives_a_stop(loop, kind):
     protocol, peer = connect(loop, kind)
     data = pattern(5_000_000)
     loop.call_soon(protocol.transport.write, data)
@@ -172,7 +172,7 @@ async def test_data_and_write_eof_in_one_turn_keep_their_order(kind):
         assert await read_to_end(peer) == b"abc"
 
 
-# Large and many
+# Large data, and many writes
 
 
 @KINDS
@@ -200,7 +200,7 @@ async def test_many_small_writes_in_many_turns_stay_in_order(kind):
 
 
 async def test_sixteen_mebibytes_each_way_to_slow_readers():
-    """Both sides write everything at once and read with pauses; nothing may be lost, doubled or moved."""
+    """Both sides write everything at once and read with pauses; nothing may be lost, duplicated or reordered."""
 
     class Slow(Recorder):
         def data_received(self, data):
@@ -242,7 +242,7 @@ async def test_a_bulk_connection_does_not_starve_the_others(kind):
 
 @pytest.mark.parametrize("buffered", [False, True], ids=["data", "buffered"])
 async def test_a_peer_that_is_faster_than_the_program_gets_the_same_share_of_each_turn(buffered):
-    """There is always more to read, in each turn: it neither piles up, nor keeps the other callbacks waiting."""
+    """There is always more to read in each turn: data neither piles up nor keeps other callbacks waiting."""
     calls = []
 
     def refill():
@@ -280,7 +280,7 @@ async def test_a_peer_that_is_faster_than_the_program_gets_the_same_share_of_eac
 
 
 async def test_chunks_of_changing_sizes_arrive_whole():
-    """From single bytes to bulk and back: whatever reads them changes its mode in between."""
+    """From single bytes to bulk and back: the transport changes how it reads in between."""
     async with open_pair() as (near, far):
         digest, count = hashlib.sha256(), 0
         for size in (1, 10, 100_000, 2_000_000, 5, 70_000, 3_000_000, 1, 1, 200_000):
@@ -293,7 +293,7 @@ async def test_chunks_of_changing_sizes_arrive_whole():
 
 
 async def test_hundreds_of_connections_receive_at_once():
-    """More at once than there are buffers for."""
+    """There are more at once than there are buffers."""
     loop = asyncio.get_running_loop()
     connections = []
     for _ in range(200):
@@ -310,7 +310,7 @@ async def test_hundreds_of_connections_receive_at_once():
         await protocol.lost.wait()
 
 
-async def test_paused_connections_do_not_take_the_others_buffers():
+async def test_paused_connections_take_no_buffers_from_others():
     loop = asyncio.get_running_loop()
     paused = []
     for _ in range(50):

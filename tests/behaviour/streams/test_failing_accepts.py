@@ -1,4 +1,4 @@
-"""An accept that fails: the server goes on."""
+"""The server goes on after an accept that fails."""
 
 import asyncio
 import errno
@@ -12,7 +12,7 @@ EXPECTS_LOOP_ERRORS = pytest.mark.expects_loop_errors
 
 
 @EXPECTS_LOOP_ERRORS
-async def test_serving_goes_on_after_the_listeners_fd_was_something_else(monkeypatch, loop_errors):
+async def test_serving_goes_on_after_the_listeners_fd_was_another_file(monkeypatch, loop_errors):
     monkeypatch.setattr(asyncio.constants, "ACCEPT_RETRY_DELAY", 0.01)
     loop = asyncio.get_running_loop()
     protocol = Recorder()
@@ -46,7 +46,7 @@ async def test_serving_goes_on_after_the_listeners_fd_was_something_else(monkeyp
 
 
 class FailingListener(socket.socket):
-    """Fails once."""
+    """Its accept() fails once."""
 
     error = errno.EPROTO
 

@@ -21,7 +21,7 @@ from support.helpers import (
 
 
 async def fill_kernel(transport, peer):
-    """Fill the socket's buffers past the transport, so that everything written afterwards has to wait."""
+    """Fill the socket's buffers without the transport, so that everything written afterwards has to wait."""
     sock = transport.get_extra_info("socket")
     return fill(sock._sock)
 
@@ -32,7 +32,7 @@ async def test_default_limits_are_64_and_16_kib(kind):
         assert transport.get_write_buffer_limits() == (16 * 1024, 64 * 1024)
 
 
-async def test_limits_can_be_set_as_asyncio_does():
+async def test_limits_can_be_set_as_in_asyncio():
     async with open_transport() as (transport, _protocol, _peer):
         transport.set_write_buffer_limits(high=100)
         assert transport.get_write_buffer_limits() == (25, 100)
@@ -54,7 +54,7 @@ async def test_limits_can_be_set_as_asyncio_does():
 
 
 @KINDS
-async def test_pause_is_called_above_the_high_mark_only(kind):
+async def test_pause_is_called_only_above_the_high_mark(kind):
     async with open_transport(kind=kind) as (transport, protocol, peer):
         await fill_kernel(transport, peer)
         transport.set_write_buffer_limits(high=1000, low=500)
@@ -137,7 +137,7 @@ async def test_protocol_may_write_in_resume_writing():
 @pytest.mark.parametrize("how", ["close", "abort"])
 @pytest.mark.parametrize("is_list", [False, True], ids=["write", "writelines"])
 async def test_resume_writing_may_end_the_connection(how, is_list):
-    """connection_lost() comes once; asyncio calls it twice before python/cpython#156512."""
+    """connection_lost() is called once; asyncio calls it twice before python/cpython#156512."""
     if monitor_of(asyncio.get_running_loop()) == "asyncio":
         pytest.skip("stock asyncio: AttributeError in the second connection_lost()")
 
@@ -257,8 +257,8 @@ async def test_pause_in_connection_made_of_a_server_is_honoured():
 
 
 @KINDS
-async def test_pause_in_data_received_stops_the_very_next_delivery(kind):
-    """With a lot of data already there: at most one more than requested would be a delivery while paused."""
+async def test_pause_in_data_received_stops_the_next_delivery(kind):
+    """With a lot of data already there, even one more chunk would be a delivery while paused."""
 
     class OneByOne(Recorder):
         delivered_while_paused = 0
@@ -353,7 +353,7 @@ async def test_abort_in_data_received_delivers_nothing_more():
 
 
 async def test_a_write_of_a_paused_protocol_does_not_swallow_resume_writing():
-    """Room appears, and the next write comes before the loop is notified of it."""
+    """Room appears, and the next write is made before the loop is notified of it."""
 
     class Paused(asyncio.Protocol):
         is_paused = False

@@ -1,4 +1,4 @@
-"""Transports that were forgotten and not closed: a finalizer of the same garbage may run later, and use them."""
+"""Transports that were forgotten and not closed: a finalizer in the same garbage may run later and use them."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ ENDS = {
 
 
 class LateUser:
-    """Part of a transport's garbage; made after it, so finalized after it: the socket is closed already."""
+    """Part of the same garbage as its transport; made later, so finalized later, when the socket is already closed."""
 
     def __init__(self, transport, use):
         self.transport, self.use = transport, use
@@ -48,7 +48,7 @@ class LateUser:
 
 
 class Forgotten(Recorder):
-    """Keeps the loop from watching its connection, which nothing else refers to, then."""
+    """Pauses reading, so that the loop does not watch the connection, and nothing refers to it."""
 
     def __init__(self, use):
         super().__init__()
@@ -61,7 +61,7 @@ class Forgotten(Recorder):
 
 
 class NextSocket:
-    """Takes the number of the socket that was closed last; what goes out through that arrives at `peer`."""
+    """Takes the fd number of the socket that was closed last; what is sent through it arrives at `peer`."""
 
     def __init__(self, kind):
         self.kind = kind
@@ -83,7 +83,7 @@ class NextSocket:
 
 @contextlib.contextmanager
 def collected_at_once():
-    """Collections come when the test starts them."""
+    """Garbage is collected only when the test does so."""
     gc.disable()
     try:
         yield
@@ -119,7 +119,7 @@ async def test_a_finalizer_that_uses_a_forgotten_connection_reaches_no_other_soc
             with pytest.raises(BlockingIOError):
                 following.peer.recv(1)
             assert following.peer.send(b"x") == 1
-            assert following.socket.recv(1) == b"x"  # nothing of it was received or shut down
+            assert following.socket.recv(1) == b"x"  # nothing was received from it, and it is not shut down
             assert len(ends) == 1 if action in ENDS else len(ends) <= 1
             assert not ends or ends[0] is None or ends[0].errno == 9
     finally:
@@ -129,7 +129,7 @@ async def test_a_finalizer_that_uses_a_forgotten_connection_reaches_no_other_soc
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("action", [name for name in ACTIONS if "resume" not in name])
-async def test_a_forgotten_connection_leaves_its_server_once(action):
+async def test_a_forgotten_connection_is_detached_from_its_server_once(action):
     loop = asyncio.get_running_loop()
     protocols = []
     used = []
@@ -155,7 +155,7 @@ async def test_a_forgotten_connection_leaves_its_server_once(action):
         assert used == [action]
         second.close()
         await until(protocols[1].lost.is_set)
-        await turns(3)  # the handler of exceptions was not called
+        await turns(3)  # the exception handler was not called
     server.close()
     await server.wait_closed()
 

@@ -1,6 +1,5 @@
-"""Peers that have shut down their side, or whose connection is broken otherwise, and do not read what they are sent.
-
-A socket in such a state is ready all the time for the kernel's poll and has no room all the same.
+"""Peers that have shut down their side, or whose connection is otherwise broken, and do not read what they are sent.
+The kernel's poll always reports a socket in such a state as ready, although it has no room.
 """
 
 import asyncio
@@ -48,7 +47,7 @@ async def half_closed(count, kind, protocols, peers):
         peer.setblocking(False)
         near.setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16
-        )  # a thousand would take all memory for TCP
+        )  # with defaults a thousand would take all memory for TCP
         peers.append(peer)
         protocols.append(Answer())
         await loop.create_connection(lambda: protocols[-1], sock=near)
@@ -56,7 +55,7 @@ async def half_closed(count, kind, protocols, peers):
         peer.shutdown(socket.SHUT_WR)
     for protocol in protocols:
         await protocol.ended.wait()
-    await turns(300)  # more than the kernel tries a request that is ready and cannot go on
+    await turns(300)  # more often than the kernel retries a request that is ready and cannot proceed
 
 
 async def abort_all(protocols):
@@ -106,18 +105,18 @@ def is_at_end(peer):
 
 
 @KINDS
-async def test_clients_that_do_not_read_make_no_kernel_threads(kind):
+async def test_clients_that_do_not_read_start_no_kernel_threads(kind):
     await many_clients(20, kind)
 
 
 @KINDS
 @pytest.mark.slow
-async def test_a_thousand_clients_that_do_not_read_make_no_kernel_threads(kind):
+async def test_a_thousand_clients_that_do_not_read_start_no_kernel_threads(kind):
     await many_clients(1000, kind)
 
 
 @KINDS
-async def test_the_end_of_the_request_may_come_while_the_answer_waits(kind):
+async def test_the_end_of_the_request_may_arrive_while_the_answer_waits(kind):
     n_before = kernel_workers()
     async with open_transport(Answer(), kind=kind) as (transport, protocol, peer):
         transport.write(ANSWER)
@@ -134,7 +133,7 @@ async def test_the_end_of_the_request_may_come_while_the_answer_waits(kind):
 async def test_the_loop_sleeps_while_the_answer_waits(kind):
     loop = asyncio.get_running_loop()
     if not hasattr(loop, "statistics"):
-        pytest.skip("counts no turns")
+        pytest.skip("stock asyncio does not count system calls")
     async with open_transport(Answer(), kind=kind) as (_transport, protocol, peer):
         peer.shutdown(socket.SHUT_WR)
         await protocol.ended.wait()
@@ -172,7 +171,7 @@ def can_read(peer):
 
 
 @KINDS
-def test_an_answer_that_waits_goes_on_in_another_thread(loop, kind):
+def test_an_answer_that_waits_is_sent_by_another_thread(loop, kind):
     protocols, peers = [], []
 
     def begin():
@@ -188,7 +187,7 @@ def test_an_answer_that_waits_goes_on_in_another_thread(loop, kind):
 
 
 @KINDS
-async def test_a_reset_ends_a_connection_that_is_half_closed(kind):
+async def test_a_reset_ends_a_half_closed_connection(kind):
     async with open_transport(Answer(), kind=kind) as (_transport, protocol, peer):
         peer.shutdown(socket.SHUT_WR)
         await protocol.ended.wait()
@@ -201,7 +200,7 @@ async def test_a_reset_ends_a_connection_that_is_half_closed(kind):
 
 
 @KINDS
-async def test_a_peer_that_stops_reading_for_good_makes_no_kernel_thread(kind):
+async def test_a_peer_that_stops_reading_for_good_starts_no_kernel_thread(kind):
     n_before = kernel_workers()
     async with open_transport(Answer(), kind=kind) as (transport, protocol, peer):
         transport.write(ANSWER)
@@ -209,11 +208,11 @@ async def test_a_peer_that_stops_reading_for_good_makes_no_kernel_thread(kind):
         peer.shutdown(socket.SHUT_RD)
         await turns(300)
         assert kernel_workers() == n_before
-        assert not protocol.lost.is_set()  # the kernel notifies a writer only when there is room
+        assert not protocol.lost.is_set()  # the kernel wakes a writer only when there is room
 
 
 @KINDS
-async def test_a_socket_that_is_shut_down_below_its_transport_ends_the_connection(kind):
+async def test_shutdown_of_the_transports_socket_ends_the_connection(kind):
     async with open_transport(Answer(), kind=kind) as (transport, protocol, peer):
         peer.shutdown(socket.SHUT_WR)
         await protocol.ended.wait()
@@ -224,8 +223,8 @@ async def test_a_socket_that_is_shut_down_below_its_transport_ends_the_connectio
 
 
 @KINDS
-async def test_what_fits_after_a_pause_reaches_a_client_that_is_half_closed(kind):
-    """Room comes piece by piece, and each is used."""
+async def test_data_reaches_a_half_closed_client_as_room_appears(kind):
+    """Room appears piece by piece, and each piece is used."""
     async with open_transport(Answer(), kind=kind) as (transport, protocol, peer):
         filled = fill(transport.get_extra_info("socket")._sock)
         peer.shutdown(socket.SHUT_WR)
@@ -237,7 +236,7 @@ async def test_what_fits_after_a_pause_reaches_a_client_that_is_half_closed(kind
         assert protocol.error is None
 
 
-# Writers of the program's own
+# Writers of the program
 
 
 def unacknowledged(sock):
@@ -246,7 +245,7 @@ def unacknowledged(sock):
 
 
 async def fill_for_good(kind, sock):
-    """As fill(), but no acknowledgement that is under way makes room again."""
+    """Like fill(), but also waits for acknowledgements on their way, which would make room again."""
     count = 0
     while n_sent := fill(sock):
         count += n_sent
@@ -260,7 +259,7 @@ async def test_a_writer_that_waits_for_room_costs_nothing_and_is_called(kind):
     loop = asyncio.get_running_loop()
     near, peer = socketpair(kind)
     near.setblocking(False)
-    shrink_buffers(near, peer, count=1 << 16)  # else TCP enlarges them later, and there is room again
+    shrink_buffers(near, peer, count=1 << 16)  # otherwise TCP enlarges them later, and there is room again
     filled = await fill_for_good(kind, near)
     peer.shutdown(socket.SHUT_WR)
     calls = []
@@ -288,7 +287,7 @@ async def test_a_writer_that_waits_for_room_costs_nothing_and_is_called(kind):
 
 
 @KINDS
-async def test_sock_sendall_to_a_client_that_is_half_closed(kind):
+async def test_sock_sendall_to_a_half_closed_client_sends_everything(kind):
     loop = asyncio.get_running_loop()
     near, peer = socketpair(kind)
     near.setblocking(False)

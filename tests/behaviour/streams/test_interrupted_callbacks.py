@@ -1,4 +1,4 @@
-"""KeyboardInterrupt and SystemExit out of a protocol's methods: the loop runs again, and nothing was lost."""
+"""KeyboardInterrupt and SystemExit from a protocol's methods: the loop can run again, and nothing was lost."""
 
 import contextlib
 import socket
@@ -18,11 +18,11 @@ from support.helpers import (
 
 INTERRUPTS = pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 SMALL = b"0123456789abcdef"
-PATTERN = pattern(99_999)  # no power of two: a piece that is moved is seen
+PATTERN = pattern(99_999)  # not a power of two, so that a misplaced piece is noticed
 
 
 class Interrupting:
-    """A protocol's method that raises `interrupt` once, the next time it is called after `arm()`."""
+    """Base of protocols with a method that raises `interrupt` once, the first time it is called after `arm()`."""
 
     interrupt = None
     method = None
@@ -68,7 +68,7 @@ class Buffered(Interrupting, BufferedRecorder):
 
 
 def connect(loop, protocol, kind):
-    """The peer of a new connection, which does not block."""
+    """Connect the protocol; return the non-blocking peer."""
     near, peer = socketpair(kind)
     peer.setblocking(False)
     run(loop, connect_unshared(loop, lambda: protocol, near))
@@ -76,7 +76,7 @@ def connect(loop, protocol, kind):
 
 
 def receive_large_chunks(loop, protocol, peer):
-    """From the fourth chunk of 12 KiB on io_uring reads in bulk; each is received before the next is sent."""
+    """From the fourth chunk of 12 KiB on, io_uring reads in bulk; each is received before the next is sent."""
     data = pattern(13_000)
     for count in range(1, 21):
         assert peer.send(data) == len(data)
@@ -85,7 +85,7 @@ def receive_large_chunks(loop, protocol, peer):
 
 
 def fill_with_pattern(peer):
-    """Send what the socket takes; returns that."""
+    """Send as much as the socket takes; return it."""
     data = bytearray()
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -98,7 +98,7 @@ def turn_until_interrupted(loop, interrupt):
         turn_until(loop, lambda: False)
 
 
-# While the protocol is given data
+# While the protocol receives data
 
 
 @KINDS
@@ -106,11 +106,11 @@ def turn_until_interrupted(loop, interrupt):
 @pytest.mark.parametrize(
     ("make", "method"), [(Plain, "data_received"), (Buffered, "get_buffer"), (Buffered, "buffer_updated")]
 )
-def test_nothing_is_lost_of_much_data_in_large_chunks(loop, kind, interrupt, make, method):
+def test_an_interrupt_loses_nothing_of_large_chunks(loop, kind, interrupt, make, method):
     protocol = make()
     peer = connect(loop, protocol, kind)
     receive_large_chunks(loop, protocol, peer)
-    sent = fill_with_pattern(peer)  # and the peer sends nothing more
+    sent = fill_with_pattern(peer)  # the peer sends nothing more
     protocol.arm(method, interrupt)
     turn_until_interrupted(loop, interrupt)
     turn_until(loop, lambda: len(protocol.data) >= len(sent))
@@ -122,7 +122,7 @@ def test_nothing_is_lost_of_much_data_in_large_chunks(loop, kind, interrupt, mak
 @INTERRUPTS
 @pytest.mark.parametrize("size", [4, 64 * 1024], ids=["small_buffer", "large_buffer"])
 @pytest.mark.parametrize("method", ["get_buffer", "buffer_updated"])
-def test_nothing_is_lost_of_a_message_that_a_buffered_protocol_takes(loop, kind, interrupt, size, method):
+def test_an_interrupt_loses_nothing_of_a_message_to_a_buffered_protocol(loop, kind, interrupt, size, method):
     protocol = Buffered(size)
     peer = connect(loop, protocol, kind)
     peer.send(SMALL)
@@ -135,7 +135,7 @@ def test_nothing_is_lost_of_a_message_that_a_buffered_protocol_takes(loop, kind,
 
 @KINDS
 def test_every_piece_may_be_interrupted(loop, kind):
-    """What was kept for later is interrupted again, and the end of the stream comes last."""
+    """Each delivery of the rest is interrupted again, and the end of the stream is reported last."""
     protocol = Buffered(4)
     peer = connect(loop, protocol, kind)
     peer.send(SMALL)
@@ -159,8 +159,8 @@ def test_every_piece_may_be_interrupted(loop, kind):
 
 @INTERRUPTS
 @pytest.mark.parametrize("make", [Plain, Buffered])
-def test_nothing_is_lost_of_what_arrived_around_a_pause(loop, interrupt, make):
-    """Several pieces may wait for resume_reading; the first one's interrupt does not strand the others."""
+def test_an_interrupt_loses_nothing_that_arrived_around_a_pause(loop, interrupt, make):
+    """Several pieces may wait for resume_reading; an interrupt in the first does not strand the others."""
     protocol = make()
     peer = connect(loop, protocol, "tcp")
     protocol.pauses = True
@@ -218,7 +218,7 @@ def test_an_interrupted_eof_received_may_keep_the_connection_open(loop, kind):
 
 
 def fill_and_write(loop, protocol, kind="unix"):
-    """A connection whose peer's buffers are full; (peer, everything that was written)."""
+    """Connect and fill the buffers of the peer; return (peer, everything that was written)."""
     peer = connect(loop, protocol, kind)
     protocol.transport.set_write_buffer_limits(high=1000)
     data = PATTERN * 5
@@ -228,7 +228,7 @@ def fill_and_write(loop, protocol, kind="unix"):
 
 
 def run_on(loop, condition):
-    """Turn until it holds, whatever interrupts; how often it did."""
+    """Run the loop until the condition holds, whatever interrupts it; return the number of interrupts."""
     count = 0
     while True:
         try:
@@ -240,7 +240,7 @@ def run_on(loop, condition):
 
 
 def drain(loop, peer, count):
-    """Read so many bytes; (data, interrupts)."""
+    """Read `count` bytes; return (data, number of interrupts)."""
     data = bytearray()
 
     def is_read():
@@ -253,7 +253,7 @@ def drain(loop, peer, count):
 
 @KINDS
 @INTERRUPTS
-def test_pause_writing_is_interrupted_and_everything_is_sent(loop, kind, interrupt):
+def test_everything_is_sent_after_pause_writing_was_interrupted(loop, kind, interrupt):
     protocol = Writing("pause_writing", interrupt)
     peer = connect(loop, protocol, kind)
     protocol.transport.set_write_buffer_limits(high=1000)
@@ -268,8 +268,8 @@ def test_pause_writing_is_interrupted_and_everything_is_sent(loop, kind, interru
 
 @INTERRUPTS
 @pytest.mark.parametrize("what", ["close", "write_eof"])
-def test_resume_writing_is_interrupted_and_the_end_follows(loop, interrupt, what):
-    """What waited for the last byte happens, although no other byte will be sent."""
+def test_the_end_follows_after_resume_writing_was_interrupted(loop, interrupt, what):
+    """The end, which waited for the last byte, is sent although no other byte will be sent."""
     if monitor_of(loop) == "asyncio":
         pytest.skip("asyncio's _write_ready() asserts in vain that data are left, again and again")
     protocol = Writing("resume_writing", interrupt)
@@ -289,7 +289,7 @@ def test_resume_writing_is_interrupted_and_the_end_follows(loop, interrupt, what
 
 
 @INTERRUPTS
-def test_resume_writing_is_interrupted_and_sendfile_goes_on(loop, interrupt, tmp_path):
+def test_sendfile_goes_on_after_resume_writing_was_interrupted(loop, interrupt, tmp_path):
     if monitor_of(loop) == "asyncio":
         pytest.skip("asyncio's _write_ready() asserts in vain that data are left, again and again")
     path = tmp_path / "file"
@@ -333,7 +333,7 @@ class Writing(Interrupting, Recorder):
 
 @KINDS
 @INTERRUPTS
-def test_connection_made_is_interrupted_and_data_arrive(loop, kind, interrupt):
+def test_data_arrives_after_connection_made_was_interrupted(loop, kind, interrupt):
     protocol = Writing("connection_made", interrupt)
     near, peer = socketpair(kind)
     making = loop.create_task(loop.create_connection(lambda: protocol, sock=near))
@@ -346,7 +346,7 @@ def test_connection_made_is_interrupted_and_data_arrive(loop, kind, interrupt):
 
 @KINDS
 @INTERRUPTS
-def test_connection_lost_is_interrupted_and_the_socket_is_closed(loop, kind, interrupt):
+def test_the_socket_is_closed_after_connection_lost_was_interrupted(loop, kind, interrupt):
     protocol = Writing("connection_lost", interrupt)
     peer = connect(loop, protocol, kind)
     protocol.transport.abort()
@@ -359,7 +359,7 @@ def test_connection_lost_is_interrupted_and_the_socket_is_closed(loop, kind, int
 
 
 @INTERRUPTS
-def test_a_servers_factory_is_interrupted_and_the_next_connection_is_served(loop, interrupt):
+def test_the_next_connection_is_served_after_the_factory_was_interrupted(loop, interrupt):
     if monitor_of(loop) == "asyncio":
         pytest.skip("asyncio leaves the first connection to the collector")
     made = []

@@ -1,4 +1,4 @@
-"""KeyboardInterrupt and SystemExit out of the protocols of pipes: nothing is lost afterwards."""
+"""KeyboardInterrupt and SystemExit from the protocols of pipes lose nothing."""
 
 import os
 from io import FileIO
@@ -10,7 +10,7 @@ from support.interrupting import INTERRUPTS, interrupting, run_on
 
 @INTERRUPTS
 @pytest.mark.parametrize("method", ["connection_made", "data_received", "eof_received", "connection_lost"])
-def test_a_read_pipe_is_interrupted_and_its_data_and_end_arrive(loop, interrupt, method):
+def test_data_and_end_of_a_read_pipe_arrive_after_an_interrupt(loop, interrupt, method):
     protocol = interrupting(Recorder, method, interrupt)
     read_fd, write_fd = os.pipe()
     making = loop.create_task(loop.connect_read_pipe(lambda: protocol, FileIO(read_fd, "r")))
@@ -27,7 +27,7 @@ def test_a_read_pipe_is_interrupted_and_its_data_and_end_arrive(loop, interrupt,
 
 @INTERRUPTS
 @pytest.mark.parametrize("method", ["connection_made", "pause_writing", "resume_writing", "connection_lost"])
-def test_a_write_pipe_is_interrupted_and_everything_is_written(loop, interrupt, method):
+def test_everything_is_written_to_a_pipe_after_an_interrupt(loop, interrupt, method):
     protocol = interrupting(Recorder, method, interrupt)
     read_fd, write_fd = os.pipe()
     os.set_blocking(read_fd, False)
@@ -39,7 +39,9 @@ def test_a_write_pipe_is_interrupted_and_everything_is_written(loop, interrupt, 
         transport.write(data)
     except interrupt:
         n_interrupts += 1
-    if method != "resume_writing":  # asyncio's pipe, which is ours as well, forgets then that it was closed
+    if (
+        method != "resume_writing"
+    ):  # asyncio's pipe transport, which uringloop uses, too, then forgets that it was closed
         transport.close()
     received = bytearray()
 

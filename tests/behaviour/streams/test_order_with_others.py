@@ -1,4 +1,4 @@
-"""What a transport was given and what the program does to the socket itself: the order in which it was written."""
+"""Writes to a transport and the program's own operations on its socket keep the order of the program."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from support.helpers import (
 
 
 def now(peer):
-    """What has arrived without a turn of the loop."""
+    """The data that has arrived, without a turn of the loop."""
     try:
         return peer.recv(1000)
     except BlockingIOError:
@@ -45,7 +45,7 @@ def socket_of(transport):
 
 
 @KINDS
-async def test_shutdown_comes_behind_what_was_written(kind):
+async def test_shutdown_follows_the_written_data(kind):
     async with open_transport(kind=kind) as (transport, protocol, peer):
         transport.write(b"bye")
         socket_of(transport).shutdown(socket.SHUT_WR)
@@ -66,7 +66,7 @@ async def test_shutdown_comes_behind_what_was_written(kind):
     ],
     ids=["setsockopt", "getsockopt", "fileno", "dup", "_sock", "getpeername", "getsockname"],
 )
-async def test_whatever_may_act_on_the_socket_finds_what_was_written_sent(use):
+async def test_written_data_is_sent_before_the_program_uses_the_socket(use):
     async with open_transport() as (transport, _protocol, peer):
         sock = socket_of(transport)
         transport.write(b"1")
@@ -77,7 +77,7 @@ async def test_whatever_may_act_on_the_socket_finds_what_was_written_sent(use):
         assert now(peer) == b"2"
 
 
-async def test_harmless_questions_leave_writes_to_the_end_of_the_turn():
+async def test_harmless_attributes_do_not_send_before_the_end_of_the_turn():
     if monitor_of(asyncio.get_running_loop()) == STOCK:
         pytest.skip("stock asyncio sends within write()")
     async with open_transport() as (transport, _protocol, peer):
@@ -97,7 +97,7 @@ async def test_harmless_questions_leave_writes_to_the_end_of_the_turn():
 
 
 @pytest.mark.parametrize("way", ["_sock", "_sock_fd", "fileno", "of the transport"])
-async def test_the_program_writes_between_two_writes(way):
+async def test_a_write_of_the_program_between_two_writes_keeps_the_order(way):
     async with open_transport(kind="unix") as (transport, _protocol, peer):
         transport.write(b"1")
         if way == "_sock":
@@ -110,7 +110,7 @@ async def test_the_program_writes_between_two_writes(way):
         assert now(peer) == b"123"
 
 
-async def test_descriptors_passed_between_two_writes():
+async def test_descriptors_passed_between_two_writes_keep_the_order():
     async with open_transport(kind="unix") as (transport, _protocol, peer):
         transport.write(b"1")
         socket.send_fds(socket_of(transport)._sock, [b"2"], [0])
@@ -124,7 +124,7 @@ async def test_descriptors_passed_between_two_writes():
         assert got == b"123"
 
 
-async def test_a_duplicate_from_before_stays_in_order():
+async def test_writes_to_an_older_duplicate_stay_in_order():
     async with open_transport(kind="unix") as (transport, _protocol, peer):
         with socket_of(transport).dup() as copy:
             for number in range(0, 30, 3):
@@ -135,7 +135,7 @@ async def test_a_duplicate_from_before_stays_in_order():
 
 
 @KINDS
-async def test_a_socket_that_was_given_is_the_programs_too(kind):
+async def test_a_program_may_write_to_the_socket_that_it_gave(kind):
     near, peer = socketpair(kind)
     peer.setblocking(False)
     with near.dup() as copy, peer:
@@ -149,7 +149,7 @@ async def test_a_socket_that_was_given_is_the_programs_too(kind):
         await abort(protocol)
 
 
-async def test_a_given_socket_of_an_accepted_connection():
+async def test_a_program_may_write_to_an_accepted_socket_that_it_gave():
     near, peer = socketpair("tcp")
     with peer:
         transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(Recorder, near)
@@ -159,7 +159,7 @@ async def test_a_given_socket_of_an_accepted_connection():
         await abort(protocol)
 
 
-async def test_a_child_with_the_socket_as_its_output_writes_behind_the_head():
+async def test_a_child_with_the_socket_as_its_output_writes_after_the_head():
     async with open_transport(kind="unix") as (transport, _protocol, peer):
         transport.write(b"head ")
         command = [sys.executable, "-c", "print('body', end='')"]
@@ -244,8 +244,8 @@ async def test_after_drain_the_kernel_has_what_was_written(kind):
 
 @KINDS
 @pytest.mark.parametrize("others", [1, 2])
-async def test_in_a_crowd_drain_leaves_sending_to_the_end_of_the_turn(kind, others):
-    """The sends of many connections share system calls then."""
+async def test_with_many_ready_callbacks_drain_leaves_sending_to_the_end_of_the_turn(kind, others):
+    """Many connections can then share system calls for their sends."""
     loop = asyncio.get_running_loop()
     protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
     near, peer = socketpair(kind)
@@ -265,7 +265,7 @@ async def test_in_a_crowd_drain_leaves_sending_to_the_end_of_the_turn(kind, othe
         for _ in range(others):
             loop.call_soon(int)
         await writer.drain()
-        os.kill(os.getpid(), 0)  # as before it forks, ends, or signals another
+        os.kill(os.getpid(), 0)  # as before the program forks, ends, or signals another process
         assert now(peer).endswith(b", world")
         transport.abort()
         await turns(2)
@@ -273,7 +273,7 @@ async def test_in_a_crowd_drain_leaves_sending_to_the_end_of_the_turn(kind, othe
 
 # Processes
 
-DEPARTURES = {
+ENDINGS = {
     "fork": (
         """
         if not os.fork():
@@ -309,9 +309,9 @@ DEPARTURES = {
 }
 
 
-@pytest.mark.parametrize("departure", DEPARTURES)
-def test_what_was_written_is_sent_before_the_process_leaves(monitor, departure):
-    body, expected, status = DEPARTURES[departure]
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_written_data_is_sent_before_the_process_ends(monitor, ending):
+    body, expected, status = ENDINGS[ending]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         source = f"""
 import re, signal, subprocess
@@ -320,7 +320,7 @@ loop = make_loop(MONITOR)
 async def main():
     protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
     transport, _ = await loop.create_connection(lambda: protocol, *address)
-    number = int(re.search(r"fd=([0-9]+)", repr(transport)).group(1))  # which the loop does not see
+    number = int(re.search(r"fd=([0-9]+)", repr(transport)).group(1))  # the loop does not notice this
     transport.write(b"parent ")
 {textwrap.indent(textwrap.dedent(body), "    ")}
     transport.abort()
@@ -336,7 +336,7 @@ os._exit(0)
         assert got == expected
 
 
-def test_what_was_written_to_a_loop_that_does_not_run_is_sent_at_the_interpreters_end(monitor):
+def test_data_written_while_the_loop_does_not_run_is_sent_when_the_interpreter_exits(monitor):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         run_script(
             f"""
@@ -373,7 +373,7 @@ async def datagram_pair(**kwargs):
 
 
 @pytest.mark.parametrize(("option", "reported"), [(socket.IP_TTL, 2), (socket.IP_TOS, 1)], ids=["TTL", "TOS"])
-async def test_each_datagram_has_the_option_of_its_moment(option, reported):
+async def test_each_datagram_is_sent_with_the_option_set_before_it(option, reported):
     async with datagram_pair() as (transport, _protocol, receiver, address):
         sock = socket_of(transport)
         for value in (4, 8, 16, 32):
@@ -387,7 +387,7 @@ async def test_each_datagram_has_the_option_of_its_moment(option, reported):
             assert int.from_bytes(options[reported], sys.byteorder) == value
 
 
-async def test_broadcasting_is_allowed_for_one_datagram():
+async def test_broadcasting_can_be_allowed_for_one_datagram():
     async with datagram_pair() as (transport, protocol, _receiver, address):
         sock = socket_of(transport)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -407,7 +407,7 @@ async def test_datagrams_of_the_program_and_of_the_transport_stay_in_order():
             assert [receiver.recv(10) for _ in range(4)] == [b"1", b"2", b"3", b"4"]
 
 
-async def test_a_given_datagram_socket_is_the_programs_too():
+async def test_a_program_may_send_on_the_datagram_socket_that_it_gave():
     given = socket.socket(type=socket.SOCK_DGRAM)
     given.bind(("127.0.0.1", 0))
     async with datagram_pair(sock=given) as (transport, _protocol, receiver, address):
@@ -423,7 +423,7 @@ async def test_a_given_datagram_socket_is_the_programs_too():
         assert int.from_bytes(ttl[b"3"], sys.byteorder) != 7
 
 
-async def test_the_name_that_a_first_datagram_gives():
+async def test_the_first_datagram_binds_the_socket():
     async with datagram_pair(family=socket.AF_INET) as (transport, _protocol, _receiver, address):
         transport.sendto(b"binds", address)
         assert socket_of(transport).getsockname()[1] != 0

@@ -1,4 +1,4 @@
-"""Protocols that pause in each call, and loops that read at the same time: data come whole and in order."""
+"""Protocols that pause in each call, and loops that read at the same time: data arrives whole and in order."""
 
 import contextlib
 import threading
@@ -21,7 +21,7 @@ from support.helpers import (
 
 
 class PausingBuffered(BufferedRecorder):
-    """Takes a piece that is smaller than what the loop reads, and pauses."""
+    """Takes pieces that are smaller than what the loop reads, and pauses after each."""
 
     def __init__(self):
         super().__init__(9000)
@@ -49,7 +49,7 @@ class Pausing(Recorder):
 
 @KINDS
 @pytest.mark.parametrize("make", [PausingBuffered, Pausing])
-async def test_much_data_comes_in_order_although_reading_is_paused_in_every_turn(kind, make):
+async def test_much_data_arrives_in_order_although_reading_is_paused_in_every_turn(kind, make):
     data = memoryview(pattern(2_000_000))
     n_sent = 0
     async with open_transport(make(), kind=kind) as (transport, protocol, peer):
@@ -72,7 +72,7 @@ async def test_much_data_comes_in_order_although_reading_is_paused_in_every_turn
 
 
 class Meddling(BufferedRecorder):
-    """Calls `meddle` in get_buffer, once: the bytes are read already, and not yet copied."""
+    """Calls `meddle` once in get_buffer, when the bytes are read but not yet copied."""
 
     meddle = None
 

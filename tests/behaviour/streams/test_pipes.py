@@ -64,7 +64,7 @@ async def test_write_pipe_writes_in_order():
     os.close(read_fd)
 
 
-async def test_write_pipe_keeps_what_the_kernel_does_not_take():
+async def test_write_pipe_keeps_data_that_the_kernel_does_not_take():
     transport, protocol, read_fd = await open_writer()
     data = os.urandom(300_000)
     transport.write(data)
@@ -87,7 +87,7 @@ async def test_write_pipe_keeps_what_the_kernel_does_not_take():
     os.close(read_fd)
 
 
-async def test_write_pipe_notices_that_the_reader_is_gone():
+async def test_write_pipe_is_closed_when_the_reader_is_gone():
     transport, protocol, read_fd = await open_writer()
     os.close(read_fd)
     await protocol.lost.wait()
@@ -103,7 +103,7 @@ async def test_write_pipe_reports_a_broken_pipe_when_data_waits():
     assert isinstance(protocol.error, BrokenPipeError)
 
 
-async def test_write_eof_sends_what_waits_and_closes():
+async def test_write_eof_sends_unsent_data_and_closes():
     transport, protocol, read_fd = await open_writer()
     assert transport.can_write_eof()
     transport.write(b"last")
@@ -114,7 +114,7 @@ async def test_write_eof_sends_what_waits_and_closes():
     os.close(read_fd)
 
 
-async def test_abort_of_a_write_pipe_drops_what_waits():
+async def test_abort_of_a_write_pipe_drops_unsent_data():
     transport, protocol, read_fd = await open_writer()
     transport.write(bytes(300_000))
     transport.abort()
@@ -188,7 +188,7 @@ async def test_a_terminal_can_be_used(tmp_path):
     os.close(slave)
 
 
-async def test_a_full_pipe_is_written_once_there_is_room():
+async def test_data_for_a_full_pipe_is_written_once_there_is_room():
     near, far = socket.socketpair()
     far.setblocking(False)
     near.setblocking(False)

@@ -1,4 +1,4 @@
-"""The kernel ends a read before everything is read: at urgent data, and at passed fds.  Nothing stays undelivered."""
+"""The kernel ends a read early at urgent data and at passed fds; nothing stays undelivered."""
 
 import array
 import os
@@ -20,7 +20,7 @@ SIZES = [100, 13_000, 20_000, 60_000]
 
 
 async def warm_up(protocol, peer, size):
-    """Large chunks in a row change the way in which an io_uring loop reads."""
+    """Large chunks in a row change how an io_uring loop reads."""
     for count in range(1, 9):
         await send_all(peer, bytes(size))
         await until(lambda count=count: len(protocol.data) == count * size)
@@ -44,14 +44,14 @@ async def send_all(peer, data):
 
 @pytest.mark.parametrize("make", [Recorder, BufferedRecorder])
 @pytest.mark.parametrize("size", SIZES)
-def test_urgent_data_does_not_hold_up_what_follows(loop, size, make):
+def test_urgent_data_does_not_delay_the_data_that_follows(loop, size, make):
     async def main():
         async with open_transport(make()) as (_, protocol, peer):
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * size)
             await warm_up(protocol, peer, size)
             for _ in range(6):
                 protocol.data.clear()
-                # in one go: the loop reads when all of it is there
+                # without a turn in between: the loop reads once all of it is there
                 peer.send(pattern(size))
                 peer.send(b"!", socket.MSG_OOB)
                 peer.send(pattern(size))
@@ -62,8 +62,8 @@ def test_urgent_data_does_not_hold_up_what_follows(loop, size, make):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_one_urgent_byte_soon_after_the_other_holds_up_nothing(loop, size):
-    """An io_uring loop finds what follows the first one late, by its sweep; from then on it checks after each read."""
+def test_two_urgent_bytes_in_a_row_delay_nothing(loop, size):
+    """An io_uring loop finds data after the first byte late, in its sweep; from then on it checks after each read."""
 
     async def main():
         async with open_transport() as (_, protocol, peer):
@@ -73,7 +73,7 @@ def test_one_urgent_byte_soon_after_the_other_holds_up_nothing(loop, size):
                 peer.send(pattern(size))
                 peer.send(b"!", socket.MSG_OOB)
             peer.send(pattern(size))
-            # the urgent byte before the last one is data like any other by then, if it was not passed over yet
+            # by then the first urgent byte is ordinary data, unless it was already skipped
             expected = (3 * pattern(size), pattern(size) + b"!" + 2 * pattern(size))
             await until(lambda: bytes(protocol.data) in expected)
             for _ in range(3):
@@ -88,7 +88,7 @@ def test_one_urgent_byte_soon_after_the_other_holds_up_nothing(loop, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_passed_fds_do_not_hold_up_what_follows(loop, size):
+def test_passed_fds_do_not_delay_the_data_that_follows(loop, size):
     async def main():
         async with open_transport(kind="unix") as (_, protocol, peer):
             await warm_up(protocol, peer, size)
@@ -108,8 +108,8 @@ def test_passed_fds_do_not_hold_up_what_follows(loop, size):
     run(loop, main())
 
 
-def test_the_program_receives_nothing_beside_the_data_from_a_socket_that_it_takes(loop):
-    """However the loop has read from it before: each of its own recvmsg(2) brings data only."""
+def test_a_programs_own_recvmsg_returns_only_data(loop):
+    """However the loop has read from the socket before, recvmsg(2) returns no ancillary data to the program."""
 
     async def main():
         async with open_transport() as (transport, protocol, peer):

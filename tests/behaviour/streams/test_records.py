@@ -1,4 +1,4 @@
-"""Sockets that keep records (SOCK_SEQPACKET): one write, one record; one record, one data_received."""
+"""Sockets with record boundaries (SOCK_SEQPACKET): one write is one record, one record is one data_received."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ def received(peer):
     return got
 
 
-async def test_writes_of_one_turn_are_as_many_records():
+async def test_writes_of_one_turn_are_separate_records():
     async with records() as (transport, _protocol, peer):
         for number in range(5):
             transport.write(b"%d" % number)
@@ -54,43 +54,43 @@ async def test_writelines_is_one_record():
         assert received(peer) == [b"before", b"onetwothree", b"after"]
 
 
-async def test_writelines_of_more_pieces_than_one_call_takes_is_one_record():
+async def test_writelines_of_more_pieces_than_iov_max_is_one_record():
     if monitor_of(asyncio.get_running_loop()) == STOCK:
-        pytest.skip("stock asyncio makes a record of each 1024 pieces from Python 3.12 on")
+        pytest.skip("since Python 3.12 stock asyncio sends a record for every 1024 pieces")
     async with records() as (transport, _protocol, peer):
         transport.writelines([b"%04d" % number for number in range(3000)])
         await turns(2)
         assert received(peer) == [b"".join(b"%04d" % number for number in range(3000))]
 
 
-async def test_records_that_wait_for_room_stay_what_they_are():
+async def test_records_that_wait_for_room_stay_separate():
     if monitor_of(asyncio.get_running_loop()) == STOCK:
         pytest.skip("stock asyncio joins what it cannot send at once")
     async with records() as (transport, _protocol, peer):
         fill(transport.get_extra_info("socket")._sock)
         expected = [pattern(1000 + number) for number in range(100)]
-        for one in expected:
-            transport.write(one)
+        for record in expected:
+            transport.write(record)
         assert transport.get_write_buffer_size()
         got = []
 
-        def all_came():
+        def have_all_arrived():
             got.extend(received(peer))
             return got[-1:] == expected[-1:]
 
-        await until(all_came)
+        await until(have_all_arrived)
         assert got[-100:] == expected
 
 
-async def test_a_record_too_long_for_the_socket_ends_the_connection_as_with_asyncio():
+async def test_a_record_too_long_for_the_socket_ends_the_connection_as_in_asyncio():
     async with records() as (transport, protocol, _peer):
         transport.write(bytes(10_000_000))
         await protocol.lost.wait()
         assert isinstance(protocol.error, OSError)
 
 
-async def test_each_record_is_received_by_itself_and_whole():
-    """Of all sizes, also after each other: no read is smaller because the one before was."""
+async def test_each_record_is_received_separately_and_whole():
+    """Records of all sizes follow each other: no read is smaller because the previous one was."""
     async with records() as (_transport, protocol, peer):
         sent = [
             b"a",
@@ -110,7 +110,7 @@ async def test_each_record_is_received_by_itself_and_whole():
         assert protocol.pieces == [*sent, b"x", b"y"]
 
 
-async def test_records_after_a_pause():
+async def test_records_stay_separate_after_a_pause():
     async with records() as (transport, protocol, peer):
         transport.pause_reading()
         for number in range(10):

@@ -1,4 +1,4 @@
-"""Sockets with methods of their own, and classes and functions that others have put into the place of Python's."""
+"""Sockets with methods of their own, and classes and functions that replace Python's."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ from support.helpers import STOCK, Datagrams, Recorder, monitor_of, socketpair, 
 
 
 class Counting(socket.socket):
-    """Writes down what goes through its methods."""
+    """Records what passes through its methods."""
 
     calls = None
 
@@ -54,7 +54,7 @@ class Counting(socket.socket):
 
 
 class Wrapper:
-    """No socket at all: it has one."""
+    """Not a socket: it wraps one."""
 
     def __init__(self, sock):
         sock.setblocking(False)
@@ -90,8 +90,8 @@ def new_loop():
 """
 
 
-def in_fresh_process(source, monitor):
-    """What a script prints, in which nothing was imported yet; no helpers, either."""
+def run_in_fresh_process(source, monitor):
+    """Run a script in a process that has imported nothing yet, not even the helpers; return its output."""
     code = f"MONITOR = {monitor!r}\n{NEW_LOOP}\n{source}"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=40, check=False
@@ -119,7 +119,7 @@ async def test_a_stream_goes_through_the_methods_of_its_socket(make):
     peer.close()
 
 
-async def test_a_method_of_one_object_counts_too():
+async def test_a_stream_goes_through_methods_set_on_the_socket_instance():
     near, peer = socketpair("tcp")
 
     class Plain(socket.socket):
@@ -142,7 +142,7 @@ async def test_a_method_of_one_object_counts_too():
     peer.close()
 
 
-async def test_a_subclass_without_such_methods_is_as_fast_as_any():
+async def test_a_subclass_without_such_methods_gets_the_compiled_transport():
     loop = asyncio.get_running_loop()
     near, peer = socketpair("tcp")
 
@@ -187,8 +187,8 @@ async def test_connections_of_a_listener_go_through_the_methods_of_what_it_accep
 
 async def test_datagrams_go_through_the_methods_of_their_socket():
     inner, far = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
-    for one in (inner, far):
-        one.bind(("127.0.0.1", 0))
+    for end in (inner, far):
+        end.bind(("127.0.0.1", 0))
     sock = Counting.of(inner)
     transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(Datagrams, sock=sock)
     transport.sendto(b"question", far.getsockname())
@@ -202,7 +202,7 @@ async def test_datagrams_go_through_the_methods_of_their_socket():
 
 
 def count_calls(monkeypatch, *names):
-    """From now on Python's socket class records which of these methods are called: a set of names."""
+    """Make Python's socket class record which of these methods are called; return the set of names."""
     called = set()
 
     def counting(name, method):
@@ -217,7 +217,7 @@ def count_calls(monkeypatch, *names):
     return called
 
 
-async def test_streams_go_through_methods_that_were_patched_in_pythons_own_class(monkeypatch):
+async def test_streams_go_through_methods_patched_on_pythons_own_class(monkeypatch):
     called = count_calls(monkeypatch, "accept", "recv", "send")
     protocols = []
 
@@ -240,7 +240,7 @@ async def test_streams_go_through_methods_that_were_patched_in_pythons_own_class
     server.close()
 
 
-async def test_what_a_patched_method_raises_ends_the_connection(monkeypatch):
+async def test_an_exception_in_a_patched_method_ends_the_connection(monkeypatch):
     def fail(sock, n_bytes):
         raise ConnectionResetError("made up")
 
@@ -255,7 +255,7 @@ async def test_what_a_patched_method_raises_ends_the_connection(monkeypatch):
     peer.close()
 
 
-async def test_datagrams_go_through_methods_that_were_patched_in_pythons_own_class(monkeypatch):
+async def test_datagrams_go_through_methods_patched_on_pythons_own_class(monkeypatch):
     called = count_calls(monkeypatch, "recvfrom", "sendto")
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.create_datagram_endpoint(Datagrams, ("127.0.0.1", 0))
@@ -267,10 +267,10 @@ async def test_datagrams_go_through_methods_that_were_patched_in_pythons_own_cla
 
 
 async def test_a_file_goes_through_the_send_of_its_socket(tmp_path):
-    """Stock asyncio has the kernel send it, by which what a send() encrypts would leave in the clear."""
+    """Stock asyncio lets the kernel send it, so that data that send() would encrypt leaves unencrypted."""
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK:
-        pytest.skip("stock asyncio's sendfile() passes by the methods")
+        pytest.skip("stock asyncio's sendfile() bypasses the methods")
     near, peer = socketpair("tcp")
     sock = Counting.of(near)
     protocol = Recorder()
@@ -287,12 +287,12 @@ async def test_a_file_goes_through_the_send_of_its_socket(tmp_path):
 
 REPLACED = """
 import socket
-class Strict(socket.socket):  # as PySocks' class
+class Strict(socket.socket):  # like PySocks' class
     def __init__(self, family=socket.AF_INET, type=socket.SOCK_STREAM, proto=0, *args, **kwargs):
         if type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             raise ValueError(f"Socket type must be stream or datagram, not {type!r}")
         super().__init__(family, type, proto, *args, **kwargs)
-class Foreign:  # as gevent's class
+class Foreign:  # like gevent's class
     def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
         self._sock = original(family, type, proto, fileno)
     def accept(self):
@@ -329,15 +329,15 @@ with asyncio.Runner(loop_factory=new_loop, debug=DEBUG) as runner:
 
 @pytest.mark.parametrize("is_debug", [False, True], ids=["", "debug"])
 @pytest.mark.parametrize("name", ["Strict", "Foreign"])
-def test_a_class_that_was_put_in_the_place_of_socket_socket_before_the_import_works(monitor, name, is_debug):
+def test_a_class_that_replaced_socket_socket_before_the_import_works(monitor, name, is_debug):
     script = REPLACED.replace("NAME", name).replace("DEBUG", str(is_debug))
-    assert in_fresh_process(script, monitor) == "well"
+    assert run_in_fresh_process(script, monitor) == "well"
 
 
 GREEN = """
 import _thread, threading, time
 waiting = []
-def start_new_thread(function, args, kwargs={}):  # as gevent: a greenlet, which runs when others sleep
+def start_new_thread(function, args, kwargs={}):  # as gevent does: a greenlet, which runs when others sleep
     waiting.append((function, args, kwargs))
     return 1000 + len(waiting)
 def get_ident():
@@ -370,5 +370,5 @@ with asyncio.Runner(loop_factory=new_loop, debug=DEBUG) as runner:
 @pytest.mark.parametrize("is_debug", [False, True], ids=["", "debug"])
 def test_threads_that_are_greenlets_run_while_the_loop_waits(monitor, is_debug):
     if monitor == STOCK:
-        pytest.skip("its selector would have to be replaced as well")
-    assert in_fresh_process(GREEN.replace("DEBUG", str(is_debug)), monitor) == "well"
+        pytest.skip("stock asyncio's selector would have to be replaced as well")
+    assert run_in_fresh_process(GREEN.replace("DEBUG", str(is_debug)), monitor) == "well"

@@ -1,4 +1,4 @@
-"""A reset is no end of file, however it is found."""
+"""A reset is not reported as end of file, however it is found."""
 
 import socket
 
@@ -12,7 +12,7 @@ class KeepingOpen(Recorder):
 
 @pytest.mark.parametrize("n_bytes", [1, 100_000])
 @pytest.mark.parametrize("with_data", [False, True], ids=["", "after_data"])
-async def test_a_reset_that_a_write_finds_is_no_end_of_file(n_bytes, with_data):
+async def test_a_reset_found_by_a_write_is_not_reported_as_eof(n_bytes, with_data):
     for _ in range(50):
         async with open_transport(KeepingOpen()) as (transport, protocol, peer):
             if with_data:
@@ -26,7 +26,7 @@ async def test_a_reset_that_a_write_finds_is_no_end_of_file(n_bytes, with_data):
             assert "eof_received" not in protocol.calls
 
 
-async def test_a_reset_because_of_unread_data_is_no_end_of_file():
+async def test_a_reset_caused_by_unread_data_is_not_reported_as_eof():
     for _ in range(50):
         async with open_transport(KeepingOpen()) as (transport, protocol, peer):
             transport.write(b"never read")
@@ -45,7 +45,7 @@ def is_readable(sock):
         return False
 
 
-async def test_a_reset_that_a_waiting_send_finds_is_no_end_of_file():
+async def test_a_reset_found_by_a_waiting_send_is_not_reported_as_eof():
     for _ in range(20):
         async with open_transport(KeepingOpen()) as (transport, protocol, peer):
             sock = transport.get_extra_info("socket")

@@ -1,4 +1,4 @@
-"""loop.sendfile and loop.sock_sendfile: what is sent, what happens when it ends before its time."""
+"""loop.sendfile and loop.sock_sendfile: what is sent, and what happens when they end early."""
 
 import asyncio
 import contextlib
@@ -63,7 +63,7 @@ async def open_narrow(kind="tcp"):
 
 
 def no_executor(loop, monkeypatch):
-    """sendfile(2) is used: the fall-back would read in a thread."""
+    """Make the test fail unless sendfile(2) is used: the fallback would read in a thread."""
 
     def refuse(*_args):
         raise AssertionError("run_in_executor was called")
@@ -74,7 +74,7 @@ def no_executor(loop, monkeypatch):
 # sock_sendfile
 
 
-async def test_a_file_is_sent_where_no_descriptor_is_left(kind, file, monkeypatch):
+async def test_a_file_is_sent_although_no_descriptor_is_left(kind, file, monkeypatch):
     def refuse(sock):
         raise OSError(errno.EMFILE, "no descriptor left")
 
@@ -106,7 +106,7 @@ async def test_sock_sendfile_from_the_end_leaves_the_position_there(pair, file):
     assert file.tell() == SIZE
 
 
-async def test_cancelled_sock_sendfile_leaves_the_files_position_where_it_came_to(pair, file):
+async def test_cancelled_sock_sendfile_leaves_the_files_position_after_the_sent_bytes(pair, file):
     not_stock("leaves the position where it was")
     near, far = pair
     loop = asyncio.get_running_loop()
@@ -123,7 +123,7 @@ async def test_cancelled_sock_sendfile_leaves_the_files_position_where_it_came_t
 
 
 @pytest.mark.parametrize("end", ["cancelled", "destroyed", "more room"])
-async def test_sock_sendfile_leaves_the_file_alone_that_gets_its_closed_files_number(pair, tmp_path, end):
+async def test_sock_sendfile_leaves_a_file_alone_that_reuses_its_closed_files_number(pair, tmp_path, end):
     not_stock("sends, and moves, the other file")
     near, far = pair
     loop = asyncio.get_running_loop()
@@ -131,7 +131,7 @@ async def test_sock_sendfile_leaves_the_file_alone_that_gets_its_closed_files_nu
     (tmp_path / "other").write_bytes(b"o" * SIZE)
     sent_file = open(tmp_path / "sent", "rb")  # noqa: SIM115  (it is closed too early)
     sending = loop.sock_sendfile(near, sent_file)
-    future = sending.send(None)  # it waits for room
+    future = sending.send(None)  # waits for room
     future._asyncio_future_blocking = False
     number = sent_file.fileno()
     sent_file.close()
@@ -206,7 +206,7 @@ async def test_sock_sendfile_refuses_datagram_sockets(file):
             await asyncio.get_running_loop().sock_sendfile(sock, file)
 
 
-async def test_others_have_their_turn_while_a_fast_peer_reads(file, tmp_path):
+async def test_other_callbacks_run_while_a_fast_peer_reads(file, tmp_path):
     """One sendfile(2) may not go on as long as the peer keeps up."""
     loop = asyncio.get_running_loop()
     not_stock("sends as much as it can")
@@ -239,7 +239,7 @@ async def test_others_have_their_turn_while_a_fast_peer_reads(file, tmp_path):
 # loop.sendfile
 
 
-async def test_sendfile_leaves_the_transport_as_it_was(kind, file, monkeypatch):
+async def test_sendfile_leaves_the_transport_usable(kind, file, monkeypatch):
     loop = asyncio.get_running_loop()
     no_executor(loop, monkeypatch)
     async with open_narrow(kind) as (transport, protocol, peer):
@@ -260,8 +260,8 @@ async def test_sendfile_leaves_the_transport_as_it_was(kind, file, monkeypatch):
             loop.add_writer(transport.get_extra_info("socket").fileno(), print)
 
 
-async def test_sendfile_waits_for_writes_that_wait_for_room(kind, file):
-    """On io_uring a SEND that waits is in flight; a file in its middle would be found in the middle."""
+async def test_sendfile_waits_for_unsent_writes(kind, file):
+    """On io_uring a waiting SEND is in flight; a file sent meanwhile would arrive in the middle of its data."""
     loop = asyncio.get_running_loop()
     async with open_narrow(kind) as (transport, _protocol, peer):
         filled = 0
@@ -337,7 +337,7 @@ async def test_sendfile_that_waits_for_earlier_writes_ends_with_the_connection(f
         assert file.tell() == 0
 
 
-async def test_cancelled_sendfile_gives_the_transport_back(kind, file):
+async def test_cancelled_sendfile_releases_the_transport(kind, file):
     not_stock("leaves the file's position where it was")
     loop = asyncio.get_running_loop()
     async with open_narrow(kind) as (transport, protocol, peer):
@@ -353,7 +353,7 @@ async def test_cancelled_sendfile_gives_the_transport_back(kind, file):
         assert await protocol.received(5) == b"reply"
 
 
-async def test_sendfile_cancelled_before_its_turn_gives_the_transport_back(file):
+async def test_sendfile_cancelled_while_it_waits_for_writes_releases_the_transport(file):
     not_stock("leaves the transport paused and refuses writes for ever")
     loop = asyncio.get_running_loop()
     async with open_narrow() as (transport, protocol, peer):
@@ -397,7 +397,7 @@ async def test_sendfile_to_a_peer_that_goes_away_raises_and_the_connection_is_lo
         assert transport.is_closing()
 
 
-async def test_sendfile_of_what_is_no_file_falls_back_or_is_refused(tmp_path):
+async def test_sendfile_of_an_object_without_a_descriptor_falls_back_or_is_refused(tmp_path):
     import io
 
     loop = asyncio.get_running_loop()
@@ -420,7 +420,7 @@ async def test_sendfile_of_what_is_no_file_falls_back_or_is_refused(tmp_path):
         ((0, 1.5), TypeError),
     ],
 )
-async def test_sendfile_refuses_numbers_that_are_none(arguments, error, file):
+async def test_sendfile_refuses_invalid_numbers(arguments, error, file):
     loop = asyncio.get_running_loop()
     async with open_transport() as (transport, _, peer):
         with pytest.raises(error, match=r"must be a (positive|non-negative) integer"):
@@ -437,7 +437,7 @@ async def test_sendfile_refuses_text_files(tmp_path):
             await asyncio.get_running_loop().sendfile(transport, text)
 
 
-async def test_sendfile_wants_a_socket_transport(file, tmp_path):
+async def test_sendfile_requires_a_socket_transport(file, tmp_path):
     loop = asyncio.get_running_loop()
     with open(tmp_path / "pipe", "wb") as out, contextlib.suppress(ValueError):
         transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, out)

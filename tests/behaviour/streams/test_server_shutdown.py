@@ -1,4 +1,4 @@
-"""Servers that are closed while clients come, as workers behind a shared listening socket are."""
+"""Servers that are closed while clients connect, as workers behind a shared listening socket are."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,11 @@ import socket
 import pytest
 from support.helpers import STOCK, monitor_of, turns, until
 
-OFFSETS = range(9)  # turns from the connection to the end of its request, and more
+OFFSETS = range(9)  # more turns than from the connection to the end of its request
 
 
 class App(asyncio.Protocol):
-    """Answers a request by a task; when it shuts down it closes connections that have none, as uvicorn does."""
+    """Answers a request in a later callback; on shutdown it closes connections without a request, as uvicorn does."""
 
     def __init__(self, known):
         self.known = known
@@ -48,8 +48,8 @@ async def serving():
 
     def shut_down():
         server.close()
-        for one in list(known):
-            one.shut_down()
+        for protocol in list(known):
+            protocol.shut_down()
 
     await turns(3)
     with others:
@@ -68,7 +68,7 @@ def ask(address):
 
 
 async def is_served(client, others):
-    """By this server, or it is in the queue for the others."""
+    """Whether this server answers the client, or leaves it in the queue for the other workers."""
     answer = None
 
     def is_over():
@@ -88,7 +88,7 @@ async def is_served(client, others):
     return bool(answer)
 
 
-async def test_a_connection_is_served_that_came_in_the_wait_that_woke_the_shutdown():
+async def test_a_connection_that_arrives_in_the_wait_that_ends_with_the_shutdown_is_served():
     loop = asyncio.get_running_loop()
     async with serving() as (shut_down, address, others):
         woken = loop.create_future()
@@ -99,9 +99,9 @@ async def test_a_connection_is_served_that_came_in_the_wait_that_woke_the_shutdo
             assert await is_served(client, others)
 
 
-async def test_there_is_one_turn_in_which_a_shutdown_finds_a_connection_without_its_request():
+async def test_a_shutdown_loses_a_connection_in_at_most_one_turn():
     if monitor_of(asyncio.get_running_loop()) == STOCK:
-        pytest.skip("stock asyncio also loses one that was accepted when the server is closed")
+        pytest.skip("stock asyncio also loses a connection that was accepted before the server is closed")
     lost = []
     for offset in OFFSETS:
         async with serving() as (shut_down, address, others):
@@ -114,8 +114,8 @@ async def test_there_is_one_turn_in_which_a_shutdown_finds_a_connection_without_
 
 
 @pytest.mark.parametrize("n_turns", OFFSETS)
-async def test_a_connection_that_was_accepted_when_its_server_is_closed_is_served(n_turns):
-    """Also one that the application does not know yet."""
+async def test_a_connection_accepted_before_its_server_is_closed_is_served(n_turns):
+    """Also a connection that the application does not know yet."""
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK:
         pytest.skip("stock asyncio loses it in one of these turns")

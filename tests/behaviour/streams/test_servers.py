@@ -1,4 +1,4 @@
-"""Servers: serving, closing, what happens to the clients."""
+"""Servers: serving, closing, and what happens to the clients."""
 
 import asyncio
 import gc
@@ -58,7 +58,7 @@ async def test_is_serving_and_sockets_show_the_state():
     await server.wait_closed()
 
 
-async def test_start_serving_starts_what_was_made_without():
+async def test_start_serving_starts_a_server_made_with_start_serving_false():
     server, protocols = await make(start_serving=False)
     assert not server.is_serving()
     with pytest.raises(ConnectionRefusedError):
@@ -115,7 +115,7 @@ async def test_connections_outlive_the_server():
     await close_all(server, client, *protocols)
 
 
-async def test_wait_closed_waits_as_long_as_this_python_version_says():
+async def test_wait_closed_waits_as_long_as_in_this_version_of_python():
     server, protocols = await make()
     _, client = await connect(server)
     await until(lambda: protocols and protocols[0].connected.is_set())
@@ -144,7 +144,7 @@ async def test_wait_closed_waits_for_close_even_without_clients():
 
 
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="close_clients is new in Python 3.13")
-async def test_close_clients_closes_but_sends_what_waits():
+async def test_close_clients_closes_but_sends_unsent_data():
     server, protocols = await make()
     _, client = await connect(server)
     await until(lambda: protocols and protocols[0].connected.is_set())
@@ -159,7 +159,7 @@ async def test_close_clients_closes_but_sends_what_waits():
 
 
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="abort_clients is new in Python 3.13")
-async def test_abort_clients_drops_what_waits():
+async def test_abort_clients_drops_unsent_data():
     server, protocols = await make()
     _, client = await connect(server)
     client.transport.pause_reading()
@@ -219,7 +219,7 @@ async def test_a_given_socket_is_used():
     assert sock.fileno() == -1
 
 
-async def test_arguments_that_contradict_each_other_are_refused():
+async def test_contradictory_arguments_are_refused():
     loop = asyncio.get_running_loop()
     with pytest.raises(ValueError):
         await loop.create_server(Recorder)
@@ -285,7 +285,7 @@ async def test_client_that_resets_before_it_is_accepted_does_not_stop_the_server
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.expects_loop_errors
-async def test_what_is_no_protocol_is_reported_in_debug_mode_only(debug, loop_errors):
+async def test_a_factory_that_returns_no_protocol_is_reported_only_in_debug_mode(debug, loop_errors):
     loop = asyncio.get_running_loop()
     made = []
 
@@ -301,7 +301,7 @@ async def test_what_is_no_protocol_is_reported_in_debug_mode_only(debug, loop_er
     assert messages == (["Error on transport creation for incoming connection"] if debug else [])
     assert all(isinstance(context["exception"], AttributeError) for context in loop_errors)
     loop_errors.clear()
-    gc.collect()  # stock asyncio leaves the transport that it began to the collector
+    gc.collect()  # stock asyncio leaves the unfinished transport to the collector
     refused.close()
     accepted.close()
     await made[1].lost.wait()
@@ -309,7 +309,7 @@ async def test_what_is_no_protocol_is_reported_in_debug_mode_only(debug, loop_er
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_a_client_gets_the_error_of_what_is_no_protocol():
+async def test_a_client_whose_factory_returns_no_protocol_gets_the_error():
     loop = asyncio.get_running_loop()
     server, _ = await make()
     with pytest.raises(AttributeError, match="connection_made"):
@@ -338,7 +338,7 @@ async def test_protocol_factory_that_raises_is_reported_and_the_server_goes_on()
         await until(lambda: len(protocols) == 2 and protocols[1].connected.is_set())
     await protocols[1].lost.wait()
     await close_all(server)
-    assert seen in ([ZeroDivisionError], [])  # stock asyncio reports it in debug mode only
+    assert seen in ([ZeroDivisionError], [])  # stock asyncio reports it only in debug mode
     gc.collect()  # and leaves the accepted socket to the collector
 
 
@@ -357,8 +357,8 @@ async def test_repr_of_a_server():
 
 
 @pytest.mark.slow
-def test_a_listener_that_was_given_is_shared_fairly_by_processes(monitor):
-    """An armed ACCEPT is an exclusive waiter: with it the first process would get every connection."""
+def test_a_given_listener_is_shared_fairly_by_processes(monitor):
+    """An armed ACCEPT is an exclusive waiter: with one, the first process would get every connection."""
     run_script(
         """
         listener = socket.create_server(("127.0.0.1", 0))
@@ -369,7 +369,7 @@ def test_a_listener_that_was_given_is_shared_fairly_by_processes(monitor):
                 async def answer(reader, writer):
                     writer.write(b"%d" % os.getpid())
                     await writer.drain()
-                    time.sleep(0.003)  # a request costs CPU, so that the other process has its chance
+                    time.sleep(0.003)  # a request costs CPU time, so that the other process gets its share
                     writer.close()
                 server = await asyncio.start_server(answer, sock=listener)
                 await asyncio.to_thread(sys.stdin.buffer.read)  # until the parent is done
@@ -403,7 +403,7 @@ def test_a_listener_that_was_given_is_shared_fairly_by_processes(monitor):
 
 
 class Wrapper:
-    """A listener as gunicorn's: no socket, but with everything that a socket has."""
+    """A listener like gunicorn's: not a socket, but with all attributes of one."""
 
     def __init__(self, sock):
         self.sock = sock

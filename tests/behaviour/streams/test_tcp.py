@@ -1,4 +1,4 @@
-"""TCP connections: create_connection, create_server and what their transports say about themselves."""
+"""TCP connections: create_connection, create_server and what their transports report."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ async def test_connection_made_runs_before_create_connection_returns():
         assert protocol.calls == ["connection_made"]
 
 
-async def test_data_that_waits_already_is_not_delivered_before_connection_made():
+async def test_data_that_has_already_arrived_is_not_delivered_before_connection_made():
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0))
     with socket.create_connection(listener.getsockname()) as peer:
@@ -158,7 +158,7 @@ async def test_ipv6_connection():
         {"host": "127.0.0.1", "port": 1, "ssl_shutdown_timeout": 1},
     ],
 )
-async def test_create_connection_refuses_arguments_that_contradict_each_other(arguments):
+async def test_create_connection_refuses_contradictory_arguments(arguments):
     with socket.socket() as sock:
         if "sock" in arguments:
             arguments = {**arguments, "sock": sock}
@@ -221,7 +221,7 @@ async def test_tcp_nodelay_is_set_on_both_sides():
     await turns(3)
 
 
-async def test_pausing_shows_in_the_attribute_that_others_read():
+async def test_pausing_sets_the_private_attribute_paused():
     """uvloop's transports have asyncio's private `_paused`, too."""
     ours, peer = socket.socketpair()
     transport, _ = await asyncio.get_running_loop().create_connection(Recorder, sock=ours)
@@ -235,8 +235,8 @@ async def test_pausing_shows_in_the_attribute_that_others_read():
     await turns(3)
 
 
-async def test_the_loops_table_of_transports():
-    """asyncio's private name: tools and tests count it."""
+async def test_the_loops_transports_maps_fds_to_transports():
+    """asyncio's private name, which tools and tests use."""
     loop = asyncio.get_running_loop()
     assert not loop._transports
     async with open_transport() as (transport, _protocol, _peer):
@@ -249,7 +249,7 @@ async def test_the_loops_table_of_transports():
             fd + 1,
             1 << 31,
             1 << 64,
-        ):  # numbers that no C int holds, too: Python 3.13's remove_reader() asks
+        ):  # also numbers that no C int holds: Python 3.13's remove_reader() looks them up
             assert loop._transports.get(number) is None
             assert number not in loop._transports
 
@@ -313,7 +313,7 @@ async def test_connect_accepted_socket_makes_a_server_side_transport():
 
 
 class Observer(Recorder):
-    """Keeps what its transport looks like when the connection is lost."""
+    """Records the repr of its transport when the connection is lost."""
 
     def connection_lost(self, error):
         self.last = repr(self.transport)
@@ -335,8 +335,8 @@ async def accepted(protocol):
     [open_transport, functools.partial(open_transport, kind="unix"), accepted],
     ids=["tcp", "unix", "accepted"],
 )
-async def test_repr_says_what_it_does(make):
-    """The words of asyncio's own; the number stays when the socket is closed."""
+async def test_repr_shows_the_state(make):
+    """In asyncio's words; the fd number stays after the socket is closed."""
     async with make(Observer()) as (transport, protocol, _peer):
         fd = transport.get_extra_info("socket").fileno()
         name = f"_SelectorSocketTransport fd={fd}"

@@ -76,7 +76,7 @@ async def test_a_regular_file_is_not_replaced(tmp_path):
     assert path.read_text() == "precious"
 
 
-async def test_socket_file_is_removed_as_the_python_version_says(tmp_path):
+async def test_socket_file_is_removed_as_in_this_version_of_python(tmp_path):
     path = tmp_path / "echo"
     server = await asyncio.get_running_loop().create_unix_server(Echo, path)
     assert path.exists()
@@ -107,7 +107,7 @@ async def test_missing_path_raises_file_not_found(tmp_path):
 
 
 async def test_path_without_listener_is_refused(tmp_path):
-    path = str(tmp_path / "deaf")
+    path = str(tmp_path / "unheeded")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
     with pytest.raises(ConnectionRefusedError):

@@ -20,8 +20,8 @@ from support.helpers import (
 )
 
 
-def stock_keeps_a_view():
-    """From Python 3.12 on stock asyncio sends changed bytes where it could not send at once."""
+def skip_where_stock_keeps_a_view():
+    """Since Python 3.12 stock asyncio sends changed bytes if it could not send at once."""
     if monitor_of(asyncio.get_running_loop()) == STOCK and sys.version_info >= (3, 12):
         pytest.skip("stock asyncio keeps a view of what it cannot send at once")
 
@@ -51,7 +51,7 @@ async def test_writes_of_several_turns_arrive_in_order(kind):
 @pytest.mark.parametrize("full", [False, True])
 async def test_a_bytearray_may_be_changed_right_after_write(kind, full):
     if full:
-        stock_keeps_a_view()
+        skip_where_stock_keeps_a_view()
     async with open_transport(kind=kind) as (transport, _protocol, peer):
         filled = fill(transport.get_extra_info("socket")._sock) if full else 0
         data = bytearray(b"before")
@@ -64,7 +64,7 @@ async def test_a_bytearray_may_be_changed_right_after_write(kind, full):
 @pytest.mark.parametrize("full", [False, True])
 async def test_pieces_of_writelines_may_be_changed_right_afterwards(full):
     if full:
-        stock_keeps_a_view()
+        skip_where_stock_keeps_a_view()
     async with open_transport(kind="unix") as (transport, _protocol, peer):
         filled = fill(transport.get_extra_info("socket")._sock) if full else 0
         pieces = [bytearray(b"one"), b"two", memoryview(bytearray(b"three"))]
@@ -75,9 +75,9 @@ async def test_pieces_of_writelines_may_be_changed_right_afterwards(full):
         assert (await read_exactly(peer, filled + 11))[-11:] == b"onetwothree"
 
 
-async def test_what_writelines_refuses():
+async def test_writelines_refuses_other_types():
     if monitor_of(asyncio.get_running_loop()) == STOCK and sys.version_info < (3, 12):
-        pytest.skip("joins the pieces, and calls write()")
+        pytest.skip("stock asyncio joins the pieces and calls write()")
     async with open_transport(kind="unix") as (transport, _protocol, peer):
         for wrong, kind in ((["text"], "str"), ([b"a", 1], "int"), ("text", "str"), (b"bytes", "int")):
             with pytest.raises(
@@ -94,7 +94,7 @@ async def test_what_writelines_refuses():
 
 
 async def test_a_large_bytearray_may_be_changed_right_after_write():
-    stock_keeps_a_view()
+    skip_where_stock_keeps_a_view()
     async with open_transport(kind="unix") as (transport, _protocol, peer):
         data = bytearray(pattern(1_000_000))
         expected = bytes(data)
@@ -121,7 +121,7 @@ async def test_all_kinds_of_buffers_are_written(make):
 
 
 @pytest.mark.parametrize("data", ["text", 5, None, [b"list"], array.array("b", b"x")])
-async def test_what_is_no_bytes_is_refused(data):
+async def test_write_refuses_other_types(data):
     async with open_transport() as (transport, _protocol, peer):
         with pytest.raises(TypeError):
             transport.write(data)
@@ -145,9 +145,7 @@ async def test_empty_writes_send_nothing_and_raise_nothing(kind):
     async with open_transport(kind=kind) as (transport, protocol, peer):
         transport.write(b"")
         transport.write(bytearray())
-        if (
-            monitor_of(asyncio.get_running_loop()) == STOCK
-        ):  # where close() waits for ever after an empty piece
+        if monitor_of(asyncio.get_running_loop()) == STOCK:  # its close() waits forever after an empty piece
             transport.writelines([b"x", b"y"])
         else:
             transport.writelines([])
@@ -162,7 +160,7 @@ async def test_empty_writes_send_nothing_and_raise_nothing(kind):
 
 
 @KINDS
-async def test_five_thousand_chunks_in_one_writelines(kind):
+async def test_five_thousand_chunks_in_one_writelines_arrive_in_order(kind):
     """More than IOV_MAX."""
     async with open_transport(kind=kind) as (transport, _protocol, peer):
         chunks = [b"%05d" % number for number in range(5000)]
@@ -177,7 +175,7 @@ async def test_writelines_takes_a_generator():
 
 
 @KINDS
-async def test_many_large_chunks_behind_a_full_buffer(kind):
+async def test_many_chunks_behind_a_full_buffer_arrive_in_order(kind):
     async with open_transport(kind=kind) as (transport, _protocol, peer):
         filled = fill(transport.get_extra_info("socket")._sock)
         data = pattern(3_000_000)
@@ -242,7 +240,7 @@ async def test_two_transports_do_not_mix_what_they_write():
 
 @KINDS
 @pytest.mark.parametrize("fallback", [False, True])
-async def test_sendfile_comes_after_what_was_written_before(kind, fallback, tmp_path):
+async def test_sendfile_follows_earlier_writes(kind, fallback, tmp_path):
     loop = asyncio.get_running_loop()
     path = tmp_path / "file"
     path.write_bytes(pattern(400_000))
