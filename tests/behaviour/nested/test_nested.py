@@ -12,10 +12,10 @@ from support.helpers import (
 )
 from support.nested_tools import TASKS, answer, fail, use_tasks_of, var
 
-# -- results -----------------------------------------------------------------------------------------------
+# Results
 
 
-def test_run_nested_in_a_task_gives_the_result(any_task):
+def test_run_nested_in_a_task_returns_the_result(any_task):
     async def main():
         return any_task.run_nested(answer(1)), any_task.run_nested(answer(2)), await answer(3)
 
@@ -23,7 +23,7 @@ def test_run_nested_in_a_task_gives_the_result(any_task):
 
 
 @pytest.mark.parametrize("kind", ["call_soon", "timer", "reader", "threadsafe", "done callback"])
-def test_run_nested_in_a_callback_gives_the_result(loop, kind):
+def test_run_nested_in_a_callback_returns_the_result(loop, kind):
     got = []
 
     def nest(*_):
@@ -64,12 +64,12 @@ def test_run_nested_takes_futures_tasks_and_awaitables(loop):
         done.set_result("done")
         task = loop.create_task(answer("task"))
         gathered = asyncio.gather(answer(1), answer(2))
-        return [loop.run_nested(one) for one in (future, done, task, Awaitable(), gathered)]
+        return [loop.run_nested(awaitable) for awaitable in (future, done, task, Awaitable(), gathered)]
 
     assert run(loop, main()) == ["future", "done", "task", "awaited", [1, 2]]
 
 
-def test_exceptions_pass(any_task):
+def test_exceptions_are_raised_by_run_nested(any_task):
     async def main():
         with pytest.raises(ZeroDivisionError, match="inner"):
             any_task.run_nested(fail(ZeroDivisionError("inner")))
@@ -84,7 +84,7 @@ def test_exceptions_pass(any_task):
     assert run(any_task, main()) == 42
 
 
-def test_everything_else_goes_on_meanwhile(loop):
+def test_other_tasks_and_timers_run_meanwhile(loop):
     ticks = []
 
     async def ticking():
@@ -115,7 +115,7 @@ def test_callbacks_of_the_completion_have_run_when_it_returns(loop):
 
 
 @pytest.mark.parametrize("depth", [2, 100])
-def test_levels(any_task, depth):
+def test_nested_runs_can_be_nested(any_task, depth):
     entered = []
 
     async def level(number):
@@ -132,8 +132,8 @@ def test_levels(any_task, depth):
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-@pytest.mark.expects_loop_errors  # at some depths the limit strikes where asyncio steps a coroutine twice
-def test_too_many_levels_end_in_recursion_error_and_the_loop_goes_on(loop, monkeypatch):
+@pytest.mark.expects_loop_errors  # at some depths the limit is reached where asyncio steps a coroutine twice
+def test_too_many_levels_raise_recursion_error_and_the_loop_goes_on(loop, monkeypatch):
     # pytest's own needs more levels than are left when a coroutine is dropped there
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
 
@@ -147,7 +147,7 @@ def test_too_many_levels_end_in_recursion_error_and_the_loop_goes_on(loop, monke
     assert run(loop, answer()) == 42
 
 
-# -- the current task --------------------------------------------------------------------------------------
+# The current task
 
 
 def test_current_task_is_right_inside_and_outside(any_task):
@@ -190,7 +190,7 @@ def test_c_and_python_tasks_in_each_other(loop):
 
 
 def test_steps_of_other_tasks_are_not_lost(any_task):
-    """Without the current task set aside they fail with "Cannot enter into task while another task is executed"."""
+    """If the current task is not set aside, they fail: "Cannot enter into task while another task is executed"."""
 
     async def main():
         others = [any_task.create_task(answer(number)) for number in range(10)]
@@ -253,10 +253,10 @@ def test_waiting_for_the_parent_of_an_eager_task_is_refused(loop):
     run(loop, main())
 
 
-# -- context variables -------------------------------------------------------------------------------------
+# Context variables
 
 
-def test_context_variables(loop):
+def test_the_inner_task_gets_a_copy_of_the_context(loop):
     async def inner():
         seen = var.get()
         var.set("inner")
@@ -303,7 +303,7 @@ def test_callbacks_of_a_context_that_is_entered_below_on_the_stack_run_in_it(loo
 
 
 @pytest.mark.expects_loop_errors
-def test_an_exception_of_such_a_callback_is_reported(loop, loop_errors):
+def test_an_exception_in_a_callback_whose_context_is_entered_below_is_reported(loop, loop_errors):
     shared = contextvars.copy_context()
 
     async def outer():

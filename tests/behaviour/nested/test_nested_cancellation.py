@@ -1,4 +1,4 @@
-"""run_nested(): cancellation of the tasks that wait, and of those they wait for."""
+"""run_nested(): cancellation of the waiting tasks, and of the tasks that they wait for."""
 
 import asyncio
 
@@ -35,7 +35,7 @@ def test_cancelling_the_outer_task_cancels_the_inner_awaitable(any_task):
     assert task.cancelling() == 1
 
 
-def test_a_cancellation_that_was_caught_is_over(any_task):
+def test_a_cancellation_can_be_caught(any_task):
     async def outer():
         me = asyncio.current_task()
         any_task.call_soon(me.cancel)
@@ -49,7 +49,7 @@ def test_a_cancellation_that_was_caught_is_over(any_task):
 
 
 def test_an_inner_task_may_refuse_to_be_cancelled(any_task):
-    """As with `await`: run_nested() gives what it returns."""
+    """As with `await`: run_nested() returns its result."""
 
     async def stubborn():
         try:
@@ -66,7 +66,7 @@ def test_an_inner_task_may_refuse_to_be_cancelled(any_task):
     assert any_task.run_until_complete(outer()) == "no"
 
 
-def test_cancelled_when_the_inner_awaitable_has_just_been_done(any_task):
+def test_cancellation_right_after_the_inner_awaitable_is_done_wins(any_task):
     """As with `await`."""
 
     async def outer():

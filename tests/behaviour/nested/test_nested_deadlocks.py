@@ -1,4 +1,4 @@
-"""run_nested(): waiting for oneself, which would never end, is refused."""
+"""run_nested(): a task that waits for itself, which would never end, is refused."""
 
 import asyncio
 
@@ -47,7 +47,7 @@ def test_waiting_for_a_task_below_on_the_stack_is_refused(any_task, way, levels)
     turn_until(loop, lambda: not asyncio.all_tasks(loop))
 
 
-def test_waiting_for_oneself_is_refused_in_a_busy_loop(loop):
+def test_waiting_for_the_current_task_is_refused_in_a_busy_loop(loop):
     def busy():
         nonlocal handle
         handle = loop.call_soon(busy)
@@ -63,7 +63,7 @@ def test_waiting_for_oneself_is_refused_in_a_busy_loop(loop):
     turn_until(loop, lambda: not asyncio.all_tasks(loop))
 
 
-def test_waits_that_end_otherwise_are_not_refused(loop):
+def test_waits_that_end_in_another_way_are_not_refused(loop):
     async def main():
         me = asyncio.current_task()
         done, pending = loop.run_nested(asyncio.wait([me], timeout=0.001))

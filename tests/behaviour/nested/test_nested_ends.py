@@ -1,4 +1,4 @@
-"""run_nested(): stop, interrupts and signals."""
+"""run_nested(): stop(), interrupts and signals."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ def test_a_stopped_loop_sleeps_in_its_nested_run(loop):
     loop.run_until_complete(task)
 
 
-def test_the_end_of_the_main_task_ends_no_nested_run_of_others(loop):
+def test_the_end_of_the_main_task_ends_no_other_nested_run(loop):
     main = loop.create_task(answer())
     other = []
     loop.call_soon(lambda: other.append(loop.run_nested(answer("other", 10))))
@@ -47,7 +47,7 @@ def test_the_end_of_the_main_task_ends_no_nested_run_of_others(loop):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("levels", [1, 5])
-def test_keyboard_interrupt_unwinds(any_task, error, levels):
+def test_an_interrupt_unwinds_all_levels(any_task, error, levels):
     loop = any_task
     unwound = []
     cancelled = []
@@ -112,24 +112,24 @@ def test_ctrl_c_in_a_runner_cancels_the_main_task_through_nested_runs(monitor):
     assert printed.split() == ["inner", "main", "interrupted"]
 
 
-@pytest.mark.parametrize("who", ["task", "tasks", "callback", "cleaning up", "not cancellable"])
-def test_the_first_ctrl_c_ends_nested_runs_that_the_main_task_does_not_wait_for(monitor, who):
-    """They stand on the stack above it, so that the Runner could not go on before they end."""
+@pytest.mark.parametrize("case", ["task", "tasks", "callback", "cleaning up", "not cancellable"])
+def test_the_first_ctrl_c_ends_nested_runs_that_the_main_task_does_not_wait_for(monitor, case):
+    """They are above it on the stack, so that the Runner could not continue before they end."""
     printed = run_script(
         """
         import asyncio, os, signal, sys, uringloop
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-        WHO = sys.argv[1]
+        CASE = sys.argv[1]
 
         async def inner(loop):
             try:
                 await asyncio.sleep(1000)
             except asyncio.CancelledError:
                 print("inner")
-                if WHO == "cleaning up":
+                if CASE == "cleaning up":
                     loop.run_nested(asyncio.sleep(0.001))
                     print("cleaned")
-                if WHO == "not cancellable":
+                if CASE == "not cancellable":
                     os.kill(os.getpid(), signal.SIGINT)
                     await asyncio.sleep(1000)
                 raise
@@ -140,10 +140,10 @@ def test_the_first_ctrl_c_ends_nested_runs_that_the_main_task_does_not_wait_for(
         async def main():
             loop = asyncio.get_running_loop()
             loop.set_exception_handler(lambda loop, details: print("reported"))
-            if WHO == "callback":
+            if CASE == "callback":
                 loop.call_soon(lambda: loop.run_nested(inner(loop)))
             else:
-                tasks = [loop.create_task(nest(loop)) for _ in range(2 if WHO == "tasks" else 1)]
+                tasks = [loop.create_task(nest(loop)) for _ in range(2 if CASE == "tasks" else 1)]
             loop.call_later(0.01, os.kill, os.getpid(), signal.SIGINT)
             try:
                 await asyncio.sleep(1000)
@@ -157,16 +157,16 @@ def test_the_first_ctrl_c_ends_nested_runs_that_the_main_task_does_not_wait_for(
             print("interrupted")
         """,
         monitor,
-        arguments=(who,),
+        arguments=(case,),
     )
     expected = {
         "task": "main inner interrupted",
         "tasks": "main inner inner interrupted",
         "callback": "main inner reported interrupted",
         "cleaning up": "main inner cleaned interrupted",
-        "not cancellable": "main inner interrupted reported",  # by the second; the task's is never retrieved
+        "not cancellable": "main inner interrupted reported",  # the task's exception is never retrieved
     }
-    assert printed.split() == expected[who].split()
+    assert printed.split() == expected[case].split()
 
 
 def test_signal_handlers_run_in_a_nested_run(loop):

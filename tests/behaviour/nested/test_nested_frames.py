@@ -1,6 +1,5 @@
-"""Nested turns that end the object whose callback makes them: nothing may be freed under the frames on the stack.
-
-In processes of their own, which these frames could take down, with an allocator that overwrites what is freed.
+"""Nested turns that end the object whose callback runs them: nothing may be freed under the frames on the stack.
+Each test runs in a process of its own, which could crash, with an allocator that overwrites freed memory.
 """
 
 import textwrap
@@ -16,7 +15,7 @@ loop.set_exception_handler(lambda loop, context: errors.append(repr(context.get(
 
 
 def end(it, way):
-    # The connection ends in a nested turn, and nothing but the frames below is left of it.
+    # The connection ends in a nested turn; only the frames below still use it.
     transport = it.transport
     if transport.get_write_buffer_size():
         way = "abort"  # the peer does not read now
@@ -33,7 +32,7 @@ LARGE = 8 << 20  # more than the sockets take at once
 
 
 class Ending:
-    # Ends its connection in the method `where`, and raises `error` in it afterwards.
+    # Ends its connection in the method `where`, and raises `error` there afterwards.
 
     def __init__(self, where, way, error, result=None):
         self.where, self.way, self.error, self.result = where, way, error, result

@@ -1,4 +1,4 @@
-"""run_nested(): what was begun before, or outside, goes on in it."""
+"""run_nested(): I/O that was started before it, or outside, goes on in it."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from support.helpers import (
 from support.nested_tools import answer
 
 
-def test_what_was_written_before_goes_out_in_the_nested_run(loop):
+def test_data_written_before_is_sent_in_the_nested_run(loop):
     async def main():
         async with open_pair() as (near, far):
             near.transport.write(b"request")
@@ -38,7 +38,7 @@ def test_what_was_written_before_goes_out_in_the_nested_run(loop):
 
 
 def test_a_protocol_may_wait_in_its_callbacks(loop):
-    """The rest is delivered to it meanwhile, in order."""
+    """Meanwhile the rest is delivered to it, in order."""
 
     class Nesting(Recorder):
         def data_received(self, data):
@@ -71,7 +71,7 @@ def test_a_protocol_may_wait_in_its_callbacks(loop):
 
 @pytest.mark.parametrize("size", [3, 4, 64])
 def test_a_buffered_protocol_may_wait_in_its_callbacks(loop, size):
-    """What its buffer had no room for comes first, and then what arrives meanwhile."""
+    """Data for which its buffer had no room is delivered first, and then data that arrives meanwhile."""
 
     class Nesting(BufferedRecorder):
         async def have(self, count):
@@ -125,8 +125,8 @@ def test_tls_in_nested_runs(loop):
         await protocol.received(8)
         transport.write(pattern(100_000))
         assert await protocol.received(200_008) == b"abcdefgh" + 2 * pattern(100_000)
-        for one in (client, protocol):
-            await abort(one)
+        for side in (client, protocol):
+            await abort(side)
         server.close()
         await server.wait_closed()
 
@@ -189,7 +189,7 @@ def test_asynchronous_generators_are_finalized_in_nested_runs(loop):
     assert closed == [True]
 
 
-def test_debug_mode(loop, caplog):
+def test_nested_runs_work_in_debug_mode(loop, caplog):
     loop.set_debug(True)
     loop.slow_callback_duration = 10
 

@@ -1,4 +1,4 @@
-"""run_nested() where it cannot be: other threads, other loops, loops that do not run."""
+"""run_nested() where it is refused: in other threads, on other loops, on loops that do not run."""
 
 import asyncio
 import threading

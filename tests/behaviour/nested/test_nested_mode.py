@@ -36,7 +36,7 @@ def refused(call, coroutine, match="running event loop|already running"):
     coroutine.close()
 
 
-# -- run_until_complete, run_forever -----------------------------------------------------------------------
+# run_until_complete, run_forever
 
 
 def test_asyncio_refuses_unless_it_is_enabled(loop):
@@ -52,13 +52,13 @@ def test_asyncio_refuses_unless_it_is_enabled(loop):
     run(loop, main())
 
 
-def test_a_nested_loop_made_so(monitor):
+def test_new_event_loop_makes_a_nested_loop(monitor):
     loop = uringloop.new_event_loop(monitor, nested=True)
     assert loop.nested
 
     async def main():
         assert loop.run_until_complete(answer()) == 42
-        refused(asyncio.run, answer())  # that takes allow_nested()
+        refused(asyncio.run, answer())  # that requires allow_nested()
 
     run(loop, main())
     assert loop.run_until_complete(answer(1)) == 1
@@ -130,7 +130,7 @@ def test_nested_mode_can_be_left(nested_loop):
     run(nested_loop, main())
 
 
-# -- asyncio.run -------------------------------------------------------------------------------------------
+# asyncio.run
 
 
 def test_asyncio_run_inside_of_a_running_loop(allowed):
@@ -182,7 +182,7 @@ def test_runner_run_inside_of_a_running_loop(allowed):
     assert run(loop, main()) == 42
 
 
-def test_an_empty_context_for_an_inner_runner_is_one(allowed):
+def test_an_inner_runner_may_run_in_an_empty_context(allowed):
     async def setting(value):
         before = var.get()
         var.set(value)
@@ -224,7 +224,7 @@ def test_debug_mode_of_an_inner_run_ends_with_it(allowed):
     assert run(loop, main()) == (False, True, False)
 
 
-def test_what_is_no_coroutine_is_refused(allowed):
+def test_asyncio_run_refuses_objects_that_are_not_awaitable(allowed):
     async def main():
         for wrong in (42, None):
             with pytest.raises((ValueError, TypeError)):
@@ -257,7 +257,7 @@ def test_disallow_nested_undoes_everything(loop):
     assert not loop.nested
 
 
-def test_disallow_nested_leaves_what_others_replaced(loop, monkeypatch):
+def test_disallow_nested_keeps_functions_that_others_patched(loop, monkeypatch):
     uringloop.allow_nested()
     ours = asyncio.run
     monkeypatch.setattr(asyncio, "run", lambda *args, **kwargs: ours(*args, **kwargs))
@@ -271,7 +271,7 @@ def test_disallow_nested_leaves_what_others_replaced(loop, monkeypatch):
     run(loop, main())
 
 
-def test_other_loops_are_as_before(allowed):
+def test_other_loops_are_not_changed(allowed):
     async def main():
         refused(asyncio.run, answer())
         return await answer()
@@ -306,11 +306,11 @@ def test_install_nested(monitor):
     assert printed.strip() == monitor
 
 
-# -- nest_asyncio ------------------------------------------------------------------------------------------
+# nest_asyncio
 
 
 def _patch_loop(loop):
-    """What nest_asyncio's function of this name does first."""
+    """The first check of nest_asyncio's function of this name."""
     return hasattr(loop, "_nest_patched")
 
 

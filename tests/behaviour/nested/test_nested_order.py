@@ -1,4 +1,4 @@
-"""Nested turns in a protocol's callbacks: the order of what they bring."""
+"""Nested turns in a protocol's callbacks: the order in which data and ends are delivered."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from support.helpers import BufferedRecorder, Recorder, pattern, run, socketpair
 
 
 class Turning(BufferedRecorder):
-    """Makes turns in `method`, each time after the peer has sent the next piece."""
+    """Runs turns in `method`, each time after the peer has sent the next piece."""
 
     def __init__(self, method, peer, pieces, size):
         super().__init__(size)
@@ -31,8 +31,8 @@ class Turning(BufferedRecorder):
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @pytest.mark.parametrize("method", ["get_buffer", "buffer_updated"])
 @pytest.mark.parametrize("size", [3, 64], ids=["small_buffer", "large_buffer"])
-def test_turns_upon_turns_of_a_buffered_protocol_keep_the_order(loop, kind, method, size):
-    """Each level has a chunk in its hands that is not delivered yet when the next level brings more."""
+def test_deeply_nested_turns_of_a_buffered_protocol_keep_the_order(loop, kind, method, size):
+    """Each level has a chunk that is not delivered yet when the next level reads more."""
     near, peer = socketpair(kind)
     pieces = [b"second-", b"third--", b"fourth-", b"fifth--"]
     protocol = Turning(method, peer, pieces, size)
@@ -46,7 +46,7 @@ def test_turns_upon_turns_of_a_buffered_protocol_keep_the_order(loop, kind, meth
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @pytest.mark.parametrize("method", ["get_buffer", "buffer_updated"])
-def test_the_end_that_a_nested_turn_sees_comes_last(loop, kind, method):
+def test_an_end_seen_in_a_nested_turn_is_reported_last(loop, kind, method):
     near, peer = socketpair(kind)
     protocol = Turning(method, peer, [], 3)
     run(loop, loop.create_connection(lambda: protocol, sock=near))
@@ -67,8 +67,8 @@ def test_the_end_that_a_nested_turn_sees_comes_last(loop, kind, method):
 
 @pytest.mark.parametrize("bulk", [False, True], ids=["small", "bulk"])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_the_end_that_a_nested_turn_sees_survives_an_interrupt(loop, kind, bulk):
-    """It waits behind a rest, whose delivery raises: the kernel reports the end only once."""
+def test_an_end_seen_in_a_nested_turn_survives_an_interrupt(loop, kind, bulk):
+    """The end waits behind data whose delivery raises: the kernel reports the end only once."""
     near, peer = socketpair(kind)
     protocol = Turning(None, peer, [], 100_000)
     run(loop, loop.create_connection(lambda: protocol, sock=near))
@@ -84,7 +84,7 @@ def test_the_end_that_a_nested_turn_sees_survives_an_interrupt(loop, kind, bulk)
 
     def turn(name):
         if name != "get_buffer":
-            if not has_paused:  # the rest is held, and no frame that reads is below when it is delivered
+            if not has_paused:  # the rest is held, and is delivered when no frame that reads is on the stack
                 has_paused.append(True)
                 transport.pause_reading()
         elif not has_paused:
@@ -110,7 +110,7 @@ def test_the_end_that_a_nested_turn_sees_survives_an_interrupt(loop, kind, bulk)
 
 @pytest.mark.parametrize("pauses", [False, True], ids=["reading", "paused"])
 @pytest.mark.parametrize("into", [Recorder, BufferedRecorder])
-def test_a_protocol_that_a_turn_in_get_buffer_replaces_gets_nothing_more(loop, into, pauses):
+def test_a_protocol_replaced_by_a_turn_in_get_buffer_gets_nothing_more(loop, into, pauses):
     near, peer = socketpair("unix")
     successor = into()
 

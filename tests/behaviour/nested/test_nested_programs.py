@@ -44,7 +44,7 @@ async def get(port, path):
 
 
 async def ask_all(port, path):
-    """Some one by one, then many at once: handlers that run the loop inside of each other."""
+    """Send some requests one by one, then many at once: handlers that run the loop inside each other."""
     for count in range(5):
         assert await get(port, path.format(count)) == (200, str([2 * number for number in range(count)]))
     answers = await asyncio.gather(*(get(port, path.format(count)) for count in range(20)))
@@ -75,7 +75,7 @@ def test_asyncio_run_in_an_aiohttp_handler(loop):
 
 
 def test_asyncio_run_in_a_starlette_handler(loop, monkeypatch):
-    """The example, under uvicorn."""
+    """The example of examples/, served by uvicorn."""
     uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("starlette")
     monkeypatch.syspath_prepend(str(EXAMPLES))

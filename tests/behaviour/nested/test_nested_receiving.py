@@ -1,4 +1,4 @@
-"""Nested turns while connections are received from and accepted, at any depth."""
+"""Nested turns, at any depth, while connections are accepted and read."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ from support.helpers import (
 
 
 class Deep:
-    """Each level waits in its method for an answer that the next level gives in its own."""
+    """Each level waits in its method for an answer that the next level gives in its method."""
 
     depth = 12
 
@@ -33,8 +33,8 @@ class Deep:
 
         class Level(self.make):
             def called(self):
-                if level < deep.depth and not hasattr(self, "is_asked"):
-                    self.is_asked = True
+                if level < deep.depth and not hasattr(self, "has_nested"):
+                    self.has_nested = True
                     deep.loop.run_nested(deep.ask(level + 1))
                 deep.n_done += 1
 
@@ -50,7 +50,7 @@ class Deep:
             peer.send(b"request")
             while len(protocol.data) < 7:
                 await asyncio.sleep(0)
-            # others receive meanwhile: all the buffers that the loop has are used several times over
+            # another connection receives meanwhile: all buffers of the loop are used several times
             async with open_pair() as (near, far):
                 far.transport.write(self.traffic)
                 assert await near.received(len(self.traffic)) == self.traffic
@@ -64,8 +64,8 @@ def test_every_level_receives(loop, make):
 
 
 @pytest.mark.parametrize("where", ["factory", "connection_made"])
-def test_connections_that_come_meanwhile_are_served(loop, where):
-    """A protocol factory, or connection_made, makes turns in which further connections arrive."""
+def test_connections_that_arrive_meanwhile_are_served(loop, where):
+    """A protocol factory, or connection_made, runs turns in which further connections arrive."""
     order = []
 
     class Greeting(asyncio.Protocol):
@@ -91,7 +91,7 @@ def test_connections_that_come_meanwhile_are_served(loop, where):
         if len(clients) < 4:
             client = loop.create_task(ask(port))
             clients.append(client)
-            loop.run_nested(client)  # it comes while this one is made
+            loop.run_nested(client)  # it arrives while this one is made
 
     async def main():
         nonlocal port
@@ -109,7 +109,7 @@ def test_connections_that_come_meanwhile_are_served(loop, where):
 
 
 class Waiting:
-    """In the call that brings the byte at `start` it waits until there are `end` bytes, without a check in between."""
+    """Waits, in the call that delivers the byte at `start`, until `end` bytes have arrived."""
 
     def wait_for(self, loop, start, end):
         self.loop, self.start, self.end, self.enough = loop, start, end, loop.create_future()
@@ -143,8 +143,8 @@ async def received_in_a_nested_run(protocol):
 @pytest.mark.parametrize("at", ["at once", "paused"])
 @pytest.mark.parametrize("make", [WaitingRecorder, WaitingBuffered])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_a_nested_run_waits_for_what_its_frame_has_left(loop, kind, make, at, bulk):
-    """A chunk longer than the buffer, what came while reading was paused, what one event of the fd stood for."""
+def test_a_nested_run_gets_data_that_the_frame_below_has_left(loop, kind, make, at, bulk):
+    """A chunk longer than the buffer, data that arrived while reading was paused, several pieces for one event."""
 
     async def main():
         async with open_transport(make(), kind=kind) as (transport, protocol, peer):
@@ -171,12 +171,11 @@ def test_a_nested_run_waits_for_what_its_frame_has_left(loop, kind, make, at, bu
     run(loop, main())
 
 
-def test_what_a_nested_run_leaves_unread_arrives_although_nothing_more_comes(loop):
-    """One wait brings two connections.  In turns that the first one makes, the second is read, but not to its end.
-
-    The outer turn counted two events, and takes what the nested one puts off to the next turn for the second of them.
+def test_data_that_a_nested_run_leaves_unread_arrives_although_nothing_follows(loop):
+    """One wait reports two connections. In turns that the first one runs, the second is read, but not to its end.
+    The outer turn counted two events, and takes the read that the nested turn postpones for the second of them.
     """
-    n_pieces = 20  # a read ends where a passed fd begins: more reads than the turns of the nested run make
+    n_pieces = 20  # a read ends at a passed fd: more reads than there are turns in the nested run
 
     class Nesting(Recorder):
         def data_received(self, data):
@@ -207,7 +206,7 @@ def test_what_a_nested_run_leaves_unread_arrives_although_nothing_more_comes(loo
             for _ in range(n_pieces):
                 socket.send_fds(peer, [bytes(7_000)], [peer.fileno()])
             await turns(50)
-            assert order[0] == 9 * 13_000 + 7_000, "the first connection comes first"
+            assert order[0] == 9 * 13_000 + 7_000, "the first connection is called first"
             assert "end of the nested run" in order
             assert len(protocol.data) == 9 * 13_000 + n_pieces * 7_000
 
@@ -216,7 +215,7 @@ def test_what_a_nested_run_leaves_unread_arrives_although_nothing_more_comes(loo
 
 
 @pytest.mark.parametrize("make", [WaitingRecorder, lambda: WaitingBuffered(4096)], ids=["data", "buffered"])
-def test_a_nested_run_waits_for_what_tls_has_left(loop, make):
+def test_a_nested_run_gets_data_that_tls_has_left(loop, make):
     async def main():
         near = make()
         sent = pattern(60_010)
@@ -236,8 +235,8 @@ def test_a_nested_run_waits_for_what_tls_has_left(loop, make):
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
-def test_a_nested_run_waits_for_another_datagram(loop, family, tmp_path):
-    """They come in one batch."""
+def test_a_nested_run_gets_the_next_datagram_of_a_batch(loop, family, tmp_path):
+    """Both arrive in one batch."""
 
     class WaitingDatagrams(Datagrams):
         def datagram_received(self, data, address):
@@ -267,7 +266,7 @@ def test_a_nested_run_waits_for_another_datagram(loop, family, tmp_path):
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_connection_made_may_wait_for_data(loop, kind):
-    """As in asyncio, where a nested turn begins to read and wakes the task that connected."""
+    """As in asyncio, where a nested turn starts reading and wakes the task that connected."""
 
     class Greeted(WaitingRecorder):
         def connection_made(self, transport):
