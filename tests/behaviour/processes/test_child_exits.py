@@ -1,4 +1,4 @@
-"""How the loop learns that children ended: without threads and signals, exactly, and with whatever watcher is set."""
+"""How the loop detects the exit of children: without threads and signals, and with any watcher that is set."""
 
 import asyncio
 import errno
@@ -18,11 +18,11 @@ HAS_WATCHERS = sys.version_info < (3, 14)
 
 def only_uringloop():
     if monitor_of(asyncio.get_running_loop()) == STOCK:
-        pytest.skip("stock asyncio does it another way")
+        pytest.skip("stock asyncio does it in another way")
 
 
 def children():
-    """Numbers of our children, zombies included."""
+    """Process ids of the children of this thread, including zombies."""
     with open(f"/proc/self/task/{threading.get_native_id()}/children") as file:
         return [int(number) for number in file.read().split()]
 
@@ -38,7 +38,7 @@ async def test_no_threads_and_no_signal_handler_are_needed():
         assert await process.wait() == 0
 
 
-async def test_no_zombies_stay():
+async def test_no_zombies_are_left():
     before = children()
     for _ in range(3):
         await asyncio.gather(
@@ -87,7 +87,7 @@ async def test_a_status_that_popen_took_first_is_not_lost(caplog):
     assert caplog.records == []
 
 
-async def test_a_status_that_a_stranger_took_is_255():
+async def test_a_status_that_the_program_reaped_is_255():
     if monitor_of(asyncio.get_running_loop()) == STOCK and sys.version_info < (3, 12):
         pytest.skip("a thread waits for it already")
     process = await asyncio.create_subprocess_exec("/bin/cat", stdin=PIPE)
@@ -124,7 +124,7 @@ async def test_kernels_without_pidfd_fall_back_to_a_thread(monkeypatch, error):
 
 
 async def test_a_traced_child_is_waited_for_again(monkeypatch):
-    """waitid says nothing for a while although the pidfd is readable."""
+    """waitid() returns None for a while although the pidfd is readable."""
     only_uringloop()
     real, n_refused = os.waitid, 0
 
@@ -140,7 +140,7 @@ async def test_a_traced_child_is_waited_for_again(monkeypatch):
 
 
 async def test_no_signal_is_sent_once_the_child_was_reaped(monkeypatch):
-    """Its pipe is held open by a grandchild, and its number may be another process's."""
+    """A grandchild keeps the pipe open, and the process id may belong to another process by then."""
     only_uringloop()
     process = await asyncio.create_subprocess_exec(
         "/bin/sh", "-c", "exec 3<&0; (read x <&3) & exit 0", stdin=PIPE, stdout=PIPE
@@ -155,11 +155,11 @@ async def test_no_signal_is_sent_once_the_child_was_reaped(monkeypatch):
     await process.wait()
 
 
-def test_a_loop_that_closes_forgets_its_children(monitor):
+def test_a_closed_loop_forgets_its_children(monitor):
     run_script(
         """
         if MONITOR == STOCK:
-            raise SystemExit  # it leaves its pidfd open
+            raise SystemExit  # stock asyncio leaves its pidfd open
         def pidfds():
             links = (os.path.join("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd"))
             return sum("pidfd" in os.readlink(link) for link in links if os.path.exists(link))
@@ -169,14 +169,14 @@ def test_a_loop_that_closes_forgets_its_children(monitor):
         loop.close()
         assert pidfds() == 0
         os.kill(pid, 9)
-        os._exit(0)  # the transport's complaints are asyncio's own
+        os._exit(0)  # skips the warnings of the transport, which are asyncio's own
         """,
         monitor,
     )
 
 
 def test_the_protocol_gets_the_output_before_the_end(loop):
-    """Both are there at the same time."""
+    """Output and exit are reported by the same wait."""
     calls = []
 
     class Protocol(asyncio.SubprocessProtocol):
@@ -257,7 +257,7 @@ def test_an_inactive_watcher_of_the_user_is_an_error(monitor):
 
 
 @needs_watchers
-def test_a_policy_without_watchers_does_no_harm(monitor):
+def test_children_work_under_a_policy_without_watchers(monitor):
     run_script(
         """
         if MONITOR == STOCK:
@@ -275,7 +275,7 @@ def test_a_policy_without_watchers_does_no_harm(monitor):
     )
 
 
-def test_asyncio_run_with_a_loop_factory_has_children(monitor):
+def test_children_work_in_a_runner_with_a_loop_factory(monitor):
     run_script(
         """
         import threading

@@ -1,4 +1,4 @@
-"""os.fork in a process with a live loop. Each test is a script of its own."""
+"""os.fork in a process with a live loop. Each test is a separate script."""
 
 import pytest
 from support.forking import run_forking
@@ -117,7 +117,7 @@ def test_the_parents_loop_is_not_disturbed_when_the_child_closes_its_copy(monito
     )
 
 
-def test_the_parents_handlers_stay_when_the_child_removes_its_own(monitor):
+def test_the_parents_handlers_stay_when_the_child_removes_its_copies(monitor):
     """With epoll the child's copy is the same object in the kernel."""
     run_forking(
         """
@@ -153,7 +153,7 @@ def test_the_parents_connections_close_on_time_although_a_child_lives(monitor):
     run_forking(
         """
         if MONITOR == STOCK:
-            raise SystemExit  # the child inherits the socket itself: unavoidable
+            raise SystemExit  # the child inherits the socket itself, which is unavoidable
 
         async def main():
             loop = asyncio.get_running_loop()
@@ -192,7 +192,7 @@ def test_the_parents_connections_close_on_time_although_a_child_lives(monitor):
     )
 
 
-def test_connections_end_although_a_child_lives_that_closed_the_sockets_it_inherited(monitor):
+def test_connections_end_although_a_child_lives_that_closed_its_inherited_sockets(monitor):
     """The child closes the socket that it inherited; only a ring's fd would still hold it."""
     run_forking(
         """
@@ -294,7 +294,7 @@ if __name__ == "__main__":
     run_script(program, monitor)
 
 
-def test_a_subprocess_made_by_fork_exec_leaves_the_loop_alone(monitor):
+def test_a_subprocess_with_a_preexec_fn_leaves_the_loop_alone(monitor):
     run_script(
         """
         loop = make_loop(MONITOR)
@@ -310,12 +310,12 @@ def test_a_subprocess_made_by_fork_exec_leaves_the_loop_alone(monitor):
     )
 
 
-def test_a_child_that_goes_on_with_the_parents_loop_gets_an_error(monitor):
-    """It leaves the callback in which it was forked: the loop must neither sleep for ever nor touch the parent's."""
+def test_a_child_that_continues_in_the_parents_loop_gets_an_error(monitor):
+    """It returns from the callback in which it was forked: the loop must not sleep forever, nor touch the parent's."""
     run_forking(
         """
         if MONITOR == STOCK:
-            raise SystemExit  # runs on, with the parent's epoll object
+            raise SystemExit  # stock asyncio continues, with the parent's epoll object
         async def main():
             pid = os.fork()
             if pid:
@@ -397,7 +397,7 @@ def test_the_current_loop_of_a_child_works(monitor):
 
 
 def test_peers_of_the_parent_see_the_end_although_children_were_started(monitor):
-    """Neither children of the loop nor of multiprocessing's spawn hold its connections."""
+    """Neither children of the loop nor those of multiprocessing's spawn keep its connections open."""
     run_forking(
         """
         async def main():

@@ -1,4 +1,4 @@
-"""os.fork while the loop does not run: it goes on in the child. Each test is a script of its own."""
+"""os.fork while the loop does not run: the loop works in the child. Each test is a separate script."""
 
 import pytest
 from support.forking import run_forking
@@ -46,7 +46,7 @@ def child():
     loop.run_until_complete(work())
     loop.close()
 
-if MONITOR != STOCK:  # whose child would close the wake-up socketpair of both
+if MONITOR != STOCK:  # there the child would close the wake-up socketpair of both
     ended(fork(child))
 assert not called
 assert loop.run_until_complete(future) == 1
@@ -73,7 +73,7 @@ def child():
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
 
-if MONITOR != STOCK:  # whose processes share one epoll object
+if MONITOR != STOCK:  # there the processes share one epoll object
     pid = fork(child)
     loop.run_until_complete(asyncio.sleep(0.001))
     ended(pid)
@@ -116,7 +116,7 @@ def test_readers_of_an_idle_loop_are_watched_in_the_child(monitor, when):
             near.recv(1)
             loop.close()
 
-        if MONITOR != STOCK:  # what its child removes is gone from the epoll object of both
+        if MONITOR != STOCK:  # there the child removes from the epoll object of both
             ended(fork(child))
             loop.remove_reader(near)
         loop.add_reader(near, lambda: got.append(near.recv(10)))
@@ -188,7 +188,7 @@ def test_a_connection_of_an_idle_loop_goes_on_in_the_child(monitor):
         protocol = loop.run_until_complete(connect(near))
 
         def child():
-            protocol.transport.write(b"w" * 300_000)   # before the first run, and more than is kept for the turn's end
+            protocol.transport.write(b"w" * 300_000)   # before the first run, and too much for the turn's end
             async def main():
                 assert await read_exactly(far, 300_000) == b"w" * 300_000
                 await use(protocol)
@@ -205,11 +205,11 @@ def test_a_connection_of_an_idle_loop_goes_on_in_the_child(monitor):
     )
 
 
-def test_what_an_idle_loop_has_not_sent_is_the_parents_to_send(monitor):
+def test_unsent_data_of_an_idle_loop_is_sent_only_by_the_parent(monitor):
     run_forking(
         """
         if MONITOR == STOCK:
-            raise SystemExit  # sends it in each process that runs the loop
+            raise SystemExit  # stock asyncio sends it in each process that runs the loop
         near, far = socket.socketpair()
         far.setblocking(False)
         data = bytes(range(256)) * 8192
@@ -263,7 +263,7 @@ def test_signal_handlers_of_an_idle_loop_are_called_in_the_child(monitor):
             assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
             loop.close()
 
-        if MONITOR != STOCK:  # whose processes share the wake-up socketpair
+        if MONITOR != STOCK:  # there the processes share the wake-up socketpair
             ended(fork(child))
             one_turn(loop)
             assert got == []
@@ -277,13 +277,13 @@ def test_signal_handlers_of_an_idle_loop_are_called_in_the_child(monitor):
 
 
 def test_a_daemon_that_closes_all_fds_may_use_the_loop(monitor):
-    """What was watched is gone, and the numbers are other files', which nothing watches and nothing closes."""
+    """The watched files are closed, and their numbers belong to other files, which nothing watches or closes."""
     run_forking(
         IDLE
         + """
 import signal
 if MONITOR == STOCK:
-    raise SystemExit  # its epoll object is closed, too
+    raise SystemExit  # stock asyncio's epoll object is closed, too
 near, far = socket.socketpair()
 loop = make_loop(MONITOR)
 got = []
@@ -296,7 +296,7 @@ def child():
     highest = max(map(int, os.listdir("/proc/self/fd")))
     os.closerange(3, highest + 1)
     pairs = [socket.socketpair() for _ in range(highest)]
-    taken = {one.fileno(): one for pair in pairs for one in pair}
+    taken = {sock.fileno(): sock for pair in pairs for sock in pair}
     assert number in taken
     for pair in pairs:
         pair[0].send(b"x")
@@ -308,8 +308,8 @@ def child():
     assert set(got) == {2}
     loop.remove_reader(number)
     loop.close()
-    for one in taken.values():
-        assert one.recv(2) == b"x"
+    for sock in taken.values():
+        assert sock.recv(2) == b"x"
 
 ended(fork(child))
 loop.remove_reader(near)
@@ -323,7 +323,7 @@ def test_the_threads_of_an_idle_loops_executor_are_not_awaited_in_the_child(moni
     run_forking(
         """
         if MONITOR == STOCK:
-            raise SystemExit  # waits for threads that only the parent has
+            raise SystemExit  # stock asyncio waits for threads that only the parent has
         loop = make_loop(MONITOR)
         async def main():
             return await asyncio.get_running_loop().run_in_executor(None, int, "5")
@@ -344,7 +344,7 @@ def test_the_threads_of_an_idle_loops_executor_are_not_awaited_in_the_child(moni
 
 
 @pytest.mark.needs_liburing
-def test_a_loop_with_raw_requests_in_flight_is_the_parents():
+def test_a_loop_with_raw_requests_in_flight_is_closed_in_the_child():
     run_forking(
         """
         from uringloop.liburing import lib

@@ -1,4 +1,4 @@
-"""KeyboardInterrupt and SystemExit out of a child's protocol: nothing is lost afterwards."""
+"""KeyboardInterrupt and SystemExit from a subprocess protocol lose nothing."""
 
 import asyncio
 import sys
@@ -31,7 +31,7 @@ class Child(asyncio.SubprocessProtocol):
     "method",
     ["connection_made", "pipe_data_received", "pipe_connection_lost", "process_exited", "connection_lost"],
 )
-def test_a_childs_protocol_is_interrupted_and_gets_everything(loop, interrupt, method):
+def test_a_childs_protocol_gets_everything_after_an_interrupt(loop, interrupt, method):
     protocol = interrupting(Child, method, interrupt)
     making = loop.create_task(
         loop.subprocess_exec(

@@ -20,14 +20,14 @@ def python(source, **kwargs):
 
 
 async def finish(process):
-    """Let the transport see the end of all pipes, so that nothing of the process is left."""
+    """Wait for the process and for the end of all its pipes, so that nothing of it is left."""
     await process.wait()
     process._transport.close()
     await all_reported()
 
 
 async def all_reported():
-    """Until the pipes have ended, and the threads in which asyncio waits for children on 3.11."""
+    """Wait until the pipes and the threads in which asyncio waits for children on Python 3.11 have ended."""
     await turns(20)
     await until(lambda: not any("waitpid" in thread.name for thread in threading.enumerate()))
     await turns(5)
@@ -88,7 +88,7 @@ async def test_send_signal_reaches_the_child():
     )
     assert await process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGUSR1)
-    process.stdin.close()  # so that shells which wait for the built-in `read` first go on
+    process.stdin.close()  # so that shells that first wait for the built-in `read` go on
     assert await process.stdout.readline() == b"caught\n"
     await finish(process)
 
@@ -321,7 +321,7 @@ async def test_close_fds_is_passed_on(close_fds):
     await finish(process)
 
 
-async def test_devnull_is_nothing():
+async def test_devnull_makes_no_pipes():
     devnull = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_shell(
         "cat; echo out; echo err >&2", stdin=devnull, stdout=devnull, stderr=devnull
@@ -346,7 +346,7 @@ async def test_sockets_can_be_the_childs_input_and_output():
     await finish(process)
 
 
-async def test_numbers_of_fds_can_be_the_childs_output():
+async def test_an_fd_number_can_be_the_childs_output():
     read_fd, write_fd = os.pipe()
     process = await asyncio.create_subprocess_shell(
         "echo out; echo err >&2", stdout=write_fd, stderr=write_fd
@@ -376,9 +376,9 @@ async def test_a_cancelled_start_kills_the_child():
 
 
 @pytest.mark.skipif(
-    sys.version_info < (3, 11, 7), reason="asyncio 3.11.2 complains of a future that is its own"
+    sys.version_info < (3, 11, 7), reason="asyncio 3.11.2 reports a future of its own as never retrieved"
 )
-async def test_a_child_that_closes_its_input_is_noticed():
+async def test_writing_to_a_child_that_closed_its_input_raises():
     process = await asyncio.create_subprocess_shell(
         "exec <&-; read x <&2", stdin=PIPE, stderr=subprocess.DEVNULL
     )
