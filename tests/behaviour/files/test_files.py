@@ -1,4 +1,4 @@
-"""Async files of bytes: whatever the builtin open does with the same steps."""
+"""Async binary files: the same steps have the same results as with the builtin open."""
 
 import os
 
@@ -44,7 +44,7 @@ READING = [
 
 
 @pytest.mark.parametrize("buffering", [-1, 0, 7, 100])
-async def test_reading_is_that_of_open(pair, buffering):
+async def test_reading_returns_what_open_returns(pair, buffering):
     both = await pair().open("rb", buffering)
     steps = READING if buffering else [step for step in READING if step[0] != "readinto"]
     await both.steps(*steps)
@@ -108,19 +108,19 @@ WRITING = [
 
 @pytest.mark.parametrize("buffering", [-1, 0, 10])
 @pytest.mark.parametrize("mode", ["wb", "ab", "xb", "r+b", "w+b", "a+b", "x+b"])
-async def test_writing_is_that_of_open(pair, mode, buffering):
+async def test_writing_does_what_open_does(pair, mode, buffering):
     both = await pair(None if "x" in mode else CONTENT).open(mode, buffering)
     await both.steps(*WRITING)
     if "+" in mode and ("a" not in mode or not buffering):
-        # Not when appending with a buffer: io then shows, until it is flushed, what was written as if it were where
-        # reading was.
+        # Not when appending with a buffer: until it is flushed, io returns the written data as if it were at the
+        # position of the reads.
         await both.steps(("seek", 0), ("read", 10), ("write", b"in between"), "tell", ("read", 10), "tell")
     if "+" in mode:
         await both.steps(("seek", -100, 1), ("readline", 2000), ("write", b"W"), ("seek", 0), "read")
     await both.close()
 
 
-async def test_reading_sees_what_was_written_and_positional_writes(tmp_path):
+async def test_reading_sees_writes_and_positional_writes(tmp_path):
     async with files.open(tmp_path / "file", "w+b") as file:
         await file.write(b"0123456789")
         assert await file.pread(4, 3) == b"3456"
@@ -139,7 +139,7 @@ async def test_reading_sees_what_was_written_and_positional_writes(tmp_path):
         assert await file.read() == b"01abcZ"
 
 
-async def test_durability_and_space(tmp_path):
+async def test_durability_and_allocation(tmp_path):
     path = tmp_path / "file"
     async with files.open(path, "wb") as file:
         await file.write(b"data")
@@ -156,7 +156,7 @@ async def test_durability_and_space(tmp_path):
         await file.fadvise(0, 0, os.POSIX_FADV_DONTNEED)
 
 
-async def test_peek_and_read1(tmp_path):
+async def test_peek_and_read1_return_buffered_bytes(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 100)
     async with files.open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Cancelled file operations: positions stay exact, nothing is torn, what was written is known."""
+"""Cancelled file operations: positions stay exact, no write is torn, and the number of written bytes is known."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from uringloop import files
 
 
 async def cancelled_after(coroutine, n_turns):
-    """Cancel after some turns; the result, or the CancelledError."""
+    """Cancel after some turns; return the result, or the CancelledError."""
     task = asyncio.ensure_future(coroutine)
     await turns(n_turns)
     task.cancel()
@@ -43,21 +43,21 @@ async def test_a_cancelled_read_reads_nothing(tmp_path, buffering):
 
 
 @pytest.mark.parametrize("buffering", [-1, 0, 1000])
-async def test_a_cancelled_write_says_how_much_it_wrote(tmp_path, buffering):
+async def test_a_cancelled_write_reports_how_much_it_wrote(tmp_path, buffering):
     path = tmp_path / "file"
     expected = b""
     async with files.open(path, "wb", buffering) as file:
         for number in range(100):
             data = os.urandom((10, 3000, 200_000, 1_500_000)[number % 4])
             result = await cancelled_after(file.write(data), number % 5)
-            # io's word: bytes, in spite of its name
+            # named by io: counts bytes, despite its name
             count = result if isinstance(result, int) else getattr(result, "characters_written", 0)
             expected += data[:count]
             assert await file.tell() == len(expected)
     assert path.read_bytes() == expected
 
 
-async def test_a_cancelled_positional_write_says_how_much_it_wrote(tmp_path):
+async def test_a_cancelled_positional_write_reports_how_much_it_wrote(tmp_path):
     path = tmp_path / "file"
     expected = bytearray()
     async with files.open(path, "wb") as file:
@@ -98,7 +98,7 @@ async def test_a_cancelled_flush_keeps_the_rest(tmp_path):
     assert path.read_bytes() == expected
 
 
-async def test_closing_writes_everything_in_spite_of_cancellations(tmp_path):
+async def test_closing_writes_everything_despite_cancellations(tmp_path):
     path = tmp_path / "file"
     for number in range(40):
         file = await files.open(path, "wb")
@@ -109,7 +109,7 @@ async def test_closing_writes_everything_in_spite_of_cancellations(tmp_path):
             await turns(number % 5)
             closing.cancel()
         result = (await asyncio.gather(closing, return_exceptions=True))[0]
-        if not file.closed:  # cancelled before it began
+        if not file.closed:  # cancelled before it started
             assert isinstance(result, asyncio.CancelledError)
             await file.close()
         assert path.read_bytes() == data
@@ -130,7 +130,7 @@ async def test_a_cancelled_open_leaves_no_descriptor(tmp_path):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11, 7), reason="asyncio.timeout() did not set the cause in 3.11.2")
-async def test_after_a_timeout_its_cause_says_how_much_was_written(tmp_path):
+async def test_the_cause_of_a_timeout_reports_how_much_was_written(tmp_path):
     reading_fd, writing_fd = os.pipe()
     async with files.open(reading_fd, "rb") as reader:
         async with files.open(writing_fd, "wb") as writer:
@@ -145,14 +145,14 @@ async def test_after_a_timeout_its_cause_says_how_much_was_written(tmp_path):
         assert len(await reader.read()) == written
 
 
-async def test_a_timeout_around_an_operation_is_one(tmp_path):
+async def test_a_timeout_around_open_raises_timeout_error(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await files.open(tmp_path / "fifo", "rb")
 
 
-async def test_text_that_was_cancelled_is_read_again(tmp_path):
+async def test_text_of_a_cancelled_read_is_read_again(tmp_path):
     text = "".join(f"{number} äöü\n" for number in range(20_000))
     (tmp_path / "file").write_text(text, encoding="utf-8")
     async with files.open(tmp_path / "file", encoding="utf-8") as file:
@@ -168,7 +168,7 @@ async def test_text_that_was_cancelled_is_read_again(tmp_path):
 
 
 async def test_the_loop_may_end_while_operations_wait(tmp_path):
-    """asyncio.run cancels what is left; the fixtures check that nothing stays in flight."""
+    """asyncio.run cancels remaining tasks; the fixtures check that nothing stays in flight."""
     os.mkfifo(tmp_path / "fifo")
     both_fd = os.open(tmp_path / "fifo", os.O_RDWR)
     file = await files.open(tmp_path / "fifo", "rb")
@@ -198,11 +198,11 @@ async def test_thousands_of_races_leave_nothing(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == fds
     gc.collect()
     kinds = ("RawRequest", "Block", "BufferedFile")
-    assert [one for one in gc.get_objects() if type(one).__name__ in kinds and one is not file] == []
+    assert [found for found in gc.get_objects() if type(found).__name__ in kinds and found is not file] == []
 
 
 def _one(chance, file, path):
-    """A random operation, not begun."""
+    """A random operation, not started."""
     which = chance.randrange(5)
     if which == 0:
         return file.pread(chance.choice([10, 4096, 300_000]), chance.randrange(1 << 20))

@@ -1,4 +1,4 @@
-"""File systems that take no more: full ones, read-only ones."""
+"""File systems that accept no writes: full or read-only ones."""
 
 import contextlib
 import errno
@@ -20,12 +20,12 @@ def small_file_system(folder, options):
     try:
         yield libc
     finally:
-        # Lazily (MNT_DETACH): seen busy for more than 10 s with no fd open and nothing in flight, but a worker of
-        # io_uring asleep.  It seems to release the file of its last request when it wakes next.
+        # Lazily (MNT_DETACH): it was busy for more than 10 s with no fd open and nothing in flight, while a worker of
+        # io_uring was asleep. The worker seems to release the file of its last request when it next wakes.
         assert libc.umount2(bytes(folder), 2) == 0
 
 
-async def test_a_full_disk_says_so_and_keeps_what_is_not_written(tmp_path):
+async def test_a_full_disk_is_reported_and_unwritten_data_is_kept(tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
     with small_file_system(folder, b"size=1m"):
@@ -53,7 +53,7 @@ async def test_a_full_disk_says_so_and_keeps_what_is_not_written(tmp_path):
             os.fstat(fd)
 
 
-async def test_a_read_only_file_system_says_so(tmp_path):
+async def test_a_read_only_file_system_is_reported(tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
     remount, read_only = 32, 1

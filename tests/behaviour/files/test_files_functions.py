@@ -1,4 +1,4 @@
-"""uringloop.files' functions: the results and exceptions of the same functions of os, shutil and tempfile."""
+"""Functions of uringloop.files: results and exceptions are those of the same functions of os, shutil, tempfile."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ async def outcome(function, *args, **options):
 
 
 def layout(folder):
-    """What is below a folder: names, kinds, permissions, contents."""
+    """The contents of a folder: names, kinds, permissions, data."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -77,7 +77,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("kind", [str, os.fsencode, pathlib.Path], ids=["str", "bytes", "Path"])
-async def test_functions_do_what_those_of_os_do(tmp_path, monkeypatch, kind):
+async def test_functions_do_what_their_namesakes_in_os_do(tmp_path, monkeypatch, kind):
     folders = tmp_path / "os", tmp_path / "ours"
     for folder in folders:
         folder.mkdir()
@@ -96,7 +96,7 @@ async def test_functions_do_what_those_of_os_do(tmp_path, monkeypatch, kind):
         assert layout(folders[0]) == layout(folders[1]), (name, args)
 
 
-async def test_stat_is_that_of_os(tmp_path):
+async def test_stat_returns_what_os_stat_returns(tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "link").symlink_to("file")
     fields = [name for name in dir(os.stat_result) if name.startswith("st_")]
@@ -158,7 +158,7 @@ async def test_listing_directories(tmp_path):
     assert caught.value.filename == str(tmp_path / "nowhere")
 
 
-async def test_audit_events_are_those_of_os(tmp_path):
+async def test_audit_events_are_the_same_as_of_os(tmp_path):
     seen, active = [], [True]
     wanted = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link")
     sys.addaudithook(lambda event, args: active and event in wanted and seen.append((event, *args)))
@@ -191,7 +191,7 @@ async def test_copying_a_file(tmp_path):
     assert os.readlink(tmp_path / "other link") == "source"
 
 
-async def test_what_cannot_be_copied_is_refused_as_by_shutil(tmp_path):
+async def test_copies_that_shutil_refuses_are_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
@@ -255,8 +255,8 @@ async def test_temporary_directories(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-async def test_cancelled_functions_wait_until_it_is_decided(tmp_path):
-    """Whatever was cancelled has either happened or not when the task goes on, and does not happen later."""
+async def test_cancelled_functions_wait_until_their_outcome_is_known(tmp_path):
+    """A cancelled operation has happened or not when the task continues, and does not happen later."""
     for number in range(60):
         path = tmp_path / str(number)
         making = asyncio.ensure_future(files.mkdir(path))
@@ -268,7 +268,7 @@ async def test_cancelled_functions_wait_until_it_is_decided(tmp_path):
         assert path.exists() == exists
 
 
-async def test_a_forgotten_temporary_directory_goes_with_a_warning(tmp_path):
+async def test_a_forgotten_temporary_directory_is_removed_with_a_warning(tmp_path):
     made = [await files.TemporaryDirectory(dir=tmp_path)]
     path = made[0].name
     (pathlib.Path(path) / "file").touch()
@@ -279,7 +279,7 @@ async def test_a_forgotten_temporary_directory_goes_with_a_warning(tmp_path):
     assert not os.path.exists(path)
 
 
-async def test_a_temporary_directory_is_made_once_and_cleaned_up_as_often_as_one_likes(tmp_path):
+async def test_a_temporary_directory_is_made_once_and_may_be_cleaned_up_repeatedly(tmp_path):
     making = files.TemporaryDirectory(dir=tmp_path)
     made = await making
     assert made is making
@@ -292,8 +292,8 @@ async def test_a_temporary_directory_is_made_once_and_cleaned_up_as_often_as_one
 
 
 @pytest.mark.parametrize("kind", [files.NamedTemporaryFile, files.TemporaryFile, files.TemporaryDirectory])
-async def test_a_cancelled_temporary_leaves_nothing(tmp_path, kind):
-    """The name was there, and the caller did not know it."""
+async def test_a_cancelled_temporary_file_or_directory_leaves_nothing(tmp_path, kind):
+    """Otherwise there would be a file or directory whose name the caller does not know."""
 
     async def make():
         return await kind(dir=tmp_path)

@@ -1,4 +1,4 @@
-"""Odd files and odd positions: what the builtin `open` answers, uringloop's answers, too."""
+"""Odd files and odd positions: uringloop's files return and raise what those of the builtin `open` do."""
 
 import asyncio
 import fcntl
@@ -52,7 +52,7 @@ async def open_ours(*args, **kwargs):
 
 
 def left_open(target):
-    """Whether a refused descriptor is still there for its owner; it is closed then."""
+    """Whether a refused descriptor is still open for its owner; closes it."""
     try:
         os.close(target if isinstance(target, int) else -1)
     except (OSError, OverflowError):
@@ -61,10 +61,10 @@ def left_open(target):
 
 
 async def outcomes(opening, make, mode, buffering, steps):
-    """What opening and each step return, or the type, errno and text of what they raise."""
+    """The results of opening and of each step, or the type, errno and text of their exceptions."""
     found = []
 
-    async def note(method, *args):
+    async def record(method, *args):
         try:
             async with asyncio.timeout(5):
                 found.append((method, args, await getattr(file, method)(*args)))
@@ -77,8 +77,8 @@ async def outcomes(opening, make, mode, buffering, steps):
     except (OSError, ValueError, TypeError) as error:
         return [type(error), getattr(error, "errno", None), left_open(target)]
     for step in steps:
-        await note(*step)
-    await note("close")
+        await record(*step)
+    await record("close")
     return found
 
 
@@ -101,7 +101,7 @@ def make(tmp_path):
 @pytest.mark.parametrize("mode", ["rb", "rb+", "r+"])
 @pytest.mark.parametrize("whence", [0, 1, 2, 3, 4, 5, -1, 1 << 40, None])
 async def test_odd_positions(make, mode, whence):
-    if mode == "r+" and whence in (3, 4):  # io's text files do not know them
+    if mode == "r+" and whence in (3, 4):  # io's text files do not support them
         whence = 0
     steps = []
     for offset in ODD_OFFSETS:
@@ -109,7 +109,7 @@ async def test_odd_positions(make, mode, whence):
     await compare(make, mode, steps)
 
 
-async def test_positions_that_no_file_has_are_not_written_to(make):
+async def test_writes_follow_open_after_seeks_beyond_the_largest_position(make):
     for offset in ((1 << 63) - 1, (1 << 63) - 4, 1 << 62):
         steps = [("seek", offset), ("read", 3), ("seek", 0, 2), ("write", b"x"), ("flush",), ("tell",)]
         await compare(make, "rb+", steps)
@@ -122,8 +122,8 @@ async def test_odd_sizes(make, size):
 
 
 @pytest.mark.parametrize("size", [1 << 63, (1 << 64) + 1, 1 << 200, -(1 << 63) - 1, -(1 << 200)])
-async def test_sizes_that_are_none(make, size):
-    """Neither taken for others nor refused with other words; a negative one is not "everything"."""
+async def test_sizes_out_of_range(make, size):
+    """They are neither truncated nor refused with other texts; a large negative size does not mean "everything"."""
     for mode in ("rb", "rb+", "r", "r+"):
         steps = [(method, size) for method in ("read", "readline", "readlines")]
         if "+" in mode:
@@ -133,13 +133,13 @@ async def test_sizes_that_are_none(make, size):
     assert await outcomes(open_ours, make, "rb", -1, [("peek", size), ("read1", size)]) == theirs
 
 
-async def test_arguments_of_no_type_are_named_as_io_does(make):
+async def test_arguments_of_wrong_types_raise_as_in_io(make):
     await compare(make, "rb+", [("readinto", None), ("write", None), ("read", "x")])
     await compare(make, "r+", [("write", None), ("write", b"x"), ("read", "x")])
 
 
 @pytest.mark.parametrize("fd", [1 << 31, 1 << 63, 1 << 65, -(1 << 31) - 1, -1, 1 << 30])
-async def test_descriptors_that_are_none(fd):
+async def test_invalid_descriptors(fd):
     await compare(lambda: fd, "rb", [])
 
 
@@ -147,8 +147,8 @@ async def test_descriptors_that_are_none(fd):
 @pytest.mark.parametrize("flags", [0, os.O_NOFOLLOW])
 @pytest.mark.parametrize("mode", ["rb", "wb", "rb+", "ab", "r", "w", "r+"])
 @pytest.mark.parametrize("way", ["descriptor", "opener"])
-async def test_descriptors_that_are_a_path_only(tmp_path, kind, flags, mode, way):
-    """O_PATH: whatever it is, it is neither read nor written nor sought."""
+async def test_descriptors_opened_with_o_path(tmp_path, kind, flags, mode, way):
+    """O_PATH: no kind of file is read, written or sought."""
     path = tmp_path / "it"
     if kind == "file":
         path.write_bytes(b"hello world\n")
@@ -199,7 +199,7 @@ async def test_descriptors_that_are_a_path_only(tmp_path, kind, flags, mode, way
 )
 @pytest.mark.parametrize("mode", ["wb", "rb+", "w"])
 async def test_writing_to_files_of_the_kernel(path, mode):
-    """Most take no offset: a write with one is refused, where a write without one is taken, or refused otherwise."""
+    """Most take no offset: a write with one is refused although one without it is accepted, or fails differently."""
     try:
         os.close(os.open(path, os.O_RDWR if "+" in mode else os.O_WRONLY))
     except OSError as error:
@@ -209,7 +209,7 @@ async def test_writing_to_files_of_the_kernel(path, mode):
     data = [b"nonsense", b"more"] if "b" in mode else ["nonsense", "more"]
     steps = [step for some in data for step in (("write", some), ("flush",))]
     if "b" in mode or path == "/proc/self/comm":
-        steps.append(("tell",))  # io's text files write the rest once more with each call
+        steps.append(("tell",))  # io's text files write the rest again in each call
     try:
         await compare(lambda: path, mode, steps)
     finally:
@@ -282,7 +282,7 @@ def listener():
         ("wrong end", None),
     ],
 )
-async def test_what_cannot_be_read_or_written_is_not_waited_for(kind, make_fd):
+async def test_descriptors_that_cannot_be_read_or_written_do_not_wait(kind, make_fd):
     reading, writing = (pipe_end(False), pipe_end(True)) if make_fd is None else (make_fd, make_fd)
     try:
         if kind != "listener":
@@ -315,8 +315,8 @@ async def test_sealed_memory(seals):
 
 @pytest.mark.parametrize("mode", ["ab", "wb", "rb+", "ab+"])
 @pytest.mark.parametrize("flags", [0, os.O_APPEND])
-async def test_an_fd_writes_where_its_own_flags_say(make, mode, flags):
-    """Mode "a" goes to the end of an fd without O_APPEND; an fd with it appends in every mode."""
+async def test_writes_to_an_fd_follow_its_own_flags(make, mode, flags):
+    """Mode "a" seeks to the end of an fd without O_APPEND; an fd with O_APPEND appends in every mode."""
     contents = []
 
     def opened():
@@ -341,7 +341,7 @@ async def test_an_fd_writes_where_its_own_flags_say(make, mode, flags):
         assert contents[-1].read_bytes() == expected
 
 
-# Forgotten with something in its buffer
+# Forgotten with unwritten data in the buffer
 
 
 async def forget(target, data, mode="wb", **kwargs):
@@ -352,7 +352,7 @@ async def forget(target, data, mode="wb", **kwargs):
 
 
 @pytest.mark.parametrize("mode", ["wb", "w"])
-async def test_a_forgotten_file_of_a_pipe_writes_what_it_has(mode):
+async def test_a_forgotten_file_of_a_pipe_writes_its_buffer(mode):
     reading, writing = os.pipe()
     with pytest.warns(ResourceWarning, match="unclosed file"):
         await forget(writing, b"last words" if mode == "wb" else "last words", mode)
@@ -388,7 +388,7 @@ async def test_a_forgotten_file_is_written_although_its_warning_is_an_error(tmp_
     file = await files.open(tmp_path / "file", "wb")
     fd = file.fileno()
     await file.write(b"written")
-    del file  # pytest makes warnings errors
+    del file  # pytest turns warnings into errors
     gc.collect()
     assert (tmp_path / "file").read_bytes() == b"written"
     with pytest.raises(OSError):

@@ -1,4 +1,4 @@
-"""Random operations, seeks and cancellations on a file, against a plain model in memory (Hypothesis)."""
+"""Random operations, seeks and cancellations on a file, against a simple model in memory (Hypothesis)."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from uringloop import files
 
 pytestmark = pytest.mark.slow
 
-# So many times the usual number of examples, for a longer search: URINGLOOP_EXAMPLES=100.
+# Multiplies the number of examples, for a longer search: URINGLOOP_EXAMPLES=100.
 TIMES = int(os.environ.get("URINGLOOP_EXAMPLES", "1"))
 
 SIZES = st.one_of(st.integers(0, 30), st.integers(0, 20_000), st.sampled_from([8192, 131_072, 300_000]))
@@ -39,13 +39,13 @@ STEPS = st.one_of(
 
 
 def some_bytes(size, seed):
-    """With line ends in them."""
+    """Data with line ends."""
     piece = b"%d,%d\n" % (seed, size) + bytes(range(seed % 200, seed % 200 + 40))
     return (piece * (size // len(piece) + 1))[:size]
 
 
 class Model:
-    """A file as it should be: contents and a position."""
+    """The expected file: contents and a position."""
 
     def __init__(self, content):
         self.content = bytearray(content)
@@ -74,7 +74,7 @@ async def cancelled(coroutine, n_turns):
 
 
 async def take(file, model, step, seed):
-    """One step on both; whatever a cancelled one is known to have done is done to the model."""
+    """Apply one step to both; the known effect of a cancelled step is applied to the model."""
     kind, number, cancel = step
     here = model.position
     if kind in ("read", "readall", "readinto", "readline", "read1"):
@@ -112,7 +112,7 @@ async def take(file, model, step, seed):
             model.position += len(data)
     elif kind == "truncate":
         _, error = await cancelled(file.truncate(number), cancel)
-        if error is not None:  # it was done, or it was not
+        if error is not None:  # it may have been done or not
             await file.flush()
             number = os.fstat(file.fileno()).st_size
         model.content[number:] = bytes(max(0, number - len(model.content)))
@@ -148,7 +148,7 @@ async def scenario(path, buffering, steps):
 
 
 @pytest.mark.parametrize("buffering", [-1, 100])
-def test_a_file_is_what_its_model_is(loop, tmp_path, buffering):
+def test_a_file_behaves_like_its_model(loop, tmp_path, buffering):
     @settings(max_examples=120 * TIMES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(STEPS, max_size=25))
     def check(steps):

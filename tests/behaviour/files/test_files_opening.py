@@ -1,4 +1,4 @@
-"""`uringloop.open`: its arguments, what it gives, and what becomes of what is forgotten."""
+"""`uringloop.open`: its arguments, what it returns, and what happens to forgotten objects."""
 
 import asyncio
 import io
@@ -24,7 +24,7 @@ ATTRIBUTES = ["fileno", "readable", "writable", "seekable", "isatty", "closed", 
 
 @pytest.mark.parametrize("mode", ["rb", "wb", "r+b", "w+b", "ab", "a+b", "r", "w", "r+", "a"])
 @pytest.mark.parametrize("buffering", [-1, 0])
-async def test_attributes_are_those_of_open(pair, mode, buffering):
+async def test_attributes_are_the_same_as_of_open(pair, mode, buffering):
     if buffering == 0 and "b" not in mode:
         return
     both = await pair().open(mode, buffering)
@@ -62,17 +62,17 @@ MISUSE = [
 
 @pytest.mark.parametrize("mode", ["rb", "wb", "r+b", "ab"])
 @pytest.mark.parametrize("buffering", [-1, 0])
-async def test_misuse_is_refused_as_by_open(pair, mode, buffering):
+async def test_misuse_raises_as_with_open(pair, mode, buffering):
     both = await pair().open(mode, buffering)
     await both.steps(*(step for step in MISUSE if buffering or step != ("read", -2)))
     await both.close()
 
 
 @pytest.mark.parametrize("mode", ["r", "w", "r+", "a"])
-async def test_misuse_of_text_files_is_refused_as_by_open(pair, mode):
+async def test_misuse_of_text_files_raises_as_with_open(pair, mode):
     both = await pair().open(mode, encoding="utf-8")
     more = [("seek", 1, 1), ("seek", 1, 2), ("readline", "a"), ("read", "a")]
-    left_out = ("truncate",), ("truncate", -1), ("seek", 1.5)  # text files of io take 1.5 for a position
+    left_out = ("truncate",), ("truncate", -1), ("seek", 1.5)  # io's text files accept 1.5 as a position
     await both.steps(*(step for step in MISUSE if step not in left_out), *more)
     await both.close()
 
@@ -85,13 +85,13 @@ WRONG_TYPES = [
 
 
 @pytest.mark.parametrize(("mode", "buffering"), [("rb", -1), ("r+b", -1), ("r+b", 0), ("r+", -1)])
-async def test_wrong_types_are_refused_as_by_open(pair, mode, buffering):
+async def test_wrong_types_raise_as_with_open(pair, mode, buffering):
     both = await pair().open(mode, buffering)
     for name, wrong in WRONG_TYPES:
         if not hasattr(both.theirs, name):
             continue
         if mode == "r+" and name in ("seek", "truncate", "write", "writelines"):
-            continue  # text files of io take 1.5 for a position, and a str for lines
+            continue  # io's text files accept 1.5 as a position, and a str as lines
         theirs = await outcome(getattr(both.theirs, name), wrong)
         ours = await outcome(getattr(both.ours, name), wrong)
         if mode == "rb" and name in ("truncate", "write", "writelines"):
@@ -101,7 +101,7 @@ async def test_wrong_types_are_refused_as_by_open(pair, mode, buffering):
     await both.close()
 
 
-async def test_a_file_says_what_it_is_and_whether_it_is_closed(tmp_path):
+async def test_the_repr_of_a_file_names_it_and_shows_whether_it_is_closed(tmp_path):
     path = tmp_path / "file"
     for mode, buffering, words in [
         ("w", -1, "TextFile name={} mode='w' encoding='UTF-8'"),
@@ -117,7 +117,7 @@ async def test_a_file_says_what_it_is_and_whether_it_is_closed(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["rb", "r+b", "r", "w"])
-async def test_a_closed_file_says_so(pair, mode):
+async def test_a_closed_file_raises(pair, mode):
     both = await pair().open(mode)
     await both.close()
     await both.ours.close()
@@ -181,7 +181,7 @@ async def test_wrong_arguments_are_refused_at_the_call(tmp_path, args, options):
 
 
 @pytest.mark.parametrize("file", [1.5, None, "a\0b", b"a\0b", -1])
-async def test_what_is_no_file_is_refused_at_the_call(file):
+async def test_invalid_files_are_refused_at_the_call(file):
     with pytest.raises((TypeError, ValueError)) as theirs:
         open(file)  # noqa: SIM115
     with pytest.raises(type(theirs.value)) as ours:
@@ -213,13 +213,13 @@ async def test_errors_of_opening_name_the_file(tmp_path):
 async def test_paths_of_all_kinds(tmp_path):
     path = tmp_path / "dätei"
     path.write_bytes(b"x")
-    for one in (path, str(path), os.fsencode(path)):
-        async with files.open(one, "rb") as file:
+    for name in (path, str(path), os.fsencode(path)):
+        async with files.open(name, "rb") as file:
             assert await file.read() == b"x"
-            assert file.name == os.fspath(one)
+            assert file.name == os.fspath(name)
 
 
-async def test_a_descriptor_is_a_file(tmp_path):
+async def test_a_descriptor_can_be_opened(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
     fd = os.open(path, os.O_RDWR)
@@ -228,7 +228,7 @@ async def test_a_descriptor_is_a_file(tmp_path):
         assert (file.name, await file.tell()) == (fd, 3)
         assert await file.read(2) == b"34"
         await file.write(b"x")
-    assert os.read(fd, 10) == b"6789"  # the descriptor is where the file was
+    assert os.read(fd, 10) == b"6789"  # the descriptor has the position of the file
     async with files.open(fd, "rb") as file:
         pass
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -247,7 +247,7 @@ async def test_a_descriptor_is_a_file(tmp_path):
     os.close(folder)
 
 
-async def test_an_opener_opens(tmp_path):
+async def test_an_opener_is_called(tmp_path):
     (tmp_path / "file").write_text("text")
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
@@ -270,7 +270,7 @@ async def test_an_opening_is_awaited_once(tmp_path):
         await opening
 
 
-async def test_an_opening_says_what_it_is(tmp_path):
+async def test_the_repr_of_an_opening_shows_its_arguments(tmp_path):
     path = tmp_path / "file"
     opening = files.open(path, "w")
     assert repr(opening) == f"<uringloop.open({str(path)!r}, 'w') not awaited yet>"
@@ -297,7 +297,7 @@ async def test_a_forgotten_await_is_named_where_the_file_is_used(tmp_path):
 
 
 async def test_a_forgotten_await_warns(tmp_path):
-    """It was silent, and the file was not there."""
+    """Without the warning the file is just missing."""
     forgettable = {
         "uringloop.open(3, 'r') was never awaited": lambda: files.open(3),
         r"uringloop.files.TemporaryFile\('w\+b'\) was never": files.TemporaryFile,
@@ -311,7 +311,7 @@ async def test_a_forgotten_await_warns(tmp_path):
         assert "called" not in str(caught[0].message)
 
 
-async def test_in_debug_mode_what_is_forgotten_says_where_it_was_made(tmp_path):
+async def test_in_debug_mode_warnings_name_where_a_forgotten_object_was_made(tmp_path):
     asyncio.get_running_loop().set_debug(True)
     here = sys._getframe().f_lineno
     with pytest.warns(RuntimeWarning, match=rf"never awaited, called at {__file__}:{here + 2}"):
@@ -326,7 +326,7 @@ async def test_in_debug_mode_what_is_forgotten_says_where_it_was_made(tmp_path):
     assert caught[0].filename == __file__
 
 
-async def test_an_opening_is_a_coroutine_for_tasks(tmp_path):
+async def test_an_opening_can_become_a_task(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"x")
     task = asyncio.create_task(files.open(path, "rb"))
@@ -336,7 +336,7 @@ async def test_an_opening_is_a_coroutine_for_tasks(tmp_path):
     for file in (one, two, three):
         assert await file.read() == b"x"
         await file.close()
-    # Cancelled before its first step, or closed: that is not forgotten.
+    # Cancelled before its first step, or closed: neither counts as forgotten.
     task = asyncio.create_task(files.open(path, "rb"))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -344,7 +344,7 @@ async def test_an_opening_is_a_coroutine_for_tasks(tmp_path):
     files.open(path, "rb").close()
 
 
-async def test_a_wrong_call_leaves_nothing_that_warns(tmp_path):
+async def test_a_failed_call_warns_of_nothing(tmp_path):
     with pytest.raises(ValueError, match="invalid mode"):
         files.open(tmp_path / "file", "z")
     opening = files.open(tmp_path / "missing")
@@ -383,13 +383,13 @@ async def test_a_forgotten_file_warns_writes_and_closes(tmp_path):
         ResourceWarning, match=f"unclosed file .*BufferedFile name='{path}' mode='wb'>"
     ) as caught:
         forgotten.clear()
-    assert caught[0].filename == __file__  # where the last reference went
+    assert caught[0].filename == __file__  # where the last reference was dropped
     assert path.read_bytes() == b"not flushed"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
 
 
-async def test_unsupported_operations_are_ios(tmp_path):
+async def test_unsupported_operations_raise_ios_exceptions(tmp_path):
     async with files.open(tmp_path / "file", "wb") as file:
         with pytest.raises(io.UnsupportedOperation):
             await file.read()
@@ -400,7 +400,7 @@ async def test_unsupported_operations_are_ios(tmp_path):
                 await call
 
 
-def test_encoding_warnings_are_pythons(tmp_path):
+def test_encoding_warnings_are_issued_as_by_python(tmp_path):
     script = f"import uringloop.files as f; f.open({str(tmp_path / 'file')!r}, 'w')"
     done = subprocess.run(
         [sys.executable, "-X", "warn_default_encoding", "-W", "error", "-c", script],
@@ -413,8 +413,8 @@ def test_encoding_warnings_are_pythons(tmp_path):
 
 @pytest.mark.parametrize("n_turns", range(6))
 @pytest.mark.parametrize("opener", [None, os.open])
-def test_a_file_that_is_opened_after_the_loop_was_stopped(loop, tmp_path, opener, n_turns):
-    """The loop is closed before the task that opened the file goes on: the descriptor has no owner."""
+def test_a_file_opened_after_the_loop_was_stopped_is_closed(loop, tmp_path, opener, n_turns):
+    """The loop is closed before the task that opened the file continues: the descriptor has no owner."""
     (tmp_path / "file").write_bytes(CONTENT)
 
     async def open_it():
@@ -425,9 +425,9 @@ def test_a_file_that_is_opened_after_the_loop_was_stopped(loop, tmp_path, opener
     opening = loop.create_task(open_it())
     opening._log_destroy_pending = False
     one_turn(loop)
-    executor.submit(int).result()  # so its thread has opened the file, and handed it on
+    executor.submit(int).result()  # by now its thread has opened the file and handed it over
     for _ in range(n_turns):
         one_turn(loop)
     loop.close()
     executor.shutdown()
-    # the test's own check sees that nothing stays open
+    # the fixture that counts descriptors checks that nothing stays open

@@ -1,4 +1,4 @@
-"""Files that several tasks or loops use."""
+"""Files used by several tasks or loops."""
 
 import asyncio
 import threading
@@ -39,7 +39,7 @@ async def test_lines_written_by_many_tasks_are_whole(tmp_path):
     assert all(line == line[0] * 500 for line in lines)
 
 
-async def test_closing_waits_for_those_who_read(tmp_path):
+async def test_closing_waits_for_running_reads(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100_000)
     for _ in range(20):
@@ -65,7 +65,7 @@ async def test_thousands_of_files(tmp_path):
         assert all(await asyncio.gather(*(one(number) for number in range(start, start + 200))))
 
 
-async def test_a_large_read_leaves_others_their_turns(tmp_path):
+async def test_a_large_read_does_not_block_the_loop(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(32 << 20))
     is_in_pieces = getattr(asyncio.get_running_loop(), "supports_sqe", False)
@@ -79,7 +79,7 @@ async def test_a_large_read_leaves_others_their_turns(tmp_path):
             result = await task
             if result:
                 assert (result if isinstance(result, int) else len(result)) == 32 << 20
-                # A thread may be done before the loop has turned so often.
+                # A thread may be done before the loop has run so many turns.
                 assert n_turns >= (20 if is_in_pieces else 1)
 
 
@@ -87,7 +87,7 @@ async def test_a_large_read_leaves_others_their_turns(tmp_path):
 
 
 def test_another_loop_is_refused_and_does_no_harm(new_loop, tmp_path):
-    """Requests went to the ring of a loop that did not run, and writes into a buffer that is never written."""
+    """Otherwise requests go to the ring of a loop that does not run, and writes to a buffer that is never written."""
     path = tmp_path / "file"
     path.write_bytes(b"0123456789")
     loop, other = new_loop(), new_loop()
@@ -131,7 +131,7 @@ def test_another_loop_is_refused_and_does_no_harm(new_loop, tmp_path):
 USED_ELSEWHERE = [("r+b", -1), ("r+b", 0), ("r+", -1)]
 
 
-def test_after_its_loop_was_closed_a_file_can_be_closed_only(new_loop, tmp_path):
+def test_after_its_loop_was_closed_a_file_can_only_be_closed(new_loop, tmp_path):
     async def open_it():
         return await files.open(tmp_path / "file", "w+b")
 
@@ -151,7 +151,7 @@ def test_after_its_loop_was_closed_a_file_can_be_closed_only(new_loop, tmp_path)
 
 @pytest.mark.parametrize("mode", ["w", "wb", "a", "ab"])
 def test_close_after_the_loop_has_ended_loses_nothing(new_loop, tmp_path, mode):
-    """The file said that it was closed, and what was buffered was gone."""
+    """Otherwise the file reports that it is closed, although buffered data is lost."""
     path = tmp_path / "file"
     path.write_bytes(b"old ")
     pending = "pending" if mode in "wa" else b"pending"

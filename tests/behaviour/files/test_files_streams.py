@@ -70,8 +70,8 @@ async def test_waiting_for_the_other_end_can_be_cancelled(fifo, mode):
 
 
 @pytest.mark.parametrize("mode", ["rb", "wb", "w"])
-async def test_many_fifos_that_wait_hold_up_no_other_file(tmp_path, mode):
-    """A few of them took all threads of the executor, or all workers of the ring."""
+async def test_many_waiting_fifos_do_not_delay_other_files(tmp_path, mode):
+    """Otherwise a few of them take all threads of the executor, or all workers of the ring."""
     paths = [tmp_path / f"fifo {number}" for number in range(40)]
     for path in paths:
         os.mkfifo(path)
@@ -82,9 +82,9 @@ async def test_many_fifos_that_wait_hold_up_no_other_file(tmp_path, mode):
         await file.fsync()
     assert not any(task.done() for task in waiting)
     others = [await files.open(path, "wb" if mode == "rb" else "rb") for path in paths[:20]]
-    for one in [*others, *await asyncio.gather(*waiting[:20])]:
-        assert os.get_blocking(one.fileno())
-        await one.close()
+    for end in [*others, *await asyncio.gather(*waiting[:20])]:
+        assert os.get_blocking(end.fileno())
+        await end.close()
     for task in waiting[20:]:
         task.cancel()
     results = await asyncio.gather(*waiting[20:], return_exceptions=True)
@@ -92,7 +92,7 @@ async def test_many_fifos_that_wait_hold_up_no_other_file(tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", ["wb", "xb", "ab", "r+b"])
-async def test_files_are_blocking_as_those_of_open(tmp_path, mode):
+async def test_files_are_blocking_as_with_open(tmp_path, mode):
     path = tmp_path / "file"
     if mode == "r+b":
         path.touch()
@@ -103,8 +103,8 @@ async def test_files_are_blocking_as_those_of_open(tmp_path, mode):
         assert os.get_blocking(file.fileno())
 
 
-async def test_opening_waits_for_a_lease_to_be_given_back(tmp_path):
-    """Its holder is notified by a signal, and may take its time."""
+async def test_opening_waits_until_a_lease_is_released(tmp_path):
+    """The holder is notified by a signal, and may take some time."""
     path = tmp_path / "file"
     path.touch()
     fd = os.open(path, os.O_RDWR)
@@ -112,7 +112,7 @@ async def test_opening_waits_for_a_lease_to_be_given_back(tmp_path):
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         opening = asyncio.ensure_future(files.open(path, "wb"))
-        # Its holder can see that the file is wanted.
+        # The holder can see that the file is requested.
         await until(lambda: fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_WRLCK)
         await turns(5)
         assert not opening.done()
@@ -124,7 +124,7 @@ async def test_opening_waits_for_a_lease_to_be_given_back(tmp_path):
         signal.signal(signal.SIGIO, was)
 
 
-async def test_waiting_for_a_fifo_whose_name_is_gone_can_be_cancelled(fifo):
+async def test_waiting_for_an_unlinked_fifo_can_be_cancelled(fifo):
     other_fd = os.open(fifo, os.O_PATH)
     opening = asyncio.ensure_future(files.open(fifo, "rb"))
     await until(lambda: is_waited_for(fifo))
@@ -132,7 +132,7 @@ async def test_waiting_for_a_fifo_whose_name_is_gone_can_be_cancelled(fifo):
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    # The thread ends when what it waits for is opened, and closes what it got: the test's own check sees that.
+    # The thread ends when the other end is opened, and closes its own: the fixture that counts descriptors checks it.
     os.close(os.open(f"/proc/self/fd/{other_fd}", os.O_RDWR | os.O_NONBLOCK))
     await until(lambda: not any(thread.name == f"open {fifo}" for thread in threading.enumerate()))
     await turns(2)
@@ -141,8 +141,8 @@ async def test_waiting_for_a_fifo_whose_name_is_gone_can_be_cancelled(fifo):
 
 @pytest.mark.parametrize("mode", ["rb", "wb"])
 @pytest.mark.parametrize("n_turns", range(5))
-def test_a_fifo_that_is_opened_after_the_loop_was_stopped(loop, fifo, mode, n_turns):
-    """The loop is closed before the task that waited for the FIFO goes on: what its thread opens has no owner."""
+def test_a_fifo_opened_after_the_loop_was_stopped_is_closed(loop, fifo, mode, n_turns):
+    """The loop is closed before the task that waited for the FIFO continues: the descriptor has no owner."""
 
     async def open_it():
         await (await files.open(fifo, mode, 0)).close()
@@ -158,9 +158,9 @@ def test_a_fifo_that_is_opened_after_the_loop_was_stopped(loop, fifo, mode, n_tu
     for _ in range(n_turns):
         one_turn(loop)
     loop.close()
-    executor.shutdown()  # a close that began in its thread is over
+    executor.shutdown()  # waits for a close in its thread
     os.close(other_fd)
-    # the test's own check sees that nothing stays open
+    # the fixture that counts descriptors checks that nothing stays open
 
 
 async def test_a_fifo_is_read_to_its_end(fifo):
@@ -175,7 +175,7 @@ async def test_a_fifo_is_read_to_its_end(fifo):
         assert await reader.read() == b""
 
 
-async def test_lines_come_as_they_are_written(fifo):
+async def test_lines_arrive_as_they_are_written(fifo):
     reader, writer = await both_ends(fifo)
     async with reader, writer:
         for number in range(20):
@@ -225,7 +225,7 @@ async def test_a_cancelled_reader_loses_nothing(fifo, buffering):
         os.close(writer_fd)
 
 
-async def test_a_line_that_was_cancelled_in_its_middle_is_read_whole(fifo):
+async def test_a_line_whose_read_was_cancelled_halfway_is_read_whole(fifo):
     writer_fd = os.open(fifo, os.O_RDWR)
     try:
         async with files.open(fifo, "r", encoding="utf-8") as reader:
@@ -242,7 +242,7 @@ async def test_a_line_that_was_cancelled_in_its_middle_is_read_whole(fifo):
         os.close(writer_fd)
 
 
-async def test_a_cancelled_writer_says_how_much_it_wrote(fifo):
+async def test_a_cancelled_writer_reports_how_much_it_wrote(fifo):
     reader_fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
     try:
         writer = await files.open(fifo, "wb")
@@ -288,7 +288,7 @@ async def test_closing_with_a_full_pipe_can_be_cancelled(fifo):
         os.close(reader_fd)
 
 
-async def test_a_broken_pipe_is_pythons(fifo):
+async def test_a_broken_pipe_raises_broken_pipe_error(fifo):
     reader, writer = await both_ends(fifo)
     await reader.close()
     await writer.write(b"x")
@@ -315,7 +315,7 @@ async def test_streams_have_no_positions(fifo):
         assert await both.read(10) == b"raw"
 
 
-async def test_a_descriptor_that_does_not_block_is_waited_for():
+async def test_a_non_blocking_descriptor_waits_without_blocking_the_loop():
     reading_fd, writing_fd = os.pipe()
     os.set_blocking(reading_fd, False)
     os.set_blocking(writing_fd, False)
@@ -348,8 +348,8 @@ async def test_terminals():
 
 
 @pytest.mark.parametrize("is_master", [False, True], ids=["slave", "master"])
-async def test_a_terminal_that_takes_no_more_does_not_stop_the_loop(is_master):
-    """The kernel writes to a terminal while the request is submitted, and waits there: the loop did."""
+async def test_a_full_terminal_does_not_stop_the_loop(is_master):
+    """The kernel writes to a terminal while the request is submitted, and would wait there, and the loop with it."""
     ends = pty.openpty()
     tty.setraw(ends[1])
     writing_fd, reading_fd = ends if is_master else ends[::-1]
@@ -380,8 +380,8 @@ async def write_all(file, data):
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_files_of_sockets_whose_peers_do_not_read_make_no_kernel_threads(kind):
-    """A peer that has shut down its side makes the socket ready for that, and the kernel tries, and then waits."""
+async def test_files_of_sockets_whose_peers_do_not_read_start_no_kernel_threads(kind):
+    """The kernel reports the socket of a peer that has shut down its side as ready, tries to write, and then waits."""
     n_before = kernel_workers()
     peers, opened, writing = [], [], []
     for _ in range(20):
@@ -394,14 +394,14 @@ async def test_files_of_sockets_whose_peers_do_not_read_make_no_kernel_threads(k
     await asyncio.sleep(0.1)  # the kernel makes its threads when it likes
     await turns(100)
     assert kernel_workers() <= n_before + 8
-    assert not any(one.done() for one in writing)
-    for one in writing:
-        one.cancel()
+    assert not any(task.done() for task in writing)
+    for task in writing:
+        task.cancel()
     await asyncio.gather(*writing, return_exceptions=True)
     for peer in peers:
         peer.close()
-    for one in opened:
-        await one.close()
+    for file in opened:
+        await file.close()
 
 
 async def test_standard_input(monkeypatch):
@@ -464,7 +464,7 @@ async def test_splice_between_pipes_files_and_sockets(tmp_path):
     assert (tmp_path / "copy").read_bytes() == bytes(7) + content[:200_000]
 
 
-async def test_splices_that_wait_make_no_kernel_threads():
+async def test_waiting_splices_start_no_kernel_threads():
     n_before = kernel_workers()
     pipes = [os.pipe() for _ in range(40)]
     sinks = [os.pipe() for _ in range(40)]
@@ -500,7 +500,7 @@ async def test_a_splice_to_a_peer_that_has_shut_down_its_side_waits_for_room(tmp
         assert received == pattern(1 << 20)
 
 
-async def test_a_cancelled_splice_says_how_much_arrived(tmp_path):
+async def test_a_cancelled_splice_reports_how_much_arrived(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(5 << 20))
     left, right = socket.socketpair()

@@ -1,4 +1,4 @@
-"""Text files: whatever the builtin open does with the same steps."""
+"""Text files: the same steps have the same results as with the builtin open."""
 
 import pytest
 from support.two_files import CONTENT, UMLAUTS, Pair
@@ -16,7 +16,7 @@ ENCODINGS = ["utf-8", "utf-16", "utf-8-sig", "latin-1", "utf-16-le", "utf-7", "s
 
 @pytest.mark.parametrize("newline", [None, "", "\n", "\r", "\r\n"])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-async def test_text_is_that_of_open(pair, encoding, newline):
+async def test_text_is_read_as_with_open(pair, encoding, newline):
     text = UMLAUTS if encoding.startswith("utf") else UMLAUTS.encode("ascii", "ignore").decode()
     both = await pair(text.encode(encoding)).open("r", encoding=encoding, newline=newline)
     await both.steps(
@@ -37,7 +37,7 @@ async def test_text_is_that_of_open(pair, encoding, newline):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("newline", [None, ""])
-async def test_text_positions_lead_back(tmp_path, encoding, newline):
+async def test_seek_returns_to_text_positions(tmp_path, encoding, newline):
     text = UMLAUTS if encoding.startswith("utf") else UMLAUTS.encode("ascii", "ignore").decode()
     path = tmp_path / "file"
     path.write_bytes(text.encode(encoding))
@@ -57,13 +57,13 @@ async def test_text_positions_lead_back(tmp_path, encoding, newline):
             assert await file.read() == everything[at:]
 
 
-async def test_text_positions_are_those_of_open_where_they_are_bytes(pair):
+async def test_text_positions_that_are_byte_offsets_are_the_same_as_of_open(pair):
     both = await pair(UMLAUTS.encode()).open("r", encoding="utf-8")
     n_bytes = 0
     for size in (0, 1, 5, 20, 30, 9000, 7, 11, 13):
         await both.steps(("read", size), "readline")
         theirs, ours = both.theirs.tell(), await both.ours.tell()
-        if theirs < 1 << 64:  # else in the middle of what the decoder knows: a number of each one's own
+        if theirs < 1 << 64:  # larger numbers encode the decoder's state, each in its own way
             assert theirs == ours
             n_bytes += 1
         both.theirs.seek(theirs)
@@ -75,7 +75,7 @@ async def test_text_positions_are_those_of_open_where_they_are_bytes(pair):
 
 @pytest.mark.parametrize("newline", [None, "", "\n", "\r", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig"])
-async def test_writing_text_is_that_of_open(pair, encoding, newline):
+async def test_text_is_written_as_with_open(pair, encoding, newline):
     both = await pair(None).open("w", encoding=encoding, newline=newline)
     await both.steps(
         ("write", "ä\n"), ("write", "b\r\nc"), "tell", ("writelines", ["d\n", "e"]), "flush", "tell"
@@ -91,7 +91,7 @@ async def test_writing_text_is_that_of_open(pair, encoding, newline):
     await both.close()
 
 
-# What cannot be decoded; the numbers of bytes put it into the first chunk of 8 KiB, the second, and across two.
+# Undecodable bytes in the first chunk of 8 KiB, in the second, and across two.
 UNDECODABLE = [
     b"ok\n\xff\xfe\nmore\n",
     b"good\n\xff\xfebad\n" + b"x" * 20_000 + b"\nend\n",
@@ -102,8 +102,8 @@ UNDECODABLE = [
 
 
 @pytest.mark.parametrize("content", UNDECODABLE, ids=range(len(UNDECODABLE)))
-async def test_what_cannot_be_decoded_is_an_error_once_as_with_open(pair, content):
-    """It was an error for ever: the position stayed in front of it."""
+async def test_undecodable_bytes_raise_once_as_with_open(pair, content):
+    """Otherwise each read raises: the position stays before the undecodable bytes."""
     for steps in (
         [("readline",)] * 20,
         [("readline",), ("read", 100), ("read", 9000), ("read", 9000), ("readline",), ("read",), ("read",)],
@@ -118,7 +118,7 @@ async def test_what_cannot_be_decoded_is_an_error_once_as_with_open(pair, conten
 
 @pytest.mark.parametrize("content", UNDECODABLE, ids=range(len(UNDECODABLE)))
 @pytest.mark.parametrize("reading", [("readline",), ("read", 3000), ("read", 9000), ("read",)])
-async def test_after_a_decoding_error_tell_returns_what_that_of_open_returns(pair, content, reading):
+async def test_the_position_after_a_decoding_error_is_the_same_as_of_open(pair, content, reading):
     both = await pair(content).open("r", encoding="utf-8")
     for _ in range(12):
         if await both.step(*reading) == "":
@@ -128,7 +128,7 @@ async def test_after_a_decoding_error_tell_returns_what_that_of_open_returns(pai
     await both.close()
 
 
-async def test_decoding_errors_are_handled_as_by_open(pair):
+async def test_decoding_errors_are_handled_as_with_open(pair):
     for errors in ("replace", "ignore", "surrogateescape", "backslashreplace"):
         both = await pair(b"good\n\xff\xfebad\n" + b"x" * 20_000).open("r", encoding="utf-8", errors=errors)
         await both.steps("readline", "readline", "tell", "read")
@@ -145,7 +145,7 @@ async def test_an_incomplete_character_at_the_end_is_an_error(pair):
     await both.close()
 
 
-async def test_the_default_encoding_is_that_of_open(pair):
+async def test_the_default_encoding_is_the_same_as_of_open(pair):
     both = await pair(None).open("w")
     assert both.ours.encoding.lower() == both.theirs.encoding.lower()
     await both.close()
@@ -161,7 +161,7 @@ async def test_line_buffering(tmp_path):
         assert path.read_text() == "no endbut now\nand"
 
 
-async def test_a_text_file_has_its_bytes_below(tmp_path):
+async def test_a_text_file_has_its_binary_file_as_buffer(tmp_path):
     path = tmp_path / "file"
     async with files.open(path, "w", encoding="utf-8") as file:
         await file.write("ä")

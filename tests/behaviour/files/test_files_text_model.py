@@ -11,14 +11,14 @@ from support.two_files import Pair
 
 pytestmark = pytest.mark.slow
 
-# So many times the usual number of examples, for a longer search: URINGLOOP_EXAMPLES=100.
+# Multiplies the number of examples, for a longer search: URINGLOOP_EXAMPLES=100.
 TIMES = int(os.environ.get("URINGLOOP_EXAMPLES", "1"))
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "latin-1", "shift_jis", "utf-7"]
 NEWLINES = [None, "", "\n", "\r", "\r\n"]
 MODES = ["r", "r+", "w", "w+", "a", "a+", "x+"]
 
-# Line ends of all kinds, what takes one to four bytes, and so much of it that chunks of 8 KiB end somewhere inside.
+# Line ends of all kinds, characters of one to four bytes, and so many that chunks of 8 KiB end in between.
 PIECES = st.sampled_from(["a", "bc", "\n", "\r", "\r\n", "\r\r\n", "\n\r", "ä", "€", "𝄞", "あ", "+-", "\0"])
 TEXTS = st.builds(
     lambda parts, pad, more: "".join(parts) + "x" * pad + "".join(more),
@@ -49,10 +49,10 @@ def encoded(text, encoding):
 
 
 async def step_on_both(both, known, step):
-    """`known` are positions that tell() gave on both sides."""
+    """`known` are positions that tell() returned on both sides."""
     name, *args = step
     if sys.version_info < (3, 13) and name.startswith("read"):
-        both.theirs.flush()  # those Pythons read before they have written
+        both.theirs.flush()  # these versions read before they have written
     if name == "remember" or step == ("seek", 0, 1):
         if name == "remember":
             theirs, ours = both.theirs.tell(), await both.ours.tell()
@@ -87,7 +87,7 @@ async def scenario(both, content, options, steps):
     await both.close()
 
 
-def test_a_text_file_is_what_the_builtin_open_makes_of_it(loop, tmp_path):
+def test_a_text_file_behaves_like_the_builtin_opens(loop, tmp_path):
     both = Pair(tmp_path, None)
 
     @settings(max_examples=150 * TIMES, deadline=None, suppress_health_check=list(HealthCheck))
