@@ -1,4 +1,4 @@
-"""Datagram endpoints: what fails, where errors are reported, and what is done after the end."""
+"""Datagram endpoints: what fails, where errors are reported, and what happens after the end."""
 
 import asyncio
 import contextvars
@@ -9,8 +9,8 @@ from support.datagram_tools import Sender, everything, sending
 from support.helpers import STOCK, monitor_of, turns
 
 
-async def test_refused_datagrams_of_a_connected_endpoint():
-    """The error of one datagram is met by the next; it is reported and the endpoint stays open."""
+async def test_refused_datagrams_of_a_connected_endpoint_are_reported():
+    """The next sendto() gets the error of a datagram; it is reported and the endpoint stays open."""
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         unused = sock.getsockname()
@@ -59,8 +59,8 @@ async def test_error_received_may_send_again_and_close():
         assert everything(far) == [b"shorter"]
 
 
-async def test_two_errors_and_an_error_received_that_raises():
-    """Each is reported; where the exception goes depends on when asyncio sends."""
+async def test_an_error_received_that_raises_is_reported_for_each_error():
+    """Each exception is reported; where it is raised depends on when asyncio sends."""
     async with sending() as (transport, protocol, _):
         loop = asyncio.get_running_loop()
         raised = []
@@ -80,7 +80,7 @@ async def test_two_errors_and_an_error_received_that_raises():
         assert not transport.is_closing()
 
 
-async def test_writes_after_the_end_are_counted_and_logged(caplog):
+async def test_sends_after_the_end_are_counted_and_logged(caplog):
     async with sending() as (_, _, far):
         loop = asyncio.get_running_loop()
         transport, protocol = await loop.create_datagram_endpoint(Sender, remote_addr=far.getsockname())
@@ -93,7 +93,7 @@ async def test_writes_after_the_end_are_counted_and_logged(caplog):
         assert everything(far) == []
 
 
-async def test_sendto_an_endpoint_that_is_gone_does_nothing():
+async def test_sendto_on_a_closed_endpoint_does_nothing():
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK:
         pytest.skip("stock asyncio raises AttributeError")

@@ -14,7 +14,7 @@ MANY = 150  # more than one batch
 
 
 class Listener(asyncio.DatagramProtocol):
-    """Writes down what it gets, and calls `react` each time."""
+    """Records the datagrams, and calls `react` for each."""
 
     def __init__(self, react=lambda listener: None):
         self.react = react
@@ -43,7 +43,7 @@ class Listener(asyncio.DatagramProtocol):
 
 @contextlib.asynccontextmanager
 async def listening(react=lambda listener: None, **kwargs):
-    """A Listener on the loopback and a connected socket that reaches it."""
+    """A Listener on the loopback and a socket connected to it."""
     if not kwargs:
         kwargs = {"local_addr": ("127.0.0.1", 0)}
     loop = asyncio.get_running_loop()
@@ -97,7 +97,7 @@ async def test_large_unix_datagrams_arrive_whole(tmp_path):
             listener.got.clear()
 
 
-async def test_addresses_of_unix_datagrams_are_those_of_the_socket_module(tmp_path):
+async def test_addresses_of_unix_datagrams_are_the_same_as_of_the_socket_module(tmp_path):
     path = str(tmp_path / "near")
     names = [None, str(tmp_path / "far"), str(tmp_path / "f\N{LATIN SMALL LETTER U WITH DIAERESIS}r")]
     names += [b"\0uringloop-%d" % os.getpid(), os.fsdecode(os.fsencode(str(tmp_path)) + b"/\xff")]
@@ -152,7 +152,7 @@ async def test_ipv6_addresses_have_four_items():
             assert sock.recv(100) == repr(addr).encode()
 
 
-async def test_ipv4_peers_of_an_ipv6_endpoint():
+async def test_ipv4_peers_of_an_ipv6_endpoint_have_mapped_addresses():
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     sock.bind(("::", 0))
@@ -171,7 +171,7 @@ async def test_ipv4_peers_of_an_ipv6_endpoint():
     await listener.lost.wait()
 
 
-async def test_netlink():
+async def test_netlink_sockets_work():
     """A family whose addresses only the socket module knows."""
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0)  # NETLINK_ROUTE
     sock.bind((0, 0))
@@ -211,8 +211,8 @@ async def test_a_broadcast_reaches_the_loopback():
 
 
 @pytest.mark.parametrize("kind", ["udp", "unix"])
-async def test_senders_are_named_as_the_kernel_has_them(tmp_path, kind):
-    """A socket may be wrapped as one of another family; what is received is not cut off, either."""
+async def test_senders_names_do_not_depend_on_the_family_of_the_socket_object(tmp_path, kind):
+    """A socket may be wrapped as one of another family; received data is not truncated, either."""
     loop = asyncio.get_running_loop()
     if kind == "udp":
         near, far, wrapped_as = (
@@ -224,7 +224,7 @@ async def test_senders_are_named_as_the_kernel_has_them(tmp_path, kind):
         far.bind(("127.0.0.1", 0))
     else:
         if monitor_of(loop) == STOCK:
-            pytest.skip("socket.socket cuts off what is longer than its own family's names")
+            pytest.skip("socket.socket truncates names that are longer than those of its own family")
         near, far = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
         wrapped_as = socket.AF_INET
         near.bind(str(tmp_path / "near"))
@@ -243,7 +243,7 @@ async def test_senders_are_named_as_the_kernel_has_them(tmp_path, kind):
     await listener.lost.wait()
 
 
-async def test_a_multicast_reaches_those_who_joined():
+async def test_a_multicast_reaches_the_members_of_the_group():
     group = "224.0.0.251"
     membership = socket.inet_aton(group) + socket.inet_aton("127.0.0.1")
     async with listening(local_addr=("0.0.0.0", 0)) as (listener, _), listening() as (sender, _):
@@ -300,7 +300,7 @@ async def test_pause_reading_in_the_middle_of_a_batch_keeps_the_rest():
 
 
 @pytest.mark.stock_since((3, 11, 7))  # 3.11.2, of Debian 12, has the bug
-async def test_pausing_and_resuming_at_once_loses_and_doubles_nothing():
+async def test_pausing_and_resuming_at_once_loses_and_duplicates_nothing():
     def react(listener):
         listener.transport.pause_reading()
         listener.transport.resume_reading()
@@ -422,7 +422,7 @@ async def test_errors_of_receiving_reach_error_received():
     await listener.lost.wait()
 
 
-async def test_endpoints_that_share_a_port_by_reuse_port():
+async def test_endpoints_with_reuse_port_share_a_port():
     async with listening(local_addr=("127.0.0.1", 0), reuse_port=True) as (first, _):
         name = first.transport.get_extra_info("sockname")
         async with listening(local_addr=name, reuse_port=True) as (second, _):
@@ -437,7 +437,7 @@ async def test_endpoints_that_share_a_port_by_reuse_port():
 
 
 async def test_one_batch_is_one_turn():
-    """Not as stock asyncio: docs/differences.md."""
+    """Unlike stock asyncio: docs/differences.md."""
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK:
         pytest.skip("stock asyncio delivers one datagram per turn")
@@ -466,13 +466,13 @@ async def test_an_endpoint_with_a_literal_address_starts_no_thread(monkeypatch):
         client, asking = await loop.create_datagram_endpoint(Datagrams, remote_addr=name[:2])
         client.sendto(b"x")
         assert (await protocol.received.get())[0] == b"x"
-        for one, which in ((transport, protocol), (client, asking)):
-            one.abort()
-            await which.lost.wait()
+        for endpoint, recorder in ((transport, protocol), (client, asking)):
+            endpoint.abort()
+            await recorder.lost.wait()
 
 
-def test_interrupts_out_of_the_last_datagram_lose_nothing_and_do_no_harm(loop):
-    """Once this let the batch grow beyond its memory."""
+def test_interrupts_from_the_last_datagram_of_a_batch_lose_nothing(loop):
+    """Otherwise the batch grows beyond its memory."""
     got = []
 
     class Interrupted(asyncio.DatagramProtocol):
@@ -492,11 +492,11 @@ def test_interrupts_out_of_the_last_datagram_lose_nothing_and_do_no_harm(loop):
     one_turn(loop)
 
 
-def test_bytes_whose_end_runs_code_may_be_sent(loop):
-    """Each datagram's last reference goes in the middle of the queue's bookkeeping."""
+def test_bytes_with_a_finalizer_may_be_sent(loop):
+    """The last reference to each datagram is dropped while the queue is being updated."""
     sent = []
 
-    class Talkative(bytes):
+    class Resending(bytes):
         def __del__(self):
             if len(sent) < 400:
                 for _ in range(40):
@@ -512,7 +512,7 @@ def test_bytes_whose_end_runs_code_may_be_sent(loop):
             loop, loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
         )
         for number in range(5):
-            transport.sendto(Talkative(b"%d" % number), address)
+            transport.sendto(Resending(b"%d" % number), address)
             one_turn(loop)
         one_turn(loop)
         got = [receiver.recv(100) for _ in range(5 + len(sent))]

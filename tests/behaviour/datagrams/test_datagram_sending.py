@@ -1,4 +1,4 @@
-"""Datagram endpoints: what sendto() takes, and when it leaves."""
+"""Datagram endpoints: what sendto() accepts, and when it is sent."""
 
 import asyncio
 import socket
@@ -7,11 +7,11 @@ import pytest
 from support.datagram_tools import Sender, everything, forget, numbered, sending
 from support.helpers import one_turn, run, run_script, turns
 
-# What and where to
+# Data and addresses
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-async def test_anything_like_bytes_is_taken_as_it_is_now(kind):
+async def test_bytes_like_objects_are_copied_at_the_call(kind):
     async with sending() as (transport, _, far):
         mutable = bytearray(b"before")
         data = mutable if kind is bytearray else kind(mutable)
@@ -22,7 +22,7 @@ async def test_anything_like_bytes_is_taken_as_it_is_now(kind):
 
 
 @pytest.mark.parametrize("data", ["text", 5, None, [1]])
-async def test_anything_else_is_refused(data):
+async def test_objects_that_are_not_bytes_like_are_refused(data):
     async with sending() as (transport, _, far):
         with pytest.raises(TypeError, match="data argument must be a bytes-like object, not"):
             transport.sendto(data, far.getsockname())
@@ -53,7 +53,7 @@ async def test_names_are_looked_up_and_the_order_is_kept():
         (("\udc80", 5), TypeError),
     ],
 )
-async def test_what_is_no_address_ends_the_endpoint(addr, error, loop_errors):
+async def test_an_invalid_address_ends_the_endpoint(addr, error, loop_errors):
     async with sending() as (transport, protocol, _):
         transport.sendto(b"x", addr)
         await protocol.lost.wait()
@@ -65,7 +65,7 @@ async def test_what_is_no_address_ends_the_endpoint(addr, error, loop_errors):
     ("host", "port", "error"),
     [("127.0.0.1", 0, OSError), ("::1", 5, socket.gaierror), ("127.255.255.255", 5, PermissionError)],
 )
-async def test_what_cannot_be_reached_is_reported_and_the_endpoint_stays_open(host, port, error):
+async def test_an_unreachable_address_is_reported_and_the_endpoint_stays_open(host, port, error):
     async with sending() as (transport, protocol, far):
         transport.sendto(b"0", far.getsockname())
         transport.sendto(b"x", (host, port))
@@ -88,8 +88,8 @@ async def test_each_failed_datagram_of_many_is_reported():
         assert protocol.calls == ["OSError"] * 10
 
 
-async def test_one_tuple_serves_endpoints_of_two_families():
-    """The same object, first right for IPv6 and then wrong for IPv4, and the other way round."""
+async def test_one_address_tuple_may_be_used_with_endpoints_of_two_families():
+    """The same object is valid for IPv6 and then invalid for IPv4, and the other way round."""
     async with sending() as (four, errors, far), sending(local_addr=("::1", 0)) as (six, errors_six, _):
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as far_six:
             far_six.bind(("::1", 0))
@@ -104,7 +104,7 @@ async def test_one_tuple_serves_endpoints_of_two_families():
             assert errors.calls == errors_six.calls == ["gaierror"] * 3
 
 
-async def test_a_connected_socket_that_was_given_ignores_the_address():
+async def test_a_given_connected_socket_ignores_the_address():
     with socket.socket(type=socket.SOCK_DGRAM) as near:
         near.setblocking(False)
         near.bind(("127.0.0.1", 0))
@@ -131,7 +131,7 @@ async def test_abstract_unix_names():
         await protocol.lost.wait()
 
 
-async def test_unix_datagrams_to_whom_it_may_concern(tmp_path):
+async def test_unix_datagrams_to_given_addresses(tmp_path):
     async with sending(local_addr=str(tmp_path / "near"), family=socket.AF_UNIX) as (transport, protocol, _):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as far:
             far.bind(str(tmp_path / "far"))
@@ -196,10 +196,10 @@ def test_zones_of_ipv6_addresses_survive(monitor):
     assert output == "done\n"
 
 
-# When
+# When it is sent
 
 
-async def test_what_was_sent_leaves_with_the_turn_at_the_latest():
+async def test_datagrams_are_sent_at_the_end_of_the_turn_at_the_latest():
     async with sending() as (transport, _, far):
         for data in numbered(100):
             transport.sendto(data, far.getsockname())
@@ -218,7 +218,7 @@ async def test_a_connected_endpoint_sends_at_once():
         await protocol.lost.wait()
 
 
-async def test_nothing_counts_as_buffered_while_the_kernel_takes_it():
+async def test_datagrams_that_the_kernel_takes_do_not_count_as_buffered():
     async with sending() as (transport, protocol, far):
         for data in numbered(10):
             transport.sendto(data, far.getsockname())
@@ -231,7 +231,7 @@ async def test_nothing_counts_as_buffered_while_the_kernel_takes_it():
 
 
 @pytest.mark.parametrize("method", ["close", "abort"])
-async def test_what_was_sent_before_the_end_arrives(method):
+async def test_datagrams_sent_before_the_end_arrive(method):
     async with sending() as (transport, protocol, far):
         for data in numbered(5):
             transport.sendto(data, far.getsockname())
@@ -249,7 +249,7 @@ async def test_an_unconnected_endpoint_sends_until_connection_lost():
         await protocol.lost.wait()
 
 
-def test_what_was_sent_before_stop_arrives(loop):
+def test_datagrams_sent_before_stop_arrive(loop):
     with socket.socket(type=socket.SOCK_DGRAM) as far:
         far.bind(("127.0.0.1", 0))
         far.setblocking(False)
@@ -269,7 +269,7 @@ def test_what_was_sent_before_stop_arrives(loop):
         run(loop, protocol.lost.wait())
 
 
-def test_what_was_sent_before_the_loop_is_closed_arrives(loop):
+def test_datagrams_sent_before_the_loop_is_closed_arrive(loop):
     with socket.socket(type=socket.SOCK_DGRAM) as far:
         far.bind(("127.0.0.1", 0))
         far.setblocking(False)

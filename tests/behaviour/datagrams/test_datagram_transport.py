@@ -1,4 +1,4 @@
-"""Datagram endpoints: what waits in a transport, what it says of itself, and how it ends."""
+"""Datagram transports: their buffer, their attributes, and how they end."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ async def full(tmp_path, is_connected=True):
 
 
 async def drain(protocol, far):
-    """Read until `count` datagrams came; their numbers."""
+    """Read until `count` datagrams have arrived; return their numbers."""
     found = []
 
     def more():
@@ -64,7 +64,7 @@ async def test_the_buffer_counts_headers_and_drains_in_order(tmp_path, is_connec
         assert await drain(protocol, far) == list(range(protocol.count))
         await until(lambda: "write=<idle" in repr(transport))
         if monitor_of(asyncio.get_running_loop()) != STOCK:
-            # stock Python 3.13.0 forgets to take the headers off again (CPython gh-135444)
+            # stock Python 3.13.0 forgets to subtract the headers again (CPython gh-135444)
             assert transport.get_write_buffer_size() == 0
         assert protocol.calls == []
 
@@ -122,7 +122,7 @@ async def test_close_waits_for_the_buffer_and_abort_does_not(tmp_path):
         await turns(3)
         assert transport.is_closing()
         assert not protocol.lost.is_set()
-        transport.sendto(b"%04d" % protocol.count)  # as asyncio: it is still connected
+        transport.sendto(b"%04d" % protocol.count)  # as in asyncio: it is still connected
         protocol.count += 1
         assert await drain(protocol, far) == list(range(protocol.count))
         await protocol.lost.wait()
@@ -141,7 +141,7 @@ async def test_a_peer_that_dies_while_datagrams_wait_is_reported(tmp_path):
         await until(lambda: len(protocol.calls) == 2)
         assert protocol.calls == ["ConnectionRefusedError", "OSError"]
         assert not transport.is_closing()
-        await turns(3)  # stock asyncio stops to watch for room one turn later
+        await turns(3)  # stock asyncio stops watching for room one turn later
 
 
 @pytest.mark.expects_loop_errors
@@ -188,7 +188,7 @@ async def test_extra_info():
         await protocol.lost.wait()
 
 
-async def test_its_classes_are_those_of_stock_asyncio():
+async def test_a_datagram_transport_is_an_instance_of_asyncios_classes():
     async with sending() as (transport, _, _):
         stock = asyncio.selector_events._SelectorDatagramTransport
         for kind in stock.__mro__:
@@ -208,8 +208,8 @@ def test_a_forgotten_endpoint_warns_and_closes_its_socket(loop, is_closing):
     assert sock.fileno() == -1
 
 
-async def test_connection_made_comes_first_and_once_also_after_abort():
-    """The endpoint's maker is woken although connection_made gave up at once."""
+async def test_connection_made_is_called_first_and_once_although_it_aborts():
+    """create_datagram_endpoint() returns although connection_made aborts at once."""
     calls = []
 
     class Short(asyncio.DatagramProtocol):
@@ -227,8 +227,8 @@ async def test_connection_made_comes_first_and_once_also_after_abort():
     assert transport.is_closing()
 
 
-async def test_other_threads_may_use_the_peer_while_the_loop_sleeps():
-    """A datagram that arrives while the loop is blocked wakes it."""
+async def test_a_datagram_wakes_a_sleeping_loop():
+    """Another thread sends the datagram while the loop is blocked in its wait."""
     async with sending() as (transport, protocol, far):
         name = transport.get_extra_info("sockname")
 
@@ -244,7 +244,7 @@ async def test_other_threads_may_use_the_peer_while_the_loop_sleeps():
         thread.join()
 
 
-async def test_no_warning_without_a_reason():
+async def test_a_closed_endpoint_causes_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         async with sending() as (transport, _, _):

@@ -1,4 +1,4 @@
-"""KeyboardInterrupt and SystemExit out of a datagram protocol's methods: nothing is lost afterwards."""
+"""KeyboardInterrupt and SystemExit from a datagram protocol's methods lose nothing."""
 
 import socket
 
@@ -20,7 +20,7 @@ class Counting(Datagrams):
 
 
 def connected(path):
-    """Two datagram sockets; the first is connected to the second, which does not block and has little room."""
+    """Two datagram sockets; the first is connected to the second, which is non-blocking and has little room."""
     near, far = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
     far.bind(str(path / "far"))
     far.setblocking(False)
@@ -36,7 +36,7 @@ def connect(loop, protocol, path):
 
 
 def fill(transport):
-    """Send until some of it waits."""
+    """Send until some datagrams wait in the buffer; return the number sent."""
     count = 0
     while transport.get_write_buffer_size() < 5000:
         transport.sendto(b"%04d" % count * 250)
@@ -45,7 +45,7 @@ def fill(transport):
 
 
 def receive(loop, far, count):
-    """So many datagrams; (datagrams, interrupts)."""
+    """Receive `count` datagrams; return (datagrams, number of interrupts)."""
     received = []
 
     def are_received():
@@ -59,7 +59,7 @@ def receive(loop, far, count):
 
 
 @INTERRUPTS
-def test_datagram_received_is_interrupted_and_the_others_arrive(loop, interrupt):
+def test_the_other_datagrams_arrive_after_datagram_received_was_interrupted(loop, interrupt):
     protocol = interrupting(Counting, "datagram_received", interrupt)
     near, far = socket.socketpair(type=socket.SOCK_DGRAM)
     transport, _ = run(loop, loop.create_datagram_endpoint(lambda: protocol, sock=near))
@@ -74,7 +74,7 @@ def test_datagram_received_is_interrupted_and_the_others_arrive(loop, interrupt)
 
 @INTERRUPTS
 @pytest.mark.parametrize("closes", [False, True], ids=["open", "closing"])
-def test_resume_writing_of_an_endpoint_is_interrupted_and_all_is_sent(loop, interrupt, closes, tmp_path):
+def test_all_datagrams_are_sent_after_resume_writing_was_interrupted(loop, interrupt, closes, tmp_path):
     protocol = interrupting(Counting, "resume_writing", interrupt)
     transport, far = connect(loop, protocol, tmp_path)
     count = fill(transport)
@@ -92,8 +92,8 @@ def test_resume_writing_of_an_endpoint_is_interrupted_and_all_is_sent(loop, inte
 
 
 @INTERRUPTS
-def test_error_received_is_interrupted_and_the_endpoint_ends(loop, interrupt, tmp_path):
-    """The peer is gone while something waits for room: that fails, and close() is over."""
+def test_the_endpoint_ends_after_error_received_was_interrupted(loop, interrupt, tmp_path):
+    """The peer disappears while datagrams wait for room: they fail, and close() ends."""
     protocol = interrupting(Counting, "error_received", interrupt)
     transport, far = connect(loop, protocol, tmp_path)
     fill(transport)
@@ -106,7 +106,7 @@ def test_error_received_is_interrupted_and_the_endpoint_ends(loop, interrupt, tm
 
 @INTERRUPTS
 @pytest.mark.parametrize("method", ["connection_made", "connection_lost"])
-def test_the_beginning_and_the_end_of_an_endpoint_are_interrupted(loop, interrupt, method):
+def test_an_endpoint_works_after_its_start_or_end_was_interrupted(loop, interrupt, method):
     protocol = interrupting(Counting, method, interrupt)
     near, far = socket.socketpair(type=socket.SOCK_DGRAM)
     making = loop.create_task(loop.create_datagram_endpoint(lambda: protocol, sock=near))

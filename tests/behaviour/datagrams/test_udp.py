@@ -38,7 +38,7 @@ async def test_datagrams_go_both_ways():
 
 
 async def test_empty_datagrams_are_delivered():
-    """Sending one through the transport is possible from Python 3.13 on, receiving one always was."""
+    """Transports send them since Python 3.13; they always received them."""
     async with bound() as (server, serving):
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.sendto(b"", address(server))
@@ -47,7 +47,7 @@ async def test_empty_datagrams_are_delivered():
             assert (await serving.received.get())[0] == b"after"
 
 
-async def test_empty_datagrams_are_sent_as_the_python_version_does():
+async def test_empty_datagrams_are_sent_as_in_this_version_of_python():
     async with bound() as (server, serving), endpoint(remote_addr=address(server)) as (client, _asking):
         client.sendto(b"")
         client.sendto(b"after")
@@ -79,7 +79,7 @@ async def test_a_datagram_that_is_too_large_is_reported_to_the_protocol():
         assert not client.is_closing()
 
 
-async def test_refused_datagram_reaches_error_received_and_the_endpoint_lives_on():
+async def test_refused_datagram_reaches_error_received_and_the_endpoint_stays_open():
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         unused = sock.getsockname()
@@ -95,7 +95,7 @@ async def test_sendto_a_foreign_address_on_a_connected_endpoint_is_refused():
             client.sendto(b"x", ("127.0.0.1", 9))
 
 
-async def test_sendto_wants_bytes():
+async def test_sendto_refuses_str():
     async with bound() as (server, _serving), endpoint(remote_addr=address(server)) as (client, _asking):
         with pytest.raises(TypeError):
             client.sendto("text")
@@ -184,7 +184,7 @@ async def test_full_socket_buffer_calls_pause_and_resume_writing(tmp_path):
     while not protocol.calls:
         transport.sendto(b"%06d" % count + bytes(1000))
         count += 1
-        assert count < 5000, "the peer reads nothing, and yet pause_writing is never called"
+        assert count < 5000, "pause_writing is never called although the peer reads nothing"
     assert transport.get_write_buffer_size() > 10_000
     received = []
     while len(received) < count:
@@ -200,7 +200,7 @@ async def test_full_socket_buffer_calls_pause_and_resume_writing(tmp_path):
     await protocol.lost.wait()
 
 
-async def test_exception_in_datagram_received_is_reported_and_the_endpoint_lives_on():
+async def test_exception_in_datagram_received_is_reported_and_the_endpoint_stays_open():
     class Bad(Datagrams):
         def datagram_received(self, data, address):
             raise ZeroDivisionError
