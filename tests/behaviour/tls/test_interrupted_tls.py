@@ -1,4 +1,4 @@
-"""KeyboardInterrupt and SystemExit out of a TLS protocol's methods: the loop runs again, and nothing was lost."""
+"""KeyboardInterrupt and SystemExit from a TLS protocol's methods: the loop can run again, and nothing was lost."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from support.helpers import (
 
 INTERRUPTS = pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 BUFFER_SIZES = pytest.mark.parametrize("size", [4, 5000, 64 * 1024])
-MUCH = pattern(700_001)  # more than the transport below and the engine together take
+MUCH = pattern(700_001)  # more than the transport below and the engine take together
 
 
 class Interrupting:
-    """Every `every`th call of `method` raises, after it has done its work (get_buffer: before)."""
+    """Every `every`th call of `method` raises, after it has done its work (in get_buffer before)."""
 
     def __init__(self, method, interrupt, every=1, most=10**9, **kwargs):
         super().__init__(**kwargs)
@@ -75,7 +75,7 @@ class Buffered(Interrupting, BufferedRecorder):
 
 
 def connect(loop, near, far, kind="tcp"):
-    """Connect the two, near as the server; for each interrupt meanwhile the loop is run again."""
+    """Connect the two, near as the server; run the loop again after each interrupt."""
     one, other = socketpair(kind)
     making = [
         loop.create_task(loop.connect_accepted_socket(lambda: near, one, ssl=server_tls())),
@@ -89,7 +89,7 @@ def connect(loop, near, far, kind="tcp"):
 
 
 def run_on(loop, condition):
-    """Turn until it holds, whatever interrupts."""
+    """Run the loop until the condition holds, whatever interrupts it."""
     while True:
         try:
             return turn_until(loop, condition)
@@ -109,12 +109,12 @@ def skip_stock(loop, why):
         pytest.skip(f"asyncio: {why}")
 
 
-# While the protocol is given data
+# While the protocol receives data
 
 
 @INTERRUPTS
 @pytest.mark.parametrize("every", [1, 3])
-def test_nothing_is_lost_of_what_data_received_interrupts(loop, interrupt, every):
+def test_interrupts_in_data_received_lose_nothing(loop, interrupt, every):
     near, far = Plain("data_received", interrupt, every), Recorder()
     connect(loop, near, far)
     far.transport.write(MUCH)
@@ -127,7 +127,7 @@ def test_nothing_is_lost_of_what_data_received_interrupts(loop, interrupt, every
 @INTERRUPTS
 @BUFFER_SIZES
 @pytest.mark.parametrize("method", ["get_buffer", "buffer_updated"])
-def test_nothing_is_lost_of_what_a_buffered_protocol_interrupts(loop, interrupt, size, method):
+def test_interrupts_in_a_buffered_protocol_lose_nothing(loop, interrupt, size, method):
     skip_stock(loop, "what get_buffer interrupts waits for the next record, which may never come")
     near, far = Buffered(method, interrupt, every=2, size=size), Recorder()
     connect(loop, near, far)
@@ -141,7 +141,7 @@ def test_nothing_is_lost_of_what_a_buffered_protocol_interrupts(loop, interrupt,
 
 @INTERRUPTS
 @BUFFER_SIZES
-def test_buffer_updated_is_interrupted_once(loop, interrupt, size):
+def test_one_interrupt_in_buffer_updated_loses_nothing(loop, interrupt, size):
     near, far = Buffered("buffer_updated", interrupt, most=1, size=size), Recorder()
     connect(loop, near, far)
     far.transport.write(MUCH[:30_000])
@@ -153,9 +153,9 @@ def test_buffer_updated_is_interrupted_once(loop, interrupt, size):
 
 @INTERRUPTS
 @pytest.mark.parametrize("method", ["data_received", "get_buffer", "buffer_updated"])
-def test_the_end_behind_what_was_interrupted_arrives(loop, interrupt, method):
-    """The last record and close_notify come in one piece: no other data follow that would make it go on."""
-    skip_stock(loop, "the end that was read with the interrupted data is forgotten")
+def test_the_end_arrives_after_an_interrupt_in_the_last_data(loop, interrupt, method):
+    """The last record and close_notify arrive in one piece: no further data follows that would resume delivery."""
+    skip_stock(loop, "an end that was read with the interrupted data is forgotten")
     make = Plain if method == "data_received" else Buffered
     near, far = make(method, interrupt, most=1), Recorder()
     connect(loop, near, far)
@@ -170,8 +170,8 @@ def test_the_end_behind_what_was_interrupted_arrives(loop, interrupt, method):
 
 
 @pytest.mark.parametrize("method", ["get_buffer", "buffer_updated"])
-def test_what_is_left_when_the_peer_has_gone_is_delivered_before_the_end(loop, method):
-    """The peer aborts the socket below, without close_notify: the end is the transport's."""
+def test_remaining_data_is_delivered_before_the_end_when_the_peer_is_gone(loop, method):
+    """The peer closes the transport below without close_notify: the end is that of the socket."""
     skip_stock(loop, "what get_buffer interrupts waits for the next record, which may never come")
     near, far = Buffered(method, KeyboardInterrupt, every=2, size=7), Recorder()
     connect(loop, near, far)
@@ -184,8 +184,8 @@ def test_what_is_left_when_the_peer_has_gone_is_delivered_before_the_end(loop, m
     end(loop, far)
 
 
-def test_the_transport_below_reads_on_after_a_pause(loop):
-    """While the application pauses, the transport below is paused as well; an interrupt must not leave that so."""
+def test_the_transport_below_resumes_reading_after_an_interrupt(loop):
+    """While the application pauses, the transport below is paused as well; an interrupt must not leave it paused."""
     skip_stock(loop, "the transport below stays paused")
     near, far = Plain("data_received", KeyboardInterrupt), Recorder()
     connect(loop, near, far)
@@ -200,13 +200,13 @@ def test_the_transport_below_reads_on_after_a_pause(loop):
     end(loop, near, far)
 
 
-# At the beginning and at the end
+# At the start and at the end
 
 
 @INTERRUPTS
-def test_connection_made_is_interrupted(loop, interrupt):
-    """The connection is there: the task that waits for it gets it, and data arrive."""
-    skip_stock(loop, "the task that waits for the connection waits for ever")
+def test_the_connection_works_after_connection_made_was_interrupted(loop, interrupt):
+    """The connection is made: the task that waits for it gets it, and data arrives."""
+    skip_stock(loop, "the task that waits for the connection waits forever")
     near, far = Plain("connection_made", interrupt), Recorder()
     connect(loop, near, far)
     assert near.n_interrupts == 1
@@ -217,7 +217,7 @@ def test_connection_made_is_interrupted(loop, interrupt):
 
 
 @INTERRUPTS
-def test_data_that_came_with_the_handshake_arrive_after_connection_made_was_interrupted(loop, interrupt):
+def test_data_sent_with_the_handshake_arrives_after_connection_made_was_interrupted(loop, interrupt):
     class Eager(Recorder):
         def connection_made(self, transport):
             super().connection_made(transport)
@@ -232,8 +232,8 @@ def test_data_that_came_with_the_handshake_arrive_after_connection_made_was_inte
 
 @INTERRUPTS
 @pytest.mark.parametrize("make", [Plain, Buffered])
-def test_eof_received_is_interrupted(loop, interrupt, make):
-    """It is not called again, as in asyncio, and the connection ends."""
+def test_the_connection_ends_after_eof_received_was_interrupted(loop, interrupt, make):
+    """As in asyncio it is not called again, and the connection ends."""
     skip_stock(loop, "our side does not close, and the peer's waits for that for 30 s")
     near, far = make("eof_received", interrupt), Recorder()
     connect(loop, near, far)
@@ -244,7 +244,7 @@ def test_eof_received_is_interrupted(loop, interrupt, make):
 
 
 @INTERRUPTS
-def test_eof_received_that_comes_with_our_own_shutdown_is_interrupted(loop, interrupt):
+def test_our_own_shutdown_ends_after_eof_received_was_interrupted(loop, interrupt):
     near, far = Plain("eof_received", interrupt), Recorder()
     connect(loop, near, far)
     near.transport.close()
@@ -254,7 +254,7 @@ def test_eof_received_that_comes_with_our_own_shutdown_is_interrupted(loop, inte
 
 
 @INTERRUPTS
-def test_connection_lost_is_interrupted(loop, interrupt):
+def test_both_sides_end_after_connection_lost_was_interrupted(loop, interrupt):
     near, far = Plain("connection_lost", interrupt), Recorder()
     connect(loop, near, far)
     far.transport.close()
@@ -269,13 +269,13 @@ def test_connection_lost_is_interrupted(loop, interrupt):
 @INTERRUPTS
 @pytest.mark.parametrize("method", ["pause_writing", "resume_writing"])
 @pytest.mark.parametrize("manner", ["write", "writelines", "close"])
-def test_everything_is_sent_whatever_flow_control_interrupts(loop, interrupt, method, manner):
+def test_everything_is_sent_although_flow_control_methods_interrupt(loop, interrupt, method, manner):
     near, far = Plain(method, interrupt), Recorder()
-    connect(loop, near, far, "unix")  # whose buffers are small
+    connect(loop, near, far, "unix")  # its buffers are small
     near.transport.set_write_buffer_limits(high=1000)
     data = MUCH * 3
     written = 0
-    while written < len(data):  # many: most wait while the transport below has no room
+    while written < len(data):  # many writes: most are made while the transport below has no room
         piece = data[written : written + 90_000]
         written += len(piece)
         try:
@@ -298,7 +298,7 @@ def test_everything_is_sent_whatever_flow_control_interrupts(loop, interrupt, me
 
 @INTERRUPTS
 def test_the_rest_of_a_large_write_is_sent_after_pause_writing_was_interrupted(loop, interrupt):
-    """The socket takes all of it, so that the transport below has nothing to report."""
+    """The socket takes all data, so that the transport below calls no flow control methods."""
     near, far = Plain("pause_writing", interrupt), Recorder()
     connect(loop, near, far)
     near.transport.set_write_buffer_limits(high=1000)
@@ -314,7 +314,7 @@ def test_the_rest_of_a_large_write_is_sent_after_pause_writing_was_interrupted(l
 
 @INTERRUPTS
 @pytest.mark.parametrize("method", ["data_received", "get_buffer", "buffer_updated"])
-def test_nothing_is_lost_after_start_tls(loop, interrupt, method):
+def test_interrupts_after_start_tls_lose_nothing(loop, interrupt, method):
     skip_stock(loop, "what get_buffer interrupts waits for the next record, which may never come")
     make = Plain if method == "data_received" else Buffered
     near, far = make(method, interrupt, every=2), Recorder()

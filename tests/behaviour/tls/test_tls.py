@@ -101,7 +101,7 @@ async def test_many_small_writes_keep_their_order():
         await protocol.lost.wait()
 
 
-async def test_extra_info_names_the_session():
+async def test_extra_info_has_the_session():
     async with serving() as (address, _):
         transport, protocol = await connect(address)
         assert isinstance(transport, asyncio.Transport)
@@ -249,8 +249,8 @@ async def test_start_tls_upgrades_both_sides():
     await turns(3)
 
 
-async def test_the_shutdown_timeout_ends_what_a_peer_that_is_gone_quiet_does_not_read():
-    """The peer half-closes without a word of TLS, and reads nothing: stock asyncio has a limit since 3.14.10."""
+async def test_the_shutdown_timeout_ends_a_connection_whose_peer_does_not_read():
+    """The peer half-closes without close_notify, and reads nothing; stock asyncio has a limit since 3.14.10."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, uringloop.Loop) and sys.version_info < (3, 14, 10):
         pytest.skip("stock asyncio waits for ever")
@@ -273,10 +273,10 @@ async def test_the_shutdown_timeout_ends_what_a_peer_that_is_gone_quiet_does_not
         peer.close()
 
 
-async def test_a_writer_that_drains_gets_the_loss_of_the_connection():
+async def test_drain_raises_when_the_connection_is_lost():
     loop = asyncio.get_running_loop()
     if not isinstance(loop, uringloop.Loop) and sys.version_info < (3, 14):
-        pytest.skip("stock asyncio is not closing then, and never lets connection_lost run")
+        pytest.skip("stock asyncio does not report is_closing() then, and connection_lost never runs")
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve():
@@ -317,10 +317,10 @@ async def test_a_transport_is_closing_once_the_one_below_is():
 
 
 async def test_a_failed_start_tls_leaves_no_cycle():
-    """CPython tests for it since 3.14.10."""
+    """CPython tests this since 3.14.10."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, uringloop.Loop):
-        pytest.skip("stock asyncio leaves one in older versions")
+        pytest.skip("stock asyncio leaves a cycle in older versions")
     async with serving() as (address, _):
         transport, protocol = await loop.create_connection(asyncio.Protocol, *address)
         seen = weakref.ref(transport)
@@ -420,7 +420,7 @@ async def test_sendfile_over_tls_falls_back_to_writing(tmp_path):
 
 @pytest.mark.parametrize("where", ["client", "server"])
 async def test_an_ssl_object_with_methods_of_its_own_is_used(where):
-    """sslobject_class, as tools set it that log or check what goes through."""
+    """sslobject_class, which tools set to log or check the data."""
     calls = set()
 
     class Watched(ssl.SSLObject):
@@ -454,7 +454,7 @@ async def test_an_ssl_object_with_methods_of_its_own_is_used(where):
 
 
 async def test_a_context_may_be_anything_that_wraps_bios():
-    """truststore's context overrides wrap_bio(); others are no ssl.SSLContext at all."""
+    """truststore's context overrides wrap_bio(); others are not even an ssl.SSLContext."""
 
     class Context:
         count = 0

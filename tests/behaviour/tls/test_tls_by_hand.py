@@ -1,4 +1,4 @@
-"""TLS against a peer that is moved by hand: odd chunks, broken records, ends in the middle, slow readers."""
+"""TLS against a peer that the test drives: odd chunks, broken records, ends in the middle, slow readers."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from support.tls_peer import Peer
 
 
 def plain_engine(context):
-    """Our loop leaves contexts with a message callback to the ssl module's own methods."""
+    """uringloop uses the ssl module's own methods for contexts with a message callback."""
     context._msg_callback = lambda *_: None
     return context
 
@@ -43,7 +43,7 @@ class Echo(Recorder):
 
 @contextlib.asynccontextmanager
 async def secured(protocol=None, *, prepare=lambda context: context, sizes=None, peer_context=None, **kwargs):
-    """(transport, protocol, peer): a TLS server's end on the loop, and a client moved by hand, after the handshake."""
+    """(transport, protocol, peer) after the handshake: a TLS server's end on the loop, and a client driven by hand."""
     loop = asyncio.get_running_loop()
     near, far = socketpair("tcp")
     far.setblocking(False)
@@ -66,10 +66,10 @@ async def secured(protocol=None, *, prepare=lambda context: context, sizes=None,
 
 
 @ENGINES
-async def test_the_engine_is_the_one_that_was_chosen(prepare):
-    """On each Python that was checked: without this the other tests would run the plain engine twice, and pass."""
+async def test_the_chosen_engine_is_used(prepare):
+    """Without this test the others could run the plain engine twice, and pass."""
     if monitor_of(asyncio.get_running_loop()) == "asyncio":
-        pytest.skip("our engines")
+        pytest.skip("only uringloop has these engines")
     if sysconfig.get_config_var("Py_GIL_DISABLED") or os.environ.get("URINGLOOP_TLS_DIRECT") == "0":
         pytest.skip("only the plain engine here")
     async with secured(prepare=prepare) as (transport, _protocol, _peer):
@@ -78,7 +78,7 @@ async def test_the_engine_is_the_one_that_was_chosen(prepare):
         assert repr(transport).startswith(begin)
 
 
-def test_a_tls_transport_that_was_never_made_is_forgotten_quietly():
+def test_a_tls_transport_cannot_be_made_without_a_protocol():
     from uringloop.transports.tls.transport import TlsTransport
 
     with pytest.raises(TypeError):
@@ -87,7 +87,7 @@ def test_a_tls_transport_that_was_never_made_is_forgotten_quietly():
 
 @ENGINES
 @pytest.mark.parametrize("seed", range(3))
-async def test_any_chunking_of_the_ciphertext_gives_the_same_plaintext(prepare, seed):
+async def test_the_plaintext_does_not_depend_on_the_chunks_of_the_ciphertext(prepare, seed):
     chance = random.Random(seed)
     sizes = [1, 2, 5, 6, 21, 100, 1000, 16406, 40000]
     async with secured(Echo(), prepare=prepare, sizes=lambda: chance.choice(sizes)) as (_, protocol, peer):
@@ -124,7 +124,7 @@ async def test_twenty_megabytes_to_a_slow_reader(prepare):
     is_stock = monitor_of(asyncio.get_running_loop()) == "asyncio"
     async with secured(prepare=prepare) as (transport, protocol, peer):
         transport.write(data)
-        # stock asyncio gives one write as a whole to the transport below, where it is not counted
+        # stock asyncio passes one write as a whole to the transport below, where it is not counted
         assert is_stock or protocol.paused.is_set()
         assert is_stock or transport.get_write_buffer_size() > 10 << 20
         assert await peer.read(1 << 20) == data[: 1 << 20]
@@ -157,14 +157,14 @@ async def test_a_broken_record_ends_the_connection_with_an_ssl_error(prepare):
         peer.sock.send(record)
         await protocol.lost.wait()
         assert isinstance(protocol.error, ssl.SSLError)
-        # what OpenSSL of this version says last: the second is that of 3.6
+        # depends on the version of OpenSSL: the second is that of 3.6
         assert protocol.error.reason in ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")
         assert str(protocol.error).startswith(f"[SSL: {protocol.error.reason}] ")
         assert protocol.calls == ["connection_made", "connection_lost"]
 
 
 @ENGINES
-async def test_a_foreign_error_in_openssls_queue_is_not_taken_for_ours(prepare):
+async def test_an_unrelated_error_in_openssls_queue_is_ignored(prepare):
     async with secured(Echo(), prepare=prepare) as (_, _protocol, peer):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         with pytest.raises(ssl.SSLError):
@@ -187,7 +187,7 @@ async def test_an_exception_of_the_protocol_ends_the_connection_and_is_reported(
         assert [context["message"] for context in loop_errors] == ["Fatal error on SSL protocol"]
 
 
-async def test_close_notify_of_the_peer_is_an_end_and_is_answered():
+async def test_close_notify_of_the_peer_is_eof_and_is_answered():
     async with secured() as (transport, protocol, peer):
         await peer.write(b"last words")
         await peer.unwrap()
@@ -197,7 +197,7 @@ async def test_close_notify_of_the_peer_is_an_end_and_is_answered():
         assert transport.is_closing()
 
 
-async def test_half_close_of_the_socket_without_close_notify_is_an_end():
+async def test_half_close_of_the_socket_without_close_notify_is_eof():
     async with secured() as (_, protocol, peer):
         await peer.write(b"last words")
         peer.sock.shutdown(socket.SHUT_WR)
@@ -230,7 +230,7 @@ async def test_paused_reading_stops_the_peer_and_loses_nothing():
         await sending
 
 
-async def test_an_end_while_reading_is_paused_comes_after_the_data():
+async def test_an_end_while_reading_is_paused_follows_the_data():
     async with secured() as (transport, protocol, peer):
         transport.pause_reading()
         await peer.write(b"kept")
@@ -245,7 +245,7 @@ async def test_an_end_while_reading_is_paused_comes_after_the_data():
 
 
 class PausingAtEach(BufferedRecorder):
-    """Pauses at every buffer that it gets."""
+    """Pauses after every buffer that it receives."""
 
     def buffer_updated(self, count):
         super().buffer_updated(count)
@@ -254,7 +254,7 @@ class PausingAtEach(BufferedRecorder):
 
 @ENGINES
 async def test_an_end_waits_for_a_protocol_that_pauses_at_each_buffer(prepare):
-    """Also where it pauses again while what came before the end is read."""
+    """Also if it pauses again while the data before the end is read."""
     if monitor_of(asyncio.get_running_loop()) == "asyncio":
         pytest.skip("asyncio fills one buffer and drops the rest")
     async with secured(PausingAtEach(4), prepare=prepare) as (transport, protocol, peer):
@@ -280,9 +280,9 @@ async def test_an_end_waits_for_a_protocol_that_pauses_at_each_buffer(prepare):
 
 @pytest.mark.parametrize("is_read", [False, True])
 async def test_close_after_an_end_that_waits_for_a_paused_protocol(is_read):
-    """What was not read goes, and the connection ends."""
+    """Unread data is dropped, and the connection ends."""
     if monitor_of(asyncio.get_running_loop()) == "asyncio":
-        pytest.skip("asyncio waits for ever")
+        pytest.skip("asyncio waits forever")
     async with secured(PausingAtEach(4)) as (transport, protocol, peer):
         transport.pause_reading()
         await peer.write(b"0123456789")
@@ -308,12 +308,12 @@ async def test_abort_in_data_received_delivers_nothing_more():
         with contextlib.suppress(OSError):
             await peer.write(b"two")
         await protocol.lost.wait()
-        assert protocol.data in (b"one", b"onetwo")  # they may come in one piece
+        assert protocol.data in (b"one", b"onetwo")  # they may arrive in one piece
         assert protocol.calls == ["connection_made", "data_received", "connection_lost"]
         assert protocol.error is None
 
 
-async def test_writing_takes_all_kinds_of_bytes_and_copies_what_can_change():
+async def test_write_takes_all_bytes_like_objects_and_copies_mutable_ones():
     async with secured() as (transport, _, peer):
         mutable = bytearray(b"before")
         transport.write(mutable)
@@ -330,7 +330,7 @@ async def test_writing_takes_all_kinds_of_bytes_and_copies_what_can_change():
         assert not transport.can_write_eof()
 
 
-async def test_limits_are_those_of_asyncio():
+async def test_limits_are_the_same_as_in_asyncio():
     async with secured() as (transport, protocol, _):
         assert transport.get_write_buffer_limits() == (128 * 1024, 512 * 1024)
         assert transport.get_read_buffer_limits() == (64 * 1024, 256 * 1024)
@@ -343,7 +343,7 @@ async def test_limits_are_those_of_asyncio():
         assert transport.get_protocol() is protocol
 
 
-async def test_the_next_protocol_gets_the_rest():
+async def test_set_protocol_sends_the_rest_to_the_new_protocol():
     async with secured() as (transport, first, peer):
         await peer.write(b"one")
         await first.received(3)
@@ -368,17 +368,17 @@ async def test_tls_1_2_works_too(prepare):
         assert await peer.read(len(data)) == data
 
 
-def asking_for_certificates():
+def requiring_certificates():
     context = server_tls()
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(DATA / "cert.pem")
     return context
 
 
-async def test_client_certificate_is_seen_by_the_server():
+async def test_the_server_sees_the_clients_certificate():
     mine = client_tls()
     mine.load_cert_chain(DATA / "cert.pem", DATA / "key.pem")
-    async with secured(Echo(), context=asking_for_certificates(), peer_context=mine) as (transport, _, peer):
+    async with secured(Echo(), context=requiring_certificates(), peer_context=mine) as (transport, _, peer):
         assert transport.get_extra_info("peercert")["subject"] == ((("commonName", "localhost"),),)
         await peer.write(b"x")
         assert await peer.read(1) == b"x"
@@ -391,7 +391,7 @@ async def test_client_without_a_certificate_is_refused():
     loop = asyncio.get_running_loop()
     peer = Peer(far)
     making = asyncio.ensure_future(
-        loop.connect_accepted_socket(lambda: protocol, near, ssl=asking_for_certificates())
+        loop.connect_accepted_socket(lambda: protocol, near, ssl=requiring_certificates())
     )
     await peer.handshake()
     with pytest.raises(ssl.SSLError) as failure:
@@ -433,7 +433,7 @@ async def test_renegotiation_by_the_client_is_refused(prepare):
         client.stdin.write(b"hello\n")
         client.stdin.flush()
         assert await protocol.received(6) == b"hello\n"
-        client.stdin.write(b"R\n")  # the program's command for it
+        client.stdin.write(b"R\n")  # the command of the program for it
         client.stdin.flush()
         await protocol.lost.wait()
         output, _ = await loop.run_in_executor(None, client.communicate)
@@ -459,7 +459,7 @@ async def client_hello():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
-async def test_peer_that_goes_away_in_the_middle_of_the_handshake(share):
+async def test_peer_that_closes_in_the_middle_of_the_handshake(share):
     near, far = socketpair("tcp")
     hello = await client_hello()
     protocol = Recorder()
@@ -509,7 +509,7 @@ async def test_close_and_abort_during_start_tls_end_it():
         far.setblocking(False)
         await until(lambda far=far: has_data(far))
         getattr(transport, end)()
-        assert await upgrade is None  # stock asyncio's odd answer
+        assert await upgrade is None  # the odd result of stock asyncio
         assert above.calls == []
         far.close()
         await turns(3)
@@ -545,10 +545,10 @@ async def test_start_tls_finds_a_client_hello_that_waited_in_the_socket():
     await above.lost.wait()
 
 
-async def test_start_tls_finds_a_client_hello_that_came_with_the_command():
+async def test_start_tls_finds_a_client_hello_that_arrived_with_the_command():
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == "asyncio":
-        pytest.skip("fixed in newer versions of Python only")
+        pytest.skip("fixed only in newer versions of Python")
     ended = asyncio.Event()
 
     async def handle(reader, writer):
@@ -602,7 +602,7 @@ async def test_tls_inside_tls(prepare):
     await turns(10)
 
 
-async def test_start_tls_refuses_what_is_no_context_or_no_transport():
+async def test_start_tls_refuses_other_contexts_and_transports():
     loop = asyncio.get_running_loop()
     with pytest.raises(TypeError, match=r"an instance of ssl\.SSLContext, got None"):
         await loop.start_tls(None, None, None)

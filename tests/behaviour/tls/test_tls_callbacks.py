@@ -1,4 +1,4 @@
-"""What a TLS protocol's callbacks may do, and what asyncio's log says about them."""
+"""What a TLS protocol's callbacks may do, and what asyncio logs about them."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ async def accept(protocol, peer_side):
 
 
 @pytest.mark.expects_loop_errors
-async def test_connection_made_that_fails_ends_the_connection(loop_errors):
+async def test_an_exception_in_connection_made_ends_the_connection(loop_errors):
     class Failing(Recorder):
         def connection_made(self, transport):
             super().connection_made(transport)
@@ -76,7 +76,7 @@ async def test_connection_made_may_end_the_connection(end):
     await turns(2)
 
 
-async def test_pause_reading_in_connection_made_holds_from_the_first_byte():
+async def test_pause_reading_in_connection_made_takes_effect_from_the_first_byte():
     class Pausing(Recorder):
         def connection_made(self, transport):
             super().connection_made(transport)
@@ -90,7 +90,7 @@ async def test_pause_reading_in_connection_made_holds_from_the_first_byte():
         assert await protocol.received(5) == b"early"
 
 
-async def test_write_in_connection_made_and_in_eof_received():
+async def test_write_in_connection_made_and_in_data_received():
     class Talking(Recorder):
         def connection_made(self, transport):
             super().connection_made(transport)
@@ -159,7 +159,7 @@ async def test_an_empty_buffer_of_the_protocol_ends_the_connection(loop_errors):
 
 
 @pytest.mark.expects_loop_errors
-async def test_flow_control_and_eof_that_fail_are_reported(loop_errors):
+async def test_exceptions_in_pause_writing_and_eof_received_are_reported(loop_errors):
     class Failing(Recorder):
         def pause_writing(self):
             raise ZeroDivisionError("pause")
@@ -168,7 +168,7 @@ async def test_flow_control_and_eof_that_fail_are_reported(loop_errors):
             raise ZeroDivisionError("eof")
 
     async with secured(Failing()) as (transport, protocol, peer):
-        transport.set_write_buffer_limits(high=0)  # an empty buffer is at the mark
+        transport.set_write_buffer_limits(high=0)  # an empty buffer has reached that limit
         assert loop_errors[0]["message"] == "protocol.pause_writing() failed"
         with pytest.raises((EOFError, OSError)):
             await peer.unwrap()
@@ -196,7 +196,7 @@ async def test_writing_to_a_lost_connection_warns_after_a_while(caplog):
     assert "SSL connection is closed" in caplog.text
 
 
-async def test_extra_info_stays_after_the_end():
+async def test_extra_info_is_available_after_the_end():
     async with secured(Echo()) as (transport, protocol, peer):
         await peer.unwrap()
         await protocol.lost.wait()
@@ -227,17 +227,17 @@ def test_an_unclosed_transport_warns(loop):
     run(loop, connect())
     with pytest.warns(ResourceWarning) as caught:
         close_with_open_transport(loop, protocol)
-    texts = [str(one.message) for one in caught]
+    texts = [str(warning.message) for warning in caught]
     assert texts.count("unclosed transport <asyncio._SSLProtocolTransport object>") == 1
     far.close()
     near.close()
 
 
-async def test_an_ssl_object_that_is_kept_is_harmless_after_the_end():
+async def test_a_kept_ssl_object_is_harmless_after_the_end():
     async with secured(Echo()) as (transport, protocol, peer):
         session = transport.get_extra_info("ssl_object")
         transport.pause_reading()
-        await peer.write(bytes(100_000))  # ciphertext that the application never reads
+        await peer.write(bytes(100_000))  # data that the application never reads
         await turns(5)
         transport.abort()
         await protocol.lost.wait()
@@ -252,7 +252,7 @@ async def test_an_ssl_object_that_is_kept_is_harmless_after_the_end():
         session.unwrap()
 
 
-async def test_a_server_name_callback_may_take_another_context():
+async def test_a_server_name_callback_may_set_another_context():
     def take_other(tls, _name, _context):
         tls.context = other
 

@@ -1,4 +1,4 @@
-"""TLS sessions: resumed by clients that keep theirs, and never renegotiated."""
+"""TLS sessions: clients that keep theirs resume it, and nothing renegotiates."""
 
 import asyncio
 import shutil
@@ -19,12 +19,12 @@ class Echo(Recorder):
 
 
 def talk(address, context, session):
-    """In a thread: one connection; the session that it had, and whether it was resumed."""
+    """Make one connection, in a thread; return its session, and whether it was resumed."""
     with socket.create_connection(address, timeout=10) as plain:
         plain.settimeout(10)
         with context.wrap_socket(plain, server_hostname="localhost", session=session) as sock:
             sock.sendall(b"hello")
-            # with TLS 1.3 the session comes behind the handshake
+            # with TLS 1.3 the session follows the handshake
             assert sock.recv(100) == b"hello"
             return sock.session, sock.session_reused
 
@@ -56,8 +56,8 @@ async def test_a_client_resumes_its_session(version):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
 @pytest.mark.expects_loop_errors
-async def test_a_client_that_wants_to_renegotiate_is_refused():
-    """openssl s_client renegotiates at a line that begins with R; TLS 1.3 knows no renegotiation any more."""
+async def test_a_client_that_renegotiates_is_refused():
+    """openssl s_client renegotiates after a line that starts with R; TLS 1.3 has no renegotiation."""
     loop = asyncio.get_running_loop()
     protocol = Echo()
     server = await loop.create_server(lambda: protocol, "127.0.0.1", 0, ssl=server_tls())
@@ -71,10 +71,10 @@ async def test_a_client_that_wants_to_renegotiate_is_refused():
         client.stdin.write(b"hello\n")
         await client.stdout.readuntil(b"hello\n")
         client.stdin.write(b"R\n")
-        said = await client.stdout.read()
+        output = await client.stdout.read()
         await client.wait()
-    assert b"RENEGOTIATING" in said
-    assert b"no renegotiation" in said
+    assert b"RENEGOTIATING" in output
+    assert b"no renegotiation" in output
     assert bytes(protocol.data) == b"hello\n"
     async with asyncio.timeout(10):
         await protocol.lost.wait()
