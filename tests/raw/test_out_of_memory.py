@@ -31,10 +31,10 @@ def test_the_fd_of_a_raw_request_is_never_lost(monitor):
             task = loop.create_task(open_and_close(gate, faults))
             task._log_destroy_pending = False
             one_turn(loop)
-            is_felt = faults.run(functools.partial(gate.set_result, None))
+            has_failed = faults.run(functools.partial(gate.set_result, None))
             del task, gate
             nothing_stays_open(loop, before)
-            return is_felt or bool(faults.errors)
+            return has_failed or bool(faults.errors)
 
         sweep(scenario, MONITOR)
     """
@@ -88,7 +88,7 @@ def test_every_completion_is_delivered(monitor, form):
             task._log_destroy_pending = False
             turn_until(loop, gate.done)
             os.write(write_fd, b"x" * READS)
-            is_felt = faults.run()
+            has_failed = faults.run()
             turn_until(loop, lambda: got or task.done(), seconds=SECONDS)
             if FORM == "iterated":
                 n_before = len(got)
@@ -100,12 +100,12 @@ def test_every_completion_is_delivered(monitor, form):
                 turn_until(loop, lambda: FORM == "iterated" or len(got) == READS, seconds=SECONDS)
             else:
                 assert isinstance(task.exception(), MemoryError)
-                is_felt = True
+                has_failed = True
             del task, gate
             os.close(read_fd)
             os.close(write_fd)
             nothing_stays_open(loop, before)
-            return is_felt or bool(faults.errors)
+            return has_failed or bool(faults.errors)
 
         sweep(scenario, MONITOR)
     """

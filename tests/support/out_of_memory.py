@@ -75,11 +75,11 @@ def each_allocation(scenario):
     clean = number = 0
     while clean < CLEAN_RUNS:
         try:
-            is_felt = scenario(number)
+            has_failed = scenario(number)
         except BaseException as error:
             error.add_note(f"allocation {number}")
             raise
-        clean = 0 if is_felt else clean + 1
+        clean = 0 if has_failed else clean + 1
         number += 1
     print(number)
 
@@ -181,12 +181,12 @@ def sweep_task(make_coroutine, monitor):
             gc.collect()
             before = open_fds()
             task = loop.create_task(make_coroutine(lambda: _testcapi.set_nomemory(number, number + 1)))
-            is_felt = end_of(loop, task)
+            has_failed = end_of(loop, task)
             error = task.exception()
             # CPython's threading says so when there is no memory for a lock
             if error is not None and "allocate lock" not in str(error) and not isinstance(error, MemoryError):
                 raise error
-            is_felt = is_felt or error is not None or bool(errors)
+            has_failed = has_failed or error is not None or bool(errors)
             del task, error
             nothing_stays_open(loop, before)
         except BaseException as error:
@@ -194,6 +194,6 @@ def sweep_task(make_coroutine, monitor):
             raise
         finally:
             loop.close()
-        return is_felt
+        return has_failed
 
     each_allocation(run_once)

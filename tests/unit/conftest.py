@@ -11,11 +11,11 @@ from support.monitors import MONITORS, REAL_MONITORS, make_monitor
 
 import uringloop
 
-ROUNDS_OF_FAULTY = 60  # (0.3 + 0.7 * 0.3) ** 60: what is not reported after that is not reported at all
+ROUNDS_OF_FAULTY = 60  # (0.3 + 0.7 * 0.3) ** 60: a handler not reported after that is never reported
 
 
 def _selected(config, names):
-    """With --monitor, the fakes run along with any of ours."""
+    """With --monitor the fakes run along with any monitor of uringloop."""
     wanted = config.getoption("--monitor")
     if not wanted:
         return list(names)
@@ -29,7 +29,7 @@ def pytest_generate_tests(metafunc):
             metafunc.parametrize(fixture, _selected(metafunc.config, names), indirect=True)
 
 
-def _had(name):
+def _available(name):
     try:
         made = MonitorDriver(make_monitor(name))
     except uringloop.MonitorUnavailable as error:
@@ -40,25 +40,25 @@ def _had(name):
 
 @pytest.fixture
 def fdmon_name(request):
-    return _had(request.param)
+    return _available(request.param)
 
 
 @pytest.fixture
 def real_fdmon_name(request):
-    return _had(request.param)
+    return _available(request.param)
 
 
 class Monitor(MonitorDriver):
-    """A MonitorDriver with what tests do often."""
+    """A MonitorDriver with helpers for common steps."""
 
     def __init__(self, name, **kwargs):
         super().__init__(make_monitor(name, **kwargs))
         self.name = name
-        # requests that stay in flight whatever is watched: that of the epoll set, once there is one
-        self.n_standing = int(name in ("closable", "restless"))
+        # requests that stay in flight whatever is watched: the one for the epoll set, once there is one
+        self.n_always_in_flight = int(name in ("closable", "restless"))
 
     def ready(self):
-        """What is ready now, {handler: revents}; a faulty monitor is called repeatedly."""
+        """The ready handlers, {handler: revents}; a faulty monitor is called repeatedly."""
         found = {}
         for _ in range(ROUNDS_OF_FAULTY if self.name == "faulty" else 1):
             reports = self.wait(0)
@@ -68,7 +68,7 @@ class Monitor(MonitorDriver):
         return found
 
     def queue_ready(self):
-        """Put what is ready onto the ready list; its length."""
+        """Put ready handlers onto the ready list; return its length."""
         for _ in range(ROUNDS_OF_FAULTY if self.name == "faulty" else 1):
             count = self.wait_only(0)
         return count
@@ -99,7 +99,7 @@ def driver(new_driver):
 @pytest.fixture
 def ring_driver():
     """A Monitor on io_uring."""
-    _had("io_uring")
+    _available("io_uring")
     driver = Monitor("io_uring")
     driver.begin_run()
     yield driver
@@ -108,7 +108,7 @@ def ring_driver():
 
 @pytest.fixture
 def aio(fdmon_name):
-    """An AioContext of which this thread is the owner."""
+    """An AioContext whose owner is this thread."""
     context = ContextDriver(make_monitor(fdmon_name))
     context.begin_run()
     yield context
@@ -118,7 +118,7 @@ def aio(fdmon_name):
 
 @pytest.fixture
 def real_aio(real_fdmon_name):
-    """The same without the fake monitors, for tests that count turns."""
+    """Like `aio`, without the fake monitors, for tests that count turns."""
     context = ContextDriver(make_monitor(real_fdmon_name))
     context.begin_run()
     yield context
@@ -148,7 +148,7 @@ def context(new_context):
 
 @pytest.fixture
 def new_notifier():
-    """The same for EventNotifiers."""
+    """A function that makes EventNotifiers; all are closed afterwards."""
     made = []
 
     def new():
@@ -175,7 +175,7 @@ class Fds:
         return ends
 
     def readable(self):
-        """The read end of a pipe that has a byte in it."""
+        """The read end of a pipe that contains a byte."""
         reader, writer = self.pipe()
         os.write(writer, b"x")
         return reader
@@ -201,7 +201,7 @@ class Fds:
         os.close(fd)
 
     def closed(self):
-        """A number that no file descriptor has."""
+        """The number of a closed file descriptor."""
         reader, _ = self.pipe()
         self.close(reader)
         return reader

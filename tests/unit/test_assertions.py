@@ -1,4 +1,4 @@
-"""Assertions fire: one violation of each kind, in a process that is aborted by it."""
+"""Assertions fail: one violation of each kind, each in a process that it aborts."""
 
 import signal
 
@@ -55,7 +55,7 @@ RING = {
 
 
 def aborted(module, violation):
-    """What a process says that a violation has ended."""
+    """Run a violation in a process, which must be aborted; return its output."""
     return run_script(
         f"""
         import os, resource

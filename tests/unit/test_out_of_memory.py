@@ -1,4 +1,4 @@
-"""One allocation after the other fails: no fd is lost, nothing crashes, and the loop goes on working."""
+"""One allocation after the other fails: no fd is lost, nothing crashes, and the loop keeps working."""
 
 import sys
 
@@ -15,8 +15,8 @@ makes_coroutines = pytest.mark.skipif(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("listener", ["tcp", "given", "ipv6", "unix", "polling"])
-def test_a_server_outlives_it(monitor, listener, tmp_path):
-    """While a connection is accepted, and answered; then the next one is served."""
+def test_a_server_survives_failing_allocations(monitor, listener, tmp_path):
+    """Allocations fail while a connection is accepted and answered; then the next one is served."""
     source = """
         from support.out_of_memory import *
         LISTENER, PATH = sys.argv[1:]
@@ -30,30 +30,30 @@ def test_a_server_outlives_it(monitor, listener, tmp_path):
         def listen(loop):
             if LISTENER == "unix":
                 return loop.create_unix_server(Echo, PATH)
-            if LISTENER == "given":  # accepts by readiness on io_uring, too
+            if LISTENER == "given":  # accepts by readiness on io_uring as well
                 return loop.create_server(Echo, sock=socket.create_server(("127.0.0.1", 0)))
             return loop.create_server(Echo, "::1" if LISTENER == "ipv6" else "127.0.0.1", 0)
 
         def scenario(loop, faults):
-            if LISTENER == "polling":  # what polls for events learns from each that is dispatched
+            if LISTENER == "polling":  # polling learns from each dispatched event
                 loop.set_poll_params(20_000)
             server = run(loop, listen(loop))
             address = server.sockets[0].getsockname()
-            with client(address, b"x") as sock:  # the loop makes what it makes only once
+            with client(address, b"x") as sock:  # the loop makes its one-time allocations
                 turn_until(loop, lambda: answered(sock, b"x"))
             turn_until(loop, lambda: not list(loop._transports))
             before = open_fds()
             with client(address, b"hello") as sock:
-                is_felt = faults.run()
+                has_failed = faults.run()
                 turn_until(loop, lambda: answered(sock, b"hello"), seconds=SECONDS)
             with client(address, b"again") as sock:
                 turn_until(loop, lambda: answered(sock, b"again"), seconds=SECONDS)
             nothing_stays_open(loop, before)
-            if hasattr(server, "_active_count"):  # until Python 3.12; wait_closed() would wait for ever
+            if hasattr(server, "_active_count"):  # until Python 3.12; wait_closed() would wait forever
                 assert server._active_count == 0
             server.close()
             run(loop, server.wait_closed(), seconds=SECONDS)
-            return is_felt or bool(faults.errors)
+            return has_failed or bool(faults.errors)
 
         sweep(scenario, MONITOR)
     """
@@ -62,8 +62,8 @@ def test_a_server_outlives_it(monitor, listener, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_nested_run_puts_the_task_back(monitor):
-    """Whatever run_nested() lacks memory for, its caller is the current task afterwards and can end."""
+def test_a_nested_run_restores_the_current_task(monitor):
+    """Whichever allocation of run_nested() fails, its caller is the current task afterwards and can end."""
     source = """
         from support.out_of_memory import *
         import _testcapi
@@ -72,17 +72,17 @@ def test_a_nested_run_puts_the_task_back(monitor):
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             done = loop.create_future()
             done.set_result(7)
-            is_felt = False
+            has_failed = False
             _testcapi.set_nomemory(number, number + 1)
             try:
                 result = loop.run_nested(done)
             except MemoryError:
-                is_felt = True
+                has_failed = True
             finally:
                 _testcapi.remove_mem_hooks()
-            assert is_felt or result == 7
+            assert has_failed or result == 7
             assert asyncio.current_task() is task
-            return is_felt
+            return has_failed
 
         def scenario(loop, faults):
             return loop.run_until_complete(nest(faults.number))
@@ -97,12 +97,11 @@ def test_a_nested_run_puts_the_task_back(monitor):
 @pytest.mark.parametrize("width", [4])
 @pytest.mark.parametrize("kind", ["rb", "unbuffered", "r", "w+", "directory", "closing"])
 def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
-    """Wherever `width` allocations in a row fail between the system call that opens a file and its end.
-
-    A task may be lost, with what it has: asyncio does not continue a task whose step, or wake-up, could not be made.
+    """Wherever `width` allocations in a row fail between the system call that opens a file and its close.
+    A task may be lost, with all that it has: asyncio does not continue a task whose step or wake-up could not be made.
     """
     if monitor != "io_uring":
-        pytest.skip("files are opened in threads, and which thread's allocation fails is chance")
+        pytest.skip("files are opened in threads, and it is random which thread's allocation fails")
     source = """
         from support.out_of_memory import *
         import _testcapi
@@ -113,10 +112,10 @@ def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
             made.write(bytes(1000))
         HOW = {"unbuffered": (PATH, "rb", 0), "directory": (FOLDER, "rb"), "closing": (PATH, "rb")}
         HOW = HOW.get(KIND, (PATH, KIND))
-        is_felt = False
+        has_failed = False
 
         async def use(number):
-            global is_felt
+            global has_failed
             try:
                 if KIND != "closing":
                     _testcapi.set_nomemory(number, number + WIDTH)
@@ -129,13 +128,13 @@ def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
             except IsADirectoryError:
                 pass
             except MemoryError:
-                is_felt = True
+                has_failed = True
             finally:
                 _testcapi.remove_mem_hooks()
 
         clean = number = 0
         while clean < CLEAN_RUNS:
-            is_felt, errors = False, []
+            has_failed, errors = False, []
             loop = make_loop(MONITOR)
             loop.set_exception_handler(lambda loop, details: errors.append(details))
             run(loop, use(1 << 30))
@@ -147,10 +146,10 @@ def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
             try:
                 loop.run_forever()
             except MemoryError:
-                is_felt = True
+                has_failed = True
             _testcapi.remove_mem_hooks()
             guard.cancel()
-            if not task.done() and not (is_felt or errors):
+            if not task.done() and not (has_failed or errors):
                 raise AssertionError(f"allocation {number}: {task!r}")
             is_lost = not task.done()
             del task, guard
@@ -160,12 +159,14 @@ def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
                 nothing_stays_open(loop, before)
             run(loop, loop.shutdown_default_executor())
             loop.close()
-            clean = 0 if is_felt or errors_seen else clean + 1
+            clean = 0 if has_failed or errors_seen else clean + 1
             number += 1
         print(number)
     """
     arguments = (kind, str(width), str(tmp_path))
-    assert int(run_script(source, monitor, arguments=arguments)) > 30  # that many without any effect end it
+    assert (
+        int(run_script(source, monitor, arguments=arguments)) > 30
+    )  # CLEAN_RUNS runs without any effect end it
 
 
 @makes_coroutines
@@ -173,8 +174,8 @@ def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
 @pytest.mark.parametrize(
     "action", ["open", "text", "unbuffered", "w+", "directory", "read", "write", "close"]
 )
-def test_what_is_done_with_a_file_ends(monitor, action, tmp_path):
-    """By its result or by a MemoryError, whichever allocation fails, and no descriptor is lost."""
+def test_file_operations_end(monitor, action, tmp_path):
+    """They return or raise MemoryError, whichever allocation fails, and no descriptor is lost."""
     source = """
         from support.out_of_memory import *
         import _testcapi
@@ -221,7 +222,7 @@ def test_what_is_done_with_a_file_ends(monitor, action, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("waits_for", ["turns", "a callback", "a timer", "a task", "a socket"])
 def test_a_task_ends(monitor, waits_for):
-    """Its step, or its wake-up, can be lost in asyncio: it waits for ever then."""
+    """In asyncio its step or its wake-up can be lost: then it waits forever."""
     source = """
         from support.out_of_memory import *
         import _testcapi
@@ -268,7 +269,7 @@ def test_a_task_ends(monitor, waits_for):
 @pytest.mark.slow
 @pytest.mark.parametrize("levels", [1, 3])
 def test_a_nested_run_ends(monitor, levels):
-    """Also where the step or the wake-up of its own task is lost, or asyncio drops the callbacks of its end."""
+    """Even if the step or the wake-up of its own task is lost, or asyncio drops the callbacks of its end."""
     source = """
         from support.out_of_memory import *
         import _testcapi
@@ -309,23 +310,23 @@ def test_a_bottom_half_runs_however_often_scheduling_failed(monitor):
             with uringloop.AioContext(MONITOR) as aio_context:
                 ran = []
                 halves = [aio_context.new_bottom_half(ran.append, i) for i in range(100)]
-                is_felt = False
+                has_failed = False
                 for schedule in ("schedule", "schedule_idle"):
                     ran.clear()
-                    half, each = None, iter(halves)  # names of a module are a dict's, which may have to grow
+                    half, each = None, iter(halves)  # module names are in a dict, which may have to grow
                     _testcapi.set_nomemory(number, number + 1)
                     for half in each:
                         try:
                             getattr(half, schedule)()
                         except MemoryError:
-                            is_felt = True
+                            has_failed = True
                     _testcapi.remove_mem_hooks()
                     for half in halves:
                         getattr(half, schedule)()
                     for _ in range(3):
                         aio_context.poll(blocking=False)
                     assert sorted(ran) == list(range(100)), (schedule, ran)
-            clean = 0 if is_felt else clean + 1
+            clean = 0 if has_failed else clean + 1
             number += 1
         print(number)
     """
@@ -336,7 +337,7 @@ def test_a_bottom_half_runs_however_often_scheduling_failed(monitor):
 @pytest.mark.slow
 @pytest.mark.parametrize("made_by", ["sock_accept", "create_connection", "create_datagram_endpoint"])
 def test_no_socket_is_lost(monitor, made_by):
-    """What makes a socket either gives it to its caller, or closes it; and ends."""
+    """A function that makes a socket returns it or closes it, and ends."""
     source = """
         from support.out_of_memory import *
         import _testcapi

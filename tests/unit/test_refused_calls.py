@@ -1,6 +1,5 @@
-"""Seccomp filters that refuse system calls younger than those of stock asyncio: everything works without them.
-
-With any errno: ENOSYS as a filter should, EPERM as Docker's did, another one where users choose it.
+"""Seccomp filters that refuse system calls newer than those of stock asyncio: everything works without them.
+With any errno: ENOSYS as recommended for filters, EPERM as from Docker's, or another one that users choose.
 """
 
 import errno
@@ -122,7 +121,7 @@ class Receiver(asyncio.Protocol):
         self.error = error
 
 async def main():
-    # a connection that brings much, and which the loop has made by itself: it is read in another way
+    # a connection with much data, made by the loop itself: it is read in a different way
     listener = socket.create_server(("127.0.0.1", 0))
     transport, receiver = await loop.create_connection(Receiver, *listener.getsockname())
     receiver.error = None
@@ -180,14 +179,14 @@ def refuse(calls, error):
         "statx",
     ],
 )
-def test_it_works_without(monitor, error, calls, program):
+def test_programs_work_without_the_system_call(monitor, error, calls, program):
     run_script(START + program + "asyncio.set_event_loop(loop)\n" + refuse(calls, error) + END, monitor)
 
 
 @pytest.mark.parametrize("call", ["eventfd2", "epoll_ctl"])
-def test_a_loop_is_made_without(monitor, error, call):
+def test_a_loop_can_be_made_without_the_system_call(monitor, error, call):
     if call == "epoll_ctl" and monitor in ("epoll", STOCK):
-        pytest.skip("it waits by epoll")
+        pytest.skip("this monitor waits with epoll")
     wake = """
 async def main():
     await loop.run_in_executor(None, int)
@@ -212,7 +211,7 @@ async def main():
     ],
     ids=["enter", "register", "epoll_ctl", "epoll_wait"],
 )
-def test_a_monitor_that_could_only_be_made_is_not_taken(error, calls, expected):
+def test_a_monitor_that_can_be_made_but_not_used_is_not_chosen(error, calls, expected):
     numbers = [NUMBERS.get(call, call) for call in calls]
     source = f"""
     import asyncio, os, uringloop

@@ -1,8 +1,8 @@
-"""uringloop.AioContext without asyncio: what QEMU's tests check (test-aio.c, test-aio-multithread.c), by their names.
+"""uringloop.AioContext without asyncio: what QEMU's tests check (test-aio.c, test-aio-multithread.c), with their names.
 
-Bottom halves are in test_bottom_halves.py, and the same on the turn itself in test_qemu_aio.py. QEMU's legacy lock
-(`acquire`'s second half), its coroutines' stacks and the CoMutex tests of test-aio-multithread.c (multi/mutex/*) have
-no counterpart here. `external-client` is gone from QEMU, too.
+Bottom halves are in test_bottom_halves.py, and the same checks on the turn itself in test_qemu_aio.py. QEMU's legacy
+lock (the second half of `acquire`), the stacks of its coroutines and the CoMutex tests of test-aio-multithread.c
+(multi/mutex/*) have no counterpart here. `external-client` has been removed from QEMU, too.
 """
 
 import gc
@@ -37,7 +37,7 @@ def test_an_idle_handler_is_added_and_removed_without_a_call(context, new_notifi
     assert ran.n == 0
 
 
-def test_an_event_is_seen_once_and_not_after_its_removal(context, new_notifier):
+def test_an_event_is_reported_once_and_not_after_its_removal(context, new_notifier):
     """event/wait"""
     notifier = new_notifier()
     ran = Counter(notifier)
@@ -53,7 +53,7 @@ def test_an_event_is_seen_once_and_not_after_its_removal(context, new_notifier):
     assert ran.n == 1
 
 
-def test_of_two_notifiers_only_the_set_one_fires(context, new_notifier):
+def test_only_the_notifier_that_was_set_fires(context, new_notifier):
     """event/wait/no-flush-cb"""
     first, second = new_notifier(), new_notifier()
     counters = Counter(first), Counter(second)
@@ -82,7 +82,7 @@ def test_a_handler_that_sets_its_own_event_runs_in_each_next_turn(context, new_n
     assert not context.poll(False)
 
 
-def test_readable_and_writable_have_a_callback_each(context):
+def test_readable_and_writable_have_separate_callbacks(context):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         reads, writes = Counter(), Counter()
@@ -123,7 +123,7 @@ def test_a_hang_up_reaches_the_writer_without_a_reader(context):
     assert len(done) == 1
 
 
-def test_what_cannot_be_watched_is_refused(context, tmp_path):
+def test_files_that_cannot_be_watched_are_refused(context, tmp_path):
     with open(tmp_path / "regular", "w") as file, pytest.raises(PermissionError):
         context.set_fd_handler(file.fileno(), print)
     with pytest.raises(OSError, match="Bad file"):
@@ -136,8 +136,8 @@ def test_what_cannot_be_watched_is_refused(context, tmp_path):
 
 
 @pytest.mark.parametrize("n_turns", [0, 2])
-def test_a_handler_whose_replacement_is_refused_is_gone(context, n_turns):
-    """The fd was closed first: what was to be replaced is not kept, and a later file of that number is clean."""
+def test_a_handler_whose_replacement_is_refused_is_removed(context, n_turns):
+    """The fd was closed first: the old handler is not kept, and a later file with that number starts clean."""
     called = []
     reading, writing = os.pipe()
     context.set_fd_handler(reading, lambda: called.append("old"), print)
@@ -160,7 +160,7 @@ def test_a_handler_whose_replacement_is_refused_is_gone(context, n_turns):
         os.close(fd)
 
 
-def test_an_event_notifier_is_set_or_not(new_notifier):
+def test_test_and_clear_returns_whether_a_notifier_was_set(new_notifier):
     notifier = new_notifier()
     assert not notifier.test_and_clear()
     notifier.set()
@@ -177,7 +177,7 @@ def test_an_event_notifier_is_set_or_not(new_notifier):
 # Timers
 
 
-def test_a_timer_runs_in_time_once_and_can_arm_itself_again(context):
+def test_a_timer_runs_once_on_time_and_can_arm_itself_again(context):
     """timer/schedule"""
     runs = []
 
@@ -224,7 +224,7 @@ def test_a_cancelled_timer_does_not_run(context):
 
 
 def test_a_blocking_turn_is_ended_by_notify_from_another_thread(context):
-    """acquire, flush: notify is no progress."""
+    """acquire, flush: notify() does not count as progress."""
     settle(context)
     for _ in range(20):
         thread = threading.Timer(0.001, context.notify)
@@ -247,11 +247,11 @@ def test_a_blocking_turn_is_ended_by_an_event_that_another_thread_sets(context, 
         thread.join()
 
 
-def test_contexts_are_made_in_threads_and_run_a_bottom_half_each(new_context):
+def test_contexts_in_several_threads_each_run_a_bottom_half(new_context):
     """multi/lifecycle"""
     contexts = [new_context() for _ in range(5)]
     ran = []
-    all_ran = threading.Barrier(5)  # the number of a thread that has ended is given again
+    all_ran = threading.Barrier(5)  # the identifier of a thread that has ended is reused
 
     def run(context):
         context.schedule_one_shot(lambda: ran.append(threading.get_ident()))
@@ -267,7 +267,7 @@ def test_contexts_are_made_in_threads_and_run_a_bottom_half_each(new_context):
     assert len(ran) == 5
 
 
-def test_work_that_hops_between_contexts_is_never_lost(new_context):
+def test_bottom_halves_that_hop_between_contexts_are_never_lost(new_context):
     """multi/schedule"""
     contexts = [new_context() for _ in range(5)]
     hops, most = [0] * 20, 100
@@ -299,8 +299,8 @@ def test_work_that_hops_between_contexts_is_never_lost(new_context):
     assert hops == [most] * 20
 
 
-def test_handlers_are_for_the_thread_of_the_context(context, new_notifier):
-    """7.5: remove from another thread; QEMU allows it, we say that we do not."""
+def test_handlers_are_refused_in_other_threads(context, new_notifier):
+    """7.5: removal by another thread; QEMU allows it, uringloop raises."""
     notifier = new_notifier()
     context.set_event_notifier(notifier, print)
     context.poll(False)
@@ -324,7 +324,7 @@ def test_handlers_are_for_the_thread_of_the_context(context, new_notifier):
     assert all("thread" in text for text in errors)
 
 
-def test_two_threads_do_not_make_turns_of_one_context(context):
+def test_two_threads_cannot_run_turns_of_one_context(context):
     entered, leave = threading.Event(), threading.Event()
     context.schedule_one_shot(lambda: (entered.set(), leave.wait(20)))
     thread = threading.Thread(target=context.poll)
@@ -337,10 +337,10 @@ def test_two_threads_do_not_make_turns_of_one_context(context):
     thread.join()
 
 
-# Making and ending
+# Creation and end
 
 
-def test_a_context_takes_the_monitor_that_is_named(real_fdmon_name, monkeypatch):
+def test_a_context_uses_the_monitor_that_is_named(real_fdmon_name, monkeypatch):
     context = uringloop.AioContext(real_fdmon_name)
     assert context.fdmon == context.statistics()["fdmon"] == real_fdmon_name
     assert real_fdmon_name in context.fdmon_reason
@@ -364,7 +364,7 @@ def test_a_context_takes_the_monitor_that_is_named(real_fdmon_name, monkeypatch)
         uringloop.AioContext("select")
 
 
-def test_a_loop_stands_on_a_context(real_fdmon_name, new_notifier):
+def test_a_loop_has_an_aio_context(real_fdmon_name, new_notifier):
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     assert isinstance(loop.aio_context, uringloop.AioContext)
     notifier = new_notifier()
@@ -376,7 +376,7 @@ def test_a_loop_stands_on_a_context(real_fdmon_name, new_notifier):
     loop.close()
 
 
-def test_a_file_that_is_closed_while_it_is_watched_is_closed(context):
+def test_a_watched_file_that_is_closed_is_closed_for_the_peer(context):
     ours, theirs = socket.socketpair()
     theirs.settimeout(10)
     called = []
@@ -387,12 +387,12 @@ def test_a_file_that_is_closed_while_it_is_watched_is_closed(context):
     assert theirs.recv(1) == b""
     settle(context)
     assert called == []
-    context.set_fd_handler(number)  # nothing or what is closed: both are well
+    context.set_fd_handler(number)  # whether the closed fd is still known or not
     theirs.close()
 
 
-def test_an_fd_is_watched_by_the_loop_or_by_its_context(real_fdmon_name):
-    """Neither takes it from the other without a word."""
+def test_an_fd_is_watched_either_by_the_loop_or_by_its_context(real_fdmon_name):
+    """Neither silently takes it from the other."""
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -409,7 +409,7 @@ def test_an_fd_is_watched_by_the_loop_or_by_its_context(real_fdmon_name):
         loop.add_reader(fd, lambda: (seen.append(ours.recv(1)), loop.stop()))
         with pytest.raises(ValueError, match="watched by a loop or a transport"):
             loop.aio_context.set_fd_handler(fd, print)
-        loop.add_writer(fd, print)  # its own, it changes
+        loop.add_writer(fd, print)  # the loop may change its own
         loop.remove_writer(fd)
         theirs.send(b"b")
         loop.run_forever()
@@ -418,7 +418,7 @@ def test_an_fd_is_watched_by_the_loop_or_by_its_context(real_fdmon_name):
     loop.close()
 
 
-def test_a_forgotten_context_goes(real_fdmon_name, new_notifier):
+def test_a_forgotten_context_is_collected(real_fdmon_name, new_notifier):
     context = uringloop.AioContext(real_fdmon_name)
     notifier = new_notifier()
 
@@ -449,7 +449,7 @@ def test_a_forgotten_event_notifier_warns_and_closes_its_fd():
         os.fstat(fd)
 
 
-# The gaps of QEMU's tests
+# Not covered by QEMU's tests
 
 
 def test_an_fd_that_is_added_and_removed_before_the_first_turn_is_not_called(context, new_notifier):
@@ -468,7 +468,7 @@ def test_an_fd_that_is_added_and_removed_before_the_first_turn_is_not_called(con
 
 
 def test_a_handler_removed_in_the_turn_that_found_it_is_not_called(context, new_notifier):
-    """Its completion is in the ring, or its event on the ready list."""
+    """Its completion is on the ring, or its event on the ready list."""
     notifiers = [new_notifier() for _ in range(2)]
     ran = []
 
@@ -487,7 +487,7 @@ def test_a_handler_removed_in_the_turn_that_found_it_is_not_called(context, new_
     context.set_event_notifier(notifiers[ran[0]])
 
 
-def test_a_number_that_is_used_again_belongs_to_the_new_handler(context):
+def test_a_reused_fd_number_belongs_to_the_new_handler(context):
     first = os.eventfd(1)
     old, new = Counter(), Counter()
     context.set_fd_handler(first, old)
@@ -508,8 +508,8 @@ def test_a_number_that_is_used_again_belongs_to_the_new_handler(context):
     os.close(second)
 
 
-def test_a_signal_ends_the_wait_although_something_is_unsubmitted(context, new_notifier):
-    """Python's handlers run, and what was queued is submitted."""
+def test_a_signal_ends_the_wait_although_requests_are_unsubmitted(context, new_notifier):
+    """Python's handlers run, and queued requests are submitted."""
     seen = []
     old = signal.signal(signal.SIGUSR1, lambda *_: seen.append(context.schedule_one_shot(seen.append, "ran")))
     try:
@@ -547,8 +547,8 @@ def test_the_first_context_falls_back_where_io_uring_is_refused():
 
 
 @pytest.mark.parametrize("first", ["AioContext", "new_event_loop"])
-def test_a_later_context_is_refused_where_an_earlier_one_had_io_uring(first):
-    """second failing: add_sqe() is there in all threads, or in none."""
+def test_a_later_context_is_refused_after_an_earlier_one_got_io_uring(first):
+    """second failing: add_sqe() is available in all threads, or in none."""
     context = uringloop.AioContext()
     fdmon = context.fdmon
     context.close()
@@ -574,8 +574,8 @@ def test_a_later_context_is_refused_where_an_earlier_one_had_io_uring(first):
     )
 
 
-def test_an_idle_context_is_not_charged_as_waiting_for_a_disk(new_context, fds):
-    """A ring that sleeps has requests in flight, which the kernel would take for I/O: its CPU would look busy."""
+def test_an_idle_context_is_not_counted_as_waiting_for_io(new_context, fds):
+    """A sleeping ring has requests in flight, which the kernel would count as I/O wait: the CPU would look busy."""
     with open("/proc/stat") as file:
         if "procs_blocked" not in file.read():
             pytest.skip("this kernel does not count waiting threads")
@@ -612,8 +612,8 @@ def test_an_idle_context_is_not_charged_as_waiting_for_a_disk(new_context, fds):
     assert min(blocked) < n_contexts, blocked
 
 
-def test_ready_is_what_poll_says(context, new_notifier):
-    """A blocking turn with a ready event makes progress at once."""
+def test_a_blocking_turn_with_a_ready_event_makes_progress_at_once(context, new_notifier):
+    """It does not wait; afterwards the fd is no longer readable."""
     notifier = new_notifier()
     context.set_event_notifier(notifier, notifier.test_and_clear)
     settle(context)

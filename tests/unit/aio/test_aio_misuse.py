@@ -1,4 +1,4 @@
-"""uringloop.AioContext used wrongly: closed where it runs, from other threads, after fork, with what is no number."""
+"""Misuse of uringloop.AioContext: closed while it runs, used by other threads, after fork, with wrong arguments."""
 
 import asyncio
 import math
@@ -17,7 +17,7 @@ LONG_NS = 5_000_000_000
 
 
 def learn(context, notifier, io_poll=None, io_poll_ready=None):
-    """The context polls for long before it sleeps, and calls io_poll."""
+    """Make the context poll for a long time before it sleeps, and call io_poll."""
     context.set_poll_params(LONG_NS, grow=LONG_NS)
     context.set_event_notifier(notifier, notifier.test_and_clear, io_poll, io_poll_ready)
     for _ in range(4):
@@ -49,7 +49,7 @@ def test_an_io_poll_may_close_the_context(context, new_notifier, has_fd):
 
 
 @pytest.mark.parametrize("polls", [True, False])
-def test_the_handler_of_a_signal_may_close_the_context(context, new_notifier, polls):
+def test_a_signal_handler_may_close_the_context(context, new_notifier, polls):
     if polls:
         learn(context, new_notifier())
     old = signal.signal(signal.SIGUSR1, lambda *_: context.close())
@@ -79,8 +79,8 @@ def test_poll_parameters_of_a_closed_context_are_refused(context):
         context.set_poll_params(1000)
 
 
-def test_what_a_nested_turn_in_an_io_poll_made_waits_for_the_next_turn(context):
-    """The outer turn had counted what was ready, and the inner one ran it."""
+def test_callbacks_made_by_a_nested_turn_in_an_io_poll_wait_for_the_next_turn(context):
+    """The outer turn had counted the ready callbacks, and the inner one ran them."""
     order, is_due = [], [True]
 
     def io_poll():
@@ -96,7 +96,7 @@ def test_what_a_nested_turn_in_an_io_poll_made_waits_for_the_next_turn(context):
 
     context.add_poll_handler(io_poll, print)
     context.schedule_one_shot(first)
-    assert context.poll(False)  # the progress of the inner one is its own, too
+    assert context.poll(False)  # the progress of the inner turn is also its own
     assert order == ["first", "inner turn over"]
     assert context.poll(False)
     assert order == ["first", "inner turn over", "younger"]
@@ -105,8 +105,8 @@ def test_what_a_nested_turn_in_an_io_poll_made_waits_for_the_next_turn(context):
 # Exceptions that end a turn
 
 
-def test_a_turn_that_an_exception_ends_has_learned_all_the_same(context, new_notifier):
-    """Else what it was going to learn from would be kept for ever."""
+def test_a_turn_that_an_exception_ends_updates_the_polling_times(context, new_notifier):
+    """Otherwise the events of the turn would be kept forever."""
     notifier = new_notifier()
 
     def interrupted():
@@ -130,7 +130,7 @@ def test_a_turn_that_an_exception_ends_has_learned_all_the_same(context, new_not
 
 
 def refused_in_a_thread(*calls):
-    """The texts of the RuntimeErrors that these calls raise in another thread."""
+    """Make these calls in another thread; return the texts of their RuntimeErrors."""
     errors = []
 
     def work():
@@ -146,7 +146,7 @@ def refused_in_a_thread(*calls):
     return errors
 
 
-def test_poll_handlers_and_poll_parameters_are_for_the_thread_of_the_context(context):
+def test_poll_handlers_and_poll_parameters_are_refused_in_other_threads(context):
     handler = context.add_poll_handler(bool, print)
     context.poll(False)
     errors = refused_in_a_thread(handler.remove, lambda: context.set_poll_params(1000))
@@ -157,7 +157,7 @@ def test_poll_handlers_and_poll_parameters_are_for_the_thread_of_the_context(con
     handler.remove()
 
 
-def test_another_thread_makes_no_turns_of_a_running_loop_and_does_not_close_its_context(real_fdmon_name):
+def test_another_thread_cannot_run_turns_of_a_running_loop_or_close_its_context(real_fdmon_name):
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     context, errors = loop.aio_context, []
 
@@ -174,7 +174,7 @@ def test_another_thread_makes_no_turns_of_a_running_loop_and_does_not_close_its_
     loop.close()
 
 
-def test_a_loop_does_not_run_while_another_thread_makes_a_turn_of_its_context(real_fdmon_name):
+def test_a_loop_cannot_run_while_another_thread_runs_a_turn_of_its_context(real_fdmon_name):
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     context, errors = loop.aio_context, []
     loop.call_soon(loop.stop)
@@ -186,7 +186,7 @@ def test_a_loop_does_not_run_while_another_thread_makes_a_turn_of_its_context(re
     loop.close()
 
 
-def test_a_loop_does_not_run_while_another_thread_makes_one_turn_of_it(real_fdmon_name):
+def test_a_loop_cannot_run_while_another_thread_runs_one_turn_of_it(real_fdmon_name):
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     errors = []
     loop.call_soon(
@@ -234,7 +234,7 @@ def test_the_fork_child_of_another_thread_may_close_the_context(real_fdmon_name)
 
 
 def test_a_fork_child_leaves_its_parents_context_alone(real_fdmon_name):
-    """What it removes, closes or publishes there must not reach the parent: an epoll fd is the same in both."""
+    """Nothing that it removes, closes or schedules there may reach the parent: both share one epoll object."""
     run_script(
         """
         import uringloop, warnings
@@ -269,7 +269,7 @@ def test_a_fork_child_leaves_its_parents_context_alone(real_fdmon_name):
             with_own.schedule_one_shot(seen.append, "child")
             assert with_own.poll(True)
             with_own.close()
-            notifier.set()  # this one is for both
+            notifier.set()  # the eventfd is shared by both
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         while not seen:
@@ -286,7 +286,7 @@ def test_a_fork_child_leaves_its_parents_context_alone(real_fdmon_name):
 
 
 @pytest.mark.parametrize("number", [1.0, math.nan, None, "1"])
-def test_what_is_no_whole_number_is_refused(context, number):
+def test_numbers_that_are_not_integers_are_refused(context, number):
     for call in (
         lambda: context.set_fd_handler(number, print),
         lambda: context.set_fd_handler(number),
@@ -311,20 +311,20 @@ def test_numbers_that_are_too_large_are_refused(context, number):
             call()
 
 
-def test_the_longest_times_are_taken(context, new_notifier):
+def test_the_longest_times_are_accepted(context, new_notifier):
     longest = 2**63 - 1
     context.call_at_ns(longest, print).cancel()
     context.call_at_ns(-(2**63), print)
     context.set_poll_params(longest, longest, longest, idle_ns=longest)
-    assert context.poll(True)  # the timer of long ago
+    assert context.poll(True)  # runs the timer that is long overdue
     notifier = new_notifier()
     context.set_event_notifier(notifier, notifier.test_and_clear)
-    for _ in range(4):  # it learns to poll for as long
+    for _ in range(4):  # it learns to poll for that long
         notifier.set()
         while not context.poll(True):
             pass
     before = context.statistics()["poll_hits"]
-    for _ in range(100):  # a slow machine may notify before polling has begun
+    for _ in range(100):  # on a slow machine notify() may be called before polling has started
         thread = threading.Timer(0.005, context.notify)
         thread.start()
         context.poll(True)
@@ -335,7 +335,7 @@ def test_the_longest_times_are_taken(context, new_notifier):
         raise AssertionError("it does not poll")
 
 
-def test_a_closed_event_notifier_says_so(context, new_notifier):
+def test_a_closed_event_notifier_raises(context, new_notifier):
     notifier = new_notifier()
     context.set_event_notifier(notifier, print)
     context.set_event_notifier(notifier)
@@ -344,7 +344,7 @@ def test_a_closed_event_notifier_says_so(context, new_notifier):
         notifier.set,
         notifier.test_and_clear,
         lambda: context.set_event_notifier(notifier, print),
-        lambda: context.set_event_notifier(notifier),  # or its handler would stay, silently
+        lambda: context.set_event_notifier(notifier),  # otherwise its handler would silently stay
     ):
         with pytest.raises(ValueError, match="closed"):
             call()
@@ -355,7 +355,7 @@ async def coroutine_function():
 
 
 @pytest.mark.parametrize("callback", [coroutine_function, 5, "print"])
-def test_what_cannot_be_called_back_is_refused(context, new_notifier, callback):
+def test_callbacks_that_cannot_be_called_are_refused(context, new_notifier, callback):
     fd = new_notifier().fileno()
     for call in (
         lambda: context.new_bottom_half(callback),
@@ -374,15 +374,15 @@ def test_what_cannot_be_called_back_is_refused(context, new_notifier, callback):
     assert context.statistics()["handlers"] == 1
 
 
-def test_bottom_halves_are_made_by_contexts():
+def test_a_bottom_half_cannot_be_made_directly():
     with pytest.raises(TypeError, match="new_bottom_half"):
         uringloop.BottomHalf()
 
 
-# What things say of themselves
+# Reprs
 
 
-def test_repr_says_what_it_is(real_fdmon_name, new_notifier):
+def test_reprs_show_kind_and_state(real_fdmon_name, new_notifier):
     context = uringloop.AioContext(real_fdmon_name)
     assert repr(context) == f"<AioContext {real_fdmon_name}, 0 fds, 0 turns>"
     notifier = new_notifier()
@@ -400,7 +400,7 @@ def test_repr_says_what_it_is(real_fdmon_name, new_notifier):
     context.close()
     notifier.close()
     assert repr(half) == "<BottomHalf deleted None>"
-    assert [repr(one) for one in (handler, context, notifier)] == [
+    assert [repr(closed) for closed in (handler, context, notifier)] == [
         "<PollHandler removed>",
         f"<AioContext {real_fdmon_name}, closed>",
         "<EventNotifier closed>",

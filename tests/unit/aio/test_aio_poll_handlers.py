@@ -1,4 +1,4 @@
-"""Handlers that are polled: io_poll and io_poll_ready (QEMU: test-nested-aio-poll.c), with and without an fd."""
+"""Polled handlers: io_poll and io_poll_ready (QEMU: test-nested-aio-poll.c), with and without an fd."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ import uringloop
 
 MS = 1_000_000
 LONG_NS = 5_000 * MS
-LEARN_NS = 20_000  # polling begins with 4_000
+LEARN_NS = 20_000  # polling starts with 4_000
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def settle(context):
 
 
 class Memory:
-    """Something to do, in memory: `waiting` items, of which io_poll_ready takes one."""
+    """Work in memory: `waiting` items, of which io_poll_ready takes one."""
 
     def __init__(self, waiting=0):
         self.waiting, self.n_calls, self.n_done = waiting, 0, 0
-        self.after = []  # items that appear after so many calls
-        self.takes_ns = 0  # so long asking takes
+        self.after = []  # an item appears after each of these numbers of calls
+        self.takes_ns = 0  # how long io_poll takes
 
     def io_poll(self):
         self.n_calls += 1
@@ -60,11 +60,10 @@ class Memory:
 
 
 def learned(context, notifier, callback=None, max_ns=LONG_NS):
-    """Polling on, and the context has learned to poll for long: an event came while it would have polled.
-
-    A wait makes it poll longer only if it took longer than the polling, which begins with 4 us.  A notifier that is set
-    before the wait does not ensure that, so io_poll takes that long.  Polling for 4 us would end before the memory of a
-    test has something, and then the context would sleep until its fd is ready, which it never is.
+    """Enable polling, and make the context learn to poll for a long time: an event arrives while it would have polled.
+    Only a wait that takes longer than the polling, which starts with 4 us, makes it poll longer. A notifier that is set
+    before the wait does not ensure that, so io_poll takes that long. Polling for 4 us would end before the memory of a
+    test has an item, and the context would then sleep until its fd is ready, which never happens.
     """
     context.set_poll_params(max_ns, grow=max_ns)
     memory = Memory()
@@ -97,7 +96,7 @@ def test_a_handler_that_is_ready_is_called_without_its_fd(context, notifier):
 
 
 def test_a_handler_that_is_not_ready_is_not_called(context, notifier):
-    """Not even when another one did, or its fd has an event."""
+    """Not even if another handler is ready, or an fd has an event."""
     memory = learned(context, notifier)
     other = uringloop.EventNotifier()
     others = Memory()
@@ -114,7 +113,7 @@ def test_a_handler_that_is_not_ready_is_not_called(context, notifier):
     other.close()
 
 
-def test_a_handler_without_io_poll_does_not_keep_others_from_being_polled_for(context, notifier):
+def test_a_handler_without_io_poll_does_not_keep_others_from_being_polled(context, notifier):
     """QEMU on epoll and poll: one such handler switches polling off for all."""
     plain = uringloop.EventNotifier()
     notified = []
@@ -133,8 +132,8 @@ def test_a_handler_without_io_poll_does_not_keep_others_from_being_polled_for(co
     plain.close()
 
 
-def test_the_nested_turn_of_io_poll_ready_does_not_enter_it_again(context, notifier):
-    """/nested-aio-poll: one is always ready, the inner blocking turn needs progress by another one."""
+def test_a_nested_turn_in_io_poll_ready_does_not_call_it_again(context, notifier):
+    """/nested-aio-poll: one handler is always ready, the inner blocking turn needs progress by another one."""
     other = uringloop.EventNotifier()
     seen, depths = [], []
     depth = 0
@@ -152,8 +151,8 @@ def test_the_nested_turn_of_io_poll_ready_does_not_enter_it_again(context, notif
     context.set_poll_params(LONG_NS, grow=LONG_NS)
     context.set_event_notifier(other, lambda: seen.append(other.test_and_clear()))
     context.set_event_notifier(notifier, notifier.test_and_clear, lambda: True, io_poll_ready)
-    assert not context.poll(False)  # what set_event_notifier published
-    for _ in range(3):  # its fd makes it a handler that is polled for
+    assert not context.poll(False)  # the notify() of set_event_notifier
+    for _ in range(3):  # events of its fd make it a polled handler
         notifier.set()
         while not context.poll(True):
             pass
@@ -186,18 +185,18 @@ def test_a_handler_removed_after_it_was_found_is_not_called(context):
     assert sorted(handler.removed for handler in handlers) == [False, True]
 
 
-def test_io_poll_alone_is_ignored(context, notifier):
-    asked = []
+def test_io_poll_without_io_poll_ready_is_ignored(context, notifier):
+    polled = []
     context.set_poll_params(LONG_NS)
-    context.set_fd_handler(notifier.fileno(), notifier.test_and_clear, None, lambda: asked.append(1))
+    context.set_fd_handler(notifier.fileno(), notifier.test_and_clear, None, lambda: polled.append(1))
     for _ in range(3):
         notifier.set()
         while not context.poll(True):
             pass
-    assert asked == []
+    assert polled == []
 
 
-def test_the_handlers_own_time_is_not_taken_for_waiting(context, notifier):
+def test_the_time_of_a_handler_does_not_count_as_waiting(context, notifier):
     """A slow io_poll_ready does not make the context stop polling."""
 
     def slow():
@@ -214,7 +213,7 @@ def test_the_handlers_own_time_is_not_taken_for_waiting(context, notifier):
     assert len(polling_of(context)) >= 1
 
 
-def test_idle_handlers_leave_and_return_with_their_next_event(context, notifier, real_fdmon_name):
+def test_idle_handlers_are_no_longer_polled_until_their_next_event(context, notifier, real_fdmon_name):
     memory = Memory()
     busy = Memory()
     context.set_poll_params(LONG_NS, grow=LONG_NS, idle_ns=20 * MS)
@@ -237,7 +236,7 @@ def test_idle_handlers_leave_and_return_with_their_next_event(context, notifier,
     if real_fdmon_name == "io_uring":
         assert memory.n_calls == asked
     else:
-        # elsewhere its fd would starve while others are found by polling
+        # on other monitors its fd would starve while others are found by polling
         assert memory.n_calls > asked
     notifier.set()
     while not context.poll(False):
@@ -256,8 +255,8 @@ def test_idle_handlers_leave_and_return_with_their_next_event(context, notifier,
 
 
 @pytest.mark.parametrize("polling_ns", [0, 100_000])
-def test_memory_without_an_fd_is_found(context, polling_ns):
-    """Nothing wakes the loop for it: polling on or off."""
+def test_a_handler_without_an_fd_is_called(context, polling_ns):
+    """Nothing wakes the loop for it, whether polling is on or off."""
     context.set_poll_params(polling_ns)
     memory = Memory()
     handler = context.add_poll_handler(memory.io_poll, memory.io_poll_ready)
@@ -274,7 +273,7 @@ def test_memory_without_an_fd_is_found(context, polling_ns):
     assert memory.n_calls == asked
 
 
-def test_memory_without_an_fd_is_asked_in_turns_that_do_not_block(context):
+def test_a_handler_without_an_fd_is_polled_in_turns_that_do_not_block(context):
     memory = Memory()
     context.add_poll_handler(memory.io_poll, memory.io_poll_ready)
     settle(context)
@@ -287,7 +286,7 @@ def test_memory_without_an_fd_is_asked_in_turns_that_do_not_block(context):
 
 
 def test_an_idle_loop_with_a_handler_sleeps(context):
-    """100 wake-ups a second at most when nothing came for long, and no spinning before."""
+    """At most 100 wake-ups a second after nothing happened for a while, and no spinning before."""
     memory = Memory()
     context.add_poll_handler(memory.io_poll, memory.io_poll_ready)
     deadline = time.monotonic() + 0.5
@@ -298,8 +297,8 @@ def test_an_idle_loop_with_a_handler_sleeps(context):
     assert time.process_time() - cpu < 0.25
 
 
-def test_idle_memory_without_an_fd_is_found_all_the_same(context):
-    """It is not polled any more, as it was idle for long, but still called once in 10 ms."""
+def test_an_idle_handler_without_an_fd_is_still_called(context):
+    """It is no longer polled for, as it was idle for long, but is still called every 10 ms."""
     memory, busy = Memory(), Memory()
     handler = context.add_poll_handler(memory.io_poll, memory.io_poll_ready)
     context.add_poll_handler(busy.io_poll, busy.io_poll_ready)
@@ -318,12 +317,12 @@ def test_idle_memory_without_an_fd_is_found_all_the_same(context):
     assert handler.polled_for
 
 
-class NoAnswer:
+class WithoutTruthValue:
     def __bool__(self):
         raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("io_poll", [lambda: 1 / 0, NoAnswer])
+@pytest.mark.parametrize("io_poll", [lambda: 1 / 0, WithoutTruthValue])
 def test_an_io_poll_that_raises_is_reported_and_removed(context, caplog, io_poll):
     handler = context.add_poll_handler(io_poll, print)
     with caplog.at_level(logging.ERROR, logger="uringloop"):
@@ -333,7 +332,7 @@ def test_an_io_poll_that_raises_is_reported_and_removed(context, caplog, io_poll
     assert handler.removed
 
 
-def test_an_io_poll_that_ends_the_program_goes_through(context):
+def test_keyboard_interrupt_in_an_io_poll_ends_the_turn(context):
     def end():
         raise KeyboardInterrupt
 
@@ -345,10 +344,10 @@ def test_an_io_poll_that_ends_the_program_goes_through(context):
     assert not context.poll(True)
 
 
-def test_handlers_come_and_go_while_they_are_asked(context):
+def test_handlers_are_added_and_removed_while_they_are_polled(context):
     handlers, done = [], []
 
-    def come_and_go():
+    def replace_handlers():
         if len(done) < 50:
             for handler in handlers:
                 handler.remove()
@@ -357,14 +356,14 @@ def test_handlers_come_and_go_while_they_are_asked(context):
             ]
         return False
 
-    context.add_poll_handler(come_and_go, print)
+    context.add_poll_handler(replace_handlers, print)
     for handler in handlers:
         handler.remove()
     context.poll(False)
     first = handlers[:]
     for _ in range(5):
         context.poll(False)
-    assert done == [], "those that were asked were removed before they could be called"
+    assert done == [], "polled handlers were removed before they could be called"
     assert all(handler.removed for handler in first)
     done += [True] * 50
     context.poll(False)
@@ -374,7 +373,7 @@ def test_handlers_come_and_go_while_they_are_asked(context):
         handler.remove()
 
 
-def test_polling_may_be_switched_while_handlers_are_asked(context, notifier):
+def test_polling_may_be_switched_while_handlers_are_polled(context, notifier):
     n_calls = 0
 
     def io_poll():
@@ -391,7 +390,7 @@ def test_polling_may_be_switched_while_handlers_are_asked(context, notifier):
     handle.remove()
 
 
-def test_what_is_no_handler_is_refused(context, notifier):
+def test_poll_handlers_that_cannot_be_called_are_refused(context, notifier):
     for call in (
         lambda: context.add_poll_handler(None, print),
         lambda: context.add_poll_handler(print, None),
@@ -415,7 +414,7 @@ def test_a_removed_handler_is_released(context):
 
 
 @pytest.mark.parametrize("polling_ns", [0, 100_000])
-def test_a_loop_polls_memory(real_fdmon_name, polling_ns):
+def test_a_loop_calls_poll_handlers(real_fdmon_name, polling_ns):
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     loop.set_poll_params(polling_ns)
 

@@ -1,4 +1,4 @@
-"""Bottom halves of uringloop.AioContext: QEMU's bh/* by their names, and what threads do with them."""
+"""Bottom halves of uringloop.AioContext: QEMU's bh/* tests by name, and bottom halves in threads."""
 
 import gc
 import inspect
@@ -14,7 +14,7 @@ from support.context_tools import Counter, settle
 import uringloop
 
 
-def test_a_bottom_half_runs_in_the_turn_after_its_schedule_and_once(context):
+def test_a_bottom_half_runs_once_in_the_next_turn(context):
     """bh/schedule, bh/flush"""
     settle(context)
     ran = Counter()
@@ -46,7 +46,7 @@ def test_a_bottom_half_that_schedules_itself_runs_once_in_each_turn(context):
     assert not context.poll(False)
 
 
-def test_a_cancelled_bottom_half_does_not_run_and_is_no_progress(context):
+def test_a_cancelled_bottom_half_does_not_run_and_makes_no_progress(context):
     """bh/cancel"""
     settle(context)
     ran = Counter()
@@ -63,7 +63,7 @@ def test_a_cancelled_bottom_half_does_not_run_and_is_no_progress(context):
     assert not context.poll(False)
 
 
-def test_a_deleted_bottom_half_does_not_run_and_is_no_progress(context):
+def test_a_deleted_bottom_half_does_not_run_and_makes_no_progress(context):
     """bh/delete"""
     settle(context)
     ran = Counter()
@@ -77,7 +77,7 @@ def test_a_deleted_bottom_half_does_not_run_and_is_no_progress(context):
         bottom_half.schedule()
 
 
-def test_a_bottom_half_deletes_itself_in_its_callback(context):
+def test_a_bottom_half_may_delete_itself_in_its_callback(context):
     """bh/callback-delete/one"""
     ran = []
 
@@ -92,7 +92,7 @@ def test_a_bottom_half_deletes_itself_in_its_callback(context):
     assert not context.poll(False)
 
 
-def test_bottom_halves_of_different_lives_delete_themselves(context):
+def test_bottom_halves_may_delete_themselves_after_different_numbers_of_runs(context):
     """bh/callback-delete/many"""
     lives = [1, 3, 2, 4]
     runs = [0] * 4
@@ -115,7 +115,7 @@ def test_bottom_halves_of_different_lives_delete_themselves(context):
 
 
 def test_bottom_halves_run_first_in_first_out(context):
-    """QEMU's run last in, first out."""
+    """Unlike QEMU's, which run last in, first out."""
     order = []
     for number in range(100):
         context.schedule_one_shot(order.append, number)
@@ -123,7 +123,7 @@ def test_bottom_halves_run_first_in_first_out(context):
     assert order == list(range(100))
 
 
-def test_a_one_shot_is_deleted_when_it_has_run(context):
+def test_a_one_shot_is_deleted_after_its_run(context):
     class Owner:
         def run(self):
             self.bottom_half = None
@@ -140,7 +140,7 @@ def test_a_one_shot_is_deleted_when_it_has_run(context):
     assert gone() is None
 
 
-def test_an_idle_bottom_half_bounds_the_wait_and_is_no_progress(context):
+def test_an_idle_bottom_half_limits_the_wait_and_makes_no_progress(context):
     settle(context)
     ran = []
 
@@ -156,7 +156,7 @@ def test_an_idle_bottom_half_bounds_the_wait_and_is_no_progress(context):
         while len(ran) < count:
             assert not context.poll(True)
     assert not context.poll(False)
-    assert ran[1] - ran[0] > 2_000_000, "an idle one does not spin"
+    assert ran[1] - ran[0] > 2_000_000, "an idle bottom half does not spin"
     assert all(later - earlier < 1_000_000_000 for earlier, later in itertools.pairwise([started_ns, *ran]))
 
 
@@ -172,7 +172,7 @@ def test_an_idle_bottom_half_runs_in_a_turn_that_does_not_block(context):
     assert not context.poll(False)
     assert ran.n == 1
     bottom_half.schedule_idle()
-    bottom_half.schedule()  # for certain: progress
+    bottom_half.schedule()  # no longer idle: progress
     assert context.poll(True)
     assert not context.poll(False)
     assert ran.n == 2
@@ -193,8 +193,8 @@ def test_a_nested_turn_runs_the_bottom_halves_that_the_outer_one_has_left(contex
     assert not context.poll(False)
 
 
-def test_a_nested_turn_runs_the_bottom_half_again_that_makes_it(context):
-    """It has one contextvars context, which it is in already."""
+def test_a_nested_turn_may_run_the_bottom_half_below_it_again(context):
+    """It has one contextvars context, which is already entered."""
     depths = []
 
     def again():
@@ -221,7 +221,7 @@ def test_a_bottom_half_that_fails_is_logged_and_others_run(context, caplog):
     assert [type(record.exc_info[1]) for record in caplog.records] == [ZeroDivisionError]
 
 
-def test_a_loops_bottom_halves_report_to_the_loop(real_fdmon_name):
+def test_exceptions_in_a_loops_bottom_halves_are_reported_to_the_loop(real_fdmon_name):
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     errors = []
     loop.set_exception_handler(lambda _, details: errors.append(type(details["exception"])))
@@ -286,7 +286,7 @@ def test_bottom_halves_that_wake_each_other_do_not_grow_the_stack(context):
     assert len(depths) == 1
 
 
-def test_a_worker_thread_enters_and_the_contexts_thread_runs(context):
+def test_a_bottom_half_scheduled_by_a_worker_runs_in_the_contexts_thread(context):
     """coroutine/worker-thread-co-enter"""
     settle(context)
     ran = []
@@ -301,7 +301,7 @@ def test_a_worker_thread_enters_and_the_contexts_thread_runs(context):
 
 @pytest.mark.parametrize("polls", [False, True])
 def test_eight_threads_that_schedule_one_bottom_half_lose_no_run(context, polls):
-    """Each schedule is followed by a run, whether the context sleeps, polls, or is in a nested turn."""
+    """Each schedule() is followed by a run, whether the context sleeps, polls, or is in a nested turn."""
     if polls:
         context.set_poll_params(1_000_000)
     ended, runs = [], []
@@ -323,6 +323,6 @@ def test_eight_threads_that_schedule_one_bottom_half_lose_no_run(context, polls)
     for thread in threads:
         thread.start()
     while not runs or runs[-1] < 8:
-        context.poll(True)  # would hang where a wake-up was lost
+        context.poll(True)  # would hang if a wake-up was lost
     for thread in threads:
         thread.join()

@@ -1,4 +1,4 @@
-"""The three steps by which a foreign main loop drives a context, on each monitor; GLib itself is not needed."""
+"""The three steps with which a foreign main loop drives a context, on each monitor, without GLib."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def foreign(context):
 
 
 def sleep(foreign, timeout_ms):
-    """What the other loop does between prepare and check; whether an fd was ready."""
+    """Wait like the other loop between prepare and check; return whether an fd was ready."""
     poll = select.poll()
     for fd, events in foreign.watched_fds().items():
         poll.register(fd, events)
@@ -39,7 +39,7 @@ def sleep(foreign, timeout_ms):
 
 
 def iteration(foreign, timeout_ms=0):
-    """One iteration of a main loop in which no other source is ready; whether something was dispatched."""
+    """Run one iteration of a main loop without other ready sources; return whether something was dispatched."""
     is_ready = foreign.prepare()
     if not is_ready:
         own_ms = -(-foreign.timeout_ns // MS) if foreign.timeout_ns >= 0 else timeout_ms
@@ -56,7 +56,7 @@ def settle(foreign):
     raise AssertionError("busy without work")
 
 
-def test_an_idle_context_lets_the_other_loop_sleep_for_ever(foreign):
+def test_an_idle_context_lets_the_other_loop_sleep_forever(foreign):
     assert not foreign.prepare()
     assert foreign.timeout_ns == -1
     assert foreign.notify_me
@@ -65,8 +65,8 @@ def test_an_idle_context_lets_the_other_loop_sleep_for_ever(foreign):
     assert not foreign.notify_me
 
 
-def test_while_it_dispatches_other_threads_keep_out(context, foreign):
-    """As during poll(), or a run of a loop."""
+def test_other_threads_are_refused_while_it_dispatches(context, foreign):
+    """As during poll(), or while a loop runs."""
     aio_context, errors = context.aio_context, []
 
     def elsewhere():
@@ -84,14 +84,14 @@ def test_while_it_dispatches_other_threads_keep_out(context, foreign):
     aio_context.schedule_one_shot(callback)
     settle(foreign)
     assert errors == ["another thread makes turns of this AioContext"] * 3
-    aio_context.poll(False)  # and afterwards none is kept out
+    aio_context.poll(False)  # and afterwards none is refused
     thread = threading.Thread(target=aio_context.poll, args=(False,))
     thread.start()
     thread.join()
 
 
-def test_the_thread_that_drives_it_is_the_context_s_thread(context):
-    """Another one made the last turn before."""
+def test_the_thread_that_drives_it_is_the_contexts_thread(context):
+    """Another thread ran the last turn before."""
     aio_context = context.aio_context
     thread = threading.Thread(target=aio_context.poll, args=(False,))
     thread.start()
@@ -106,7 +106,7 @@ def test_the_thread_that_drives_it_is_the_context_s_thread(context):
     assert ran[1:] == ["timer"]
 
 
-def test_a_callback_is_dispatched_without_sleep(context, foreign):
+def test_a_callback_is_dispatched_without_a_sleep(context, foreign):
     ran = []
     context.call_soon(ran.append, 1)
     assert foreign.prepare()
@@ -154,7 +154,7 @@ def asleep_in_poll():
 
 
 def test_another_thread_ends_each_sleep(context, foreign):
-    """Not only the first: a ring's registered eventfd misses what another eventfd's write causes."""
+    """Not only the first: a ring's registered eventfd misses events that a write to another eventfd causes."""
     ran = []
     wait_for_sleep = asleep_in_poll()
 
@@ -176,7 +176,7 @@ def test_another_thread_ends_each_sleep(context, foreign):
 
 @pytest.mark.parametrize("kind", ["pipe", "eventfd", "epoll"])
 def test_an_fd_that_another_thread_makes_ready_ends_the_sleep(context, foreign, kind):
-    """While this thread sleeps in the foreign loop's poll; a ring's own fd would not wake it."""
+    """This thread sleeps in the foreign loop's poll; a ring's own fd would not wake it."""
     wait_for_sleep = asleep_in_poll()
     with contextlib.ExitStack() as stack:
         if kind == "pipe":
@@ -213,7 +213,7 @@ def test_an_fd_that_another_thread_makes_ready_ends_the_sleep(context, foreign, 
             settle(foreign)
 
 
-def test_a_timer_bounds_the_sleep(context, foreign):
+def test_a_timer_limits_the_sleep(context, foreign):
     ran = []
     begun = time.monotonic_ns()
     context.call_at_ns(begun + 30 * MS, ran.append, 1)
@@ -227,7 +227,7 @@ def test_a_timer_bounds_the_sleep(context, foreign):
 
 
 def test_prepare_without_check_loses_nothing(context, foreign):
-    """GLib leaves check out when a source of higher priority was ready."""
+    """GLib skips check if a source of higher priority was ready."""
     ran = []
     assert not foreign.prepare()
     assert not foreign.prepare()
@@ -240,7 +240,7 @@ def test_prepare_without_check_loses_nothing(context, foreign):
     settle(foreign)
 
 
-def test_check_and_dispatch_without_prepare_do_no_harm(context, foreign):
+def test_check_and_dispatch_without_prepare_are_harmless(context, foreign):
     ran = []
     assert not foreign.check(False)
     foreign.dispatch()
@@ -252,8 +252,8 @@ def test_check_and_dispatch_without_prepare_do_no_harm(context, foreign):
     settle(foreign)
 
 
-def test_all_steps_inside_of_a_dispatch(context, foreign):
-    """A modal dialog in a callback: the inner iterations deliver what the outer one has pending, each once."""
+def test_all_steps_may_run_inside_a_dispatch(context, foreign):
+    """A modal dialog in a callback: the inner iterations run the pending callbacks of the outer one, each once."""
     ran = []
 
     def dialog():
@@ -272,7 +272,7 @@ def test_all_steps_inside_of_a_dispatch(context, foreign):
     settle(foreign)
 
 
-def test_a_dispatch_of_callbacks_that_schedule_callbacks_ends(context, foreign):
+def test_a_dispatch_ends_although_callbacks_schedule_callbacks(context, foreign):
     stopped = []
 
     def again():
@@ -289,7 +289,7 @@ def test_a_dispatch_of_callbacks_that_schedule_callbacks_ends(context, foreign):
 
 
 def test_a_busy_context_leaves_iterations_to_others(context, foreign):
-    """Of every few milliseconds one iteration is neither ready nor asleep: sources of lower priority get their turn."""
+    """Every few milliseconds one iteration is neither ready nor asleep, so that sources of lower priority can run."""
     stopped = []
 
     def again():
@@ -352,7 +352,7 @@ def test_a_detached_context_runs_by_itself(context, foreign):
     assert ran == [1]
 
 
-def test_handlers_without_fd_are_asked_after_each_sleep(context, foreign):
+def test_handlers_without_an_fd_are_polled_after_each_sleep(context, foreign):
     asked, ran = [], []
     handler = context.aio_context.add_poll_handler(
         lambda: asked.append(1) or len(asked) == 3, lambda: ran.append(len(asked))

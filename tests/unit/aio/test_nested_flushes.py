@@ -1,6 +1,5 @@
-"""Flushes inside of flushes: what is collected is written once, even if a flush begins inside another.
-
-A flush runs no user code, but it may release the last reference to something, whose destructor may do anything.
+"""Flushes inside flushes: collected data is written once, even if a flush starts inside another.
+A flush runs no user code, but it may release the last reference to an object, whose destructor may do anything.
 """
 
 import sys
@@ -8,16 +7,16 @@ import sys
 import pytest
 from drivers.core import RecordingFlushable
 
-MUCH = 1 << 20  # so much is flushed at once
+MUCH = 1 << 20  # bytes that are flushed at once
 
 
 def references(flushables):
-    return [sys.getrefcount(one) for one in flushables]
+    return [sys.getrefcount(flushable) for flushable in flushables]
 
 
 def mark(aio, flushables, n_bytes=1):
-    for one in flushables:
-        aio.mark_dirty(one, n_bytes)
+    for flushable in flushables:
+        aio.mark_dirty(flushable, n_bytes)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -42,7 +41,7 @@ def test_a_flush_that_marks_much_flushes_nothing_twice(aio, position):
 
 @pytest.mark.parametrize("position", [0, 1, 2])
 @pytest.mark.parametrize("again", ["poll", "settle"])
-def test_a_turn_inside_of_a_flush_takes_what_is_left(aio, position, again):
+def test_a_turn_inside_a_flush_flushes_the_rest(aio, position, again):
     order = []
     flushables = [RecordingFlushable(lambda name=name: order.append(name)) for name in "abc"]
     late = RecordingFlushable(lambda: order.append("late"))
@@ -53,20 +52,20 @@ def test_a_turn_inside_of_a_flush_takes_what_is_left(aio, position, again):
         callback()
         aio.mark_dirty(late)
         aio.poll(False) if again == "poll" else aio.settle()
-        order.append("end of the inner one")
+        order.append("end of the inner turn")
 
     flushables[position].callback = nested
     mark(aio, flushables)
     aio.poll(False)
     aio.poll(False)
-    del nested  # it refers to what is counted
+    del nested  # it refers to objects whose references are counted
     flushables[position].callback = None
-    assert order == [*"abc", "late", "end of the inner one"]
+    assert order == [*"abc", "late", "end of the inner turn"]
     assert aio.n_dirty == 0
     assert references([*flushables, late]) == before
 
 
-def test_one_that_marks_itself_is_flushed_once_in_each_turn(aio):
+def test_a_flushable_that_marks_itself_is_flushed_once_in_each_turn(aio):
     flushable = RecordingFlushable(lambda: aio.mark_dirty(flushable, MUCH))
     aio.mark_dirty(flushable)
     for count in range(1, 6):
@@ -99,8 +98,8 @@ def test_an_inner_flush_that_fails_leaves_the_rest_for_later(aio):
     assert references(flushables) == before
 
 
-def test_many_are_marked_while_an_inner_flush_runs(aio):
-    """More than there was room for, so that the list is moved while it is read."""
+def test_many_flushables_may_be_marked_while_an_inner_flush_runs(aio):
+    """There are more than the list has room for, so that it is moved while it is read."""
     others = [RecordingFlushable() for _ in range(1000)]
     before = references(others)
 

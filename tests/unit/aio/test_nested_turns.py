@@ -1,4 +1,4 @@
-"""Turns inside of turns (QEMU: test-nested-aio-poll.c): the inner one takes what the outer has, each once."""
+"""Turns inside turns (QEMU: test-nested-aio-poll.c): the inner one runs what the outer one has pending, each once."""
 
 import os
 import select
@@ -45,8 +45,8 @@ def test_callbacks_made_in_an_inner_turn_wait_for_the_next_turn(aio, order):
     assert order == ["made before the inner turn", "made in the inner turn", "made after the inner turn"]
 
 
-def test_outer_turn_does_not_run_what_was_scheduled_after_it_began(aio, order):
-    """Even when an inner turn has made room in its share."""
+def test_outer_turn_does_not_run_callbacks_scheduled_after_its_start(aio, order):
+    """Even if an inner turn has run some of its callbacks."""
 
     def nested():
         aio.poll(False)
@@ -94,8 +94,8 @@ def test_inner_turn_delivers_the_events_that_the_outer_one_found(real_aio, fds, 
     assert [len(handler.calls) for handler in handlers] == [1] * 5
 
 
-def test_inner_turn_sees_events_that_its_caller_makes(real_aio, fds, order):
-    """The handler is armed again at once in an inner turn."""
+def test_inner_turn_reports_events_that_its_caller_makes(real_aio, fds, order):
+    """An inner turn arms the handler again at once."""
 
     def on_ready(handler, revents):
         os.eventfd_read(handler.fd)
@@ -114,7 +114,7 @@ def test_inner_turn_sees_events_that_its_caller_makes(real_aio, fds, order):
 
 
 def test_inner_blocking_turn_makes_progress_while_outer_events_are_left(aio, fds, order):
-    """A turn that slept here would sleep for ever: the outer one has found all that is ready."""
+    """A turn that slept here would sleep forever: the outer one has already collected all ready fds."""
 
     def on_ready(handler, revents):
         os.eventfd_read(handler.fd)

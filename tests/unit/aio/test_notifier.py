@@ -1,4 +1,4 @@
-"""The notifier: the protocol by single steps, and no wake-up lost among many threads."""
+"""The notifier: its protocol step by step, and no wake-up lost among many threads."""
 
 import gc
 import os
@@ -17,72 +17,72 @@ def notifier():
     driver.close()
 
 
-def is_rung(notifier):
+def is_written(notifier):
     return bool(select.select([notifier.fd], [], [], 0)[0])
 
 
-def test_publishing_to_a_loop_that_is_awake_writes_nothing(notifier):
+def test_notifying_a_loop_that_is_awake_writes_nothing(notifier):
     for _ in range(3):
         notifier.notify()
-    assert not is_rung(notifier)
+    assert not is_written(notifier)
     assert notifier.notified
 
 
-def test_publishing_to_a_loop_that_may_sleep_rings(notifier):
+def test_notifying_a_loop_that_may_sleep_writes_to_the_eventfd(notifier):
     assert notifier.begin_wait()
-    assert not is_rung(notifier)
+    assert not is_written(notifier)
     notifier.notify()
-    assert is_rung(notifier)
+    assert is_written(notifier)
 
 
-def test_loop_does_not_sleep_on_what_was_published_before(notifier):
+def test_loop_does_not_sleep_after_an_earlier_notify(notifier):
     notifier.notify()
     assert not notifier.begin_wait()
     notifier.end_wait()
     assert notifier.begin_wait()
 
 
-def test_checking_everything_takes_what_was_published(notifier):
+def test_end_wait_clears_an_earlier_notify(notifier):
     notifier.notify()
     notifier.end_wait()
     assert not notifier.notified
     assert notifier.begin_wait()
 
 
-def test_publishing_between_two_waits_keeps_the_second_from_sleeping(notifier):
+def test_notify_between_two_waits_keeps_the_second_from_sleeping(notifier):
     assert notifier.begin_wait()
     notifier.end_wait()
     notifier.notify()
-    assert not is_rung(notifier)
+    assert not is_written(notifier)
     assert not notifier.begin_wait()
 
 
-def test_ring_of_a_wait_that_ended_is_taken_by_its_handler(notifier):
+def test_the_handler_reads_an_eventfd_that_was_written_in_an_ended_wait(notifier):
     assert notifier.begin_wait()
     notifier.notify()
     notifier.notify()
     notifier.end_wait()
-    assert is_rung(notifier)
+    assert is_written(notifier)
     notifier.on_ready()
-    assert not is_rung(notifier)
+    assert not is_written(notifier)
     assert notifier.n_wakeups == 1
     assert notifier.begin_wait()
 
 
-def test_spurious_wake_up_does_no_harm(notifier):
+def test_spurious_wake_up_is_harmless(notifier):
     notifier.on_ready()
     assert notifier.begin_wait()
     notifier.notify()
-    assert is_rung(notifier)
+    assert is_written(notifier)
 
 
-def test_full_counter_is_no_error(notifier):
+def test_full_counter_is_not_an_error(notifier):
     os.eventfd_write(notifier.fd, 2**64 - 2)
     assert notifier.begin_wait()
     notifier.notify()
-    assert is_rung(notifier)
+    assert is_written(notifier)
     notifier.on_ready()
-    assert not is_rung(notifier)
+    assert not is_written(notifier)
 
 
 def test_fd_is_not_inherited_and_does_not_block(notifier):
@@ -100,7 +100,7 @@ def test_close_is_idempotent():
         os.fstat(fd)
 
 
-def test_notifier_that_goes_away_closes_its_fd():
+def test_collected_notifier_closes_its_fd():
     notifier = NotifierDriver()
     fd = notifier.fd
     del notifier
@@ -110,7 +110,7 @@ def test_notifier_that_goes_away_closes_its_fd():
 
 
 def test_nested_waits_leave_nothing_behind(notifier):
-    """A callback's inner turn begins and ends waits of its own, between those of the outer one."""
+    """The inner turn of a callback starts and ends waits of its own, between those of the outer one."""
     assert notifier.begin_wait()
     notifier.end_wait()
     assert notifier.begin_wait()
@@ -123,7 +123,7 @@ def test_nested_waits_leave_nothing_behind(notifier):
 
 @pytest.mark.parametrize("threads", [1, 8])
 def test_no_wake_up_is_lost_among_many_threads(loop, threads):
-    """Each thread publishes only when its last callback has run, so that the loop sleeps all the time."""
+    """Each thread schedules only after its last callback has run, so that the loop keeps falling asleep."""
     each = 300
     ran = [0] * threads
     finished = 0

@@ -1,6 +1,5 @@
-"""What QEMU's tests of its AioContext check (test-aio.c), on ours, one turn at a time.
-
-A callback in the ready queue is what QEMU calls a bottom half; ours run first in, first out. Names in the
+"""The checks of QEMU's tests of its AioContext (test-aio.c) on uringloop's, one turn at a time.
+A callback in the ready queue is what QEMU calls a bottom half; here they run first in, first out. Names in the
 docstrings are QEMU's.
 """
 
@@ -28,7 +27,7 @@ def settle(aio, count=60):
 
 
 def notifier(aio, fds, callback=None):
-    """An eventfd that is watched, as QEMU's EventNotifier: reading it is part of its callback."""
+    """A watched eventfd, like QEMU's EventNotifier: its callback reads it."""
 
     def on_ready(handler, revents):
         os.eventfd_read(handler.fd)
@@ -55,7 +54,7 @@ def until(aio, condition, *, blocking=False, most=200):
 # Bottom halves
 
 
-def test_blocking_turn_is_kicked_by_another_thread(aio, fds):
+def test_blocking_turn_is_woken_by_another_thread(aio, fds):
     """acquire"""
     handler = notifier(aio, fds)
     for count in range(1, 20):
@@ -68,7 +67,7 @@ def test_blocking_turn_is_kicked_by_another_thread(aio, fds):
     assert len(handler.calls) == 19
 
 
-def test_blocking_turn_is_kicked_by_notify(aio):
+def test_blocking_turn_is_woken_by_notify(aio):
     """flush"""
     done = []
     for count in range(1, 50):
@@ -128,7 +127,7 @@ def test_callback_cancelled_by_an_earlier_one_of_the_same_turn_does_not_run(aio)
     assert calls == ["third"]
 
 
-def test_callback_that_cancels_itself_while_it_runs_does_no_harm(aio):
+def test_callback_may_cancel_itself_while_it_runs(aio):
     """bh/callback-delete/one"""
     calls = []
 
@@ -141,7 +140,7 @@ def test_callback_that_cancels_itself_while_it_runs_does_no_harm(aio):
     assert calls == ["argument"]
 
 
-def test_callbacks_with_different_lives_each_run_as_often_as_they_want(aio):
+def test_callbacks_each_run_as_often_as_they_schedule_themselves(aio):
     """bh/callback-delete/many"""
     counts = dict.fromkeys("abcd", 0)
 
@@ -177,7 +176,7 @@ def test_failing_callback_does_not_stop_the_turn(aio):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_callback_that_ends_the_program_leaves_the_others_for_the_next_turn(aio, error):
+def test_keyboard_interrupt_in_a_callback_leaves_the_others_for_the_next_turn(aio, error):
     calls = []
 
     def end():
@@ -234,7 +233,7 @@ def test_of_two_handlers_only_the_ready_one_is_called(aio, fds):
 
 
 def test_handler_that_sets_its_own_event_is_called_once_in_each_turn(real_aio, fds):
-    """event/flush: it broke in QEMU's io_uring monitor in 2020, where handlers were armed a turn too late."""
+    """event/flush: QEMU's io_uring monitor failed it in 2020, as it armed handlers a turn too late."""
     left = 10
 
     def again(handler):
@@ -326,7 +325,7 @@ def test_blocking_turn_does_not_sleep_on_events_that_an_exception_left_behind(re
         turns(real_aio)
     assert real_aio.n_undispatched_fds == 1
     for handler in handlers:
-        os.eventfd_read(handler.fd)  # nothing that the kernel could wake the loop for is left
+        os.eventfd_read(handler.fd)  # so that the kernel has no event left to wake the loop
     real_aio.poll(True)
     assert sorted(handler.fd for handler in called) == sorted(handler.fd for handler in handlers)
 
@@ -334,7 +333,7 @@ def test_blocking_turn_does_not_sleep_on_events_that_an_exception_left_behind(re
 # Timers
 
 
-def test_timer_does_not_run_before_its_time_and_runs_once(aio):
+def test_timer_runs_once_and_not_before_its_time(aio):
     """timer/schedule"""
     calls = []
     when_ns = aio.time_ns() + 20_000_000
@@ -395,7 +394,7 @@ def test_timer_made_by_a_timer_waits_for_the_next_turn(aio):
 
 
 def test_timer_that_re_arms_itself_in_the_past_starves_no_due_timer(request, aio):
-    """Stock asyncio takes everything that is due at one reading of the clock, and runs that."""
+    """Stock asyncio runs all timers that are due at one reading of the clock."""
     calls = []
 
     def again():
@@ -435,7 +434,7 @@ def test_order_of_one_turn_is_callbacks_then_events_then_timers(real_aio, fds):
 # Flushing
 
 
-def test_flush_comes_before_the_next_wait_and_once(aio):
+def test_flush_is_called_once_before_the_next_wait(aio):
     from drivers.core import RecordingFlushable
 
     order = []
@@ -463,7 +462,7 @@ def test_flushable_marked_by_a_flush_waits_for_the_next_turn(aio):
 
 
 def test_flush_that_fails_does_not_flush_the_others_twice(request, aio):
-    """Nor drop their references twice, which ends in freed memory."""
+    """Nor drop their references twice, which would free memory that is in use."""
     import sys
 
     from drivers.core import RecordingFlushable
@@ -473,7 +472,7 @@ def test_flush_that_fails_does_not_flush_the_others_twice(request, aio):
         raise OSError("no memory")
 
     first, failing, last = RecordingFlushable(), RecordingFlushable(fail), RecordingFlushable()
-    keep = [first] * 10  # or the double release would free it
+    keep = [first] * 10  # otherwise the double release would free it
     references = sys.getrefcount(first)
     for flushable in (first, failing, last):
         aio.mark_dirty(flushable)

@@ -1,4 +1,4 @@
-"""QEMU's /aio-gsource/* tests: those of test-aio.c once more, with the context driven by another main loop."""
+"""QEMU's /aio-gsource/* tests: those of test-aio.c again, with the context driven by another main loop."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ def foreign(context):
     loop.loop.detach()
 
 
-def test_notify_settles(context, foreign):
+def test_notify_is_handled_by_the_foreign_loop(context, foreign):
     """flush"""
     context.notify()
     foreign.drain()
@@ -72,7 +72,7 @@ def test_a_deleted_bottom_half_does_not_run(context, foreign):
     assert ran.n == 0
 
 
-def test_bottom_halves_delete_themselves(context, foreign):
+def test_bottom_halves_may_delete_themselves(context, foreign):
     """bh/callback-delete/one, bh/callback-delete/many"""
     lives = [1, 3, 2, 4]
     runs = [0] * 4
@@ -103,7 +103,7 @@ def test_an_idle_handler_is_added_and_removed_without_a_call(context, foreign, n
     assert ran.n == 0
 
 
-def test_an_event_is_seen_once_and_not_after_its_removal(context, foreign, new_notifier):
+def test_an_event_is_reported_once_and_not_after_its_removal(context, foreign, new_notifier):
     """event/wait"""
     notifier = new_notifier()
     ran = Counter(notifier)
@@ -120,7 +120,7 @@ def test_an_event_is_seen_once_and_not_after_its_removal(context, foreign, new_n
     assert ran.n == 1
 
 
-def test_of_two_notifiers_only_the_set_one_fires(context, foreign, new_notifier):
+def test_only_the_notifier_that_was_set_fires(context, foreign, new_notifier):
     """event/wait/no-flush-cb"""
     notifiers = new_notifier(), new_notifier()
     counters = [Counter(notifier) for notifier in notifiers]
@@ -145,7 +145,7 @@ def test_a_handler_that_sets_its_own_event_runs_again(context, foreign, new_noti
     assert ran.n == 10
 
 
-def test_a_timer_runs_in_time_once_and_can_arm_itself_again(context, foreign):
+def test_a_timer_runs_once_on_time_and_can_arm_itself_again(context, foreign):
     """timer/schedule"""
     runs = []
 

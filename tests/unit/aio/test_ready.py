@@ -1,4 +1,4 @@
-"""The ready queue: first in, first out, each with one reference."""
+"""The ready queue: first in, first out, with one reference to each handle."""
 
 import gc
 import sys
@@ -16,7 +16,7 @@ FIRST_CAPACITY = 64
 @given(st.lists(st.integers(-150, 150), max_size=40))
 @settings(max_examples=100, deadline=None)
 def test_queue_agrees_with_a_deque(steps):
-    """A positive step pushes that many, a negative one pops that many."""
+    """A positive step pushes that many handles, a negative one pops that many."""
     queue, model = ReadyQueueDriver(), deque()
     for step in steps:
         for _ in range(step):
@@ -55,13 +55,13 @@ def test_queue_keeps_exactly_one_reference(end):
     assert sys.getrefcount(handle) == before - 1
 
 
-def test_queue_that_goes_away_drops_its_handles():
+def test_collected_queue_drops_its_handles():
     queue = ReadyQueueDriver()
     gone = [weakref.ref(queue.push(None)) for _ in range(200)]
-    assert all(one() is not None for one in gone)
+    assert all(handle() is not None for handle in gone)
     del queue
     gc.collect()
-    assert all(one() is None for one in gone)
+    assert all(handle() is None for handle in gone)
 
 
 def test_handle_that_pushes_while_the_queue_is_cleared_is_dropped_too():
@@ -76,4 +76,4 @@ def test_handle_that_pushes_while_the_queue_is_cleared_is_dropped_too():
     queue.push(None)
     queue.clear()
     assert len(queue) == 0
-    assert [one() for one in pushed] == [None]
+    assert [handle() for handle in pushed] == [None]

@@ -1,4 +1,4 @@
-"""Statistics: one frozen object with the same documented fields on every monitor, a mapping besides."""
+"""Statistics: one frozen object, which is also a mapping, with the same documented fields on every monitor."""
 
 import collections.abc
 import copy
@@ -26,7 +26,7 @@ def loop(real_fdmon_name):
     loop.close()
 
 
-def test_a_loop_and_its_context_give_the_same(loop):
+def test_a_loop_and_its_context_return_the_same_statistics(loop):
     assert type(loop.statistics()) is uringloop.Statistics
     assert loop.statistics() == loop.aio_context.statistics()
 
@@ -38,7 +38,7 @@ def test_all_monitors_have_all_fields(loop, real_fdmon_name):
     assert all(type(numbers[name]) is int for name in FIELDS if name != "fdmon")
 
 
-def test_what_is_done_is_counted(loop, real_fdmon_name):
+def test_turns_requests_and_handlers_are_counted(loop, real_fdmon_name):
     before = loop.statistics()
     near, far = socket.socketpair()
     with near, far:
@@ -55,7 +55,7 @@ def test_what_is_done_is_counted(loop, real_fdmon_name):
 
 
 def test_a_wake_up_by_another_thread_is_counted(loop):
-    """Only where the loop sleeps: another thread tries until it does."""
+    """Only if the loop sleeps: another thread tries until it does."""
     assert loop.statistics().wakeups == 0
     has_run = threading.Semaphore(0)
 
@@ -72,7 +72,7 @@ def test_a_wake_up_by_another_thread_is_counted(loop):
     assert loop.statistics().wakeups > 0
 
 
-def test_numbers_do_not_change(loop):
+def test_statistics_are_frozen(loop):
     before = loop.statistics()
     loop.call_soon(loop.stop)
     loop.run_forever()
@@ -86,13 +86,13 @@ def test_numbers_do_not_change(loop):
     assert before != loop.statistics()
 
 
-def test_it_is_a_mapping(loop):
+def test_statistics_are_a_mapping(loop):
     numbers = loop.statistics()
     assert isinstance(numbers, collections.abc.Mapping)
     assert dict(numbers) == dataclasses.asdict(numbers) == {name: getattr(numbers, name) for name in FIELDS}
     assert len(numbers) == len(FIELDS)
     assert "turns" in numbers
-    assert "items" not in numbers  # attributes that are no fields are no items
+    assert "items" not in numbers  # other attributes are not items
     assert numbers.get("items") is None
     with pytest.raises(KeyError):
         numbers["items"]
@@ -100,7 +100,7 @@ def test_it_is_a_mapping(loop):
         numbers["turns"] = 7
 
 
-def test_equal_numbers_are_equal(loop):
+def test_equal_statistics_are_equal(loop):
     numbers, others = loop.statistics(), loop.statistics()
     assert numbers is not others
     assert numbers == others == dict(numbers)
@@ -109,12 +109,12 @@ def test_equal_numbers_are_equal(loop):
     assert dataclasses.replace(numbers, turns=7) != numbers
 
 
-def test_its_repr_names_the_fields(loop, real_fdmon_name):
+def test_the_repr_names_the_fields(loop, real_fdmon_name):
     assert repr(loop.statistics()).startswith(f"Statistics(fdmon={real_fdmon_name!r}, turns=0, ")
 
 
-def test_what_is_counted_has_a_field():
-    """count_into() of something without a field would be an error of every call."""
+def test_statistics_without_a_field_are_refused():
+    """If count_into() counted something without a field, every call would fail."""
     with pytest.raises(TypeError, match="others"):
         uringloop.Statistics(fdmon="poll", others=1)
 

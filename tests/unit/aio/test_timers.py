@@ -1,4 +1,4 @@
-"""Timers against heapq, and the promises about cancelling."""
+"""Timers against heapq, and the guarantees about cancelling."""
 
 import contextvars
 import heapq
@@ -22,7 +22,7 @@ def timers():
 
 
 class TimersMachine(RuleBasedStateMachine):
-    """The model is a heapq of (when, sequence), and what is cancelled in it."""
+    """The model is a heapq of (when, sequence), and the live timers in it."""
 
     def __init__(self):
         super().__init__()
@@ -90,24 +90,24 @@ def test_equal_times_keep_the_order_of_scheduling(times):
     popped = [timers.pop() for _ in handles]
     expected = [handle for _, _, handle in sorted(zip(times, range(len(times)), handles, strict=True))]
     assert popped == expected
-    assert all(one is other for one, other in zip(popped, expected, strict=True))
+    assert all(handle is other for handle, other in zip(popped, expected, strict=True))
 
 
-def test_timers_come_in_the_order_of_their_times(timers):
+def test_timers_are_popped_in_the_order_of_their_times(timers):
     times = [(number * 7919) % 10_007 for number in range(10_007)]
     for when_ns in times:
         timers.push(when_ns)
     assert [timers.pop().when() for _ in times] == [when_ns / 1e9 for when_ns in sorted(times)]
 
 
-def test_next_time_of_no_timers_is_never(timers):
+def test_without_timers_there_is_no_next_time(timers):
     assert timers.next_when_ns() == -1
     timers.push(5).cancel()
     assert timers.next_when_ns() == -1
     assert len(timers) == 0
 
 
-def test_cancelled_timer_stays_until_it_comes_up(timers):
+def test_cancelled_timer_stays_on_the_heap_until_its_turn(timers):
     """Cancelling is O(1): the heap is not touched."""
     handles = [timers.push(when_ns) for when_ns in range(10)]
     handles[5].cancel()
@@ -136,11 +136,11 @@ def test_heap_is_compacted_when_more_than_half_is_cancelled(timers):
         lengths.add(len(timers))
         assert timers.n_cancelled < COMPACT_FROM or timers.n_cancelled * 2 <= len(timers) + 1
     assert len(timers) < 100 + 2 * COMPACT_FROM + 100
-    assert len(lengths) < 12, "a compaction happens seldom"
+    assert len(lengths) < 12, "compactions must be rare"
     assert [timers.pop() for _ in range(100)] == handles[:100]
 
 
-def test_few_cancelled_timers_are_not_worth_a_compaction(timers):
+def test_few_cancelled_timers_cause_no_compaction(timers):
     for when_ns in range(COMPACT_FROM - 1):
         timers.push(when_ns).cancel()
     assert (len(timers), timers.n_cancelled) == (COMPACT_FROM - 1, COMPACT_FROM - 1)
@@ -207,15 +207,15 @@ def test_timer_scheduled_while_a_compaction_drops_others_is_not_lost(request, ti
     assert timers.pop() is made[0]
 
 
-def test_time_far_away_is_kept_exactly(timers):
+def test_distant_times_are_kept_exactly(timers):
     timers.push(2**63 - 1)
     timers.push(2**63 - 2)
     assert timers.next_when_ns() == 2**63 - 2
 
 
 @pytest.mark.parametrize("pending", ["call_later", "call_soon"])
-def test_unclosed_loop_with_something_pending_is_collected(request, monitor, pending):
-    """Stock asyncio warns and closes it. References in arrays of ours are invisible to the collector."""
+def test_unclosed_loop_with_pending_callbacks_is_collected(request, monitor, pending):
+    """As with stock asyncio, which warns and closes it; the collector sees references in the loop's arrays."""
     call = {"call_later": "call_later(100, print)", "call_soon": "call_soon(print)"}[pending]
     out = run_script(
         f"""

@@ -1,4 +1,4 @@
-"""Adaptive polling: the arithmetic, the list of events, and what a context makes of it."""
+"""Adaptive polling: the arithmetic, the list of events, and how a context uses them."""
 
 import asyncio
 import gc
@@ -20,23 +20,23 @@ from uringloop.fdmon.adaptive_polling import next_ns
 
 MAX_NS = 32768
 IDLE_NS = 7_000_000_000
-# All that fits into the C type: a product that overflows would be seen.
+# The whole range of the C type, so that an overflowing product is noticed.
 TIMES = st.integers(0, 2**63 - 1) | st.integers(0, 100_000)
 FACTORS = st.integers(0, 5) | st.integers(0, 2**63 - 1)
 
 
 def model(ns, block_ns, max_ns, grow, shrink):
-    """What QEMU's documents say of a handler's time, rule by rule, in numbers without end."""
-    came_while_polling = block_ns <= ns
+    """The rules for a handler's time in QEMU's documents, in integers of any size."""
+    arrived_while_polling = block_ns <= ns
     too_late_for_polling = block_ns > max_ns
-    if came_while_polling:
+    if arrived_while_polling:
         return ns
     if too_late_for_polling:
         return 0 if shrink == 0 else ns // shrink
     if ns == 0:
         grown = 4000
     elif grow == 1:
-        grown = ns + 1  # ours: or it would never get there
+        grown = ns + 1  # uringloop's own rule: otherwise it would never grow
     else:
         grown = ns * (2 if grow == 0 else grow)
     return min(grown, max_ns) if ns < max_ns and block_ns < max_ns else ns
@@ -53,7 +53,7 @@ def test_times_grow_and_shrink_as_the_model_says(ns, block_ns, max_ns, grow, shr
 
 
 @given(st.integers(0, MAX_NS), st.lists(TIMES, max_size=50), st.integers(0, 9), st.integers(0, 9))
-def test_a_time_stays_between_nothing_and_the_most(ns, blocks, grow, shrink):
+def test_a_time_stays_between_zero_and_the_maximum(ns, blocks, grow, shrink):
     for block_ns in blocks:
         ns = next_ns(ns, block_ns, MAX_NS, grow, shrink)
         assert 0 <= ns <= MAX_NS
@@ -62,9 +62,9 @@ def test_a_time_stays_between_nothing_and_the_most(ns, blocks, grow, shrink):
 @pytest.mark.parametrize(
     ("ns", "block_ns", "expected"),
     [
-        (0, 0, 0),  # it was there at once
+        (0, 0, 0),  # it was ready at once
         (0, 100, 4000),  # first step
-        (4000, 3000, 4000),  # found while polling: the sweet spot
+        (4000, 3000, 4000),  # found while polling
         (4000, 5000, 8000),
         (30000, 32000, MAX_NS),
         (30000, MAX_NS, 30000),
@@ -88,8 +88,8 @@ def test_the_steps(ns, block_ns, expected):
     ),
     st.sampled_from([0, 3]),
 )
-def test_the_list_agrees_with_a_plain_model(steps, shrink):
-    """Times, what is on the list, the greediest, and what has been idle for too long."""
+def test_the_list_agrees_with_a_simple_model(steps, shrink):
+    """Times, the events on the list, the longest time, and events that were idle for too long."""
     idle_ns = 1000
     driver = PollListDriver(MAX_NS, 2, shrink, idle_ns)
     times, last, now_ns, expiry_ns = {}, {}, 1, 0
@@ -115,7 +115,7 @@ def test_the_list_agrees_with_a_plain_model(steps, shrink):
         assert len(driver) == len(driver.times())
 
 
-def test_an_event_that_goes_takes_its_wish_along():
+def test_forgetting_the_longest_time_lowers_the_polling_time():
     driver = PollListDriver(MAX_NS)
     driver.turn(["small", "great"], 1, 1)
     for now_ns in range(2, 5):
@@ -125,7 +125,7 @@ def test_an_event_that_goes_takes_its_wish_along():
     assert driver.spin_ns(6) == 4000
 
 
-def test_an_event_that_the_garbage_collector_finds_takes_its_wish_along():
+def test_collecting_an_event_lowers_the_polling_time():
     driver = PollListDriver(MAX_NS)
     driver.turn(["mine"], 1000, 0)
     cycle = [driver.forget("mine")]
@@ -137,7 +137,7 @@ def test_an_event_that_the_garbage_collector_finds_takes_its_wish_along():
     assert driver.spin_ns(1) == 0
 
 
-def test_the_greediest_one_that_shrinks_takes_its_wish_along():
+def test_shrinking_the_longest_time_lowers_the_polling_time():
     driver = PollListDriver(MAX_NS, 2, 3)
     driver.turn(["small", "great"], 5000, 1)
     driver.turn(["great"], 5000, 2)
@@ -147,7 +147,7 @@ def test_the_greediest_one_that_shrinks_takes_its_wish_along():
     assert driver.spin_ns(5) == 4000
 
 
-def test_what_does_not_come_for_the_idle_time_leaves_and_returns_with_its_next_event():
+def test_an_event_that_is_idle_for_too_long_is_dropped_until_it_occurs_again():
     driver = PollListDriver(MAX_NS, 2, 0, 1000)
     driver.turn(["busy", "idle"], 5000, 1)
     assert driver.spin_ns(1) == 4000
@@ -160,7 +160,7 @@ def test_what_does_not_come_for_the_idle_time_leaves_and_returns_with_its_next_e
 
 
 def mixed_load(driver):
-    """A slow disk and a fast peer, in turn; the times that are left after some rounds."""
+    """A slow disk and a fast peer, in turn; return the remaining times after some rounds."""
     for now_ns in range(1, 1000, 10):
         driver.turn(["slow"], 5_000_000, now_ns)
         for trip in range(1, 10):
@@ -169,7 +169,7 @@ def mixed_load(driver):
     return driver.times()
 
 
-def test_what_nothing_waits_for_is_not_polled_for_and_goes_on_from_where_it_was(fds):
+def test_a_parted_event_is_not_polled_for_and_keeps_its_time(fds):
     fd = fds.eventfd()
     polling = PollListDriver(MAX_NS)
     polling.turn(["a", "b"], 5000, 1)
@@ -181,7 +181,7 @@ def test_what_nothing_waits_for_is_not_polled_for_and_goes_on_from_where_it_was(
     assert polling.times() == {"a": 8000, "b": 4000}
     assert not polling.rejoin(fd, 6)
     polling.part("a", fd)
-    polling.turn(["a", "b"], 9000, 4)  # its handler was removed in the turn in which it came
+    polling.turn(["a", "b"], 9000, 4)  # its handler was removed in the turn in which it occurred
     assert polling.times() == {"b": 8000}
     polling.rejoin(fd, 6)
     assert polling.times() == {"a": 16000, "b": 8000}
@@ -194,20 +194,20 @@ def test_what_nothing_waits_for_is_not_polled_for_and_goes_on_from_where_it_was(
     polling.rejoin(fd, 4 + IDLE_NS - 1)
     assert polling.times() == {"b": 8000}
     polling.part("b", fd)
-    assert polling.rejoin(fd, 4 + IDLE_NS)  # it did not come for too long
+    assert polling.rejoin(fd, 4 + IDLE_NS)  # it was idle for too long
     assert len(polling) == 0
 
 
-def test_a_slow_one_does_not_spoil_a_fast_one():
+def test_a_slow_event_does_not_affect_a_fast_one():
     assert mixed_load(PollListDriver(MAX_NS)) == {"fast": 32000}
 
 
-def test_one_time_for_all_would_be_spoiled():
-    """So the test above tests something, and the benchmark with one time for the whole loop, too."""
+def test_a_shared_time_would_be_affected():
+    """Shows that the test above, and the benchmark with one time for the whole loop, can fail."""
     assert mixed_load(PollListDriver(MAX_NS, shared=True)) == {}
 
 
-# -- in a context ------------------------------------------------------------------------------------------
+# In a context
 
 
 def test_parameters_are_checked(aio):
@@ -221,7 +221,7 @@ def test_parameters_are_checked(aio):
     assert polling_of(aio.aio_context) is None
 
 
-def test_events_are_seen_with_polling_as_without(real_aio, fds):
+def test_events_are_reported_with_polling_enabled(real_aio, fds):
     real_aio.aio_context.set_poll_params(50_000)
     eventfd = fds.eventfd()
     handler = handler_with(lambda *_: os.eventfd_read(eventfd), eventfd, select.POLLIN)
@@ -233,7 +233,7 @@ def test_events_are_seen_with_polling_as_without(real_aio, fds):
     real_aio.set_handler(handler, None)
 
 
-def test_what_was_learned_is_forgotten_with_new_parameters_and_can_be_learned_again(real_aio, fds):
+def test_new_parameters_reset_the_polling_times(real_aio, fds):
     eventfd = fds.eventfd()
     handler = handler_with(lambda *_: os.eventfd_read(eventfd), eventfd, select.POLLIN)
     real_aio.set_handler(None, handler)
@@ -257,7 +257,7 @@ def test_the_environment_variable_is_checked(monkeypatch, value):
         uringloop.new_event_loop()
 
 
-def test_the_environment_variable_sets_the_most(monkeypatch, real_fdmon_name):
+def test_the_environment_variable_sets_the_maximum(monkeypatch, real_fdmon_name):
     monkeypatch.setenv("URINGLOOP_POLL_MAX_NS", "12345")
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     assert polling_of(loop.aio_context).max_ns == 12345
@@ -268,7 +268,7 @@ def test_the_environment_variable_sets_the_most(monkeypatch, real_fdmon_name):
 
 @pytest.mark.needs_liburing
 def test_a_fast_peer_is_polled_for_and_found():
-    """Both ends in one loop: what is sent is there at once."""
+    """Both ends are in one loop: data arrives at once."""
     loop = uringloop.new_event_loop(fdmon="io_uring")
     loop.set_poll_params(1_000_000)
 
@@ -304,11 +304,11 @@ FOREVER_NS = 30_000_000_000
 
 
 def learned_loop(fdmon):
-    """A loop that polls for half a minute, as it has learned from another thread; where it cannot poll, any loop."""
+    """A loop that has learned from another thread to poll for half a minute; any loop if the monitor cannot poll."""
     loop = uringloop.new_event_loop(fdmon=fdmon)
     loop.set_poll_params(FOREVER_NS, FOREVER_NS)
     n_seen_in_a_row = 0
-    while n_seen_in_a_row < 3:  # once may be luck
+    while n_seen_in_a_row < 3:  # once may be chance
         before = loop.statistics()
         timer = threading.Timer(0.002, loop.call_soon_threadsafe, [loop.stop])
         timer.start()
@@ -327,8 +327,8 @@ def eventfd_count(fd):
 
 @pytest.mark.parametrize("how", ["sock_recv", "add_reader", "number"])
 @pytest.mark.parametrize("next_is", ["same", "other", "reopened"])
-def test_what_was_learned_of_a_socket_is_not_the_next_ones(real_fdmon_name, how, next_is):
-    """Not that of the socket that gets its number, also where its object is the same piece of memory."""
+def test_a_new_socket_does_not_inherit_the_polling_time_of_an_old_one(real_fdmon_name, how, next_is):
+    """Not even if it has the same fd number, or its object the same address."""
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     loop.set_poll_params(10**12)
     polling = polling_of(loop.aio_context)
@@ -380,7 +380,7 @@ def test_what_was_learned_of_a_socket_is_not_the_next_ones(real_fdmon_name, how,
 
 
 @pytest.mark.parametrize("how", ["sock_recv", "add_reader"])
-def test_who_waits_for_each_message_anew_goes_on_with_what_was_learned(real_fdmon_name, how):
+def test_a_new_wait_on_the_same_socket_keeps_its_polling_time(real_fdmon_name, how):
     loop = uringloop.new_event_loop(fdmon=real_fdmon_name)
     loop.set_poll_params(10**12)
     polling = polling_of(loop.aio_context)
@@ -413,7 +413,7 @@ def test_who_waits_for_each_message_anew_goes_on_with_what_was_learned(real_fdmo
     assert n_while_waiting == [0, 1, 1]
 
 
-def test_a_thread_is_seen_while_polling_without_its_eventfd_or_any_system_call(ring_driver):
+def test_another_thread_is_noticed_while_polling_without_eventfd_or_system_call(ring_driver):
     loop = learned_loop("io_uring")
     numbers, counts = [], []
 
@@ -423,7 +423,7 @@ def test_a_thread_is_seen_while_polling_without_its_eventfd_or_any_system_call(r
             loop.call_soon_threadsafe(seen.set)
             counts.append(eventfd_count(notifier_fd(loop.aio_context)))
             assert seen.wait(20)
-            time.sleep(0.001)  # the loop polls all the time
+            time.sleep(0.001)  # the loop is polling all the time
         loop.call_soon_threadsafe(loop.stop)
 
     thread = threading.Thread(target=work)
@@ -437,7 +437,7 @@ def test_a_thread_is_seen_while_polling_without_its_eventfd_or_any_system_call(r
     assert after["poll_hits"] > before["poll_hits"]
     assert after["poll_misses"] == before["poll_misses"]
     assert after["wakeups"] == before["wakeups"]
-    assert after["syscalls"] - before["syscalls"] <= 1  # run_forever ends with one
+    assert after["syscalls"] - before["syscalls"] <= 1  # run_forever makes one at its end
     assert counts == [0] * 20
 
 
@@ -473,8 +473,8 @@ def test_polling_ends_when_a_timer_is_due(real_fdmon_name):
 
 @pytest.mark.needs_liburing
 @pytest.mark.parametrize("how", ["soon", "later", "stop", "off", "raise"])
-def test_signals_are_seen_while_polling(how):
-    """Without a wake-up fd: the loop's thread has to check."""
+def test_signals_are_handled_while_polling(how):
+    """Without a wake-up fd the loop's thread has to check for them."""
     run_script(
         f"""
         import signal
@@ -514,7 +514,7 @@ def test_signals_are_seen_while_polling(how):
 
 
 def test_a_handlers_own_time_does_not_count(real_aio, fds):
-    """It came at once, however long it took to handle."""
+    """The event occurred at once, however long its handler takes."""
     real_aio.aio_context.set_poll_params(5_000_000)
     fd = fds.readable()
     handler = handler_with(lambda *_: time.sleep(0.01), fd, select.POLLIN)
@@ -525,10 +525,10 @@ def test_a_handlers_own_time_does_not_count(real_aio, fds):
     real_aio.set_handler(handler, None)
 
 
-# -- when it is on -----------------------------------------------------------------------------------------
+# When it is enabled
 
 
-def test_it_is_off_by_default_and_can_be_enabled_with_one_cpu():
+def test_polling_is_off_by_default_and_can_be_enabled_with_one_cpu():
     """The measurements behind it: docs/decisions/0014."""
     run_script(
         """

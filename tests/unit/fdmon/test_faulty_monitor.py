@@ -1,4 +1,4 @@
-"""A whole loop on a monitor that returns early, reports late, in random order, and what is not ready."""
+"""A whole loop on a monitor that returns early, reports late, in random order, and fds that are not ready."""
 
 import asyncio
 import threading
@@ -56,7 +56,7 @@ def test_streams_lose_nothing(nasty_loop):
     run(nasty_loop, main())
 
 
-def test_no_thread_is_left_unheard(nasty_loop):
+def test_no_callback_of_a_thread_is_lost(nasty_loop):
     each, threads = 50, 4
     finished = 0
 
@@ -82,7 +82,7 @@ def test_no_thread_is_left_unheard(nasty_loop):
     assert finished == threads
 
 
-def test_sleeps_are_never_short(nasty_loop):
+def test_sleeps_are_never_too_short(nasty_loop):
     async def main():
         for delay in (0.0, 0.0005, 0.003):
             before = nasty_loop.time()

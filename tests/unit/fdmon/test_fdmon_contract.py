@@ -57,7 +57,7 @@ def test_modified_interest_replaces_the_old_one(driver, fds):
 
 
 @pytest.mark.parametrize("n_waits", [0, 1])
-def test_one_that_may_be_closed_takes_the_place_of_one_that_may_not_and_back(driver, fds, n_waits):
+def test_handlers_whose_file_may_be_closed_and_others_replace_each_other(driver, fds, n_waits):
     near, far = fds.socketpair()
     far.send(b"x")
     handler = None
@@ -76,7 +76,7 @@ def test_one_that_may_be_closed_takes_the_place_of_one_that_may_not_and_back(dri
 
 @pytest.mark.parametrize("was_closable", [True, False])
 @pytest.mark.parametrize("is_closable", [True, False])
-def test_a_number_that_is_used_again_is_the_new_handlers(driver, fds, was_closable, is_closable):
+def test_a_reused_fd_number_belongs_to_its_new_handler(driver, fds, was_closable, is_closable):
     reader, _ = fds.pipe()
     old = RecordingHandler(reader, POLLIN)
     old.may_be_closed = was_closable
@@ -94,7 +94,7 @@ def test_a_number_that_is_used_again_is_the_new_handlers(driver, fds, was_closab
     assert driver.statistics()["handlers"] == 0
 
 
-def test_interest_modified_many_times_before_a_wait_is_the_last_one(driver, fds):
+def test_of_many_modifications_before_a_wait_the_last_one_counts(driver, fds):
     near, _ = fds.socketpair()
     handler = RecordingHandler(near.fileno(), POLLIN)
     driver.update(None, handler)
@@ -128,14 +128,14 @@ def test_removed_handler_is_not_reported_even_if_the_kernel_has_seen_its_event(d
     handler = RecordingHandler(reader, POLLIN)
     driver.update(None, handler)
     driver.ready()
-    os.write(writer, b"x")  # io_uring: completes the request that is in flight
+    os.write(writer, b"x")  # io_uring: completes the request in flight
     driver.update(handler, None)
     assert driver.ready() == {}
     assert driver.ready() == {}
-    assert driver.statistics()["in_flight"] == driver.n_standing
+    assert driver.statistics()["in_flight"] == driver.n_always_in_flight
 
 
-def test_modified_handler_is_not_reported_for_what_was_queued_before(driver, fds):
+def test_modified_handler_is_not_reported_for_events_queued_before(driver, fds):
     near, far = fds.socketpair()
     old = RecordingHandler(near.fileno(), POLLIN)
     driver.update(None, old)
@@ -153,7 +153,7 @@ def test_handler_added_and_removed_before_a_wait_leaves_nothing(driver, fds):
     driver.update(handler, None)
     assert driver.ready() == {}
     statistics = driver.statistics()
-    assert (statistics["handlers"], statistics["in_flight"]) == (0, driver.n_standing)
+    assert (statistics["handlers"], statistics["in_flight"]) == (0, driver.n_always_in_flight)
 
 
 def test_handler_added_and_removed_again_and_again_is_reported_once(driver, fds):
@@ -168,7 +168,7 @@ def test_handler_added_and_removed_again_and_again_is_reported_once(driver, fds)
     assert driver.ready() == {last: POLLIN}
 
 
-def test_removing_twice_does_not_hurt(driver, fds):
+def test_removing_twice_is_harmless(driver, fds):
     reader = fds.readable()
     first, second = RecordingHandler(reader, POLLIN), RecordingHandler(reader, POLLIN)
     driver.update(None, first)
@@ -207,7 +207,7 @@ REGULAR_AND_POLLABLE = [
 
 
 @pytest.mark.parametrize("path", REGULAR_AND_POLLABLE)
-def test_fd_that_can_be_polled_is_taken_although_it_is_a_regular_file(driver, fds, path):
+def test_pollable_fd_is_accepted_although_it_is_a_regular_file(driver, fds, path):
     try:
         fd = message_queue() if path == "message queue" else os.open(path, os.O_RDONLY)
     except OSError:
@@ -225,7 +225,7 @@ def test_fd_that_can_be_polled_is_taken_although_it_is_a_regular_file(driver, fd
         os.close(fd)
 
 
-def test_fd_of_a_path_alone_is_refused_with_ebadf(driver, fds, tmp_path):
+def test_o_path_fd_is_refused_with_ebadf(driver, fds, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo"):
         fd = os.open(path, os.O_PATH)
@@ -283,7 +283,7 @@ def test_update_does_not_keep_a_removed_handler_alive(driver, fds):
 # wait
 
 
-def test_wait_without_handlers_and_without_time_returns(driver):
+def test_wait_without_handlers_and_without_a_timeout_returns(driver):
     assert driver.wait(0) == []
 
 
@@ -299,7 +299,7 @@ def test_wait_is_never_early_when_nothing_happens(new_driver, fds, fdmon_name, t
         before = time.monotonic_ns()
         assert driver.wait(timeout_ns) == []
         early += time.monotonic_ns() - before < timeout_ns
-    # A ring that this thread closed a moment ago interrupts one system call (the kernel's deferred clean-up).
+    # A ring that this thread closed just before interrupts one system call (the kernel's deferred clean-up).
     assert early <= 2
 
 
@@ -313,7 +313,7 @@ def test_wait_returns_at_once_when_something_is_ready_already(driver, fds):
         assert found == [(handler, POLLIN)]
 
 
-def test_wait_for_ever_ends_when_another_thread_makes_an_fd_ready(driver, fds):
+def test_endless_wait_ends_when_another_thread_makes_an_fd_ready(driver, fds):
     reader, writer = fds.pipe()
     handler = RecordingHandler(reader, POLLIN)
     driver.update(None, handler)
@@ -332,7 +332,7 @@ def test_wait_returns_on_a_signal_so_that_its_handler_runs(driver):
     received = []
     previous = signal.signal(signal.SIGALRM, lambda *_: received.append(True))
     try:
-        # repeated, because the first one may come before the wait
+        # repeated, because the first one may arrive before the wait
         signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
         while not received:
             assert driver.wait(-1) == []
@@ -343,7 +343,7 @@ def test_wait_returns_on_a_signal_so_that_its_handler_runs(driver):
 
 
 def test_signal_during_wait_loses_no_registration(driver, fds):
-    """The enter that a signal ends has submitted: nothing may be submitted twice or never."""
+    """An enter that a signal ends has submitted: nothing may be submitted twice or never."""
     previous = signal.signal(signal.SIGALRM, lambda *_: None)
     readers = []
     try:
@@ -372,13 +372,13 @@ def test_wait_is_level_triggered(driver, fds):
     os.read(reader, 1)
     assert driver.ready() == {handler: POLLIN}
     os.read(reader, 1)
-    driver.ready()  # io_uring: armed again while the byte was there, a last report is allowed
+    driver.ready()  # io_uring: armed again while the byte was there, so a last report is allowed
     assert driver.ready() == {}
     os.write(writer, b"z")
     assert driver.ready() == {handler: POLLIN}
 
 
-def test_wait_does_not_report_what_was_consumed_before_it(driver, fds):
+def test_wait_does_not_report_data_consumed_before_it(driver, fds):
     reader, writer = fds.pipe()
     handler = RecordingHandler(reader, POLLIN)
     driver.update(None, handler)
@@ -414,7 +414,7 @@ def test_end_of_a_stream_is_reported_as_readable(driver, fds):
     assert driver.ready()[handler] & POLLIN
 
 
-def test_waits_in_a_row_queue_a_handler_once_and_collect_its_revents(driver, fds):
+def test_consecutive_waits_queue_a_handler_once_and_merge_its_revents(driver, fds):
     near, far = fds.socketpair()
     handler = RecordingHandler(near.fileno(), POLLIN | POLLOUT)
     driver.update(None, handler)
@@ -426,7 +426,7 @@ def test_waits_in_a_row_queue_a_handler_once_and_collect_its_revents(driver, fds
     assert not handler.is_reported
 
 
-def test_wait_leaves_what_is_on_the_ready_list(driver, fds):
+def test_wait_keeps_handlers_that_are_on_the_ready_list(driver, fds):
     first, second = RecordingHandler(fds.readable(), POLLIN), RecordingHandler(fds.readable(), POLLIN)
     driver.append(first, POLLIN)
     driver.update(None, second)
@@ -453,14 +453,14 @@ def test_need_wait_is_true_when_something_is_ready(driver, fds):
     assert driver.need_wait(), "the fd is still ready"
 
 
-def test_need_wait_is_false_only_where_user_space_knows(new_driver, fds, fdmon_name):
+def test_need_wait_is_false_only_if_user_space_can_know(new_driver, fds, fdmon_name):
     driver = new_driver()
     driver.update(None, RecordingHandler(fds.pipe()[0], POLLIN))
     driver.wait(0)
     assert driver.need_wait() == (fdmon_name not in OF_IO_URING)
 
 
-def test_readiness_is_nothing_for_dispatch(driver, fds):
+def test_dispatch_does_not_call_ready_handlers(driver, fds):
     handler = RecordingHandler(fds.readable(), POLLIN)
     driver.update(None, handler)
     driver.ready()
@@ -497,7 +497,7 @@ def test_fileno_is_readable_when_a_wait_would_deliver(driver, fds, fdmon_name):
     os.write(writer, b"x")
     assert is_readable(driver.fileno())
     assert driver.ready() == {handler: POLLIN}
-    # a lazy monitor says with need_wait that a wait is due before another loop sleeps on fileno
+    # a lazy monitor reports with need_wait that a wait is due before another loop sleeps on fileno
     assert is_readable(driver.fileno()) or driver.need_wait()
     os.read(reader, 1)
     driver.wait(0)
@@ -506,7 +506,7 @@ def test_fileno_is_readable_when_a_wait_would_deliver(driver, fds, fdmon_name):
 
 
 def test_fileno_wakes_a_foreign_loop_when_another_thread_makes_an_fd_ready(driver, fds):
-    """What a foreign loop (GLib) does with fileno(), after it has called gsource_prepare: it sleeps on it."""
+    """A foreign loop (GLib) sleeps on fileno() after it has called gsource_prepare."""
     driver.make_pollable()
     driver.begin_run()
     if driver.fileno() < 0:
@@ -552,7 +552,7 @@ def test_statistics_are_ints_and_the_monitors_name(driver, fds, fdmon_name):
 # The fake itself
 
 
-def test_fake_is_deterministic_by_seed(fds):
+def test_fake_is_deterministic_for_a_seed(fds):
     readers = [fds.readable() for _ in range(8)]
 
     def history(seed):
@@ -568,12 +568,12 @@ def test_fake_is_deterministic_by_seed(fds):
     assert history(7) != history(8)
 
 
-# files that are closed under their handler
+# Files that are closed under their handler
 
 
 @pytest.mark.parametrize("is_brief", [False, True])
-def test_a_file_that_is_closed_under_a_handler_that_had_events_is_closed(driver, fds, is_brief):
-    """At once, or with the sweep that follows, where short waits hold the file."""
+def test_a_file_closed_under_a_handler_that_had_events_is_closed_for_the_peer(driver, fds, is_brief):
+    """At once, or in the next sweep if a brief wait holds the file."""
     near, far = fds.socketpair()
     far.setblocking(False)
     handler = RecordingHandler(near.fileno(), POLLIN)
@@ -594,7 +594,7 @@ def test_a_file_that_is_closed_under_a_handler_that_had_events_is_closed(driver,
     wait_until(is_at_end)
 
 
-def test_a_short_wait_that_lasts_leaves_the_ring_and_comes_back(ring_driver, fds):
+def test_a_brief_wait_that_lasts_is_removed_from_the_ring_and_returns(ring_driver, fds):
     near, far = fds.socketpair()
     handler = RecordingHandler(near.fileno(), POLLIN)
     handler.may_be_closed = handler.is_brief = True
@@ -606,7 +606,7 @@ def test_a_short_wait_that_lasts_leaves_the_ring_and_comes_back(ring_driver, fds
         assert ring_driver.ready() == {handler: POLLIN}
         near.recv(1)
         assert ring_driver.ready() == {}
-        assert ring_driver.statistics()["in_flight"] == resting + 2, "its POLL_ADD, and the next sweep"
+        assert ring_driver.statistics()["in_flight"] == resting + 2, "its POLL_ADD and the next sweep"
         wait_until(lambda: not ring_driver.ready() and ring_driver.statistics()["in_flight"] == resting)
         assert not ring_driver.need_wait()
     ring_driver.update(handler, None)
@@ -614,7 +614,7 @@ def test_a_short_wait_that_lasts_leaves_the_ring_and_comes_back(ring_driver, fds
     assert ring_driver.statistics()["in_flight"] == resting
 
 
-def test_a_number_that_is_another_files_when_its_wait_has_lasted_is_not_watched(ring_driver, fds):
+def test_an_fd_number_that_another_file_got_during_a_brief_wait_is_not_watched(ring_driver, fds):
     near, far = fds.socketpair()
     other, peer = fds.socketpair()
     handler = RecordingHandler(near.fileno(), POLLIN)
@@ -631,23 +631,23 @@ def test_a_number_that_is_another_files_when_its_wait_has_lasted_is_not_watched(
     assert ring_driver.ready() == {}
 
 
-@pytest.mark.parametrize("is_used_again", [False, True])
-def test_a_closed_file_whose_duplicate_lives_wakes_nothing_once_its_handler_is_removed(
-    driver, fds, fdmon_name, is_used_again
+@pytest.mark.parametrize("is_reused", [False, True])
+def test_a_closed_file_with_an_open_duplicate_wakes_nothing_once_its_handler_is_removed(
+    driver, fds, fdmon_name, is_reused
 ):
-    """epoll(7) knows it on, and no number can remove it."""
+    """epoll(7) keeps reporting it, and no fd number can remove it."""
     near, far = fds.socketpair()
     number = near.fileno()
     others = [RecordingHandler(fds.readable(), POLLIN), RecordingHandler(fds.pipe()[0], POLLIN)]
     handler = RecordingHandler(number, POLLIN)
-    for one in (handler, *others):
-        one.may_be_closed = True
-        driver.update(None, one)
+    for each in (handler, *others):
+        each.may_be_closed = True
+        driver.update(None, each)
     assert driver.ready() == {others[0]: POLLIN}
     with near.dup():
         near.close()
         new = None
-        if is_used_again:
+        if is_reused:
             os.dup2(fds.pipe()[0], number)
             fds.open.add(number)
             new = RecordingHandler(number, POLLIN)
@@ -666,10 +666,8 @@ def test_a_closed_file_whose_duplicate_lives_wakes_nothing_once_its_handler_is_r
             assert not select.select([driver.fileno()], [], [], 0)[0]
 
 
-def test_a_closed_file_whose_duplicate_lives_disturbs_nothing_where_no_descriptor_is_free(
-    driver, fds, fdmon_name
-):
-    """The epoll set that reports it is replaced once there is one."""
+def test_a_closed_file_with_an_open_duplicate_is_harmless_without_free_descriptors(driver, fds, fdmon_name):
+    """The epoll set that reports it is replaced once a descriptor is free."""
     near, far = fds.socketpair()
     handlers = [RecordingHandler(fd, POLLIN) for fd in (near.fileno(), fds.readable(), fds.pipe()[0])]
     for handler in handlers:

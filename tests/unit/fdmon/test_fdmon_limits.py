@@ -1,4 +1,4 @@
-"""The FDMonitor interface where things are many, closed behind its back, used again, or change threads."""
+"""The FDMonitor interface with many handlers, files closed without notice, reused fd numbers, and other threads."""
 
 import os
 import select
@@ -16,14 +16,14 @@ CQ_ENTRIES = 128
 
 
 def all_ready(driver, rounds=200):
-    """What several waits report, {handler: how often}; within one wait none is reported twice."""
+    """The reports of several waits, {handler: number}; within one wait none is reported twice."""
     counts = {}
     for _ in range(rounds):
         found = driver.wait(0)
         assert len({handler for handler, _ in found}) == len(found)
         for handler, _ in found:
             counts[handler] = counts.get(handler, 0) + 1
-            # like a callback that reads: the next wait does not report it again
+            # like a callback that reads, so that the next wait does not report it again
             os.read(handler.fd, 8)
     return counts
 
@@ -43,7 +43,7 @@ def test_each_of_many_new_handlers_is_reported_once(new_driver, fds, many_fds, c
     assert driver.statistics()["handlers"] == count
 
 
-def test_many_handlers_that_become_ready_at_once_are_reported_once_each(driver, fds, many_fds):
+def test_many_handlers_that_become_ready_at_once_are_each_reported_once(driver, fds, many_fds):
     handlers = [RecordingHandler(fds.eventfd(), POLLIN) for _ in range(700)]
     for handler in handlers:
         driver.update(None, handler)
@@ -61,16 +61,16 @@ def test_more_ready_handlers_than_the_completion_queue_holds_lose_nothing(driver
 
 
 def test_overflow_of_the_completion_queue_is_counted(request, ring_driver):
-    """Nothing is harvested between the submissions, so the kernel has to keep what does not fit."""
+    """Nothing is harvested between the submissions, so the kernel has to keep completions that do not fit."""
     ring_requests = pytest.importorskip("drivers.ring")
     submit = ring_requests.RequestsDriver(ring_driver.monitor)
     requests = [ring_requests.RecordingRequest() for _ in range(CQ_ENTRIES + 600)]
-    for one in requests:
-        submit.nop(one)
+    for request in requests:
+        submit.nop(request)
     while submit.in_flight:
         ring_driver.wait(0)
         ring_driver.dispatch()
-    assert [one.calls for one in requests] == [[("complete", 0, False, None)]] * len(requests)
+    assert [request.calls for request in requests] == [[("complete", 0, False, None)]] * len(requests)
     assert ring_driver.statistics()["cq_overflows"] > 0
 
 
@@ -84,7 +84,7 @@ def test_many_removals_in_one_turn_leave_nothing_in_flight(driver, fds, many_fds
     for _ in range(60):
         assert driver.wait(0) == []
     statistics = driver.statistics()
-    assert (statistics["handlers"], statistics["in_flight"]) == (0, driver.n_standing)
+    assert (statistics["handlers"], statistics["in_flight"]) == (0, driver.n_always_in_flight)
     for handler in handlers:
         os.eventfd_write(handler.fd, 1)
     assert driver.ready() == {}
@@ -100,7 +100,7 @@ def test_ready_list_is_fifo_over_many_handlers(driver):
     assert [handler for handler, _ in driver.take()] == handlers
 
 
-# Every turn another interest
+# Interest that changes in every turn
 
 
 def test_handler_modified_before_every_wait_is_reported_by_each(driver, fds):
@@ -116,7 +116,7 @@ def test_handler_modified_before_every_wait_is_reported_by_each(driver, fds):
 
 
 def test_reader_is_called_although_the_writer_changes_in_every_turn(request, loop, fds):
-    """Stock asyncio has queued the reader's callback by then; the event must not go with the handler."""
+    """Stock asyncio has queued the reader's callback by then; the event must not be lost with the handler."""
     near, far = fds.socketpair()
     called_in = []
     turns = 0
@@ -142,10 +142,10 @@ def test_reader_is_called_although_the_writer_changes_in_every_turn(request, loo
     assert called_in[0] < 5
 
 
-# Closed and used again
+# Closed and reused fds
 
 
-def test_fd_closed_without_removal_is_not_reported_and_does_not_hurt(driver, fds):
+def test_fd_closed_without_removal_is_not_reported_and_harmless(driver, fds):
     reader, writer = fds.pipe()
     handler = RecordingHandler(reader, POLLIN)
     driver.update(None, handler)
@@ -181,7 +181,7 @@ def test_fd_closed_before_the_first_wait_is_forgotten(driver, fds):
     driver.update(handler, None)
 
 
-def test_number_used_again_after_removal_belongs_to_the_new_handler(driver, fds):
+def test_fd_number_reused_after_removal_belongs_to_the_new_handler(driver, fds):
     for _ in range(20):
         reader, writer = fds.pipe()
         old = RecordingHandler(reader, POLLIN)
@@ -202,7 +202,7 @@ def test_number_used_again_after_removal_belongs_to_the_new_handler(driver, fds)
             fds.close(fd)
 
 
-def test_number_used_again_without_removal_can_be_taken_over(driver, fds):
+def test_fd_number_reused_without_removal_can_be_modified(driver, fds):
     reader, writer = fds.pipe()
     old = RecordingHandler(reader, POLLIN)
     driver.update(None, old)
@@ -211,14 +211,14 @@ def test_number_used_again_without_removal_can_be_taken_over(driver, fds):
     again, other = fds.pipe()
     assert again == reader
     new = RecordingHandler(again, POLLIN)
-    driver.update(old, new)  # as a loop does that still knows the old one
+    driver.update(old, new)  # as a loop does that still has the old one
     os.write(other, b"x")
     assert driver.ready() == {new: POLLIN}
     fds.close(writer)
     assert driver.ready() == {new: POLLIN}
 
 
-def test_number_used_again_is_not_reported_to_the_handler_of_the_closed_file(request, driver, fds):
+def test_reused_fd_number_is_not_reported_to_the_handler_of_the_closed_file(request, driver, fds):
     reader, writer = fds.pipe()
     kept_open = os.dup(reader)
     old = RecordingHandler(reader, POLLIN)
@@ -229,7 +229,7 @@ def test_number_used_again_is_not_reported_to_the_handler_of_the_closed_file(req
     assert again == reader
     new = RecordingHandler(again, POLLIN)
     try:
-        driver.update(None, new)  # without a report that the old one is gone
+        driver.update(None, new)  # without removing the old one
         os.write(writer, b"x")
         assert old not in driver.ready()
     finally:
@@ -252,7 +252,7 @@ def test_close_of_a_removed_fd_reaches_the_peer_by_the_end_of_the_next_wait(driv
 
 
 def in_thread(function):
-    """Run it in a thread of its own; returns its result or raises its exception."""
+    """Run a function in a new thread; return its result or raise its exception."""
     outcome = []
 
     def run():
@@ -270,7 +270,7 @@ def in_thread(function):
     return result
 
 
-def test_handlers_move_along_when_another_thread_runs_the_loop(driver, fds):
+def test_handlers_move_to_another_thread_that_runs_the_loop(driver, fds):
     idle_reader, idle_writer = fds.pipe()
     late_reader, late_writer = fds.pipe()
     ready = RecordingHandler(fds.readable(), POLLIN)
@@ -289,7 +289,7 @@ def test_handlers_move_along_when_another_thread_runs_the_loop(driver, fds):
         os.write(idle_writer, b"x")
         return first, driver.ready()
 
-    for _ in range(3):  # threads one after the other often have the same identity
+    for _ in range(3):  # consecutive threads often have the same identifier
         first, second = in_thread(elsewhere)
         assert first in ({ready: POLLIN, late: POLLIN}, {ready: POLLIN, late: POLLIN, idle: POLLIN})
         assert second == {ready: POLLIN, late: POLLIN, idle: POLLIN}
@@ -307,7 +307,7 @@ def test_monitor_closed_by_another_thread_releases_its_fds(new_driver, fds):
     assert driver.statistics()["in_flight"] == 0
 
 
-def test_monitors_in_many_threads_do_not_meet(fdmon_name, fds):
+def test_monitors_in_many_threads_are_independent(fdmon_name, fds):
     from support.monitors import make_monitor
 
     results = []
@@ -332,10 +332,10 @@ def test_monitors_in_many_threads_do_not_meet(fdmon_name, fds):
     assert results == [True] * 8
 
 
-def test_a_closed_file_that_epoll_reports_on_disturbs_nothing_where_there_can_be_no_other_set(monitor):
-    """As where the user's epoll watches are used up: the set that there is goes on."""
+def test_a_closed_file_that_epoll_still_reports_is_harmless_if_the_set_cannot_be_replaced(monitor):
+    """For example if the user's epoll watches are used up: the existing set stays in use."""
     if monitor not in ("epoll", "io_uring"):
-        pytest.skip("it has no epoll set")
+        pytest.skip("this monitor has no epoll set")
     if NUMBERS is None:
         pytest.skip("the number of epoll_ctl(2) is not known here")
     source = f"""

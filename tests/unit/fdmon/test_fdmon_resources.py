@@ -1,4 +1,4 @@
-"""The FDMonitor interface: what the constructor acquires, and what close and forget release."""
+"""The FDMonitor interface: resources that the constructor acquires, and that close and forget release."""
 
 import asyncio
 import contextlib
@@ -93,7 +93,7 @@ def test_close_is_idempotent_and_releases_fds_and_handlers(new_driver, fds):
     assert (statistics["handlers"], statistics["in_flight"]) == (0, 0)
     gc.collect()
     assert sorted(gone) == sorted([ready, idle])
-    forget_spare_rings()  # the ring may wait there for the next loop
+    forget_spare_rings()  # the ring may be kept for the next loop
     assert open_fds() - fds.open == before
 
 
@@ -108,11 +108,11 @@ def test_close_before_the_first_run_releases_everything(new_driver, fds):
     assert open_fds() - fds.open == before
 
 
-def test_an_fd_that_may_be_closed_is_watched_where_no_descriptor_is_left(new_driver, fds):
-    """io_uring has no epoll set then, and polls."""
+def test_an_fd_that_may_be_closed_is_watched_although_no_descriptor_is_left(new_driver, fds):
+    """Then io_uring has no epoll set, and uses POLL_ADD."""
     driver = new_driver()
     if driver.name in ("closable", "restless"):
-        pytest.skip("this driver watches its notifier by the epoll set from the beginning")
+        pytest.skip("this driver watches its notifier with the epoll set from the start")
     reader, writer = fds.pipe()
     handler, later = RecordingHandler(reader, POLLIN), RecordingHandler(writer, select.POLLOUT)
     handler.may_be_closed = later.may_be_closed = True
@@ -121,7 +121,7 @@ def test_an_fd_that_may_be_closed_is_watched_where_no_descriptor_is_left(new_dri
     assert driver.ready() == {}
     os.write(writer, b"x")
     assert driver.ready() == {handler: POLLIN}
-    driver.update(None, later)  # with a set of its own
+    driver.update(None, later)  # now with an epoll set
     assert driver.ready() == {handler: POLLIN, later: select.POLLOUT}
     driver.update(handler, both := RecordingHandler(reader, POLLIN))
     assert driver.ready() == {both: POLLIN, later: select.POLLOUT}
@@ -174,7 +174,7 @@ def test_turn_of_a_closed_loop_does_not_crash(request, monitor):
     )
 
 
-def test_forget_closes_our_copies_only(new_driver, fds):
+def test_forget_closes_only_this_process_copies(new_driver, fds):
     forget_spare_rings()
     before = open_fds()
     driver = new_driver()
@@ -185,7 +185,7 @@ def test_forget_closes_our_copies_only(new_driver, fds):
     assert open_fds() - fds.open == before
 
 
-def test_a_transport_that_reads_on_after_its_loop_was_closed_opens_nothing(real_fdmon_name):
+def test_resume_reading_after_the_loop_was_closed_opens_no_fd(real_fdmon_name):
     class Paused(asyncio.Protocol):
         def connection_made(self, transport):
             transport.pause_reading()
@@ -196,7 +196,7 @@ def test_a_transport_that_reads_on_after_its_loop_was_closed_opens_nothing(real_
     transport = loop.run_until_complete(loop.create_connection(Paused, sock=near))[0]
     loop.close()
     before = open_fds()
-    with contextlib.suppress(OSError, RuntimeError):  # poll knows nothing of it
+    with contextlib.suppress(OSError, RuntimeError):  # poll does not notice
         transport.resume_reading()
     assert open_fds() == before
     left = [loop, transport]

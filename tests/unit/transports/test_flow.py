@@ -35,7 +35,7 @@ def test_limits_in_the_wrong_order_are_refused(high, low):
         buffer_limits(high, low)
 
 
-def test_limits_need_not_be_whole():
+def test_limits_need_not_be_integers():
     assert buffer_limits(100.5, 2.5) == (100, 2)
     assert buffer_limits(float("inf"), 0) == (sys.maxsize, 0)
     assert buffer_limits(None, 1 << 80) == (sys.maxsize, sys.maxsize)
@@ -43,12 +43,12 @@ def test_limits_need_not_be_whole():
         buffer_limits(float("nan"), 0)
 
 
-def test_default_is_asyncios():
+def test_default_is_the_same_as_in_asyncio():
     assert DEFAULT_HIGH_BYTES == 64 * 1024
 
 
 @given(SIZES, SIZES)
-def test_limits_agree_with_asyncios(high, low):
+def test_limits_agree_with_asyncio(high, low):
     class Stock(asyncio.transports._FlowControlMixin):
         def get_write_buffer_size(self):
             return 0

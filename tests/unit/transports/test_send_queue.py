@@ -63,7 +63,7 @@ def test_queue_is_sent_whole_by_any_short_writes(chunks, data):
     assert queue.fill(8) == []
 
 
-def test_chunk_is_held_until_its_last_byte_was_taken():
+def test_chunk_is_held_until_its_last_byte_is_consumed():
     queue = SendQueueDriver()
     first, second = bytes(range(100)), bytes(range(100, 200))
     before = sys.getrefcount(first), sys.getrefcount(second)
@@ -86,7 +86,7 @@ def test_chunks_are_not_copied():
     assert sys.getrefcount(chunk) == before + 1
 
 
-def test_queue_that_never_runs_empty_does_not_grow_for_ever():
+def test_queue_that_never_runs_empty_does_not_grow_without_limit():
     queue = SendQueueDriver()
     queue.push(b"a")
     for _ in range(10_000):
@@ -96,7 +96,7 @@ def test_queue_that_never_runs_empty_does_not_grow_for_ever():
     assert queue.n_chunks < 600
 
 
-def test_fill_describes_at_most_so_many_entries():
+def test_fill_returns_at_most_the_given_number_of_entries():
     queue = SendQueueDriver()
     for _ in range(2000):
         queue.push(b"xy")
@@ -105,7 +105,7 @@ def test_fill_describes_at_most_so_many_entries():
 
 
 def test_fill_stops_when_it_has_enough_bytes():
-    """Also in the middle of a chunk."""
+    """Even in the middle of a chunk."""
     queue = SendQueueDriver()
     for _ in range(10):
         queue.push(bytes(100))
@@ -114,7 +114,7 @@ def test_fill_stops_when_it_has_enough_bytes():
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
-def test_fill_begins_where_the_last_send_ended(taken):
+def test_fill_starts_where_the_last_send_ended(taken):
     queue = SendQueueDriver()
     queue.push(b"hello")
     queue.push(b"world")
@@ -122,7 +122,7 @@ def test_fill_begins_where_the_last_send_ended(taken):
     assert b"".join(queue.fill(8)) == b"helloworld"[taken:]
 
 
-def test_empty_chunks_do_no_harm():
+def test_empty_chunks_are_harmless():
     queue = SendQueueDriver()
     for chunk in (b"", b"a", b"", b"b", b""):
         queue.push(chunk)
@@ -133,7 +133,7 @@ def test_empty_chunks_do_no_harm():
     assert queue.n_chunks == 0
 
 
-def test_what_is_described_ends_at_the_most_that_one_send_takes():
+def test_fill_ends_at_the_maximum_of_one_send():
     """A length in an SQE has 32 bits, and a chunk may be longer."""
     queue = SendQueueDriver()
     queue.push(b"0123456789")

@@ -1,4 +1,4 @@
-"""The provided-buffer ring: where the bytes are, when a buffer goes back, and that it never runs dry for good."""
+"""The provided-buffer ring: where the bytes are, when a buffer is given back, and that it recovers from ENOBUFS."""
 
 import pytest
 
@@ -87,7 +87,7 @@ def test_small_messages_are_taken_where_the_kernel_wrote_them(buffers, fds):
         assert receiver.receive() == message
 
 
-def test_chunks_are_right_although_none_was_given_back_yet(buffers, fds):
+def test_chunks_are_correct_although_none_was_given_back_yet(buffers, fds):
     near, far = fds.socketpair()
     receiver = Receiver(buffers, near.fileno())
     expected, received = b"", b""
@@ -102,7 +102,7 @@ def test_chunks_are_right_although_none_was_given_back_yet(buffers, fds):
     assert receiver.receive(rounds=2) == b"more"
 
 
-def test_more_than_all_the_buffers_flows_through_when_given_back(buffers, fds):
+def test_more_data_than_all_buffers_hold_is_received_when_they_are_given_back(buffers, fds):
     near, far = fds.socketpair()
     receiver = Receiver(buffers, near.fileno())
     data = pattern(5 << 20)
@@ -143,8 +143,8 @@ def test_exhausted_buffers_end_the_receive_with_enobufs_and_lose_nothing(buffers
     assert received == data[:sent]
 
 
-def test_bytes_stay_where_they_are_until_their_own_chunk_is_given_back(buffers, fds):
-    """A buffer returns to the kernel when all of its chunks were given back, and no sooner."""
+def test_bytes_are_not_overwritten_until_their_chunk_is_given_back(buffers, fds):
+    """A buffer returns to the kernel only when all of its chunks were given back."""
     near, far = fds.socketpair()
     ring = buffers.ring_driver
     ring.recv_into_buffers(near.fileno(), buffers.buffers, 1)

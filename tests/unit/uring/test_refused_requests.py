@@ -1,4 +1,4 @@
-"""io_uring_get_sqe() gives nothing for a moment, since the kernel takes no requests: what goes on, and when."""
+"""io_uring_get_sqe() returns NULL for a moment, as the kernel takes no requests: everything goes on afterwards."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ ring_drivers = pytest.importorskip("drivers.ring")
 
 @pytest.fixture
 def ring_loop(ring_driver):
-    """A loop on io_uring, and its ring, which refuses what the test says."""
+    """A loop on io_uring, and its ring, which refuses a request that the test chooses."""
     loop = make_loop("io_uring")
     ring = ring_drivers.refuse_request(loop.aio_context, -1)
     yield loop, ring
@@ -24,8 +24,8 @@ def ring_loop(ring_driver):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(9))
-def test_what_is_watched_is_reported_and_leaves_the_ring_where_it_waits_for_long(ring_driver, fds, number):
-    """Whichever is refused: a POLL_ADD, the TIMEOUT until the next sweep, or a cancellation of the sweep."""
+def test_a_watched_fd_is_reported_and_leaves_the_ring_after_a_long_wait(ring_driver, fds, number):
+    """Whichever request is refused: a POLL_ADD, the TIMEOUT until the next sweep, or a cancellation of the sweep."""
     ring = ring_drivers.refuse_request(ring_driver.monitor, number)
     near, far = fds.socketpair()
     far.setblocking(False)
@@ -50,7 +50,7 @@ def test_what_is_watched_is_reported_and_leaves_the_ring_where_it_waits_for_long
     assert far.recv(1) == b""
 
 
-def test_a_wait_that_may_last_for_ever_ends_where_the_next_sweep_is_refused(ring_driver, fds):
+def test_an_endless_wait_ends_although_the_next_sweep_is_refused(ring_driver, fds):
     ring = ring_drivers.refuse_request(ring_driver.monitor, -1)
     near, far = fds.socketpair()
     handler = RecordingHandler(near.fileno(), POLLIN)
@@ -67,7 +67,7 @@ def test_a_wait_that_may_last_for_ever_ends_where_the_next_sweep_is_refused(ring
 
 
 class Echo(asyncio.Protocol):
-    """On a socket that the program has, too."""
+    """Its socket is used by the program, too."""
 
     def connection_made(self, transport):
         self.transport = transport
@@ -78,7 +78,7 @@ class Echo(asyncio.Protocol):
 
 
 @pytest.mark.slow
-@pytest.mark.expects_loop_errors  # an ACCEPT that was refused is reported, and made again after a second
+@pytest.mark.expects_loop_errors  # a refused ACCEPT is reported, and made again after a second
 @pytest.mark.parametrize("number", range(24))
 def test_a_server_answers_or_ends_the_connection_and_serves_the_next(ring_loop, number):
     loop, ring = ring_loop
@@ -109,8 +109,8 @@ def test_a_server_answers_or_ends_the_connection_and_serves_the_next(ring_loop, 
     run(loop, server.wait_closed())
 
 
-def test_a_read_that_fell_short_is_asked_about_all_the_same(ring_loop):
-    """TCP ends it at urgent data; what follows is found by a sweep, whose TIMEOUT is refused here."""
+def test_data_after_a_short_read_is_found_although_the_sweep_is_refused(ring_loop):
+    """TCP ends the read at urgent data; a sweep, whose TIMEOUT is refused here, finds the data that follows."""
     loop, ring = ring_loop
     if helpers.inside_glib:
         pytest.skip("which request is the TIMEOUT is known for the loop's own turns")
@@ -132,7 +132,7 @@ def test_a_read_that_fell_short_is_asked_about_all_the_same(ring_loop):
             return ring.n_calls > number
 
     async def main():
-        # A busy kernel may report the second half by itself, or a sweep may have come across data before.
+        # A busy kernel may report the second half by itself, or an earlier sweep may have found the data.
         for _ in range(20):
             if await needs_sweep():
                 return

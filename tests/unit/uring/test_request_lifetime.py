@@ -42,7 +42,7 @@ def requests(ring_driver):
 
 
 def harvest(driver, rounds=5):
-    """Wait and dispatch, without sleeping; how many completions were delivered."""
+    """Wait and dispatch, without sleeping; return the number of delivered completions."""
     count = 0
     for _ in range(rounds):
         driver.wait(0)
@@ -51,7 +51,7 @@ def harvest(driver, rounds=5):
 
 
 def silent_recv(requests, fds, **kwargs):
-    """A receive that cannot complete, its socket's ends and its memory."""
+    """A receive that cannot complete, the ends of its socket, and its memory."""
     near, far = fds.socketpair()
     request = RecordingRequest(**kwargs)
     memory = bytearray(16)
@@ -129,7 +129,7 @@ def test_request_that_is_not_in_flight_cannot_be_released(ring):
     assert ring.in_flight == 0
 
 
-def test_request_can_be_used_again_after_its_end(ring):
+def test_request_can_be_reused_after_its_end(ring):
     request = RecordingRequest()
     before = sys.getrefcount(request)
     for _ in range(3):
@@ -173,7 +173,7 @@ def test_wait_does_not_block_while_something_is_undispatched(ring_driver, reques
     assert ring_driver.dispatch() == 1
 
 
-def test_many_completions_come_in_order_and_once(ring_driver, requests):
+def test_many_completions_are_delivered_once_and_in_order(ring_driver, requests):
     order = []
     made = [RecordingRequest(lambda request, res: order.append(request)) for _ in range(2000)]
     for request in made:
@@ -235,7 +235,7 @@ def test_request_can_be_submitted_again_from_its_own_completion(ring_driver, req
     assert requests.in_flight == 0
 
 
-def test_completion_that_raises_leaves_the_others_undispatched(ring_driver, requests):
+def test_exception_in_a_completion_leaves_the_others_undispatched(ring_driver, requests):
     def fail(request, res):
         raise KeyboardInterrupt
 
@@ -287,7 +287,7 @@ def test_request_cancelled_before_it_was_submitted_has_one_final_completion(ring
     assert request.calls == [("complete", -ECANCELED, False, None)]
 
 
-def test_cancel_that_comes_too_late_changes_nothing(ring_driver, requests, fds):
+def test_cancel_after_the_completion_changes_nothing(ring_driver, requests, fds):
     request, near, far, memory = silent_recv(requests, fds)
     harvest(ring_driver)
     far.send(b"late")
@@ -405,7 +405,7 @@ def test_failed_send_is_settled_with_its_errno(ring_driver, requests, fds):
     assert request.calls == [("settle", -32)]  # EPIPE
 
 
-def test_many_sends_are_each_settled_once_also_when_the_sq_is_full(ring_driver, requests, fds):
+def test_many_sends_are_each_settled_once_although_the_sq_is_full(ring_driver, requests, fds):
     pairs = [fds.socketpair() for _ in range(300)]
     made = []
     for number, (near, far) in enumerate(pairs):
@@ -420,8 +420,8 @@ def test_many_sends_are_each_settled_once_also_when_the_sq_is_full(ring_driver, 
     assert requests.in_flight == 0
 
 
-def test_failed_sends_beyond_the_completion_queue_are_not_taken_for_sent(ring_driver, requests, fds):
-    """What overflowed is fetched before anything without a completion counts as sent."""
+def test_failed_sends_that_overflow_the_cq_do_not_count_as_sent(ring_driver, requests, fds):
+    """Overflowed completions are fetched before a send without a completion counts as sent."""
     near, far = fds.socketpair()
     far.close()
     fillers = [RecordingRequest() for _ in range(1100)]
@@ -440,7 +440,7 @@ def test_failed_sends_beyond_the_completion_queue_are_not_taken_for_sent(ring_dr
 # The end
 
 
-def test_close_cancels_and_drains_what_is_in_flight(ring_driver, requests, fds):
+def test_close_cancels_and_drains_requests_in_flight(ring_driver, requests, fds):
     made = [silent_recv(requests, fds) for _ in range(20)]
     harvest(ring_driver)
     references = [sys.getrefcount(request) for request, *_ in made]
@@ -451,7 +451,7 @@ def test_close_cancels_and_drains_what_is_in_flight(ring_driver, requests, fds):
     assert [sys.getrefcount(request) for request, *_ in made] == [count - 1 for count in references]
 
 
-def test_close_drops_what_was_not_submitted_yet(ring_driver, requests, fds):
+def test_close_drops_requests_that_were_not_submitted(ring_driver, requests, fds):
     request, *_ = silent_recv(requests, fds)
     ring_driver.close()
     assert requests.in_flight == 0
@@ -459,7 +459,7 @@ def test_close_drops_what_was_not_submitted_yet(ring_driver, requests, fds):
     assert not request.is_in_flight
 
 
-def test_close_drops_what_was_not_dispatched_yet(ring_driver, requests):
+def test_close_drops_completions_that_were_not_dispatched(ring_driver, requests):
     request = RecordingRequest()
     before = sys.getrefcount(request)
     requests.nop(request)

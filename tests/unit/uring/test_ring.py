@@ -113,21 +113,21 @@ def test_disabled_ring_takes_more_requests_than_the_sq_and_keeps_their_order(new
     assert [user_data for user_data, _, _ in reap_all(ring, count)] == list(range(1, count + 1))
 
 
-def test_completions_beyond_the_cq_are_kept_and_come_in_order(ring):
+def test_completions_beyond_the_cq_are_kept_in_order(ring):
     count = CQ_ENTRIES + 700
     for number in range(1, count + 1):
         ring.nop(number)
     ring.enter(0)
     first = ring.reap()
     assert len(first) == CQ_ENTRIES
-    assert ring.has_completions(), "the overflow flag says that there are more"
+    assert ring.has_completions(), "the overflow flag shows that there are more"
     found = first + reap_all(ring, count - CQ_ENTRIES)
     assert [user_data for user_data, _, _ in found] == list(range(1, count + 1))
     assert not ring.has_completions()
 
 
 @pytest.mark.parametrize("timeout_ns", [1, 200_000, 3_000_000])
-def test_wait_ends_with_its_time_and_not_before(ring, timeout_ns):
+def test_wait_ends_after_its_timeout_and_not_before(ring, timeout_ns):
     before = time.monotonic_ns()
     assert ring.enter(1, timeout_ns) == -62  # ETIME
     assert time.monotonic_ns() - before >= timeout_ns
@@ -151,7 +151,7 @@ def test_enable_is_idempotent(ring):
     assert len(reap_all(ring, 1)) == 1
 
 
-@pytest.mark.skipif(HAS_ASSERTIONS, reason="an assertion is first, which tests/unit/test_assertions.py sees")
+@pytest.mark.skipif(HAS_ASSERTIONS, reason="an assertion fails first: tests/unit/test_assertions.py")
 def test_ring_belongs_to_the_thread_that_enabled_it(new_ring):
     ring = new_ring(enabled=False)
     if not ring.ring.setup_flags & SINGLE_ISSUER_FLAG:
@@ -175,7 +175,7 @@ def test_close_is_idempotent_and_closes_the_fd(new_ring):
     assert open_fds() == before
 
 
-def test_close_of_a_disabled_ring_forgets_what_waits_for_it(new_ring):
+def test_close_of_a_disabled_ring_drops_its_queued_requests(new_ring):
     ring = new_ring(enabled=False)
     for number in range(1, 400):
         ring.nop(number)
@@ -206,7 +206,7 @@ def test_request_for_a_closed_ring_raises_and_does_not_crash(request, ring_drive
 # Spare rings
 
 
-def test_spare_ring_is_used_again(ring_driver):
+def test_spare_ring_is_reused(ring_driver):
     forget_spare_rings()
     first = take_ring()
     assert give_back(first)
@@ -215,7 +215,7 @@ def test_spare_ring_is_used_again(ring_driver):
     forget_spare_rings()
 
 
-def test_ring_with_anything_in_it_is_not_kept(new_ring):
+def test_ring_with_requests_or_completions_is_not_kept(new_ring):
     for enabled in (True, False):
         ring = new_ring(enabled=enabled)
         ring.nop(1)
@@ -254,8 +254,8 @@ def test_ring_that_another_thread_enabled_is_not_handed_out(ring_driver):
 
 
 @pytest.mark.parametrize("next_one", ["taken", "given back"])
-def test_spare_ring_goes_when_its_thread_has_ended(ring_driver, next_one):
-    """No other thread can use it, and its locked memory is the user's, in all processes."""
+def test_spare_ring_is_closed_after_its_thread_has_ended(ring_driver, next_one):
+    """No other thread can use it, and its locked memory counts for all processes of the user."""
     forget_spare_rings()
     other = take_ring()
     before = open_fds()
@@ -275,7 +275,7 @@ def test_spare_ring_goes_when_its_thread_has_ended(ring_driver, next_one):
     wait_until(lambda: not os.path.exists(f"/proc/self/task/{seen[0]}"))
     if next_one == "taken":
         kept = take_ring()
-        assert len(open_fds() - before) == 1, "the new one"
+        assert len(open_fds() - before) == 1, "only the new ring"
         RingDriver(kept).close()
     else:
         give_back(other)
@@ -296,7 +296,7 @@ def test_only_a_few_spare_rings_are_kept(ring_driver):
     assert open_fds() == before
 
 
-def test_loop_that_never_ran_leaves_its_ring_to_the_next(ring_driver):
+def test_loop_that_never_ran_passes_its_ring_to_the_next(ring_driver):
     forget_spare_rings()
     loop = uringloop.new_event_loop(fdmon="io_uring")
     fds = open_fds()
