@@ -1,4 +1,4 @@
-"""Small requests that many tests make, and ways to see what is alive."""
+"""Small requests that many tests make, and helpers to find what is alive."""
 
 import os
 
@@ -8,7 +8,7 @@ NOP = lib.io_uring_prep_nop
 
 
 class Buffer(bytearray):
-    """A bytearray that can be watched."""
+    """A bytearray with weak references."""
 
 
 def poll_of(loop, fd, **kwargs):

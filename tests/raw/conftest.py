@@ -1,4 +1,4 @@
-"""What tests of raw requests share as fixtures."""
+"""Fixtures of the tests of raw requests."""
 
 import contextlib
 import os

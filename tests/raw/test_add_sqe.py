@@ -1,4 +1,4 @@
-"""add_sqe(): results, callbacks, multishot, chains, when the kernel sees a request, nested turns."""
+"""add_sqe(): results, callbacks, cancelling, chains, submission, nested turns, other loops."""
 
 import asyncio
 import contextvars
@@ -15,10 +15,10 @@ from uringloop.liburing import ffi, lib
 
 from .common import NOP, read_of
 
-# -- results -------------------------------------------------------------------------------------------
+# Results
 
 
-async def test_await_gives_the_result(pipe):
+async def test_await_returns_the_result(pipe):
     loop = asyncio.get_running_loop()
     os.write(pipe[1], b"hello")
     buffer = bytearray(16)
@@ -31,7 +31,7 @@ async def test_await_gives_the_result(pipe):
     assert request.cqe == uringloop.Cqe(5, 0)
 
 
-async def test_a_negative_result_is_the_os_error_of_its_errno():
+async def test_a_negative_result_raises_the_os_error_of_its_errno():
     loop = asyncio.get_running_loop()
     request = loop.add_sqe(lib.io_uring_prep_openat, lib.AT_FDCWD, b"/nowhere", os.O_RDONLY, 0)
     with pytest.raises(FileNotFoundError) as caught:
@@ -41,7 +41,7 @@ async def test_a_negative_result_is_the_os_error_of_its_errno():
     assert request.cqe.res == -errno.ENOENT
 
 
-async def test_after_the_completion_every_await_gives_the_same():
+async def test_after_the_completion_every_await_returns_the_same():
     loop = asyncio.get_running_loop()
     request = loop.add_sqe(NOP)
     assert await request == 0
@@ -82,13 +82,13 @@ async def test_a_request_that_is_never_awaited_and_fails_is_reported_like_a_futu
     assert "was never awaited" in reports[0]["message"]
     seen = loop.add_sqe(lib.io_uring_prep_close, 1 << 20)
     await until(seen.done)
-    assert seen.cqe.res == -errno.EBADF  # it was read: nothing to report
+    assert seen.cqe.res == -errno.EBADF  # the cqe was read: nothing to report
     del seen
     await turns(3)
     assert len(reports) == 1
 
 
-async def test_a_zero_copy_send_is_over_when_its_memory_is_free():
+async def test_a_zero_copy_send_is_done_when_its_memory_is_free():
     if not hasattr(lib, "io_uring_prep_send_zc"):
         pytest.fail("liburing 2.3 has it")
     loop = asyncio.get_running_loop()
@@ -105,10 +105,10 @@ async def test_a_zero_copy_send_is_over_when_its_memory_is_free():
             assert peer.recv(2000) == data
 
 
-# -- callbacks -----------------------------------------------------------------------------------------
+# Callbacks
 
 
-async def test_a_callback_gets_the_raw_completion_once():
+async def test_a_callback_is_called_once_with_the_raw_completion():
     loop = asyncio.get_running_loop()
     seen = []
     loop.add_sqe(lib.io_uring_prep_close, 1 << 20, callback=seen.append)
@@ -129,7 +129,7 @@ async def test_a_callback_runs_in_the_context_that_made_the_request():
 
 
 @pytest.mark.expects_loop_errors
-async def test_a_callback_that_raises_is_reported_and_others_run(loop_errors):
+async def test_an_exception_in_a_callback_is_reported_and_others_run(loop_errors):
     loop = asyncio.get_running_loop()
     seen = []
 
@@ -142,7 +142,7 @@ async def test_a_callback_that_raises_is_reported_and_others_run(loop_errors):
     assert [type(context["exception"]) for context in loop_errors] == [ZeroDivisionError]
 
 
-async def test_a_request_with_a_callback_is_not_awaited():
+async def test_a_request_with_a_callback_cannot_be_awaited():
     loop = asyncio.get_running_loop()
     seen = []
     request = loop.add_sqe(NOP, callback=seen.append)
@@ -151,7 +151,7 @@ async def test_a_request_with_a_callback_is_not_awaited():
     await until(lambda: seen)
 
 
-def test_keyboard_interrupt_out_of_a_callback_loses_no_completion(loop):
+def test_keyboard_interrupt_in_a_callback_loses_no_completion(loop):
     seen = []
 
     def interrupt(cqe):
@@ -168,10 +168,10 @@ def test_keyboard_interrupt_out_of_a_callback_loses_no_completion(loop):
     assert len(seen) == 1
 
 
-# -- cancelling ----------------------------------------------------------------------------------------
+# Cancelling
 
 
-async def test_cancel_brings_exactly_one_completion(pipe):
+async def test_cancel_causes_exactly_one_completion(pipe):
     loop = asyncio.get_running_loop()
     seen = []
     request = read_of(loop, pipe[0], bytearray(4), callback=seen.append)
@@ -183,7 +183,7 @@ async def test_cancel_brings_exactly_one_completion(pipe):
     assert not request.cancel()
 
 
-async def test_a_cancelled_task_goes_on_when_the_kernel_has_finished(pipe):
+async def test_a_cancelled_task_continues_when_the_kernel_has_finished(pipe):
     loop = asyncio.get_running_loop()
     request = read_of(loop, pipe[0], bytearray(4))
     task = asyncio.ensure_future(request)
@@ -197,8 +197,8 @@ async def test_a_cancelled_task_goes_on_when_the_kernel_has_finished(pipe):
     assert os.read(pipe[0], 4) == b"kept"
 
 
-async def test_a_second_cancel_does_not_cut_the_wait_short(pipe):
-    """Both come before the kernel's answer."""
+async def test_a_second_cancel_does_not_shorten_the_wait(pipe):
+    """Both cancels are made before the kernel completes the request."""
     loop = asyncio.get_running_loop()
     request = read_of(loop, pipe[0], bytearray(4))
     done_at_the_end = []
@@ -219,7 +219,7 @@ async def test_a_second_cancel_does_not_cut_the_wait_short(pipe):
     assert done_at_the_end == [True]
 
 
-async def test_after_a_cancellation_that_came_too_late_the_true_result_is_there(pipe):
+async def test_the_true_result_is_available_after_a_late_cancellation(pipe):
     loop = asyncio.get_running_loop()
     buffer = bytearray(4)
     request = read_of(loop, pipe[0], buffer)
@@ -234,7 +234,7 @@ async def test_after_a_cancellation_that_came_too_late_the_true_result_is_there(
     assert await request == 4
 
 
-async def test_a_task_that_is_thrown_away_leaves_the_request_to_the_kernel(pipe):
+async def test_closing_a_coroutine_cancels_the_request_that_it_awaits(pipe):
     loop = asyncio.get_running_loop()
     request = read_of(loop, pipe[0], bytearray(4))
 
@@ -248,7 +248,7 @@ async def test_a_task_that_is_thrown_away_leaves_the_request_to_the_kernel(pipe)
     assert request.cqe.res == -errno.ECANCELED
 
 
-# -- chains --------------------------------------------------------------------------------------------
+# Chains
 
 
 async def test_a_chain_runs_in_order_and_stops_at_a_failure(tmp_path):
@@ -288,24 +288,26 @@ async def test_a_hard_link_goes_on_after_a_failure():
     assert failing.cqe.res == -errno.EBADF
 
 
-async def test_no_chain_is_torn_apart_by_a_full_queue():
-    """Of a chain cut in two the second half would run although the first has failed."""
+async def test_no_chain_is_split_by_a_full_queue():
+    """If a chain was split, its second half would run although the first has failed."""
     loop = asyncio.get_running_loop()
     for filled in range(250, 258):
         nops = [loop.add_sqe(NOP) for _ in range(filled)]
         chain = loop.add_sqes([(lib.io_uring_prep_close, 1 << 20), *[(NOP,)] * 9])
-        behind = loop.add_sqe(NOP)
-        await asyncio.gather(*nops, behind, *chain, return_exceptions=True)
+        following = loop.add_sqe(NOP)
+        await asyncio.gather(*nops, following, *chain, return_exceptions=True)
         assert [request.cqe.res for request in chain] == [-errno.EBADF] + [-errno.ECANCELED] * 9
-        assert behind.cqe.res == 0
+        assert following.cqe.res == 0
 
 
-def test_no_chain_is_torn_apart_before_the_first_run(loop):
+def test_no_chain_is_split_before_the_first_run(loop):
     nops = [loop.add_sqe(NOP) for _ in range(250)]
     chains = [loop.add_sqes([(lib.io_uring_prep_close, 1 << 20), *[(NOP,)] * 9]) for _ in range(100)]
 
     async def finish():
-        await asyncio.gather(*nops, *[one for chain in chains for one in chain], return_exceptions=True)
+        await asyncio.gather(
+            *nops, *[request for chain in chains for request in chain], return_exceptions=True
+        )
 
     loop.run_until_complete(finish())
     for chain in chains:
@@ -326,8 +328,8 @@ async def test_a_chain_is_made_whole_or_not_at_all():
     assert len(await asyncio.gather(*loop.add_sqes([(NOP,)] * 256))) == 256
 
 
-def test_a_long_chain_before_the_first_run_goes_behind_what_waits(loop):
-    """It takes a larger ring, and what waits in the smaller one goes along, chains whole."""
+def test_a_long_chain_before_the_first_run_follows_earlier_requests(loop):
+    """It needs a larger ring, and the queued requests of the smaller one move there, chains whole."""
     order = []
 
     def note(what):
@@ -347,8 +349,8 @@ def test_a_long_chain_before_the_first_run_goes_behind_what_waits(loop):
     assert [request.cqe.res for request in long] == [0] * 256
 
 
-async def test_a_long_chain_disturbs_no_connection():
-    """The loop takes a larger ring: what transports had in flight is armed again, and nothing of theirs is lost."""
+async def test_a_long_chain_leaves_connections_alone():
+    """The loop takes a larger ring: transports' requests in flight are armed again, and none of their data is lost."""
     loop = asyncio.get_running_loop()
     accepted = []
 
@@ -385,8 +387,8 @@ async def test_a_long_chain_disturbs_no_connection():
         await until(lambda: all(writer.transport.is_closing() for writer in accepted))
 
 
-async def test_a_long_chain_waits_for_no_request_of_others(pipe):
-    """A loop stays with its ring while raw requests are in flight; with a larger one nothing is in the way."""
+async def test_a_long_chain_is_refused_while_raw_requests_are_in_flight(pipe):
+    """A loop keeps its ring while raw requests are in flight; if it has a larger one, nothing prevents the chain."""
     loop = asyncio.get_running_loop()
     request = loop.add_sqe(lib.io_uring_prep_poll_add, pipe[0], 1)
     with pytest.raises(OSError, match="needs a larger ring") as caught:
@@ -403,14 +405,14 @@ async def test_a_long_chain_waits_for_no_request_of_others(pipe):
     assert await request == 1
 
 
-async def test_a_loop_with_tables_takes_long_chains():
+async def test_a_loop_with_registered_tables_accepts_long_chains():
     loop = asyncio.get_running_loop()
     buffers = loop.register_buffers([bytearray(4096)])
     assert len(await asyncio.gather(*loop.add_sqes([(NOP,)] * 256))) == 256
     buffers.close()
 
 
-# -- when the kernel sees it -------------------------------------------------------------------------------
+# Submission
 
 
 def test_thousands_of_requests_before_the_first_run(loop):
@@ -437,8 +439,8 @@ async def test_64_requests_in_one_turn_cost_one_system_call():
     assert after["syscalls"] - before["syscalls"] == 1
 
 
-def test_a_request_made_from_a_callback_is_not_left_when_the_loop_would_sleep(loop):
-    """Upstream's bug: the loop slept on with the request in user space."""
+def test_a_request_made_in_a_callback_is_submitted_before_the_loop_sleeps(loop):
+    """A bug of QEMU's io_uring monitor: the loop kept sleeping with the request in user space."""
     seen = []
 
     def done(cqe):
@@ -453,7 +455,7 @@ def test_a_request_made_from_a_callback_is_not_left_when_the_loop_would_sleep(lo
     assert loop.time() - before < 10
 
 
-def test_a_request_by_call_soon_threadsafe_wakes_the_loop(loop):
+def test_a_request_made_by_call_soon_threadsafe_completes(loop):
     seen = []
 
     def done(cqe):
@@ -478,7 +480,7 @@ def test_requests_are_submitted_when_the_loop_stops(loop, pipe):
     loop.run_forever()
 
 
-# -- nested turns ------------------------------------------------------------------------------------------
+# Nested turns
 
 
 @pytest.mark.parametrize("blocking", [False, True])
@@ -499,7 +501,7 @@ def test_a_nested_turn_delivers_what_the_outer_one_has_left_in_order_and_once(lo
     assert order == ["nest", 0, 1, 2, 3, 4, "nested"]
 
 
-def test_requests_made_and_finished_in_nested_turns(loop):
+def test_requests_can_be_made_and_completed_in_nested_turns(loop):
     order = []
 
     def nest(cqe, depth):
@@ -524,7 +526,7 @@ def test_poll_without_anything_to_do_makes_no_progress(loop):
     assert loop.aio_context.poll(False) is True
 
 
-# -- other loops and threads ---------------------------------------------------------------------------------
+# Other loops and threads
 
 
 def test_a_request_of_another_loop_cannot_be_awaited(loop):

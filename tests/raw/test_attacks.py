@@ -1,4 +1,4 @@
-"""What attempts to break raw requests found."""
+"""Regressions that attempts to break raw requests found."""
 
 import asyncio
 import contextlib
@@ -17,8 +17,8 @@ from uringloop.liburing import ffi, lib
 from .common import NOP, accepts_of, open_fds, poll_of
 
 
-def test_the_end_may_come_in_a_nested_turn_of_the_same_requests_callback(loop, pipe):
-    """It crashed: the outer call used the loop that the end had released."""
+def test_the_final_completion_may_arrive_in_a_nested_turn_of_the_same_requests_callback(loop, pipe):
+    """Otherwise it crashes: the outer call uses the loop that the end has released."""
     seen = []
 
     def nest(cqe):
@@ -35,8 +35,8 @@ def test_the_end_may_come_in_a_nested_turn_of_the_same_requests_callback(loop, p
     assert seen == [True, False]
 
 
-def test_a_closed_context_takes_no_requests():
-    """It crashed: the loop itself was not closed yet."""
+def test_a_closed_context_refuses_requests():
+    """Otherwise it crashes: the loop itself is not closed yet."""
     loop = make_loop("io_uring")
     loop.aio_context.close()
     for use in (lambda: loop.add_sqe(NOP), lambda: loop.add_sqes([(NOP,)]), lambda: loop.register_files(1)):
@@ -45,8 +45,8 @@ def test_a_closed_context_takes_no_requests():
     loop.close()
 
 
-def test_close_ends_what_a_hard_link_starts_meanwhile(pipe):
-    """It waited for ten seconds, and gave up."""
+def test_close_ends_requests_that_a_hard_link_starts_meanwhile(pipe):
+    """Otherwise close() waits for ten seconds and gives up."""
     loop = make_loop("io_uring")
     memory = bytearray(4)
 
@@ -63,8 +63,8 @@ def test_close_ends_what_a_hard_link_starts_meanwhile(pipe):
 
 
 @pytest.mark.slow
-def test_close_waits_for_as_many_as_there_are(pipe):
-    """The kernel gives back some twenty at a time: more than 20,000 were given up."""
+def test_close_waits_for_any_number_of_requests(pipe):
+    """The kernel completes about twenty at a time; with a fixed limit more than 20,000 would be leaked."""
     loop = make_loop("io_uring")
     requests = [poll_of(loop, pipe[0]) for _ in range(25_000)]
     loop.call_soon(loop.stop)
@@ -74,8 +74,8 @@ def test_close_waits_for_as_many_as_there_are(pipe):
     assert loop.statistics().leaked == 0
 
 
-async def test_cancel_is_repeated_until_the_request_is_over(pipe):
-    """The kernel does not find what is changing hands; a cancel that was lost left its task hanging."""
+async def test_cancel_is_repeated_until_the_request_is_done(pipe):
+    """The kernel does not find a request that a worker is taking over; a lost cancel would leave its task hanging."""
     loop = asyncio.get_running_loop()
     memory = bytearray(4)
 
@@ -91,7 +91,7 @@ async def test_cancel_is_repeated_until_the_request_is_over(pipe):
             await asyncio.wait_for(task, 10)
 
 
-async def test_throwing_into_a_second_await_does_not_take_the_first_ones_waiter(pipe):
+async def test_throwing_into_a_second_await_does_not_affect_the_first(pipe):
     loop = asyncio.get_running_loop()
     request = poll_of(loop, pipe[0])
     first = asyncio.ensure_future(request)
@@ -102,7 +102,7 @@ async def test_throwing_into_a_second_await_does_not_take_the_first_ones_waiter(
     assert await asyncio.wait_for(first, 10) == 1
 
 
-def test_a_loop_whose_tables_are_closed_moves_to_another_thread():
+def test_a_loop_with_closed_tables_can_move_to_another_thread():
     loop = make_loop("io_uring")
     loop.register_buffers([bytearray(4)]).close()
     loop.register_files(1).close()
@@ -116,7 +116,7 @@ def test_a_loop_whose_tables_are_closed_moves_to_another_thread():
 
 
 def test_before_the_first_run_any_thread_may_make_requests():
-    """Also when the loop was given a spare ring of the thread that made it."""
+    """Even if the loop has got a spare ring of the thread that made it."""
     warm = make_loop("io_uring")
     warm.run_until_complete(asyncio.sleep(0))
     warm.close()
@@ -133,7 +133,7 @@ def test_before_the_first_run_any_thread_may_make_requests():
     loop.close()
 
 
-async def test_a_duplicate_of_a_loops_ring_is_known():
+async def test_a_message_to_a_duplicate_of_a_loops_ring_fd_is_refused():
     loop = asyncio.get_running_loop()
     copy = os.dup(loop._ring_pointer().ring_fd)
     try:
@@ -146,8 +146,8 @@ async def test_a_duplicate_of_a_loops_ring_is_known():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed <RawRequest:ResourceWarning")
 @pytest.mark.parametrize("seed", range(3))
-async def test_accepts_end_whatever_is_done_to_them(seed):
-    """Forgotten, cancelled, closed by others, several of it at once, while connections come: nothing stays."""
+async def test_accepts_end_however_they_are_abandoned(seed):
+    """They are forgotten, cancelled, closed elsewhere, or all of it, while connections arrive: nothing is left."""
     loop = asyncio.get_running_loop()
     chance = random.Random(seed)
     before, in_flight = open_fds(), loop.statistics()["in_flight"]
@@ -159,7 +159,7 @@ async def test_accepts_end_whatever_is_done_to_them(seed):
                 os.close(cqe.res)
             await turns(1)
 
-    async def one():
+    async def abandon_one():
         request = accepts_of(loop, listener)
         how = chance.randrange(6)
         task = asyncio.create_task(accept(request)) if how else None
@@ -183,7 +183,7 @@ async def test_accepts_end_whatever_is_done_to_them(seed):
                 await task
 
     for _ in range(25):
-        await asyncio.gather(*[one() for _ in range(40)])
+        await asyncio.gather(*[abandon_one() for _ in range(40)])
     gc.collect()
     await until(lambda: loop.statistics()["in_flight"] <= in_flight)
     listener.close()

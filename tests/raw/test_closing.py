@@ -1,4 +1,4 @@
-"""Closing a loop that has raw requests."""
+"""Closing loops that have raw requests."""
 
 import errno
 import gc
@@ -13,7 +13,7 @@ from uringloop.liburing import ffi, lib
 from .common import NOP, Buffer, poll_of
 
 
-def test_close_delivers_what_is_pending_as_cancelled(pipe):
+def test_close_delivers_pending_requests_as_cancelled(pipe):
     loop = make_loop("io_uring")
     seen = []
     buffer = Buffer(4)
@@ -40,17 +40,17 @@ def test_close_of_a_loop_that_never_ran_delivers_too():
     assert [cqe.res for cqe in seen] == [-errno.ECANCELED] * 600
 
 
-def test_completions_that_were_harvested_are_delivered_at_close():
+def test_harvested_completions_are_delivered_at_close():
     loop = make_loop("io_uring")
     seen = []
     loop.add_sqe(NOP, callback=seen.append)
     loop.call_soon(loop.stop)
-    loop.run_forever()  # submits, and has no turn left to deliver
+    loop.run_forever()  # submits, but has no turn left to deliver
     loop.close()
     assert [cqe.res for cqe in seen] in ([0], [-errno.ECANCELED])
 
 
-def test_a_callback_that_raises_at_close_hides_no_other(pipe):
+def test_an_exception_in_a_callback_at_close_hides_no_other(pipe):
     loop = make_loop("io_uring")
     seen = []
 
@@ -104,7 +104,7 @@ def test_close_in_another_thread_delivers(pipe):
 
 
 @pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
-def test_a_forgotten_loop_with_requests_goes(pipe):
+def test_a_forgotten_loop_with_requests_is_collected(pipe):
     loop = make_loop("io_uring")
     request = poll_of(loop, pipe[0])
     loop.call_soon(loop.stop)

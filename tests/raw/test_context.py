@@ -37,7 +37,7 @@ def turn_until(context, condition):
         if condition():
             return
         context.poll(True)
-    raise AssertionError("nothing came")
+    raise AssertionError(f"still false: {condition}")
 
 
 def test_a_callback_gets_the_completion(context, pipe):
@@ -92,8 +92,8 @@ def test_multishot_reports_each_and_cancel_ends_it(context):
         os.close(cqe.res)
 
 
-def test_cancel_is_repeated_until_it_is_over(context, pipe):
-    """The kernel does not find what is changing hands."""
+def test_cancel_is_repeated_until_the_request_is_done(context, pipe):
+    """The kernel does not find a request that a worker is taking over."""
     memory = bytearray(4)
 
     def read_by_worker(sqe):
@@ -124,7 +124,7 @@ def test_memory_is_kept_until_the_final_completion(context, pipe):
     assert [ref() for ref in watched] == [None, None]
 
 
-def test_a_callback_that_raises_is_logged_and_others_run(context, caplog):
+def test_an_exception_in_a_callback_is_logged_and_others_run(context, caplog):
     seen = []
 
     def fail(cqe):
@@ -138,7 +138,7 @@ def test_a_callback_that_raises_is_logged_and_others_run(context, caplog):
     assert "fail" in caplog.text
 
 
-def test_keyboard_interrupt_goes_through_and_loses_nothing(context):
+def test_keyboard_interrupt_ends_the_turn_and_loses_nothing(context):
     seen = []
 
     def interrupt(cqe):
@@ -183,7 +183,7 @@ def test_a_multishot_callback_may_run_a_turn_that_calls_it_again(context, pipe):
     assert seen == [True, False]
 
 
-def test_64_requests_in_one_turn_are_one_system_call(context):
+def test_64_requests_in_one_turn_cost_one_system_call(context):
     seen = []
     context.poll(False)
     before = context.statistics()
@@ -195,7 +195,7 @@ def test_64_requests_in_one_turn_are_one_system_call(context):
     assert after["syscalls"] - before["syscalls"] == 1
 
 
-def test_thousands_before_the_first_turn(context):
+def test_thousands_of_requests_before_the_first_turn(context):
     seen = []
     for _ in range(5000):
         context.add_sqe(NOP, callback=seen.append)
@@ -213,14 +213,14 @@ def test_close_cancels_and_reports(pipe):
         context.add_sqe(NOP, callback=seen.append)
 
 
-def test_a_context_that_is_forgotten_goes_with_its_requests(pipe):
+def test_a_forgotten_context_is_collected_with_its_requests(pipe):
     before = open_fds()
     context = make_context()
     seen = []
     context.add_sqe(lib.io_uring_prep_poll_add, pipe[0], 1, callback=seen.append)
     context.poll(False)
     watched = weakref.ref(context.add_sqe(NOP, callback=seen.append))
-    with pytest.warns(ResourceWarning, match="unclosed <AioContext"):  # noqa: PT031 (either is the last)
+    with pytest.warns(ResourceWarning, match="unclosed <AioContext"):  # noqa: PT031 (either may drop the last reference)
         del context
         gc.collect()
     assert sorted(cqe.res for cqe in seen) in ([-errno.ECANCELED, 0], [-errno.ECANCELED] * 2)
@@ -248,21 +248,21 @@ def test_a_context_that_is_forgotten_goes_with_its_requests(pipe):
         (lambda context: context.add_sqe(lambda sqe: 1 / 0, callback=print), ZeroDivisionError, None),
     ],
 )
-def test_what_is_refused_leaves_nothing_behind(context, use, error, words):
+def test_a_refused_request_leaves_nothing_behind(context, use, error, words):
     before = context.statistics()["in_flight"]
     with pytest.raises(error, match=words):
         use(context)
     assert context.statistics()["in_flight"] == before
 
 
-def test_a_prep_function_that_closes_the_context(pipe):
+def test_a_prep_function_may_close_the_context(pipe):
     context = make_context()
     with pytest.raises(RuntimeError, match="closed"):
         context.add_sqe(lambda sqe: (NOP(sqe), context.close()), callback=print)
 
 
-def test_a_callback_that_closes_the_context(pipe):
-    """Those behind it get their true results, or are reported as cancelled."""
+def test_a_callback_may_close_the_context(pipe):
+    """Later requests get their true results, or are reported as cancelled."""
     context = make_context("io_uring")
     seen = []
     context.add_sqe(NOP, callback=lambda cqe: (seen.append(cqe.res), context.close()))
@@ -304,7 +304,7 @@ def test_requests_of_a_loops_context(loop):
 
 
 @pytest.mark.parametrize("name", ["epoll", "poll"])
-def test_the_other_monitors_have_none(name):
+def test_other_monitors_raise_sqe_not_supported(name):
     context = make_context(name)
     try:
         with pytest.raises(uringloop.SqeNotSupported, match=name) as caught:
@@ -315,7 +315,7 @@ def test_the_other_monitors_have_none(name):
 
 
 @pytest.mark.parametrize("name", ["epoll", "poll"])
-def test_it_says_why_it_has_none(name, monkeypatch):
+def test_the_error_names_the_reason_for_the_monitor(name, monkeypatch):
     monkeypatch.setenv("URINGLOOP_FDMON", name)
     context = uringloop.AioContext()
     with pytest.raises(uringloop.SqeNotSupported, match=f"requested by URINGLOOP_FDMON={name}"):

@@ -1,4 +1,4 @@
-"""Zero-copy sends in chains: their notifications may come late, after the chain has failed or the loop is closed."""
+"""Zero-copy sends in chains: their notifications may be late, after the chain has failed or the loop is closed."""
 
 import asyncio
 import errno
@@ -14,14 +14,14 @@ from .common import NOP, Buffer
 
 
 def failing_chain(loop, sock, position=1):
-    """A zero-copy send behind a read that fails; the kernel completes it, and notifies all the same."""
+    """A zero-copy send after a read that fails; the kernel completes it, and still sends a notification."""
     send = (lib.io_uring_prep_send_zc, sock.fileno(), ffi.from_buffer(Buffer(4)), 4, 0, 0)
     read = (lib.io_uring_prep_read, -1, ffi.from_buffer(Buffer(4)), 4, 0)
     return loop.add_sqes([read, *[(NOP,)] * (position - 1), send])
 
 
 @pytest.mark.parametrize("position", [1, 2, 5])
-async def test_a_zero_copy_send_behind_a_failed_link_ends_once(sockets, position):
+async def test_a_zero_copy_send_after_a_failed_link_completes_once(sockets, position):
     loop = asyncio.get_running_loop()
     before = loop.statistics()["in_flight"]
     for _ in range(20):
@@ -31,7 +31,7 @@ async def test_a_zero_copy_send_behind_a_failed_link_ends_once(sockets, position
     assert loop.statistics()["in_flight"] == before
 
 
-async def test_memory_of_such_a_send_goes_with_its_end(sockets):
+async def test_memory_of_such_a_send_is_released_at_its_end(sockets):
     loop = asyncio.get_running_loop()
     memory = Buffer(4)
     watched = weakref.ref(memory)
@@ -45,8 +45,8 @@ async def test_memory_of_such_a_send_goes_with_its_end(sockets):
 
 
 @pytest.mark.parametrize("how", ["before the first run", "after its end"])
-def test_a_loop_closes_before_the_notification(new_loop, sockets, how):
-    """The next loop, which may get the same ring, does not see it."""
+def test_a_loop_may_close_before_the_notification(new_loop, sockets, how):
+    """The next loop, which may get the same ring, does not get it."""
     loop = new_loop()
     if how == "before the first run":
         requests = failing_chain(loop, sockets[1])
@@ -70,7 +70,7 @@ def test_a_loop_closes_before_the_notification(new_loop, sockets, how):
         loop.close()
 
 
-async def test_a_zero_copy_send_that_succeeds_in_a_chain(sockets):
+async def test_a_zero_copy_send_may_succeed_in_a_chain(sockets):
     loop = asyncio.get_running_loop()
     data = ffi.from_buffer(b"data")
     requests = loop.add_sqes(

@@ -1,4 +1,4 @@
-"""What a request keeps alive and until when, and results that nothing takes."""
+"""What a request keeps alive and until when, and results that are never retrieved."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ async def test_arguments_and_keepalive_live_until_the_final_completion(pipe):
     assert [ref() for ref in watched] == [None, None]
 
 
-async def test_a_closure_keeps_what_it_refers_to(pipe):
+async def test_a_closure_keeps_the_objects_that_it_refers_to(pipe):
     loop = asyncio.get_running_loop()
     buffer = Buffer(4)
     watched = weakref.ref(buffer)
@@ -52,7 +52,7 @@ async def test_a_closure_keeps_what_it_refers_to(pipe):
     assert watched() is None
 
 
-async def test_a_request_without_references_is_finished_all_the_same(pipe):
+async def test_a_request_without_references_still_completes(pipe):
     loop = asyncio.get_running_loop()
     in_flight = loop.statistics()["in_flight"]
     buffer = bytearray(4)
@@ -102,7 +102,7 @@ async def test_an_fd_that_the_program_saw_belongs_to_it():
         os.close(fd)  # fails if it is closed already
 
 
-async def test_connections_that_were_not_taken_are_closed():
+async def test_accepted_connections_that_were_not_retrieved_are_closed():
     loop = asyncio.get_running_loop()
     before = open_fds()
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
@@ -121,7 +121,7 @@ async def test_connections_that_were_not_taken_are_closed():
     assert open_fds() == before
 
 
-# -- the loop's own requests ----------------------------------------------------------------------------------
+# The loop's own requests
 
 
 async def test_a_broad_cancel_by_the_program_does_not_stop_the_loops_own_requests(pipe):

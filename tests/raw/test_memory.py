@@ -1,4 +1,4 @@
-"""Lengths and kinds of memory that add_sqe() can know are checked: the kernel would write beyond the end."""
+"""add_sqe() checks known lengths and kinds of memory: otherwise the kernel could write beyond the end."""
 
 import asyncio
 import mmap
@@ -15,7 +15,7 @@ WRITE = lib.io_uring_prep_write
 
 
 def reading(memory, count):
-    """A prep function of the user's own: its memory is not among the arguments."""
+    """A prep function of the user: its memory is not among the arguments."""
     return lambda sqe: READ(sqe, 0, memory, count, 0)
 
 
@@ -57,7 +57,7 @@ VECTORS = ffi.new("struct iovec[2]")
         ((reading(ffi.from_buffer(BYTES), 10),), BYTES, "immutable bytes object"),
     ],
 )
-async def test_what_the_kernel_must_not_touch_is_refused(call, keepalive, words, debug):
+async def test_memory_that_the_kernel_must_not_touch_is_refused(call, keepalive, words, debug):
     loop = asyncio.get_running_loop()
     loop.set_debug(debug)
     before = loop.statistics()["in_flight"]
@@ -70,7 +70,7 @@ async def test_what_the_kernel_must_not_touch_is_refused(call, keepalive, words,
     assert BYTES == b"0123456789"
 
 
-async def test_what_fits_is_taken(tmp_path):
+async def test_lengths_that_fit_are_accepted(tmp_path):
     loop = asyncio.get_running_loop()
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     memory = bytearray(b"x" * 64)
@@ -91,7 +91,7 @@ async def test_what_fits_is_taken(tmp_path):
             "struct iovec[]", [{"iov_base": view, "iov_len": 4}, {"iov_base": array, "iov_len": 4}]
         )
         assert await loop.add_sqe(lib.io_uring_prep_readv, fd, vectors, 2, 0, keepalive=[view, array]) == 8
-        # memory that is not known is the user's
+        # unknown memory is not checked
         assert await loop.add_sqe(READ, fd, view + 32, 32, 0, keepalive=(memory, half)) == 32
         assert (
             await loop.add_sqe(READ, fd, ffi.cast("void *", view), 64, 0, keepalive=[object(), "text"]) == 64
@@ -103,7 +103,7 @@ async def test_what_fits_is_taken(tmp_path):
     memory.append(1)  # no check has left an export behind
 
 
-async def test_a_keepalive_whose_memory_cannot_be_had_is_only_kept(tmp_path):
+async def test_a_keepalive_without_accessible_memory_is_only_kept(tmp_path):
     loop = asyncio.get_running_loop()
     released = memoryview(b"gone")
     released.release()

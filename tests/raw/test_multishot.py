@@ -55,7 +55,7 @@ async def test_multishot_calls_its_callback_each_time():
         os.close(cqe.res)
 
 
-async def test_cancelling_who_iterates_cancels_the_request(pipe):
+async def test_cancelling_the_iterating_task_cancels_the_request(pipe):
     loop = asyncio.get_running_loop()
     request = polls_of(loop, pipe[0])
 
@@ -72,8 +72,8 @@ async def test_cancelling_who_iterates_cancels_the_request(pipe):
 
 
 @pytest.mark.parametrize("every_ns", [1, 1_000, 10_000, 100_000])
-async def test_aclose_ends_a_timeout_however_quick(pipe, every_ns):
-    """The kernel finds one only between two ticks, and some in no time at all; others on the ring do not notice."""
+async def test_aclose_ends_a_timeout_of_any_interval(pipe, every_ns):
+    """The kernel can cancel it only between two ticks, some of them very short; other requests are not affected."""
     loop = asyncio.get_running_loop()
     other = polls_of(loop, pipe[0])
     every = ffi.new("struct __kernel_timespec *", {"tv_nsec": every_ns})
@@ -89,7 +89,7 @@ async def test_aclose_ends_a_timeout_however_quick(pipe, every_ns):
     await other.aclose()
 
 
-def test_a_quick_timeout_does_not_outlive_its_loop(monitor):
+def test_a_short_timeout_does_not_outlive_its_loop(monitor):
     loop = make_loop(monitor)
     every = ffi.new("struct __kernel_timespec *", {"tv_nsec": 1})
     seen = []
@@ -117,7 +117,7 @@ async def test_aclose_ends_a_multishot_request(pipe):
     assert request.done()
 
 
-async def test_what_is_awaited_and_what_is_iterated_are_not_mixed_up(pipe):
+async def test_multishot_requests_are_iterated_and_others_awaited(pipe):
     loop = asyncio.get_running_loop()
     once = loop.add_sqe(NOP)
     with pytest.raises(TypeError, match="multishot=True"):
@@ -130,8 +130,8 @@ async def test_what_is_awaited_and_what_is_iterated_are_not_mixed_up(pipe):
     await several.aclose()
 
 
-async def test_aclose_ends_the_loop_of_a_task_that_iterates(pipe):
-    """It raised RuntimeError, "awaited already"."""
+async def test_aclose_ends_the_iteration_of_a_task(pipe):
+    """Otherwise aclose() raises RuntimeError: "awaited already"."""
     loop = asyncio.get_running_loop()
     request = polls_of(loop, pipe[0])
     seen = []
@@ -154,7 +154,7 @@ async def test_aclose_ends_the_loop_of_a_task_that_iterates(pipe):
         await anext(request)
 
 
-async def test_aclose_closes_connections_that_the_task_did_not_come_to():
+async def test_aclose_closes_connections_that_the_task_has_not_retrieved():
     loop = asyncio.get_running_loop()
     before = open_fds()
     taken = []
@@ -178,7 +178,7 @@ async def test_aclose_closes_connections_that_the_task_did_not_come_to():
     assert open_fds() == before
 
 
-async def test_two_may_aclose_and_one_may_be_cancelled_meanwhile(pipe):
+async def test_two_tasks_may_call_aclose_and_one_may_be_cancelled(pipe):
     loop = asyncio.get_running_loop()
     request = polls_of(loop, pipe[0])
     first = asyncio.create_task(request.aclose())
@@ -193,7 +193,7 @@ async def test_two_may_aclose_and_one_may_be_cancelled_meanwhile(pipe):
         await second
 
 
-async def test_aclose_of_the_other_forms_cancels_and_waits(pipe):
+async def test_aclose_of_other_requests_cancels_and_waits(pipe):
     loop = asyncio.get_running_loop()
     seen = []
     reporting = poll_of(loop, pipe[0], callback=seen.append)
@@ -208,11 +208,11 @@ async def test_aclose_of_the_other_forms_cancels_and_waits(pipe):
     assert caught.value.errno == errno.ECANCELED
 
 
-# -- forgotten -------------------------------------------------------------------------------------------
+# Forgotten requests
 
 
-async def test_breaking_out_and_forgetting_stops_an_accept_and_warns():
-    """It went on to accept connections without an owner."""
+async def test_an_accept_that_is_forgotten_after_break_stops_and_warns():
+    """Otherwise it keeps accepting connections that nothing owns."""
     loop = asyncio.get_running_loop()
     before, in_flight = open_fds(), loop.statistics()["in_flight"]
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
@@ -232,11 +232,11 @@ async def test_breaking_out_and_forgetting_stops_an_accept_and_warns():
             with pytest.raises(BlockingIOError):
                 later.recv(1)
             listener.settimeout(5)
-            listener.accept()[0].close()  # it waited in the backlog: it had not been accepted
+            listener.accept()[0].close()  # it was in the backlog and had not been accepted
     assert open_fds() == before
 
 
-async def test_its_memory_is_kept_until_the_kernel_has_finished(pipe):
+async def test_memory_of_a_forgotten_request_is_kept_until_the_kernel_has_finished(pipe):
     loop = asyncio.get_running_loop()
     memory = Buffer(4)
     request = polls_of(loop, pipe[0], keepalive=memory)
@@ -252,7 +252,7 @@ async def test_its_memory_is_kept_until_the_kernel_has_finished(pipe):
     assert watched_request() is None
 
 
-async def test_what_is_closed_or_cancelled_is_forgotten_without_a_warning(pipe):
+async def test_closed_or_cancelled_requests_are_forgotten_without_a_warning(pipe):
     loop = asyncio.get_running_loop()
     in_flight = loop.statistics()["in_flight"]
     with warnings.catch_warnings(record=True) as caught:
@@ -269,7 +269,7 @@ async def test_what_is_closed_or_cancelled_is_forgotten_without_a_warning(pipe):
 
 
 async def test_a_task_that_iterates_lives_without_other_references(pipe):
-    """The request in flight holds the task that waits for it, as a watched socket does."""
+    """The request in flight holds the waiting task, as a watched socket does."""
     loop = asyncio.get_running_loop()
     seen = []
 
@@ -287,7 +287,7 @@ async def test_a_task_that_iterates_lives_without_other_references(pipe):
     await turns(3)
 
 
-async def test_it_is_forgotten_in_another_thread(pipe):
+async def test_a_request_may_be_forgotten_in_another_thread(pipe):
     loop = asyncio.get_running_loop()
     in_flight = loop.statistics()["in_flight"]
     held = [polls_of(loop, pipe[0])]
@@ -297,8 +297,8 @@ async def test_it_is_forgotten_in_another_thread(pipe):
     await until(lambda: loop.statistics()["in_flight"] == in_flight)
 
 
-async def test_forgotten_with_the_last_completion_on_its_way(pipe):
-    """Between harvest and dispatch only the queue has it."""
+async def test_a_request_may_be_forgotten_while_its_last_completion_is_queued(pipe):
+    """Between harvest and dispatch only the queue refers to it."""
     loop = asyncio.get_running_loop()
     before = open_fds()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -316,13 +316,13 @@ async def test_forgotten_with_the_last_completion_on_its_way(pipe):
 @pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:unclosed <RawRequest:ResourceWarning")
 @pytest.mark.parametrize("has_run", [False, True])
-def test_a_loop_that_is_forgotten_with_an_iterated_request_goes(pipe, has_run):
+def test_a_forgotten_loop_with_an_iterated_request_is_collected(pipe, has_run):
     loop = make_loop("io_uring")
     request = polls_of(loop, pipe[0])
     if has_run:
         loop.call_soon(loop.stop)
         loop.run_forever()
-    loop.own = request  # a circle
+    loop.own = request  # a cycle
     watched = weakref.ref(loop), weakref.ref(request)
     del loop, request
     gc.collect()

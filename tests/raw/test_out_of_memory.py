@@ -44,7 +44,7 @@ def test_the_fd_of_a_raw_request_is_never_lost(monitor):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["awaited", "callback", "iterated", "cancelled"])
 def test_every_completion_is_delivered(monitor, form):
-    """In the next turn, where there was no memory for it in the one that brought it."""
+    """In the next turn, if there was no memory for it in the turn that harvested it."""
     source = """
         from support.out_of_memory import *
         import functools

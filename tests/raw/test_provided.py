@@ -17,7 +17,7 @@ SIZE = 16
 
 
 def provide(loop, group, count, first_id=0, keepalive=None):
-    """(the request, a weak reference to the memory); nothing here keeps the memory."""
+    """(the request, a weak reference to the memory), which nothing here keeps alive."""
     memory = Buffer(SIZE * count)
     request = loop.add_sqe(
         lib.io_uring_prep_provide_buffers,
@@ -41,7 +41,7 @@ def receive(loop, sock, group, **kwargs):
 
 
 async def test_provided_memory_outlives_its_request(sockets):
-    """The kernel writes to it whenever it selects it, even if the program has released it meanwhile."""
+    """The kernel writes to it when it selects it, even if the program has released it meanwhile."""
     loop = asyncio.get_running_loop()
     request, memory = provide(loop, 3, 1)
     assert await request == 0
@@ -59,7 +59,7 @@ async def test_provided_memory_outlives_its_request(sockets):
     assert memory() is None  # its only buffer was used
 
 
-async def test_each_buffer_of_some_memory_keeps_all_of_it(sockets):
+async def test_each_buffer_keeps_all_of_its_memory(sockets):
     loop = asyncio.get_running_loop()
     request, memory = provide(loop, 3, 3, first_id=7)
     await request
@@ -75,7 +75,7 @@ async def test_each_buffer_of_some_memory_keeps_all_of_it(sockets):
     assert memory() is None
 
 
-async def test_a_keepalive_lives_as_long(sockets):
+async def test_a_keepalive_lives_as_long_as_the_buffers(sockets):
     loop = asyncio.get_running_loop()
     more = Buffer(1)
     watched = weakref.ref(more)
@@ -89,7 +89,7 @@ async def test_a_keepalive_lives_as_long(sockets):
     assert watched() is None
 
 
-async def test_memory_goes_when_its_group_is_empty():
+async def test_memory_is_released_when_its_group_is_empty():
     loop = asyncio.get_running_loop()
     first, first_memory = provide(loop, 3, 2)
     second, second_memory = provide(loop, 3, 2, first_id=2)
@@ -105,7 +105,7 @@ async def test_memory_goes_when_its_group_is_empty():
     assert other_memory() is not None
 
 
-async def test_the_same_id_twice_is_two_buffers(sockets):
+async def test_the_same_id_provided_twice_is_two_buffers(sockets):
     loop = asyncio.get_running_loop()
     first, first_memory = provide(loop, 3, 1)
     second, second_memory = provide(loop, 3, 1)
@@ -133,7 +133,7 @@ async def test_a_refused_provide_keeps_nothing():
     assert watched() is None
 
 
-async def test_a_multishot_receive_uses_buffers_up(sockets):
+async def test_a_multishot_receive_uses_up_the_buffers(sockets):
     loop = asyncio.get_running_loop()
     request, memory = provide(loop, 3, 2)
     await request
@@ -158,8 +158,8 @@ async def test_a_multishot_receive_uses_buffers_up(sockets):
     assert seen[-1].res == -errno.ENOBUFS
 
 
-def test_the_next_loop_has_none_of_the_buffers(new_loop, sockets):
-    """A ring is handed on to the next loop, with all that is registered there."""
+def test_buffers_do_not_reach_the_next_loop(new_loop, sockets):
+    """A ring is passed on to the next loop, with everything that is registered there."""
     loop = new_loop()
 
     async def lend():
@@ -183,8 +183,8 @@ def test_the_next_loop_has_none_of_the_buffers(new_loop, sockets):
     assert error.errno == errno.ENOBUFS
 
 
-def test_buffers_that_were_provided_when_the_loop_closes(new_loop):
-    """Their request is harvested, and the ring closed, before its completion is delivered."""
+def test_provided_memory_is_released_when_the_loop_closes(new_loop):
+    """Their request is harvested, and the ring closed, before the completion is delivered."""
     loop = new_loop()
     request, memory = provide(loop, 3, 4)
     loop.close()
@@ -194,8 +194,8 @@ def test_buffers_that_were_provided_when_the_loop_closes(new_loop):
     assert memory() is None
 
 
-def test_there_is_no_file_left(new_loop, sockets):
-    """make_loop() of a child process: rings with provided buffers are closed, not kept."""
+def test_closed_loops_with_provided_buffers_leave_no_fd(new_loop, sockets):
+    """Rings with provided buffers are closed, and not kept for later loops."""
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
         loop = make_loop("io_uring")

@@ -21,7 +21,7 @@ from .common import NOP
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_cancel_races_completion(loop, seed):
-    """2,500 times each: every request ends exactly once, whichever is first."""
+    """In 2,500 races every request ends exactly once, whichever is first."""
     chance = random.Random(seed)
     kept = weakref.WeakSet()
     ends = []
@@ -52,7 +52,7 @@ def test_cancel_races_completion(loop, seed):
                         task.cancel()
             if task is not None:
                 with contextlib.suppress(asyncio.CancelledError, OSError):
-                    await task  # cancelled before its first step it never awaited
+                    await task  # if cancelled before its first step, it never awaited the request
                 await until(request.done)
                 assert request.cqe.res in (8, -errno.ECANCELED)
             else:
@@ -70,7 +70,7 @@ def test_cancel_races_completion(loop, seed):
 
 
 def test_no_reference_is_lost(loop):
-    """Neither of None nor of what requests are made of."""
+    """Neither to None nor to the parts of requests."""
     if not hasattr(sys, "getrefcount"):
         pytest.skip("no reference counts here")
     before = sys.getrefcount(NOP)

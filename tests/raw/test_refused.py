@@ -70,7 +70,7 @@ async def not_called(sqe):
         ((), TypeError, None),
     ],
 )
-async def test_what_is_refused_leaves_nothing_behind(call, error, words):
+async def test_a_refused_request_leaves_nothing_behind(call, error, words):
     loop = asyncio.get_running_loop()
     before = loop.statistics()["in_flight"]
     with pytest.raises(error, match=words):
@@ -79,7 +79,7 @@ async def test_what_is_refused_leaves_nothing_behind(call, error, words):
     assert await loop.add_sqe(NOP) == 0
 
 
-async def test_a_coroutine_function_is_no_prep_function():
+async def test_a_coroutine_function_is_refused_as_prep_function():
     loop = asyncio.get_running_loop()
     with pytest.raises(TypeError, match="ordinary function"):
         loop.add_sqe(not_called)
@@ -100,8 +100,8 @@ class Callbacks:
     [not_called, functools.partial(not_called, 1), Callbacks().method, Callbacks().many],
     ids=["function", "partial", "method", "generator"],
 )
-async def test_a_coroutine_function_is_no_callback(callback):
-    """What it returns would never have been awaited."""
+async def test_a_coroutine_function_is_refused_as_callback(callback):
+    """The coroutine that it returns would never be awaited."""
     with pytest.raises(TypeError, match="await the request instead"):
         asyncio.get_running_loop().add_sqe(NOP, callback=callback)
 
@@ -111,7 +111,7 @@ async def test_a_callback_must_be_callable():
         asyncio.get_running_loop().add_sqe(NOP, callback=1)
 
 
-# -- hints: the mistakes that people make ------------------------------------------------------------------
+# Hints for common mistakes
 
 
 class File:
@@ -142,7 +142,7 @@ READ = lib.io_uring_prep_read
         ),
     ],
 )
-async def test_the_exception_says_what_to_write_instead(call, error, words):
+async def test_the_exception_explains_what_to_write_instead(call, error, words):
     loop = asyncio.get_running_loop()
     for use in (lambda: loop.add_sqe(*call), lambda: loop.add_sqes([call])):
         with pytest.raises(error, match=words) as caught:
@@ -151,17 +151,17 @@ async def test_the_exception_says_what_to_write_instead(call, error, words):
     assert await loop.add_sqe(NOP) == 0
 
 
-async def test_a_socket_for_an_fd():
+async def test_a_socket_in_place_of_an_fd_is_refused():
     with socket.socket() as sock, pytest.raises(TypeError, match=r"socket\.fileno\(\)"):
         asyncio.get_running_loop().add_sqe(lib.io_uring_prep_recv, sock, ffi.NULL, 3, 0)
 
 
-async def test_a_chain_of_functions_without_tuples():
+async def test_a_chain_of_functions_without_tuples_is_refused():
     with pytest.raises(TypeError, match=r"a tuple \(prep, \*args\).*write \(prep,\)"):
         asyncio.get_running_loop().add_sqes([NOP, NOP])
 
 
-async def test_errors_of_the_users_own_prep_function_are_left_alone():
+async def test_errors_in_the_users_own_prep_function_are_not_changed():
     def prep(sqe, path):
         lib.io_uring_prep_openat(sqe, lib.AT_FDCWD, path, 0, 0)
 
@@ -186,7 +186,7 @@ def ring_of(loop):
 
 
 async def test_requests_may_be_made_while_prep_runs():
-    """Its SQE is no slot of the ring yet: nothing half-filled is submitted."""
+    """The SQE is not yet a slot of the ring: nothing half-filled is submitted."""
     loop = asyncio.get_running_loop()
     inner = []
 
@@ -199,7 +199,7 @@ async def test_requests_may_be_made_while_prep_runs():
     assert [await request for request in inner] == [0] * 300
 
 
-async def test_a_kept_pointer_does_no_harm():
+async def test_a_kept_pointer_is_harmless():
     loop = asyncio.get_running_loop()
     kept = []
 
@@ -261,7 +261,7 @@ async def test_another_thread_is_refused(debug):
         os.close(fd)
 
 
-def test_a_closed_loop_takes_no_requests():
+def test_a_closed_loop_refuses_requests():
     loop = make_loop("io_uring")
     loop.close()
     for use in (lambda: loop.add_sqe(NOP), lambda: loop.add_sqes([(NOP,)]), lambda: loop.register_files(1)):
@@ -269,7 +269,7 @@ def test_a_closed_loop_takes_no_requests():
             use()
 
 
-def test_a_loop_that_is_closed_by_prep_takes_none(new_loop):
+def test_a_loop_that_prep_closes_refuses_the_request(new_loop):
     loop = new_loop()
 
     def prep(sqe):
@@ -281,7 +281,7 @@ def test_a_loop_that_is_closed_by_prep_takes_none(new_loop):
 
 
 @pytest.mark.parametrize("name", ["epoll", "poll"])
-def test_the_other_monitors_say_which_they_are_and_why(name):
+def test_other_monitors_report_their_name_and_reason(name):
     loop = make_loop(name)
     with contextlib.closing(loop):
         assert loop.supports_sqe is False
@@ -293,6 +293,6 @@ def test_the_other_monitors_say_which_they_are_and_why(name):
             assert f"fdmon={name}" in str(caught.value)
 
 
-async def test_requests_are_made_by_loops_only():
+async def test_a_raw_request_cannot_be_made_directly():
     with pytest.raises(TypeError, match="add_sqe"):
         uringloop.RawRequest()

@@ -53,7 +53,7 @@ async def test_registered_memory_outlives_its_owner_while_requests_use_it(pipe):
     assert watched() is None
 
 
-async def test_so_does_memory_that_the_prep_function_itself_registers(pipe):
+async def test_memory_that_the_prep_function_registers_outlives_its_owner_too(pipe):
     loop = asyncio.get_running_loop()
     watched = None
 

@@ -1,4 +1,4 @@
-"""Raw requests of loops that move between threads, or are forked."""
+"""Raw requests of loops that move between threads, or whose process forks."""
 
 import asyncio
 import gc
@@ -39,8 +39,8 @@ def test_a_loop_with_requests_in_flight_stays_in_its_thread(pipe):
     loop.close()
 
 
-def test_requests_made_in_one_thread_before_the_first_run_in_another():
-    """Also when the maker's thread has a spare ring of an earlier loop, which it owns for ever."""
+def test_requests_made_in_one_thread_complete_in_the_first_run_in_another():
+    """Even if the thread that makes them has a spare ring of an earlier loop, which it owns forever."""
     make_loop("io_uring").close()
     warm = make_loop("io_uring")
     warm.run_until_complete(asyncio.sleep(0))
@@ -81,7 +81,7 @@ def test_requests_survive_between_runs_in_a_worker_thread(pipe):
     assert results == [1]
 
 
-# From Python 3.15 on os.fork() counts faulthandler's watchdog as a thread, too.
+# Since Python 3.15 os.fork() counts faulthandler's watchdog as a thread, too.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_child_leaves_the_requests_to_the_parent(pipe):
     loop = make_loop("io_uring")
