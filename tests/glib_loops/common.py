@@ -1,11 +1,11 @@
-"""What several of these tests do."""
+"""A helper of several of these tests."""
 
 import asyncio
 import subprocess
 
 
 async def echo_once(payload):
-    """A server, a client, a child, a thread: something of everything."""
+    """Use a server, a client, a child and a thread."""
 
     async def serve(reader, writer):
         writer.write(await reader.readexactly(len(payload)))

@@ -10,7 +10,7 @@ except ImportError:
 
 @pytest.fixture(autouse=True, scope="session")
 def _glib_is_warm():
-    """The default context's fd, and those by which PyGObject gets signals, stay open from the first use on."""
+    """The fds of the default context, and those with which PyGObject gets signals, stay open after their first use."""
     if GLib is None:
         pytest.skip("PyGObject is not installed for this Python: pip install uringloop[glib], or python3-gi")
     main_loop = GLib.MainLoop()
@@ -41,7 +41,7 @@ def glib_loop(new_glib_loop):
 
 @pytest.fixture
 def main_loop():
-    """A GLib.MainLoop that is given up after ten seconds."""
+    """A GLib.MainLoop that is quit after ten seconds, which fails the test."""
     made = GLib.MainLoop()
     late = []
 

@@ -1,4 +1,4 @@
-"""Gio.Application.run() as the outer loop, which needs no display; Gtk.Application is one of them."""
+"""Gio.Application.run(), which needs no display, as the outer loop; Gtk.Application is a subclass."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ from gi.repository import Gio
 
 @pytest.fixture(autouse=True, scope="module")
 def _gio_is_warm():
-    """Its worker thread has an fd from the first application on."""
+    """The first application makes a worker thread with an fd that stays open."""
     first = Gio.Application(flags=Gio.ApplicationFlags.NON_UNIQUE)
     first.connect("activate", lambda _: None)
     first.run(None)
@@ -24,7 +24,7 @@ def _gio_is_warm():
 @pytest.fixture
 def application():
     made = Gio.Application(flags=Gio.ApplicationFlags.NON_UNIQUE)  # without a bus
-    made.hold()  # there is no window that would
+    made.hold()  # no window does it
     return made
 
 
@@ -67,7 +67,7 @@ def test_tasks_timers_and_streams_run_and_quit_ends(application, glib_loop):
     glib_loop.close()
 
 
-def test_what_still_runs_at_quit_goes_on_with_run_until_complete(application, glib_loop):
+def test_tasks_that_are_pending_at_quit_continue_in_run_until_complete(application, glib_loop):
     async def work():
         await asyncio.sleep(0.005)
         return "done"
@@ -115,8 +115,8 @@ RUNNERS = {
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_what_a_callback_raises(monitor, runner, end):
-    """KeyboardInterrupt ends every kind of run, SystemExit the process, anything else is logged, and it goes on."""
+def test_exceptions_in_callbacks_of_each_kind_of_run(monitor, runner, end):
+    """KeyboardInterrupt ends every kind of run, SystemExit the process; others are logged, and the run goes on."""
     statement, code, text = ENDS[end]
     script = textwrap.dedent("""
         import signal, sys

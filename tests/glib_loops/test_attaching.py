@@ -1,4 +1,4 @@
-"""Loops and contexts that are attached to a GLib.MainContext, and detached again; what is refused."""
+"""Loops and contexts that are attached to a GLib.MainContext and detached again, and what is refused."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ import uringloop.glib
 from .common import echo_once
 
 
-def test_a_context_of_ones_own(new_glib_loop):
+def test_a_loop_may_have_a_main_context_of_its_own(new_glib_loop):
     context = GLib.MainContext()
     loop = new_glib_loop(context)
     assert loop.run_until_complete(echo_once(b"x")) == b"x"
@@ -54,7 +54,7 @@ def test_attaching_twice_is_refused(glib_loop):
 
 
 @pytest.mark.parametrize("wrong", [object(), 0, "default", GLib.MainLoop])
-def test_what_is_no_main_context_is_refused(monitor, wrong):
+def test_other_objects_are_refused_as_main_context(monitor, wrong):
     with pytest.raises(TypeError, match=r"GLib\.MainContext"):
         uringloop.glib.new_event_loop(wrong, fdmon=monitor)
     with pytest.raises(TypeError, match=r"GLib\.MainContext"):
@@ -65,7 +65,7 @@ def test_what_is_no_main_context_is_refused(monitor, wrong):
     loop.close()
 
 
-def test_the_classes_find_glib_themselves(monitor):
+def test_the_classes_load_glib_themselves(monitor):
     script = f"""
         import asyncio
         import uringloop.glib
@@ -87,7 +87,7 @@ def test_a_context_without_asyncio_is_attached_and_detached(monitor, main_loop):
     loop.close()
 
 
-def test_without_pygobject_the_error_says_what_to_install(monitor):
+def test_without_pygobject_the_error_names_the_package_to_install(monitor):
     script = """
         import sys
         sys.modules["gi"] = None
@@ -101,11 +101,11 @@ def test_without_pygobject_the_error_says_what_to_install(monitor):
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], timeout=20).returncode == 7
 
 
-# Coming and going
+# Attaching and detaching
 
 
 def test_a_busy_loop_is_attached_and_detached(monitor, main_loop):
-    """What the ring has in flight, and its ring, change; the program notices nothing."""
+    """The ring and its requests in flight change; the program does not notice."""
     loop = uringloop.new_event_loop(fdmon=monitor)
     peers = []
 
@@ -128,8 +128,8 @@ def test_a_busy_loop_is_attached_and_detached(monitor, main_loop):
         main_loop.quit()
 
     async def end():
-        for _, one in [*peers, (None, writer)]:
-            one.close()
+        for _, each in [*peers, (None, writer)]:
+            each.close()
         server.close()
         await loop.shutdown_default_executor()
 
@@ -147,7 +147,7 @@ def test_a_busy_loop_is_attached_and_detached(monitor, main_loop):
 
 def test_requests_in_flight_keep_a_context_from_being_attached(monitor):
     if monitor != "io_uring":
-        return  # no other has requests
+        return  # no other monitor has requests
     loop = uringloop.new_event_loop(fdmon=monitor)
     from uringloop.liburing import lib
 
@@ -168,7 +168,7 @@ def test_requests_in_flight_keep_a_context_from_being_attached(monitor):
     os.close(writer)
 
 
-def test_closing_an_attached_loop_ends_it_without_a_word(monitor, main_loop, capfd):
+def test_closing_an_attached_loop_detaches_it_silently(monitor, main_loop, capfd):
     loop = uringloop.new_event_loop(fdmon=monitor)
     source = uringloop.glib.attach(loop)
     GLib.idle_add(main_loop.quit)
@@ -180,8 +180,8 @@ def test_closing_an_attached_loop_ends_it_without_a_word(monitor, main_loop, cap
     assert capfd.readouterr().err == ""
 
 
-def test_a_callback_of_glib_closes_an_attached_loop_with_something_to_do(monitor, main_loop, capfd):
-    """GLib has checked both sources already, and comes to the loop's when it is closed."""
+def test_a_callback_of_glib_may_close_an_attached_loop_that_is_ready(monitor, main_loop, capfd):
+    """GLib has already checked both sources, and dispatches that of the loop after the loop is closed."""
     loop = uringloop.new_event_loop(fdmon=monitor)
     GLib.idle_add(loop.close, priority=GLib.PRIORITY_DEFAULT)
     source = uringloop.glib.attach(loop)
@@ -193,8 +193,8 @@ def test_a_callback_of_glib_closes_an_attached_loop_with_something_to_do(monitor
 
 
 @pytest.mark.parametrize("where", ["call_soon", "data_received"])
-def test_a_running_ordinary_loop_is_attached_for_a_dialog(monitor, main_loop, where):
-    """By one of its own callbacks; afterwards it runs on by itself."""
+def test_a_running_ordinary_loop_may_be_attached_for_a_dialog(monitor, main_loop, where):
+    """One of its callbacks attaches it; afterwards it keeps running by itself."""
     loop = uringloop.new_event_loop(fdmon=monitor)
     near, far = socket.socketpair()
     got = b""
@@ -229,7 +229,7 @@ def test_a_running_ordinary_loop_is_attached_for_a_dialog(monitor, main_loop, wh
     far.close()
 
 
-def test_run_inside_of_a_running_loop_is_refused(glib_loop, monitor):
+def test_run_inside_a_running_loop_is_refused(glib_loop, monitor):
     async def main():
         other = asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="cannot be called from a running event loop"):
@@ -239,8 +239,8 @@ def test_run_inside_of_a_running_loop_is_refused(glib_loop, monitor):
     glib_loop.run_until_complete(main())
 
 
-def test_a_running_ordinary_loop_that_was_attached_runs_on(monitor):
-    """On the ring that it has from now on, before GLib has requested anything."""
+def test_a_running_ordinary_loop_that_was_attached_keeps_running(monitor):
+    """On its new ring, before GLib has called any of its functions."""
     loop = uringloop.new_event_loop(fdmon=monitor)
 
     async def main():

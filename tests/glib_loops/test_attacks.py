@@ -1,4 +1,4 @@
-"""What is done to a loop inside GLib at the wrong moment, from the wrong thread, or too often."""
+"""Operations on a loop inside GLib at the wrong moment, from the wrong thread, or too often."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ def run_main_loop(milliseconds, main_context=None):
     source.destroy()
 
 
-# Coming and going
+# Attaching, detaching and closing
 
 
 def test_a_source_that_is_dropped_releases_its_loop(ordinary_loop):
@@ -56,7 +56,7 @@ def test_a_source_that_is_dropped_releases_its_loop(ordinary_loop):
     uringloop.glib.attach(ordinary_loop).detach()
 
 
-def test_detached_in_a_dispatch_and_attached_elsewhere(ordinary_loop):
+def test_a_loop_may_be_detached_in_a_dispatch_and_attached_elsewhere(ordinary_loop):
     elsewhere = GLib.MainContext()
     sources, ran = [uringloop.glib.attach(ordinary_loop)], []
 
@@ -69,7 +69,10 @@ def test_detached_in_a_dispatch_and_attached_elsewhere(ordinary_loop):
     run_main_loop(5)
     ordinary_loop.call_soon(ran.append, "elsewhere")
     run_main_loop(5)
-    assert ran in (["same dispatch"], [])  # on a busy machine the dispatch's half millisecond was over before
+    assert ran in (
+        ["same dispatch"],
+        [],
+    )  # on a busy machine the half millisecond of the dispatch may already be over
     run_main_loop(5, elsewhere)
     assert ran == ["same dispatch", "elsewhere"]
     assert not sources[0].is_attached
@@ -77,7 +80,7 @@ def test_detached_in_a_dispatch_and_attached_elsewhere(ordinary_loop):
     sources[1].detach()
 
 
-def test_detached_in_a_dispatch_it_runs_by_itself(ordinary_loop):
+def test_a_loop_that_is_detached_in_a_dispatch_runs_by_itself(ordinary_loop):
     source = uringloop.glib.attach(ordinary_loop)
     ordinary_loop.call_soon(source.detach)
     run_main_loop(5)
@@ -85,8 +88,8 @@ def test_detached_in_a_dispatch_it_runs_by_itself(ordinary_loop):
     assert ordinary_loop.run_until_complete(asyncio.sleep(0.001, 7)) == 7
 
 
-def test_attached_in_a_task_of_a_running_loop_for_a_modal_main_loop(ordinary_loop, main_loop):
-    """The task on the stack is set aside, or no other could make a step."""
+def test_a_task_may_attach_its_running_loop_for_a_modal_main_loop(ordinary_loop, main_loop):
+    """The task on the stack is set aside: otherwise no other task could run."""
 
     async def main():
         other = asyncio.ensure_future(asyncio.sleep(0.01, 9))
@@ -99,7 +102,7 @@ def test_attached_in_a_task_of_a_running_loop_for_a_modal_main_loop(ordinary_loo
     assert ordinary_loop.run_until_complete(main()) == 9
 
 
-def test_a_source_that_glib_destroyed_is_noticed(new_glib_loop):
+def test_a_source_that_glib_destroyed_is_detected(new_glib_loop):
     context = GLib.MainContext()
     loop = new_glib_loop(context)
     context.find_source_by_id(1).destroy()
@@ -116,7 +119,7 @@ def test_a_source_that_is_destroyed_in_a_callback_ends_the_run(new_glib_loop):
         loop.run_forever()
 
 
-def test_closing_in_a_callback_of_glib(new_glib_loop):
+def test_a_callback_of_glib_may_close_the_loop(new_glib_loop):
     loop = new_glib_loop()
     loop.call_later(60, print)
     GLib.idle_add(loop.close)
@@ -146,7 +149,7 @@ def test_a_context_that_closes_itself_is_released_silently(monitor, hooked):
         uringloop.glib.attach(context)
 
 
-def test_neither_close_nor_detach_while_another_thread_runs_the_main_loop(new_glib_loop):
+def test_close_and_detach_are_refused_while_another_thread_runs_the_main_loop(new_glib_loop):
     context = GLib.MainContext()
     loop = new_glib_loop(context)
     main_loop = GLib.MainLoop(context)
@@ -200,7 +203,7 @@ def test_the_interpreter_ends_while_a_loop_is_attached(monitor, when):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_fork_in_a_callback_leaves_both_processes_their_loops(glib_loop, main_loop, monitor):
+def test_loops_work_in_both_processes_after_a_fork_in_a_callback(glib_loop, main_loop, monitor):
     codes = []
 
     def fork():
@@ -224,7 +227,7 @@ def test_a_fork_in_a_callback_leaves_both_processes_their_loops(glib_loop, main_
     assert glib_loop.run_until_complete(asyncio.sleep(0.001, 5)) == 5
 
 
-# Busy, or asleep for ever
+# Spinning, or sleeping forever
 
 
 def test_stop_of_an_ordinary_loop_does_not_make_glib_spin(ordinary_loop):
@@ -248,7 +251,7 @@ def test_a_nested_run_that_was_stopped_does_not_make_glib_spin(glib_loop):
     assert glib_loop.statistics()["turns"] - n_before < 20
 
 
-def test_iterations_by_hand(glib_loop):
+def test_iterations_can_be_run_by_hand(glib_loop):
     context = GLib.MainContext.default()
     task = glib_loop.create_task(asyncio.sleep(0.005, 4))
     while not task.done():
@@ -261,7 +264,7 @@ def test_iterations_by_hand(glib_loop):
     assert task.result() == 4
 
 
-def test_twenty_main_loops_in_each_other(glib_loop):
+def test_twenty_nested_main_loops(glib_loop):
     depths = []
 
     def deeper():
@@ -278,7 +281,7 @@ def test_twenty_main_loops_in_each_other(glib_loop):
     assert glib_loop.run_until_complete(asyncio.sleep(0, 1)) == 1
 
 
-def test_eight_threads_publish_at_once(glib_loop, main_loop):
+def test_eight_threads_schedule_at_once(glib_loop, main_loop):
     n_each, seen = 5_000, []
 
     def hit():
@@ -286,11 +289,11 @@ def test_eight_threads_publish_at_once(glib_loop, main_loop):
         if len(seen) == 8 * n_each:
             main_loop.quit()
 
-    def publish():
+    def schedule():
         for _ in range(n_each):
             glib_loop.call_soon_threadsafe(hit)
 
-    threads = [threading.Thread(target=publish) for _ in range(8)]
+    threads = [threading.Thread(target=schedule) for _ in range(8)]
     for thread in threads:
         thread.start()
     main_loop.run()
@@ -299,22 +302,22 @@ def test_eight_threads_publish_at_once(glib_loop, main_loop):
     assert len(seen) == 8 * n_each
 
 
-def test_two_loops_in_one_context(new_glib_loop):
+def test_two_loops_may_share_a_main_context(new_glib_loop):
     first, second = new_glib_loop(), new_glib_loop()
     running = []
 
-    async def note(loop):
+    async def record(loop):
         for _ in range(3):
             await asyncio.sleep(0.001)
             running.append(asyncio.get_running_loop() is loop)
 
-    task = second.create_task(note(second))
-    first.run_until_complete(note(first))
+    task = second.create_task(record(second))
+    first.run_until_complete(record(first))
     second.run_until_complete(task)
     assert running == [True] * 6
 
 
-def test_loops_in_two_threads_with_contexts_of_their_own(monitor):
+def test_loops_in_two_threads_with_separate_main_contexts(monitor):
     answers = []
 
     def work():
@@ -338,8 +341,8 @@ def test_loops_in_two_threads_with_contexts_of_their_own(monitor):
     assert answers == [3, 3]
 
 
-def test_more_ready_fds_than_the_ring_holds_completions(glib_loop, main_loop):
-    """Each is reported once: a handler that waits for its turn is not watched again before."""
+def test_more_ready_fds_than_the_completion_queue_holds(glib_loop, main_loop):
+    """Each is reported once: a handler on the ready list is not watched until it was called."""
     fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(1800)]
     seen = []
 
@@ -361,8 +364,8 @@ def test_more_ready_fds_than_the_ring_holds_completions(glib_loop, main_loop):
         os.close(fd)
 
 
-def test_fd_numbers_that_are_used_again(glib_loop):
-    """The poll monitor's fds are watched by GLib one by one."""
+def test_reused_fd_numbers(glib_loop):
+    """With the poll monitor GLib watches each fd itself."""
     for _ in range(5):
         reader, writer = os.pipe()
         seen = []
@@ -382,7 +385,7 @@ def test_fd_numbers_that_are_used_again(glib_loop):
 
 @pytest.mark.slow
 def test_a_thousand_connections(glib_loop, main_loop, monitor):
-    count = 300 if monitor == "poll" else 1000  # there each change costs a walk over all fds
+    count = 300 if monitor == "poll" else 1000  # there each change costs a pass over all fds
     ended = []
 
     async def echo(reader, writer):
@@ -418,7 +421,7 @@ def test_a_thousand_connections(glib_loop, main_loop, monitor):
 # Signals
 
 
-def test_a_signal_handler_that_raises_is_printed_and_the_loop_stays(glib_loop, hooked):
+def test_an_exception_in_a_signal_handler_is_printed_and_the_loop_stays(glib_loop, hooked):
     def handler(*_):
         raise ValueError("from a handler")
 
@@ -437,7 +440,7 @@ def test_a_signal_handler_that_raises_is_printed_and_the_loop_stays(glib_loop, h
 
 
 def test_a_sigint_handler_that_raises_keyboard_interrupt_does_not_make_glib_spin(glib_loop, hooked):
-    """No main loop ends by it: PyGObject takes SIGINT only where nothing else has."""
+    """It ends no main loop: PyGObject handles SIGINT only if nothing else does."""
     calls = []
 
     def handler(*_):
@@ -471,9 +474,9 @@ def test_a_signal_wakes_a_sleeping_run_forever(glib_loop):
 # Raw requests
 
 
-def test_raw_requests_under_a_main_loop(glib_loop, main_loop, monitor):
+def test_raw_requests_work_under_a_main_loop(glib_loop, main_loop, monitor):
     if monitor != "io_uring":
-        return  # no other has any
+        return  # no other monitor has any
     from uringloop.liburing import ffi, lib
 
     reader, writer = os.pipe()
@@ -493,7 +496,7 @@ def test_raw_requests_under_a_main_loop(glib_loop, main_loop, monitor):
         assert await glib_loop.add_sqe(read, reader, data, 4, 0, keepalive=buffer) == 4
         timer.join()
         data = ffi.from_buffer(count)
-        for _ in range(3):  # which a ring's registered eventfd would report once
+        for _ in range(3):  # a ring's registered eventfd would report it only once
             timer = later(os.eventfd_write, eventfd, 1)
             assert await glib_loop.add_sqe(read, eventfd, data, 8, 0, keepalive=count) == 8
             timer.join()

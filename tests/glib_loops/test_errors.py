@@ -1,4 +1,4 @@
-"""A GLib that is missing, too old, or not PyGObject's: in processes of their own, with a PyGObject made of clay."""
+"""A GLib that is missing, too old, or not PyGObject's: separate processes with a fake PyGObject."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ for make in (uringloop.glib.new_event_loop, lambda: uringloop.glib.attach(uringl
 
 
 def messages(library_folder, script=FAKE_PYGOBJECT):
-    """What four attempts say."""
+    """Make four attempts in a process; return their error messages."""
     environment = dict(os.environ, LD_LIBRARY_PATH=str(library_folder))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
@@ -47,31 +47,31 @@ def messages(library_folder, script=FAKE_PYGOBJECT):
     return done.stdout.splitlines()
 
 
-def test_no_glib(tmp_path):
+def test_a_missing_glib_is_reported(tmp_path):
     (tmp_path / "libglib-2.0.so.0").write_bytes(b"")
-    said = "uringloop.glib needs GLib 2.36 or newer: libglib-2.0.so.0 was not found"
-    assert messages(tmp_path) == [said] * 4
+    message = "uringloop.glib needs GLib 2.36 or newer: libglib-2.0.so.0 was not found"
+    assert messages(tmp_path) == [message] * 4
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="makes a library with gcc")
-def test_a_glib_without_what_is_needed(tmp_path):
+def test_a_glib_without_the_needed_functions_is_reported(tmp_path):
     library = tmp_path / "libglib-2.0.so.0"
     source = "void *g_main_context_default(void) { return 0; }"
     command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
     subprocess.run(command, input=source, text=True, check=True, timeout=60)
-    said = "uringloop.glib needs GLib 2.36 or newer: g_main_context_ref was not found"
-    assert messages(tmp_path) == [said] * 4
+    message = "uringloop.glib needs GLib 2.36 or newer: g_main_context_ref was not found"
+    assert messages(tmp_path) == [message] * 4
 
 
-def test_a_pygobject_with_another_glib(tmp_path):
+def test_a_pygobject_with_another_glib_is_reported(tmp_path):
     pytest.importorskip("gi", reason="PyGObject is not installed for this Python, and perhaps no GLib")
-    said = "uringloop.glib: PyGObject uses another GLib than libglib-2.0.so.0"
-    assert messages(tmp_path) == [said] * 4
+    message = "uringloop.glib: PyGObject uses another GLib than libglib-2.0.so.0"
+    assert messages(tmp_path) == [message] * 4
 
 
-def test_no_pygobject(tmp_path):
+def test_a_missing_pygobject_is_reported(tmp_path):
     script = (
         "import sys\nsys.modules['gi'] = None\n" + FAKE_PYGOBJECT[FAKE_PYGOBJECT.index("import uringloop") :]
     )
-    said = "uringloop.glib needs PyGObject: pip install uringloop[glib], or the package python3-gi"
-    assert messages(tmp_path, script) == [said] * 4
+    message = "uringloop.glib needs PyGObject: pip install uringloop[glib], or the package python3-gi"
+    assert messages(tmp_path, script) == [message] * 4

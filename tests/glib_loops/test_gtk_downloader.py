@@ -34,15 +34,15 @@ def why_not():
     try:
         gi.require_version("Gtk", "3.0")
     except ValueError:
-        return "GTK 3 is not there: gir1.2-gtk-3.0"
-    return None if XVFB else "there is no Xvfb: the package xvfb"
+        return "GTK 3 is missing: gir1.2-gtk-3.0"
+    return None if XVFB else "Xvfb is missing: the package xvfb"
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
 
 class Server:
-    """Files in N_PIECES each.  It sends at an even pace, as far as the test allows.
+    """Serves files in N_PIECES each, at an even pace, as far as the test allows.
 
     Parameters:
         sizes: name -> bytes.
@@ -57,7 +57,7 @@ class Server:
         self.address = None
 
     async def allow(self, share):
-        """Send this much of each file; returns when that is done."""
+        """Allow this share of each file; return when it is sent."""
         self.n_allowed = int(N_PIECES * share)
         async with self.changed:
             self.changed.notify_all()
@@ -77,7 +77,7 @@ class Server:
         for number, (start, end) in enumerate(pairwise(cuts)):
             async with self.changed:
                 await self.changed.wait_for(lambda number=number: number < self.n_allowed)
-            with contextlib.suppress(ConnectionResetError):  # the client has gone: that is its right
+            with contextlib.suppress(ConnectionResetError):  # the client may disconnect
                 await response.write(data[start:end])
             await asyncio.sleep(self.piece_s)
             async with self.changed:
@@ -101,7 +101,7 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def started(screen, *command, is_measured=False):
-    """A child on that screen, with the test's monitor; killed if it is still there at the end."""
+    """A child on that screen, with the test's monitor; killed if it still runs at the end."""
     env = {
         **os.environ,
         "URINGLOOP_FDMON": asyncio.get_running_loop().fdmon,
@@ -114,7 +114,7 @@ async def started(screen, *command, is_measured=False):
         env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     if is_measured:
-        # How busy others keep the CPUs is not the question.  Niceness would not do: it counts within a session only.
+        # The load of other processes must not matter. Niceness is not enough: it counts only within a session.
         with contextlib.suppress(PermissionError):
             for pid in (child.pid, screen.pid):
                 os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
@@ -123,11 +123,11 @@ async def started(screen, *command, is_measured=False):
     finally:
         if child.returncode is None:
             child.kill()
-            print(*(text.decode() for text in await child.communicate()))  # it was to end by itself
+            print(*(text.decode() for text in await child.communicate()))  # it should have ended by itself
 
 
 async def end_of(child):
-    """(exit status, output) of a child that has been asked to end; GTK's own messages are no errors."""
+    """(exit status, output) of a child that should end; GTK's own messages do not count as errors."""
     output, errors = (text.decode() for text in await child.communicate())
     ours = [
         line for line in errors.splitlines() if line and not re.match(r"\(.*\): .*-(WARNING|Message)", line)
@@ -145,7 +145,7 @@ def is_red(red, green, blue):
 
 
 def bar_widths(picture):
-    """The filled part of each progress bar, in pixels, from top to bottom: at least three rows of one length."""
+    """The filled part of each progress bar in pixels, from top to bottom: at least three rows of equal length."""
     runs = picture.longest_runs(is_blue)
     widths = []
     for at in range(2, len(runs)):
@@ -156,7 +156,7 @@ def bar_widths(picture):
 
 
 async def bars_at(screen, count, share):
-    """Wait until `count` bars on the screen are filled to this share of their width; the picture."""
+    """Wait until `count` bars on the screen are filled to this share of their width; return the picture."""
     give_up_s = time.monotonic() + PATIENCE_S
     while True:
         picture = screen.picture()
@@ -172,7 +172,7 @@ async def bars_at(screen, count, share):
 
 
 async def download_once(folder):
-    """Two files, with a check of the screen after each third; the figures of the timer."""
+    """Download two files, and check the screen after each third; return the figures of the timer."""
     downloads = folder / "downloads"
     downloads.mkdir()
     server = Server({"large": 8_000_000, "small": 3_000_001}, PIECE_S)
@@ -189,7 +189,7 @@ async def download_once(folder):
         ) as child:
             await bars_at(
                 screen, 0, 0
-            )  # to draw a window for the first time takes GTK long, whatever the loop does
+            )  # GTK takes long to draw a window for the first time, whatever the loop does
             widths = []
             for step in (1, 2, 3):
                 await server.allow(step / 3)
@@ -242,7 +242,7 @@ async def lines_of(child, count):
     return sorted([(await child.stdout.readline()).decode().rstrip("\n") for _ in range(count)])
 
 
-async def test_errors_are_shown_and_leave_no_file(tmp_path):
+async def test_errors_are_shown_and_leave_no_files(tmp_path):
     server = Server({"toolarge": 3_000_000, "fine": 500_000})
     downloads = tmp_path / "downloads"
     downloads.mkdir()
@@ -269,7 +269,7 @@ async def test_errors_are_shown_and_leave_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["window", "signal"])
-async def test_what_still_runs_at_the_end_is_cancelled(tmp_path, how):
+async def test_downloads_that_still_run_at_the_end_are_cancelled(tmp_path, how):
     server = Server({"one": 1_000_000, "two": 1_000_000})
     downloads = tmp_path / "downloads"
     downloads.mkdir()
@@ -290,7 +290,7 @@ async def test_what_still_runs_at_the_end_is_cancelled(tmp_path, how):
     assert list(downloads.iterdir()) == []
 
 
-async def test_an_address_is_typed_and_its_download_cancelled_by_the_button(tmp_path):
+async def test_a_typed_address_is_downloaded_and_cancelled_by_the_button(tmp_path):
     server = Server({"one": 1_000_000})
     source = """
         address = sys.argv.pop()
@@ -321,7 +321,7 @@ async def test_an_address_is_typed_and_its_download_cancelled_by_the_button(tmp_
     assert list(downloads.iterdir()) == []
 
 
-async def test_without_a_display_it_says_so():
+async def test_a_missing_display_is_reported():
     env = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
     child = await asyncio.create_subprocess_exec(
         sys.executable, EXAMPLES / "gtk_downloader.py", env=env, stderr=asyncio.subprocess.PIPE

@@ -1,4 +1,4 @@
-"""A loop inside GLib that has nothing to do does nothing: no wake-up, no CPU time."""
+"""A loop inside GLib with nothing to do causes no wake-ups and uses no CPU time."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ class Echo(asyncio.Protocol):
 async def begin():
     server = await loop.create_server(Echo, "127.0.0.1", 0)
     transport, _ = await loop.create_connection(Echo, *server.sockets[0].getsockname())
-    # what was busy: some 0.1 s later nothing of it wakes the loop any more
+    # a busy connection: about 0.1 s later nothing of it wakes the loop
     near, far = socket.socketpair()
     given, _ = await loop.create_connection(Echo, sock=near)
     far.setblocking(False)
@@ -52,7 +52,7 @@ else:
 
 
 def activity(pid):
-    """How often each thread went to sleep, or was made to wait, and its CPU time in ns."""
+    """The voluntary and involuntary context switches of each thread, and its CPU time in ns."""
     found = {}
     for thread in os.listdir(f"/proc/{pid}/task"):
         with open(f"/proc/{pid}/task/{thread}/status") as status:
@@ -64,7 +64,7 @@ def activity(pid):
 
 @pytest.mark.parametrize("outer", ["GLib.MainLoop", "loop"])
 def test_an_idle_second_has_no_wake_up(monitor, outer):
-    """One with a server and connections, a receive, a watched fd, a signal handler, a thread pool, timers far away."""
+    """The loop has a server, connections, a receive, a watched fd, a signal handler, a thread pool, distant timers."""
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), monitor, outer], stdout=subprocess.PIPE
     )
@@ -73,8 +73,8 @@ def test_an_idle_second_has_no_wake_up(monitor, outer):
         before = None
         deadline = time.monotonic() + 20
         while before != (before := activity(child.pid)) and time.monotonic() < deadline:
-            time.sleep(0.2)  # it is still busy with what it has just begun
-        # idling is what this is about, so it has to take a while
+            time.sleep(0.2)  # it is still busy starting
+        # the test is about idling, which has to take a while
         time.sleep(1)
         assert activity(child.pid) == before
     finally:

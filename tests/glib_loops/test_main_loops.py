@@ -1,4 +1,4 @@
-"""What runs the loop: GLib.MainLoop, loop.run_forever(), one inside the other."""
+"""GLib.MainLoop or loop.run_forever() runs the loop, and one inside the other."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ import uringloop.glib
 from .common import echo_once
 
 
-def test_glib_is_outer(glib_loop, main_loop):
+def test_a_glib_main_loop_runs_the_loop(glib_loop, main_loop):
     async def main():
         assert asyncio.get_running_loop() is glib_loop
         answer = await echo_once(b"x" * 100_000)
@@ -35,7 +35,7 @@ def test_glib_is_outer(glib_loop, main_loop):
     glib_loop.run_until_complete(glib_loop.shutdown_default_executor())
 
 
-def test_asyncio_is_outer_and_glib_goes_round(glib_loop):
+def test_run_until_complete_runs_glibs_sources(glib_loop):
     ticks = []
     source = GLib.timeout_add(1, lambda: ticks.append(asyncio.get_running_loop()) or True)
     try:
@@ -147,8 +147,8 @@ def test_an_idle_main_loop_makes_no_turns(glib_loop, main_loop):
     assert glib_loop.statistics()["syscalls"] == n_syscalls
 
 
-def test_what_was_written_before_quit_has_gone_out(glib_loop, main_loop):
-    """Although the loop has no further iteration."""
+def test_data_written_before_quit_is_sent(glib_loop, main_loop):
+    """Although the main loop runs no further iteration."""
     near, far = socket.socketpair()
     far.settimeout(10)
 
@@ -168,7 +168,7 @@ def test_what_was_written_before_quit_has_gone_out(glib_loop, main_loop):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_ends_run_forever_and_the_loop_goes_on(glib_loop, error):
+def test_an_interrupt_ends_run_forever_and_the_loop_stays_usable(glib_loop, error):
     def raises():
         raise error(3)
 
@@ -207,29 +207,29 @@ def test_signal_handlers_of_asyncio_work_under_a_main_loop(glib_loop, main_loop)
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
-def test_signal_handlers_of_an_ordinary_loop_that_is_attached(monitor, main_loop, when):
+def test_signal_handlers_of_an_attached_ordinary_loop(monitor, main_loop, when):
     loop = uringloop.new_event_loop(fdmon=monitor)
     received = []
 
-    def come():
+    def on_signal():
         received.append(asyncio.get_running_loop())
         main_loop.quit()
 
     if when == "before":
-        loop.add_signal_handler(signal.SIGUSR1, come)
-        signal.raise_signal(signal.SIGUSR1)  # its byte lies in asyncio's pipe
+        loop.add_signal_handler(signal.SIGUSR1, on_signal)
+        signal.raise_signal(signal.SIGUSR1)  # its byte is in asyncio's socket pair
     source = uringloop.glib.attach(loop)
     if when == "before":
         main_loop.run()
     else:
-        loop.add_signal_handler(signal.SIGUSR1, come)
+        loop.add_signal_handler(signal.SIGUSR1, on_signal)
     for _ in range(2):
         GLib.timeout_add(1, os.kill, os.getpid(), signal.SIGUSR1)
         main_loop.run()
     source.detach()
     received_under_glib = len(received)
     signal.raise_signal(signal.SIGUSR1)
-    for _ in range(10):  # by the handler, and not by the byte as well
+    for _ in range(10):  # the handler is called once, and not again for the byte
         loop.run_until_complete(asyncio.sleep(0))
     assert received == [loop] * (received_under_glib + 1)
     assert received_under_glib == (3 if when == "before" else 2)

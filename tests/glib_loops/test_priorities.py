@@ -1,4 +1,4 @@
-"""Loops and GLib sources that are always ready: what runs, by priority, and starves nothing."""
+"""Loops and GLib sources that are always ready run by priority and starve nothing."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ def test_fds_that_are_always_ready_starve_no_lower_priority(glib_loop, main_loop
     pairs = [socket.socketpair() for _ in range(3)]
     for near, far in pairs:
         far.send(b"x")
-        glib_loop.add_reader(near, len, b"")  # never reads it
+        glib_loop.add_reader(near, len, b"")  # does not read
     for _ in range(3):
         GLib.idle_add(main_loop.quit, priority=getattr(GLib, name))
         main_loop.run()
@@ -38,11 +38,11 @@ def test_fds_that_are_always_ready_starve_no_lower_priority(glib_loop, main_loop
 
 
 @pytest.mark.parametrize("name", ["PRIORITY_DEFAULT_IDLE", "PRIORITY_DEFAULT"])
-def test_an_fd_that_hangs_up_for_ever_starves_no_lower_priority(glib_loop, main_loop, name):
+def test_an_fd_with_a_permanent_hang_up_starves_no_lower_priority(glib_loop, main_loop, name):
     """poll() reports POLLHUP even if no event was requested."""
     reading, writing = os.pipe()
     os.close(writing)
-    glib_loop.add_reader(reading, len, b"")  # never takes note of the end
+    glib_loop.add_reader(reading, len, b"")  # does not handle the end
     for _ in range(3):
         GLib.idle_add(main_loop.quit, priority=getattr(GLib, name))
         main_loop.run()
@@ -50,8 +50,8 @@ def test_an_fd_that_hangs_up_for_ever_starves_no_lower_priority(glib_loop, main_
     os.close(reading)
 
 
-def test_an_echo_that_never_rests_starves_no_lower_priority(glib_loop, main_loop):
-    """GTK draws at a lower priority than asyncio has."""
+def test_an_endless_echo_starves_no_lower_priority(glib_loop, main_loop):
+    """GTK draws at a lower priority than that of the loop."""
 
     class Echo(asyncio.Protocol):
         def connection_made(self, transport):
@@ -63,8 +63,8 @@ def test_an_echo_that_never_rests_starves_no_lower_priority(glib_loop, main_loop
 
     async def begin():
         for _ in range(20):
-            for one in socket.socketpair():
-                transport, _ = await glib_loop.create_connection(Echo, sock=one)
+            for sock in socket.socketpair():
+                transport, _ = await glib_loop.create_connection(Echo, sock=sock)
             transport.write(b"x" * 1024)
 
     transports = []
@@ -84,7 +84,7 @@ def test_a_busy_glib_of_the_same_priority_does_not_starve_asyncio(glib_loop, mai
     GLib.source_remove(source)
 
 
-def test_priority_is_glibs(new_glib_loop, main_loop):
+def test_priority_is_that_of_the_glib_source(new_glib_loop, main_loop):
     loop = new_glib_loop(priority=GLib.PRIORITY_LOW)
     order = []
     loop.call_soon(order.append, "asyncio")
