@@ -1,9 +1,9 @@
-"""What every test gets: a loop on each monitor, and a check that the test left nothing behind.
+"""Fixtures of every test: a loop on each monitor, and a check that the test left nothing behind.
 
 Asynchronous tests run on every loop through pytest-asyncio's ``pytest_asyncio_loop_factories``. Others
 ask for ``loop`` (one loop), ``new_loop`` (a function that makes loops) or ``monitor`` (the name only, for
 scripts that run in a process of their own). Tests under ``behaviour`` and ``stress`` run on stock asyncio as
-well: they state what asyncio does.
+well: they specify what asyncio does.
 
 After each test the open fds, the requests in flight and the live handles and transports must be what they
 were before. An exception that reached a loop's exception handler, or an error in asyncio's log, fails the
@@ -37,7 +37,7 @@ try:
 
     HAS_LIBURING = importlib.util.find_spec("uringloop.uring.ring") is not None
     if HAS_LIBURING:
-        import drivers.ring  # noqa: F401  (else what needs it would be skipped)
+        import drivers.ring  # noqa: F401  (otherwise tests that need it would be skipped)
 except ModuleNotFoundError as _error:
     pytest.exit(f"the tests' own modules are not built ({_error}): make drivers", returncode=4)
 
@@ -46,11 +46,11 @@ from support.helpers import STOCK, URING_MONITORS, make_loop  # noqa: E402
 
 HANG_SECONDS = 60
 HANG_SECONDS_SLOW = 300
-DEADLINE_SECONDS = 20  # of an asynchronous test, whose timers are expected to work
+DEADLINE_SECONDS = 20  # for an asynchronous test, whose timers are expected to work
 DEADLINE_SECONDS_SLOW = 240
 POOLED_RINGS_MAX = 8  # the process-wide pool of rings may fill up during a test
 
-RUNNING_TEST = pathlib.Path("build/running-test.txt")  # its name, in case the run does not end
+RUNNING_TEST = pathlib.Path("build/running-test.txt")  # the name of the running test, in case the run hangs
 
 _stderr_fd = pytest.StashKey[int]()
 _call_report = pytest.StashKey[pytest.TestReport]()
@@ -69,7 +69,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--glib-outer",
         action="store_true",
-        help="GLib.MainLoop.run() is what runs uringloop's loops (PyGObject)",
+        help="GLib.MainLoop.run() runs uringloop's loops (PyGObject)",
     )
 
 
@@ -79,11 +79,11 @@ def pytest_configure(config):
     helpers.glib_is_outer = config.getoption("--glib-outer")
     helpers.inside_glib = config.getoption("--glib") or helpers.glib_is_outer
     if helpers.inside_glib:
-        # GLib's default context and PyGObject's signals have fds of their own from now on
+        # GLib's default context and PyGObject's signal handling open fds of their own here
         loop = helpers.make_loop("poll")
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
-    config.addinivalue_line("markers", "slow: takes longer than a quarter of a second by its nature")
+    config.addinivalue_line("markers", "slow: necessarily takes longer than a quarter of a second")
     config.addinivalue_line(
         "markers", "expects_loop_errors: the loop's exception handler is called on purpose"
     )
@@ -93,7 +93,7 @@ def pytest_configure(config):
 
 
 def pytest_runtest_logstart(nodeid):
-    """The watchdog ends the process where it stands, before pytest can say in which test that was."""
+    """The watchdog ends the process at once, before pytest can report in which test that was."""
     if RUNNING_TEST.parent.is_dir():
         RUNNING_TEST.write_text(nodeid + "\n")
 
@@ -109,7 +109,7 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_finish(session):
-    """What exists before the first test is not checked again, to keep the checks cheap."""
+    """Objects that exist before the first test are not checked again, to keep the checks cheap."""
     gc.collect()
     gc.freeze()
 
@@ -126,7 +126,7 @@ def pytest_runtest_makereport(item, call):
 
 
 class Watch:
-    """The loops of the test that is running, and what reached their exception handlers."""
+    """The loops of the running test, and the calls of their exception handlers."""
 
     def __init__(self):
         self.loops = []
@@ -145,7 +145,7 @@ _worked = set()
 
 
 def _watched_loop(name):
-    """A new loop on the monitor `name`; the test is skipped where this machine has no such monitor."""
+    """A new loop on the monitor `name`; the test is skipped if this machine has no such monitor."""
     if name == STOCK:
         loop = make_loop(name)
     else:
@@ -154,7 +154,7 @@ def _watched_loop(name):
         try:
             loop = make_loop(name)
         except uringloop.MonitorUnavailable as error:
-            if name in _worked:  # it was there a moment ago: that is a leak, and no reason to skip
+            if name in _worked:  # it worked a moment ago: this is a leak, and no reason to skip
                 raise
             pytest.skip(f"{name}: {error}")
     _worked.add(name)
@@ -167,20 +167,20 @@ def _monitors(config, item):
     wanted = config.getoption("--monitor") or []
     path = item.path
     folders = path.relative_to(TESTS).parts
-    with_stock = folders[0] in ("behaviour", "stress") and not path.name.startswith("test_nested")  # ours
+    with_stock = folders[0] in ("behaviour", "stress") and not path.name.startswith(
+        "test_nested"
+    )  # only uringloop's
     if item.get_closest_marker("slow") is not None and STOCK not in wanted:
-        with_stock = (
-            False  # for long, it would only be asyncio that is tested; the short ones show what it does
-        )
+        with_stock = False  # slow tests would only test asyncio; the short ones show what it does
     names = [*URING_MONITORS, STOCK] if with_stock else list(URING_MONITORS)
-    if folders[0] == "raw":  # what only a ring has; how the other monitors refuse it is in test_refused.py
+    if folders[0] == "raw":  # only io_uring has them; test_refused.py tests how other monitors refuse them
         names = ["io_uring"]
     return [name for name in names if not wanted or name in wanted]
 
 
 def pytest_asyncio_loop_factories(config, item):
     names = _monitors(config, item)
-    if not names:  # --monitor asyncio on a test that is about uringloop only
+    if not names:  # --monitor asyncio with a test of uringloop only
         return {"none": _skip_unselected}
     factories = {name: functools.partial(_watched_loop, name) for name in names}
     since = item.get_closest_marker("stock_since")
@@ -190,11 +190,11 @@ def pytest_asyncio_loop_factories(config, item):
 
 
 def _skip_unselected():
-    pytest.skip("not about the monitor that --monitor asks for")
+    pytest.skip("not about the monitor of --monitor")
 
 
 def _skip_old_stock():
-    pytest.skip("a bug of asyncio's in this version of Python")
+    pytest.skip("a bug of asyncio in this version of Python")
 
 
 def pytest_generate_tests(metafunc):
@@ -205,7 +205,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def monitor(request):
-    """The name of a monitor, or "asyncio" for the stock loop. Skips where it does not exist."""
+    """The name of a monitor, or "asyncio" for the stock loop. Skips if it is not available."""
     name = request.param
     if name not in _worked:
         _watched_loop(name).close()
@@ -255,13 +255,13 @@ class _ErrorLog(logging.Handler):
 
 
 def _open_fds():
-    """Two lists: descriptions of the open fds that are no rings, and of the rings."""
+    """Two counters: descriptions of the open fds that are not rings, and of the rings."""
     others, rings = Counter(), Counter()
     for fd in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
-            continue  # the directory's own fd
+            continue  # the fd of the directory itself
         if target == "anon_inode:[io_uring]":
             rings[target] += 1
         else:
@@ -290,7 +290,7 @@ def _live_objects():
 
 
 def _more_objects_than(before):
-    """What is alive and was not; threads that are about to end (stock asyncio's for child processes) are waited for."""
+    """New live objects; waits for threads that are about to end (those of stock asyncio for child processes)."""
     give_up_s = time.monotonic() + PATIENCE_S
     while True:
         gc.collect()
@@ -301,7 +301,7 @@ def _more_objects_than(before):
 
 
 def _forget_failures():
-    """What a failed test left open is no fault of the next one."""
+    """Do not blame the next test for objects that a failed test left open."""
     for name in ("last_exc", "last_type", "last_value", "last_traceback"):
         if hasattr(sys, name):
             delattr(sys, name)
@@ -310,8 +310,8 @@ def _forget_failures():
         gc.collect()
 
 
-# Each test ends with a full collection.  Reports and modules pile up, and after some thousand tests looking at them
-# took longer than the tests; what has outlived this many tests is set aside.
+# Each test ends with a full collection. Reports and modules pile up, and after some thousand tests to traverse them
+# took longer than the tests; objects that have survived this many tests are set aside.
 TESTS_BETWEEN_FREEZES = 50
 PATIENCE_S = 2
 _tests_since_freeze = 0
@@ -356,7 +356,7 @@ def _nothing_is_left_behind(request):
     loops.clear()
     loop = None
     report = request.node.stash.get(_call_report, None)
-    if report is not None and report.passed:  # a failure's traceback keeps things alive
+    if report is not None and report.passed:  # the traceback of a failure keeps objects alive
         more_objects = _more_objects_than(objects_before)
         fds, rings = _open_fds()
         problems += [f"still alive: {count} x {kind}" for kind, count in more_objects.items()]
@@ -389,12 +389,12 @@ def pytest_collection_modifyitems(items):
 
 
 def _parameters(item):
-    """The values that a parametrized test gets."""
+    """The values of a parametrized test."""
     return (getattr(item, "callspec", None) and list(item.callspec.params.values())) or []
 
 
 def _with_deadline(function, seconds):
-    """A test that waits in vain shows where it waited, and the others still run."""
+    """A test that waits for too long shows where it waits, and the others still run."""
 
     @functools.wraps(function)
     async def wrapper(*args, **kwargs):

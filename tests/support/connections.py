@@ -1,4 +1,4 @@
-"""Stream connections of both kinds, also on a loop that does not run."""
+"""Stream connections of both kinds, for loops that do not run."""
 
 import pytest
 
@@ -8,7 +8,7 @@ KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 
 
 def connect(loop, kind="tcp", protocol=None):
-    """(protocol, peer); the loop does not run."""
+    """Connect on a loop that does not run; return (protocol, peer)."""
     near, peer = socketpair(kind)
     peer.settimeout(10)
     protocol = protocol or Recorder()

@@ -1,4 +1,4 @@
-"""What tests of uringloop.AioContext do often."""
+"""Helpers of the tests of uringloop.AioContext."""
 
 import select
 
@@ -6,13 +6,13 @@ from drivers.core import ForeignLoop
 
 
 def settle(context):
-    """Until nothing makes progress, and what notify() published is consumed."""
+    """Run turns until nothing makes progress and earlier notify() calls are consumed."""
     while context.poll(False):
         pass
 
 
 class Counter:
-    """Counts its calls; `notifier` is cleared by each, and set again while `active` is left."""
+    """Counts its calls; each clears `notifier`, and sets it again `active` times in all."""
 
     def __init__(self, notifier=None, active=0):
         self.n, self.notifier, self.active = 0, notifier, active
@@ -27,13 +27,13 @@ class Counter:
 
 
 class ForeignIterations:
-    """Turns of a context by another main loop, as GLib's iterations: prepare, sleep, check, dispatch."""
+    """Runs turns of a context as another main loop does, like GLib's iterations: prepare, sleep, check, dispatch."""
 
     def __init__(self, context):
         self.loop = ForeignLoop(context)
 
     def iterate(self, may_block=False):
-        """One iteration in which no other source is ready; whether something was dispatched."""
+        """Run one iteration in which no other source is ready; return whether something was dispatched."""
         is_ready = self.loop.prepare()
         if not is_ready:
             limit_ms = -1 if may_block else 0
@@ -49,7 +49,7 @@ class ForeignIterations:
         return is_ready
 
     def drain(self):
-        """Until nothing is dispatched; a main loop may need an iteration more than the context has turns."""
+        """Iterate until nothing is dispatched; a main loop may need one iteration more than the context needs turns."""
         for _ in range(100):
             if not self.iterate():
                 return

@@ -10,7 +10,7 @@ from support.helpers import Datagrams
 
 
 class Sender(Datagrams):
-    """Writes down the order in which it is called."""
+    """Records the order in which it is called."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class Sender(Datagrams):
 
 @contextlib.asynccontextmanager
 async def sending(**kwargs):
-    """A Sender's transport that is not connected, the Sender, and a non-blocking socket to send to."""
+    """(transport, protocol, far): an unconnected endpoint of a Sender, and a non-blocking socket to send to."""
     if not kwargs:
         kwargs = {"local_addr": ("127.0.0.1", 0)}
     loop = asyncio.get_running_loop()
@@ -49,7 +49,7 @@ async def sending(**kwargs):
 
 
 def everything(sock):
-    """What is in a non-blocking socket."""
+    """All datagrams that a non-blocking socket has received."""
     found = []
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -62,7 +62,7 @@ def numbered(count):
 
 
 def forget(protocol):
-    """Forget a transport that is open; the texts of the warnings, in the order in which the collector came by."""
+    """Forget an open transport; return the texts of the warnings, in the order of the collector."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         protocol.transport = None

@@ -24,7 +24,7 @@ TESTS = pathlib.Path(__file__).parents[1]
 DATA = TESTS / "support" / "data"
 
 inside_glib = False  # pytest --glib: GLib drives uringloop's loops
-glib_is_outer = False  # pytest --glib-outer: by GLib.MainLoop.run()
+glib_is_outer = False  # pytest --glib-outer: with GLib.MainLoop.run()
 
 
 def make_loop(name):
@@ -39,7 +39,7 @@ def make_loop(name):
 
     import uringloop.glib
 
-    # one each, so that any thread may run it
+    # a main context for each loop, so that any thread may run it
     main_context = GLib.MainContext()
     if glib_is_outer:
         return _outer_loop_class()(main_context, name)
@@ -48,7 +48,7 @@ def make_loop(name):
 
 @functools.cache
 def _outer_loop_class():
-    """Loops that are run by GLib.MainLoop.run(), and stopped by quit(): asyncio is the guest in each callback."""
+    """A class of loops that GLib.MainLoop.run() runs and quit() stops: asyncio is the guest in each callback."""
     from gi.repository import GLib
 
     import uringloop.glib
@@ -90,13 +90,13 @@ def monitor_of(loop):
 
 
 async def turns(count):
-    """Let the loop make `count` turns."""
+    """Let the loop run `count` turns."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def until(condition, *, seconds=10.0):
-    """Let the loop turn until `condition()` holds: for what the kernel does asynchronously."""
+    """Let the loop run until `condition()` holds: for effects that the kernel causes asynchronously."""
     deadline = time.monotonic() + seconds
     turn = 0
     while not condition():
@@ -106,7 +106,7 @@ async def until(condition, *, seconds=10.0):
 
 
 def wait_until(condition, *, seconds=10.0):
-    """The same without a loop."""
+    """Like until(), without a loop."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"still false after {seconds} s: {condition}"
@@ -120,12 +120,12 @@ def wchan(thread_id):
 
 
 def is_asleep(thread_id):
-    """Whether the loop, or the context, of this thread sleeps in its monitor's wait."""
+    """Whether the loop or context of this thread sleeps in its monitor's wait."""
     return any(part in wchan(thread_id) for part in ("poll", "io_"))
 
 
 def run(loop, awaitable, *, seconds=20.0):
-    """Run to completion on a loop that is not running, but not for ever."""
+    """Run to completion on a loop that is not running, with a time limit."""
 
     async def bounded():
         async with asyncio.timeout(seconds):
@@ -151,7 +151,7 @@ def turn_until(loop, condition, *, seconds=10.0):
 
 
 class Recorder(asyncio.Protocol):
-    """Writes down every call, in order, and lets a test wait for them."""
+    """Records every call, in order, and lets a test wait for them."""
 
     keep_open = None  # what eof_received returns
 
@@ -199,7 +199,7 @@ class Recorder(asyncio.Protocol):
         self.resumed.set()
 
     async def received(self, count):
-        """Wait until at least `count` bytes have come."""
+        """Wait until at least `count` bytes have arrived."""
         while len(self.data) < count:
             assert not self.lost.is_set(), (
                 f"connection lost after {len(self.data)} of {count} bytes: {self.error!r}"
@@ -210,7 +210,7 @@ class Recorder(asyncio.Protocol):
 
 
 class BufferedRecorder(asyncio.BufferedProtocol):
-    """The same for get_buffer() and buffer_updated()."""
+    """A Recorder with get_buffer() and buffer_updated()."""
 
     keep_open = None
 
@@ -301,23 +301,22 @@ def socketpair(kind):
 
 
 def connect_unshared(loop, factory, sock, *, ssl=None, server_hostname=None):
-    """create_connection(sock=sock) as for a socket that the loop has made: it does not count as the program's.
-
-    What is written waits for the end of the turn.
+    """Like create_connection(sock=sock), but as for a socket that the loop has made, which the program does not use.
+    Written data waits for the end of the turn.
     """
     sock.setblocking(False)
     return loop._create_connection_transport(sock, factory, ssl, server_hostname)
 
 
 async def abort(protocol):
-    """End a protocol's connection if it is still there."""
+    """End a protocol's connection if it is still open."""
     if not protocol.lost.is_set():
         protocol.transport.abort()
         await protocol.lost.wait()
 
 
 def close_with_open_transport(loop, protocol):
-    """Close a loop and forget the transport that is still open on it."""
+    """Close a loop and forget a transport that is still open on it."""
     loop.close()
     protocol.transport = None
     gc.collect()
@@ -340,7 +339,7 @@ async def open_transport(protocol=None, *, kind="tcp", **kwargs):
 
 @contextlib.asynccontextmanager
 async def open_pair(near_protocol=None, far_protocol=None, *, kind="tcp"):
-    """Two protocols, each with a transport, connected with each other."""
+    """Two protocols, each with a transport, connected to each other."""
     loop = asyncio.get_running_loop()
     near_protocol = Recorder() if near_protocol is None else near_protocol
     far_protocol = Recorder() if far_protocol is None else far_protocol
@@ -373,7 +372,7 @@ async def read_exactly(sock, count):
 
 
 async def read_to_end(sock):
-    """Everything up to the end of the stream."""
+    """Read everything up to the end of the stream."""
     data = bytearray()
 
     def at_end():
@@ -391,7 +390,7 @@ async def read_to_end(sock):
 
 
 def fill(sock):
-    """Write to a non-blocking socket until the kernel takes no more; the number of bytes."""
+    """Write to a non-blocking socket until the kernel takes no more; return the number of bytes."""
     count = 0
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -411,7 +410,7 @@ def shrink_buffers(*socks, count=8192):
 
 
 def kernel_workers():
-    """How many threads the kernel has made of this process's io_uring requests (io-wq)."""
+    """The number of threads that the kernel has started for this process's io_uring requests (io-wq)."""
     count = 0
     for name in pathlib.Path("/proc/self/task").glob("*/comm"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
@@ -420,7 +419,7 @@ def kernel_workers():
 
 
 def pattern(count):
-    """`count` bytes in which a lost, doubled or moved piece is seen."""
+    """`count` bytes in which a lost, duplicated or misplaced piece is noticed."""
     numbers = array.array("I", range((count + 3) // 4))
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -448,7 +447,7 @@ def run_script(source, monitor=STOCK, *, seconds=40.0, env=None, expect=0, argum
 
     The code sees everything from this module, and MONITOR.
     """
-    # At the path's end, so that no folder here can stand before a module of Python's.
+    # At the end of the path, so that no folder here hides a module of Python.
     path = f"import sys\nsys.path += [{str(TESTS)!r}, {str(TESTS.parent)!r}]\n"
     code = f"{path}MONITOR = {monitor!r}\nfrom support.helpers import *\n" + textwrap.dedent(source)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("URINGLOOP_")}
@@ -472,7 +471,7 @@ def run_script(source, monitor=STOCK, *, seconds=40.0, env=None, expect=0, argum
     return done.stdout
 
 
-# What a kernel may refuse
+# Refused system calls
 
 
 def refuse_io_uring(error):

@@ -1,4 +1,4 @@
-"""Protocols that raise KeyboardInterrupt or SystemExit, and turns that go on afterwards."""
+"""Protocols that raise KeyboardInterrupt or SystemExit, and runs that go on afterwards."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def interrupting(base, method, interrupt):
 
 
 def run_on(loop, condition):
-    """Turn until it holds, whatever interrupts; how often it did."""
+    """Run the loop until the condition holds, whatever interrupts it; return the number of interrupts."""
     count = 0
     while True:
         try:

@@ -1,7 +1,6 @@
-"""Monitors by name, the seeded fake ones among them.
-
-`fake` behaves as a good monitor does; `faulty` does what the interface allows and real monitors do rarely: it
-returns early, reports late and in random order. `nasty` also reports what is not ready, as Linux may.
+"""Monitors by name, including seeded fake ones.
+`fake` behaves well; `faulty` does what the interface allows and real monitors rarely do: it
+returns early, reports late and in random order. `nasty` also reports fds that are not ready, as Linux may.
 `closable` is io_uring's with its epoll set for all handlers; `restless` moves all of them between that and the ring.
 """
 

@@ -1,4 +1,4 @@
-"""Tasks of both kinds, and something to wait for, for the tests of nested runs."""
+"""Tasks of both kinds, and coroutines to wait for, for the tests of nested runs."""
 
 import asyncio
 import contextvars
@@ -11,7 +11,7 @@ var = contextvars.ContextVar("var", default="unset")
 
 
 def use_tasks_of(kind, monkeypatch):
-    """Since Python 3.14 each module has a current task and tasks of its own."""
+    """Since Python 3.14 the C and the Python module each have a current task and tasks of their own."""
     if sys.version_info >= (3, 14) and kind is not asyncio.Task:
         for owner in (asyncio, asyncio.tasks):
             monkeypatch.setattr(owner, "current_task", asyncio.tasks._py_current_task)

@@ -1,8 +1,7 @@
-"""Allocations that fail: one after the other, in a process of its own (CPython's _testcapi).
-
-Whatever a loop does under a failing allocation, a MemoryError that reaches a caller is fine; a lost file descriptor, a
-crash, or a loop that does its work no more is not.  Debug mode is left out: the tracebacks that it makes crash CPython
-itself (3.13.0, MAKE_FUNCTION) as soon as an allocation fails in them.
+"""Allocations that fail, one after the other, in a process of its own (CPython's _testcapi).
+Whatever a loop does when an allocation fails, a MemoryError that reaches a caller is fine; a lost file descriptor, a
+crash, or a loop that no longer works is not. Debug mode is left out: the tracebacks that it makes crash CPython
+itself (3.13.0, MAKE_FUNCTION) if an allocation fails in them.
 """
 
 import _testcapi
@@ -16,13 +15,13 @@ import warnings
 
 from support import helpers
 
-CLEAN_RUNS = 30  # that many in a row without any effect: there were fewer allocations
+CLEAN_RUNS = 30  # so many runs in a row without any effect show that there are no further allocations
 SECONDS = 5.0
 
 logging.disable(logging.CRITICAL)
 warnings.simplefilter(
     "ignore"
-)  # what a failing allocation leaves behind may be closed by its finalizer, and warns
+)  # objects left by a failing allocation may be closed by their finalizers, which warn
 
 
 def open_fds():
@@ -34,7 +33,7 @@ class Faults:
     """Lets one allocation of a loop fail.
 
     Parameters:
-        loop: not running; what its exception handler was called with is in `errors`.
+        loop: not running; exceptions passed to its exception handler are in `errors`.
         number: of the allocation, counted from 0.
     """
 
@@ -45,7 +44,7 @@ class Faults:
         loop.set_exception_handler(lambda loop, details: self.errors.append(details.get("exception")))
 
     def run(self, action=None, *, seconds=0.004):
-        """Run the loop for so long, and action() first, with the fault; True if an allocation failed."""
+        """Run action() and then the loop for this long, with the fault; return True if an allocation failed."""
         begin = self.loop.call_soon(self._begin, action)
         end = self.loop.call_later(seconds, self._end)
         try:
@@ -71,7 +70,7 @@ class Faults:
 
 
 def each_allocation(scenario):
-    """scenario(number) for each allocation, counted from 0; it returns whether anything felt that it failed."""
+    """Call scenario(number) for each allocation, counted from 0; it returns whether the failure had an effect."""
     clean = number = 0
     while clean < CLEAN_RUNS:
         try:
@@ -85,7 +84,7 @@ def each_allocation(scenario):
 
 
 def sweep(scenario, monitor):
-    """scenario(loop, faults) for each allocation; it returns whether anything felt the fault."""
+    """Call scenario(loop, faults) for each allocation; it returns whether the failure had an effect."""
 
     def run_once(number):
         loop = helpers.make_loop(monitor)
@@ -98,13 +97,13 @@ def sweep(scenario, monitor):
 
 
 def nothing_stays_open(loop, before):
-    """What was opened since `before`, a set of fds, is closed within some turns."""
+    """Wait until all fds opened since `before`, a set of fds, are closed."""
     gc.collect()
     helpers.turn_until(loop, lambda: gc.collect() >= 0 and not open_fds() - before, seconds=SECONDS)
 
 
 def answered(sock, data):
-    """Whether a non-blocking client got its echo, or was disconnected."""
+    """Whether a non-blocking client has received its echo, or was disconnected."""
     try:
         return sock.recv(len(data)) in (b"", data)
     except BlockingIOError:
@@ -114,7 +113,7 @@ def answered(sock, data):
 
 
 def client(address, data=b""):
-    """A non-blocking socket, connected, that has sent `data`."""
+    """A connected non-blocking socket that has sent `data`."""
     family = (
         socket.AF_UNIX
         if isinstance(address, str)
@@ -130,7 +129,7 @@ def client(address, data=b""):
 
 
 class InlineExecutor(concurrent.futures.ThreadPoolExecutor):
-    """Calls at once: in threads it would be chance whose allocation fails, and some failures stop CPython's threads."""
+    """Calls at once: in threads a random thread's allocation would fail, and some failures stop CPython's threads."""
 
     def submit(self, function, *args):
         future = concurrent.futures.Future()
@@ -144,8 +143,7 @@ class InlineExecutor(concurrent.futures.ThreadPoolExecutor):
 
 
 def end_of(loop, task):
-    """Run the loop until the task is done; also again, where it ended for want of memory.
-
+    """Run the loop until the task is done; run it again if a turn ended with MemoryError.
     Returns: whether a turn did.
     """
     task.add_done_callback(lambda _: loop.stop())
@@ -158,16 +156,16 @@ def end_of(loop, task):
             was_ended = True
     _testcapi.remove_mem_hooks()
     guard.cancel()
-    assert task.done(), f"{task!r} waits for ever"
+    assert task.done(), f"{task!r} waits forever"
     return was_ended
 
 
 def sweep_task(make_coroutine, monitor):
-    """Let each allocation of a task fail, and see that it ends, by its result or by a MemoryError.
+    """Let each allocation of a task fail, and check that the task ends with its result or a MemoryError.
 
     Parameters:
-        make_coroutine: called with arm(), to be called where allocations begin to count; what it makes removes the
-            hooks before it allocates for itself.
+        make_coroutine: called with arm(), which starts the count of allocations; the coroutine that it returns removes
+            the hooks before it allocates for itself.
     """
 
     def run_once(number):
@@ -176,14 +174,14 @@ def sweep_task(make_coroutine, monitor):
         errors = []
         loop.set_exception_handler(lambda loop, details: errors.append(details.get("message")))
         try:
-            # without a failure, so that the loop has what it makes only once
+            # without a failure, for the one-time allocations of the loop
             loop.run_until_complete(make_coroutine(lambda: None))
             gc.collect()
             before = open_fds()
             task = loop.create_task(make_coroutine(lambda: _testcapi.set_nomemory(number, number + 1)))
             has_failed = end_of(loop, task)
             error = task.exception()
-            # CPython's threading says so when there is no memory for a lock
+            # raised by CPython's threading if there is no memory for a lock
             if error is not None and "allocate lock" not in str(error) and not isinstance(error, MemoryError):
                 raise error
             has_failed = has_failed or error is not None or bool(errors)

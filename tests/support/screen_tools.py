@@ -1,4 +1,4 @@
-"""An X server without a screen: its pixels as it keeps them, and a window manager's request to close a window."""
+"""An X server without a screen: its pixels, and a window manager's request to close a window."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ class Picture:
     """Pixels of an X screen: rows of bytes, four each, blue first."""
 
     def __init__(self, dump):
-        """dump: an XWD file, which is what Xvfb -fbdir keeps."""
+        """dump: an XWD file, as Xvfb -fbdir keeps it."""
         header = struct.unpack_from(">25I", dump)
         header_bytes, self.width, self.height = header[0], header[4], header[5]
         byte_order, bits_per_pixel, bytes_per_line, n_colors = header[7], header[11], header[12], header[19]
@@ -30,17 +30,17 @@ class Picture:
         assert len(self.rows[-1]) == 4 * self.width
 
     def longest_runs(self, belongs):
-        """Per row the number of pixels of its longest run of those for which belongs(red, green, blue)."""
+        """For each row the length of its longest run of pixels for which belongs(red, green, blue) is true."""
 
         @functools.cache
-        def is_one(pixel):
+        def does_belong(pixel):
             return belongs(pixel[2], pixel[1], pixel[0])
 
         @functools.cache  # most rows are like others
         def longest_run(row):
             longest = run = 0
             for at in range(0, len(row), 4):
-                run = run + 1 if is_one(row[at : at + 3]) else 0
+                run = run + 1 if does_belong(row[at : at + 3]) else 0
                 longest = max(longest, run)
             return longest
 
@@ -69,7 +69,7 @@ class Picture:
 
 
 class Screen:
-    """A running Xvfb.  name: for DISPLAY."""
+    """A running Xvfb. name: for DISPLAY."""
 
     def __init__(self, name, pid, folder):
         self.name, self.pid, self.folder = name, pid, folder
@@ -85,7 +85,7 @@ class Screen:
 
 @contextlib.asynccontextmanager
 async def open_screen(folder, width=640, height=480):
-    """An X server of our own, on a display number that it finds itself."""
+    """A new X server, on a display number that it finds itself."""
     reads, writes = os.pipe()
     arguments = (
         "-screen",
@@ -114,7 +114,7 @@ async def open_screen(folder, width=640, height=480):
         await server.wait()
 
 
-# What a window manager does, in a process of its own: Xlib's answer to an error is exit()
+# What a window manager does, in a process of its own, as Xlib calls exit() on errors
 
 
 class ClientMessage(ctypes.Structure):
@@ -138,22 +138,22 @@ def close_windows(display_name):
     x.XDefaultRootWindow.restype = x.XInternAtom.restype = ctypes.c_ulong
     display = ctypes.c_void_p(x.XOpenDisplay(display_name.encode()))
     assert display, f"no display {display_name}"
-    n_asked, count, windows = 0, ctypes.c_uint(), ctypes.POINTER(ctypes.c_ulong)()
+    n_sent, count, windows = 0, ctypes.c_uint(), ctypes.POINTER(ctypes.c_ulong)()
     root = ctypes.c_ulong(x.XDefaultRootWindow(display))
     unused = ctypes.byref(ctypes.c_ulong())
     x.XQueryTree(display, root, unused, unused, ctypes.byref(windows), ctypes.byref(count))
     for number in windows[: count.value]:
         window, atoms, n_atoms = ctypes.c_ulong(number), ctypes.POINTER(ctypes.c_ulong)(), ctypes.c_int()
         if not x.XGetWMProtocols(display, window, ctypes.byref(atoms), ctypes.byref(n_atoms)):
-            continue  # it never subscribed
+            continue  # it does not accept WM_DELETE_WINDOW
         event = Event()
         event.client.type, event.client.window, event.client.format = CLIENT_MESSAGE, window, 32
         event.client.message_type = x.XInternAtom(display, b"WM_PROTOCOLS", False)
         event.client.data[0] = x.XInternAtom(display, b"WM_DELETE_WINDOW", False)
         x.XSendEvent(display, window, False, ctypes.c_long(0), ctypes.byref(event))
-        n_asked += 1
+        n_sent += 1
     x.XCloseDisplay(display)
-    return n_asked
+    return n_sent
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""Scripts that make loops where io_uring is refused, or short of memory.
-
-They are processes of their own: the mark that io_uring was had once is set for the life of a process.
+"""Scripts that make loops while io_uring is refused or short of memory.
+They run in separate processes: once a loop has got io_uring, later loops of the process do not fall back.
 """
 
 import textwrap
@@ -32,12 +31,12 @@ def works(loop):
     loop.close()
 
 def refused():
-    "Make loops until one is refused (a few may come out of the pool), and return the error."
+    "Make loops until one is refused (a few may get rings from the pool), and return the error."
     loops = []
     try:
         for _ in range(64):
             loops.append(uringloop.new_event_loop())
-            assert loops[-1].fdmon == "io_uring", "a loop fell back although io_uring was had before"
+            assert loops[-1].fdmon == "io_uring", "a loop fell back although an earlier one got io_uring"
     except uringloop.MonitorUnavailable as error:
         return error
     finally:
@@ -46,7 +45,7 @@ def refused():
     raise AssertionError("64 loops were made although io_uring is refused")
 """
 
-# What become_unprivileged() may lock: where the hard limit allows it, this many KiB.
+# Limits the locked memory to this many KiB if the hard limit allows it.
 LIMITED = """
         def limit(kib):
             become_unprivileged()

@@ -1,4 +1,4 @@
-"""The other end of a TLS connection, moved by hand: a socket and an SSLObject under the test's control."""
+"""The other end of a TLS connection, driven by hand: a socket and an SSLObject under the test's control."""
 
 import asyncio
 import ssl
@@ -26,10 +26,10 @@ class Peer:
             server_side=server_side,
             server_hostname=None if server_side else "localhost",
         )
-        self.is_at_end = False  # the socket's end, not that of TLS
+        self.is_at_end = False  # the end of the socket, not of TLS
 
     async def send(self):
-        """Send what the SSLObject made."""
+        """Send the output of the SSLObject."""
         data = self.outgoing.read()
         while data:
             size = self.sizes() if self.sizes else len(data)
@@ -41,7 +41,7 @@ class Peer:
             await asyncio.sleep(0)
 
     def receive(self):
-        """Take one piece of what the socket has; True if there was something."""
+        """Receive one piece from the socket; return True if there was data."""
         try:
             data = self.sock.recv(65536)
         except BlockingIOError:
@@ -51,7 +51,7 @@ class Peer:
         return bool(data)
 
     async def call(self, method, *arguments):
-        """Repeat until it does not want to read any more, and return its result."""
+        """Repeat the call until it no longer needs to read, and return its result."""
         deadline = time.monotonic() + 15
         while True:
             try:
@@ -61,7 +61,7 @@ class Peer:
                 if not self.receive():
                     if self.is_at_end:
                         raise EOFError("the socket ended") from None
-                    assert time.monotonic() < deadline, f"waited in vain: {method}"
+                    assert time.monotonic() < deadline, f"timed out: {method}"
                     await asyncio.sleep(0)
             else:
                 await self.send()

@@ -1,4 +1,4 @@
-"""The same file twice, opened by the builtin `open` and by ours, and steps that are taken on both."""
+"""The same file twice, opened by the builtin `open` and by uringloop.open, with steps applied to both."""
 
 from uringloop import files
 
@@ -18,7 +18,7 @@ async def outcome(function, *args):
 
 
 class Pair:
-    """The same file twice: one opened by the builtin open, one by ours; steps are taken on both."""
+    """The same file twice: one opened by the builtin open, one by uringloop.open; steps are applied to both."""
 
     def __init__(self, folder, content):
         self.paths = folder / "builtin", folder / "async"
