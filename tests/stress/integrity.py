@@ -1,9 +1,9 @@
-"""An integrity torture: connections that do everything at random, whose every byte and callback is verified.
+"""An integrity torture test: connections act at random, and every byte and every callback is verified.
 
     python -m tests.stress.integrity --monitor io_uring --seconds 600 --seed 1
 
 It works in rounds.  A round opens servers (TCP, UNIX, TLS) and a number of connections, and lets them run to their end
-(integrity_sides.py says what they do and verify meanwhile); then nothing may be left: no request in flight, no worker
+(integrity_sides.py describes what they do and verify); then nothing may be left: no request in flight, no worker
 thread of the kernel, no fd, no transport, and no call of the exception handler that was not planned.  Over all rounds
 the memory must stay flat.
 
@@ -37,14 +37,14 @@ from .integrity_sides import PATTERN, Exit, Interrupt, Link, Planned, Side  # no
 
 KINDS = ("tcp", "tcp", "unix", "pair", "tls", "unix+tls", "pair+tls", "starttls")
 STOCK_KINDS = ("tcp", "unix", "pair")  # asyncio's own TLS sometimes stops in the middle
-QUIET_SECONDS = 10  # what ends asynchronously has so long
-LOOP_ROUNDS = 25  # about how many rounds one loop is used
+QUIET_SECONDS = 10  # the time for what ends asynchronously
+LOOP_ROUNDS = 25  # a loop is used for about this many rounds
 ROUNDS_TO_JUDGE_MEMORY = 24
 MEMORY_GROWTH_MIB = 8  # allocators are not exact
 
 
 class IntegrityError(AssertionError):
-    """What was found, with all that is needed to look for it."""
+    """What went wrong, with everything needed to reproduce it."""
 
 
 class Torture:
@@ -52,10 +52,10 @@ class Torture:
 
     Parameters:
         new_loop: a function that makes a loop.
-        seed: what everything random follows from.
+        seed: all random decisions follow from it.
         count: connections per round.
         largest: bytes of the largest streams.
-        interrupting: how often a callback that does things raises KeyboardInterrupt or SystemExit.
+        interrupting: the probability that an acting callback raises KeyboardInterrupt or SystemExit.
     """
 
     side_class = Side
@@ -103,7 +103,7 @@ class Torture:
         while self.tasks or self.live:
             await asyncio.sleep(0.001)
 
-    # What the sides ask for
+    # Called by the sides
 
     def note(self, link, what):
         self.n_steps += 1
@@ -118,14 +118,14 @@ class Torture:
         self.failures.append(f"step {self.n_steps}: {what}\n{link!r}\n{notes}")
 
     def planned_error(self, link, name):
-        """An exception that the exception handler must be called with, once."""
+        """An exception that must reach the exception handler exactly once."""
         error = Planned(f"{name} of connection {link.number}")
         self.planned[id(error)] = error
         self.n_planned += 1
         return error
 
     def may_interrupt(self, link, name):
-        """Whether KeyboardInterrupt out of this callback leaves the connection whole, and unwinds no task."""
+        """Whether KeyboardInterrupt from this callback leaves the connection intact and unwinds no task."""
         if self.in_tasks or name == "factory":
             return False
         return not (
@@ -146,7 +146,7 @@ class Torture:
         if isinstance(error, Planned) and id(error) in self.repeatable:
             return
         if isinstance(error, (Interrupt, Exit)) and "task" in context["message"].lower():
-            return  # it unwound a task of ours as well; a connection that misses that never ends, which is seen
+            return  # it also unwound one of our tasks; if a connection needed that task, the hang is reported
         self.failures.append(f"step {self.n_steps}: the exception handler was called: {context!r}")
 
     # Rounds
@@ -176,7 +176,7 @@ class Torture:
         with (
             near,
             far,
-        ):  # the first fd that is watched brings a request that stays, and so does the first listener
+        ):  # the first watched fd leaves a permanent request in flight, and so does the first listener
             self.loop.add_reader(near, int)
             self.run(self.listen_once())
             self.loop.remove_reader(near)
@@ -197,7 +197,7 @@ class Torture:
         self.loop = None
 
     def run(self, coroutine):
-        """Run a coroutine to its end, whatever interrupts and stops the loop."""
+        """Run a coroutine to its end, although the loop is interrupted and stopped meanwhile."""
         task = self.loop.create_task(coroutine)
         task.add_done_callback(lambda task: self.loop.stop())
         while not task.done():
@@ -213,7 +213,7 @@ class Torture:
             )
 
     async def connections(self):
-        """Open all of a round, and see them to their end."""
+        """Open all connections of a round and wait until they have ended."""
         servers, places = await self.listen()
         for number in range(self.count):
             number += self.round * self.count
@@ -251,7 +251,7 @@ class Torture:
                 self.fail(link, "this connection never ended")
 
     async def listen(self):
-        """Servers of all kinds, and where they are."""
+        """Servers of all kinds, and their addresses."""
         loop, path = self.loop, os.path.join(self.folder.name, f"socket{self.round}")
         servers = [
             await loop.create_server(self.accept, "127.0.0.1", 0),
@@ -263,7 +263,7 @@ class Torture:
         return servers, {"tcp": tcp, "starttls": tcp, "tls": tls, "unix": path, "unix+tls": f"{path}tls"}
 
     def accept(self):
-        """The servers' factory: which connection this is says its header."""
+        """The servers' factory: the connection is identified by its header."""
         self.n_accepted += 1
         side = self.side_class(
             self, "server", dice=random.Random(f"{self.seed}:{self.round}:{self.n_accepted}")
@@ -300,10 +300,10 @@ class Torture:
         finally:
             await accepting
 
-    # Nothing is left
+    # Leftovers
 
     def check_quiet(self):
-        """After a round nothing of it is there any more."""
+        """Nothing of the round is left."""
         if self.failures:
             return
         if self.planned:
@@ -337,7 +337,7 @@ class Torture:
         return 0 if self.is_stock else self.loop.statistics()["in_flight"]
 
     def check_memory(self):
-        """The second half of the rounds needs no more memory at its end than at its beginning."""
+        """Memory does not grow in the second half of the rounds."""
         if len(self.rss) < ROUNDS_TO_JUDGE_MEMORY:
             return
         half = self.rss[len(self.rss) // 2 :]
@@ -346,7 +346,7 @@ class Torture:
             self.failures.append(f"resident memory grows: {before:.1f} to {after:.1f} MiB in the second half")
 
     def check_workers(self):
-        """Threads of the kernel for what could not be done without waiting; idle ones end after five seconds."""
+        """The kernel's worker threads for operations that block; idle ones end after five seconds."""
         deadline = time.monotonic() + QUIET_SECONDS
         while count_workers() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -371,7 +371,7 @@ def count_workers():
 
 
 def count_fds():
-    """Without rings, some of which are kept for the next loop."""
+    """Rings do not count: some are kept for the next loop."""
     count = 0
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -391,7 +391,7 @@ def main(arguments=None):
     parser.add_argument("--monitor", choices=[*URING_MONITORS, STOCK], default="io_uring")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rounds", type=int, help="so many, whatever the time")
+    parser.add_argument("--rounds", type=int, help="number of rounds, regardless of --seconds")
     parser.add_argument("--first-round", type=int, default=0)
     parser.add_argument("--count", type=int, default=40, help="connections per round")
     parser.add_argument("--largest", type=int, default=3_000_000, help="bytes of the largest streams")
@@ -416,7 +416,7 @@ def main(arguments=None):
         run_for(torture, options)
     except IntegrityError as error:
         print(f"{options.monitor}: {error}", flush=True)
-        os._exit(1)  # what is still open would only print more
+        os._exit(1)  # whatever is still open would only print more
     print(f"{options.monitor} seed {options.seed}: nothing was lost", flush=True)
 
 
@@ -426,7 +426,7 @@ def run_for(torture, options):
     number = options.first_round
     is_over = False
     while not is_over:
-        faulthandler.dump_traceback_later(150, exit=True)  # of a round that does not even reach its deadline
+        faulthandler.dump_traceback_later(150, exit=True)  # for a round that does not even reach its deadline
         torture.run_round(number)
         number += 1
         now = time.monotonic()

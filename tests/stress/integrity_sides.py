@@ -1,8 +1,8 @@
-"""The two sides of each connection of the integrity torture: what they do at random, and what they verify.
+"""The two sides of each connection of the integrity torture test: their random actions and their checks.
 
-A byte's value follows from the connection, the direction and its position, so that what is lost, doubled, moved or
-another connection's is seen with the chunk in which it arrives.  An orderly connection must arrive whole and end
-without an error; a rude one (aborted, closed early, a callback that raises) must arrive as a prefix.
+The value of a byte follows from the connection, the direction and the position, so bytes that are lost, duplicated,
+moved or from another connection are noticed in the chunk in which they arrive.  The data of an orderly connection
+must arrive complete, without an error; of a rude one (aborted, closed early, a callback that raises) a prefix must.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import socket
 import struct
 import zlib
 
-PERIOD = 1_000_003  # a prime: no size in use divides it
+PERIOD = 1_000_003  # a prime, so it is no multiple of any size used here
 PATTERN = memoryview(random.Random(0).randbytes(PERIOD) * 2)
 HEADER = struct.Struct(">Q")  # what a client sends first: the number of its connection
 GO_AHEAD = b"T"  # the server's answer to the header where start_tls() follows
@@ -21,15 +21,15 @@ NOTES_KEPT = 60
 
 
 class Planned(Exception):
-    """Raised out of a callback on purpose."""
+    """Raised by a callback on purpose."""
 
 
 class Interrupt(KeyboardInterrupt):
-    """Raised out of a callback on purpose, and on through run_forever()."""
+    """Raised by a callback on purpose; leaves run_forever()."""
 
 
 class Exit(SystemExit):
-    """The same."""
+    """Likewise."""
 
 
 class Stream:
@@ -54,7 +54,7 @@ class Stream:
         return data
 
     def arrived(self, data):
-        """What is wrong with this chunk, or None."""
+        """Check the next chunk; returns what is wrong with it, or None."""
         for start in range(0, len(data), PERIOD):
             piece = data[start : start + PERIOD]
             wanted = self.content(self.received, len(piece))
@@ -72,13 +72,13 @@ class Stream:
 
 
 def where_from(base, piece, first):
-    """Where in its stream the wrong byte would be right: a hint for finding the fault."""
+    """The position at which the wrong byte would be right: a hint for finding the fault."""
     start = bytes(PATTERN).find(bytes(piece[first : first + 16]))
     return "bytes of no stream" if start < 0 else f"as at position {(start - base) % PERIOD} (mod {PERIOD})"
 
 
 class Link:
-    """One connection: its plan, and what happened."""
+    """One connection: its plan and its history."""
 
     def __init__(self, torture, number, dice):
         self.torture = torture
@@ -87,7 +87,7 @@ class Link:
         self.kind = dice.choice(torture.kinds)
         self.is_tls = "tls" in self.kind
         self.is_rude = dice.random() < 0.3
-        # never both: each reads nothing meanwhile
+        # at most one side: neither reads while it sends a file
         self.file_sender = dice.choice(("client", "server", None)) if torture.sends_files else None
         totals = [random_total(dice, torture.largest) for _ in range(2)]
         self.streams = {"client": Stream(2 * number, totals[0]), "server": Stream(2 * number + 1, totals[1])}
@@ -102,7 +102,7 @@ class Link:
         return "\n".join(lines)
 
     def verify(self):
-        """At the end of an orderly connection."""
+        """After the end: an orderly connection is complete."""
         if self.is_rude:
             return
         for role, stream in self.streams.items():
@@ -129,7 +129,7 @@ def random_count(dice):
 
 
 class Face(asyncio.BaseProtocol):
-    """What a transport calls; a side has several, one after the other."""
+    """The protocol that a transport calls; a side has several, one after the other."""
 
     def __init__(self, side):
         self.side = side
@@ -167,7 +167,7 @@ class BufferedFace(Face, asyncio.BufferedProtocol):
 
 
 class Side:
-    """One end of a connection.  Its dice depend on the seed and its number only, whatever the others do."""
+    """One end of a connection.  Its dice depend only on the seed and its number, not on other connections."""
 
     def __init__(self, torture, role, link=None, dice=None):
         self.torture = torture
@@ -179,14 +179,14 @@ class Side:
         self.header = b""
         self.phase = "header"
         self.n_ends = 0  # eof_received calls that returned
-        self.is_ending = False  # it is being called
+        self.is_ending = False  # eof_received is being called
         self.error = None
         self.is_made = self.is_lost = False
         self.is_reading_paused = self.is_writing_paused = False
         self.is_eof_written = self.is_closed = False
-        self.is_busy = False  # sendfile or start_tls has the transport
+        self.is_busy = False  # sendfile or start_tls is using the transport
         self.is_refused = (
-            False  # start_tls failed: connection_lost comes before or after that is known, as in asyncio
+            False  # start_tls failed: connection_lost may come before or after that error, as in asyncio
         )
         self.is_pump_scheduled = False
         if link is not None:
@@ -197,7 +197,7 @@ class Side:
         return f"{self.role} {self.phase} {' '.join(state)} ends={self.n_ends} {self.transport!r}"
 
     def join(self, link):
-        """From now on it is known which connection this is."""
+        """Assign this side to its connection."""
         self.link = link
         if self.role in link.sides:
             self.fail("a second connection with this number")
@@ -205,8 +205,10 @@ class Side:
         self.dice = random.Random(f"{self.torture.seed}:{link.number}:{self.role}")
         other = "server" if self.role == "client" else "client"
         self.out, self.coming = link.streams[self.role], link.streams[other]
-        self.slowness = self.dice.choice((0, 0, 0, 0.3, 0.8))  # how often data makes it pause
-        self.restlessness = self.dice.choice((0, 0.05, 0.3))  # how often a callback does something else
+        self.slowness = self.dice.choice((0, 0, 0, 0.3, 0.8))  # probability that it pauses after data
+        self.restlessness = self.dice.choice(
+            (0, 0.05, 0.3)
+        )  # probability that a callback does something else
         self.wants_write_eof = self.dice.random() < 0.5
         if self.torture.is_stock and link.file_sender:
             self.wants_write_eof = False  # sendfile() resumes reading, and asyncio calls eof_received again
@@ -233,7 +235,7 @@ class Side:
             self.is_refused = False
         elif self.is_lost and not (
             name == "resume_writing" and self.is_busy
-        ):  # asyncio's sendfile over TLS gives it back
+        ):  # asyncio's sendfile over TLS resumes late
             self.fail(f"{name} after connection_lost")
         if face is not self.face:
             self.fail(f"{name} of a protocol that was replaced")
@@ -253,7 +255,7 @@ class Side:
         self.act_in("connection_made")
 
     def begin(self):
-        """Its identity is known on both sides."""
+        """Both sides know which connection this is."""
         if self.role == "client" and self.link.has_header:
             self.transport.write(HEADER.pack(self.link.number))
         if self.link.kind == "starttls":
@@ -296,7 +298,7 @@ class Side:
         self.act_in(name)
 
     def read_header(self, data):
-        """Returns the data behind it."""
+        """Returns the data after the header."""
         missing = HEADER.size - len(self.header)
         self.header += bytes(data[:missing])
         if len(self.header) == HEADER.size:
@@ -325,7 +327,7 @@ class Side:
             self.act_in("eof_received")
             self.n_ends += 1
         except BaseException:
-            # of TLS it is not called again, in asyncio neither; of others it is if it was interrupted
+            # with TLS it is not called again, neither in asyncio; otherwise it is, if it was interrupted
             self.n_ends += self.link is not None and self.link.is_tls
             raise
         finally:
@@ -359,10 +361,10 @@ class Side:
         self.torture.live.discard(self)
         self.act_in("connection_lost")
 
-    # What it does at random
+    # Random actions
 
     def act_in(self, name):
-        """Things that a callback may do, the raising ones last."""
+        """The possible actions of a callback, those that raise last."""
         dice, torture = self.dice, self.torture
         if self.link is None or self.phase != "stream":
             if dice.random() < torture.nesting:
@@ -440,7 +442,7 @@ class Side:
         self.transport.resume_reading()
 
     def later(self, function):
-        """Call it soon, or after a while."""
+        """Call the function soon, or after a while."""
         seconds = self.dice.choice((0, 0, 0, 0.001, 0.01, 0.03))
         if seconds:
             self.torture.loop.call_later(seconds, function)
@@ -495,7 +497,7 @@ class Side:
     # Sending, and the end
 
     def kick(self):
-        """Go on sending if there is anything left."""
+        """Continue sending if anything is left."""
         if self.is_pump_scheduled or self.is_writing_paused or self.phase != "stream" or self.is_over():
             return
         self.is_pump_scheduled = True
@@ -523,7 +525,7 @@ class Side:
             self.may_end()
 
     def may_end(self):
-        """End what is orderly when everything was written, so that the peer loses nothing by it."""
+        """End an orderly connection once everything is written, so that the peer loses nothing."""
         if self.is_over() or self.is_busy or self.phase != "stream" or self.out.written < self.out.total:
             return
         has_all = self.coming.received == self.coming.total
@@ -593,9 +595,9 @@ class Side:
 
 
 def shrink(transport, dice):
-    """A small buffer of the kernel for what is sent: more sends fall short.
+    """Use a small send buffer, so that more sends are short.
 
-    Not for what is received: a window that shrinks makes TCP wait for retransmissions.
+    Not a small receive buffer: a shrinking window makes TCP wait for retransmissions.
     """
     sock = transport.get_extra_info("socket")
     with contextlib.suppress(OSError):

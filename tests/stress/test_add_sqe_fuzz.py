@@ -1,8 +1,8 @@
-"""Random requests of add_sqe(), seeded: whatever they are, memory that was freed is not written to, and ordinary
-connections of the same loop lose nothing.
+"""Random requests by add_sqe(), seeded: none of them makes the kernel write to freed memory, and ordinary connections
+of the same loop lose nothing.
 
-Memory comes from one mapping, in blocks that watch their last reference.  A block that goes is filled with a pattern
-and never used again, so that what the kernel writes to it afterwards, which no sanitizer sees, stands there at the end.
+Memory comes from one mapping, in blocks.  When its last reference is gone, a block is filled with a pattern and never
+used again, so a later write of the kernel, which no sanitizer notices, is found at the end.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Pool:
         self.freed = []
 
     def new(self, size):
-        """A view of cffi that holds its block; a small block when the pool is used up."""
+        """A cffi buffer that keeps its block alive; a small block when the pool is used up."""
         if self.used + size > POOL:
             return ffi.from_buffer(bytearray(size))
         block = self.whole[self.used : self.used + size]
@@ -48,14 +48,14 @@ class Pool:
         self.freed.append((start, size))
 
     def written_to(self):
-        """Freed blocks that do not have the pattern any more."""
+        """Freed blocks that no longer contain the pattern."""
         return [
             (start, size) for start, size in self.freed if self.memory[start : start + size] != PATTERN * size
         ]
 
 
 class Fuzz:
-    """The files that requests name, and a maker of each kind of request."""
+    """The files used by requests, and a method to make each kind of request."""
 
     def __init__(self, seed, folder):
         self.chance = random.Random(seed)
@@ -105,7 +105,7 @@ class Fuzz:
         nanoseconds = self.chance.choice(choices)
         return ffi.new("struct __kernel_timespec *", {"tv_sec": 0, "tv_nsec": nanoseconds})
 
-    # each gives (prep, *args) and keywords
+    # each returns (prep, *args) and keywords
 
     def make_nop(self):
         return (lib.io_uring_prep_nop,), {}
@@ -134,7 +134,7 @@ class Fuzz:
         return (lib.io_uring_prep_timeout, self.time(), self.chance.choice([0, 1, 5]), 0), {}
 
     def make_multishot_timeout(self):
-        time = self.time([1_000_000, 10_000_000])  # with less the loop does nothing else
+        time = self.time([1_000_000, 10_000_000])  # with less the loop would do nothing else
         return (lib.io_uring_prep_timeout, time, 0, lib.IORING_TIMEOUT_MULTISHOT), {"multishot": True}
 
     def make_poll(self):
@@ -216,7 +216,7 @@ class Fuzz:
         return (lib.io_uring_prep_remove_buffers, self.chance.choice([1, 2, 100]), self.group()), {}
 
     def make_any_bytes(self):
-        """Of kinds that do no harm whatever stands in them."""
+        """Random bytes, for operations that are harmless with any arguments."""
         operations = [lib.IORING_OP_NOP, lib.IORING_OP_FSYNC, lib.IORING_OP_FADVISE, lib.IORING_OP_SHUTDOWN]
         operations += [lib.IORING_OP_SYNC_FILE_RANGE, lib.IORING_OP_TEE, 200]
         values = (
@@ -245,7 +245,7 @@ async def end_of(tasks):
 
 
 def completed(makes_fds):
-    """A callback, which closes what its request opened."""
+    """The callback of a request, which closes what the request opened."""
 
     def close(cqe):
         if makes_fds and cqe.res >= 0:
@@ -288,7 +288,7 @@ def make_requests(loop, fuzz, count):
 
 
 async def step(loop, fuzz):
-    """Some requests, and something else that may happen."""
+    """Some requests, and perhaps another action."""
     chance = fuzz.chance
     make_requests(loop, fuzz, chance.choice([1, 1, 5, 60, 200]))
     what = chance.random()
@@ -300,7 +300,7 @@ async def step(loop, fuzz):
         fuzz.live.clear()
         gc.collect(0)
     elif what < 0.6:
-        # not until they end: a zero-copy send waits for its peer, whom this task reads
+        # does not wait for their end: a zero-copy send waits for its peer, which is read by this task
         tasks = [asyncio.ensure_future(wait(request, request in fuzz.opening)) for request in fuzz.live[:5]]
         if tasks:
             await asyncio.wait(tasks, timeout=0.001)
@@ -332,7 +332,7 @@ async def echo(reader, writer):
 
 
 async def traffic(chance, is_over):
-    """Connections of the loop itself; how many messages went round."""
+    """Use ordinary connections of the loop; returns the number of round trips."""
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     n_messages = 0
@@ -351,7 +351,7 @@ async def traffic(chance, is_over):
 @pytest.mark.expects_loop_errors
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("seed", range(3))
-def test_random_requests_touch_nothing_but_their_memory(new_loop, seed, tmp_path):
+def test_random_requests_do_not_touch_freed_memory(new_loop, seed, tmp_path):
     loop = new_loop()
     if not getattr(loop, "supports_sqe", False):
         pytest.skip("no raw requests on this monitor")
@@ -371,7 +371,7 @@ def test_random_requests_touch_nothing_but_their_memory(new_loop, seed, tmp_path
 
     with fuzz.stack:
         n_messages = loop.run_until_complete(main())
-    # with its sockets closed nothing waits for a peer
+    # once the sockets are closed, no request waits for a peer
     fuzz.live.clear()
     loop.run_until_complete(end_of(fuzz.tasks))
     gc.collect()

@@ -1,4 +1,4 @@
-"""The integrity torture for a short while, and that it would find something."""
+"""A short run of the integrity torture test, and tests that it detects faults."""
 
 import pytest
 from support.helpers import STOCK, make_loop
@@ -26,7 +26,7 @@ def test_nothing_is_lost(monitor, seed):
     assert bool(tortured.n_nested) == (monitor != STOCK)
 
 
-# That it finds what is wrong
+# It detects faults
 
 
 @pytest.mark.parametrize(
@@ -34,25 +34,28 @@ def test_nothing_is_lost(monitor, seed):
     [
         (lambda data: data, None),
         (lambda data: data[1:], "is wrong: as at position 1 "),  # lost
-        (lambda data: data[:50] + data[:50], "byte 50 of 100 is wrong: as at position 0 "),  # doubled
+        (lambda data: data[:50] + data[:50], "byte 50 of 100 is wrong: as at position 0 "),  # duplicated
         (lambda data: data[50:] + data[:50], "byte 0 of 100 is wrong: as at position 50 "),  # moved
         (lambda data: data[:-20] + bytes(20), "byte 80 of 100 is wrong: bytes of no stream"),
-        (lambda data: bytes(Stream(8, 100).take(100)), "byte 0 of 100 is wrong: as at position"),  # another's
+        (
+            lambda data: bytes(Stream(8, 100).take(100)),
+            "byte 0 of 100 is wrong: as at position",
+        ),  # from another stream
     ],
 )
-def test_a_stream_finds_what_is_wrong(arriving, found):
+def test_a_stream_detects_wrong_bytes(arriving, found):
     stream = Stream(7, 100)
     wrong = stream.arrived(arriving(bytes(stream.take(100))))
     assert wrong is None if found is None else found in wrong
 
 
-def test_a_stream_finds_more_than_was_written():
+def test_a_stream_detects_more_bytes_than_were_written():
     stream = Stream(7, 100)
     stream.take(10)
     assert "20 bytes arrived of 10" in stream.arrived(bytes(stream.content(0, 20)))
 
 
-def test_contents_go_on_behind_the_pattern():
+def test_contents_continue_after_the_end_of_the_pattern():
     stream = Stream(7, 3 * PERIOD)
     for _ in range(3):
         assert stream.arrived(bytes(stream.take(PERIOD))) is None
@@ -60,7 +63,7 @@ def test_contents_go_on_behind_the_pattern():
 
 
 class Forgetful(Side):
-    """Says that it writes one byte more than it does."""
+    """Loses a byte: counts one more than it writes."""
 
     def write(self, name=None):
         if self.link is not None and self.out.written == 0 and self.out.total > 1:
@@ -68,7 +71,7 @@ class Forgetful(Side):
         super().write(name)
 
 
-def test_a_connection_that_loses_a_byte_fails(monitor):
+def test_a_lost_byte_fails_the_run(monitor):
     tortured = torture(monitor, 1, count=3, kinds=("pair",), interrupting=0)
     tortured.side_class = Forgetful
     try:

@@ -1,4 +1,4 @@
-"""Loops made and closed by the thousand: descriptors, memory and the locked memory of a user come back."""
+"""Thousands of loops made and closed: descriptors, memory and the user's locked memory are released."""
 
 import pytest
 from support.helpers import run_script
@@ -54,7 +54,7 @@ def test_ten_thousand_loops(monitor, unprivileged):
     run_script(SCRIPT, monitor, seconds=280, arguments=("10000", str(int(unprivileged))))
 
 
-def test_loops_in_threads_that_come_and_go(monitor):
+def test_loops_in_short_lived_threads(monitor):
     run_script(
         """
         import threading

@@ -1,7 +1,7 @@
 """Eight threads against a loop that busy-polls, sleeps, or runs inside its own callbacks: no wake-up is lost.
 
-In each round all threads publish at about the same time, and none does again before all have their answers. So no other
-wake-up rescues a callback on which the loop sleeps, and one lost wake-up stops everything.
+In each round all threads schedule at about the same time, and none does so again before all have their answers. So no
+other wake-up can hide a lost one, and a single lost wake-up stops everything.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ import pytest
 THREADS = 8
 ROUNDS = 1500
 DEPTH = 3
-FOREVER_NS = 10**10  # no round takes so long, so a loop that has learned to poll never sleeps
+FOREVER_NS = 10**10  # longer than any round, so a loop that has learned to poll never sleeps
 
 
 class Rounds:
-    """The threads, and what they publish."""
+    """The threads, and the callbacks that they schedule."""
 
     def __init__(self, loop, rounds, nest):
         self.loop = loop
@@ -46,7 +46,7 @@ class Rounds:
         self.ran[number] += 1
         self.waiting.append(number)
         if self.nest and len(self.waiting) % 3 == 1:
-            # a turn that may not sleep, from a callback: it takes what the others published meanwhile
+            # a nested turn without sleeping, which runs what the others have scheduled meanwhile
             self.loop.aio_context.poll(False)
         if len(self.waiting) == THREADS:
             self.answer()
@@ -102,6 +102,6 @@ def test_eight_threads_lose_no_wake_up(loop, switching_often, is_polling, nest):
         assert loop.statistics()["poll_hits"] > 0
         assert (
             n_written < ROUNDS / 4
-        )  # it sleeps before it has learned, and is seen without an eventfd afterwards
+        )  # it sleeps only until it has learned; afterwards it is woken without an eventfd
     else:
         assert n_written > 0

@@ -1,4 +1,4 @@
-"""Storms of cancellations and of connections; that nothing is left is half of the assertion."""
+"""Storms of cancellations and of connections; nothing may be left afterwards."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ async def cancel_storm(rounds, seed):
                 got[number] += near.recv(1000)
         near.close()
         far.close()
-    if monitor_of(loop) != STOCK:  # which loses what arrives in the turn of the cancel
+    if monitor_of(loop) != STOCK:  # it loses data that arrive in the turn of the cancellation
         assert got == sent
 
 
@@ -61,7 +61,7 @@ async def test_cancelled_requests_leave_nothing_behind_for_long():
         await cancel_storm(60, seed)
 
 
-async def test_cancelled_wait_for_over_connections_leaves_nothing_behind():
+async def test_cancelled_wait_for_on_connections_leaves_nothing_behind():
     server = await asyncio.start_server(_swallow, "127.0.0.1", 0)
     address = server.sockets[0].getsockname()
     for number in range(60):
@@ -96,7 +96,7 @@ async def _connect_and_ask(address):
 
 
 async def connection_storm(count, concurrent, seed):
-    """Clients that connect, talk or do not, and leave in different ways; the server answers and counts."""
+    """Clients that connect, send or stay silent, and leave in different ways; the server answers and counts."""
     loop = asyncio.get_running_loop()
     live = set()
     totals = {"made": 0, "lost": 0}
@@ -144,18 +144,18 @@ async def connection_storm(count, concurrent, seed):
     assert totals == {"made": count, "lost": count}
 
 
-async def test_many_connections_come_and_go():
+async def test_many_short_connections():
     await connection_storm(400, 50, 1)
 
 
 @pytest.mark.slow
-async def test_many_connections_come_and_go_for_long():
+async def test_many_short_connections_for_long():
     for seed in range(5):
         await connection_storm(4_000, 200, seed)
 
 
 async def unclean_storm(count):
-    """Clients outside the loop that send a little and vanish, with and without a reset."""
+    """Clients outside the loop that send a little and disappear, with and without a reset."""
     from support.helpers import reset_on_close
 
     loop = asyncio.get_running_loop()
@@ -188,17 +188,17 @@ async def unclean_storm(count):
     assert all(protocol.calls.count("connection_lost") == 1 for protocol in protocols)
 
 
-async def test_clients_that_vanish():
+async def test_clients_that_disappear():
     await unclean_storm(200)
 
 
 @pytest.mark.slow
-async def test_clients_that_vanish_for_long():
+async def test_clients_that_disappear_for_long():
     await unclean_storm(5_000)
 
 
 async def reader_storm(rounds):
-    """add_reader and remove_reader on numbers that are closed and reused all the time."""
+    """add_reader() and remove_reader() on fds whose numbers are constantly reused."""
     loop = asyncio.get_running_loop()
     dice = random.Random(9)
     calls = []
@@ -219,16 +219,16 @@ async def reader_storm(rounds):
         assert calls == []
 
 
-async def test_readers_on_numbers_that_are_reused():
+async def test_readers_on_reused_fd_numbers():
     await reader_storm(200)
 
 
 @pytest.mark.slow
-async def test_readers_on_numbers_that_are_reused_for_long():
+async def test_readers_on_reused_fd_numbers_for_long():
     await reader_storm(20_000)
 
 
-async def test_timers_made_and_cancelled_by_the_thousand():
+async def test_thousands_of_timers_made_and_cancelled():
     loop = asyncio.get_running_loop()
     dice = random.Random(4)
     ran, expected = [], 0

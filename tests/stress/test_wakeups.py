@@ -1,4 +1,4 @@
-"""No wake-up is ever lost: a loop that sleeps although something was scheduled would sleep for ever."""
+"""No wake-up is ever lost: a loop that missed one would sleep for ever."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from support.helpers import run
 
 
 def ping_pong(new_loop, rounds):
-    """Two loops in two threads, without timers, that wake each other in turn."""
+    """Two loops in two threads wake each other in turn, without timers."""
     loops = [new_loop(), new_loop()]
     count = 0
 
@@ -41,7 +41,7 @@ def test_two_loops_wake_each_other_for_long(new_loop):
 
 
 def storm(loop, threads, calls, seed):
-    """Threads that schedule at random moments, while the loop goes to sleep again and again."""
+    """Threads schedule at random moments, while the loop goes to sleep again and again."""
     total = threads * calls
     received = 0
     done = threading.Event()
@@ -72,13 +72,13 @@ def storm(loop, threads, calls, seed):
     assert received == total
 
 
-def test_threads_at_random_moments(loop):
+def test_threads_schedule_at_random_moments(loop):
     for seed in range(3):
         storm(loop, 4, 800, seed)
 
 
 @pytest.mark.slow
-def test_threads_at_random_moments_for_long(loop):
+def test_threads_schedule_at_random_moments_for_long(loop):
     for seed in range(30):
         storm(loop, 8, 5_000, seed)
 
@@ -105,16 +105,16 @@ def answers(loop, threads, rounds):
     assert wrong == []
 
 
-def test_threads_that_wait_for_an_answer(loop):
+def test_threads_wait_for_their_answers(loop):
     answers(loop, 4, 150)
 
 
 @pytest.mark.slow
-def test_threads_that_wait_for_an_answer_for_long(loop):
+def test_threads_wait_for_their_answers_for_long(loop):
     answers(loop, 16, 2_000)
 
 
-def test_wake_ups_while_descriptors_and_timers_keep_the_loop_busy(loop):
+def test_wake_ups_of_a_loop_busy_with_descriptors_and_timers(loop):
     import socket
 
     near, far = socket.socketpair()
