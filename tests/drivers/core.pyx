@@ -1,9 +1,9 @@
 """Drivers for tests of the core.
 
-The core's interfaces are cdef, so that Python cannot reach them.  A driver owns or wraps one object of the core and
-only forwards; a handler or flushable of here records its calls.  `FakeMonitor` is a monitor of its own.
+The core's interfaces are cdef, so Python cannot reach them.  A driver owns or wraps one object of the core and only
+forwards; the handlers and flushables of this module record their calls.  `FakeMonitor` is a monitor of its own.
 
-Not here: what needs liburing (`ring`).
+Not here: drivers that need liburing (`ring`).
 """
 
 from libc.stdint cimport int64_t
@@ -29,7 +29,7 @@ from uringloop.aiocontext.statistics import Statistics
 
 
 cdef class RecordingHandler(FdHandler):
-    """An FdHandler that writes down each on_ready in `calls` and then calls `callback(handler, revents)`.
+    """An FdHandler that records each on_ready in `calls` and then calls `callback(handler, revents)`.
 
     Parameters: fd and events as FdHandler.  `callback` is set afterwards.
     """
@@ -50,7 +50,7 @@ cdef class RecordingHandler(FdHandler):
 
     @property
     def is_reported(self):
-        """On a ready list."""
+        """Whether it is on a ready list."""
         return self.is_queued
 
     @property
@@ -103,12 +103,12 @@ cdef class MonitorDriver:
         self.monitor.update(old, new)
 
     def wait(self, int64_t timeout_ns=0):
-        """Wait, and take the ready list: [(handler, revents)] in its order."""
+        """Wait, and take the ready list: [(handler, revents)] in order."""
         self.monitor.wait(self.ready_list, timeout_ns)
         return self.take()
 
     def wait_only(self, int64_t timeout_ns=0):
-        """Wait and leave what was found on the ready list; returns its length, removed handlers included."""
+        """Wait, and leave the ready list as it is; returns its length, removed handlers included."""
         self.monitor.wait(self.ready_list, timeout_ns)
         return self.ready_list.count()
 
@@ -157,7 +157,7 @@ cdef class MonitorDriver:
         return self.monitor.gsource_check(is_fd_ready)
 
     def watched_fds(self):
-        """What a foreign loop sleeps on, {fd: events}."""
+        """The fds on which a foreign loop sleeps, {fd: events}."""
         cdef FdHandler handler
         if self.monitor.fileno() >= 0:
             return {self.monitor.fileno(): 1}
@@ -299,7 +299,7 @@ cdef class SendQueueDriver:
 
     @property
     def n_chunks(self):
-        """Chunks that the queue still holds on to, sent ones included."""
+        """Chunks that the queue still holds, sent ones included."""
         return len(self.queue.chunks)
 
     def push(self, bytes chunk not None):
@@ -312,7 +312,7 @@ cdef class SendQueueDriver:
         self.queue.clear()
 
     def fill(self, size_t capacity, Py_ssize_t most_bytes=1 << 30):
-        """What the filled vector describes, a list of bytes."""
+        """The contents of the filled vector, a list of bytes."""
         cdef size_t i, count
         cdef iovec *vector = <iovec *>malloc((capacity + 1) * sizeof(iovec))
         if vector == NULL:
@@ -349,7 +349,7 @@ cdef class ForeignLoop:
     """
 
     cdef readonly ForeignTurns turns
-    cdef readonly int64_t timeout_ns  # what the last prepare said
+    cdef readonly int64_t timeout_ns  # the result of the last prepare
 
     def __init__(self, AioContext aio_context not None):
         self.turns = ForeignTurns(aio_context)
@@ -364,7 +364,7 @@ cdef class ForeignLoop:
         self.turns.dispatch(False)
 
     def watched_fds(self):
-        """What to sleep on, {fd: events}."""
+        """The fds on which to sleep, {fd: events}."""
         return MonitorDriver(self.turns.aio_context.monitor).watched_fds()
 
     @property
@@ -376,14 +376,14 @@ cdef class ForeignLoop:
 
 
 cdef class ContextDriver:
-    """An AioContext without asyncio; what a Handle needs of its loop is here.
+    """An AioContext without asyncio; has the attributes of a loop that a Handle needs.
 
     Parameters:
         monitor: an FDMonitor; closed by close().
     """
 
     cdef readonly AioContext aio_context
-    cdef readonly list errors  # what reached call_exception_handler
+    cdef readonly list errors  # the contexts passed to call_exception_handler
 
     def __init__(self, FDMonitor monitor not None):
         self.errors = []
@@ -454,7 +454,7 @@ cdef class ContextDriver:
 
 
 cdef class FakeMonitor(PollMonitor):
-    """A monitor that does what the interface allows and real ones do rarely.  Deterministic by seed.
+    """A monitor that does what the interface allows but real ones rarely do.  Deterministic by its seed.
 
     Parameters:
         seed: of the random numbers; report it when a test fails.
@@ -492,7 +492,7 @@ cdef class FakeMonitor(PollMonitor):
         cdef FdHandler handler
         if self.happens(self.early):
             return 0
-        # A handler is on one list at a time, and some are on the context's already.
+        # A handler can be on one list only, and some are already on the context's.
         queued = [(handler, handler.revents) for handler in self.handlers.values() if handler.is_queued]
         for handler, _ in queued:
             handler.is_queued = False
@@ -520,7 +520,7 @@ cdef class FakeMonitor(PollMonitor):
 
 
 cdef class SharedPollList(PollList):
-    """One PolledEvent for the whole context, as QEMU had it before each handler got its own: shows what that loses."""
+    """One PolledEvent for the whole context, as in QEMU before each handler got its own: shows the cost of that."""
 
     cdef PolledEvent shared
 
@@ -548,28 +548,28 @@ cdef class PollListDriver:
         self.events = {}
 
     def turn(self, names, int64_t block_ns, int64_t now_ns):
-        """A turn that waited block_ns and dispatched the events of these names."""
+        """A turn that waited for block_ns and dispatched the events with these names."""
         for name in names:
             self.events[name] = self.polling.touch(<PolledEvent>self.events.get(name))
         self.polling.adjust(0, block_ns, now_ns)
 
     def forget(self, name):
-        """Its handler is gone.  Returns the event."""
+        """Its handler is removed.  Returns the event."""
         return self.events.pop(name)
 
     def part(self, name, file):
-        """Nothing waits for it any more; `file`: a number, or an object with fileno()."""
+        """Nothing waits for the event any more; `file`: a number, or an object with fileno()."""
         self.polling.part(number_of(file), <PolledEvent>self.events[name], file)
 
     def rejoin(self, file, int64_t now_ns):
-        """It is waited for again; whether there was one for this file."""
+        """Wait for the event again; returns whether there was one for this file."""
         return self.polling.rejoin(number_of(file), now_ns, file) in self.events.values()
 
     def spin_ns(self, int64_t now_ns):
         return self.polling.spin_ns(now_ns)
 
     def times(self):
-        """{name: ns} of the events that are on the list."""
+        """{name: ns} of the events on the list."""
         return {name: (<PolledEvent>event).ns for name, event in self.events.items() if (<PolledEvent>event).ns}
 
     def __len__(self):
@@ -577,6 +577,6 @@ cdef class PollListDriver:
 
 
 def share_polled_event(AioContext context not None):
-    """Adaptive polling, which is on, with one learned time for all that comes."""
+    """Use one learned time for all events; adaptive polling must be on."""
     cdef PollList polling = context.polling
     context.polling = context.monitor.polling = SharedPollList(polling.max_ns, polling.grow, polling.shrink)

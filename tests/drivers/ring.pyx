@@ -1,4 +1,4 @@
-"""Drivers for tests of what needs liburing.
+"""Drivers for tests of modules that need liburing.
 
 A `RecordingRequest` records its completions; `RequestsDriver` submits such requests on the Engine of an
 IoUringMonitor; `RingDriver` and `BufferRingDriver` work on a bare ring.
@@ -30,7 +30,7 @@ EVERYTHING_SENT = ALL_SENT
 
 
 cdef class ClosableMonitor(IoUringMonitor):
-    """Takes each fd for one that the program may close, and so watches for all of them by its epoll set."""
+    """Treats each fd as one that the program may close, and so watches all of them by its epoll set."""
 
     cdef int update(self, FdHandler old, FdHandler new) except -1:
         if new is not None:
@@ -39,7 +39,7 @@ cdef class ClosableMonitor(IoUringMonitor):
 
 
 cdef class RestlessMonitor(IoUringMonitor):
-    """Takes each fd for one whose waits are short, and sweeps in each wait: all of them change their place often."""
+    """Treats the waits on each fd as short, and sweeps in each wait: all fds change their place often."""
 
     cdef int update(self, FdHandler old, FdHandler new) except -1:
         if new is not None:
@@ -52,7 +52,7 @@ cdef class RestlessMonitor(IoUringMonitor):
 
 
 cdef class RefusingRing(Ring):
-    """One of the calls of get_sqe() fails, as where the kernel takes no requests for want of memory.
+    """One call of get_sqe() fails, as if the kernel took no requests for lack of memory.
 
     `n_calls` counts them; the one that finds it equal to `refused` fails.
     """
@@ -67,7 +67,7 @@ cdef class RefusingRing(Ring):
 
 
 def refuse_request(of, Py_ssize_t number):
-    """Give a RefusingRing, which is returned, to a monitor on io_uring, or that of a context: one without requests."""
+    """Put a RefusingRing into a monitor on io_uring (or a context's) that has no requests; returns the ring."""
     cdef Engine engine = engine_of(of)
     cdef RefusingRing ring = RefusingRing()
     ring.refused = number
@@ -79,7 +79,7 @@ def refuse_request(of, Py_ssize_t number):
 
 
 cdef Engine engine_of(of):
-    """That of an IoUringMonitor, or of a context on one."""
+    """The ring of an IoUringMonitor, or of a context on one."""
     return (<AioContext>of).engine if isinstance(of, AioContext) else (<IoUringMonitor>of).engine
 
 
@@ -89,7 +89,7 @@ def skips_sends(of):
 
 
 def is_sweeping(AioContext context not None):
-    """Something on the ring has to leave it if nothing comes for it."""
+    """Something on the ring has to leave it if no event arrives for it."""
     cdef IoUringMonitor monitor = context.monitor
     return bool(monitor.must_sweep or monitor.next_sweep.owner is not None)
 
@@ -155,7 +155,7 @@ cdef class RecordingRequest(Request):
 
 
 cdef class RequestsDriver:
-    """Submits RecordingRequests on a monitor, which is waited for with a MonitorDriver."""
+    """Submits RecordingRequests on a monitor; a MonitorDriver waits for them."""
 
     cdef readonly IoUringMonitor monitor
     cdef Engine engine
@@ -215,7 +215,7 @@ cdef class RequestsDriver:
 cdef class RingDriver:
     """A Ring and an InFlight of its own.
 
-    Parameters: ring: None for one that take_ring() gives.
+    Parameters: ring: None for one from take_ring().
     """
 
     cdef readonly Ring ring
@@ -231,7 +231,7 @@ cdef class RingDriver:
 
     @property
     def n_beyond_sq(self):
-        """SQEs that wait in user space for the ring to be enabled."""
+        """SQEs in user space that wait until the ring is enabled."""
         return self.ring.n_overflow
 
     @property

@@ -1,4 +1,4 @@
-"""Violations of what needs liburing; see `violations`."""
+"""Violations in modules that need liburing; see `violations`."""
 
 from cpython.ref cimport Py_DECREF
 
@@ -52,7 +52,7 @@ def release_by_another_list():
 def free_request_in_flight():
     cdef InFlight owner = InFlight()
     cdef Request request = held(owner)
-    Py_DECREF(request)  # that of hold()
+    Py_DECREF(request)  # the reference of hold()
     request = None
 
 

@@ -1,6 +1,6 @@
 """Build the compiled drivers of the tests, in place: python tests/drivers/setup.py build_ext --inplace
 
-They are no part of the package: `make test` builds them, against the package that is installed.
+They are not part of the package: `make test` builds them against the installed package.
 """
 
 import importlib.util
@@ -59,11 +59,11 @@ def extensions() -> list[Extension]:
     return made
 
 
-os.chdir(TESTS)  # so that --inplace means here
+os.chdir(TESTS)  # so that --inplace builds here
 setup(
     name="uringloop-test-drivers",
     packages=["drivers"],
-    # A debug build does not take what another one has left.
+    # A debug build does not use the objects of another build.
     options={"build": {"build_base": "../build/drivers-debug" if IS_DEBUG else "../build/drivers"}},
     ext_modules=cythonize(
         extensions(),

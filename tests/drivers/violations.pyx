@@ -1,9 +1,9 @@
 """One violation of each kind of invariant, for the test that assertions fire.
 
-Each function breaks something that holds in every program, and does what finds it.  In builds without assertions most
-of them corrupt memory: HAS_ASSERTIONS says which this one is.
+Each function violates an invariant and then runs the code that checks it.  In builds without assertions most of them
+corrupt memory; HAS_ASSERTIONS is true in builds with assertions.
 
-Not here: what needs liburing (`ring_violations`).
+Not here: violations that need liburing (`ring_violations`).
 """
 
 from libc.stdint cimport int64_t
