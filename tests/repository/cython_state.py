@@ -1,7 +1,7 @@
-"""What Cython modules keep from one call to the next: see `module_state`.
+"""Finds the state that Cython modules keep between calls: see `module_state`.
 
-python -m repository.cython_state FOLDER prints it for all modules of a package.  A process of its own, because Cython
-leaves a large heap behind, which the garbage collector would walk through after each of the tests that follow.
+python -m repository.cython_state FOLDER prints it for all modules of a package.  It runs in a process of its own,
+because Cython leaves a large heap, which the garbage collector would traverse after each of the following tests.
 """
 
 import ast
@@ -21,13 +21,13 @@ from .module_state import CACHES, c_state, called, is_class_of, is_constant, is_
 
 
 class Reader(TreeVisitor):
-    """What a module's parse tree says of its names, before Cython has transformed it."""
+    """The names in the parse tree of a module, before Cython transforms it."""
 
     def __init__(self):
         super().__init__()
         self.values = {}  # of module-level names: [ast or None where it is no expression of Python's]
         self.foreign = set()
-        self.own = set()  # what the module imports or defines besides
+        self.own = set()  # other names that the module imports or defines
         self.found = set()
         self.found_in_c = set()
         self.is_inside = False  # of a function
@@ -130,7 +130,7 @@ def name_of(declarator):
 
 
 def expression(node):
-    """Of Cython's tree, as Python has it; None if Python has no such thing: casts, addresses."""
+    """The Python ast of a node of Cython's tree; None if Python has no such node: casts, addresses."""
     try:
         return ast.parse(ExpressionWriter().write(node).strip(), mode="eval").body
     except Exception:
@@ -138,7 +138,7 @@ def expression(node):
 
 
 def changed_at(reader):
-    """What functions change of modules, classes and other objects that the module has a name for."""
+    """Attributes and items of modules, classes and other named objects that functions change."""
     for node in reader.changed:
         target = expression(node)
         if is_class_of(getattr(target, "value", None)) or root_of(target) in reader.own | reader.foreign:
@@ -158,7 +158,7 @@ class Analysis:
         self.context = Main.Context.from_options(self.options)
 
     def state(self, path):
-        """What a module keeps, what C in it keeps, and how many variables Cython warns of, constants among them."""
+        """The state of a module and of its C code, and the number of variables that Cython warns of, with constants."""
         name = ".".join(path.relative_to(self.root).with_suffix("").parts)
         source = Main.CompilationSource(FileSourceDescriptor(str(path)), name, str(self.root))
         result = Main.create_default_resultobj(source, self.options)
@@ -187,7 +187,7 @@ class Analysis:
 
 
 def warned(text):
-    """{(line, column)} of C variables at module level, which Cython warns of."""
+    """{(line, column)} of the C variables at module level, of which Cython warns."""
     places = re.findall(r"^warning: [^\n]*?:(\d+):(\d+): Global cdef", text, re.MULTILINE)
     return {(int(line), int(column)) for line, column in places}
 

@@ -1,4 +1,4 @@
-"""The documents of this repository, and what is in them."""
+"""The documents of this repository and their contents."""
 
 import pathlib
 import re
@@ -10,7 +10,7 @@ LINKED = DOCUMENTS + sorted(
     [*ROOT.glob("benchmarks/**/*.md"), *ROOT.glob("changes/README.md"), *ROOT.glob("tests/**/*.md")]
 )
 
-# How an indented block begins that is typed into a shell; others are Python.
+# The beginnings of indented blocks that are shell commands; other blocks are Python.
 SHELL = ("apt-get", "dnf", "make", "pip", "python", "python3", "uvicorn", ".venv/", "$", "URINGLOOP_", "git")
 
 
@@ -46,6 +46,6 @@ def python_samples(path):
 
 
 def anchors(path):
-    """What a link to a heading of this document may say, as on GitHub."""
+    """The anchors of this document's headings, as on GitHub."""
     headings = re.findall(r"^#+ +(.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,16 +1,16 @@
-"""Finds what modules keep from one call to the next: variables of modules, classes and C that may change.
+"""Finds the state that modules keep between calls: variables of modules, classes and C that may change.
 
-A name that is bound while its module is imported, to something that never changes, is a constant and not found:
+A name that is bound at import, to something that never changes, is a constant and is not reported:
 
 * numbers, texts, tuples and expressions of them;
 * names of this package: a class, a function, another constant;
 * calls of IMMUTABLE, which make something that never changes.
 
-Found is everything else: what a function assigns (`global`), containers, C arrays, structs and pointers, what a call
-returns, caches, free lists, `static` variables; and names of other packages that are kept under a name of ours, since
-a program may replace those there.  An `import` at the head of a module is none: it is in plain sight.
+Everything else is reported: variables that a function assigns (`global`), containers, C arrays, structs and pointers,
+results of calls, caches, free lists, `static` variables; and objects of other packages that are bound to one of our
+names, since a program may replace them in their package.  An `import` at the head of a module is not reported.
 
-Here are Python and C; Cython is in `cython_state`.
+This module handles Python and C; `cython_state` handles Cython.
 """
 
 import ast
@@ -27,22 +27,22 @@ CONTAINERS = {
 }  # fmt: skip
 CACHES = {"cache", "lru_cache"}
 
-# What may be done with a table that does not change.
+# Methods of a container that do not change it.
 READING = {"get", "items", "keys", "values", "copy", "index", "count", "isdisjoint", "issubset", "issuperset"}
 DISPLAYS = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 
 
-# -- expressions that module-level names are bound to ----------------------------------------------------------
+# Expressions that module-level names are bound to
 
 
 def called(node):
-    """The last name of what a call, or a decorator, calls; "" for others."""
+    """The last part of the name that a call or a decorator calls; "" for other expressions."""
     function = node.func if isinstance(node, ast.Call) else node
     return getattr(function, "attr", None) or getattr(function, "id", "")
 
 
 def root_of(node):
-    """`a` of a.b["c"].d(); None for others."""
+    """`a` of a.b["c"].d(); None for other expressions."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else None
@@ -52,16 +52,16 @@ def is_constant(value, foreign):
     """Whether the value of this expression never changes.
 
     Parameters:
-        foreign: names of the module that stand for something of another package.
+        foreign: names of the module that refer to objects of other packages.
     """
     if isinstance(value, (ast.BinOp, ast.Compare, ast.UnaryOp, ast.Constant, ast.JoinedStr, ast.Lambda)):
         return True
     if isinstance(value, ast.BoolOp):
-        return all(is_constant(one, foreign) for one in value.values)
+        return all(is_constant(item, foreign) for item in value.values)
     if isinstance(value, ast.IfExp):
         return is_constant(value.body, foreign) and is_constant(value.orelse, foreign)
     if isinstance(value, ast.Tuple):
-        return all(is_constant(one, foreign) for one in value.elts)
+        return all(is_constant(item, foreign) for item in value.elts)
     if isinstance(value, ast.Starred):
         return is_constant(value.value, foreign)
     if isinstance(value, ast.Subscript) and isinstance(value.value, ast.Name):
@@ -78,7 +78,7 @@ def is_container(value):
     return isinstance(value, DISPLAYS) or (isinstance(value, ast.Call) and called(value) in CONTAINERS)
 
 
-# -- Python ----------------------------------------------------------------------------------------------------
+# Python
 
 
 def is_ours(node):
@@ -88,7 +88,7 @@ def is_ours(node):
 
 
 def at_import(body):
-    """All statements that run when the module is imported, but those in class bodies."""
+    """All statements that run when the module is imported, except those in class bodies."""
     for statement in body:
         yield statement
         if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -110,7 +110,7 @@ def bindings(statement):
 
 
 def locals_of(function):
-    """Names that a function has to itself."""
+    """The local names of a function."""
     own = {arg.arg for arg in ast.walk(function.args) if isinstance(arg, ast.arg)}
     for node in ast.walk(function):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -125,7 +125,7 @@ def locals_of(function):
 
 
 def is_class_of(node):
-    """`cls`, `type(self)`, `self.__class__`: what is written there is shared by all objects."""
+    """`cls`, `type(self)`, `self.__class__`: their attributes are shared by all objects."""
     return (
         (isinstance(node, ast.Name) and node.id == "cls")
         or (isinstance(node, ast.Call) and called(node) == "type")
@@ -134,7 +134,7 @@ def is_class_of(node):
 
 
 def written_by(function, module_names):
-    """What a function changes beyond its own: globals, attributes of modules, functions and classes."""
+    """The non-local state that a function changes: globals, attributes of modules, functions and classes."""
     own = locals_of(function)
     for node in ast.walk(function):
         if isinstance(node, ast.Global):
@@ -154,7 +154,7 @@ def written_by(function, module_names):
 
 
 def is_only_read(tree, name):
-    """A container that is looked into, and never handed on or changed."""
+    """Whether a container is only read, never passed on or changed."""
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Name) or node.id != name or isinstance(node.ctx, ast.Store):
@@ -171,7 +171,7 @@ def is_only_read(tree, name):
 
 
 def defaults_of(function):
-    """Arguments whose default is a container, which all calls share."""
+    """Parameters whose default is a container, shared by all calls."""
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
     pairs = [*zip(reversed(positional), reversed(arguments.defaults), strict=False)]
@@ -182,7 +182,7 @@ def defaults_of(function):
 
 
 def python_state(text):
-    """Names of what a Python module keeps."""
+    """The names of the state of a Python module."""
     tree = ast.parse(text)
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
@@ -218,12 +218,12 @@ def python_state(text):
 
 
 def is_stateless(value, classes):
-    """An object of a class of this module that is frozen, a tuple, or has no fields at all."""
+    """Whether it is an object of a class of this module that is frozen, a tuple, or without any fields."""
     kind = next(
         (kind for kind in classes if isinstance(value, ast.Call) and kind.name == called(value)), None
     )
     if kind is None:
-        return isinstance(value, ast.Tuple) and all(is_stateless(one, classes) for one in value.elts)
+        return isinstance(value, ast.Tuple) and all(is_stateless(item, classes) for item in value.elts)
     return (
         any("frozen=True" in ast.unparse(decorator) for decorator in kind.decorator_list)
         or any(called(base) in ("NamedTuple", "Enum", "IntEnum") for base in kind.bases)
@@ -235,7 +235,7 @@ def is_stateless(value, classes):
     )
 
 
-# -- C ---------------------------------------------------------------------------------------------------------
+# C
 
 COMMENTS = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 LITERALS = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'')
@@ -306,9 +306,9 @@ def split_at_commas(text):
     yield text[begin:]
 
 
-# -- headers of Cython -----------------------------------------------------------------------------------------
+# Headers of Cython
 
 
 def verbatim_c(text):
-    """The C that stands in a .pxd."""
+    """The C code in a .pxd."""
     return "\n".join(re.findall(r'^cdef extern from [^\n]*:\n\s+"""(.*?)"""', text, re.DOTALL | re.MULTILINE))

@@ -16,12 +16,12 @@ NAMED = re.compile(r"`([\w./]+\.(?:pyx|pxd|py|h|toml|md))(?:: ([\w.]+))?`")
 
 
 def section(text, title):
-    """What stands below the heading, up to the next one of its level."""
+    """The text below the heading, up to the next heading of its level."""
     return re.split(r"^## ", text.split(f"\n## {title}\n", 1)[1], flags=re.MULTILINE)[0]
 
 
 def named_in(text):
-    """{(path, name or "")} of all that the text names."""
+    """{(path, name or "")} of everything the text names."""
     return set(NAMED.findall(text))
 
 
@@ -40,7 +40,7 @@ def body_of_class(source, name):
 
 
 def is_defined(source, name):
-    """A function, method, class or variable of this name; also those of C."""
+    """Whether there is a function, method, class or variable of this name, in Python, Cython or C."""
     owner, _, rest = name.rpartition(".")
     if owner:
         body = body_of_class(source, owner)
@@ -71,14 +71,14 @@ def missing_in(text):
 
 
 def unknown_methods_in(text):
-    """`Class.method` without a path, as in the drawing: a class of the package has such a method."""
+    """Each `Class.method` without a path, as in the drawing, must be a method of a class of the package."""
     sources = [path.read_text() for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyx")]
     named = set(re.findall(r"(?<![\w.:/])([A-Z]\w+\.[a-z_]\w*)(?!\.)\b", NAMED.sub("", text)))
     return sorted(name for name in named if not any(is_defined(source, name) for source in sources))
 
 
 def modules():
-    """One file for each module: a header (.pxd) and a stub (.pyi) are their module's; an empty file needs no word."""
+    """One file for each module: a header (.pxd) and a stub (.pyi) belong to their module; empty files do not count."""
     for path in sorted(PACKAGE.rglob("*")):
         if path.suffix not in (".py", ".pyx", ".pxd", ".h") or not path.read_text().strip():
             continue
@@ -87,7 +87,7 @@ def modules():
         yield str(path.relative_to(PACKAGE))
 
 
-def test_what_the_document_names_exists():
+def test_everything_the_document_names_exists():
     assert named_in(TEXT)
     assert missing_in(TEXT) == []
     assert unknown_methods_in(TEXT) == []
@@ -98,8 +98,8 @@ def test_every_module_is_in_the_table_of_files():
     assert sorted(set(modules()) - named) == []
 
 
-def test_the_table_of_layers_is_the_one_that_the_imports_are_tested_by():
-    """Lowest first; those of one height in any order."""
+def test_the_table_of_layers_matches_test_layers():
+    """Lowest first; layers of the same height in any order."""
     rows = re.findall(r"^\| `(\w+)(?:/|\.py)`", section(TEXT, "Layers"), re.MULTILINE)
     assert sorted(rows) == sorted(LAYERS)
     assert [LAYERS[row] for row in rows] == sorted(LAYERS.values())
@@ -119,10 +119,10 @@ def test_the_table_of_layers_is_the_one_that_the_imports_are_tested_by():
         ("`tests/support/helpers.py: make_loop`", []),
     ],
 )
-def test_the_reader_of_names_sees(text, missing):
+def test_missing_names_are_found(text, missing):
     assert missing_in(text) == missing
 
 
-def test_methods_without_a_path_are_seen():
+def test_missing_methods_without_a_path_are_found():
     assert unknown_methods_in("`Ring.enter`, -> Handle.run, `asyncio.Protocol.data_received`") == []
     assert unknown_methods_in("`Ring.entered` and -> Handle.runs") == ["Handle.runs", "Ring.entered"]

@@ -1,4 +1,4 @@
-"""Assertions: enough of them, and nothing is evaluated where they are compiled out."""
+"""Assertions: there are enough of them, and nothing is evaluated where they are compiled out."""
 
 import pathlib
 import re
@@ -14,7 +14,7 @@ ASSERTION = re.compile(
     r"^ +(?:must|must_not|must_if)\((?P<conditions>.*?),\s*(?P<invariant>\"[^\"\n]*\")\)$", re.M | re.S
 )
 
-# In these Cython uses temporary variables, which it fills before the call.
+# For these Cython uses temporary variables, which are computed before the call.
 OPERATORS = re.compile(r"\b(?:and|or|in|is|if|lambda|await|yield)\b")
 
 # Macros, and C functions that raise nothing.
@@ -40,12 +40,12 @@ def assertions(path):
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_each_folder_has_enough(folder):
+def test_each_folder_has_enough_assertions(folder):
     counts = {path.relative_to(PACKAGE): len(assertions(path)) for path in (PACKAGE / folder).rglob("*.pyx")}
     assert sum(counts.values()) >= PER_FILE * len(counts), counts
 
 
-def test_all_are_understood_here():
+def test_all_assertions_are_parsed_here():
     for path in PACKAGE.rglob("*.pyx"):
         begun = re.findall(r"^ +(?:must|must_not|must_if)\(", path.read_text(), re.M)
         assert len(begun) == len(assertions(path)), path.name
@@ -61,7 +61,7 @@ def test_conditions_are_plain_c():
 
 
 def built():
-    """C sources of builds in this tree that are those of the .pyx files."""
+    """The C sources built in this tree that are up to date with their .pyx files."""
     for folder in (ROOT / "build").glob("cython*/uringloop"):
         for source in folder.rglob("*.c"):
             pyx = (PACKAGE / source.relative_to(folder)).with_suffix(".pyx")

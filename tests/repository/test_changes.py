@@ -1,4 +1,4 @@
-"""News fragments: each file in changes/ has a type that towncrier knows, and says something."""
+"""News fragments: each file in changes/ has a type that towncrier knows, and a text."""
 
 import re
 import tomllib
@@ -6,7 +6,7 @@ import tomllib
 from .documents import ROOT
 
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]
-TYPES = [one["directory"] for one in CONFIG["type"]]
+TYPES = [kind["directory"] for kind in CONFIG["type"]]
 NAME = re.compile(rf"(?:\d+|\+[a-z0-9-]+)\.(?:{'|'.join(TYPES)})\.md")
 
 
@@ -28,9 +28,9 @@ def test_wrong_fragments_are_found(tmp_path):
     for name, text in [("15.fixed.md", "x"), ("+a-b.added.md", "x"), ("a.fixed.md", "x"), ("1.new.md", "x")]:
         (tmp_path / name).write_text(text)
     (tmp_path / "2.removed.md").write_text("\n")
-    found = [one.split(":")[0] for one in wrong_fragments(tmp_path)]
+    found = [line.split(":")[0] for line in wrong_fragments(tmp_path)]
     assert found == ["1.new.md", "2.removed.md", "a.fixed.md"]
 
 
-def test_the_changelog_has_the_place_for_releases():
+def test_the_changelog_has_towncriers_marker():
     assert (ROOT / CONFIG["filename"]).read_text().count(CONFIG["start_string"]) == 1

@@ -17,19 +17,25 @@ def behaviour_tests():
 
 
 def patterns():
-    return [one for rows in compatibility.read_features().values() for row in rows.values() for one in row]
+    return [
+        pattern for rows in compatibility.read_features().values() for row in rows.values() for pattern in row
+    ]
 
 
 def test_every_pattern_finds_a_test():
     tests = list(behaviour_tests())
-    stale = [one for one in patterns() if not any(compatibility.proves(one, *test) for test in tests)]
+    stale = [
+        pattern for pattern in patterns() if not any(compatibility.proves(pattern, *test) for test in tests)
+    ]
     assert not stale
 
 
 def test_every_behaviour_test_proves_a_feature():
     known = patterns()
     orphans = [
-        test for test in behaviour_tests() if not any(compatibility.proves(one, *test) for one in known)
+        test
+        for test in behaviour_tests()
+        if not any(compatibility.proves(pattern, *test) for pattern in known)
     ]
     assert not orphans
 
@@ -41,8 +47,8 @@ def test_the_document_has_every_feature():
     assert "**no**" not in text.split("\n## ", 1)[1]
 
 
-def test_each_line_links_the_files_that_prove_it():
-    """Seen here without a run of all tests, and in the order that the tool writes."""
+def test_each_line_links_to_the_files_that_prove_it():
+    """Checked without running all tests, and in the order that the tool writes."""
     text = compatibility.DOCUMENT.read_text()
     linked = [
         re.findall(r"test_(\w+)\.py", row) for row in re.findall(r"^\| .+ \|.*test_.*$", text, re.MULTILINE)
@@ -52,7 +58,7 @@ def test_each_line_links_the_files_that_prove_it():
             {
                 file
                 for file, name in behaviour_tests()
-                if any(compatibility.proves(one, file, name) for one in row)
+                if any(compatibility.proves(pattern, file, name) for pattern in row)
             }
         )
         for rows in compatibility.read_features().values()

@@ -14,7 +14,7 @@ from .documents import DOCUMENTS, ROOT, python_samples
 
 WITH_SAMPLES = [path for path in DOCUMENTS if python_samples(path)]
 
-# What samples take for granted.
+# The names that samples use without defining them.
 PRELUDE = """
 import asyncio
 
@@ -29,7 +29,7 @@ def name(path):
 
 @pytest.mark.parametrize("path", WITH_SAMPLES, ids=name)
 def test_the_samples_of_a_document_run(path):
-    """One after the other in one process, as a reader would try them."""
+    """They run one after the other in one process, as a reader would try them."""
     if "uringloop.liburing import" in path.read_text() and liburing_build() is None:
         pytest.skip("this build has no liburing")
     if "gi.repository" in path.read_text() and importlib.util.find_spec("gi") is None:
@@ -45,7 +45,7 @@ def test_the_samples_of_a_document_run(path):
 
 
 def test_samples_are_found():
-    """Or the test above would pass for lack of any."""
+    """Otherwise the test above would pass without running any."""
     assert {name(path) for path in WITH_SAMPLES} >= {"README.md", "docs/monitors.md", "docs/differences.md"}
 
 
@@ -101,7 +101,7 @@ def has_the_form_of_a_decision(path):
     )
 
 
-def test_a_decision_is_a_page_of_the_agreed_form():
-    """Its number in the title; Context, Decision, anything, Alternatives, Consequences; at most 60 lines."""
+def test_a_decision_has_the_agreed_form():
+    """The number in the title; Context, Decision, anything, Alternatives, Consequences; at most 60 lines."""
     decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
     assert [name(path) for path in decisions if not has_the_form_of_a_decision(path)] == []

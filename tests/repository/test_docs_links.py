@@ -1,4 +1,4 @@
-"""Links between documents lead somewhere, and files that the text names exist."""
+"""The targets of links between documents, and the files that the text names, exist."""
 
 import re
 
@@ -23,7 +23,7 @@ def leads_somewhere(path, target):
     return goal.exists() and goal.is_relative_to(ROOT) and (not anchor or anchor in anchors(goal))
 
 
-def test_links_lead_somewhere():
+def test_link_targets_exist():
     broken = [
         f"{name(path)}: {target}"
         for path in LINKED

@@ -1,4 +1,4 @@
-"""docs/environment.md has every environment variable that the source reads, and no other."""
+"""docs/environment.md lists every environment variable that the source reads, and no other."""
 
 import re
 
@@ -21,7 +21,7 @@ def names_in_the_source():
     return found
 
 
-def test_the_document_has_all_variables_and_no_other():
+def test_the_document_lists_all_variables_and_no_other():
     text = (ROOT / "docs" / "environment.md").read_text()
     documented = re.findall(r"^\| `(URINGLOOP_\w+)` \|", text, re.MULTILINE)
     assert len(documented) == len(set(documented))

@@ -1,7 +1,7 @@
-"""The rule for frames that call user code, which fdmon/base.pxd states: they own what they call.
+"""The rule for frames that call user code, stated in fdmon/base.pxd: a frame owns the object that it calls.
 
 A method that may run user code is called on an argument or a local variable, never on an attribute: a nested turn in
-that code may set the attribute to another object, or to None, and the frame's `self` would be freed under it.
+that code may set the attribute to another object, or to None, and `self` would be freed while its method runs.
 """
 
 import pathlib
@@ -25,17 +25,17 @@ RUN_USER_CODE = re.compile(
     "turn|dispatch|dispatch_fds|deliver_last|check|ask|ask_bare|ask_all_of|ask_one|run_callback|arrive|finish|iterate"
 )
 
-# Attributes that are set once, when the object is made: what they refer to lives as long as the object.
+# Attributes that are set only once, when the object is made: what they refer to lives as long as the object.
 SET_ONCE = ("aio_context", "bottom_halves", "engine", "monitor", "pollers", "turns")
 
-# Objects of Python: the bound method that is called holds them.
+# Python objects: the bound method that is called keeps them alive.
 OF_PYTHON = ("incoming", "loop", "outgoing", "sock", "sslobj", "transport")
 
 A_CALL = re.compile(r"([\w.]*\w|\))\.(\w+)\.(\w+)\(|\(<\w+>\w+\.(\w+)\)\.(\w+)\(")
 
 
 def code_of(path):
-    """Its lines by number, without comments and documentation."""
+    """The lines of a file by number, without comments and docstrings."""
     text = re.sub(r'"""(?:.|\n)*?"""', lambda found: "\n" * found[0].count("\n"), path.read_text())
     for number, line in enumerate(text.split("\n"), 1):
         yield number, line.split("#")[0]
@@ -48,8 +48,8 @@ def calls_on_attributes(line):
             yield method
 
 
-def test_what_may_run_user_code_is_called_on_variables():
-    """Each of these calls belongs on a local variable; fdmon/base.pxd says why."""
+def test_methods_that_may_run_user_code_are_called_on_variables():
+    """Each of these calls needs a local variable, for the reason in fdmon/base.pxd."""
     wrong = [
         f"{path.relative_to(PACKAGE)}:{number}: {line.strip()}"
         for path in SOURCES

@@ -1,4 +1,4 @@
-"""Free-threaded Pythons: the GIL is switched on for uringloop, or uringloop refuses."""
+"""Free-threaded Pythons: importing uringloop switches the GIL on, or fails."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def test_a_free_threaded_python_switches_the_gil_on_with_a_warning():
 
 
 @is_free_threaded
-def test_a_free_threaded_python_with_its_gil_on_has_nothing_to_say():
+def test_a_free_threaded_python_with_its_gil_on_gets_no_warning():
     ended = python("-X", "gil=1", "-W", "error", "-c", RUN)
     assert (ended.stdout, ended.stderr) == ("ran\n", "")
 

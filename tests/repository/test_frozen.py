@@ -1,4 +1,4 @@
-"""Programs that are frozen (PyInstaller, cx_Freeze, Nuitka): what uringloop imports can be found without running it."""
+"""Frozen programs (PyInstaller, cx_Freeze, Nuitka): uringloop's imports can be found without running it."""
 
 import ast
 import json
@@ -53,7 +53,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What an analysis of bytecode sees of a program that imports uringloop."""
+    """The modules that bytecode analysis finds in a program that imports uringloop."""
     program = tmp_path_factory.mktemp("frozen") / "program.py"
     program.write_text("import uringloop\n")
     standard = os.path.dirname(os.__file__)
@@ -65,7 +65,7 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_analysis_finds_every_module_of_ours(found):
+def test_analysis_finds_every_module_of_the_package(found):
     built = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in PACKAGE.rglob("*.pyx")
@@ -76,7 +76,7 @@ def test_analysis_finds_every_module_of_ours(found):
 
 
 @pytest.mark.slow
-def test_analysis_finds_what_a_process_has_loaded(found):
+def test_analysis_finds_every_module_that_a_process_loads(found):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     monitors = ["epoll", "poll", *(["io_uring"] if io_uring_works() else [])]
     command = [sys.executable, "-c", USE, __file__, json.dumps(monitors)]
@@ -87,8 +87,8 @@ def test_analysis_finds_what_a_process_has_loaded(found):
 
 
 @pytest.mark.slow
-def test_analysis_finds_what_compiled_modules_import(found):
-    """Also in paths that no test takes."""
+def test_analysis_finds_the_imports_of_compiled_modules(found):
+    """Also in code paths that no test runs."""
     missing = []
     for path in PACKAGE.rglob("*.pyx"):
         if ".".join(path.relative_to(ROOT).with_suffix("").parts) in NOT_OF_PROGRAMS:

@@ -1,4 +1,4 @@
-"""The table of kernel features: complete, up to date in docs/, and probed without leaving anything behind."""
+"""The table of kernel features: complete, up to date in docs/, and probed without leaks."""
 
 import os
 import pathlib
@@ -30,24 +30,24 @@ def test_the_document_is_generated_from_the_table():
 
 def test_each_feature_is_found_or_explained():
     findings = features.try_all()
-    assert [one.feature for one in findings] == [*features.FEATURES, features.EPOLL_PWAIT2]
-    for one in findings:
-        assert one.is_available is not None or one.reason
+    assert [finding.feature for finding in findings] == [*features.FEATURES, features.EPOLL_PWAIT2]
+    for finding in findings:
+        assert finding.is_available is not None or finding.reason
 
 
-def test_io_uring_is_found_exactly_where_a_loop_gets_it():
+def test_io_uring_is_found_exactly_if_a_loop_gets_it():
     assert bool(features.try_all()[0].is_available) == io_uring_works()
 
 
-def test_what_old_kernels_have_is_not_missed():
-    """A probe that says no where newer features work is itself at fault."""
-    found = {one.feature.name: one.is_available for one in features.try_all()}
+def test_features_of_old_kernels_are_not_missed():
+    """A probe that fails although newer features work is itself wrong."""
+    found = {finding.feature.name: finding.is_available for finding in features.try_all()}
     if not found["`FEAT_NO_IOWAIT`"]:
         pytest.skip("Linux before 6.15, or no io_uring")
     assert [name for name, is_available in found.items() if is_available is False] == []
 
 
-def test_probing_leaves_no_fd_behind():
+def test_probing_leaves_no_fd_open():
     features.try_all()
     before = os.listdir("/proc/self/fd")
     features.try_all()

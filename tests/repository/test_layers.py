@@ -1,4 +1,4 @@
-"""The folders of the package are layers: imports and includes go only down."""
+"""The folders of the package are layers: imports and includes only go down."""
 
 import pathlib
 import re
@@ -30,7 +30,7 @@ LAYERS = {
     "__main__": 10,
 }
 
-# Going up on purpose, and why.
+# Intended exceptions, and the reasons.
 ALLOWED = {
     ("uringloop/policy.py", "uringloop"): "inside a function, for the lazily made policy class",
 }
@@ -46,7 +46,7 @@ FILES = sorted(
     if path.suffix in (".py", ".pyi", ".pyx", ".pxd", ".h") and path.is_file()
 )
 
-# A header's name is relative to the file that names it.
+# The name of a header is relative to the file that includes it.
 HEADER = re.compile(r'^\s*(?:cdef extern from|#\s*include)\s+"(?P<header>[\w./]+)"', re.MULTILINE)
 
 
@@ -60,7 +60,7 @@ def module_of(path):
 
 
 def resolve(path, source):
-    """The absolute name of what `from source import ...` in this file means; None outside of the package."""
+    """The absolute module name for `from source import ...` in this file; None outside of the package."""
     dots = len(source) - len(source.lstrip("."))
     if dots == 0:
         return source if source.split(".")[0] == "uringloop" else None
@@ -77,8 +77,8 @@ def imports(path, text=None):
         if target is None:
             continue
         imported = re.findall(r"\w+", re.sub(r"\bas\s+\w+|#[^\n]*", "", found["names"] or ""))
-        submodules = [one for one in imported if is_module(f"{target}.{one}")]
-        yield from (f"{target}.{one}" for one in submodules)
+        submodules = [name for name in imported if is_module(f"{target}.{name}")]
+        yield from (f"{target}.{name}" for name in submodules)
         if len(submodules) < len(imported) or not imported:
             yield target
 
@@ -101,7 +101,7 @@ def layer(dotted):
     return LAYERS[parts[1] if len(parts) > 1 else "__init__"]
 
 
-def test_every_room_has_a_layer():
+def test_every_folder_has_a_layer():
     rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix in (".py", ".pyx")}
     rooms |= {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert sorted(rooms - LAYERS.keys()) == []
@@ -125,8 +125,8 @@ def refuse_circles(graph):
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_modules_import_each_other_as_a_tree():
-    """A circle between extension modules is only found out when they are imported in the wrong order."""
+def test_modules_have_no_import_cycles():
+    """A cycle of extension modules only shows when they are imported in the wrong order."""
     graph = {}
     for path in FILES:
         module = ".".join(module_of(path))
@@ -138,8 +138,8 @@ def test_modules_import_each_other_as_a_tree():
     assert "uringloop.fdmon.base" in refuse_circles(graph)
 
 
-def test_folders_import_each_other_as_a_tree():
-    """A folder's own files stand above its sub-folders or below them, not both."""
+def test_folders_have_no_import_cycles():
+    """A folder's own files are above its sub-folders or below them, not both."""
 
     def folder(dotted):
         above = dotted if ROOT.joinpath(*dotted.split(".")).is_dir() else dotted.rpartition(".")[0]
@@ -168,7 +168,7 @@ def test_folders_import_each_other_as_a_tree():
         ('"""\nfrom ..aio.ready import ReadyQueue\n"""', []),
     ],
 )
-def test_the_reader_of_imports_sees(statement, found):
+def test_imports_are_found(statement, found):
     assert list(imports(PACKAGE / "fdmon" / "imagined.pyx", statement + "\n")) == found
 
 
@@ -181,5 +181,5 @@ def test_the_reader_of_imports_sees(statement, found):
         ("#include <poll.h>", []),
     ],
 )
-def test_the_reader_of_headers_sees(statement, found):
+def test_included_headers_are_found(statement, found):
     assert list(headers(PACKAGE / "fdmon" / "imagined.pyx", statement + "\n")) == found

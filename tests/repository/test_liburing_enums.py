@@ -1,4 +1,4 @@
-"""The enums: generated, true to the header, and the same on every build."""
+"""The enums: generated, in agreement with the header, and the same on every build."""
 
 import ast
 import copy
@@ -18,7 +18,7 @@ MEMBERS = [member for enum in ALL for member in enum]
 
 
 def same_code(path, generator):
-    """Whether the file is what its generator writes, in whatever format."""
+    """Whether the file is what its generator writes, apart from formatting."""
     written = runpy.run_path(str(ROOT / "tools" / generator))["generate"]()
     return ast.dump(ast.parse((ROOT / path).read_text())) == ast.dump(ast.parse(written))
 
@@ -37,7 +37,7 @@ def test_the_numbers_of_compiled_modules_are_what_their_generator_writes():
 
 
 def test_no_module_has_numbers_of_its_own():
-    """A line such as `OP_READ = 22`; what is no number of the kernel's is called otherwise, or is 255."""
+    """No line such as `OP_READ = 22`; numbers that are not the kernel's have other names, or are 255."""
     numbers = (ROOT / "uringloop/liburing/numbers.pxd").read_text()
     names = {line.split()[0] for line in numbers.splitlines() if " = " in line}
     found = [
@@ -56,7 +56,7 @@ def test_the_stub_is_what_its_generator_writes():
     )
 
 
-def test_the_package_exports_all_of_them():
+def test_the_package_exports_all_enums():
     assert set(package.__all__) == {*enums.__all__, "Probe", "probe", "ffi", "lib"}
     assert all(getattr(package, name) is getattr(enums, name) for name in enums.__all__)
     stub = ast.parse((ROOT / "uringloop" / "liburing" / "__init__.pyi").read_text())
@@ -64,15 +64,15 @@ def test_the_package_exports_all_of_them():
 
 
 def test_each_member_has_the_number_of_the_header():
-    """Of the header that this was built against; where that lacks one, cffi has ours."""
+    """The header of this build; where it lacks a number, cffi has the table's."""
     lib = pytest.importorskip("uringloop.liburing._ffi", reason="this build has no liburing").lib
-    assert {one.c_name: int(one) for one in MEMBERS} == {
-        one.c_name: getattr(lib, one.c_name) for one in MEMBERS
+    assert {member.c_name: int(member) for member in MEMBERS} == {
+        member.c_name: getattr(lib, member.c_name) for member in MEMBERS
     }
 
 
 def test_no_number_of_the_header_is_missing():
-    """All IORING_OP_*, IOSQE_*, IORING_SETUP_*, IORING_FEAT_* and so on that it has and that are for users."""
+    """All its IORING_OP_*, IOSQE_*, IORING_SETUP_*, IORING_FEAT_* and so on that are for users."""
     from .test_liburing_module import built_against
 
     text = (built_against().parent / "liburing" / "io_uring.h").read_text()
@@ -84,7 +84,7 @@ def test_no_number_of_the_header_is_missing():
     )
     internal += r"|^IORING_(FILE_INDEX_ALLOC|CQE_F_TSTAMP_HW|REGISTER_(SRC|DST|USE)_\w+|REGISTER_FILES_SKIP)$"
     internal += r"|^IO_(WQ|URING)_"
-    known = {one.c_name for one in MEMBERS}
+    known = {member.c_name for member in MEMBERS}
     assert len(names) > 150
     assert [name for name in names if name not in known and not re.search(internal, name)] == []
 
@@ -92,9 +92,9 @@ def test_no_number_of_the_header_is_missing():
 def test_the_text_of_the_table_is_well_formed():
     assert len(Op) >= 65
     assert [int(op) for op in Op] == list(range(len(Op)))
-    for one in MEMBERS:
-        assert re.fullmatch(r"[5-9]\.\d+", one.since), one
-    names = [one.c_name for one in MEMBERS]
+    for member in MEMBERS:
+        assert re.fullmatch(r"[5-9]\.\d+", member.since), member
+    names = [member.c_name for member in MEMBERS]
     assert len(set(names)) == len(names)
     assert [int(op) for op in sorted(Op, key=lambda op: (enums.version(op.since), op))] == list(
         range(len(Op))
@@ -120,21 +120,21 @@ def test_a_member_has_its_number_and_its_kernel(member, number, since):
     assert (int(member), member.since) == (number, since)
 
 
-def test_several_flags_are_as_new_as_the_newest():
+def test_combined_flags_are_as_new_as_the_newest():
     both = SetupFlag.SINGLE_ISSUER | SetupFlag.TASKRUN_FLAG
     assert both.since == "6.0"
     assert both.c_name == "IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER"
     assert SetupFlag(0).since == ""
 
 
-def test_flags_without_a_name_yet_are_kept():
+def test_unknown_flags_are_kept():
     unknown = Feature(1 << 30 | Feature.NODROP)
     assert int(unknown) == 1 << 30 | 2
     assert Feature.NODROP in unknown
     assert unknown.since == "5.5"
 
 
-def test_they_can_be_copied_and_pickled():
-    for one in (Op.WAITID, SetupFlag.SQPOLL | SetupFlag.SQ_AFF):
-        assert pickle.loads(pickle.dumps(one)) is one
-        assert copy.deepcopy(one) is one
+def test_members_can_be_copied_and_pickled():
+    for member in (Op.WAITID, SetupFlag.SQPOLL | SetupFlag.SQ_AFF):
+        assert pickle.loads(pickle.dumps(member)) is member
+        assert copy.deepcopy(member) is member

@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def build_ffi():
-    """The names of the module that builds it; the package does not import it."""
+    """The names of build_ffi.py, which the package does not import."""
     return runpy.run_path(str(ROOT / "uringloop" / "liburing" / "build_ffi.py"))
 
 
@@ -57,7 +57,7 @@ def test_a_struct_has_the_size_of_the_abi(name, size):
         ("addr3", 48),
     ],
 )
-def test_an_sqe_field_is_where_the_abi_has_it(field, offset):
+def test_an_sqe_field_has_the_offset_of_the_abi(field, offset):
     assert ffi.offsetof("struct io_uring_sqe", field) == offset
 
 
@@ -102,7 +102,7 @@ def vars_of_lib(prefix):
 
 
 def filled_by(name, position, value):
-    """The bytes of an SQE that the helper fills, with `value` for one of its parameters."""
+    """The bytes of an SQE filled by the helper, with `value` for one of its parameters."""
     sqe = ffi.new("struct io_uring_sqe *")
     kinds = ffi.typeof(getattr(lib, name)).args
     arguments = [ffi.NULL if kind.kind == "pointer" else 0 for kind in kinds]
@@ -127,12 +127,12 @@ def test_there_are_unsigned_parameters():
 
 
 @pytest.mark.parametrize("value", ["-1", -1.0, None, b"x"], ids=repr)
-def test_what_is_no_integer_is_no_unsigned_parameter_either(value):
+def test_an_unsigned_parameter_takes_integers_only(value):
     with pytest.raises(TypeError):
         filled_by("io_uring_prep_read", 4, value)
 
 
-def test_other_integers_are_unsigned_parameters():
+def test_an_unsigned_parameter_takes_integer_like_objects():
     class Index:
         def __index__(self):
             return -1
@@ -146,7 +146,7 @@ def test_other_integers_are_unsigned_parameters():
 
 
 def built_against():
-    """The header that this was built against; skips where another one is installed, or none."""
+    """The header of this build; skips if another version, or none, is installed."""
     pkg_config = shutil.which(os.environ.get("PKG_CONFIG", "pkg-config"))
     if pkg_config is None:
         pytest.skip("no pkg-config")
@@ -162,21 +162,21 @@ def built_against():
     return header
 
 
-def test_every_prep_helper_of_the_installed_header_is_there():
+def test_every_prep_helper_of_the_installed_header_exists():
     names = set(re.findall(r"\b(io_uring_prep_\w+)\(", built_against().read_text()))
     assert len(names) > 70
     assert sorted(name for name in names if not hasattr(lib, name)) == []
 
 
 def test_every_build_has_the_prep_helpers_of_our_table():
-    """As many as liburing 2.15 has, whatever the header has; the others are our own, by the ABI."""
+    """Those of liburing 2.15, whatever the header has; missing ones are implemented here, by the ABI."""
     names = [name for name in build_ffi()["declared"]() if name.startswith("io_uring_prep_")]
     assert len(names) == 103
     assert sorted(name for name in names if not hasattr(lib, name)) == []
 
 
-def test_a_helper_that_only_a_newer_header_has_is_declared_as_there():
-    """An imagined header: one helper that we know, one that we do not, and one of an unknown type."""
+def test_a_helper_of_a_newer_header_is_declared_as_in_that_header():
+    """An invented header: a known helper, an unknown one, and one with a parameter of an unknown type."""
     builder, builders = FFI(), build_ffi()
     builder.cdef(builders["base_declarations"]())
     text = """
@@ -186,11 +186,11 @@ def test_a_helper_that_only_a_newer_header_has_is_declared_as_there():
         static inline void io_uring_prep_odd(struct io_uring_sqe *sqe, __odd_t what) { }
     """
     builders["unknown_to_us"](builder, text)
-    found = [one for one in builder._parser._declarations if "io_uring_prep" in one]
+    found = [name for name in builder._parser._declarations if "io_uring_prep" in name]
     assert found == ["function io_uring_prep_dream"]
 
 
-def test_what_a_header_lacks_or_gets_wrong_is_ours():
+def test_helpers_that_a_header_lacks_or_gets_wrong_are_replaced():
     builders = build_ffi()
     everything = " ".join([*builders["declared"](), *builders["numbers"]()])
     wrong = [f"#define UL_LACKS_{name} 1" for name in builders["WRONG_BEFORE"]]
@@ -223,7 +223,7 @@ def test_a_request_goes_through_a_ring():
         lib.io_uring_queue_exit(ring)
 
 
-def test_the_package_exports_them_lazily():
+def test_the_package_exports_ffi_and_lib_lazily():
     script = (
         "import sys, uringloop.liburing as package\n"
         "assert 'uringloop.liburing._ffi' not in sys.modules\n"

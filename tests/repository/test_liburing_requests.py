@@ -1,4 +1,4 @@
-"""What each prep helper requests of the kernel, ours and liburing's alike, on a ring of its own."""
+"""The request that each prep helper makes, ours and liburing's alike, on a ring of its own."""
 
 import contextlib
 import errno
@@ -112,7 +112,7 @@ def test_pipe(ring):
 
 
 def test_direct_descriptors(ring, tmp_path):
-    """Opened into the table of registered files, in a given slot and in any; then made an ordinary fd."""
+    """Open into a given slot of the table of registered files, and into any slot; then make an ordinary fd."""
     assert lib.io_uring_register_files_sparse(ring.ring, 4) == 0
     path = tmp_path / "one"
     path.write_bytes(b"content")
@@ -127,11 +127,11 @@ def test_direct_descriptors(ring, tmp_path):
     fds = ffi.new("int[2]")
     assert ring.do(lib.io_uring_prep_pipe_direct, fds, 0, lib.IORING_FILE_INDEX_ALLOC) == 0
     assert sorted([slot, *fds]) == [0, 1, 3]
-    assert [ring.do(lib.io_uring_prep_close_direct, one) for one in range(4)] == [0] * 4
+    assert [ring.do(lib.io_uring_prep_close_direct, slot) for slot in range(4)] == [0] * 4
 
 
-def test_a_free_slot_is_found_by_each_helper_that_opens(ring, tmp_path):
-    """liburing 2.3 itself opens an ordinary fd when any slot is requested."""
+def test_each_helper_that_opens_finds_a_free_slot(ring, tmp_path):
+    """liburing 2.3 opens an ordinary fd when any slot is requested."""
     assert lib.io_uring_register_files_sparse(ring.ring, 4) == 0
     name = ffi.from_buffer(bytes(tmp_path) + b"\0")
     how = ffi.new("struct open_how *")
@@ -305,7 +305,7 @@ def test_waitid(ring):
 
 
 def test_futex(ring):
-    """A wait for a value that is not there fails at once; a wake reaches a wait in flight."""
+    """A wait for another value fails at once; a wake ends a wait in flight."""
     word = ffi.new("uint32_t *", 5)
     private_u32 = 0x02 | 0x80  # FUTEX2_SIZE_U32 | FUTEX2_PRIVATE
     anyone = 0xFFFFFFFF
@@ -326,7 +326,7 @@ def test_futex_waitv(ring):
     assert lib.io_uring_submit(ring.ring) == 1
     if ring.supports(53):  # FUTEX_WAITV
         assert ring.do(lib.io_uring_prep_futex_wake, words + 1, 1, 0xFFFFFFFF, 0x82, 0) == 1
-        assert ring.harvest() == (1, 0)  # which of the words it was
+        assert ring.harvest() == (1, 0)  # the index of the word
 
 
 def test_messages_between_rings(ring):
@@ -353,7 +353,7 @@ def test_messages_between_rings(ring):
 @pytest.mark.parametrize(
     ("name", "opcode"), [("nop128", 63), ("uring_cmd", 46), ("uring_cmd128", 64), ("cmd_discard", 46)]
 )
-def test_helpers_that_only_devices_answer_fill_the_sqe(name, opcode):
+def test_helpers_for_devices_fill_the_sqe(name, opcode):
     args = {"nop128": (), "cmd_discard": (5, 1 << 40, 4096)}.get(name, (17, 5))
     sqe = ffi.new("struct io_uring_sqe *", {"user_data": MARK})
     getattr(lib, "io_uring_prep_" + name)(sqe, *args)
@@ -365,13 +365,13 @@ def test_helpers_that_only_devices_answer_fill_the_sqe(name, opcode):
 
 
 def test_a_length_that_does_not_fit_is_refused():
-    """The kernel has 32 bits for it; liburing would send what is left of it."""
+    """The kernel has 32 bits for it; liburing would send the truncated length."""
     sqe = ffi.new("struct io_uring_sqe *")
     with pytest.raises(OverflowError):
         lib.io_uring_prep_send(sqe, 0, NULL, 1 << 32, 0)
 
 
-def test_a_ring_grows_and_keeps_what_it_holds():
+def test_a_ring_grows_and_keeps_its_completions():
     one = PlainRing(lib.IORING_SETUP_SINGLE_ISSUER | lib.IORING_SETUP_DEFER_TASKRUN)
     try:
         fd = one.ring.ring_fd

@@ -1,4 +1,4 @@
-"""`python -m uringloop` reports what runs, in every environment, without a traceback."""
+"""`python -m uringloop` reports the monitor and versions in every environment, without a traceback."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ from uringloop.liburing import features
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Run as a script would be: before uringloop is imported something is taken away.
+# Run like a script, after making something unavailable before uringloop is imported.
 REFUSED = "from support.helpers import refuse_io_uring\nrefuse_io_uring({error})\n"
 WITHOUT_LIBURING = (
     "import sys\n"
@@ -63,12 +63,12 @@ def test_it_reports_the_monitor_and_the_versions():
     assert len(found["features"]) == len(features.FEATURES) + 1
 
 
-def test_people_get_the_same_as_a_text():
+def test_the_default_format_is_text():
     found, text = facts(), ask()
     assert text.startswith(f"monitor    {found['fdmon']}\nbecause    ")
     assert f"uringloop  {uringloop.__version__}\n" in text
-    for one in found["features"]:
-        assert one["name"] in text
+    for feature in found["features"]:
+        assert feature["name"] in text
 
 
 def test_a_forced_monitor_is_named_with_the_reason():
@@ -90,7 +90,7 @@ def test_a_forbidden_io_uring_is_explained(error):
     assert name in text
 
 
-def test_a_build_without_liburing_says_so():
+def test_a_build_without_liburing_is_reported():
     found = facts(before=WITHOUT_LIBURING)
     assert found["fdmon"] == "epoll"
     assert "liburing" in found["fdmon_reason"]
@@ -98,7 +98,7 @@ def test_a_build_without_liburing_says_so():
     assert "none in this build" in ask(before=WITHOUT_LIBURING)
 
 
-def test_a_monitor_that_cannot_be_had_is_status_1():
+def test_an_unavailable_monitor_is_status_1():
     how = {"before": REFUSED.format(error=errno.EPERM), "fdmon": "io_uring", "expect": 1}
     assert facts(**how)["fdmon"] is None
     assert "no loop can be made here\nbecause    io_uring: EPERM" in ask(**how)

@@ -1,4 +1,4 @@
-"""The model of the notify protocol: the checker finds nothing in it, and finds what is broken on purpose."""
+"""The model of the notify protocol: the checker finds no error in it, but finds the deliberate errors."""
 
 import importlib.util
 
@@ -13,14 +13,14 @@ _spec.loader.exec_module(model)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", model.VARIANTS)
-def test_the_checker_finds_what_is_there(variant):
+def test_the_checker_finds_only_the_deliberate_errors(variant):
     reason = model.missing_tools()
     if reason is not None:
         pytest.skip(reason)
     assert model.check(variant)[0] == model.VARIANTS[variant][1]
 
 
-def test_each_switch_of_the_model_is_tried_and_explained():
+def test_each_switch_of_the_model_is_tested_and_explained():
     text = model.MODEL.read_text()
     switches = {line.split()[1] for line in text.splitlines() if line.startswith(("#ifdef", "#ifndef"))}
     switches.discard("CALLBACKS")

@@ -1,4 +1,4 @@
-"""uringloop.liburing.probe(): what the kernel reports, once per process."""
+"""uringloop.liburing.probe(): the kernel's report, made once per process."""
 
 import dataclasses
 import errno
@@ -20,14 +20,14 @@ needs_io_uring = pytest.mark.skipif(not io_uring_works(), reason="no io_uring he
 
 
 @pytest.fixture(autouse=True)
-def _asked_anew():
+def _probe_again():
     probing._kept = None
     yield
     probing._kept = None
 
 
 @needs_io_uring
-def test_it_reports_what_the_kernel_has():
+def test_probe_reports_what_the_kernel_has():
     found = probe()
     assert {Op.NOP, Op.POLL_ADD, Op.SEND} <= found.ops
     assert Feature.NODROP | Feature.EXT_ARG in found.features
@@ -39,8 +39,8 @@ def test_it_reports_what_the_kernel_has():
 
 
 @needs_io_uring
-def test_what_comes_with_one_kernel_is_there_or_not_as_a_whole():
-    """The "since" of operations and features agree with each other on this kernel."""
+def test_features_of_one_kernel_version_are_all_there_or_none():
+    """The `since` of operations and features agree with each other on this kernel."""
     found = probe()
     newest = max((op.since for op in found.ops), key=enums.version)
     older = {op for op in Op if enums.version(op.since) < enums.version(newest)}
@@ -55,7 +55,7 @@ def test_what_comes_with_one_kernel_is_there_or_not_as_a_whole():
 
 
 @needs_io_uring
-def test_it_is_asked_once_and_closed():
+def test_probe_makes_one_ring_and_closes_it():
     before = os.listdir("/proc/self/fd")
     first = probe()
     assert probe() is first
@@ -67,7 +67,7 @@ def test_it_is_asked_once_and_closed():
 
 
 @needs_io_uring
-async def test_it_can_be_asked_while_a_loop_runs_and_in_another_thread():
+async def test_probe_works_while_a_loop_runs_and_in_another_thread():
     found = []
     thread = threading.Thread(target=lambda: found.append(probe()))
     thread.start()
@@ -79,8 +79,8 @@ async def test_it_can_be_asked_while_a_loop_runs_and_in_another_thread():
 @pytest.mark.filterwarnings(
     "ignore:.*fork.*:DeprecationWarning"
 )  # faulthandler's watchdog, since Python 3.15
-def test_a_fork_child_probes_anew():
-    """It may have been given other limits, as here: no file descriptor for a ring."""
+def test_a_forked_child_probes_again():
+    """Its limits may differ, as here: there is no file descriptor for a ring."""
     probe()
     pid = os.fork()
     if pid == 0:
@@ -127,13 +127,13 @@ ASK = (
 
 @pytest.mark.skipif(liburing_build() is None, reason="this build has no liburing to be refused")
 @pytest.mark.parametrize(("error", "expected"), [(errno.EPERM, "seccomp"), (errno.ENOSYS, "ENOSYS")])
-def test_a_refusal_says_why(error, expected):
+def test_a_refusal_gives_the_reason(error, expected):
     run(
         f"from support.helpers import refuse_io_uring\nrefuse_io_uring({error})\n"
         + ASK.format(expected=expected)
     )
 
 
-def test_a_build_without_liburing_says_so():
+def test_a_build_without_liburing_is_reported():
     script = "import sys\nsys.modules['uringloop.liburing._ffi'] = None\n"
     run(script + ASK.format(expected="this build of uringloop has no liburing"))

@@ -1,4 +1,4 @@
-"""What modules keep from one call to the next is listed in uringloop/support/process_state.py, and nothing else is."""
+"""All state that modules keep between calls is listed in uringloop/support/process_state.py, and nothing else."""
 
 import json
 import re
@@ -19,7 +19,7 @@ LISTED = {f"{entry.where}: {name}" for entry in (*STATE, *COPIED_NAMES) for name
 
 
 def state_of_cython(folder):
-    """{file: {"kept": names, "in_c": names of C, "n_warnings": number}} of a package's Cython modules."""
+    """{file: {"kept": names, "in_c": names in C, "n_warnings": number}} of a package's Cython modules."""
     command = [sys.executable, "-m", "repository.cython_state", str(folder)]
     done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
@@ -32,7 +32,7 @@ def named(path, names):
 
 @pytest.fixture(scope="module")
 def of_cython():
-    """Cython reads all modules, some five seconds: the tests that need it are slow."""
+    """Cython parses all modules, which takes about five seconds: the tests that need it are slow."""
     return state_of_cython(PACKAGE)
 
 
@@ -59,27 +59,27 @@ def kept_by_c(of_cython):
 
 
 @pytest.mark.slow
-def test_what_cython_modules_keep_is_listed(kept_by_cython):
+def test_the_state_of_cython_modules_is_listed(kept_by_cython):
     assert sorted(kept_by_cython - LISTED) == []
 
 
-def test_what_python_modules_keep_is_listed(kept_by_python):
+def test_the_state_of_python_modules_is_listed(kept_by_python):
     assert sorted(kept_by_python - LISTED) == []
 
 
 @pytest.mark.slow
-def test_what_c_keeps_is_listed(kept_by_c):
+def test_the_state_in_c_is_listed(kept_by_c):
     assert sorted(kept_by_c - LISTED) == []
 
 
 @pytest.mark.slow
-def test_what_is_listed_exists(kept_by_cython, kept_by_python, kept_by_c):
+def test_listed_state_exists(kept_by_cython, kept_by_python, kept_by_c):
     assert sorted(LISTED - kept_by_cython - kept_by_python - kept_by_c) == []
 
 
 @pytest.mark.slow
 def test_cython_warns_of_all_variables_of_c(of_cython):
-    """Of constants, too; should another Cython stop to warn, nothing would be found."""
+    """Constants, too; if a newer Cython stopped warning, no state would be found."""
     for path, found in of_cython.items():
         assigned = re.findall(r"^cdef [^(\n]*\b\w+ = ", (PACKAGE / path).read_text(), re.MULTILINE)
         assert found["n_warnings"] >= len(assigned), path
@@ -90,7 +90,7 @@ def test_nothing_is_listed_twice():
     assert sorted({name for name in names if names.count(name) > 1}) == []
 
 
-def test_what_is_set_at_import_is_assigned_by_no_function():
+def test_state_set_at_import_is_assigned_by_no_function():
     wrong = []
     for entry in (*COPIED_NAMES, *(entry for entry in STATE if entry.guard is Guard.IMPORT)):
         assigned = re.findall(r"^\s+global (.*)$", (PACKAGE / entry.where).read_text(), re.MULTILINE)
@@ -105,7 +105,7 @@ def test_a_running_program_does_not_load_the_list():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
-# -- the finder sees each kind -----------------------------------------------------------------------------------
+# The finder finds each kind
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_running_program_does_not_load_the_list():
         ('SOURCE = """\n#include <a.h>\nstatic int n;\n"""', {"n"}),
     ],
 )
-def test_what_a_python_module_keeps_is_found(source, names):
+def test_state_of_a_python_module_is_found(source, names):
     assert module_state.python_state(source) == names
 
 
@@ -158,7 +158,7 @@ def test_what_a_python_module_keeps_is_found(source, names):
         "import time\ndef f():\n    monotonic = time.monotonic",
     ],
 )
-def test_what_a_python_module_does_not_keep_is_not_found(source):
+def test_constants_of_a_python_module_are_not_found(source):
     assert module_state.python_state(source) == set()
 
 
@@ -199,7 +199,7 @@ NOT_KEPT_BY_CYTHON = [
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """{source: what a Cython module of this source keeps}."""
+    """{source: the state of a Cython module with this source}."""
     folder = tmp_path_factory.mktemp("planted")
     sources = [*(source for source, _ in KEPT_BY_CYTHON), *NOT_KEPT_BY_CYTHON]
     for number, source in enumerate(sources):
@@ -211,13 +211,13 @@ def planted(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "names"), KEPT_BY_CYTHON)
-def test_what_a_cython_module_keeps_is_found(planted, source, names):
+def test_state_of_a_cython_module_is_found(planted, source, names):
     assert planted[source] == names
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", NOT_KEPT_BY_CYTHON)
-def test_what_a_cython_module_does_not_keep_is_not_found(planted, source):
+def test_constants_of_a_cython_module_are_not_found(planted, source):
     assert planted[source] == set()
 
 
@@ -241,7 +241,7 @@ def test_what_a_cython_module_does_not_keep_is_not_found(planted, source):
         ("/* static int m; */ // static int k;\nstatic int n;", {"n"}),
     ],
 )
-def test_what_c_keeps_is_found(source, names):
+def test_state_in_c_is_found(source, names):
     assert module_state.c_state(source) == names
 
 
@@ -256,10 +256,10 @@ def test_what_c_keeps_is_found(source, names):
         "#include <a.h>\n#define N 1\n#define ADD(n) ((n) + 1)\n#if N\n#endif\nKEPT(Name)",
     ],
 )
-def test_what_c_does_not_keep_is_not_found(source):
+def test_constants_in_c_are_not_found(source):
     assert module_state.c_state(source) == set()
 
 
-def test_c_in_headers_of_cython_is_found():
+def test_c_code_in_cython_headers_is_found():
     text = 'cdef extern from *:\n    """\n    static int n;\n    """\n    int f()\ncdef class A:\n    """It; they."""\n'
     assert module_state.c_state(module_state.verbatim_c(text)) == {"n"}

@@ -1,4 +1,4 @@
-"""What users reach without an underscore is listed in public_names.toml, and a document names it."""
+"""Public names, those without an underscore, are listed in public_names.toml, and a document names each of them."""
 
 import asyncio
 import importlib
@@ -26,7 +26,7 @@ ALWAYS |= {"allow_nested", "disallow_nested", "new_event_loop", "run"}
 WHILE_THERE_ARE_POLICIES = {"EventLoopPolicy", "install"}
 EXPECTED = ALWAYS | (WHILE_THERE_ARE_POLICIES if sys.version_info < (3, 16) else set())
 
-# What `import *` does not give: `open` would hide the builtin; the others are made, or loaded, on first access.
+# Names that `import *` leaves out: `open` would hide the builtin; the others are made, or loaded, on first access.
 LAZY = {*MODULES["uringloop"]["docs/add-sqe.md"], *MODULES["uringloop"]["docs/aio-context.md"]} - {
     "SqeNotSupported"
 }
@@ -34,7 +34,7 @@ LAZY |= {"Statistics", "files", "open"}
 
 
 def find(dotted):
-    """The class of "module:Name"; it skips without PyGObject."""
+    """The class of "module:Name"; skips without PyGObject."""
     module, _, name = dotted.partition(":")
     if module == "uringloop.glib":
         pytest.importorskip("gi", reason="PyGObject is not installed")
@@ -51,7 +51,7 @@ def listed(entry):
 
 
 def code_of(document):
-    """The words of all `code`, indented and fenced blocks of a document."""
+    """The words in all `code`, indented and fenced blocks of a document."""
     text = (ROOT / document).read_text()
     blocks = re.findall(r"^```.*?^```|^ {4}.*$", text, re.MULTILINE | re.DOTALL)
     rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -60,7 +60,7 @@ def code_of(document):
 
 @pytest.fixture(scope="module")
 def subjects():
-    """{name: object} of classes whose objects get further names in Python code."""
+    """{name: object} of classes whose objects get more attributes in Python code."""
     return dict(make_objects())
 
 
@@ -97,12 +97,12 @@ async def files():
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_class_has_the_names_of_asyncios_and_listed_ones(name, subjects):
+def test_a_class_has_the_names_of_asyncios_class_and_the_listed_ones(name, subjects):
     entry = CLASSES[name]
     of_stock = public(find(entry["like"])) if "like" in entry else set()
     ours, names = public(subjects.get(name, find(name))), listed(entry).keys()
     assert ours - of_stock == names - of_stock
-    if sys.version_info < (3, 12):  # newer asyncios have some of them
+    if sys.version_info < (3, 12):  # newer versions of asyncio have some of them
         assert not names & of_stock, "the stock class has these, too"
     assert of_stock - ours == set(entry.get("lacks", ()))
     assert ("lacks" in entry) == ("why" in entry)
@@ -146,7 +146,7 @@ def test_a_document_names_it(owner, name, document):
     assert name in code_of(document), f"{document} does not name {name} of {owner}"
 
 
-def test_the_public_names_are_these():
+def test_the_public_names_of_the_package():
     assert set(uringloop.__all__) == EXPECTED
     assert len(uringloop.__all__) == len(EXPECTED)
     assert uringloop.exceptions.__all__ == sorted(listed(MODULES["uringloop.exceptions"]))
@@ -155,23 +155,23 @@ def test_the_public_names_are_these():
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_a_public_name_is_there_and_documented(name):
+def test_a_public_name_exists_and_is_documented(name):
     value = getattr(uringloop, name)
     if name != "__version__":
         assert inspect.getdoc(value)
 
 
-def test_dir_shows_what_is_made_on_first_use():
+def test_dir_shows_lazy_names():
     script = f"import uringloop; assert {EXPECTED | LAZY!r} <= set(dir(uringloop))"
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
 
 
 @pytest.mark.parametrize("name", sorted(LAZY))
-def test_what_is_made_on_first_use_is_there(name):
+def test_lazy_names_exist(name):
     assert getattr(uringloop, name) is not None
 
 
-def test_what_a_build_has_not_is_an_attribute_error():
+def test_names_that_a_build_lacks_raise_attribute_error():
     """inspect.getmembers() and others read each name of dir()."""
     script = (
         "import sys, uringloop\n"
@@ -186,7 +186,7 @@ def test_what_a_build_has_not_is_an_attribute_error():
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
 
 
-def test_star_import_gives_exactly_them():
+def test_star_import_gives_exactly_the_public_names():
     names = {}
     exec("from uringloop import *", names)
     assert set(names) - {"__builtins__"} == EXPECTED
@@ -212,7 +212,7 @@ def test_importing_changes_nothing():
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
 
 
-def test_files_are_there_on_first_use():
+def test_files_are_loaded_on_first_use():
     assert uringloop.open is uringloop.files.open
     assert "open" not in uringloop.__all__  # `import *` would hide the builtin
     for name in uringloop.files.__all__:

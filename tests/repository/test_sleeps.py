@@ -1,6 +1,6 @@
-"""Tests drive turns, or wait for what they need; they sleep only where a time, or its passing, is what they are about.
+"""Tests drive turns, or wait for a condition; they sleep only where they test time itself.
 
-The rule is about `time.sleep()` and `asyncio.sleep()` of a number between 0 and a minute, in scripts as well.
+The rule covers `time.sleep()` and `asyncio.sleep()` of a number between 0 and a minute, in scripts as well.
 """
 
 import re
@@ -15,7 +15,7 @@ QUIET = "something must not happen meanwhile, and is given the time to"
 BUSY = "stands for a callback, or a program, that takes its time"
 POLLS = "checks again and again what another thread, process or the kernel does"
 
-# file: (how many sleeps, what most of them are for)
+# file: (number of sleeps, the purpose of most of them)
 SLEEPS = {
     "behaviour/files/test_files_streams.py": (3, QUIET),
     "behaviour/loop/test_program_clocks.py": (1, A_TIMER),
@@ -60,12 +60,12 @@ A_SLEEP = re.compile(r"\btime\.sleep\(|\basyncio\.sleep\((?P<seconds>[\d._]+)[,)
 
 
 def n_sleeps(text):
-    found = [one["seconds"] for one in A_SLEEP.finditer(text)]
+    found = [match["seconds"] for match in A_SLEEP.finditer(text)]
     return sum(1 for seconds in found if seconds is None or 0 < float(seconds) < ENDLESS_S)
 
 
 def test_nothing_sleeps_to_synchronise():
-    """A sleep more than its file has in the list: can the test drive turns, or use `until`, instead?"""
+    """If a file has more sleeps than the list says: can the test drive turns, or use `until`, instead?"""
     found = {str(path.relative_to(TESTS)): n_sleeps(path.read_text()) for path in TESTS.rglob("*.py")}
     known = {file: count for file, (count, _) in SLEEPS.items()}
     ours = {

@@ -16,10 +16,10 @@ TEXTS = (*SOURCES, ".c", ".md", ".toml", ".sh", ".txt", ".ini")
 
 
 def tracked():
-    """What belongs to the repository: what git knows, or without git what lies there."""
+    """The files of the repository: those in git, or without git all files in the folder."""
     try:
         done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-        paths = [ROOT / one for one in done.stdout.split("\0") if one]
+        paths = [ROOT / file for file in done.stdout.split("\0") if file]
     except (OSError, subprocess.CalledProcessError):
         paths = [path for folder in ("uringloop", "tests", "docs") for path in (ROOT / folder).rglob("*")]
     return sorted(path for path in paths if path.is_file())
@@ -36,7 +36,7 @@ def name(path):
 
 
 def hits(pattern, paths):
-    """file:line of each line that matches; this file is left out, since it has the patterns."""
+    """file:line of each line that matches; this file is left out, since it contains the patterns."""
     found = []
     for path in paths:
         if path == pathlib.Path(__file__):
@@ -70,7 +70,7 @@ def test_functions_are_short():
     assert long == []
 
 
-def test_a_file_begins_with_what_it_is_for():
+def test_a_file_begins_with_its_purpose():
     wrong = []
     for path in PACKAGE_FILES:
         text = path.read_text()
@@ -89,19 +89,19 @@ def test_no_todo_without_a_number():
 
 
 def test_nothing_names_a_machine():
-    """Paths and addresses that exist on one computer only."""
+    """No paths or addresses that exist on one computer only."""
     paths = r"/(?:home|root|Users|work|opt)/\w|\.pyenv|/tmp/\w+/\w"
     addresses = r"\b(?:10\.\d+\.\d+\.\d+|192\.168\.\d+\.\d+)\b|https?://localhost"
     assert hits(re.compile(f"{paths}|{addresses}"), TEXT_FILES) == []
 
 
-def test_no_blank_ends():
+def test_no_trailing_blanks():
     assert hits(re.compile(r"[ \t]+$"), TEXT_FILES) == []
 
 
 def test_a_file_ends_with_one_newline():
     texts = {name(path): path.read_text() for path in TEXT_FILES}
     wrong = [
-        one for one, text in texts.items() if text and (not text.endswith("\n") or text.endswith("\n\n"))
+        file for file, text in texts.items() if text and (not text.endswith("\n") or text.endswith("\n\n"))
     ]
     assert wrong == []

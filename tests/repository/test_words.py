@@ -1,6 +1,6 @@
 """Documents, docstrings, comments, error texts and names use the words of the field, in plain English.
 
-What another word says better (docs/glossary.md has the field's own):
+Words with a better alternative (docs/glossary.md has the field's own):
     hear, tell (of code): is notified, notify, report, return
     look at memory: poll
     news: event
@@ -17,17 +17,17 @@ import re
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Also as a part of a name, as in `is_told`.
+# Also as part of a name, such as `is_told`.
 REFUSED = re.compile(
     r"(?<![a-z])(?:somebody|nobody|whoever|anybody|limbo|hears?|heard|hearing|tells?|told|telling|untold|news"
     r"|(?:lets?|letting)[ _]go|asked[ _]for|look(?:s|ed|ing)?[ _]at[ _]memory)(?![a-z])",
     re.IGNORECASE,
 )
 
-# Taken away before the check, with the reason.
+# Removed before the check, with the reasons.
 ALLOWED = (
     (
-        re.compile(r"\.tell\b|\b_?tell\(|[\"']tell[\"']|_tell_returns_"),
+        re.compile(r"\.tell\b|\b_?tell\(|[\"']tell[\"']"),
         "the method of files that returns the position",
     ),
     (re.compile(r"\bnews fragment", re.IGNORECASE), "towncrier's term"),
@@ -48,7 +48,7 @@ def sources():
 
 
 def refused_in(text):
-    """(number of the line, word) of each word that is refused."""
+    """(line number, word) of each word that is refused."""
     for number, line in enumerate(text.splitlines(), 1):
         for allowed, _ in ALLOWED:
             line = allowed.sub(" ", line)
@@ -75,5 +75,5 @@ def test_a_word_of_the_list_is_found():
     ]
 
 
-def test_what_is_allowed_is_not_found():
+def test_allowed_words_are_not_found():
     assert list(refused_in('file.tell()\n("tell",)\ndef _tell(self): News fragments')) == []
