@@ -1,4 +1,4 @@
-"""What a type checker sees of AioContext, polling and nested loops."""
+"""AioContext, polling and nested loops as a type checker sees them."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Files as a type checker sees them: the mode says what `open` gives, and what reading that gives."""
+"""Files as a type checker sees them: the mode decides the type of the file and of the data that it reads."""
 
 import asyncio
 from pathlib import Path

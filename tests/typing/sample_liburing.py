@@ -1,4 +1,4 @@
-"""Raw requests as a type checker sees them: numbers are enums, functions have their arguments."""
+"""liburing as a type checker sees it: numbers are enums, functions have signatures."""
 
 from typing import assert_type
 

@@ -1,4 +1,4 @@
-"""What a type checker sees of raw requests."""
+"""Raw requests as a type checker sees them."""
 
 import asyncio
 

@@ -7,7 +7,7 @@ import uringloop
 
 
 class Echo(asyncio.Protocol):
-    """Sends everything back."""
+    """Echoes everything."""
 
     transport: asyncio.Transport
 
@@ -20,7 +20,7 @@ class Echo(asyncio.Protocol):
 
 
 def describe(loop: uringloop.Loop) -> str:
-    """What a status page would show."""
+    """The line of a status page."""
     assert_type(loop.fdmon, str)
     assert_type(loop.fdmon_reason, str | None)
     numbers = loop.statistics()

@@ -1,4 +1,4 @@
-"""All ways to put uringloop into an application, accepted by `mypy --strict`; it also runs."""
+"""All ways to use uringloop in an application, accepted by `mypy --strict`; it also runs."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""What type checkers see: samples pass `mypy --strict`, and the stubs say what the modules have."""
+"""Type checkers: the samples pass `mypy --strict`, and the stubs agree with the modules."""
 
 import ast
 import pathlib
@@ -47,8 +47,8 @@ def test_a_sample_runs(sample):
     run("-X", "dev", "-c", f"import runpy; runpy.run_path({str(sample)!r}, run_name='__main__')")
 
 
-def test_a_stub_has_public_names_only():
-    """What users see, tests/repository/public_names.toml; other compiled modules are Any for our own Python code."""
+def test_a_stub_has_only_public_names():
+    """The names in tests/repository/public_names.toml; other compiled modules are Any for our own Python code."""
     surplus = [
         f"{stub.relative_to(ROOT)}: {node.name}"
         for stub in STUBS
@@ -60,7 +60,7 @@ def test_a_stub_has_public_names_only():
     assert surplus == []
 
 
-def test_a_public_class_that_is_compiled_has_a_stub():
+def test_a_compiled_public_class_has_a_stub():
     defined = {
         node.name
         for stub in STUBS
@@ -75,7 +75,7 @@ def test_a_public_class_that_is_compiled_has_a_stub():
     assert sorted(compiled & PUBLIC - defined) == []
 
 
-def test_what_stubtest_skips_has_no_stub():
+def test_modules_skipped_by_stubtest_have_no_stub():
     patterns = re.findall(r"^uringloop.*", (HERE / "stubtest-allowlist.txt").read_text(), re.MULTILINE)
     modules = [".".join(stub.relative_to(ROOT).with_suffix("").parts) for stub in STUBS]
     assert [name for name in modules for pattern in patterns if re.fullmatch(pattern, name)] == []
