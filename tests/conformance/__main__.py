@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def show(place: targets.Target, name: str, verdict: Verdict, verbose: bool) -> None:
-    """The lines about one module; a single print, since other modules may be running."""
+    """Print the lines about one module; in a single call, since other modules may be running."""
     lines = [f"{place.label:20s}{name:26s}{summary(verdict)}  {verdict.seconds:.1f} s"]
     for test_id, record in verdict.failed.items():
         lines.append(f"  FAILED  {test_id}: {record['o']}: {record['m']}")
@@ -64,7 +64,7 @@ def run_target(args: argparse.Namespace, place: targets.Target, names: list[str]
         try:
             for verdict in pool.map(one, names):
                 total.merge(verdict)
-        except BaseException:  # also KeyboardInterrupt and the SystemExit of SIGTERM
+        except BaseException:  # including KeyboardInterrupt and the SystemExit of SIGTERM
             pool.shutdown(wait=False, cancel_futures=True)
             engine.stop()
             raise

@@ -9,7 +9,7 @@ from .suite import PYTHON, Suite
 from .targets import Target, Unavailable
 
 PACKAGE = "test.test_asyncio"
-#: The modules with tests that count.  Not here: those that only use mocks, or loops of their own making.
+#: The modules with tests that count.  Not here: modules that only use mocks, or loops that they define themselves.
 MODULES = (
     *("test_events", "test_sock_lowlevel", "test_streams", "test_server", "test_buffered_proto"),
     *("test_sendfile", "test_subprocess", "test_unix_events", "test_ssl", "test_sslproto", "test_runners"),
@@ -40,13 +40,13 @@ def sources() -> Path:
 
 
 class CPython(Suite):
-    """Runs with this interpreter, without an environment of its own."""
+    """The suite runs with this interpreter, without a virtual environment."""
 
     name = "cpython"
     each_makes_a_loop = True
 
     def modules(self, named: list[str] | None = None) -> list[str]:
-        """Those not in this Python are left out."""
+        """Modules that this Python does not have are left out."""
         folder = sources()
         if unknown := set(named or ()) - set(MODULES):
             raise Unavailable(

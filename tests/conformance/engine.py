@@ -1,8 +1,8 @@
-"""Runs test modules in worker processes and survives whatever those do.
+"""Runs test modules in worker processes, and copes with crashes and hangs of these.
 
 A worker reports to a file as it goes (see inject/conformance_report.py).  When it crashes, or a test exceeds
-its time, the test at hand is booked as `crash` or `timeout` and a new worker goes on with the tests that are
-left: a segfault of a young event loop costs one test and not its module.
+its time, the current test is recorded as `crash` or `timeout`, and a new worker continues with the remaining
+tests: a segfault of an event loop costs one test and not its module.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from pathlib import Path
 from .targets import Target
 
 OK = ("passed", "xfail")
-#: How many seconds a worker may spend outside of any test: imports, module fixtures, exit hooks.
+#: The seconds that a worker may spend outside of tests: imports, module fixtures, exit hooks.
 OUTSIDE_TIMEOUT = 60.0
 EXIT_TIMEOUT = 20.0
 MAX_RESTARTS = 40
-#: More failures than this in one module are not flakiness, and running them again would only take time.
+#: With more failures than this in one module they are not flaky, and running them again would only take time.
 MAX_RERUNS = 25
-#: How often a line on stderr reports the progress of a long module.
+#: The interval of progress reports of a long module on stderr.
 PROGRESS_SECONDS = 20.0
 
 _live: set[subprocess.Popen] = set()
@@ -40,18 +40,18 @@ def is_ok(record: dict) -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """The worker for one module of a suite: what to start, and where."""
+    """How to start the worker for one module of a suite."""
 
     name: str
     command: tuple[str, ...]
     folder: Path | None = None  # its working directory, an empty one of its own if None
-    path: tuple[str, ...] = ()  # leads PYTHONPATH
+    path: tuple[str, ...] = ()  # put first in PYTHONPATH
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Limits:
-    """How long things may take, before they count as hanging."""
+    """Time limits; what exceeds them counts as hanging."""
 
     test_seconds: float = 30.0
     module_seconds: float = 900.0
@@ -65,7 +65,7 @@ class Limits:
 
 @dataclass
 class Results:
-    """What came out of one module: records by test id, and what went wrong outside of tests."""
+    """The results of one module: records by test id, and problems outside of tests."""
 
     tests: dict[str, dict] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -73,14 +73,14 @@ class Results:
 
 
 def stop() -> None:
-    """End all workers, also those of other threads: the runner itself is being ended."""
+    """End all workers, including those of other threads: the runner itself is ending."""
     _stopping.set()
     for process in list(_live):
         _signal_group(process, signal.SIGKILL)
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> None:
-    """The worker leads its own process group, so that what its tests leave behind ends with it."""
+    """The worker leads its own process group, so that processes left by its tests end with it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 
@@ -96,7 +96,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 class _EventFile:
-    """Reads the whole lines that a worker has added since the last call."""
+    """Reads the complete lines that a worker has written since the last call."""
 
     def __init__(self, path: Path):
         self.path, self.position = path, 0
@@ -118,10 +118,10 @@ class _Worker:
 
     def __init__(self, job: Job, target: Target, results: Results, plan: dict, folder: Path, limits: Limits):
         self.job, self.label, self.results, self.limits = job, target.label, results, limits
-        self.said = time.monotonic()  # when progress was last reported
-        self.current: str | None = None  # the test at hand
-        self.since = time.monotonic()  # when it, or the time outside of tests, began
-        self.finished = False  # all tests are done, only the process has yet to end
+        self.reported = time.monotonic()  # when progress was last reported
+        self.current: str | None = None  # the current test
+        self.since = time.monotonic()  # when it began, or when the previous test ended
+        self.finished = False  # all tests are done; the process has not exited yet
         self.log = folder / "log"
         events = folder / "events"
         events.unlink(missing_ok=True)
@@ -159,15 +159,15 @@ class _Worker:
             else:
                 self.finished = True
 
-    def _say_progress(self) -> None:
+    def _report_progress(self) -> None:
         now = time.monotonic()
-        if now - self.said >= PROGRESS_SECONDS:
-            self.said = now
+        if now - self.reported >= PROGRESS_SECONDS:
+            self.reported = now
             took, done = now - self.limits.begin, len(self.results.tests)
             where = f", at {self.current}" if self.current else ""
             print(f"  … {self.label} {self.job.name}: {done} tests in {took:.0f} s{where}", file=sys.stderr)
 
-    def _book(self, outcome: str, message: str) -> None:
+    def _record_end(self, outcome: str, message: str) -> None:
         trace = self.log.read_bytes()[-6000:].decode(errors="replace")
         took = round(time.monotonic() - self.since, 1)
         record = {"o": outcome, "d": took, "m": message, "loops": 0, "trace": trace}
@@ -179,12 +179,12 @@ class _Worker:
         return EXIT_TIMEOUT if self.finished else max(OUTSIDE_TIMEOUT, self.limits.test_seconds)
 
     def watch(self) -> bool:
-        """See the worker through to its end.  True when another one has to continue after it."""
+        """Watch the worker until its end.  Returns whether another worker has to continue."""
         try:
             while True:
-                status = self.process.poll()  # before reading: nothing is added after the end
+                status = self.process.poll()  # before reading: nothing is written after the end
                 self._read()
-                self._say_progress()
+                self._report_progress()
                 if status is not None or self.limits.is_over():
                     break
                 if time.monotonic() - self.since > self._patience():
@@ -208,9 +208,9 @@ class _Worker:
             self.results.problems.append(f"the worker {where} outside of a test: {tail}")
             return False
         if status is None:
-            self._book("timeout", f"no result within {time.monotonic() - self.since:.0f} s")
+            self._record_end("timeout", f"no result within {time.monotonic() - self.since:.0f} s")
         else:
-            self._book("crash", f"the worker ended with status {status}")
+            self._record_end("crash", f"the worker ended with status {status}")
         return True
 
 
@@ -222,7 +222,7 @@ def run_module(
     skip: tuple[str, ...] = (),
     limits: Limits | None = None,
 ) -> Results:
-    """Run a module's tests, all or `only` those ids, without those that match the patterns `skip`."""
+    """Run the tests of a module, all or those in `only`, except those that match the patterns `skip`."""
     results, limits = Results(), limits or Limits()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True) as name:
@@ -244,7 +244,7 @@ def run_module(
 
 
 def rerun(job: Job, target: Target, ids: set[str], limits: Limits) -> dict[str, dict]:
-    """Run failed tests once more: the records of those that pass this time."""
+    """Run failed tests once more; returns the records of those that pass this time."""
     if not ids or len(ids) > MAX_RERUNS or limits.is_over():
         return {}
     again = run_module(job, target, only=ids, limits=limits)

@@ -1,8 +1,8 @@
-"""What the suites of other projects run in: their released sources, and an environment with what they need.
+"""The released sources of other projects, and virtual environments with the dependencies of their suites.
 
-All of it lies in the user's cache folder, is made at the first use, and belongs to one interpreter.  An
-environment never has a loop in it: loops are put on PYTHONPATH (targets.py), so that a suite which asks for
-uvloop finds it only while that is the loop under test.
+All of this is in the user's cache folder, is made at the first use, and belongs to one interpreter.  No loop is
+installed in an environment: loops are put on PYTHONPATH (targets.py), so that a suite that imports uvloop
+finds it only if that is the loop under test.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from pathlib import Path
 
 from .targets import Unavailable, cache_folder
 
-#: What uringloop itself imports at run time; the only package of an environment which is not a suite's wish.
+#: uringloop's own dependency at run time; the only package in an environment that no suite requires.
 NEEDED_BY_THE_LOOP = "cffi>=2"
 INSTALL_SECONDS = 900.0
 
 
 @contextlib.contextmanager
 def _lock(name: str) -> Iterator[None]:
-    """One at a time: several runs may want the same environment."""
+    """Allow one run at a time: several may need the same environment."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f".{name}.lock", "a") as file:
@@ -71,7 +71,7 @@ class Environment:
 
     @classmethod
     def of(cls, name: str, requirements: tuple[str, ...]) -> "Environment":
-        """The environment for a suite, made now if it is not there.  Raises Unavailable."""
+        """The environment for a suite, made now if it does not exist.  Raises Unavailable."""
         wanted = (*requirements, NEEDED_BY_THE_LOOP)
         key = hashlib.sha256(repr((sys.version, sys.executable, wanted)).encode()).hexdigest()[:12]
         python = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -87,7 +87,7 @@ class Environment:
         _run([sys.executable, "-m", "venv", str(self.folder)], "venv")
         pip = [str(self.python), "-m", "pip", "--disable-pip-version-check"]
         _run([*pip, "install", "-q", *requirements], "pip install")
-        # Some projects bring uvloop along, as an extra or in their test requirements.
+        # Some projects install uvloop, as an extra or as a test requirement.
         _run([*pip, "uninstall", "-q", "-y", "uvloop"], "pip uninstall")
         self._list.write_text(_run([*pip, "freeze"], "pip freeze"))
 
@@ -110,7 +110,7 @@ def _fetch(project: str, version: str, folder: Path) -> None:
         what = [f"--no-binary={project}", "--no-deps", f"--dest={fresh}", f"{project}=={version}"]
         tool = Environment.of(
             "download", ()
-        )  # pip asks for metadata, which some interpreters' lack of pip breaks
+        )  # pip builds metadata, which fails with interpreters without pip
         _run([str(tool.python), "-m", "pip", "-q", "download", *what], f"the source of {project} {version}")
         (archive,) = fresh.glob("*.tar.gz")
         with tarfile.open(archive) as tar:
@@ -123,7 +123,7 @@ def _fetch(project: str, version: str, folder: Path) -> None:
 
 
 def copy_of_tests(name: str, tree: Path, parts: tuple[str, ...], pytest_ini: str = "") -> Path:
-    """A folder with only the `parts` of a source tree that are tests, hence with the installed package's code."""
+    """A folder with only the `parts` of a source tree, its tests, so that they import the installed package."""
     facts = repr((str(tree), parts, pytest_ini, sys.version_info[:2]))
     folder = cache_folder() / "tests" / f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
     with _lock(f"tests-{name}"):

@@ -1,4 +1,4 @@
-"""Which tests count, and what their results mean: the baseline of asyncio and the list of exceptions."""
+"""Decides which tests count and evaluates their results: asyncio's baseline and the list of exceptions."""
 
 import fnmatch
 import re
@@ -24,10 +24,10 @@ class ExceptionEntry:
     reason: str
 
     def __post_init__(self):
-        strange = {*self.pythons} - {*PYTHONS} | {*self.monitors} - {*MONITORS}
-        if strange or not self.reason.strip() or not self.test or not self.suite:
+        unknown = {*self.pythons} - {*PYTHONS} | {*self.monitors} - {*MONITORS}
+        if unknown or not self.reason.strip() or not self.test or not self.suite:
             raise ValueError(
-                f"{EXCEPTIONS.name}: {self.test!r}: no suite or reason, or unknown: {sorted(strange)}"
+                f"{EXCEPTIONS.name}: {self.test!r}: no suite or reason, or unknown: {sorted(unknown)}"
             )
 
 
@@ -39,7 +39,7 @@ class Exceptions:
     patterns: tuple[tuple[str, str], ...]  # (suite, pattern of excluded tests)
 
     def applying(self, suite: str, python: str, monitor: str | None) -> dict[str, str]:
-        """{test id: reason} for a suite, a Python and a monitor."""
+        """{test id: reason} for a suite, a Python version and a monitor."""
         return {
             entry.test: entry.reason
             for entry in self.entries
@@ -47,12 +47,12 @@ class Exceptions:
         }
 
     def excluded(self, suite: str) -> tuple[str, ...]:
-        """Patterns of a suite's tests that say nothing about a loop."""
+        """Patterns of a suite's tests that are not about a loop."""
         return tuple(pattern for name, pattern in self.patterns if name == suite)
 
 
 def load_exceptions(path: Path = EXCEPTIONS) -> Exceptions:
-    """Read the list.  Raises ValueError where an entry makes no sense: a slip must not excuse a test."""
+    """Read the list.  Raises ValueError for a wrong entry: a typing error must not excuse a test."""
     data = tomllib.loads(path.read_text())
     if unknown := set(data) - {"exception", "excluded"}:
         raise ValueError(f"{path.name}: unknown tables {sorted(unknown)}")
@@ -74,7 +74,7 @@ def load_exceptions(path: Path = EXCEPTIONS) -> Exceptions:
 def counted(baseline: dict[str, dict], excluded: tuple[str, ...], each_makes_a_loop: bool) -> set[str]:
     """The ids that count: asyncio passes them, and (if required) each made a loop through the redirection.
 
-    Tests that lean on asyncio's internals were not run for the baseline and are therefore not among them.
+    Tests that depend on asyncio's internals were not run for the baseline, so they are not included.
     """
     skip = re.compile("|".join(map(fnmatch.translate, excluded)) or r"(?!)")
     return {
@@ -86,24 +86,22 @@ def counted(baseline: dict[str, dict], excluded: tuple[str, ...], each_makes_a_l
 
 @dataclass
 class Verdict:
-    """What one module's results on one loop mean."""
+    """The evaluation of one module's results on one loop."""
 
     passed: list[str] = field(default_factory=list)
-    failed: dict[str, dict] = field(default_factory=dict)  # unexplained: id -> record
+    failed: dict[str, dict] = field(default_factory=dict)  # unexpected: id -> record
     excepted: dict[str, str] = field(default_factory=dict)  # failed as listed: id -> reason
-    stale: dict[str, str] = field(
-        default_factory=dict
-    )  # exceptions to be removed: id -> what is wrong with them
-    flaky: list[str] = field(default_factory=list)  # passed on the second try only
-    problems: list[str] = field(default_factory=list)  # what went wrong outside of tests
+    stale: dict[str, str] = field(default_factory=dict)  # exceptions to be removed: id -> the reason
+    flaky: list[str] = field(default_factory=list)  # passed only on the second try
+    problems: list[str] = field(default_factory=list)  # problems outside of tests
     seconds: float = 0.0
 
     @property
     def is_good(self) -> bool:
         return not self.failed and not self.stale and not self.problems
 
-    def complaints(self) -> str:
-        """What is not good, with tracebacks."""
+    def failures_text(self) -> str:
+        """All failures and other problems, with tracebacks."""
         lines = [f"{test_id}: {record['o']}: {record['m']}" for test_id, record in self.failed.items()]
         lines += [f"{test_id}: {what}" for test_id, what in self.stale.items()] + self.problems
         traces = [
@@ -122,7 +120,7 @@ class Verdict:
 
 
 def made(records: dict[str, dict]) -> int:
-    """How many loops were made through the redirection."""
+    """The number of loops made through the redirection."""
     return sum(record.get("loops", 0) for record in records.values())
 
 
@@ -133,15 +131,15 @@ def judge(
     allowed: dict[str, str],
     each_makes_a_loop: bool,
 ) -> Verdict:
-    """Compare a module's results with what asyncio passes (`ids`) and with the exceptions for this module.
+    """Compare a module's results with the tests that asyncio passes (`ids`) and with the module's exceptions.
 
-    If asyncio was used, the loop under test has to be used: by each test, or (where fixtures make the loops, which
-    tests share) by the module.
+    If asyncio was used, the loop under test has to be used: by each test, or (where tests share loops made by
+    fixtures) by the module.
     """
     verdict = Verdict(problems=results.problems, seconds=results.seconds)
     if ids and made(baseline) and not made(results.tests):
         verdict.problems.append("no loop under test was made")
-    trouble = "; ".join(results.problems) or "the worker never came to it"
+    trouble = "; ".join(results.problems) or "the worker did not reach it"
     for test_id in sorted(ids):
         record = results.tests.get(test_id, {"o": "not run", "m": trouble, "loops": 0})
         if is_ok(record) and each_makes_a_loop and not record["loops"]:

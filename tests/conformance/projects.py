@@ -1,8 +1,8 @@
 """The test suites of other projects, from their released source distributions.
 
-A row per suite says what to install, what to run and how; what a suite's own configuration says about warnings,
-markers and fixtures is repeated in `ini`, and its coverage, parallel runs and time limits are left out.  Versions are
-fixed, so that a new failure is ours.
+Each suite has a row with what to install, what to run and how.  Settings for warnings, markers and fixtures from the
+suite's own configuration are repeated in `ini`; its coverage, parallel runs and time limits are left out.  Versions are
+fixed, so that a new failure is caused by uringloop.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ PYTEST_ASYNCIO = (*PYTEST, "pytest-asyncio==1.5.0")
 
 @dataclass(frozen=True)
 class Project:
-    """Where a project's tests come from, and what they need."""
+    """The source of a project's tests, and their requirements."""
 
     name: str
     version: str
-    requirements: tuple[str, ...]  # beside the project itself
-    modules: Mapping[str, tuple[str, ...]]  # name -> what pytest is given; unittest modules: what is imported
-    parts: tuple[str, ...] = ("tests",)  # what is taken of the source tree
+    requirements: tuple[str, ...]  # in addition to the project itself
+    modules: Mapping[str, tuple[str, ...]]  # name -> arguments for pytest; unittest: the modules to import
+    parts: tuple[str, ...] = ("tests",)  # the parts used of the source tree
     extras: str = ""
     ini: str = ""
     arguments: tuple[str, ...] = ()  # for pytest
@@ -46,7 +46,7 @@ class ProjectSuite(Suite):
         self.test_seconds = project.test_seconds
 
     def modules(self, named: list[str] | None = None) -> list[str]:
-        """All that is needed is made now, and not within the time of the first test."""
+        """Sources and environment are made now, not within the time of the first test."""
         there = self.project.modules
         if unknown := set(named or ()) - set(there):
             raise Unavailable(f"unknown modules: {', '.join(sorted(unknown))}; there are {', '.join(there)}")
@@ -84,7 +84,7 @@ class ProjectSuite(Suite):
 
 
 class UnittestSuite(ProjectSuite):
-    """A suite of unittest modules, named without their package in the table and run one by one."""
+    """A suite of unittest modules; the table names them without their package, and each one runs by itself."""
 
     def job(self, module: str, target: Target) -> Job:
         folder, python = self.tests_folder(), str(self.environment().python)
@@ -106,7 +106,7 @@ class InstalledUnittests(UnittestSuite):
 
 
 class UvloopSuite(UnittestSuite):
-    """uvloop's tests need its test utilities, and uvloop or its stand-in; uvloop itself is not installed for them."""
+    """uvloop's tests need its test utilities, and uvloop or its stand-in; uvloop itself is not installed."""
 
     def environment(self) -> environments.Environment:
         return environments.Environment.of(self.name, self.project.requirements)
@@ -119,7 +119,7 @@ class UvloopSuite(UnittestSuite):
 
 
 class SmokeSuite(ProjectSuite):
-    """Ours: what the servers and clients of several projects do together."""
+    """Our own suite: servers and clients of several projects together."""
 
     def environment(self) -> environments.Environment:
         return environments.Environment.of(self.name, self.project.requirements)
@@ -145,7 +145,7 @@ UVLOOP = Project(
     "uvloop",
     "0.23.0",
     ("aiohttp==3.14.5", "psutil", "pyOpenSSL", "setuptools"),
-    # Left out is what is about uvloop's build and its libuv.
+    # Tests of uvloop's build and of its libuv are left out.
     _modules(
         "tests",
         "test_base test_tcp test_unix test_udp test_sockets test_pipes test_process test_process_spawning "
@@ -258,8 +258,8 @@ filterwarnings =
 markers =
     network: marks tests as requiring Internet access
 """,
-    # TestUDPSocketBackpressure asks how much the kernel's loopback takes.  The variants with eager tasks repeat
-    # every test; CPython's tests have those tasks.
+    # TestUDPSocketBackpressure tests how much the kernel's loopback takes.  The variants with eager tasks repeat
+    # every test; CPython's suite tests such tasks.
     arguments=(
         *("-p", "anyio", "-p", "no:asyncio", "-p", "no:trio", "-m", "not network"),
         *("-k", "not trio and not uvloop and not eager and not TestUDPSocketBackpressure"),
@@ -359,7 +359,7 @@ AIOQUIC = Project(
     {"asyncio": ("tests/test_asyncio.py",)},
 )
 
-# On a loop of uringloop both only turn on its nested mode.
+# On a loop of uringloop both only enable its nested mode.
 NEST_ASYNCIO = Project("nest-asyncio", "1.6.0", PYTEST, {"all": ("tests/nest_test.py",)})
 NEST_ASYNCIO2 = Project("nest-asyncio2", "1.7.4", PYTEST, {"all": ("tests/nest_test.py",)})
 

@@ -1,8 +1,8 @@
-"""What every suite does: measure asyncio, run the loop under test on the same tests, and judge.
+"""The common part of all suites: measure asyncio, run the same tests on the loop under test, and judge.
 
-What asyncio passes, the loop under test has to pass.  So asyncio is measured first, on this machine and with
-the same redirection (which then makes asyncio's own loop): some tests depend on root, DNS or IPv6.  The results
-are kept in the user's cache folder, by interpreter, kernel, user and all that the tests and workers are made of.
+The loop under test has to pass every test that asyncio passes.  So asyncio is measured first, on this machine and
+with the same redirection (which then makes asyncio's own loop): some tests depend on root, DNS or IPv6.  The results
+are kept in the user's cache folder, by interpreter, kernel, user, and the sources of tests and workers.
 """
 
 import functools
@@ -20,7 +20,7 @@ PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 class BaselineFailed(Exception):
-    """asyncio itself could not be measured: nothing can be said about the loop under test."""
+    """asyncio itself could not be measured, so the loop under test cannot be judged."""
 
 
 @functools.cache
@@ -36,9 +36,9 @@ class Suite:
     """A test suite in modules, each of which runs in workers of its own."""
 
     name: str
-    test_seconds = 30.0  # what one test may take
+    test_seconds = 30.0  # the time limit of one test
     module_seconds = 900.0
-    #: Does a test count only if it makes a loop itself?  Not where fixtures that many tests share make them.
+    #: Whether a test counts only if it makes a loop itself; false where tests share loops made by fixtures.
     each_makes_a_loop = False
 
     def modules(self, named: list[str] | None = None) -> list[str]:
@@ -46,21 +46,21 @@ class Suite:
         raise NotImplementedError
 
     def job(self, module: str, target: Target) -> engine.Job:
-        """What starts a worker for a module."""
+        """How to start a worker for a module."""
         raise NotImplementedError
 
     def fingerprint(self, module: str) -> bytes:
-        """All that this module's baseline depends on, but for machine, interpreter and workers."""
+        """Everything that this module's baseline depends on, except machine, interpreter and workers."""
         raise NotImplementedError
 
     def owns(self, module: str, test_id: str) -> bool:
-        """Does a test of this id belong to the module?  Decides where an exception applies."""
+        """Whether the test of this id belongs to the module.  Decides where an exception applies."""
         raise NotImplementedError
 
     def baseline(
         self, module: str, *, test_seconds: float | None = None, renew: bool = False
     ) -> dict[str, dict]:
-        """asyncio's own results for a module, by test id; measured where the cache has none."""
+        """asyncio's own results for a module, by test id; measured if they are not in the cache."""
         excluded = load_exceptions().excluded(self.name)
         digest = hashlib.sha256(
             _facts_about_this_machine() + repr(excluded).encode() + self.fingerprint(module)
@@ -75,7 +75,7 @@ class Suite:
         results = engine.run_module(job, place, skip=excluded, limits=limits)
         not_failed = (*engine.OK, "skipped", "internal")
         failed = {test_id for test_id, record in results.tests.items() if record["o"] not in not_failed}
-        # One failure in three tries is the machine's; a test that fails twice is not dependable: it won't count.
+        # One failure in three tries may be the machine's; a test that fails twice is unreliable: it does not count.
         once = engine.rerun(job, place, failed, limits)
         results.tests |= engine.rerun(job, place, set(once), limits)
         if results.problems:
@@ -97,7 +97,7 @@ class Suite:
         module_seconds: float | None = None,
         renew: bool = False,
     ) -> Verdict:
-        """Run the tests of a module that count, those that fail once more, and judge."""
+        """Run the tests of a module that count, run failing ones again, and judge."""
         exceptions = load_exceptions()
         try:
             base = self.baseline(module, test_seconds=test_seconds, renew=renew)

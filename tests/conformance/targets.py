@@ -1,4 +1,4 @@
-"""The loops that a suite can be run on, and the environment that puts one into a worker."""
+"""The loops that a suite can run on, and the environment variables that install one in a worker."""
 
 import hashlib
 import importlib.util
@@ -17,25 +17,25 @@ MONITORS = ("io_uring", "epoll", "poll")
 
 
 class Unavailable(Exception):
-    """A suite, a loop or a monitor that this machine or interpreter does not have; the text says why."""
+    """A suite, a loop or a monitor is not available on this machine or interpreter; the text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a worker is to run on: the loop and, where it has several, its monitor."""
+    """The loop that a worker runs on and, where it has several, its monitor."""
 
     loop: str
     monitor: str | None = None
-    folder: str | None = None  # from where the loop is imported
+    folder: str | None = None  # the folder from which the loop is imported
 
     @property
     def label(self) -> str:
         return f"{self.loop}/{self.monitor}" if self.monitor else self.loop
 
     def environment(self, path: Iterable[str] = ()) -> dict[str, str]:
-        """The environment of workers, with `path` leading PYTHONPATH.
+        """The environment of workers, with `path` first in PYTHONPATH.
 
-        Settings which would change what the tests see do not get through.
+        Variables that would influence the tests are removed.
         """
         env = {
             **os.environ,
@@ -63,19 +63,19 @@ def cache_folder() -> Path:
 
 
 def _folder_of_nothing_but(package: Path) -> Path:
-    """A folder from which `package` can be imported, and nothing that lies beside it."""
+    """A folder from which `package` can be imported, but nothing else in its parent folder."""
     name = hashlib.sha256(str(package).encode()).hexdigest()[:16]
     link = cache_folder() / "loops" / name / package.name
     link.parent.mkdir(parents=True, exist_ok=True)
     try:
         link.symlink_to(package)
     except FileExistsError:
-        pass  # from an earlier run: its name says that it leads there
+        pass  # from an earlier run: its name contains the target
     return link.parent
 
 
 def find(loop: str, monitor: str | None = None) -> Target:
-    """The target for a loop that this process could import; it is not imported here.  Raises Unavailable."""
+    """The target for a loop that this process could import, without importing it.  Raises Unavailable."""
     if loop == "asyncio":
         return Target(loop)
     spec = importlib.util.find_spec(loop)
@@ -85,7 +85,7 @@ def find(loop: str, monitor: str | None = None) -> Target:
 
 
 def describe(target: Target) -> dict:
-    """Make a loop once, in a worker.  Raises Unavailable, for instance where the kernel refuses io_uring."""
+    """Make a loop in a worker.  Raises Unavailable, for instance if the kernel refuses io_uring."""
     done = subprocess.run(
         [sys.executable, "-m", "conformance_worker"],
         env=target.environment(),

@@ -10,7 +10,7 @@ from .cpython import suite
 
 SLEEPY = {"test_tasks", "test_taskgroups"}
 TEST_SECONDS = 15.0
-MODULE_SECONDS = 45.0  # less than the patience of tests/conftest.py, which ends the whole session
+MODULE_SECONDS = 45.0  # less than the limit of tests/conftest.py, which ends the whole session
 
 
 def quick_modules() -> list[str]:
@@ -22,16 +22,16 @@ def quick_modules() -> list[str]:
 
 @pytest.fixture(scope="module")
 def baselines():
-    """asyncio's own results, measured before the first test and not within its time."""
+    """asyncio's own results, measured before the first test, not within its time."""
     for name in quick_modules():
         suite.baseline(name, test_seconds=TEST_SECONDS)
 
 
 @pytest.mark.parametrize("name", quick_modules())
-def test_what_asyncio_passes_passes_on_each_monitor(baselines, monitor, name):
+def test_each_monitor_passes_what_asyncio_passes(baselines, monitor, name):
     place = targets.find("uringloop", monitor)
     verdict = suite.check(name, place, test_seconds=TEST_SECONDS, module_seconds=MODULE_SECONDS)
     for test_id in verdict.flaky:
-        print(f"flaky: {test_id} passed on the second try only")
+        print(f"flaky: {test_id} passed only on the second try")
     if not verdict.is_good:
-        pytest.fail(verdict.complaints(), pytrace=False)
+        pytest.fail(verdict.failures_text(), pytrace=False)

@@ -1,6 +1,6 @@
-"""The quick part of `python -m tests.conformance`: suites of other projects that take seconds, on each monitor.
+"""The quick part of `python -m tests.conformance`: suites of other projects that only take seconds, on each monitor.
 
-Their environments and sources come from PyPI, by pip; where that fails the tests are skipped, and say why.
+Their environments and sources come from PyPI, by pip; if that fails, the tests are skipped with the reason.
 """
 
 import pytest
@@ -12,12 +12,12 @@ QUICK = [
     ("uvloop", name) for name in ("test_unix", "test_udp", "test_pipes", "test_context", "test_executors")
 ]
 TEST_SECONDS = 20.0
-MODULE_SECONDS = 50.0  # less than the patience of tests/conftest.py, which ends the whole session
+MODULE_SECONDS = 50.0  # less than the limit of tests/conftest.py, which ends the whole session
 
 
 @pytest.fixture(scope="module")
 def baselines():
-    """asyncio's own results and what they need, by suite: made before the first test and not within its time."""
+    """asyncio's own results by suite, measured, like the environments, before the first test, not within its time."""
     unavailable = {}
     for name, module in QUICK:
         if name not in unavailable:
@@ -31,13 +31,13 @@ def baselines():
 
 
 @pytest.mark.parametrize(("name", "module"), QUICK, ids=lambda part: part)
-def test_what_asyncio_passes_passes_on_each_monitor(baselines, monitor, name, module):
+def test_each_monitor_passes_what_asyncio_passes(baselines, monitor, name, module):
     if name in baselines:
         pytest.skip(baselines[name])
     place = targets.find("uringloop", monitor)
     limits = {"test_seconds": TEST_SECONDS, "module_seconds": MODULE_SECONDS}
     verdict = projects.SUITES[name].check(module, place, **limits)
     for test_id in verdict.flaky:
-        print(f"flaky: {test_id} passed on the second try only")
+        print(f"flaky: {test_id} passed only on the second try")
     if not verdict.is_good:
-        pytest.fail(verdict.complaints(), pytrace=False)
+        pytest.fail(verdict.failures_text(), pytrace=False)

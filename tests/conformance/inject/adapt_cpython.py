@@ -1,4 +1,4 @@
-"""CPython's test_asyncio: its test cases read a private attribute of the loop when they close it."""
+"""CPython's test_asyncio: its test cases read a private attribute of the loop before they close it."""
 
 from test.test_asyncio import utils
 

@@ -1,4 +1,4 @@
-"""tornado's tests expect the logging that its own runner sets up."""
+"""tornado's tests expect the logging configuration of its own runner."""
 
 import logging
 

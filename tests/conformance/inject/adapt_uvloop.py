@@ -1,8 +1,8 @@
 """uvloop's own tests: their loops are made by the loop under test.
 
-Most come twice: in a class for uvloop, which gets the package `stand_in_for_uvloop/uvloop` (but for uvloop itself),
-and in its twin for asyncio, whose expectations are asyncio's own, and whose new_loop() is redirected here.  Tests that
-ask which loop they have get "asyncio": that is the behaviour which other loops are compared with.
+Most exist twice: in a class for uvloop, which gets the package `stand_in_for_uvloop/uvloop` (except when uvloop itself
+is tested), and in a class for asyncio, which expects asyncio's behaviour, and whose new_loop() is redirected here.
+Tests that check which loop they have get "asyncio", since other loops are compared with its behaviour.
 """
 
 import conformance_loop
@@ -19,6 +19,6 @@ def adapt(module):
     if conformance_loop.NAME != "uvloop":
         base.is_asyncio_loop = lambda self: True
     if conformance_loop.NAME != "asyncio":
-        # They set asyncio's child watcher up and down, which a loop need not consult.
+        # They set up and tear down asyncio's child watcher, which a loop need not use.
         case.setUp, case.tearDown = base.setUp, base.tearDown
     return lambda test: True

@@ -1,7 +1,7 @@
-"""Gives asyncio's factories another loop to make.
+"""Makes asyncio's factories create another loop.
 
 CONFORMANCE_LOOP names it: `asyncio`, or a module with `new_event_loop()` and the class `Loop`.  apply() is
-called once, by sitecustomize, when asyncio has just been imported.  Nothing in the suites is patched.
+called once, by sitecustomize, right after the import of asyncio.  The suites are not patched.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ made = 0
 
 @functools.cache
 def target():
-    """(factory, class) of the loop under test; late, since its module itself imports asyncio."""
+    """(factory, class) of the loop under test; imported late, since its module imports asyncio."""
     if NAME == "asyncio":
         return ASYNCIO_LOOP, ASYNCIO_LOOP
     module = importlib.import_module(NAME)
@@ -29,7 +29,7 @@ def target():
 
 
 def make_loop(*args, **kwargs):
-    """A loop under test.  A selector passed in means something to asyncio only, else it is closed."""
+    """A loop under test.  Only asyncio uses a selector argument; for other loops it is closed."""
     global made
     factory, loop_class = target()
     if NAME == "asyncio":
@@ -47,7 +47,7 @@ def make_loop(*args, **kwargs):
 
 @functools.cache
 def subclassable():
-    """The class of the loop under test, for those who derive from SelectorEventLoop and pass a selector on."""
+    """The class of the loop under test, for subclasses of SelectorEventLoop that pass a selector on."""
     loop_class = target()[1]
     if NAME == "asyncio":
         return loop_class
@@ -64,9 +64,9 @@ def subclassable():
 
 
 class LoopClassProxy:
-    """Stands where asyncio.SelectorEventLoop and asyncio.EventLoop stood.
+    """Replaces asyncio.SelectorEventLoop and asyncio.EventLoop.
 
-    Tests call these names, use them with isinstance(), patch their attributes and derive from them.
+    Tests call these, use them with isinstance(), patch their attributes and derive from them.
     """
 
     def __call__(self, *args, **kwargs):
@@ -95,7 +95,7 @@ class LoopClassProxy:
 
 
 def apply():
-    """Redirect asyncio's loop classes and its default policy, hence new_event_loop(), run() and Runner."""
+    """Redirect asyncio's loop classes and its default policy, and thereby new_event_loop(), run() and Runner."""
     ASYNCIO_POLICY._loop_factory = staticmethod(make_loop)
     proxy = LoopClassProxy()
     for module in (asyncio, asyncio.unix_events):

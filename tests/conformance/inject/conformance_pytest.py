@@ -1,4 +1,4 @@
-"""pytest plugin (`-p conformance_pytest`): runs what the engine's plan wants, and reports test by test."""
+"""pytest plugin (`-p conformance_pytest`): runs the tests of the engine's plan, and reports each of them."""
 
 import time
 
@@ -9,7 +9,7 @@ plan = Plan()
 reporter = Reporter()
 prepare_process()
 
-#: Of the test at hand: outcome, message and trace so far.  None between tests.
+#: Outcome, message and trace so far of the current test.  None between tests.
 at_hand = None
 
 
@@ -47,7 +47,7 @@ def pytest_runtest_protocol(item, nextitem):
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logreport(report):
-    """One of setup, call and teardown is over: the worst of them counts."""
+    """Setup, call or teardown is over: the worst outcome counts."""
     if at_hand is None:
         return
     outcome, message, trace = report.outcome, "", ""
@@ -65,6 +65,6 @@ def pytest_runtest_logreport(report):
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
-    # 0, 1 and 5 are: all passed, some failed, none left.  Anything else is an interrupted session.
+    # 0, 1 and 5 mean: all passed, some failed, none left.  Anything else is an interrupted session.
     if int(exitstatus) in (0, 1, 5):
         reporter.emit(t="done")

@@ -1,4 +1,4 @@
-"""A worker's end of the talk with the engine: which tests to run, and what came of them.
+"""The worker's side of the communication with the engine: which tests to run, and their results.
 
 Reports go to the file CONFORMANCE_EVENTS, one JSON object a line, written at once so that a crash loses none:
   {"t": "start", "id": ...}
@@ -36,7 +36,7 @@ def loops_made():
 
 
 class Plan:
-    """What the engine wants this worker to run."""
+    """The tests that this worker has to run."""
 
     def __init__(self):
         with open(os.environ["CONFORMANCE_PLAN"]) as file:
@@ -52,7 +52,7 @@ class Plan:
 
 
 class Reporter:
-    """The worker's end of the events file.  A forked child of a test stays silent."""
+    """The worker's side of the events file.  A forked child of a test does not write to it."""
 
     def __init__(self):
         path = os.environ["CONFORMANCE_EVENTS"]
@@ -64,6 +64,6 @@ class Reporter:
             os.write(self.fd, (json.dumps(event) + "\n").encode())
 
     def whole(self, test_id, outcome, message="", trace=""):
-        """Report something that happened outside of a test, or a test that was not run."""
+        """Report a problem outside of tests, or a test that was not run."""
         self.emit(t="start", id=test_id)
         self.emit(t="end", id=test_id, o=outcome, d=0, m=message, loops=0, trace=trace)

@@ -1,9 +1,9 @@
-"""Runs one unittest module and reports test by test: `python -m conformance_worker MODULE`.
+"""Runs one unittest module and reports each test: `python -m conformance_worker MODULE`.
 
-Plan and reports are those of conformance_report.  CONFORMANCE_ADAPTER may name a module with `adapt(module)`, which
-prepares the suite's module for other loops and returns a function: which of its tests are to be run?
+See conformance_report for the plan and the reports.  CONFORMANCE_ADAPTER may name a module with `adapt(module)`, which
+prepares the suite's module for other loops and returns a function that decides which of its tests are run.
 
-`python -m conformance_worker` without a module makes one loop and prints what it is.
+`python -m conformance_worker` without a module makes one loop and describes it.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import warnings
 import conformance_loop
 from conformance_report import RANK, Plan, Reporter, prepare_process
 
-#: Marks of a test that leans on asyncio's implementation: private members of its loop, transports and
+#: Marks of a test that depends on asyncio's implementation: private members of its loop, transports and
 #: servers, attributes of the loop replaced by mocks, asyncio's modules patched.  Found by reading the source.
 INTERNALS = re.compile(
     r"\bloop\._(?!testbase)[a-z]\w*"
@@ -37,7 +37,7 @@ INTERNALS = re.compile(
 
 
 def uses_internals(test):
-    """Does the source of the test's method lean on asyncio's internals?"""
+    """Whether the source of the test's method depends on asyncio's internals."""
     try:
         return bool(INTERNALS.search(inspect.getsource(getattr(test, test._testMethodName))))
     except (AttributeError, OSError, TypeError):
@@ -45,7 +45,7 @@ def uses_internals(test):
 
 
 class Result(unittest.TestResult):
-    """Turns unittest's calls into reports."""
+    """Reports the results that unittest passes to it."""
 
     def __init__(self, reporter):
         super().__init__()
@@ -74,7 +74,7 @@ class Result(unittest.TestResult):
         self.outcome = None
 
     def _note(self, test, outcome, message="", trace=""):
-        if self.outcome is None:  # setUpClass, setUpModule and their like
+        if self.outcome is None:  # setUpClass, setUpModule and the like
             test_id = test.id() if isinstance(test, unittest.TestCase) else str(test)
             self.reporter.whole(test_id, outcome, message, trace)
         elif RANK.index(outcome) > RANK.index(self.outcome):
@@ -119,7 +119,7 @@ def run(module_name):
         return
     adapter = os.environ.get("CONFORMANCE_ADAPTER")
     is_part_of_suite = importlib.import_module(adapter).adapt(module) if adapter else lambda test: True
-    # The module may have made a policy, and with it a loop, while it loaded.
+    # The module may have made a policy, and with it a loop, during its import.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # policies, since Python 3.14
         asyncio.set_event_loop_policy(None)
@@ -137,7 +137,7 @@ def run(module_name):
 
 
 def describe():
-    """One line of JSON about the loop under test, for the head line, and proof that it can be made."""
+    """Print a line of JSON about the loop under test, for the heading and to show that it can be made."""
     loop = conformance_loop.make_loop()
     module = sys.modules[conformance_loop.NAME]
     monitor = getattr(loop, "fdmon", None)
@@ -157,7 +157,7 @@ def main():
     prepare_process()
     module_name = sys.argv.pop()
     run(module_name)
-    # A leaked thread must not keep the worker alive, but exit hooks shall run.
+    # A leaked thread must not keep the worker alive, but exit hooks have to run.
     sys.stdout.flush()
     sys.stderr.flush()
     atexit._run_exitfuncs()

@@ -1,7 +1,7 @@
-"""Puts the loop under test in place in every Python process of a run.
+"""Installs the loop under test in every Python process of a run.
 
-This folder leads PYTHONPATH, so each worker and each child that a test starts loads this file.  The
-redirection has to wait for `asyncio`: importing it here would slow down, and change, children without it.
+This folder is first in PYTHONPATH, so each worker and each child that a test starts loads this file.  The
+redirection waits for the import of `asyncio`: importing it here would slow down, and change, children without it.
 """
 
 import os
@@ -11,7 +11,7 @@ if os.environ.get("CONFORMANCE_LOOP"):
     from importlib.machinery import PathFinder
 
     class _ApplyAfterAsyncio:
-        """Finder for `asyncio`, once: lets it load as ever, then redirects its loop factories."""
+        """Finder for `asyncio`, used once: it is loaded as usual, then its loop factories are redirected."""
 
         @classmethod
         def find_spec(cls, name, path=None, target=None):

@@ -1,4 +1,4 @@
-"""The ASGI application that the servers serve; /loop says which loop runs it."""
+"""The ASGI application that the servers serve; /loop returns the class of its loop."""
 
 import asyncio
 

@@ -37,7 +37,7 @@ def end(process, number=signal.SIGTERM, seconds=15):
         process.wait()
 
 
-def wait_until_it_listens(port, process, seconds=30):
+def wait_until_listening(port, process, seconds=30):
     deadline = time.monotonic() + seconds
     while True:
         assert process.poll() is None, f"the server ended at once with status {process.returncode}"
@@ -53,7 +53,7 @@ def running(command, port, *, ends_by=signal.SIGTERM, statuses=(0,)):
     command = [str(part).replace("PORT", str(port)) for part in command]
     process = subprocess.Popen(command, cwd=HERE, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
-        wait_until_it_listens(port, process)
+        wait_until_listening(port, process)
         yield process
     except BaseException:
         end(process, signal.SIGKILL)
@@ -63,7 +63,7 @@ def running(command, port, *, ends_by=signal.SIGTERM, statuses=(0,)):
 
 
 def load(port, *, clients=8, requests=250, want=b"hello"):
-    """Many requests over a few connections that are kept: all of them are answered, in order."""
+    """Send many requests over a few persistent connections; each must be answered."""
     failures = []
 
     def client():
@@ -111,12 +111,12 @@ def redis_port(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def postgres():
-    """Arguments for connect() of a database cluster of its own."""
+    """Arguments for connect() to a private database cluster."""
     found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     initdb = shutil.which("initdb") or (found[-1] if found else None)
     if initdb is None:
         pytest.skip("PostgreSQL is not installed")
-    # Not among pytest's folders, which are root's alone: as root, PostgreSQL has to run as another user.
+    # Not in pytest's folders, which only root can read: as root, PostgreSQL has to run as another user.
     with tempfile.TemporaryDirectory(prefix="smoke-postgres-") as folder:
         user = []
         if os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""ASGI servers in processes of their own: which loop they run on, large bodies, load, orderly ends."""
+"""ASGI servers in processes of their own: the loop that they run on, large bodies, load, orderly ends."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ SERVERS = {
     "gunicorn-two-workers": (*GUNICORN, "-w", "2", "--log-level", "warning"),
     "hypercorn": HYPERCORN,
 }
-#: A process that handles the signal and then lets it end itself has its negative as status.
+#: A process that handles the signal and then raises it again has the negative number as its status.
 STATUSES = {signal.SIGTERM: (0, -15), signal.SIGINT: (0, -2, 130)}
 
 

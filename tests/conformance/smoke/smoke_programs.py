@@ -1,4 +1,4 @@
-"""Ways in which programs use a loop: notebooks, threads, forks, signals, many children, many loops."""
+"""Programs with loops: notebooks, threads, forks, signals, many children, many loops."""
 
 import asyncio
 import concurrent.futures
@@ -16,7 +16,7 @@ import pytest
 
 @contextlib.contextmanager
 def kernel():
-    """A Jupyter kernel, as a function that runs a cell and gives what it printed or the name of its exception."""
+    """A Jupyter kernel, as a function that runs a cell and returns its output or the name of its exception."""
     from jupyter_client.manager import start_new_kernel
 
     manager, client = start_new_kernel(kernel_name="python3", startup_timeout=50)
@@ -38,7 +38,7 @@ def kernel():
 
 
 def test_a_jupyter_kernel():
-    """Runs code, awaits at its top level, and says which loop it runs on."""
+    """It runs code, supports await at top level, and runs on the loop under test."""
     with kernel() as ask:
         assert ask("print(6 * 7)") == "42"
         code = "import asyncio\nawait asyncio.sleep(0.05)\nprint(type(asyncio.get_running_loop()).__module__)"
@@ -61,8 +61,8 @@ ticking.cancel()
 """
 
 
-def test_cells_that_run_the_loop_of_their_kernel():
-    """asyncio's has to be patched for it; ours has a setting."""
+def test_cells_run_the_loop_of_their_kernel():
+    """asyncio's loop has to be patched for this; uringloop's has a setting."""
     with kernel() as ask:
         assert "RuntimeError" in ask(CELL.replace("nested(3)", "asyncio.sleep(0)"))
         if conformance_loop.NAME != "asyncio":

@@ -1,4 +1,4 @@
-"""Stands where uvloop's tests look for uvloop, and gives them the loop under test.
+"""Replaces uvloop for its own tests, which thereby use the loop under test.
 
 Their base classes, `uvloop._testbase`, are taken from the source tree that CONFORMANCE_UVLOOP names.
 """
@@ -16,7 +16,7 @@ new_event_loop = conformance_loop.make_loop
 
 
 class EventLoopPolicy(conformance_loop.ASYNCIO_POLICY):
-    """asyncio's, making the loop under test."""
+    """asyncio's policy, which makes the loop under test."""
 
     def new_event_loop(self):
         return new_event_loop()
@@ -27,7 +27,7 @@ def install():
 
 
 def run(main, *, loop_factory=new_event_loop, debug=None, **kwargs):
-    """As uvloop.run(): asyncio.run(), with the loop under test and a check of it."""
+    """Like uvloop.run(): asyncio.run() with the loop under test, and a check of the loop."""
 
     async def checked():
         if not isinstance(asyncio.get_running_loop(), Loop):
