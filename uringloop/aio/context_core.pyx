@@ -53,7 +53,7 @@ cdef enum:
 # While it busy-polls the loop's thread sees no signal; from time to time it checks.
 cdef enum:
     SPIN_SLICE_NS = 1_000_000
-    SPIN_WAIT_NS = 10_000  # a monitor that cannot look is asked so often while handlers are, by a system call
+    SPIN_WAIT_NS = 10_000  # epoll and poll need a system call to poll: between two of them, handlers are polled
 
 cdef enum:
     IDLE_WAIT_NS = 10_000_000  # an idle bottom half waits so long at most
@@ -297,14 +297,14 @@ cdef class ContextCore:
                     # its eventfd was not written: this is how it came
                     self.notifier.polled = polling.touch(self.notifier.polled)
                 return 0
-            # A signal does not end the looking, but its handler may schedule; so may a send that was settled.
+            # A signal does not end the polling, but its handler may schedule; so may a send that was settled.
             PyErr_CheckSignals()
             timeout_ns = self.timeout_ns(self.ready.head == self.ready.tail)
             if timeout_ns == 0 or self.monitor.is_closed:
                 return 0
             now_ns = ul_monotonic_ns()
             if now_ns < slice_end_ns:
-                break  # this monitor cannot look
+                break  # this monitor cannot poll in user space
             if timeout_ns > 0:
                 end_ns = min(end_ns, now_ns + timeout_ns)
         polling.n_misses += 1

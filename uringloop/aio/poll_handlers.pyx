@@ -6,10 +6,10 @@ How it works:
  2. While the context polls (adaptive polling), all active handlers are called again and again, each in every round.
  3. A handler with an fd becomes active with its first event and, where the monitor can poll itself, leaves after
     idle_ns without one; its fd brings it back.  Elsewhere its fd would starve while others are found by polling.
- 4. One without an fd has nothing that could wake the loop.  It is asked in each turn, polling or not, and
+ 4. One without an fd has nothing that could wake the loop.  It is polled in each turn, busy-polling or not, and
     bounds the sleep: to an eighth of the time for which nothing was found, 50 us at least and 10 ms at most, so that
     it is found late by an eighth of its own rhythm, and an idle loop wakes 100 times a second.
-    Idle for long, it is asked once in 10 ms only, since thousands of them would make every turn slow.
+    Idle for long, it is polled once in 10 ms only, since thousands of them would make every turn slow.
  5. Such bounds cut one wait into several; for learning how long to poll they are added up (carry).
 
 Invariant: a handler whose io_poll or io_poll_ready runs is not asked by a nested turn.
@@ -119,7 +119,7 @@ cdef class PollHandlers:
         return len(self.active) + len(self.bare) + len(self.resting)
 
     cdef int join(self, PollHandler handler) except -1:
-        """From now on it is asked."""
+        """From now on it is polled."""
         cdef list own = self.bare if handler.fd < 0 else self.active
         if handler.is_removed or handler.is_active:
             return 0

@@ -166,7 +166,7 @@ cdef class AioContext(ContextCore):
 
         Parameters: as for set_fd_handler.  An io_poll that raises is reported and removed.
 
-        Returns: a PollHandler; its remove() ends it.  It is asked in each turn, and while it is there no sleep is
+        Returns: a PollHandler; its remove() ends it.  It is polled in each turn, and while it is there no sleep is
             longer than an eighth of the time for which it found nothing: at least 50 us, at most 10 ms.
             set_poll_params() makes that a look instead of a sleep, notify() ends a sleep at once.
         Thread: the context's.
