@@ -1,1 +1,1 @@
-"""Benchmarks of uringloop beside other event loops: ``python -m benchmarks``; see README.md."""
+"""Benchmarks of uringloop and other event loops: ``python -m benchmarks``; see README.md."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: the command line; README.md says which command answers which question."""
+"""``python -m benchmarks``: the command line; README.md lists the commands by question."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("list", help="the loops that run here, and the cases")
 
-    run = commands.add_parser("run", help="measure, and print a report")
+    run = commands.add_parser("run", help="measure and print a report")
     run.add_argument(
         "--loops",
         nargs="+",
@@ -36,22 +36,25 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="GLOB",
-        help="e.g. 'micro/*' 'echo/*/1KiB/*'; 'bars' for the cases that check looks at (default: all)",
+        help="e.g. 'micro/*' 'echo/*/1KiB/*'; 'bars' for the cases that check judges (default: all)",
     )
     run.add_argument(
-        "--baseline", default=BASELINE, metavar="LOOP", help=f"what ratios are to (default: {BASELINE})"
+        "--baseline",
+        default=BASELINE,
+        metavar="LOOP",
+        help=f"the loop that ratios are relative to (default: {BASELINE})",
     )
     run.add_argument("--rounds", type=int, default=5, help="default 5; 9 for figures to publish")
     run.add_argument(
         "--seconds", type=float, default=1.0, help="measured window of a traffic run (default 1)"
     )
     run.add_argument("--json", type=Path, metavar="FILE", help="save the results, after each case")
-    run.add_argument("--quick", action="store_true", help="one short round: does it work?")
+    run.add_argument("--quick", action="store_true", help="one short round, to see if it works")
     run.add_argument("--no-syscalls", action="store_true", help="do not count system calls (extra runs)")
 
     for name, text in (
         ("report", "Markdown tables of saved results"),
-        ("check", "compare saved results with what uringloop promises; status 1 unless all pass"),
+        ("check", "check saved results against uringloop's promises; status 1 unless all pass"),
         ("plot", "draw the CPU ratios of saved results as SVG"),
     ):
         command = commands.add_parser(name, help=text)

@@ -1,4 +1,4 @@
-"""What uringloop promises, as a table, and the check of a result document against it."""
+"""A table of uringloop's promises, and the check of a result document against it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 @dataclass(frozen=True)
 class Bar:
     """metric: "cpu_ratio", "rate_ratio", "p50_ratio" (to the baseline), "syscalls" (per message), "cpu_us" (CPU),
-    "kept" (of the gain of polling), "gain" or "cpu_gain" (over what the case itself compares with) or "p99_us"."""
+    "kept" (of the gain of polling), "gain" or "cpu_gain" (over the case's own comparison) or "p99_us"."""
 
     case: str
     metric: str
@@ -63,7 +63,7 @@ BARS: tuple[Bar, ...] = (
     Bar("files/sequential", "gain", ">=", 0.9),
     Bar("files/ticker_hot", "p99_us", "<=", 2000),
     Bar("files/ticker_cold", "p99_us", "<=", 2000),
-    # An fsync of 8 MiB takes longer than that; threads, on any loop, have the same figure.
+    # An fsync of 8 MiB takes longer than 2 ms; with threads, on any loop, the figure is the same.
     Bar("files/ticker_fsync", "p99_us", "<=", 5000),
     Bar("echo/protocol/1KiB/1", "rate_ratio", ">=", 2.0, "uringloop-polling"),
     Bar("echo/protocol/1KiB/1", "p50_ratio", ">=", 1 / 0.45, "uringloop-polling"),
@@ -81,7 +81,7 @@ BARRED_CASES = tuple(dict.fromkeys(bar.case for bar in BARS))
 
 
 def _measured(bar: Bar, row: Row | None) -> tuple[float | None, str]:
-    """The value that *bar* judges, and how to print it."""
+    """The value that *bar* judges, and its text."""
     if row is None:
         return None, "not measured"
     if bar.metric == "cpu_ratio" and row.cpu_ratio:
@@ -100,12 +100,12 @@ def _measured(bar: Bar, row: Row | None) -> tuple[float | None, str]:
 
 
 def check(document: dict[str, Any]) -> tuple[list[str], bool]:
-    """One line per bar, and whether all of them passed; what was not measured has not passed."""
+    """One line per bar, and whether all of them passed; a bar that was not measured has not passed."""
     what = {
         "cpu_ratio": f"CPU per message, ratio to {document['baseline']}",
         "rate_ratio": f"messages per second, ratio to {document['baseline']}",
         "p50_ratio": f"median latency, ratio of {document['baseline']}'s to it",
-        "kept": "what is left of the gain of polling",
+        "kept": "share of the gain of polling kept",
         "syscalls": "system calls per message",
         "cpu_us": "CPU, us",
         "gain": "rate, ratio to blocking Python",

@@ -1,4 +1,4 @@
-"""The table of cases: what is measured, under which name."""
+"""The table of cases: their names and what they measure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SIZES_BYTES = {"1KiB": 1024, "16KiB": 16 * 1024, "128KiB": 128 * 1024}
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure.
+    """One case to measure.
 
     kind: "traffic" (a server and the C client) or "micro" (one process).
     style: "protocol", "streams", "tls" (a protocol on TLS) or "datagram".
     mode: "echo", "churn" or "datagram", see loadgen.c.
-    window: messages that each connection keeps under way.
+    window: messages that each connection keeps in flight.
     is_unix: UNIX socket instead of TCP.
     """
 
@@ -82,7 +82,7 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 def select(patterns: Sequence[str], barred: Sequence[str]) -> list[Case]:
-    """The cases whose names match a glob, in the table's order; "bars": those that ``check`` looks at."""
+    """The cases whose names match a glob, in the table's order; "bars": those that ``check`` judges."""
     if not patterns:
         return list(CASES)
     chosen = set()

@@ -1,6 +1,6 @@
 """Micro-benchmarks of child processes and pipes; see micro.py, which runs them.
 
-CPU time is that of the parent's threads: what the child uses between fork and exec is not in it.
+CPU time is that of the parent's threads, without that of the child between fork and exec.
 """
 
 from __future__ import annotations

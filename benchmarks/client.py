@@ -38,13 +38,13 @@ _strace_is_announced = False
 
 
 class SampleFailed(Exception):
-    """A server or client did not do its work; the text says which and how."""
+    """A server or client failed; the text gives the reason."""
 
 
 def _library_flags(library: str, macro: str) -> list[str]:
-    """What links a library into the client, if it is there.
+    """The compiler flags that link a library into the client, if it is installed.
 
-    Without liburing the client stays on epoll, and near its own limit; without OpenSSL it has no TLS.
+    Without liburing the client uses epoll and is near its own limit; without OpenSSL it has no TLS.
     """
     program = shutil.which("pkg-config")
     if program is None:
@@ -56,7 +56,7 @@ def _library_flags(library: str, macro: str) -> list[str]:
 
 
 def build_loadgen() -> Path:
-    """Compile the client at first use; the name carries a hash of the source, so edits rebuild it."""
+    """Compile the client at first use; its name contains a hash of the source, so changes rebuild it."""
     source = PACKAGE / "loadgen.c"
     flags = _library_flags("liburing", "WITH_LIBURING") + _library_flags("openssl", "WITH_OPENSSL")
     headers = b"".join(
@@ -82,7 +82,7 @@ def build_loadgen() -> Path:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a process that we started, at once and by its pid."""
+    """End a process that was started here, at once and by its pid."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -98,7 +98,7 @@ def _last_line(text: str) -> str:
 
 @contextmanager
 def running_server(case: Case, loop: str, cpu: int, lifetime_s: int) -> Iterator[tuple[int, list[str]]]:
-    """Start the echo server; yields its pid and the client's arguments that reach it."""
+    """Start the echo server; yields its pid and its address as arguments for the client."""
     with (
         tempfile.TemporaryDirectory(prefix="benchmark-") as folder,
         tempfile.TemporaryFile("w+") as errors,
@@ -128,7 +128,7 @@ def running_server(case: Case, loop: str, cpu: int, lifetime_s: int) -> Iterator
                 raise SampleFailed(f"server died with status {server.returncode}: {complaint()}")
         except SampleFailed as failure:
             if server.poll() is not None and "server" not in str(failure):
-                # The client saw a broken connection; the reason is on the other side.
+                # The client only noticed a broken connection; the server has the reason.
                 raise SampleFailed(f"{failure}; server: {complaint()}") from None
             raise
         finally:
@@ -152,7 +152,7 @@ def _run_client(
             capture_output=True,
             text=True,
             timeout=limit_s,
-            # The client replaces this alarm by a tighter one of its own.
+            # The client replaces this alarm with an earlier one.
             preexec_fn=lambda: settle_in(cpu, int(limit_s) + 1),
         )
     except subprocess.TimeoutExpired:
@@ -196,7 +196,7 @@ def measure(case: Case, loop: str, seconds: float, warmup_s: float, cpus: tuple[
 
 
 def count_syscalls(case: Case, loop: str, seconds: float, cpus: tuple[int, int]) -> dict[str, Any]:
-    """System calls of the server per message, in a run of its own; None when nothing can count them."""
+    """System calls of the server per message, from a separate run; None if nothing can count them."""
     try:
         with running_server(case, loop, cpus[0], int(seconds) + 40) as (pid, where):
             raw = _run_client(case, [*where, "-P", str(pid), "-S"], seconds, 0.3, cpus[1])
@@ -212,7 +212,7 @@ def count_syscalls(case: Case, loop: str, seconds: float, cpus: tuple[int, int])
 def _count_with_strace(
     case: Case, loop: str, seconds: float, cpus: tuple[int, int], reason: str
 ) -> dict[str, Any]:
-    """The slow way. It sees the connects too, so it counts a little too much in a short run."""
+    """The slow way. It also counts the calls for connecting, so the figure of a short run is a little too high."""
     global _strace_is_announced
     if not _strace_is_announced:
         say(f"note: {reason}; counting system calls with strace instead")
@@ -229,7 +229,7 @@ def _count_with_strace(
             )
             assert tracer.stderr is not None
             try:
-                # "strace: Process N attached" is the first thing it says.
+                # "strace: Process N attached" is its first line.
                 ready = select.select([tracer.stderr], [], [], 10)[0]
                 if not ready or "attached" not in tracer.stderr.readline():
                     return {"value": None, "method": f"{reason}; strace could not attach"}

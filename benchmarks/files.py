@@ -1,10 +1,10 @@
 """Benchmarks of files; see micro.py, which runs them.
 
-What is measured on a loop is the files that come with it: `uringloop.open` (requests on io_uring, threads on the other
-monitors), `blazio.open`, and for loops without files of their own aiofiles; on `asyncio-anyio` anyio.open_file.
-Files lie where TMPDIR says; RESULTS names the file system. For writing, let it be the root of a file system in which
-not many files were removed lately: ext4 does not use their inodes again for a minute, and looks at each of them when
-it makes a file in their neighbourhood, which then takes ten times as long for everybody.
+Each loop is measured with its own files: `uringloop.open` (requests on io_uring, threads on the other monitors) and
+`blazio.open`; loops without files of their own use aiofiles, and `asyncio-anyio` uses anyio.open_file.
+TMPDIR chooses the folder; RESULTS names the file system. For writing, use the root of a file system from which few
+files were removed recently: ext4 does not reuse their inodes for a minute, and checks each of them when it makes a file
+near them, which then takes ten times as long for all loops.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Library:
         await getattr(file, self._close_name)()
 
     def reader_at(self, file: Any) -> Callable[[int], Awaitable[bytes]]:
-        """A function that reads BLOCK_BYTES at an offset: in one call where there is one."""
+        """A function that reads BLOCK_BYTES at an offset, with pread() if the library has it."""
         if self.has_pread:
             pread = file.pread
             return lambda offset: pread(BLOCK_BYTES, offset)
@@ -74,11 +74,11 @@ def _fill(path: Path, n_mib: int) -> None:
         for _ in range(n_mib):
             file.write(piece)
         file.flush()
-        os.fsync(file.fileno())  # or nothing of it can be dropped from the page cache
+        os.fsync(file.fileno())  # otherwise it cannot be dropped from the page cache
 
 
 async def _read_randomly(library: Library, path: Path, n: int, depth: int) -> None:
-    """n blocks from the page cache, `depth` at a time, each by a task with a file of its own."""
+    """Read n blocks from the page cache, `depth` at a time, by tasks with a file each."""
     numbers = random.Random(1)
     last = READ_FROM_MIB * MIB // BLOCK_BYTES - 1
     offsets = [numbers.randint(0, last) * BLOCK_BYTES for _ in range(n)]
@@ -96,7 +96,7 @@ async def _read_randomly(library: Library, path: Path, n: int, depth: int) -> No
 
 
 async def _small_files(library: Library, folder: Path, n: int, is_writing: bool) -> None:
-    """n files of 64 KiB, 16 at a time: open, read or write, close."""
+    """Open, read or write, and close n files of 64 KiB, 16 at a time."""
     data = os.urandom(SMALL_BYTES)
     paths = iter([str(folder / str(number)) for number in range(n)])
 
@@ -123,7 +123,7 @@ async def _sequentially(library: Library, path: Path) -> None:
 
 
 def _small_files_blocking(folder: Path, n: int, is_writing: bool) -> None:
-    """The same without a loop, one after the other: what the file system needs."""
+    """The same without a loop, one file after the other: the cost of the file system itself."""
     data = os.urandom(SMALL_BYTES)
     for path in [str(folder / str(number)) for number in range(n)]:
         with open(path, "wb" if is_writing else "rb", 0) as file:
@@ -143,7 +143,7 @@ def _sequentially_blocking(path: Path) -> None:
 
 
 async def _lateness_us(work: Awaitable[Any]) -> list[float]:
-    """How late a 1 ms ticker was while something else went on."""
+    """The lateness of a 1 ms ticker while `work` is running."""
     late: list[float] = []
     task = asyncio.ensure_future(work)
     while not task.done():
@@ -175,7 +175,7 @@ def _drop_from_cache(path: Path) -> None:
 
 
 def _per(n: int, elapsed: list[tuple[int, int]]) -> dict[str, float]:
-    """Nanoseconds per operation, best of the repetitions."""
+    """Nanoseconds per operation, the best of the repetitions."""
     return {
         "operations": n,
         "wall_ns": min(wall_ns for wall_ns, _ in elapsed) / n,
@@ -199,10 +199,10 @@ def _repeated(loop: asyncio.AbstractEventLoop, n: int, make: Callable[[], Any]) 
 def _many_files(
     loop: asyncio.AbstractEventLoop, library: Library, folder: Path, n: int, is_writing: bool
 ) -> dict[str, float]:
-    """Small files, in turns with blocking Python."""
+    """Small files, alternating with blocking Python."""
     folders = [folder / "read"] * 8
     if is_writing:
-        # Each time into a new folder: names and blocks that are free again cost ext4 more than new ones.
+        # Always into a new folder: reused names and blocks cost ext4 more than new ones.
         folders = [folder / f"written {number}" for number in range(8)]
     else:
         folders[0].mkdir()
@@ -225,10 +225,10 @@ def _many_files(
 
 
 def _prepare_to_write(folder: Path, n: int) -> None:
-    """A new folder, nothing left to write back, and memory that was used a moment ago.
+    """Make a new folder, write back everything, and make sure that memory was in use a moment ago.
 
-    The memory of a virtual machine that was not used yet, or not for long, is not there: its host takes 10 us to give a
-    page, more than all else that happens to it.
+    Memory of a virtual machine that has not been used recently is not present: its host takes 10 us to provide a page,
+    more than everything else that is done with it.
     """
     folder.mkdir()
     scratch = folder.parent / "scratch"
@@ -282,7 +282,7 @@ FILES = {
 
 def measure_files(loop_name: str, case: str, scale: float) -> dict[str, float]:
     """One case in a fresh process."""
-    # Not on one CPU only, as other cases: threads, and the kernel's workers, are there to use several.
+    # Not on a single CPU like other cases: threads, and the kernel's workers, can use several.
     if not case.endswith("_1cpu"):
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     library = Library(loop_name)

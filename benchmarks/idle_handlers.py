@@ -1,10 +1,10 @@
-"""Many idle poll handlers and one busy one: what their leaving the poll list is worth.
+"""Many idle poll handlers and a busy one: the gain from removing idle ones from the poll list.
 
     python -m benchmarks.idle_handlers [--handlers 3200] [--seconds 2]
 
 Each handler is an eventfd with an io_poll that reads a variable; all have had one event.  The busy one finds an item in
-memory at every second poll.  `kept`: idle_ns is so long that none leaves; `removed`: 50 ms (7 s is the
-default).  Both in turn, three times, in one process; medians.
+memory at every second poll.  `kept`: idle_ns is so long that none is removed; `removed`: 50 ms (the default is 7 s).
+Both alternate three times in one process; medians.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REPETITIONS = 3
 
 
 class Item:
-    """Found by every second poll."""
+    """Is found by every second poll."""
 
     def __init__(self) -> None:
         self.n_polls = self.n_found = 0
@@ -41,7 +41,7 @@ def nothing() -> bool:
 
 
 def rate_per_s(n_idle: int, seconds: float, idle_ns: int) -> tuple[float, float]:
-    """Items of the busy handler in a second, and CPU us for each."""
+    """Items of the busy handler per second, and CPU us for each."""
     context = uringloop.AioContext("io_uring")
     context.set_poll_params(MAX_NS, MAX_NS, idle_ns=idle_ns)
     notifiers = [uringloop.EventNotifier() for _ in range(n_idle)]

@@ -1,28 +1,28 @@
 /*
  * loadgen: the load client of the benchmarks, one thread on epoll.
  *
- * It is C so that the client is never the slow side, and epoll so that it needs no library and is the same for
- * every loop under test. One JSON line on stdout is its whole result.
+ * It is in C so that the client is never the slow side, and uses epoll so that it needs no library and is the same for
+ * every loop under test. Its result is one line of JSON on stdout.
  *
  *   loadgen (-p PORT | -x PATH) [-n CONNECTIONS] [-s SIZE_BYTES] [-d DEPTH] [-t SECONDS] [-w WARMUP_SECONDS]
  *           [-m echo|churn|datagram] [-T] [-C ALGORITHM] [-P SERVER_PID] [-S]
  *
- * echo:  N connections, each keeps DEPTH messages of SIZE bytes under way for ever.
+ * echo:  N connections, each keeps DEPTH messages of SIZE bytes in flight all the time.
  * churn: N slots, each repeats connect, send SIZE bytes, receive them back, shutdown, wait for EOF, close. One
  *        "message" is one such cycle.
- * datagram: as echo, with datagrams to PORT (loadgen_datagram.h).
+ * datagram: like echo, with datagrams to PORT (loadgen_datagram.h).
  *
  * -T: TLS, in the echo mode only (loadgen_tls.h).
- * -C: the TCP congestion control of our side, instead of the system's own one.
+ * -C: the client's TCP congestion control, instead of the system's default.
  * -P: the client itself reads the CPU clock of the server process (all its threads) when the measured window
- *     begins and ends. No other process could hit both ends of the window, and the server is not disturbed. The kernel
- *     brings a foreign clock up to date once a tick, so each end is up to a few milliseconds old; that error has no
- *     preferred sign and is under 1 % of a window of one second.
+ *     begins and ends. No other process could do that at the right times, and the server is not disturbed. The kernel
+ *     updates the clock of another process once per tick, so each value is up to a few milliseconds old; that error has
+ *     no preferred sign and is below 1 % of a window of one second.
  * -S: count the server's system calls in the same window with the tracepoint raw_syscalls:sys_enter
- *     (perf_event_open). That slows the server, so it is never enabled in a run whose times are used.
+ *     (perf_event_open). This slows the server down, so it is never enabled in a run whose times are used.
  *
- * What comes back is compared with what was sent during the warm-up only: a memcmp per message would cost the
- * client time, and a server that echoes wrongly does so from the start.
+ * Received data are compared with sent data only during the warm-up: a memcmp per message would slow the client
+ * down, and a server that echoes wrongly does so from the start.
  *
  * The program always ends by itself: alarm().
  */
@@ -66,7 +66,7 @@ struct connection {
     size_t received;      /* bytes of the current incoming message, < size */
     size_t to_send;       /* bytes not yet accepted by the kernel */
     size_t send_offset;   /* position in the current outgoing message, < size */
-    unsigned head, tail;  /* ring of send times: oldest under way, next free */
+    unsigned head, tail;  /* ring of send times: oldest in flight, next free */
     uint64_t *sent_ns;    /* `depth` entries */
     struct tls *tls;      /* with -T: loadgen_tls.h */
 };
@@ -138,7 +138,7 @@ static void count_message(uint64_t started_ns, uint64_t finished_ns)
     histogram[bucket_of(finished_ns - started_ns)]++;
 }
 
-/* --- system calls of the server: one perf event per thread it has now, inherited by those it starts later --- */
+/* --- system calls of the server: one perf event per existing thread, inherited by threads that it starts later --- */
 
 static int counter_fds[MAX_COUNTERS];
 static int n_counters;
@@ -255,8 +255,8 @@ static void want_out(struct connection *c, int wanted)
 }
 
 /*
- * Each cycle of the churn mode leaves its port in TIME_WAIT on our side. The source address walks through
- * 127.x.y.z so that the ephemeral ports of one address never run out; choosing the port is left to connect().
+ * Each cycle of the churn mode leaves its port in TIME_WAIT on the client's side. The source address cycles through
+ * 127.x.y.z so that the ephemeral ports of one address never run out; connect() chooses the port.
  */
 static void bind_next_source(int fd)
 {
@@ -271,7 +271,7 @@ static void bind_next_source(int fd)
         die("bind");
 }
 
-/* Returns 0, or -1 with errno; a UNIX listener whose backlog is full gives EAGAIN on a non-blocking socket. */
+/* Returns 0, or -1 with errno; if a UNIX listener's backlog is full, EAGAIN on a non-blocking socket. */
 static int start_connect(struct connection *c, int flags)
 {
     int one = 1;
@@ -315,7 +315,7 @@ static unsigned take_bytes(struct connection *c, const char *data, size_t n)
             size_t length = n - at < opt.size_bytes ? n - at : opt.size_bytes;
             if (memcmp(data + at, pattern + offset, length)) {
                 errno = 0;
-                die("the server echoed other bytes than were sent");
+                die("the server echoed wrong bytes");
             }
             at += length;
             n_verified_bytes += length;
@@ -380,12 +380,12 @@ static void send_more(struct connection *c)
     want_out(c, 0);
 }
 
-/* Returns the number of bytes, 0 at EOF, -1 when there was nothing. */
+/* Returns the number of bytes, 0 at EOF, -1 if there was nothing. */
 static ssize_t receive(struct connection *c)
 {
     /*
-     * In the measured window the client needs only the count: MSG_TRUNC lets TCP throw the bytes away
-     * without copying them (tcp(7)).  A copy per message made the client the bottleneck at 16 KiB and above.
+     * In the measured window the client only needs the count: with MSG_TRUNC TCP discards the bytes without copying
+     * them (tcp(7)).  A copy per message made the client the bottleneck at 16 KiB and above.
      */
     int flags = MSG_DONTWAIT | (is_measuring && !opt.path && !opt.is_tls ? MSG_TRUNC : 0);
     ssize_t n = recv(c->fd, receive_buffer, RECEIVE_BYTES, flags);
@@ -409,7 +409,7 @@ static void connect_all_blocking(struct connection *all)
         if (!is_on_ring)
             set_interest(c, EPOLL_CTL_ADD, EPOLLIN);
     }
-    usleep(20000); /* let the server finish accepting, so that the warm-up starts with all of them */
+    usleep(20000); /* let the server accept all of them before the warm-up */
 }
 
 static void echo_event(struct connection *c, uint32_t events)

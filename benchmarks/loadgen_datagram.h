@@ -1,10 +1,10 @@
 /*
  * The datagram mode of the load client, included by loadgen.c: each connection is a connected UDP socket that keeps
- * DEPTH datagrams of SIZE bytes under way for ever.
+ * DEPTH datagrams of SIZE bytes in flight all the time.
  *
- * Receives and sends go in batches, so that the client is quicker than any server that handles one datagram after the
- * other.  The loopback interface loses nothing and keeps the order, as long as the window fits into the
- * sockets' buffers; with a datagram lost the window would stay smaller, so losses are counted at the end.
+ * Receives and sends are done in batches, so that the client is faster than any server that handles datagrams one by
+ * one.  The loopback interface loses nothing and keeps the order as long as the window fits into the sockets' buffers;
+ * a lost datagram would make the window smaller for good.
  */
 #define DATAGRAM_BATCH 64
 

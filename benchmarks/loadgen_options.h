@@ -1,5 +1,5 @@
 /*
- * The options of loadgen, and how it gives up. Part of loadgen.c.
+ * The options of loadgen and its error exit. Part of loadgen.c.
  */
 static struct {
     int port;

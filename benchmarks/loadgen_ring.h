@@ -1,17 +1,18 @@
 /*
- * The echo mode of the load client on io_uring, included by loadgen.c where liburing is there.
+ * The echo mode of the load client on io_uring, included by loadgen.c if liburing is installed.
  *
- * On epoll the client needs as much CPU per small message as a fast server, so that it, not the loop under test, sets
- * the pace.  Multishot receives from provided buffers and sends that share one system call make it about a quarter
- * cheaper.  Large messages stay with epoll: there the copies count, and epoll can leave them out.  So do few
- * connections: client and server would work in lock-step, a batch each, and neither would be busy.
+ * On epoll the client needs as much CPU per small message as a fast server, so that it limits the rate, not the loop
+ * under test.  Multishot receives into provided buffers, and sends that share a system call, make it about a quarter
+ * cheaper.
+ * Large messages use epoll: there copies matter, and epoll can avoid them.  So do few connections: otherwise client and
+ * server would take turns, a batch each, and neither would be busy.
  */
 #include <liburing.h>
 #include <sys/mman.h>
 
 #define RING_BUFFERS 256
 #define RING_BUFFER_BYTES 4096
-#define RING_LARGEST_BYTES 4096 /* messages up to here go by the ring */
+#define RING_LARGEST_BYTES 4096 /* messages up to this size use the ring */
 
 #define RING_CONNECTIONS 100
 
@@ -43,7 +44,7 @@ static void ring_receive(struct connection *all, struct connection *c)
     io_uring_sqe_set_data64(sqe, (uint64_t)(c - all) << 1);
 }
 
-/* One send at a time per socket; `wants_out` says that one is under way. */
+/* One send at a time per socket; `wants_out`: one is in flight. */
 static void ring_send(struct connection *all, struct connection *c)
 {
     struct io_uring_sqe *sqe;

@@ -1,12 +1,12 @@
 /*
- * TLS for the load client's echo mode, included by loadgen.c where OpenSSL's headers are.
+ * TLS for the load client's echo mode, included by loadgen.c if OpenSSL's headers are installed.
  *
- * Memory BIOs, so that both ways of moving bytes (epoll and io_uring) stay as they are: ciphertext takes the place of the
- * pattern.  A message is encrypted when its turn to be sent comes, one at a time per connection.
+ * It uses memory BIOs, so that both ways of moving bytes (epoll and io_uring) need no change: ciphertext replaces the
+ * pattern.  A message is encrypted right before it is sent, one at a time per connection.
  *
- * What comes back is decrypted and compared during the warm-up.  In the measured window the client reads the lengths in
- * the record headers and no more: the sum of the records' payloads says how many messages came.  Otherwise the client
- * would do as much cryptography as the server and be no faster.
+ * During the warm-up received data are decrypted and compared.  In the measured window the client only reads the
+ * lengths in the record headers: the sum of the payloads gives the number of messages.  Otherwise the client would do as much
+ * cryptography as the server and be no faster.
  */
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -18,11 +18,11 @@
 struct tls {
     SSL *ssl;
     BIO *incoming, *outgoing;
-    char *to_send;                  /* ciphertext of the message under way; owned by `outgoing` */
+    char *to_send;                  /* ciphertext of the message in flight; owned by `outgoing` */
     long n_to_send;
     unsigned char header[TLS_HEADER_BYTES];
-    size_t n_header, n_body;        /* of the record that is coming in; n_body: bytes still to come */
-    size_t n_counted;               /* plaintext in records whose header was seen and that are not decrypted yet */
+    size_t n_header, n_body;        /* of the record being received; n_body: its missing bytes */
+    size_t n_counted;               /* plaintext in records whose header was read and that are not decrypted yet */
 };
 
 static SSL_CTX *tls_context;
@@ -42,7 +42,7 @@ static void tls_connect(struct connection *c)
     if (!tls_context && !(tls_context = SSL_CTX_new(TLS_client_method())))
         tls_die("no context");
     SSL_CTX_set_min_proto_version(tls_context, TLS1_3_VERSION);
-    SSL_CTX_set_verify(tls_context, SSL_VERIFY_NONE, NULL); /* it measures; it keeps no secret */
+    SSL_CTX_set_verify(tls_context, SSL_VERIFY_NONE, NULL); /* a benchmark has no secrets */
     if (!tls || !(tls->ssl = SSL_new(tls_context)) || !SSL_set_fd(tls->ssl, c->fd))
         tls_die("no session");
     if (SSL_connect(tls->ssl) != 1)
@@ -94,7 +94,7 @@ static void tls_count(struct tls *tls, const char *data, size_t n)
                 tls->n_header = 0;
                 tls->n_body = (size_t)tls->header[3] << 8 | tls->header[4];
                 if (tls->header[0] != TLS_APPLICATION_DATA || tls->n_body < TLS_OVERHEAD_BYTES)
-                    tls_die("the server sent something that is not data");
+                    tls_die("the server sent a record that is not data");
                 tls->n_counted += tls->n_body - TLS_OVERHEAD_BYTES;
             }
         }
@@ -126,6 +126,6 @@ static unsigned tls_take_bytes(struct connection *c, const char *data, size_t n)
     if (SSL_get_error(tls->ssl, n_plain) != SSL_ERROR_WANT_READ)
         tls_die("read");
     if (!tls->n_body && !tls->n_header)
-        tls->n_counted = 0; /* what is left were session tickets */
+        tls->n_counted = 0; /* the rest were session tickets */
     return n_complete;
 }

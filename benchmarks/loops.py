@@ -1,7 +1,7 @@
 """The event loops under test, by name.
 
-A loop is imported only in the process that measures it: two loops in one process could change what the other
-sees (hooks, policies, allocator state). The parent asks a child what can be imported.
+A loop is imported only in the process that measures it: two loops in one process could influence each other
+(hooks, policies, allocator state). The parent lets a child find out what can be imported.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from benchmarks.machine import REPOSITORY, child_environment
 
 @dataclass(frozen=True)
 class LoopSpec:
-    """How one named loop is made. ``module`` None means the standard library.
+    """How to make the loop of this name. ``module`` None means the standard library.
 
     on_aiofastnet: with the transports of aiofastnet on top, which replace the loop's own.
-    poll_max_ns: adaptive polling, uringloop's only; None: not.
+    poll_max_ns: the limit of adaptive polling, for uringloop only; None: no adaptive polling.
     shares_polled_event: one learned time for the whole loop instead of one for each fd and request.
-    distribution: the package as pip knows it, where that is not the module.
+    distribution: the package's name for pip, if it is not the module's.
     """
 
     name: str
@@ -58,11 +58,11 @@ LOOPS = {
     )
 }
 
-# Not among "all": the same polling with another limit, as "uringloop-polling:50000", and with one time for all, to show
-# what that would be like.
+# Not in "all": the same polling with another limit, such as "uringloop-polling:50000", and with one time for the whole
+# loop, for comparison.
 SHARED = replace(LOOPS["uringloop-polling"], name="uringloop-polling-shared", shares_polled_event=True)
 
-# Nor these, where a GLib main loop owns the process; they need PyGObject, the last one 3.50.
+# Nor these, in which a GLib main loop runs the process; they need PyGObject, the last one version 3.50.
 IN_GLIB = {
     spec.name: spec
     for spec in (
@@ -77,7 +77,7 @@ BASELINE = "uvloop"
 
 
 def spec_of(name: str) -> LoopSpec:
-    """Raises ValueError for a name that means nothing."""
+    """Raises ValueError for an unknown name."""
     if name in LOOPS:
         return LOOPS[name]
     if name == SHARED.name:
@@ -93,13 +93,13 @@ def spec_of(name: str) -> LoopSpec:
 
 
 def set_polling(loop: asyncio.AbstractEventLoop, spec: LoopSpec, is_on: bool = True) -> None:
-    """Adaptive polling as *spec* says, or none."""
+    """Set adaptive polling according to *spec*, or switch it off."""
     if spec.poll_max_ns is None:
         return
     loop.set_poll_params(spec.poll_max_ns if is_on else 0)  # type: ignore[attr-defined]
     if is_on and spec.shares_polled_event:
         if str(REPOSITORY / "tests") not in sys.path:
-            sys.path.append(str(REPOSITORY / "tests"))  # where `make drivers` builds what is not for users
+            sys.path.append(str(REPOSITORY / "tests"))  # where `make drivers` builds internal modules
         importlib.import_module("drivers.core").share_polled_event(loop.aio_context)  # type: ignore[attr-defined]
 
 
@@ -114,7 +114,7 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     loop = module.new_event_loop(**spec.options)
     wanted = spec.options.get("fdmon")
     if wanted is not None and loop.fdmon != wanted:
-        # A silent fallback would publish epoll's figures under io_uring's name.
+        # After a silent fallback epoll's figures would be published under io_uring's name.
         raise RuntimeError(f"requested fdmon={wanted!r}, got {loop.fdmon!r}")
     set_polling(loop, spec)
     return importlib.import_module("aiofastnet").loop_factory(lambda: loop)() if spec.on_aiofastnet else loop
@@ -125,11 +125,11 @@ def _glib() -> Any:
 
 
 def run_forever(name: str, loop: asyncio.AbstractEventLoop) -> None:
-    """As an application runs the loop called *name*: one in GLib has a GLib.MainLoop around it."""
+    """Run the loop called *name* as an application would: one in GLib runs in a GLib.MainLoop."""
     if name in IN_GLIB and spec_of(name).module == "uringloop.glib":
         _glib().MainLoop().run()
     else:
-        loop.run_forever()  # gi.events runs a GLib.MainLoop in it
+        loop.run_forever()  # gi.events runs a GLib.MainLoop inside
 
 
 def version_of(spec: LoopSpec) -> str:
@@ -144,7 +144,7 @@ def version_of(spec: LoopSpec) -> str:
 
 
 def probe(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Try every named loop, each in its own process: name -> {"version": ...} or {"error": ...}."""
+    """Try each named loop in its own process: name -> {"version": ...} or {"error": ...}."""
     found: dict[str, dict[str, str]] = {}
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""What the figures depend on: machine, kernel, Python, CPU placement, and how busy everybody else was."""
+"""The conditions of the figures: machine, kernel, Python, CPU placement, and the load by other processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def say(text: str) -> None:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of measured processes: debug switches would change what is measured."""
+    """The environment of measured processes, without debug switches, which would change the figures."""
     environment = dict(os.environ)
     for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONTRACEMALLOC", "PYTHONMALLOC"):
         environment.pop(name, None)
@@ -37,44 +37,44 @@ def child_environment() -> dict[str, str]:
 
 
 def choose_cpus() -> tuple[int, int]:
-    """One CPU for the server, another for the client; the same one twice when there is only one."""
+    """A CPU for the server and one for the client; the same one if there is only one."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[1] if len(usable) > 1 else usable[0]
 
 
 def congestion_control() -> str:
-    """The TCP congestion control of both sides: Linux's default, cubic, unless TCP_CONGESTION names another one.
+    """The TCP congestion control of both sides: Linux's default, cubic, unless TCP_CONGESTION names another.
 
-    Machines that are set to bbr pace what they send, also over loopback, with a timer per segment; that timer then is
-    most of what a benchmark measures.  Setting one that the machine does not offer to everybody needs root; without
-    it the machine's own one is used, and the report says so.
+    Machines set to bbr pace their sends, also over loopback, with a timer per segment; the benchmark would then mostly
+    measure that timer.  Setting one that the machine does not allow to all users needs root; otherwise the machine's
+    own is used, and the report names it.
     """
     wanted = os.environ.get("TCP_CONGESTION", "cubic")
     with socket.socket() as probe:
         try:
             probe.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, wanted.encode())
         except OSError:
-            pass  # not there, or not for us
+            pass  # not available, or not permitted
         name = probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
     return name.rstrip(b"\0").decode()
 
 
 def set_congestion_control(fd: int) -> None:
-    """For this TCP socket, and for what a listening one accepts."""
+    """Set it for a TCP socket; sockets accepted by a listening one inherit it."""
     with socket.socket(fileno=os.dup(fd)) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control().encode())
 
 
 def settle_in(cpu: int, lifetime_s: int) -> None:
-    """Prepare a measured process: pinned, favoured over other people's work, and certain to end.
+    """Prepare a measured process: pinned, with a higher priority than other work, and certain to end.
 
-    The process ends by the default action of SIGALRM, or of SIGTERM when its parent dies: nothing in it has
-    to wake up to look after itself.
+    The process ends by the default action of SIGALRM, or of SIGTERM when its parent dies: it never has to wake up
+    to check a deadline.
     """
     os.sched_setaffinity(0, {cpu})
     try:
         os.nice(-15)
-        # With scheduler autogroups that counts only inside the session, which has a nice value of its own.
+        # With scheduler autogroups this only has an effect within the session, which has its own nice value.
         os.setsid()
         Path("/proc/self/autogroup").write_text("-15")
     except OSError:
@@ -84,7 +84,7 @@ def settle_in(cpu: int, lifetime_s: int) -> None:
 
 
 def busy_cpu_ns() -> int:
-    """CPU time that all processes of the machine used so far, stolen time included (10 ms resolution)."""
+    """CPU time used so far by all processes of the machine, including stolen time (10 ms resolution)."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
     return (user + nice + system + irq + softirq + steal) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -92,12 +92,12 @@ def busy_cpu_ns() -> int:
 
 def process_cpu_ns(pid: int) -> int:
     """CPU time of all threads of *pid*, read from outside."""
-    # clock_getcpuclockid(3), which Python has for threads only: ~pid << 3 | CPUCLOCK_SCHED.
+    # clock_getcpuclockid(3), which Python only has for threads: ~pid << 3 | CPUCLOCK_SCHED.
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
 def mount_tracefs() -> None:
-    """Counting system calls needs the id of a tracepoint; root may mount what shows it, as perf does."""
+    """Mount tracefs, as perf does: counting system calls needs the id of a tracepoint, and mounting needs root."""
     if os.geteuid() == 0 and not os.path.exists("/sys/kernel/tracing/events"):
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.mount(b"nodev", b"/sys/kernel/tracing", b"tracefs", 0, None) == 0:
@@ -126,7 +126,7 @@ def describe() -> dict[str, Any]:
 
 @contextmanager
 def one_at_a_time(max_wait_s: float = 600) -> Iterator[None]:
-    """Keep two benchmark runs of one user from disturbing each other; after the wait, go on with a note."""
+    """Keep two benchmark runs of one user from disturbing each other; after the wait, continue with a note."""
     path = Path(tempfile.gettempdir()) / f"uringloop-benchmarks-{os.getuid()}.lock"
     with open(path, "w") as file:
         give_up_s = time.monotonic() + max_wait_s
@@ -137,7 +137,7 @@ def one_at_a_time(max_wait_s: float = 600) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > give_up_s:
-                    say("note: another benchmark run still holds the lock; going on beside it")
+                    say("note: another benchmark run still holds the lock; continuing at the same time")
                     break
                 if not is_reported:
                     say(f"waiting for another benchmark run to end (at most {max_wait_s:.0f} s)")

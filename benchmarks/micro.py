@@ -1,7 +1,7 @@
 """Micro-benchmarks of the scheduling paths, run in a fresh process for one loop and one case.
 
 Each function runs a fixed number of operations on the loop and returns (wall ns, CPU ns) for all of them. The
-best of three repetitions counts: noise only ever adds time. CPU time is that of all threads of the process.
+best of three repetitions counts, since noise only adds time. CPU time is that of all threads of the process.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def call_soon_chain(loop: Loop, n: int) -> Elapsed:
 
 
 def call_soon_batch(loop: Loop, n: int) -> Elapsed:
-    """1000 callbacks per turn: the cost of a callback without that of a turn."""
+    """1000 callbacks per turn: the cost of a callback without the cost of a turn."""
 
     async def body() -> None:
         done = loop.create_future()
@@ -125,7 +125,7 @@ def future_wakeup(loop: Loop, n: int) -> Elapsed:
 
 
 def call_later_cancel(loop: Loop, n: int) -> Elapsed:
-    """The pattern of a timeout that does not strike: armed and cancelled at once."""
+    """The pattern of a timeout that does not expire: armed and cancelled at once."""
 
     async def body() -> None:
         call_later = loop.call_later
@@ -156,7 +156,7 @@ def _asynchronous(body: Callable[[int], Awaitable[Any]]) -> Callable[[Loop, int]
     return lambda loop, n: _timed(loop, lambda: body(n))
 
 
-# Operations per repetition: between about 50 and 500 ms for the loops known today.
+# Operations per repetition, which take about 50 to 500 ms on the present loops.
 OPERATIONS: dict[str, tuple[Callable[[Loop, int], Elapsed], int]] = {
     "call_soon_chain": (call_soon_chain, 200_000),
     "call_soon_batch": (call_soon_batch, 400_000),

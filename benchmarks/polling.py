@@ -1,15 +1,15 @@
-"""What adaptive polling gains and what it costs, beyond the echo cases; see micro.py, which runs it.
+"""The gain and the cost of adaptive polling, beyond the echo cases; see micro.py, which runs this.
 
 The loop under test has one peer, a plain process on another CPU:
 
 * `alone`: ping-pong, the loop begins; the next ping follows the pong at once.
-* `mixed`: the same in bursts of ten, and each burst begins when an fd with a latency of 5 ms is readable, as where a
-  server reads from a slow disk and then asks a cache.  `kept`: how much of the gain of polling in `alone` is left, both
-  measured in turn in this process, with polling and without.
+* `mixed`: the same in bursts of ten, and each burst begins when an fd with a latency of 5 ms becomes readable, as if a
+  server reads from a slow disk and then queries a cache.  `kept`: the share of polling's gain in `alone` that is left;
+  both are measured alternately in this process, with polling and without.
 * `beside`: the slow fd is in use all the time, independently of the ping-pong.
-* `paced_N`: the peer sends each N us whether or not it has its answer; the loop echoes.
-* `ticker_N`: a timer each N ms, after a ping-pong from which the loop has learned to poll.
-* `idle`: one second of nothing, after the same.
+* `paced_N`: the peer sends every N us, without waiting for answers; the loop echoes.
+* `ticker_N`: a timer every N ms, after a ping-pong from which the loop has learned to poll.
+* `idle`: one second without events, after such a ping-pong.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ POLLING = {
 
 @contextlib.contextmanager
 def _child(work: Callable[[socket.socket], None]) -> Iterator[socket.socket]:
-    """Run *work* with one end of a socket pair in a process on the other CPUs; yields the other end."""
+    """Run *work* on one end of a connection in a process on the other CPUs; yields the other end."""
     ours, theirs = _tcp_pair()
     pid = os.fork()
     if pid == 0:
@@ -81,14 +81,14 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def _echo(sock: socket.socket) -> None:
-    """In a child: give back what comes."""
+    """In a child: echo."""
     while data := sock.recv(SIZE_BYTES):
         sock.send(data)
 
 
 def _paced(interval_ns: int) -> Callable[[socket.socket], None]:
     def send(sock: socket.socket) -> None:
-        """In a child: send at fixed times, without sleeping, and throw away what comes back."""
+        """In a child: send at fixed times, without sleeping, and discard the echoes."""
         message = bytes(SIZE_BYTES)
         sock.recv(1)
         sock.setblocking(False)
@@ -105,7 +105,7 @@ def _paced(interval_ns: int) -> Callable[[socket.socket], None]:
 
 
 class Pings(asyncio.Protocol):
-    """Sends a message, again as soon as it is back, and takes the times."""
+    """Sends a message, and again as soon as it is back; records the times."""
 
     def __init__(self) -> None:
         self.message = bytes(SIZE_BYTES)
@@ -138,7 +138,7 @@ class Pings(asyncio.Protocol):
 
 
 class Echo(asyncio.Protocol):
-    """Sends back what comes, and notes when `wanted` bytes were there."""
+    """Echoes, and sets `reached` after `wanted` bytes."""
 
     def __init__(self) -> None:
         self.n_bytes, self.wanted, self.reached = 0, 1 << 62, asyncio.Event()
@@ -186,7 +186,7 @@ async def _connect(make: Callable[[], asyncio.Protocol], sock: socket.socket) ->
 
 
 async def _trips(pings: Pings, slow: SlowFd, case: str, n: int) -> dict[str, float]:
-    """Round trips of one pattern; wall time is that of the round trips, CPU time that of everything."""
+    """Round trips of one pattern; the wall time is that of the round trips, the CPU time includes everything."""
 
     is_over = False
 
@@ -215,7 +215,7 @@ async def _trips(pings: Pings, slow: SlowFd, case: str, n: int) -> dict[str, flo
 
 
 async def _ping_pong(loop_name: str, case: str, n: int, peer: socket.socket) -> dict[str, float]:
-    """The best of three; the loops that poll do it without, too, and `alone`, and report what is left of the gain."""
+    """The best of three; loops that poll also run it without polling, and `alone`, and report how much gain is kept."""
     loop, spec = asyncio.get_running_loop(), spec_of(loop_name)
     pings = await _connect(Pings, peer)
     assert isinstance(pings, Pings)
@@ -278,7 +278,7 @@ async def _tick(interval_s: float, n: int, peer: socket.socket) -> dict[str, flo
 
 
 def measure_polling(loop_name: str, case: str, scale: float) -> dict[str, float]:
-    """One case in a fresh process; the peers are there before the loop is."""
+    """One case in a fresh process; the peers are started before the loop is made."""
     n = max(1, round(POLLING[case] * scale))
     kind, _, parameter = case.partition("_")
     with contextlib.ExitStack() as children:

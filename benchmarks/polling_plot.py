@@ -1,4 +1,4 @@
-"""Draw round-trip latency against the limit of adaptive polling, from saved results.
+"""Draw the round-trip latency by limit of adaptive polling, from saved results.
 
     python -m benchmarks run --loops uvloop uringloop uringloop-polling:{5000,10000,...} \\
         --cases echo/protocol/1KiB/1 --json sweep.json

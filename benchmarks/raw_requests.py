@@ -1,9 +1,9 @@
-"""What a raw request costs: NOP through loop.add_sqe() from 64 tasks, against a bare future and call_soon.
+"""The cost of a raw request: NOP through loop.add_sqe() from 64 tasks, compared with a bare future and call_soon.
 
     python -m benchmarks.raw_requests [--rounds 9]
 
-Both in one process, in turn; CPU time; medians.  The bar: at most 1.1 times the bare future plus 500 ns, and one system
-call for 64 requests.  Exits with 1 where it is missed.
+Both alternate in one process; CPU time; medians.  The bar: at most 1.1 times the bare future plus 500 ns, and one
+system call for 64 requests.  Exits with 1 if it is missed.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _TITLES = {
 
 
 def _table(head: list[str], lines: Iterable[list[str]]) -> list[str]:
-    """Markdown whose source is readable too: padded columns, figures to the right."""
+    """A Markdown table whose source is readable, too: padded columns, figures aligned to the right."""
     cells = [head, *lines]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
     n_text = 2
@@ -107,7 +107,7 @@ def _head(document: dict[str, Any]) -> list[str]:
     load = foreign_load(document)
     if load:
         lines.append(
-            "* CPUs used by everybody else in the traffic runs: "
+            "* CPUs used by other processes in the traffic runs: "
             f"median {load.median:.2f}, most {load.highest:.2f}"
         )
     for name, reason in document["skipped"].items():

@@ -1,4 +1,4 @@
-"""Runs cases: loops take turns in every round, each sample in fresh processes; saves after each case."""
+"""Runs cases: loops take turns in every round, each sample in fresh processes; saves results after each case."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MICRO_TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class Settings:
-    """rounds and seconds as on the command line; scale: share of the micro-benchmarks' operations."""
+    """rounds and seconds as on the command line; scale: factor for the operations of micro-benchmarks."""
 
     rounds: int
     seconds: float
@@ -71,7 +71,7 @@ def _brief(loop: str, sample: dict[str, Any]) -> str:
 
 
 def run_case(case: Case, loops: Sequence[str], settings: Settings, label: str) -> dict[str, Any]:
-    """All rounds of one case. A loop that failed twice is left alone: a failure may cost a long timeout."""
+    """All rounds of one case. A loop that failed twice is left out, since a failure may take a long timeout."""
     rounds: list[dict[str, Any]] = []
     failures = dict.fromkeys(loops, 0)
     for number in range(settings.rounds):
@@ -94,7 +94,7 @@ def run_case(case: Case, loops: Sequence[str], settings: Settings, label: str) -
 
 
 def estimate_s(cases: Sequence[Case], n_loops: int, settings: Settings) -> float:
-    """Roughly how long a run takes, for the first line of progress."""
+    """The approximate duration of a run, for the first line of progress."""
     per_traffic_s = (settings.seconds + settings.warmup_s + 0.45) * settings.rounds
     per_traffic_s += 1.3 if settings.counts_syscalls else 0
     n_traffic = sum(case.kind == "traffic" for case in cases)

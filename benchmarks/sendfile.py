@@ -1,7 +1,7 @@
-"""loop.sendfile() against reading and writing, over loopback TCP on the same loop; see micro.py, which runs it.
+"""loop.sendfile() compared with reading and writing, over loopback TCP on the same loop; see micro.py, which runs this.
 
-The receiver is a process of its own on another CPU and throws away what comes without copying it, so that the sender
-is what is measured.
+The receiver is a separate process on another CPU and discards the data without copying them, so that only the sender is
+measured.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ async def _measure(file: IO[bytes], address) -> dict[str, float]:
 
 
 def measure_sendfile(loop_name: str) -> dict[str, float]:
-    """Nanoseconds per MiB sent by loop.sendfile(), best of three, and how often they fit into those of writing."""
+    """Nanoseconds per MiB sent by loop.sendfile(), best of three, and the ratio of writing's CPU time to its own."""
     with (
         tempfile.TemporaryFile() as file,
         socket.create_server(("127.0.0.1", 0)) as listener,

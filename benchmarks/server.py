@@ -1,7 +1,7 @@
-"""An echo server on one loop, in a process of its own; started by the runner, not by hand.
+"""An echo server on one loop, in its own process; started by the runner, not by hand.
 
-It measures nothing. The client reads this process's CPU clock from outside (loadgen.c), so the loop under
-test has only to echo: no control connection, no helper thread, no timer. It prints one JSON line when it
+It does not measure. The client reads this process's CPU clock from outside (loadgen.c), so the loop under
+test only has to echo: no control connection, no helper thread, no timer. It prints a line of JSON once it
 listens, and SIGTERM's default action ends it.
 """
 
@@ -22,7 +22,7 @@ BACKLOG = 4096
 
 
 class Echo(asyncio.Protocol):
-    """The shortest useful protocol: what came in goes out."""
+    """The shortest useful protocol."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -35,7 +35,7 @@ class Echo(asyncio.Protocol):
 
 
 class EchoDatagrams(asyncio.DatagramProtocol):
-    """The same for datagrams, from whomever they come."""
+    """The same for datagrams, from any sender."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -61,7 +61,7 @@ def stream_echo(size_bytes: int):
 
 
 def tls_context() -> ssl.SSLContext:
-    """The tests' self-signed certificate; the client asks for none in particular."""
+    """The tests' self-signed certificate; the client does not verify it."""
     data = REPOSITORY / "tests" / "support" / "data"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(data / "cert.pem", data / "key.pem")
@@ -71,7 +71,7 @@ def tls_context() -> ssl.SSLContext:
 async def serve(style: str, path: str | None, size_bytes: int) -> asyncio.AbstractServer:
     """Listen on *path*, or on a free port of the loopback interface."""
     loop = asyncio.get_running_loop()
-    # Two whole messages fit below the reader's limit, or readexactly() would pause the transport in each.
+    # Two whole messages fit below the reader's limit; otherwise readexactly() would pause the transport each time.
     limit = max(65536, 2 * size_bytes)
     if style in ("protocol", "tls"):
         context = tls_context() if style == "tls" else None

@@ -1,8 +1,8 @@
-"""Medians and ratios of a result document; everything that reads results goes through here.
+"""Medians and ratios of a result document; all readers of results use this module.
 
-A ratio is built inside a round, where both loops ran within seconds of each other, and the median is taken
-over the rounds' ratios: the machine's mood of the minute cancels out. More than 1 always means better than
-the baseline.
+A ratio is formed within a round, in which both loops ran within seconds of each other, and the median is taken
+over the rounds' ratios, so that temporary conditions of the machine cancel out. More than 1 always means better
+than the baseline.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Row:
-    """One loop in one case. Times are per message, operation, cycle or loop, whatever the case counts."""
+    """One loop in one case. Times are per message, operation, cycle or loop, depending on the case."""
 
     case: str
     loop: str
@@ -84,7 +84,7 @@ def rows(document: dict[str, Any]) -> list[Row]:
 
 
 def foreign_load(document: dict[str, Any]) -> Ratio | None:
-    """CPUs that everybody else used during the timed runs, median and extremes: how quiet the machine was."""
+    """CPUs used by other processes during the timed runs, median and extremes: how quiet the machine was."""
     loads = [
         sample["others_busy"]
         for case in document["cases"]
