@@ -1,4 +1,4 @@
-"""Fail if the build log has a warning or a performance hint of Cython's, or no run of Cython at all.
+"""Fail if the build log contains a warning or a performance hint of Cython, or no run of Cython at all.
 
     python tools/check_build_log.py build/build.log [--c-warnings]
 
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 CYTHON_RAN = re.compile(r"(Cythonizing|Compiling) \S+\.pyx")
-CYTHON_COMPLAINT = re.compile(r"^\s*(warning|performance hint): \S+\.(pyx|pxd|pxi|py):\d+", re.IGNORECASE)
-C_COMPLAINT = re.compile(r"^\s*\S+\.(c|h):\d+:\d+: (warning|error): ")
+CYTHON_WARNING = re.compile(r"^\s*(warning|performance hint): \S+\.(pyx|pxd|pxi|py):\d+", re.IGNORECASE)
+C_WARNING = re.compile(r"^\s*\S+\.(c|h):\d+:\d+: (warning|error): ")
 
 
 def main() -> int:
@@ -26,17 +26,15 @@ def main() -> int:
         print(f"{args.log}: {error}")
         return 1
     n_modules = sum(bool(CYTHON_RAN.search(line)) for line in lines)
-    complaints = [line.strip() for line in lines if CYTHON_COMPLAINT.match(line)]
-    c_complaints = [line.strip() for line in lines if C_COMPLAINT.match(line)]
-    for line in [*complaints, *c_complaints]:
+    warnings = [line.strip() for line in lines if CYTHON_WARNING.match(line)]
+    c_warnings = [line.strip() for line in lines if C_WARNING.match(line)]
+    for line in [*warnings, *c_warnings]:
         print(line)
-    print(f"{args.log}: {len(complaints)} complaints of Cython's, {len(c_complaints)} of the C compiler's")
+    print(f"{args.log}: {len(warnings)} warnings of Cython, {len(c_warnings)} of the C compiler")
     if n_modules == 0:
-        print(
-            "Cython did not run in this build: there is nothing to conclude from the log (make clean first)"
-        )
+        print("Cython did not run in this build, so the log proves nothing (make clean first)")
         return 1
-    return 1 if complaints or (args.c_warnings and c_complaints) else 0
+    return 1 if warnings or (args.c_warnings and c_warnings) else 0
 
 
 if __name__ == "__main__":

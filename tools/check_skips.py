@@ -2,9 +2,9 @@
 
     python tools/check_skips.py build/tests.xml
 
-A suite that quietly skips its main subject is green and worthless. A test that was skipped with the same
-words on another monitor as well has a reason other than io_uring: it is listed, not counted. No test at all
-on io_uring is a failure.
+A suite that silently skips its main subject is green and worthless. A test that was also skipped on another
+monitor, with the same message, has a reason other than io_uring: it is listed, not counted. No test at all on
+io_uring is a failure.
 """
 
 import sys
@@ -14,7 +14,7 @@ MONITOR = "io_uring"
 
 
 def why_io_uring_fails() -> str | None:
-    """None where a loop on io_uring can be made."""
+    """The reason why no loop on io_uring can be made, or None."""
     import uringloop
 
     try:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The tests against another build of the package, in a copy of the tree, with what is installed in $VENV:
+# Run the tests against another build of the package, in a copy of the tree, with the packages of $VENV:
 #
 #     tools/lane.sh debug|sanitized|without-liburing|wheel [pytest arguments]
 #
 #   debug             assertions compiled in
-#   sanitized         AddressSanitizer and UBSan, with assertions: what handles memory that the kernel touches
-#   without-liburing  epoll and poll only
-#   wheel             a wheel in a virtual environment of its own; the tests lie beside no source
+#   sanitized         AddressSanitizer and UBSan, with assertions: tests of memory that the kernel reads and writes
+#   without-liburing  only epoll and poll
+#   wheel             a wheel in a virtual environment of its own, without the package's source
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,12 +35,12 @@ case $lane in
         ;;
     wheel) tests=(tests/unit tests/raw tests/behaviour --monitor io_uring) ;;
     *)
-        echo "no lane is called $lane" >&2
+        echo "unknown lane: $lane" >&2
         exit 2
         ;;
 esac
 
-# The files of the tree, also of one that is no checkout, without what was built there.
+# Copy the files of the tree, which need not be a checkout, without build products.
 rm -rf "$folder"
 mkdir -p "$folder"
 tar --exclude='./build' --exclude='./.git' --exclude="./${VENV:-.venv}" --exclude='*.so' --exclude='__pycache__' \
@@ -50,7 +50,7 @@ mkdir -p build
 if [[ $lane == wheel ]]; then
     "$python" -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w build/dist . \
         >build/build.log 2>&1 || { tail -n 60 build/build.log; exit 1; }
-    # what the tests need is seen through the path, the package is not
+    # the tests' dependencies are on the path, the package is not
     "$python" -m venv build/venv
     packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     mkdir build/tests-need
@@ -72,7 +72,7 @@ sys.exit(None if found.startswith(sys.argv[1]) else f"the tests would run agains
 "$python" tests/drivers/setup.py build_ext --inplace >build/drivers.log 2>&1 || { tail -n 60 build/drivers.log; exit 1; }
 if [[ $lane == sanitized ]]; then
     LD_PRELOAD=$(gcc -print-file-name=libasan.so)
-    # CPython keeps memory for ever, and has its own allocator, which hides what is freed
+    # CPython never frees some memory, and its own allocator would hide frees
     export LD_PRELOAD ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc
 fi
 exec "$python" -m pytest -q --numprocesses "${PROCESSES:-auto}" --maxprocesses 8 -p no:cacheprovider "${@:-${tests[@]}}"

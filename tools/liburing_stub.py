@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Write uringloop/liburing/_ffi.pyi: what type checkers know of `uringloop.liburing.ffi` and `lib`.
+"""Write uringloop/liburing/_ffi.pyi: the types of `uringloop.liburing.ffi` and `lib`.
 
     python tools/liburing_stub.py > uringloop/liburing/_ffi.pyi
 
-Functions come from uringloop/liburing/declarations.py, constants from there and from enums.py.  cffi's objects
-have no types of their own, so a pointer is `CData`, which is Any; numbers of arguments and results are checked.
-A test compares the file with what this writes.
+Functions come from uringloop/liburing/declarations.py, constants from there and from enums.py.  cffi's objects have
+no static types, so a pointer is `CData`, which is Any; the number of arguments and the results are checked.  A test
+compares the file with the output of this script.
 """
 
 import pathlib
@@ -50,14 +50,14 @@ INTEGERS = r"(const )?(unsigned( (int|short))?|int|__[us]\d+|u?int\d+_t|size_t|o
 
 
 def python_type(c_type: str) -> str:
-    """Of a C type without the parameter's name."""
+    """The Python type for a C type (without the parameter's name)."""
     if c_type in ("void", "bool"):
         return {"void": "None"}.get(c_type, c_type)
     return "int" if re.fullmatch(INTEGERS, c_type) else "CData"
 
 
 def signature(declaration: str) -> str:
-    """def name(self, ...) of a C declaration."""
+    """`def name(self, ...)` for a C declaration."""
     match = re.fullmatch(r"(.*?)(\w+)\((.*)\);", declaration)
     assert match, declaration
     result, name, parameters = match.groups()
@@ -70,7 +70,7 @@ def signature(declaration: str) -> str:
 
 
 def wrapped(line: str) -> str:
-    """A line of the class, short because no formatter runs on this file; broken inside of the parentheses only."""
+    """A line of the class, wrapped since no formatter runs on this file; it breaks only inside the parentheses."""
     head, arrow, result = line.partition(" -> ")
     filled = textwrap.fill(
         head, width=100, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False

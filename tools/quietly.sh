@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run a command with its output in a log; show that it lives, and the end of the log if it fails.
+# Run a command with its output in a log; report progress, and show the end of the log if it fails.
 #
 #     tools/quietly.sh LOG TITLE COMMAND...
 set -euo pipefail
@@ -13,7 +13,7 @@ mkdir -p "$(dirname "$log")"
 echo "$title (log: $log)"
 timeout --kill-after=10 "$TIMEOUT_S" "$@" >"$log" 2>&1 </dev/null &
 child=$!
-# A background job of a script does not get Ctrl-C itself.
+# A background job of a script does not get Ctrl-C.
 trap 'kill "$child" 2>/dev/null; exit 130' INT TERM
 
 begin=$SECONDS beat=$SECONDS

@@ -1,6 +1,6 @@
-"""Print what an optional-dependency group of pyproject.toml requires, or "build", one requirement a line.
+"""Print the requirements of optional-dependency groups of pyproject.toml, or of "build", one per line.
 
-`pip install '.[demo]'` would compile the package again for each group; this way it is built once.
+`pip install '.[demo]'` would compile the package again for each group; with this it is built once.
 """
 
 import re
@@ -9,12 +9,12 @@ import tomllib
 from pathlib import Path
 
 PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
-# The demo uses uvicorn's fast HTTP parser, its websockets, and loop factories, which came in 0.36.
+# The demo uses uvicorn's fast HTTP parser, its websockets, and loop factories, added in 0.36.
 ADDED = {"demo": ["httptools", "websockets", "uvicorn>=0.36"]}
 
 
 def normalised(name: str) -> str:
-    """Distribution names are the same whatever their case and separators."""
+    """The name of a distribution without differences of case and separators."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -1,9 +1,9 @@
-"""Make the system's PyGObject, and nothing else of the system, visible in this virtual environment.
+"""Make the system's PyGObject, but no other system package, visible in this virtual environment.
 
     VENV/bin/python tools/show_gi.py PYTHON
 
-PYTHON is the interpreter that the environment was made with. A link to its package `gi` is put into site-packages,
-unless one can be imported already. Nothing is done where PYTHON has none: the GLib tests are skipped there.
+PYTHON is the interpreter with which the environment was made. A link to its package `gi` is put into site-packages,
+unless `gi` can already be imported. If PYTHON has none, nothing is done, and the GLib tests are skipped.
 """
 
 import importlib.util

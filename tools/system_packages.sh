@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Install the Debian packages that are missing, and only those.
+# Install the missing Debian packages, and only those.
 #
-#     tools/system_packages.sh PYTHON build   what compiling needs; failing to get it is an error
+#     tools/system_packages.sh PYTHON build   everything needed to compile; a failure is an error
 #     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests,
-#                                             spin, for docs/spin, openssl, PyGObject or what compiles it, and for
-#                                             the example with a window GTK 3 and Xvfb; never an error
+#                                             spin, for docs/spin, openssl, PyGObject or the packages to compile it,
+#                                             GTK 3 and Xvfb for the example with a window; never an error
 #
-# What is there is found out by trying, not by package names: an interpreter may come from elsewhere.
+# It tries what is available instead of checking package names: an interpreter may come from elsewhere.
 set -euo pipefail
 
 python=$1
@@ -32,11 +32,11 @@ apt() {
 }
 
 update() {
-    # An unreachable source among several is no reason to give up: the installation decides.
-    apt update || echo "apt-get update failed; going on with the package lists that are there" >&2
+    # One unreachable source among several is no reason to stop: the installation decides.
+    apt update || echo "apt-get update failed; continuing with the existing package lists" >&2
 }
 
-# The interpreter's version as in package names, and only for one that a Debian package owns.
+# The interpreter's version as in package names; fails unless the interpreter is from a Debian package.
 debian_version() {
     command -v dpkg >/dev/null || return 1
     local real
@@ -49,7 +49,7 @@ python_has() {
     "$python" -c "$1" >/dev/null 2>&1
 }
 
-# What is missing, as package names, one a line; `!text` for what no package of this system can provide.
+# The missing package names, one per line; `!text` for anything that no package of this system can provide.
 missing_for_build() {
     local version headers='import sysconfig; open(sysconfig.get_path("include") + "/Python.h").close()'
     if ! command -v "$python" >/dev/null && [ "$python" = python3 ]; then
@@ -84,7 +84,7 @@ prepare_build() {
     mapfile -t missing < <(missing_for_build)
     if [ ${#missing[@]} -gt 0 ]; then
         if [[ "${missing[*]}" == *'!'* ]] || ! command -v apt-get >/dev/null; then
-            printf 'missing, and not to be had by apt-get here: %s\n' "${missing[@]#!}" >&2
+            printf 'missing, and apt-get cannot install it here: %s\n' "${missing[@]#!}" >&2
             exit 1
         fi
         echo "installing: ${missing[*]}"
@@ -100,7 +100,7 @@ prepare_build() {
     check_version
 }
 
-# A command that a few tests use, from the package of its name; they are skipped without.
+# A command used by a few tests, from the package of that name; without it they are skipped.
 prepare_command() {
     if command -v "$1" >/dev/null; then return; fi
     if command -v apt-get >/dev/null && update && apt install --no-install-recommends "$1"; then
@@ -125,7 +125,7 @@ prepare_testsuite() {
     fi
 }
 
-# Debian's PyGObject is compiled for Debian's interpreter only; elsewhere pip compiles it, with what is installed here.
+# Debian's PyGObject only works with Debian's interpreter; for others pip compiles it, with the packages installed here.
 prepare_glib() {
     if python_has 'import gi'; then return; fi
     local packages=(python3-gi)
@@ -146,7 +146,7 @@ prepare_glib() {
 
 prepare_gtk() {
     local missing=() why="the example with a GTK window will not be tested"
-    # By the file: the PyGObject that will look for it may not be there yet.
+    # Check for the file: PyGObject, which loads it, may not be installed yet.
     compgen -G '/usr/lib/*/girepository-1.0/Gtk-3.0.typelib' >/dev/null || missing+=(gir1.2-gtk-3.0)
     command -v Xvfb >/dev/null || missing+=(xvfb)
     if [ ${#missing[@]} -eq 0 ]; then return; fi
