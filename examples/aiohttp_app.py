@@ -1,4 +1,4 @@
-"""An ordinary aiohttp application. It knows nothing of uringloop, and that is its point.
+"""An ordinary aiohttp application, which deliberately does not mention uringloop.
 
 Alone:          python examples/aiohttp_app.py
 On uringloop:   python examples/serve.py --loop uringloop aiohttp_app:make_app
@@ -24,7 +24,7 @@ async def echo(request: web.Request) -> web.Response:
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
-    """A response of unknown length: chunks leave one by one, with a turn of the loop between them."""
+    """A response of unknown length: chunks are sent one by one, with a turn of the loop between them."""
     response = web.StreamResponse()
     await response.prepare(request)
     for number in range(STREAM_CHUNKS):

@@ -1,18 +1,18 @@
-"""Two unmodified web applications on uringloop: checked, then compared with asyncio and uvloop.
+"""Two unmodified web applications on uringloop: they are checked, then compared with asyncio and uvloop.
 
     python examples/demo.py            # what `make demo` runs
     python examples/demo.py --quick
 
 1. aiohttp and uvicorn + Starlette serve on uringloop, chosen once by policy and once by loop factory. Each
-   kind of request (text, JSON, echoed bodies, a chunked stream, a websocket) is made concurrently and each
-   answer checked.
-2. The same requests go to asyncio, uvloop and uringloop in turn, A B C, C B A, A B C ...: interleaved, as one
-   long run of each would compare moods of the machine. Ratios are taken within a round, then the median.
-   Rounds disturbed by other processes do not count (`demo_compare.py`). A server that was neither running nor
-   kept from running shows how long something waits, not how fast its loop is: then there is no ratio.
-3. What uringloop's loops say about themselves.
+   kind of request (text, JSON, echoed bodies, a chunked stream, a websocket) is made concurrently, and each
+   response is checked.
+2. The same requests go to asyncio, uvloop and uringloop in turn, A B C, C B A, A B C ...: they are interleaved,
+   since with one long run of each, changes of the machine's load would show. Ratios are taken within a round, then
+   the median. Rounds disturbed by other processes do not count (`demo_compare.py`). If a server was neither running
+   nor kept from running, it waited for something, and its rate does not show how fast its loop is: there is no ratio.
+3. The statistics of uringloop's loops.
 
-The exit status is 0 only if every request was answered rightly by the loop that was meant to.
+The exit status is 0 only if every request was answered correctly, on the intended loop.
 """
 
 import argparse
@@ -34,24 +34,24 @@ from demo_compare import APPS, TITLES, Comparison
 from demo_processes import DemoError, Server, choose_cpus, require_wanted, say
 
 WATCHDOG_S = 300
-# Above this share of a CPU the client may have been what limited the server.
+# Above this share of a CPU the client may have limited the server.
 CLIENT_SHARE_LIMIT = 0.7
 
 
 def ways_in() -> list[str]:
-    """Policies leave Python with 3.16."""
+    """Policies are removed in Python 3.16."""
     return ["policy", "factory"] if hasattr(asyncio, "set_event_loop_policy") else ["factory"]
 
 
 def monitor(report: dict[str, Any]) -> str:
-    """`io_uring`, or `epoll: why not io_uring`; other loops do not say."""
+    """`io_uring`, or `epoll: why not io_uring`; the class for other loops."""
     if report["fdmon"] is None:
         return report["loop"]
     return f"{report['fdmon']}: {report['fdmon_reason']}" if report["fdmon_reason"] else report["fdmon"]
 
 
 def introduce(args: argparse.Namespace, cpus: tuple[int, int]) -> None:
-    """What runs where: without this line the numbers below mean little."""
+    """Print what runs where; without it the numbers below mean little."""
     pinned = (
         f"server on CPU {cpus[0]}, client on CPU {cpus[1]}"
         if cpus[0] >= 0
@@ -72,7 +72,7 @@ def introduce(args: argparse.Namespace, cpus: tuple[int, int]) -> None:
 
 
 def check_applications(args: argparse.Namespace, server_cpu: int) -> int:
-    """Part 1; returns the number of requests that were answered rightly."""
+    """Part 1; returns the number of requests that were answered correctly."""
     say(f"\n1. Two unmodified applications on {args.candidate}; every answer is checked")
     n_correct = 0
     for app in APPS:
@@ -127,8 +127,8 @@ def compare(args: argparse.Namespace, cpus: tuple[int, int]) -> list[Comparison]
 
 
 def show_statistics(comparisons: list[Comparison]) -> None:
-    """Part 3: the candidate's own words after the load."""
-    say("\n3. What the loops say about themselves after the load")
+    """Part 3: the candidate's statistics after the load."""
+    say("\n3. The loops' statistics after the load")
     for comparison in comparisons:
         report = comparison.last_report
         say(f"   {TITLES[comparison.app]}: {report['loop']} on {monitor(report)}")
@@ -144,7 +144,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.8, help="length of one measurement")
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--quick", action="store_true", help="two short rounds: does it work, not how fast")
+    parser.add_argument("--quick", action="store_true", help="two short rounds, to see if it works")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     args = parser.parse_args()
     if args.quick:

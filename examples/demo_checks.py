@@ -1,6 +1,6 @@
-"""Real HTTP and websocket requests whose answers are compared with what the applications promise.
+"""Real HTTP and websocket requests; the responses are compared with the expected ones.
 
-The client is aiohttp's on the stock event loop, in the driver's process: what is under test runs elsewhere.
+The client is aiohttp's on the stock event loop, in the demo's own process; the servers run in other processes.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ REQUEST_TIMEOUT_S = 10.0
 HELLO = b"Hello, World!"
 JSON = {"message": "Hello, World!", "numbers": list(range(10))}
 STREAM = b"".join(b"chunk %d\n" % number for number in range(16))
-# Empty, tiny, ordinary, and larger than any socket buffer's first window.
+# Empty, tiny, ordinary, and larger than the initial window of any socket buffer.
 ECHO_BODY_BYTES = (0, 1, 1024, 300_000)
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What was asked, how often the answer was right, and what went wrong."""
+    """The numbers of correct responses by kind of request, and the failures."""
 
     correct: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     failures: list[str] = dataclasses.field(default_factory=list)
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def require(condition: bool, text: str) -> None:
-    """`assert` that stays in optimised runs; ends in Outcome.failures."""
+    """Like `assert`, but also in optimised runs; recorded in Outcome.failures."""
     if not condition:
         raise AssertionError(text)
 
@@ -59,7 +59,7 @@ async def check_echo(session: aiohttp.ClientSession, url: str, random_bytes: Cal
         body = random_bytes(body_bytes)
         async with session.post(f"{url}/echo", data=body) as response:
             require(response.status == 200, f"status {response.status}")
-            require(await response.read() == body, f"another body came back than the {body_bytes} bytes sent")
+            require(await response.read() == body, f"the body differs from the {body_bytes} bytes sent")
 
 
 async def check_stream(
@@ -77,7 +77,7 @@ async def check_websocket(
         for size in (1, 100, 70_000):
             text = random_bytes(size).hex()
             await websocket.send_str(text)
-            require(await websocket.receive_str() == text, "another message came back")
+            require(await websocket.receive_str() == text, "the message differs from the one sent")
 
 
 Check = Callable[[aiohttp.ClientSession, str, Callable[[int], bytes]], Awaitable[None]]
@@ -91,12 +91,12 @@ CHECKS: dict[str, Check] = {
 
 
 def server_speaks_websocket(server: str) -> bool:
-    """uvicorn leaves websockets to either of two packages, which need not be installed."""
+    """uvicorn needs one of two packages for websockets, which may not be installed."""
     return server != "uvicorn" or any(importlib.util.find_spec(name) for name in ("websockets", "wsproto"))
 
 
 async def run_checks(port: int, server: str, seed: int = 1) -> Outcome:
-    """ROUNDS times each kind of request by each of CONNECTIONS concurrent clients, each in its own order."""
+    """Each of CONNECTIONS concurrent clients makes each kind of request ROUNDS times, in its own order."""
     outcome = Outcome()
     kinds = list(CHECKS)
     if not server_speaks_websocket(server):
@@ -123,7 +123,7 @@ async def run_checks(port: int, server: str, seed: int = 1) -> Outcome:
 
 
 async def expected_body(port: int, method: str, path: str, body: bytes) -> bytes:
-    """One answer, fetched apart, that the load client may compare all others with."""
+    """Fetch one response, with which the load client compares all others."""
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,

@@ -1,9 +1,9 @@
-"""One application on several loops under the same load, and what may be concluded from that.
+"""One application on several loops under the same load, and the conclusions from that.
 
 A round measures each loop once. It is *quiet* if neither a server nor the client was kept from running by
-other processes for more than STARVED_SHARE_LIMIT of the time. Disturbed rounds are left out as a whole,
-whatever they show, and repeated within limits: contention changes the ratios themselves, not only their
-spread. On a busy machine, ratios of single rounds from 0.03 to 19 were seen.
+other processes for more than STARVED_SHARE_LIMIT of the time. Disturbed rounds are left out completely,
+regardless of their result, and repeated within limits: contention changes the ratios themselves, not only their
+spread. On a busy machine, single rounds had ratios from 0.03 to 19.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ TITLES = {"aiohttp": "aiohttp", "uvicorn": "uvicorn + Starlette"}
 ECHO_BODY = bytes(range(256)) * 4
 STARVED_SHARE_LIMIT = 0.1
 QUIET_ROUNDS_MIN = 3
-# Of the time in which it could have run; below this a server under load was waiting for something.
+# Share of the time in which it could have run; below this a server under load was waiting for something.
 BUSY_SHARE = 0.6
 
 
@@ -46,7 +46,7 @@ class Sample:
 
 
 def make_plan(app: str, port: int) -> Path:
-    """Record what the load client sends and must get back: text, JSON and an echoed KiB, in turn."""
+    """Record the requests and the expected responses for the load client: text, JSON and an echoed KiB, in turn."""
     exchanges = []
     for method, path, body in (("GET", "/", b""), ("GET", "/json", b""), ("POST", "/echo", ECHO_BODY)):
         expected = asyncio.run(demo_checks.expected_body(port, method, path, body))
@@ -62,7 +62,7 @@ def make_plan(app: str, port: int) -> Path:
 
 
 class Comparison:
-    """The servers of all loops stay up, the load goes round; the candidate is the last loop."""
+    """The servers of all loops keep running and get the load in turn; the candidate is the last loop."""
 
     def __init__(
         self, app: str, loops: list[str], cpus: tuple[int, int], rounds: int, seconds: float
@@ -122,7 +122,7 @@ class Comparison:
         )
 
     def _file(self, number: int, samples: dict[str, Sample]) -> None:
-        """Quiet or disturbed; with one CPU, server and client starve each other and there is nothing to compare."""
+        """File a round as quiet or disturbed; with one CPU all are quiet, since server and client starve each other."""
         starved = max(sample.starved_share for sample in samples.values())
         is_quiet = self._cpus[0] < 0 or starved <= STARVED_SHARE_LIMIT
         (self.quiet if is_quiet else self.disturbed).append(samples)
@@ -134,7 +134,7 @@ class Comparison:
         return statistics.median(samples[loop].busy_share for samples in self.quiet) >= BUSY_SHARE
 
     def ratios(self, baseline: str) -> list[float]:
-        """Of the candidate's rate to another loop's, round by round."""
+        """The ratios of the candidate's rate to another loop's, round by round."""
         return [samples[self.candidate].rate / samples[baseline].rate for samples in self.quiet]
 
     def show(self) -> None:
@@ -158,7 +158,7 @@ class Comparison:
             say(line)
 
     def figures(self) -> dict[str, Any]:
-        """Everything that was measured, the rounds left out included."""
+        """Everything that was measured, including the rounds left out."""
         kinds = {"quiet": self.quiet, "disturbed": self.disturbed}
         return {
             kind: [

@@ -1,6 +1,6 @@
 """The demo's processes: servers under `serve.py`, and the load client compiled from `http_load.c`.
 
-Every wait here has a bound, and a server stops by itself when the driver's end of its stdin is closed.
+Every wait here has a limit, and a server stops by itself when the demo's end of its stdin is closed.
 """
 
 import json
@@ -18,21 +18,21 @@ BUILD = HERE.parent / "build" / "demo"
 START_TIMEOUT_S = 30.0
 REPORT_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 15.0
-# uvicorn ends by raising the signal again that stopped it.
+# uvicorn ends by raising again the signal that stopped it.
 ORDERLY_EXITS = (0, -15)
 
 
 class DemoError(Exception):
-    """Something that the demo is there to notice; the text goes to the user."""
+    """An error that the demo has found; the text is shown to the user."""
 
 
 def say(text: str = "") -> None:
-    """Progress is seen at once, in a pipe as well."""
+    """Print progress; flushed, so that it is seen at once in a pipe, too."""
     print(text, flush=True)
 
 
 def physical_neighbours(cpu: int) -> set[int]:
-    """The hardware threads of one core, which should not be given to server and client both."""
+    """The hardware threads of a core, which server and client should not share."""
     path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
     try:
         parts = path.read_text().strip().split(",")
@@ -43,7 +43,7 @@ def physical_neighbours(cpu: int) -> set[int]:
 
 
 def choose_cpus() -> tuple[int, int]:
-    """A CPU for the server and one for the client, if possible of different cores; (-1, -1) with only one."""
+    """A CPU for the server and one for the client, on different cores if possible; (-1, -1) with a single CPU."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         return -1, -1
@@ -75,7 +75,7 @@ class Server:
         self.port: int = self.first_report["port"]
 
     def report(self) -> dict[str, Any]:
-        """Ask the running loop about itself."""
+        """Get a report from the running loop."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(b"report\n")
@@ -85,7 +85,7 @@ class Server:
         return self._answer(REPORT_TIMEOUT_S)
 
     def stop(self) -> None:
-        """End the server in the orderly way, and complain if it did not go like that."""
+        """End the server in the orderly way; raises DemoError if that fails."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
@@ -100,13 +100,13 @@ class Server:
             raise DemoError(f"{self.name}: ended with status {status}: {self.errors()}")
 
     def kill(self) -> None:
-        """For the way out after an error; harmless after stop()."""
+        """For cleaning up after an error; harmless after stop()."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(STOP_TIMEOUT_S)
 
     def errors(self) -> str:
-        """What the server wrote to stderr, its end if that is long."""
+        """The server's stderr; only its end if it is long."""
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace")[-3000:] or "(nothing on stderr)"
 
@@ -128,13 +128,13 @@ class Server:
 
 
 def require_wanted(server: Server, report: dict[str, Any]) -> None:
-    """Fail if another loop than the chosen one answers."""
+    """Fail if the server does not run on the chosen loop."""
     if not report["is_wanted"]:
         raise DemoError(f"{server.name}: the wrong loop serves: {report['loop']}")
 
 
 def build_load_client() -> Path:
-    """Compile the load client unless that has been done."""
+    """Compile the load client unless it is up to date."""
     source, program = HERE / "http_load.c", BUILD / "http_load"
     if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
         return program
@@ -151,7 +151,7 @@ def build_load_client() -> Path:
 
 
 def write_plan(path: Path, exchanges: list[tuple[bytes, bytes]]) -> None:
-    """The file with what the load client sends and what must come back."""
+    """Write the file with the load client's requests and the expected bodies."""
     with path.open("wb") as file:
         for request, body in exchanges:
             file.write(b"%d %d\n" % (len(request), len(body)) + request + body)
@@ -160,7 +160,7 @@ def write_plan(path: Path, exchanges: list[tuple[bytes, bytes]]) -> None:
 def run_load(
     program: Path, port: int, plan: Path, connections: int, seconds: float, cpu: int
 ) -> dict[str, Any]:
-    """One run of the load client; its own answer counts include the warm-up."""
+    """One run of the load client; its counts include the warm-up."""
     warmup_s = min(0.2, seconds / 4)
     numbers = (port, plan, connections, round(warmup_s * 1000), round(seconds * 1000), cpu)
     command = [str(program), *map(str, numbers)]

@@ -1,9 +1,9 @@
 """A static file server over HTTP/1.1: requests are parsed by hand, files go to the socket by splice(2).
 
     python examples/file_server.py [FOLDER [PORT]]       # http://127.0.0.1:8000/ serves the folder
-    python examples/file_server.py --check               # serves a folder of its own to itself, and ends
+    python examples/file_server.py --check               # test with a temporary folder
 
-Nothing of a file passes through Python: the kernel moves it from the page cache to the socket by way of a pipe.
+The data of a file never pass through Python: the kernel moves them from the page cache to the socket through a pipe.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ IDLE_S = 30
 
 
 class Refused(Exception):
-    """A request that is answered by a status other than 200."""
+    """A request that gets a status other than 200."""
 
 
 async def read_head(connection: socket.socket, rest: bytes) -> tuple[bytes, bytes]:
-    """(the head of a request, what follows it); an empty head at the end of the connection."""
+    """(the head of a request, the data after it); an empty head at the end of the connection."""
     loop = asyncio.get_running_loop()
     data = rest
     while b"\r\n\r\n" not in data:
@@ -42,7 +42,7 @@ async def read_head(connection: socket.socket, rest: bytes) -> tuple[bytes, byte
 
 
 def locate(root: pathlib.Path, head: bytes) -> tuple[str, pathlib.Path]:
-    """(method, path in the file system); nothing outside of the root is ever found."""
+    """(method, path in the file system); paths outside of the root are refused."""
     try:
         method, target, version = head.decode("ascii").split("\r\n")[0].split(" ")
     except ValueError:
@@ -59,7 +59,7 @@ def locate(root: pathlib.Path, head: bytes) -> tuple[str, pathlib.Path]:
 
 
 async def answer(connection: socket.socket, root: pathlib.Path, head: bytes) -> None:
-    """Send one file, or say why not."""
+    """Send one file, or an error status."""
     loop = asyncio.get_running_loop()
     try:
         method, path = locate(root, head)
@@ -111,7 +111,7 @@ async def serve(listener: socket.socket, root: pathlib.Path) -> None:
 
 
 async def fetch(port: int, path: str) -> tuple[bytes, bytes]:
-    """(status line, body), for the check."""
+    """(status line, body); for the check."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
     head = await reader.readuntil(b"\r\n\r\n")

@@ -2,8 +2,8 @@
 
     python examples/gtk_downloader.py [--folder FOLDER] [--at-once N] [--measure] [URL ...]
 
-More addresses can be typed into the window.  A file is called NAME.part until it is complete, then it takes the place
-of an older one.  Closing the window, or Ctrl-C, cancels what still runs.  Exit status 0 if every file came.
+More addresses can be typed into the window.  A file is called NAME.part until it is complete, then it replaces an older
+one.  Closing the window, or Ctrl-C, cancels running downloads.  Exit status 0 if every file was downloaded.
 
 Needs aiohttp, GTK 3 and PyGObject (Debian: gir1.2-gtk-3.0 and python3-gi).
 """
@@ -29,16 +29,16 @@ gi.require_version("Gtk", "3.0")
 from gi.repository import Gio, GLib, Gtk, Pango  # noqa: E402
 
 PIECE_BYTES = 256 * 1024
-REFRESH_MS = 50  # the bars move twenty times a second, however often data comes
+REFRESH_MS = 50  # the bars move twenty times a second, however often data arrive
 TICK_MS = 16
 
 
 class Row(Gtk.Box):
-    """One file in the window: its name, what becomes of it, and its bar."""
+    """One file in the window: its name, its state, and its progress bar."""
 
     def __init__(self, name: str) -> None:
         super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=4)
-        self.name, self.n_bytes, self.n_bytes_expected = name, 0, 0  # 0 expected: the server did not say
+        self.name, self.n_bytes, self.n_bytes_expected = name, 0, 0  # 0 expected: unknown
         self.is_running, self.has_failed = True, False
         self.state = Gtk.Label(label="waiting", ellipsize=Pango.EllipsizeMode.END, xalign=1, hexpand=True)
         self.bar = Gtk.ProgressBar()
@@ -65,7 +65,7 @@ class Row(Gtk.Box):
 
 
 class Ticks:
-    """A timer every 16 ms: whatever keeps GTK from drawing and from reacting to the mouse makes it late."""
+    """A timer every 16 ms: it is late when GTK is kept from drawing and from reacting to the mouse."""
 
     def __init__(self) -> None:
         self.intervals_ms: list[float] = []
@@ -93,7 +93,7 @@ class Downloader(Gtk.Application):
         self.ticks = Ticks()
         self.is_refreshing = False
 
-    # GTK's callbacks: no task runs in here, but tasks can be made and cancelled
+    # GTK's callbacks: no task runs during these, but tasks can be made and cancelled
 
     def do_activate(self) -> None:
         self.address = Gtk.Entry(hexpand=True, activates_default=True)
@@ -140,7 +140,7 @@ class Downloader(Gtk.Application):
         task.add_done_callback(self.tasks.discard)
 
     def refresh(self) -> bool:
-        """Show what has come; the timer that calls this ends with the last download."""
+        """Show the progress; the timer that calls this ends with the last download."""
         for row in self.rows:
             row.refresh()
         fractions = [row.bar.get_fraction() if row.is_running else 1.0 for row in self.rows]
@@ -161,10 +161,10 @@ class Downloader(Gtk.Application):
         for task in self.tasks:
             task.cancel()
 
-    # asyncio's side
+    # The asyncio part
 
     async def download(self, url: str, row: Row) -> None:
-        """Fetch a file, or show in its row why it did not come."""
+        """Fetch a file, or show the reason for the failure in its row."""
         try:
             async with self.slots:
                 await self.fetch(url, row)
@@ -175,15 +175,17 @@ class Downloader(Gtk.Application):
             row.end(reason(error))
         except Exception as error:
             row.end(repr(error))
-            raise  # a mistake of this program, whose traceback asyncio logs
+            raise  # a bug in this program; asyncio logs the traceback
         else:
             row.end(GLib.format_size(row.n_bytes), has_failed=False)
 
     async def fetch(self, url: str, row: Row) -> None:
         if self.session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-            as_it_is = {"Accept-Encoding": "identity"}  # else neither the file nor its length is the server's
-            self.session = aiohttp.ClientSession(timeout=timeout, headers=as_it_is, auto_decompress=False)
+            unencoded = {
+                "Accept-Encoding": "identity"
+            }  # otherwise neither the data nor the length are those of the file
+            self.session = aiohttp.ClientSession(timeout=timeout, headers=unencoded, auto_decompress=False)
         path = os.path.join(self.options.folder, row.name)
         async with self.session.get(url, raise_for_status=True) as response:
             row.n_bytes_expected = response.content_length or 0
@@ -199,7 +201,7 @@ class Downloader(Gtk.Application):
                 raise
 
     async def finish(self) -> None:
-        """The window is gone."""
+        """Clean up after the window is closed."""
         self.cancel_all()
         if self.tasks:
             await asyncio.wait(self.tasks)
@@ -215,7 +217,7 @@ def box(orientation: Gtk.Orientation, *widgets: Gtk.Widget) -> Gtk.Box:
 
 
 def file_name(url: str) -> str:
-    """What follows the last slash, which may be the host."""
+    """The part after the last slash, which may be the host."""
     address = url.partition("://")[2].partition("?")[0].partition("#")[0]
     name = "".join(c if c.isprintable() else "_" for c in os.path.basename(unquote(address)))
     return "index.html" if name in ("", ".", "..") else name
@@ -233,11 +235,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("urls", metavar="URL", nargs="*")
     parser.add_argument("--folder", default=".", help="where the files go (default: here)")
-    parser.add_argument("--at-once", type=int, default=4, help="how many come at once (default: 4)")
+    parser.add_argument(
+        "--at-once", type=int, default=4, help="number of simultaneous downloads (default: 4)"
+    )
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="print at the end how evenly a 16 ms timer fired while data came",
+        help="print at the end how evenly a 16 ms timer fired while data arrived",
     )
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=uringloop.glib.new_event_loop) as runner:
@@ -245,7 +249,7 @@ def main() -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             runner.get_loop().add_signal_handler(number, app.quit)
         try:
-            status = app.run([])  # GTK's main loop, and in it uringloop's
+            status = app.run([])  # GTK's main loop, which also runs uringloop
         finally:
             runner.run(app.finish())
     if len(app.ticks.intervals_ms) > 1:

@@ -1,10 +1,10 @@
-"""SHA-256 of every file below a folder, many at a time, with a progress bar.
+"""SHA-256 of every file below a folder, many at once, with a progress bar.
 
     python examples/hash_directory.py FOLDER        # the format of sha256sum
-    python examples/hash_directory.py --check       # a folder of its own
+    python examples/hash_directory.py --check       # test with a temporary folder
 
-The bar is tqdm's (`pip install tqdm`); without it there is a plain one. Hashing is done in threads, since it is work
-and not waiting; reading is not.
+The bar is tqdm's (`pip install tqdm`); without tqdm there is a plain one. Hashing is done in threads, since it uses the
+CPU; reading is not.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ try:
 except ImportError:
 
     class tqdm:  # type: ignore[no-redef]
-        """As much of tqdm as is needed here."""
+        """The part of tqdm that is needed here."""
 
         def __init__(self, total: int, **_: Any) -> None:
             self.total, self.n = total, 0
@@ -43,8 +43,8 @@ async def walk(folder: str) -> AsyncIterator[tuple[str, int]]:
     async with files.scandir(folder) as entries:
         async for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                async for one in walk(entry.path):
-                    yield one
+                async for found in walk(entry.path):
+                    yield found
             elif entry.is_file(follow_symlinks=False):
                 yield entry.path, (await files.lstat(entry.path)).st_size
 
@@ -62,8 +62,8 @@ async def hash_file(path: str, bar: Any) -> str:
 
 
 async def hash_folder(folder: str) -> dict[str, str]:
-    """path -> SHA-256; files that cannot be read are named and left out."""
-    found = sorted([one async for one in walk(folder)])
+    """path -> SHA-256; files that cannot be read are reported and left out."""
+    found = sorted([entry async for entry in walk(folder)])
     bar = tqdm(total=sum(size for _, size in found), unit="B", unit_scale=True)
     hashes: dict[str, str] = {}
     paths = iter([path for path, _ in found])

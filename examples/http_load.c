@@ -3,11 +3,11 @@
  *     http_load PORT PLAN CONNECTIONS WARMUP_MS MEASURE_MS CPU
  *
  * PLAN is a file of records "<request bytes> <body bytes>\n<request><body>": each connection sends the requests in
- * turn, one at a time (no pipelining), and a response counts only if its status is 200 and its body is the recorded
- * one. One line of JSON goes to stdout; the exit status is 1 after any wrong, missing or late response.
+ * turn, one at a time (no pipelining), and a response only counts if its status is 200 and its body is the recorded
+ * one. The output is one line of JSON; the exit status is 1 after any wrong, missing or late response.
  *
- * It is written in C so that the client stays far from being the bottleneck: it shares a small machine with the server
- * which it measures. CPU is the one to run on, -1 for any. Loopback only.
+ * It is written in C so that the client is not the bottleneck: it shares a small machine with the server that it
+ * measures. CPU is the CPU to run on, -1 for any. Loopback only.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -39,8 +39,8 @@ struct exchange {
 
 struct connection {
     int fd;
-    int turn;          /* which exchange of the plan is going on */
-    int busy;          /* a request is out */
+    int turn;          /* the current exchange of the plan */
+    int busy;          /* a request is in flight */
     size_t sent_bytes; /* of the current request */
     size_t have_bytes; /* of the current response */
     char *buffer;
@@ -72,7 +72,7 @@ static void die(const char *what)
     exit(2);
 }
 
-/* How long this process was runnable without running: others had its CPU. 0 on a kernel without schedstats. */
+/* How long this process was runnable but not running, since others used its CPU. 0 on a kernel without schedstats. */
 static double starved_seconds(void)
 {
     unsigned long long ran_ns, waited_ns = 0;
@@ -137,7 +137,7 @@ static void push_request(struct connection *c)
         if (n > 0) {
             c->sent_bytes += (size_t)n;
         } else if (n < 0 && errno == EAGAIN) {
-            return; /* EPOLLOUT (edge-triggered) will come back here */
+            return; /* continued at EPOLLOUT (edge-triggered) */
         } else if (n >= 0 || errno != EINTR) {
             fail(c, "send failed");
             return;
@@ -153,7 +153,7 @@ static void begin_request(struct connection *c)
     push_request(c);
 }
 
-/* Where the body begins and how long it is; 0 while the head is incomplete, -1 for a head that we do not want. */
+/* Finds the beginning and length of the body; returns 0 while the head is incomplete, -1 for a wrong head. */
 static int parse_head(struct connection *c, size_t *head_bytes, size_t *body_bytes)
 {
     char *end, *field;
@@ -171,7 +171,7 @@ static int parse_head(struct connection *c, size_t *head_bytes, size_t *body_byt
     return 1;
 }
 
-/* Returns 1 when the whole response is there and right, 0 when more must come. */
+/* Returns 1 if the whole response has arrived and is correct, else 0. */
 static int check_response(struct connection *c)
 {
     struct exchange *e = &plan[c->turn];
@@ -214,7 +214,7 @@ static void pull_response(struct connection *c, int measuring, int stopping)
         c->turn = (c->turn + 1) % n_exchanges;
         if (!stopping)
             begin_request(c);
-        return; /* edge-triggered, but without pipelining the socket is empty now: a new edge comes */
+        return; /* edge-triggered, but without pipelining the socket is now empty, so there will be a new edge */
     }
 }
 

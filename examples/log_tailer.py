@@ -1,7 +1,7 @@
-"""Follow log files as `tail -F` does: what is appended is printed, also after a file was rotated or cut.
+"""Follow log files like `tail -F`: appended lines are printed, also after a file was rotated or truncated.
 
 python examples/log_tailer.py FILE ...
-python examples/log_tailer.py --check           # follows files of its own, and ends
+python examples/log_tailer.py --check           # test with a temporary file
 """
 
 import asyncio
@@ -16,12 +16,12 @@ LOOK_S = 0.2
 
 
 async def follow(path: str, from_start: bool = False) -> AsyncIterator[str]:
-    """Complete lines, as they are appended; for ever."""
+    """Yield complete lines as they are appended, for ever."""
     while True:
         try:
             file = await uringloop.open(path, "rb")
         except FileNotFoundError:
-            from_start = True  # it is new when it comes
+            from_start = True  # once it exists, all of it is new
             await asyncio.sleep(LOOK_S)
             continue
         async with file:

@@ -1,4 +1,4 @@
-"""Open, read and close a file by one linked chain of raw io_uring requests: one system call for all three.
+"""Open, read and close a file with a linked chain of raw io_uring requests: one system call for all three.
 
     python examples/raw_chain.py FILE...
 
@@ -29,7 +29,7 @@ async def head(path: str, n_bytes: int = 65536) -> bytes:
 
     def read_and_go_on(sqe):  # type: ignore[no-untyped-def]
         read_slot(sqe)
-        sqe.flags |= lib.IOSQE_IO_HARDLINK  # close it also when the read falls short
+        sqe.flags |= lib.IOSQE_IO_HARDLINK  # also close it after a short read
 
     opened, read, closed = loop.add_sqes(
         [

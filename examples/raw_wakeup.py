@@ -1,4 +1,4 @@
-"""Two loops in two threads wake each other through eventfds, by raw requests: a ping-pong without sockets.
+"""Two loops in two threads wake each other through eventfds, with raw requests: a ping-pong without sockets.
 
     python examples/raw_wakeup.py [ROUNDS]
 
@@ -24,7 +24,7 @@ async def play(own: int, other: int, rounds: int, *, begins: bool) -> None:
     for _ in range(rounds):
         if begins:
             await loop.add_sqe(lib.io_uring_prep_write, other, ONE, 8, 0)
-        # an eventfd has no data until it is written to: the request waits in the kernel, the loop does other things
+        # an eventfd has no data until it is written to: the request waits in the kernel, and the loop can do other work
         await loop.add_sqe(lib.io_uring_prep_read, own, pointer, 8, 0)
         if not begins:
             await loop.add_sqe(lib.io_uring_prep_write, other, ONE, 8, 0)

@@ -1,19 +1,19 @@
-"""Run an unmodified application on a chosen event loop, and answer questions about that loop.
+"""Run an unmodified application on a chosen event loop, and report on that loop.
 
     python examples/serve.py --loop uringloop aiohttp_app:make_app
     python examples/serve.py --loop uvloop --via policy --port 8000 starlette_app:app
 
 How it works:
 
-1. The application is imported by name and used as it is: an aiohttp factory runs under `web.run_app` (policy)
-   or `AppRunner` in an `asyncio.Runner` (factory), all else is taken for ASGI and runs under uvicorn.
+1. The application is imported by name and not modified: an aiohttp factory runs under `web.run_app` (policy)
+   or `AppRunner` in an `asyncio.Runner` (factory); anything else is treated as ASGI and runs under uvicorn.
 2. The loop comes from the module named by `--loop` (its `EventLoopPolicy` or its `new_event_loop`), so the
-   stock loop, uvloop and uringloop all take the same way in.
-3. With `--control`, a thread reads commands from stdin: each line `report` is answered on stdout by one JSON
-   line from inside the loop. End of file on stdin stops the server: it never outlives the process that started it.
+   stock loop, uvloop and uringloop are all used in the same way.
+3. With `--control`, a thread reads commands from stdin: each line `report` is answered on stdout by a line of
+   JSON from inside the loop. End of file on stdin stops the server: it never outlives the process that started it.
 
-Where the running loop is learnt: in the coroutine that makes the aiohttp application, and in uvicorn's
-`Server.startup`. No request passes through code of this file.
+The running loop is determined in the coroutine that makes the aiohttp application, and in uvicorn's
+`Server.startup`. No request passes through the code of this file.
 """
 
 import argparse
@@ -36,25 +36,25 @@ SHUTDOWN_TIMEOUT_S = 5.0
 
 
 def loop_factory(module_name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """The `new_event_loop` of a loop module; asyncio's is one as well, as long as no policy was set."""
+    """The `new_event_loop` of a loop module; also works with asyncio, as long as no policy was set."""
     return importlib.import_module(module_name).new_event_loop
 
 
 def install_policy(module_name: str) -> None:
-    """Make the module's policy the process's, as an application's first line would do."""
+    """Install the module's policy, as the first line of an application would do."""
     if module_name != "asyncio":
         asyncio.set_event_loop_policy(importlib.import_module(module_name).EventLoopPolicy())
 
 
 def loop_is_from(loop: asyncio.AbstractEventLoop, module_name: str) -> bool:
-    """Whether this is the wanted loop; all derive from asyncio's classes, hence the exact module there."""
+    """Whether this is the wanted loop; all derive from asyncio's classes, so asyncio's own is found by module."""
     if module_name == "asyncio":
         return type(loop).__module__.startswith("asyncio.")
     return isinstance(loop, importlib.import_module(module_name).Loop)
 
 
 def starved_s() -> float:
-    """How long this thread has been runnable without running: other processes had its CPU."""
+    """How long this thread was runnable but not running, since other processes used its CPU."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError):
@@ -62,7 +62,7 @@ def starved_s() -> float:
 
 
 def describe(loop: asyncio.AbstractEventLoop, wanted: str) -> dict[str, Any]:
-    """What the report line contains; called in the loop's thread, while it serves."""
+    """The contents of the report line; called in the loop's thread, while it serves."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     statistics = getattr(loop, "statistics", None)
     return {
@@ -110,7 +110,7 @@ class Control:
 
 
 def serve_aiohttp(make_app: Callable[[], Any], listener: socket.socket, args: argparse.Namespace) -> None:
-    """aiohttp's own two ways: `web.run_app` gets its loop from the policy, an `AppRunner` takes the loop that runs."""
+    """aiohttp's own two ways: `web.run_app` gets its loop from the policy, an `AppRunner` uses the running loop."""
     from aiohttp import web
 
     control = Control(args.loop, args.control)
@@ -168,11 +168,11 @@ def serve_uvicorn(app: Any, listener: socket.socket, args: argparse.Namespace) -
 
 
 def listen(port: int) -> socket.socket:
-    """A listener like those that event loops make: with the protocol named.
+    """A listener like those of event loops, with an explicit protocol.
 
-    `socket.create_server` leaves it 0, accepted sockets inherit that, and asyncio sets TCP_NODELAY only where
-    it is IPPROTO_TCP. Answers written in two pieces would then wait 40 ms for an acknowledgement, on asyncio
-    only: measured like that, uvloop looked 33 times as fast.
+    With `socket.create_server` it would be 0, accepted sockets inherit that, and asyncio sets TCP_NODELAY only if it
+    is IPPROTO_TCP. Responses written in two pieces would then wait 40 ms for an acknowledgement, on asyncio only:
+    measured in this way, uvloop seemed 33 times as fast.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,10 +1,10 @@
-"""Two processes play ping-pong over shared memory, by loop.add_poll_handler(), and over a socket.
+"""Two processes play ping-pong over shared memory, with loop.add_poll_handler(), and over a socket.
 
 Usage: python examples/shared_memory_pingpong.py [rounds] [max_ns]
 
-Each side has a counter of 8 bytes in a shared mapping, which only it writes; the other side polls it. There is no
-file descriptor and no system call in a round trip while both poll. The same is then played over a socketpair, on
-uringloop with the same polling, without, and on uvloop if it is installed. Busy-polling needs a CPU for each side.
+Each side writes its own counter of 8 bytes in a shared mapping, and the other side polls it. While both poll, a round
+trip needs no file descriptor and no system call. The same is then played over a socketpair: on uringloop with the same
+polling, without polling, and on uvloop if it is installed. Busy-polling needs a CPU for each side.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ import uringloop
 
 
 class Counters:
-    """Two counters in shared memory: mine, and the other side's."""
+    """Two counters in shared memory: this side's and the other side's."""
 
     def __init__(self, shared, side):
         self.words = memoryview(shared).cast("Q")
-        self.mine, self.other = (0, 8) if side == 0 else (8, 0)  # a cache line each
+        self.mine, self.other = (0, 8) if side == 0 else (8, 0)  # one cache line each
         self.seen = 0
 
     def has_changed(self):
@@ -62,7 +62,7 @@ async def play_memory(shared, side, rounds, max_ns):
 
 
 class Pong(asyncio.Protocol):
-    """One side over a socket: the same numbers."""
+    """One side, over a socket, with the same numbers."""
 
     def __init__(self, side, rounds, done):
         self.side, self.rounds, self.done = side, rounds, done
@@ -93,14 +93,14 @@ async def play_socket(sock, side, rounds, max_ns):
 
 
 def cpu_seconds():
-    """What this process and its ended children have used."""
+    """CPU time used by this process and its ended children."""
     usages = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def in_two_processes(new_loop, play):
-    """Run play(side) in this process and in a child; seconds that it took, and CPU seconds of both."""
-    # each side gets its CPUs where there are enough of them
+    """Run play(side) in this process and in a child; returns the seconds it took, and the CPU seconds of both."""
+    # each side gets its own CPUs if there are enough of them
     cpus = sorted(os.sched_getaffinity(0))
     pid = os.fork()
     side = 0 if pid else 1
@@ -133,7 +133,7 @@ def main():
     for polling in (max_ns, 0):
         shared = mmap.mmap(-1, mmap.PAGESIZE)
         name = "shared memory" + (", polling" if polling else ", sleeping")
-        # sleeping is slow: its round trips take two sleeps of 50 us at least
+        # sleeping is slow: a round trip takes at least two sleeps of 50 us
         count = rounds if polling else max(rounds // 20, 1)
 
         def play(side, shared=shared, polling=polling, count=count):

@@ -1,4 +1,4 @@
-"""An ordinary Starlette application. It knows nothing of uringloop, and that is its point.
+"""An ordinary Starlette application, which deliberately does not mention uringloop.
 
 Alone:          uvicorn --app-dir examples starlette_app:app
 On uringloop:   uvicorn --app-dir examples --loop uringloop:new_event_loop starlette_app:app
@@ -29,7 +29,7 @@ async def echo(request: Request) -> Response:
 
 
 async def stream(request: Request) -> Response:
-    """A response of unknown length: chunks leave one by one, with a turn of the loop between them."""
+    """A response of unknown length: chunks are sent one by one, with a turn of the loop between them."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for number in range(STREAM_CHUNKS):

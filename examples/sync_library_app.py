@@ -1,7 +1,8 @@
-"""A Starlette application that calls a synchronous library, which calls asyncio.run() itself.
+"""A Starlette application that uses a synchronous library, which itself calls asyncio.run().
 
-Alone:          python examples/sync_library_app.py
-On uringloop:   the same; asyncio refuses `asyncio.run()` inside of a running loop, uringloop.allow_nested() lets it.
+    python examples/sync_library_app.py
+
+asyncio refuses `asyncio.run()` inside a running loop; uringloop.allow_nested() permits it.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import uringloop
 
 
 class Library:
-    """Has an asynchronous core, and a synchronous interface that hides it."""
+    """Has an asynchronous core hidden behind a synchronous interface."""
 
     async def _look_up(self, number):
         await asyncio.sleep(0.001)
