@@ -1,7 +1,7 @@
 """`python -m uringloop`: what runs here, and why.
 
-Makes a loop as an application would, asks it, closes it, and probes the kernel.  Exit status 0 where a loop
-can be made, on whatever monitor; 1 where none can (one was forced by $URINGLOOP_FDMON and is not to be had).
+Makes a loop as an application would, reads its properties, closes it, and probes the kernel.  Exit status 0 if a loop
+can be made, on any monitor; 1 if none can ($URINGLOOP_FDMON forces one that is not available).
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def run_bottom_half_twice():
     context.poll(False)
 
 
-def ask_handler_that_runs():
+def poll_running_handler():
     cdef PollHandlers handlers = PollHandlers()
     cdef PollHandler handler = PollHandler(-1, 0)
     handler.is_busy = True

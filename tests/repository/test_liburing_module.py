@@ -150,14 +150,14 @@ def built_against():
     pkg_config = shutil.which(os.environ.get("PKG_CONFIG", "pkg-config"))
     if pkg_config is None:
         pytest.skip("no pkg-config")
-    asked = [
+    version, folder = [
         subprocess.run(
             [pkg_config, *what, "liburing"], capture_output=True, text=True, check=False
         ).stdout.strip()
         for what in (["--modversion"], ["--variable=includedir"])
     ]
-    header = pathlib.Path(asked[1] or "/usr/include") / "liburing.h"
-    if asked[0] != ffi.string(lib.ul_liburing_version).decode() or not header.exists():
+    header = pathlib.Path(folder or "/usr/include") / "liburing.h"
+    if version != ffi.string(lib.ul_liburing_version).decode() or not header.exists():
         pytest.skip("built against another liburing than the installed one")
     return header
 

@@ -41,7 +41,7 @@ cdef class Run(Handle):
 
     cdef int run(self) except -1:
         cdef BottomHalf bottom_half = self.bottom_half
-        must(bottom_half.is_queued, "a bottom half stands in the queue once")
+        must(bottom_half.is_queued, "a bottom half is in the queue once")
         bottom_half.is_queued = False
         if not bottom_half.is_scheduled or bottom_half.is_idle:
             bottom_half.owner.ready.n_void += 1

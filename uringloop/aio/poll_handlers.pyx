@@ -123,7 +123,7 @@ cdef class PollHandlers:
         cdef list own = self.bare if handler.fd < 0 else self.active
         if handler.is_removed or handler.is_active:
             return 0
-        must(<void *>handler.owner == <void *>self, "a handler is asked by its own context")
+        must(<void *>handler.owner == <void *>self, "a handler is polled by its own context")
         handler.is_active = True
         handler.last_ns = ul_monotonic_ns()
         if handler.fd < 0:
@@ -188,7 +188,7 @@ cdef class PollHandlers:
         cdef object io_poll = handler.io_poll
         cdef bint answer
         cdef Handle io_poll_ready
-        must_not(handler.is_busy, "a handler that runs is not asked")
+        must_not(handler.is_busy, "a running handler is not polled")
         must_not(handler.is_removed, "a handler that is removed is not asked")
         handler.is_busy = True
         try:

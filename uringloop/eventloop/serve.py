@@ -81,7 +81,7 @@ class _Accepted:
     """A connection that was accepted and that the application does not know yet.
 
     Its server counts it: it is going to be served also if the server is closed meanwhile, and wait_closed() waits.
-    One that goes on the way, for want of memory, is closed and counts no more.
+    If serving it fails on the way, for lack of memory, it is closed and no longer counted.
 
     Parameters:
         loop: whose server accepted it.

@@ -390,7 +390,7 @@ cdef class IoUringMonitor(FDMonitor):
         """A multishot POLL_ADD goes on.  It is like an edge, so what it reports is for one dispatch only."""
         cdef FdHandler handler = request.handler
         if res & WANTED and not handler.is_removed and handler.arming is request:
-            self.arm_later(handler)  # first: what is not collected for want of memory is reported again
+            self.arm_later(handler)  # first: what is not collected for lack of memory is reported again
             self.ready_list.append(handler, <short>(res & WANTED))
             if handler.is_brief:
                 self.mark_busy(handler.fd)

@@ -635,7 +635,7 @@ class BinaryFile:
                 problem = await self._outlast(self._delete) or problem
         finally:
             if self._closefd and self._fd >= 0 and not self._n_users and not self._lock.locked():
-                fd, self._fd = self._fd, -1  # for want of memory the backend's close() was not to be had
+                fd, self._fd = self._fd, -1  # the backend's close() failed for lack of memory
                 os.close(fd)
             done.set_result(None)
             self._closed_waiter = None

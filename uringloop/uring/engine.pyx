@@ -579,7 +579,7 @@ cdef class Engine:
         cdef Completion slot
         cdef Request request
         cdef object first_error = None
-        cdef size_t n_left = 2 * self.fifo.count()  # for want of memory one is put back, and tried once more
+        cdef size_t n_left = 2 * self.fifo.count()  # for lack of memory one is put back, and tried once more
         while self.fifo.count():
             slot = self.fifo.pop()
             request = <Request>slot.request

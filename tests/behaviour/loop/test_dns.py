@@ -81,15 +81,15 @@ async def test_create_connection_uses_the_loops_own_getaddrinfo(monkeypatch):
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Recorder, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    asked = []
+    hosts = []
 
     async def mine(host, port, **kwargs):
-        asked.append(host)
+        hosts.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(loop, "getaddrinfo", mine)
     transport, protocol = await loop.create_connection(Recorder, "my.name.invalid", port)
-    assert asked == ["my.name.invalid"]
+    assert hosts == ["my.name.invalid"]
     transport.close()
     await protocol.lost.wait()
     server.close()
@@ -210,10 +210,10 @@ async def test_the_zone_of_an_ipv6_address_survives(no_thread):
     scope = socket.if_nametoindex("lo")
     answer = await loop.getaddrinfo("fe80::1%lo", 80, type=socket.SOCK_STREAM)
     assert answer[0][4] == ("fe80::1", 80, 0, scope)
-    asked = []
+    addresses = []
 
     async def record(sock, address):
-        asked.append(address)
+        addresses.append(address)
         raise ConnectionRefusedError("refused by the test")
 
     loop.sock_connect = record
@@ -222,4 +222,4 @@ async def test_the_zone_of_an_ipv6_address_survives(no_thread):
             await loop.create_connection(Recorder, "fe80::1%lo", 80)
     finally:
         del loop.sock_connect
-    assert asked == [("fe80::1", 80, 0, scope)]
+    assert addresses == [("fe80::1", 80, 0, scope)]

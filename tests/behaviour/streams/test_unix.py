@@ -107,7 +107,7 @@ async def test_missing_path_raises_file_not_found(tmp_path):
 
 
 async def test_path_without_listener_is_refused(tmp_path):
-    path = str(tmp_path / "unheeded")
+    path = str(tmp_path / "bound")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
     with pytest.raises(ConnectionRefusedError):

@@ -227,17 +227,17 @@ def test_idle_handlers_are_no_longer_polled_until_their_next_event(context, noti
         busy.waiting = 1
         while busy.waiting:
             context.poll(True)
-    asked = memory.n_calls
+    n_calls = memory.n_calls
     for _ in range(50):
         busy.after = [busy.n_calls + 2]
         while busy.after or busy.waiting:
             context.poll(True)
     assert handler.polled_for
     if real_fdmon_name == "io_uring":
-        assert memory.n_calls == asked
+        assert memory.n_calls == n_calls
     else:
         # on other monitors its fd would starve while others are found by polling
-        assert memory.n_calls > asked
+        assert memory.n_calls > n_calls
     notifier.set()
     while not context.poll(False):
         pass
@@ -267,10 +267,10 @@ def test_a_handler_without_an_fd_is_called(context, polling_ns):
     handler.remove()
     handler.remove()
     assert handler.removed
-    asked = memory.n_calls
+    n_calls = memory.n_calls
     context.notify()
     context.poll(True)
-    assert memory.n_calls == asked
+    assert memory.n_calls == n_calls
 
 
 def test_a_handler_without_an_fd_is_polled_in_turns_that_do_not_block(context):

@@ -353,9 +353,9 @@ def test_a_detached_context_runs_by_itself(context, foreign):
 
 
 def test_handlers_without_an_fd_are_polled_after_each_sleep(context, foreign):
-    asked, ran = [], []
+    polls, ran = [], []
     handler = context.aio_context.add_poll_handler(
-        lambda: asked.append(1) or len(asked) == 3, lambda: ran.append(len(asked))
+        lambda: polls.append(1) or len(polls) == 3, lambda: ran.append(len(polls))
     )
     foreign.prepare()
     foreign.dispatch()
