@@ -116,7 +116,7 @@ RUNNERS = {
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_exceptions_in_callbacks_of_each_kind_of_run(monitor, runner, end):
-    """KeyboardInterrupt ends every kind of run, SystemExit the process; others are logged, and the run goes on."""
+    """KeyboardInterrupt ends every kind of run, SystemExit the process; others are logged, and the run continues."""
     statement, code, text = ENDS[end]
     script = textwrap.dedent("""
         import signal, sys

@@ -350,7 +350,7 @@ def test_a_long_chain_before_the_first_run_follows_earlier_requests(loop):
 
 
 async def test_a_long_chain_leaves_connections_alone():
-    """The loop takes a larger ring: transports' requests in flight are armed again, and none of their data is lost."""
+    """The loop takes a larger ring: transports' requests in flight are armed again, and no data are lost."""
     loop = asyncio.get_running_loop()
     accepted = []
 

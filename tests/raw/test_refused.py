@@ -1,4 +1,4 @@
-"""Misuse of add_sqe(): a clear exception, and the loop goes on."""
+"""Misuse of add_sqe(): a clear exception, and the loop continues."""
 
 import asyncio
 import contextlib

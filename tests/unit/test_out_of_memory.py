@@ -98,7 +98,7 @@ def test_a_nested_run_restores_the_current_task(monitor):
 @pytest.mark.parametrize("kind", ["rb", "unbuffered", "r", "w+", "directory", "closing"])
 def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
     """Wherever `width` allocations in a row fail between the system call that opens a file and its close.
-    A task may be lost, with all that it has: asyncio does not continue a task whose step or wake-up could not be made.
+    A task may be lost, with all it holds: asyncio does not continue a task whose step or wake-up could not be made.
     """
     if monitor != "io_uring":
         pytest.skip("files are opened in threads, and it is random which thread's allocation fails")

@@ -1,4 +1,4 @@
-"""run_nested(): I/O that was started before it, or outside, goes on in it."""
+"""run_nested(): I/O that was started before it, or outside, continues in it."""
 
 import asyncio
 import os

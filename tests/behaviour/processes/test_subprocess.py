@@ -88,7 +88,7 @@ async def test_send_signal_reaches_the_child():
     )
     assert await process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGUSR1)
-    process.stdin.close()  # so that shells that first wait for the built-in `read` go on
+    process.stdin.close()  # so that shells continue that first wait in the built-in `read`
     assert await process.stdout.readline() == b"caught\n"
     await finish(process)
 

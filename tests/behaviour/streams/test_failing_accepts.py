@@ -1,4 +1,4 @@
-"""The server goes on after an accept that fails."""
+"""The server continues after a failed accept."""
 
 import asyncio
 import errno

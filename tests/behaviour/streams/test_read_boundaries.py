@@ -51,7 +51,7 @@ def test_urgent_data_does_not_delay_the_data_that_follows(loop, size, make):
             await warm_up(protocol, peer, size)
             for _ in range(6):
                 protocol.data.clear()
-                # without a turn in between: the loop reads once all of it is there
+                # without a turn in between: the loop reads after all of it has arrived
                 peer.send(pattern(size))
                 peer.send(b"!", socket.MSG_OOB)
                 peer.send(pattern(size))

@@ -207,7 +207,7 @@ async def test_sock_sendfile_refuses_datagram_sockets(file):
 
 
 async def test_other_callbacks_run_while_a_fast_peer_reads(file, tmp_path):
-    """One sendfile(2) may not go on as long as the peer keeps up."""
+    """One sendfile(2) must not continue as long as the peer keeps up."""
     loop = asyncio.get_running_loop()
     not_stock("sends as much as it can")
     path = tmp_path / "sparse"

@@ -78,7 +78,7 @@ async def test_a_client_that_renegotiates_is_refused():
     assert bytes(protocol.data) == b"hello\n"
     async with asyncio.timeout(10):
         await protocol.lost.wait()
-    # the server goes on
+    # the server continues
     session, _ = await loop.run_in_executor(None, talk, server.sockets[0].getsockname(), client_tls(), None)
     assert session is not None
     server.close()

@@ -1,4 +1,4 @@
-"""io_uring_get_sqe() returns NULL for a moment, as the kernel takes no requests: everything goes on afterwards."""
+"""io_uring_get_sqe() returns NULL for a moment, since the kernel takes no requests: everything continues afterwards."""
 
 import asyncio
 import socket
