@@ -58,7 +58,7 @@ def _watcher_of_the_user() -> Any:
     return watcher
 
 
-def _reap(pidfd, process):
+def _reap(pidfd: int, process: subprocess.Popen[bytes]) -> int | None:
     """The exit status of the child, as Popen.returncode; None while it is not available."""
     try:
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
