@@ -49,15 +49,15 @@ class Loop(
     """A drop-in asyncio event loop.
 
     Parameters:
-        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that this loop can have;
-            None for $URINGLOOP_FDMON, else the best there is, for all loops of the process.
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best available to this loop;
+            None for $URINGLOOP_FDMON, else the best available one, for all loops of the process.
         nested: whether run_until_complete() and run_forever() may be called while the loop runs.
 
     Raises: MonitorUnavailable, ValueError; see fdmon/select.py.
     """
 
     def __init__(self, fdmon=None, nested=False):
-        self._closed = True  # until everything is there: __del__ must not complain about half a loop
+        self._closed = True  # until the loop is complete: __del__ must not warn about half a loop
         monitor, reason = make_monitor(fdmon)
         asyncio.BaseEventLoop.__init__(self)
         self._adopt_monitor(monitor)
@@ -78,7 +78,7 @@ class Loop(
 
     @property
     def fdmon_reason(self):
-        """Why it is this monitor; None when io_uring was chosen freely."""
+        """Why the loop uses this monitor; None when io_uring was chosen freely."""
         return self._fdmon_reason
 
     def __repr__(self):
@@ -112,7 +112,7 @@ class Loop(
 
         Parameters:
             max_ns: nanoseconds to poll at most; 0 switches it off.
-            grow, shrink: factor and divisor by which that time follows what comes; 0 means 2, and "to 0".
+            grow, shrink: factor and divisor by which that time adapts to events; 0 means 2, and "to 0".
         """
         self._check_closed()
         self.aio_context.set_poll_params(max_ns, grow, shrink)
@@ -121,8 +121,8 @@ class Loop(
         """Poll memory that has no fd; see AioContext.add_poll_handler.
 
         Parameters:
-            io_poll: returns whether there is something to do, and does nothing.
-            io_poll_ready: called without arguments, in the loop, when io_poll said so.
+            io_poll: returns whether there is work to do, and has no side effect.
+            io_poll_ready: called without arguments, in the loop, when io_poll returned true.
 
         Returns: a handle; its remove() ends it.
         """
@@ -163,7 +163,7 @@ class Loop(
         super().call_exception_handler(context)
 
     def _after_memory_error(self):
-        """For callers that raise it, or drop it: the step or the wake-up of a task may be lost."""
+        """For callers that raise or drop the exception: the step or the wake-up of a task may be lost."""
         after_memory_error(self)
 
     def close(self, _getpid=os.getpid):
@@ -224,9 +224,9 @@ class Loop(
     # -- fork ------------------------------------------------------------------------------------------
 
     def _after_fork_in_child(self):
-        """In a fork child: part with the parent; what is unsent is for the parent to send.
+        """In a fork child: separate from the parent, which sends the unsent data.
 
-        Returns: whether the loop goes on here; else it is closed.
+        Returns: whether the loop keeps running here; else it is closed.
         """
         goes_on = not self.is_running() and not self._has_unsent() and self._leave_aio_context()
         if not goes_on:

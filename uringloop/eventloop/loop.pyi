@@ -14,7 +14,7 @@ from ..requests.request import Cqe
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
-# All that users reach, whatever base it is in; the rest is asyncio.BaseEventLoop's.
+# The public members, whichever base defines them; the rest is asyncio.BaseEventLoop's.
 class Loop(asyncio.BaseEventLoop):
     def __init__(self, fdmon: str | None = None, nested: bool = False) -> None: ...
     def __del__(self, _warn: Any = ...) -> None: ...
@@ -52,7 +52,7 @@ class Loop(asyncio.BaseEventLoop):
     nested: bool
     def run_nested(self, awaitable: Awaitable[_T]) -> _T: ...
     def run_until_complete(self, future: Generator[Any, None, _T] | Awaitable[_T]) -> _T: ...
-    # asyncio's, with what its own stubs leave out
+    # asyncio's methods, with the arguments that its stubs leave out
     def call_soon(
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.Handle: ...

@@ -1,14 +1,14 @@
-"""Tasks that nothing would ever step again, because memory was short for a moment.
+"""Find tasks that would never be stepped again, because memory was short for a moment.
 
 asyncio loses a task in two ways, on every loop:
- 1. Its step: the coroutine waits for something, and what is to wake the task could not be made.  The step's callback
-    raises a MemoryError, and that is all.
- 2. Its wake-up: what it waits for is done, and call_soon() of its callbacks failed.  asyncio drops them.
-The task, and all that wait for it, would hang.  Here a loop that gets a MemoryError reported looks for such tasks:
+ 1. Its step: the coroutine waits for something, and the callback that wakes the task could not be made.  The step's
+    callback raises a MemoryError, and nothing else happens.
+ 2. Its wake-up: the future it waits for is done, and call_soon() of its callbacks failed.  asyncio drops them.
+The task, and all that wait for it, would hang.  Here a loop looks for such tasks when a MemoryError is reported to it:
  1. A MemoryError is raised in the coroutine, where it waits.
  2. A task whose future is done is woken, if everything that was scheduled until then has run and has not woken it.
 
-Invariant: no task is woken that something else wakes, or steps, too.
+Invariant: a task that something else also wakes, or steps, is not woken.
 
 Not found: other callbacks of futures that asyncio drops (those of gather(), shield() and run_until_complete()).
 Thread: the loop's.  Cost: none until there is a MemoryError.
@@ -43,15 +43,15 @@ cdef double RETRY_S = 0.05
 cdef enum:
     CHAIN_MOST = 16  # exceptions that led to each other
 
-# What C tasks have and do not show, found out from one made for the purpose when it is needed first.
+# Internals of C tasks, learned from a task made for the purpose when they are first needed.
 cdef object some_wakeup = None     # the builtin function that a task adds to the future it waits for
-cdef object step_type = None       # of what it gives to call_soon()
+cdef object step_type = None       # the type of the callback that it passes to call_soon()
 cdef Py_ssize_t context_word = -1  # before Python 3.12: where its contextvars.Context is, in units of a pointer
 cdef bint is_explored = False
 
 
 def is_for_want_of_memory(error):
-    """Whether an exception is a MemoryError, or came of one (an InvalidStateError in what handled it)."""
+    """Whether an exception is a MemoryError, or a result of one (an InvalidStateError in its handler)."""
     for _ in range(CHAIN_MOST):
         if error is None:
             return False
@@ -65,9 +65,9 @@ def after_memory_error(LoopCore loop not None, handle=None):
     """A MemoryError was reported to the loop.
 
     Parameters:
-        handle: whose callback raised it, or None.
+        handle: the one whose callback raised it, or None.
 
-    Raises: MemoryError, where there is still none; then nothing is done.
+    Raises: MemoryError, if memory is still short; then nothing is done.
     """
     callback = getattr(handle, "_callback", None)
     if not loop.is_loop_closed and callback is not _recover and callback is not _wake:
@@ -75,7 +75,7 @@ def after_memory_error(LoopCore loop not None, handle=None):
 
 
 def _recover(LoopCore loop not None, callback):
-    """Do what the module does; `callback`: that raised a MemoryError, or None."""
+    """Find and wake lost tasks; `callback`: the one that raised a MemoryError, or None."""
     try:
         if not is_explored:
             explore()
@@ -104,7 +104,7 @@ def _wake(LoopCore loop not None, list lost):
 
 
 cdef object stepped_by(callback):
-    """The task whose step, or wake-up, this callback is; None for others."""
+    """The task that this callback steps or wakes; None for other callbacks."""
     owner = getattr(callback, "__self__", None)
     if not isinstance(owner, (tasks.Task, tasks._PyTask)):
         return None
@@ -130,11 +130,11 @@ cdef int raise_in(LoopCore loop, task) except -1:
 
 
 cdef object wakeup_of(task):
-    """What a task adds to the future it waits for; None where that is not known."""
+    """The callback that a task adds to the future it waits for; None where that is not known."""
     if isinstance(task, tasks._PyTask):
         return task._Task__wakeup
     if some_wakeup is None or not isinstance(task, CTask):
-        return None  # one of another make has other memory than the function is for
+        return None  # another task type has a different memory layout from the one the function expects
     return ul_rebind(some_wakeup, task)
 
 
@@ -148,7 +148,7 @@ cdef object context_of(task):
 
 
 class _Recorder:
-    """As much of a loop as a task needs, and what it is given to call."""
+    """As much of a loop as a task needs; it records the callback that it is given."""
 
     def __init__(self):
         self.called = []
@@ -176,7 +176,7 @@ cdef int explore() except -1:
         task._log_destroy_pending = False
         step = recorder.called[0]
         running = events._get_running_loop()
-        events._set_running_loop(recorder)  # from Python 3.14 on a task steps in its own loop only
+        events._set_running_loop(recorder)  # since Python 3.14 a task steps in its own loop only
         try:
             step()
         finally:

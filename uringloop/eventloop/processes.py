@@ -2,7 +2,7 @@
 
 The loop watches a pidfd (since Linux 5.3) in its own monitor, in whatever thread it runs: no SIGCHLD handler, no thread
 per child, and one fd each.  Before Python 3.14 a child watcher that the application has set is honoured; the two
-kinds that asyncio sets by itself only wait, as we do, and are passed over.  Where there is no pidfd, asyncio's thread
+kinds that asyncio sets by itself only wait, as we do, and are ignored.  Where there is no pidfd, asyncio's thread
 waits.
 
 Invariant: `_pidfds` are open and watched, and no other code closes them.
@@ -25,14 +25,14 @@ _Threaded: Any = (
     getattr(unix_events, "ThreadedChildWatcher", None) or unix_events._ThreadedChildWatcher  # type: ignore[attr-defined]
 )
 
-# A tracer of the child has not looked at its end yet: the kernel lets us wait for that.
+# A tracer of the child has not yet seen its exit: the kernel lets us wait for that.
 _TRACED_RETRY_S = 0.01
 
 
 class _UnixSubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore[name-defined]
     def send_signal(self, signal: int) -> None:
-        # Pipes that a grandchild holds keep the transport open long after the child was reaped, and its number may
-        # be another process's by then.
+        # Pipes that a grandchild holds keep the transport open long after the child was reaped; by then its pid may
+        # be another process's.
         self._check_proc()
         if self._proc.returncode is None:
             super().send_signal(signal)
@@ -52,7 +52,7 @@ def _watcher_of_the_user() -> Any:
             try:
                 watcher = policy.get_child_watcher()
             except NotImplementedError:
-                return None  # a policy that does not think of children
+                return None  # a policy without child watchers
     if watcher is None or type(watcher) in (unix_events.ThreadedChildWatcher, unix_events.PidfdChildWatcher):
         return None
     return watcher
@@ -78,14 +78,14 @@ def _reap(pidfd: int, process: subprocess.Popen[bytes]) -> int | None:
 
 
 class ProcessesMixin(LoopPart):
-    """The part of Loop that knows children."""
+    """The part of Loop that handles child processes."""
 
     def _setup_processes(self) -> None:
         self._pidfds: set[int] = set()
         self._child_threads: Any = None  # asyncio's watcher for kernels without pidfd, made when needed
 
     def _close_processes(self) -> None:
-        """The loop closes: the end of these children is not reported any more."""
+        """The loop closes: stop reporting the exit of its children."""
         while self._pidfds:
             os.close(self._pidfds.pop())
 
@@ -143,8 +143,8 @@ class ProcessesMixin(LoopPart):
         try:
             pidfd = os.pidfd_open(pid)  # close-on-exec always
         except OSError:
-            # ENOSYS: before Linux 5.3; EPERM: a sandbox; EMFILE, ENFILE: no fd to be had; ESRCH: SIGCHLD is ignored,
-            # and the child is gone. The child runs, so that it has to be waited for.
+            # ENOSYS: before Linux 5.3; EPERM: a sandbox; EMFILE, ENFILE: no free fd; ESRCH: SIGCHLD is ignored,
+            # and the child is gone. The child was started, so the loop has to wait for it.
             if self._child_threads is None:
                 self._child_threads = _Threaded()
             self._child_threads.add_child_handler(pid, self._child_watcher_callback, transport)
@@ -161,7 +161,7 @@ class ProcessesMixin(LoopPart):
             return
         self._pidfds.discard(pidfd)
         os.close(pidfd)
-        # from now on its number may be given to another process
+        # from now on its pid may be given to another process
         process.returncode = returncode
-        # a turn later: the protocol first gets output that came with the end
+        # a turn later: the protocol first gets the output that arrived together with the exit
         self.call_soon(transport._process_exited, returncode)

@@ -1,7 +1,7 @@
 """loop.add_sqe(): any io_uring request on the loop's own ring, awaited, iterated or reported to a callback.
 
-How an SQE is filled, checked and submitted stands in `requests/submit`; here it becomes a request of asyncio's world,
-chains are made, and tables of buffers and files.
+`requests/submit` fills, checks and submits an SQE; this module makes it a request of asyncio's world, and makes chains
+and the tables of buffers and files.
 
 Thread: the loop's; before the loop first runs any one thread.
 Not here: what a completion becomes (`requests/awaiting`).
@@ -50,7 +50,7 @@ cdef class RawCore(LoopCore):
 
         Returns: a RawRequest.  The kernel sees it by the end of the turn at the latest.
         Raises: SqeNotSupported on epoll and poll; ValueError for an SQE that would break the loop; RuntimeError from
-            another thread or on a closed loop; OSError (EAGAIN) where the kernel takes nothing; whatever prep raises.
+            another thread or on a closed loop; OSError (EAGAIN) where the kernel takes nothing; any exception of prep.
             Then no request was made.
         Thread: the loop's.  Source: io_uring_enter(2); QEMU: "aio-posix: add aio_add_sqe() API".
         """
@@ -74,11 +74,11 @@ cdef class RawCore(LoopCore):
 
         Parameters:
             chain: tuples (prep, *args), each as for add_sqe, at most 256.  IOSQE_IO_LINK is set on all but the last;
-                where prep sets IOSQE_IO_HARDLINK the next starts whatever happens.
+                where prep sets IOSQE_IO_HARDLINK the next one starts in any case.
             keepalive: as for add_sqe, for each of them.
 
         Returns: a list of RawRequests in the same order.  When one fails, those behind it end with -ECANCELED.
-        Raises: as add_sqe; then none of them was made.
+        Raises: as add_sqe; then no request was made.
         Thread: the loop's.  Source: io_uring_enter(2), IOSQE_IO_LINK.
         """
         cdef Scratch scratch
@@ -150,7 +150,7 @@ cdef class RawCore(LoopCore):
         return self._registered_files
 
     def _follow_tables(self):
-        """With a table the loop stays in its thread, and its ring is not handed on."""
+        """With a table the loop stays in its thread, and no other loop gets its ring."""
         cdef Engine engine = self.aio_context.engine
         engine.has_tables = self._registered_buffers is not None or self._registered_files is not None
 

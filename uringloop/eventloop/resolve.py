@@ -1,7 +1,7 @@
-"""getaddrinfo and getnameinfo: what is a number already is answered at once, everything else by a thread.
+"""getaddrinfo and getnameinfo: numeric addresses are resolved at once, everything else in a thread.
 
-A thread for "127.0.0.1" would cost a hundred times the answer, and wait behind slow lookups.  The resolver itself reads
-the number, with lookups disabled, so that the answer is its own in every detail (IPv6 zones, order, errors).
+A thread for "127.0.0.1" would cost a hundred times as much, and wait behind slow lookups.  The resolver itself parses
+the number, with lookups disabled, so that the result is the same in every detail (IPv6 zones, order, errors).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ResolveMixin(LoopPart):
             try:
                 return look_up(host, port, family, type, proto, flags | _NUMERIC)
             except socket.gaierror:
-                pass  # the full lookup has the last word, and the right error
+                pass  # the full lookup decides, and raises the right error
         return await asyncio.BaseEventLoop.getaddrinfo(
             self, host, port, family=family, type=type, proto=proto, flags=flags
         )

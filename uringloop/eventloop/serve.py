@@ -34,12 +34,12 @@ try:
 except ImportError:  # a build without liburing: no monitor has requests
     RingWire = Acceptor = None
 
-# What accept(2) answers when something has run out; asyncio waits a second and tries again.
+# Errors of accept(2) when a resource has run out; asyncio waits a second and tries again.
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def _describe(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, Any]:
-    """What get_extra_info() knows of a socket beside itself; in `extra`, if that is a dict."""
+    """What get_extra_info() returns for a socket besides the socket itself; in `extra`, if that is a dict."""
     extra = {} if extra is None else extra
     try:
         extra["sockname"] = sock.getsockname()
@@ -56,7 +56,7 @@ def _describe(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, An
 def _call_in_copy(
     context: contextvars.Context | None, function: Callable[..., object], *arguments: Any
 ) -> None:
-    """Call it in a copy of a context, which is the last argument, too; None, before Python 3.15: just here."""
+    """Call it in a copy of a context, which is also the last argument; None, before Python 3.15: in the current one."""
     if context is None:
         function(*arguments, None)
     else:
@@ -65,7 +65,7 @@ def _call_in_copy(
 
 
 class _Listening(NamedTuple):
-    """A listening socket, and what its connections get: the arguments of _start_serving()."""
+    """A listening socket, and the settings of its connections: the arguments of _start_serving()."""
 
     protocol_factory: Callable[[], asyncio.BaseProtocol]
     sock: socket.socket
@@ -78,15 +78,15 @@ class _Listening(NamedTuple):
 
 
 class _Accepted:
-    """A connection that was accepted and that the application does not know yet.
+    """An accepted connection that the application does not know yet.
 
-    Its server counts it: it is going to be served also if the server is closed meanwhile, and wait_closed() waits.
+    Its server counts it: it will be served even if the server is closed meanwhile, and wait_closed() waits for it.
     If serving it fails on the way, for lack of memory, it is closed and no longer counted.
 
     Parameters:
-        loop: whose server accepted it.
+        loop: the one whose server accepted it.
         connection: a Connection, or a socket.
-        extra: what get_extra_info() knows of a socket, a dict.
+        extra: what get_extra_info() returns for a socket, a dict.
         listening: the _Listening that accepted it.
     """
 
@@ -130,9 +130,9 @@ class _Accepted:
 class ServeMixin(LoopPart):
     """The part of Loop that makes transports and accepts connections."""
 
-    # -- sockets that the program made: it may still use them, also by a number or a duplicate from before ----------
+    # -- sockets that the program made: it may still use them, also through an fd or an earlier duplicate -----------
 
-    # A WeakSet from the first one on: it takes a while to make, and few loops need it.
+    # A WeakSet, made for the first one: it takes a while to make, and few loops need it.
     _given_sockets: Any = frozenset()
 
     def _note_given(self, sock: object) -> None:
@@ -203,7 +203,7 @@ class ServeMixin(LoopPart):
         context: contextvars.Context | None,
     ) -> Any:
         """The same where the fd cannot have a transport yet."""
-        connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
+        connection_made = protocol.connection_made  # as asyncio: an object that is no protocol fails here
         if not is_plain(sock, STREAM_METHODS):
             return self._new_stock_transport(sock, protocol, waiter, extra, server, context)
         transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
@@ -220,7 +220,7 @@ class ServeMixin(LoopPart):
         server: Any,
         context: contextvars.Context | None,
     ) -> None:
-        """A transport that has its socket begins; if it cannot, its socket is closed, and its server rid of it."""
+        """Start a transport that has its socket; on failure close the socket and detach it from the server."""
         self._prepare_transport(transport, protocol, server, context)
         try:
             transport._start(connection_made, waiter)
@@ -238,7 +238,7 @@ class ServeMixin(LoopPart):
         context: contextvars.Context | None,
         accepted: _Accepted | None = None,
     ) -> None:
-        """The same without the beginning.
+        """The same without starting it.
 
         Parameters:
             accepted: the _Accepted that the server counts until now.
@@ -297,7 +297,7 @@ class ServeMixin(LoopPart):
             server._detach()
 
         def _replace(self, server: Any, accepted: _Accepted, transport: object) -> None:
-            pass  # it counts them only
+            pass  # this server only counts them
 
     def _transport_closed(self, transport: object, server: Any) -> None:
         """connection_lost was called and the socket closed."""
@@ -307,10 +307,10 @@ class ServeMixin(LoopPart):
     # -- sendfile --------------------------------------------------------------------------------------
 
     async def _sendfile_native(self, transport: Any, file: Any, offset: int, count: int | None) -> Any:
-        """BaseEventLoop.sendfile calls this: what was written before goes first, and nothing is read meanwhile.
+        """BaseEventLoop.sendfile calls this: earlier writes are sent first, and nothing is read meanwhile.
 
-        The transport refuses writes as long as it has an empty waiter.  The file goes out through a second fd of the
-        socket: the first is the wire's, and the monitor must not mix up what waits for what, for example when user code
+        The transport refuses writes as long as it has an empty waiter.  The file is sent through a second fd of the
+        socket: the first is the wire's, and the monitor must not confuse the two waits, for example when user code
         calls resume_reading() meanwhile.
         """
         if type(transport) is stock.Stream:
@@ -370,10 +370,10 @@ class ServeMixin(LoopPart):
     ) -> None:
         """Accept connections of a listening socket from now on.
 
-        Each connection gets a copy of `context`, the server's, in which everything is called that has to do with it;
-        None before Python 3.15.
+        Each connection gets a copy of `context`, the server's, in which all its callbacks run; None before
+        Python 3.15.
 
-        On io_uring by multishot ACCEPT, but only for sockets that this loop made. One that was given may be shared
+        On io_uring by multishot ACCEPT, but only for sockets that this loop made. A given one may be shared
         with other processes (prefork servers): an armed ACCEPT is an exclusive waiter and stays first in line, so that
         one process would get every connection (measured: 600 of 600 instead of half), also while it is busy.
         """
@@ -390,7 +390,7 @@ class ServeMixin(LoopPart):
             ssl_shutdown_timeout,
             context,
         )
-        # what is no socket.socket was given, too: gunicorn's listeners are wrappers of sockets
+        # objects other than socket.socket count as given, too: gunicorn's listeners are wrappers of sockets
         if self.supports_sqe and is_original(sock) and sock not in self._given_sockets:
             kind = Kind(sock)
             self._acceptors[sock] = Acceptor(self.aio_context, sock, kind, self._accepted, listening)
@@ -400,7 +400,7 @@ class ServeMixin(LoopPart):
     def _watch_listener(self, sock: socket.socket, listening: _Listening) -> None:
         """Accept when it is readable."""
         if is_original(sock):
-            # the object, not its number: that is another file's once the program has closed the listener
+            # the object, not its fd: that is another file's once the program has closed the listener
             self._add_reader(sock, self._accept_ready, sock, Kind(sock), listening)
         else:
             self._add_reader(sock.fileno(), self._accept_by_method, listening)
@@ -431,7 +431,7 @@ class ServeMixin(LoopPart):
             logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
     def _accept_ready(self, listener: socket.socket, kind: Any, listening: _Listening) -> None:
-        """Readiness monitors: take what is in the backlog."""
+        """Readiness monitors: accept the connections in the backlog."""
         for _ in range(listening.backlog):
             try:
                 accepted = accept(listener.fileno(), kind)
@@ -445,7 +445,7 @@ class ServeMixin(LoopPart):
                 return  # the protocol factory closed the server
 
     def _accept_by_method(self, listening: _Listening) -> None:
-        """The same for a listener that is no socket.socket, or a subclass, and may have an accept() of its own."""
+        """The same for a listener that is no socket.socket, or a subclass, and may have its own accept()."""
         listener = listening.sock
         for _ in range(listening.backlog):
             try:
@@ -478,7 +478,7 @@ class ServeMixin(LoopPart):
         message = "socket.accept() out of system resource"
         if error.errno not in OUT_OF_RESOURCES:
             if sock not in self._acceptors:
-                raise error  # out of a Handle: the loop reports it and goes on watching
+                raise error  # out of a Handle: the loop reports it and keeps watching
             message = "socket.accept() failed"
         self.call_exception_handler(
             {
@@ -514,18 +514,18 @@ class ServeMixin(LoopPart):
             raise
 
     def _serve_later(self, connection: Any, extra: Any, listening: _Listening) -> None:
-        """The application gets to know the connection three turns from now; from stock asyncio in two.
+        """The application is given the connection three turns from now; by stock asyncio in two.
 
         A server that shuts down closes the connections that it knows and that have no request yet (uvicorn does; the
-        request is lost), and serves those that come to its knowledge later.  What shuts it down is often a task that
-        waits for a timer.  One that was due in the wait that brought the connection runs the task in the next turn; one
+        request is lost), and serves those that it is given later.  What shuts it down is often a task that waits for
+        a timer.  One that was due in the wait that accepted the connection runs the task in the next turn; one
         that became due while connections were accepted, in the turn after that, where protocol and transport are made.
         connection_made() is called in the third, after what the protocol's factory and other threads scheduled until
         then, and the request is read at the end of that turn.
         """
         server, context = listening.server, listening.context
         if server is not None and server._sockets is None:  # type: ignore[attr-defined]
-            connection.close()  # accepted by the kernel before the server was closed
+            connection.close()  # the kernel accepted it before the server was closed
             return
         if self._debug:
             logger.debug("%r got a new connection from %r: %r", server, extra["peername"], connection)
@@ -556,7 +556,7 @@ class ServeMixin(LoopPart):
             if connection is None:  # by Server.close_clients()
                 raise os_error(errno.ECONNABORTED)
             protocol = listening.protocol_factory()
-            connection_made = protocol.connection_made  # as asyncio: what is no protocol fails here
+            connection_made = protocol.connection_made  # as asyncio: an object that is no protocol fails here
             if not isinstance(connection, Connection) and not is_plain(connection, STREAM_METHODS):
                 self._new_stock_transport(connection, protocol, None, accepted.extra, server, context)
                 accepted.uncount()
@@ -600,7 +600,7 @@ class ServeMixin(LoopPart):
         self.create_task(accept, **since_3_15)
 
     def _refused(self, failure: BaseException, protocol: object) -> None:
-        """The application could not take a connection, which is closed."""
+        """The application could not take a connection, which was closed."""
         if isinstance(failure, SystemExit | KeyboardInterrupt):
             raise failure
         if self._debug:

@@ -1,11 +1,11 @@
-"""The sock_* methods: the non-blocking call first, and only when it would block a wait for readiness.
+"""The sock_* methods: the non-blocking call first, and a wait for readiness only when it would block.
 
 Receiving and accepting: the reader's callback only wakes the task, which then receives by itself.  Stock asyncio
-receives in the callback and hands the result to a future; when the task is cancelled in the turn between, what was
-received is gone.  Here a task that is cancelled before leaves everything in the socket.
+receives in the callback and hands the result to a future; when the task is cancelled in the turn between, that
+data is lost.  Here a task that is cancelled earlier leaves everything in the socket.
 
-Sending: the writer's callback sends, so that a long send costs one wake-up per piece and no task step; what a
-cancelled send has sent is sent, as with stock asyncio.
+Sending: the writer's callback sends, so that a long send costs one wake-up per piece and no task step; data
+that a cancelled send has sent stays sent, as with stock asyncio.
 
 Invariant: a reader or writer of ours is removed before the method returns or raises, and never one that other code
 has put in its place meanwhile (the fd may have been closed and its number used again).
@@ -32,7 +32,7 @@ try:
 except ImportError:  # a Python without OpenSSL
     ssl = None  # type: ignore[assignment]
 
-# Bytes per sendfile(2).  While the peer keeps reading, one call goes on and on, and nothing else gets a turn.
+# Bytes per sendfile(2).  While the peer keeps reading, one call never ends, and nothing else gets a turn.
 _SENDFILE_MOST_BYTES = 2 << 20
 # Between attempts to connect to a UNIX socket whose backlog is full: nothing reports that there is room.
 _BACKLOG_FULL_FIRST_S = 0.001
@@ -47,10 +47,10 @@ def _check(loop: Any, sock: socket.socket) -> None:
 
 
 def _accept(sock: socket.socket, kind: Any) -> tuple[socket.socket, Any]:
-    """sock.accept(), which loses the new descriptor where memory is short.
+    """Accept without sock.accept(), which loses the new descriptor where memory is short.
 
     Parameters:
-        kind: of the connections of a plain socket; None for others, whose own method is called.
+        kind: that of the connections of a plain socket; None for others, whose own method is called.
     """
     if kind is None or not kind.is_known:
         return sock.accept()
@@ -62,7 +62,7 @@ def _accept(sock: socket.socket, kind: Any) -> tuple[socket.socket, Any]:
 
 
 class _FileSender:
-    """One sendfile(2) after the other, and how far they came.
+    """One sendfile(2) after the other, and how much they sent.
 
     The function is posix's own: detectors of blocking calls replace that of os, and let only asyncio's files
     through.
@@ -86,7 +86,7 @@ class _FileSender:
     def step(self) -> bool:
         """Send what the socket takes; true at the end."""
         most = _SENDFILE_MOST_BYTES if self._left is None else min(self._left, _SENDFILE_MOST_BYTES)
-        # both are asked each time: they may be closed meanwhile, and their numbers others'
+        # both are checked each time: they may be closed meanwhile, and their numbers reused
         sent = posix.sendfile(self._sock.fileno(), self._file_fd(), self._offset, most)
         self._offset += sent
         self.total_bytes += sent
@@ -95,10 +95,10 @@ class _FileSender:
         return not sent or self._left == 0
 
     def leave_file_position(self, is_over: bool = False) -> None:
-        """As stock asyncio: after what was sent, so that file.tell() says how far it came.
+        """As stock asyncio: seek behind the last byte sent, so that file.tell() shows how much that was.
 
-        If it is over, also when there was nothing to send (stock: since Python 3.14.9 or so).  A file that was closed
-        meanwhile has no position, and its number may be another's.
+        When it is over, also when there was nothing to send (stock: since Python 3.14.9 or so).  A file that was closed
+        meanwhile has no position, and its number may be another file's.
         """
         if (self.total_bytes or is_over) and (file_fd := self._file_fd()) >= 0:
             os.lseek(file_fd, self._offset, os.SEEK_SET)
@@ -112,8 +112,8 @@ class SocketsMixin(LoopPart):
     def _end_watching(self, remove: Callable[[int], object], fd: int, handle: Handle) -> None:
         """Remove a reader or writer of ours, unless it is gone.
 
-        Where the socket was closed while the other direction is watched, too, that is an error, which forgets both.
-        It is reported, as by asyncio, and does not take the place of what the method returns or raises.
+        Where the socket was closed while the other direction is also watched, that is an error, which removes both.
+        It is reported, as by asyncio, and does not replace what the method returns or raises.
         """
         if handle.cancelled():
             return
@@ -157,7 +157,7 @@ class SocketsMixin(LoopPart):
                 future.set_result(None)
                 self._remove_writer(fd)
         finally:
-            future = None  # its exception knows this frame
+            future = None  # its exception refers to this frame
 
     async def _while_writable(
         self, sock: socket.socket, step: Callable[[], bool], future: Any = None
@@ -181,7 +181,7 @@ class SocketsMixin(LoopPart):
     # -- receiving -------------------------------------------------------------------------------------
 
     async def _receive(self, sock: socket.socket, method: Callable[..., Any], *args: Any) -> Any:
-        """Call a receiving method of the socket until it has something."""
+        """Call a receiving method of the socket until it returns something."""
         _check(self, sock)
         while True:
             try:
@@ -215,7 +215,7 @@ class SocketsMixin(LoopPart):
             try:
                 connection, address = _accept(sock, kind)
             except (BlockingIOError, InterruptedError):
-                # a listener that is closed meanwhile accepts nothing more, and gives back its port at once
+                # a listener that is closed meanwhile accepts nothing more, and releases its port at once
                 await self._wait_readable(sock, self._add_reader)
             else:
                 connection.setblocking(False)
@@ -287,7 +287,7 @@ class SocketsMixin(LoopPart):
             if not is_over:
                 await self._while_writable(sock, sender.step, future)
         except ConnectionError:
-            raise  # nothing would be better without sendfile(2)
+            raise  # a fallback without sendfile(2) would not help
         except OSError as error:
             if not sender.total_bytes:
                 raise exceptions.SendfileNotAvailableError("os.sendfile call failed") from error
@@ -316,12 +316,12 @@ class SocketsMixin(LoopPart):
                 sock.connect(address)
                 return
             except InterruptedError:
-                break  # the connection is being made all the same
+                break  # the connection is still being made
             except BlockingIOError as error:
                 if error.errno != errno.EAGAIN or sock.family != socket.AF_UNIX:
                     break
             # A UNIX listener's backlog is full.  The socket is not connecting and would count as writable, so
-            # that stock asyncio calls it connected.
+            # stock asyncio takes it for connected.
             future: Future[None] = self.create_future()
             timer = self.call_later(pause_s, _wake, future)
             try:

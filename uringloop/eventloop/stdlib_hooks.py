@@ -1,8 +1,8 @@
-"""What stock asyncio's selector and Unix loops already do well enough, taken by name.
+"""Functions borrowed by name from stock asyncio's selector and Unix loops, where those are good enough.
 
 These functions reach into a loop only through _add_reader, _add_writer and their counterparts, so they work on any
-monitor.  Their classes are never instantiated and their __init__ and close never called; what those would set up is in
-`StdlibHooks._setup_stdlib`.  One file, so that a new Python version is checked here.
+monitor.  Their classes are never instantiated and their __init__ and close never called; `StdlibHooks._setup_stdlib`
+does that setup.  One file, so that only this needs a check for a new Python version.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class StdlibHooks(LoopPart):
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
         """See asyncio.loop.add_signal_handler.
 
-        The wake-up fd needs a socketpair of its own, made with the first handler: set_wakeup_fd writes one byte,
+        The wake-up fd needs its own socketpair, made with the first handler: set_wakeup_fd writes one byte,
         which an eventfd refuses.
         """
         self._check_closed()
@@ -93,20 +93,20 @@ class StdlibHooks(LoopPart):
                 self._set_python_handler(sig)
         finally:
             if not self._signal_handlers and self._csock is not None:
-                self._close_self_pipe()  # also one that was half made, and that would never be read
+                self._close_self_pipe()  # also a half-made one, which would never be read
 
     def _use_python_handlers(self) -> None:
         """From now on a handler in Python is notified of signals; the bytes in the wake-up fd only wake.
 
-        A main loop that is not asyncio's has a wake-up fd of its own in the place of ours, as PyGObject's
-        GLib.MainLoop.run() does.
+        A main loop that is not asyncio's replaces our wake-up fd by its own, as PyGObject's GLib.MainLoop.run()
+        does.
         """
         if self._uses_python_handlers or threading.current_thread() is not threading.main_thread():
             return
         for number in self._signal_handlers:
             self._set_python_handler(number)
         if self._csock is not None:
-            self._read_from_self()  # what came before
+            self._read_from_self()  # bytes of earlier signals
         self._uses_python_handlers = True
 
     def _set_python_handler(self, number: int) -> None:
@@ -128,7 +128,7 @@ class StdlibHooks(LoopPart):
         return removed
 
     def _foreign_wakeup_fd(self) -> int:
-        """The wake-up fd that was set after ours, by another loop for example: it stays when ours goes; else -1."""
+        """The wake-up fd that was set after ours, by another loop for example: it stays when ours is removed; or -1."""
         try:
             fd = signal.set_wakeup_fd(-1)
         except ValueError:

@@ -94,15 +94,15 @@ class TlsMixin(LoopPart):
             resumed.cancel()
             raise
         finally:
-            waiter = None  # its exception knows this frame
+            waiter = None  # its exception refers to this frame
         return tls._app_transport
 
 
 def _move_buffered(protocol: asyncio.BaseProtocol, tls: Any) -> None:
-    """Give the handshake what a StreamReader has read already.
+    """Give the handshake the data that a StreamReader has read already.
 
-    A client that does not wait for the answer sends its ClientHello right behind its STARTTLS line; both may arrive
-    in one piece. Left in the reader it would be lost for the handshake, and taken for something that came encrypted.
+    A client that does not wait for the answer sends its ClientHello right after its STARTTLS line; both may arrive
+    in one piece. Left in the reader, it would be lost for the handshake, and taken for decrypted data.
     """
     if isinstance(protocol, asyncio.StreamReaderProtocol):
         reader: Any = protocol._stream_reader  # type: ignore[attr-defined]

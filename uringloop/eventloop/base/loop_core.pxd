@@ -1,4 +1,4 @@
-# Everything of the asyncio loop that runs once per callback.
+# The parts of the asyncio loop that run once per callback.
 from libc.stdint cimport uint64_t
 
 from ...aio.handles cimport Handle, TimerHandle
@@ -7,15 +7,15 @@ from .watching cimport FdWatching
 cdef class LoopCore(FdWatching):
     cdef bint is_stopping
     cdef bint is_debug
-    cdef unsigned known_tag          # of the class when has_own_* were looked up: another one, and it has changed
-    cdef unsigned known_view_tag     # of SelectorView then
-    cdef uint64_t known_clock        # the version of asyncio's clock then
-    cdef bint is_followed            # the context knows what was found then
+    cdef unsigned known_tag          # of the class when has_own_* were looked up; a different one: it has changed
+    cdef unsigned known_view_tag     # of SelectorView at that time
+    cdef uint64_t known_clock        # the version of asyncio's clock at that time
+    cdef bint is_followed            # the context knows the result of that lookup
     cdef bint has_own_clock          # loop.time() is not CLOCK_MONOTONIC
     cdef bint has_own_timers         # a time for a timer is not simply CLOCK_MONOTONIC plus a delay
     cdef bint has_own_time           # loop.time is not ours: replaced or overridden, here or in a base
     cdef bint has_own_base_time      # BaseEventLoop.time is not asyncio's
-    cdef bint has_own_call_at        # loop.call_at is not ours: call_later() goes through it
+    cdef bint has_own_call_at        # loop.call_at is not ours: call_later() calls it
     cdef bint has_own_turn           # loop._run_once is not ours
     cdef bint has_own_select         # loop._selector.select is not ours
     cdef object running_thread       # ident of the thread in run_forever, or None

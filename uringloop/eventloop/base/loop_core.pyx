@@ -1,7 +1,7 @@
-"""LoopCore: everything of the asyncio loop that runs once per callback, timer, or watched fd.
+"""LoopCore: the parts of the asyncio loop that run once per callback, timer, or watched fd.
 
-`Loop` (loop.py) inherits from this first and from asyncio.BaseEventLoop second: what stands here replaces the Python
-version, everything else is asyncio's own.  No cdef attribute has a name that BaseEventLoop assigns, except through the
+`Loop` (loop.py) inherits from this first and from asyncio.BaseEventLoop second: methods here replace the Python
+versions, everything else is asyncio's own.  No cdef attribute has a name that BaseEventLoop assigns, except through the
 properties at the end, which keep asyncio's private names true.
 
 Thread: the loop's, except call_soon_threadsafe and _write_to_self.
@@ -46,7 +46,7 @@ cdef extern from "<stdlib.h>":
 cdef extern from "<math.h>" nogil:
     double ceil(double)
 
-# Beyond this a time in nanoseconds does not fit; such a timer never comes (292 years).
+# Beyond this a time in nanoseconds does not fit; such a timer never fires (292 years).
 cdef double FARTHEST_S = 9.0e9
 cdef int64_t FARTHEST_NS = INT64_MAX
 
@@ -54,7 +54,7 @@ cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
 cdef enum:
-    FLOOD = 1024  # callbacks that wait while other threads schedule more
+    FLOOD = 1024  # callbacks that may wait while other threads schedule more
 
 cdef enum:
     GREEN_WAIT_NS = 1_000_000
@@ -76,7 +76,7 @@ cdef class LoopCore(FdWatching):
         self.aio_context.program = LoopProgram(self)
 
     def __setattr__(self, name, value):
-        """What tests of applications replace to travel in time is looked up again."""
+        """Look up again what applications' tests replace to travel in time."""
         PyObject_GenericSetAttr(self, name, <PyObject *>value)
         if is_looked_up(name):
             self.known_tag = UNKNOWN_TAG
@@ -91,7 +91,7 @@ cdef class LoopCore(FdWatching):
         self.known_tag = UNKNOWN_TAG
 
     cdef int look_up_again(self) except -1:
-        """Find out what is not ours."""
+        """Find out which of these methods and functions are not ours."""
         cdef dict own = self.__dict__
         kind = type(self)
         view = own.get("_selector")
@@ -104,14 +104,14 @@ cdef class LoopCore(FdWatching):
         self.has_own_clock = self.has_own_time or not ul_is_clock_stock_by("time", "monotonic")
         self.has_own_timers = self.has_own_clock or self.has_own_call_at
         self.is_followed = False
-        # last: looking up is what makes tags
+        # last: a lookup assigns the tags
         self.known_clock = ul_clock_version() or UNKNOWN_VERSION
         self.known_view_tag = ul_view_tag() or <unsigned>UNKNOWN_TAG
         self.known_tag = ul_class_tag(self) or <unsigned>UNKNOWN_TAG
         return 0
 
     cdef int follow_program(self) except -1:
-        """Before a turn: whose clock and whose select it goes by."""
+        """Before a turn: determine whose clock and whose select it uses."""
         if not is_as_known(self):
             self.look_up_again()
         if not self.is_followed:
@@ -159,13 +159,13 @@ cdef class LoopCore(FdWatching):
         handle = ThreadSafeHandle.__new__(ThreadSafeHandle) if has_thread_safe_handles else Handle.__new__(Handle)
         self.fill_plain(handle, callback, args, context)
         if self.is_loop_closed:
-            # closed meanwhile: the traceback of debug mode is made by Python code, between which threads change places
+            # closed meanwhile: debug mode makes its traceback in Python code, during which other threads may run
             raise RuntimeError("Event loop is closed")
         self.aio_context.ready.push(handle)
         self.aio_context.notifier.notify()
         if self.aio_context.ready.count() > FLOOD and self.aio_context.is_other_thread():
-            # A thread that schedules faster than the loop runs would keep the GIL, and the queue would grow, and with
-            # it the time that each callback and timer waits.  asyncio gives it up here each time, to write to a pipe.
+            # A thread that schedules faster than the loop runs would keep the GIL; the queue would grow, and with it
+            # the wait of each callback and timer.  asyncio releases the GIL here each time, to write to a pipe.
             with nogil:
                 sched_yield()
         return handle
@@ -254,7 +254,7 @@ cdef class LoopCore(FdWatching):
             self._run_forever_cleanup()
 
     cdef int run_turns(self) except -1:
-        """Until stop(); what was written right before that, or before an exception, still goes out."""
+        """Run until stop(); data written right before that, or before an exception, is still sent."""
         try:
             self.aio_context.wants_return = self.is_stopping
             are_threads_green = type(_thread.start_new_thread) is not BuiltinFunctionType
@@ -289,7 +289,7 @@ cdef class LoopCore(FdWatching):
             self.aio_context.n_polls -= 1
 
     def _select(self, timeout):
-        """loop._selector.select(): wait, and leave what is found to the next turn, or to the one that goes on.
+        """loop._selector.select(): wait, and leave the events to the next turn, or to the one in progress.
 
         Returns: what asyncio's select would return; a completion has no key of its own, and counts as the monitor's fd.
         """
@@ -314,10 +314,10 @@ cdef class LoopCore(FdWatching):
         return selectors.SelectorKey(fd, fd, wanted, self._watching_handles(fd))
 
     def _process_events(self, event_list):
-        """What _selector.select() returned is dispatched by the turn, which has it already."""
+        """Do nothing: the turn already has the events that _selector.select() returned, and dispatches them."""
 
     def stop(self):
-        """See asyncio.loop.stop: the turn that runs is finished."""
+        """See asyncio.loop.stop: the current turn is finished."""
         self.is_stopping = True
         if self.aio_context is not None:
             self.aio_context.wants_return = True
@@ -358,7 +358,7 @@ cdef class LoopCore(FdWatching):
         """In a fork child: see ContextCore.leave."""
         return self.aio_context is not None and self.aio_context.leave()
 
-    # -- raw requests: see raw.pyx, which is there in builds with liburing -----------------------------------
+    # -- raw requests: see raw.pyx, which exists in builds with liburing -------------------------------------
 
     @property
     def supports_sqe(self):
@@ -366,12 +366,12 @@ cdef class LoopCore(FdWatching):
         return self.aio_context is not None and self.aio_context.engine is not None
 
     def add_sqe(self, prep, *args, callback=None, keepalive=None, multishot=False):
-        """Make an io_uring request; here there is none: SqeNotSupported."""
+        """Make an io_uring request; not supported here: SqeNotSupported."""
         self._check_closed()
         raise SqeNotSupported(self.aio_context.monitor.name, self.fdmon_reason)
 
     def add_sqes(self, chain, *, keepalive=None):
-        """Make linked io_uring requests; here there are none: SqeNotSupported."""
+        """Make linked io_uring requests; not supported here: SqeNotSupported."""
         return self.add_sqe(None)
 
     # -- slow callbacks --------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ cdef class LoopCore(FdWatching):
     def slow_callback_hook(self):
         """Called as hook(what, seconds) after each callback that took slow_callback_duration or longer.
 
-        Also without debug mode; it reads the clock twice per callback while it is set, and nothing while it is
+        Also without debug mode; it reads the clock twice per callback while it is set, and costs nothing while it is
         None.  `what` is the asyncio.Task that ran, else the asyncio.Handle, or the transport whose protocol was called.
         Runs in the loop's thread; an exception goes to the loop's exception handler.
         """
@@ -408,7 +408,7 @@ cdef class LoopCore(FdWatching):
         cdef Stopwatch stopwatch = None
         if self.aio_context is None:
             return 0
-        # Weak: a loop that is forgotten open goes, and warns, with its last reference, not when garbage is collected.
+        # Weak: a loop that is left open is freed, and warns, with its last reference, not when garbage is collected.
         loop = weakref.ref(self)
         if self.is_debug or self.slow_hook is not None:
             stopwatch = Stopwatch(lambda what, seconds: loop()._report_slow(what, seconds), as_ns(self.slow_s))
@@ -446,7 +446,7 @@ cdef class LoopCore(FdWatching):
 
     @property
     def _ready(self):
-        # of a loop that is closed: what asyncio's is then, and close() clears it
+        # a closed loop has what asyncio's has then, and close() clears it
         return deque() if self.is_loop_closed else ReadyView(self, self._list_ready)
 
     @_ready.setter
@@ -483,7 +483,7 @@ cdef class LoopCore(FdWatching):
         return [] if self.aio_context is None else self.aio_context.timers.handles()
 
     def _take_ready(self):
-        """The first of _list_ready(), which is the caller's to run."""
+        """Remove the first of _list_ready(); the caller runs it."""
         if self.aio_context is not None:
             if self.aio_context.ready.count():
                 return self.aio_context.ready.pop()
@@ -498,11 +498,11 @@ cdef class LoopCore(FdWatching):
     @_thread_id.setter
     def _thread_id(self, value):
         self.running_thread = value
-        # There, too: Home Assistant asks loop.__dict__ whether it is called in the loop's thread.
+        # Here, too: Home Assistant checks loop.__dict__ to see whether it is called in the loop's thread.
         self.__dict__["_thread_id"] = value
 
 
-# -- what programs put in the place of ours ------------------------------------------------------------------
+# -- what programs replace -----------------------------------------------------------------------------------
 #
 # Tests travel in time: they replace time.monotonic (freezegun, mocks), loop.time or call_at (mocks, subclasses), the
 # wait (loop._selector.select: looptime, aiotools), or the turn (loop._run_once).  Stock asyncio looks all of that up
@@ -537,13 +537,13 @@ ul_learn_view(SelectorView)
 
 
 cdef inline bint is_looked_up(object name):
-    """A new loop sets some forty attributes: names as setattr() gives them need only be compared by address."""
+    """A new loop sets some forty attributes: names that setattr() passes need only be compared by address."""
     return (name is TIME or name is CALL_AT or name is RUN_ONCE or name is SELECTOR
             or (not PyUnicode_CHECK_INTERNED(name) and name in (TIME, CALL_AT, RUN_ONCE, SELECTOR)))
 
 
 cdef inline bint is_as_known(LoopCore loop) noexcept:
-    """Nothing has changed since look_up_again(); what cannot be known is another number than what is not known."""
+    """Whether nothing has changed since look_up_again(); "cannot be known" and "not known" are different numbers."""
     return (ul_class_tag(loop) == loop.known_tag and ul_view_tag() == loop.known_view_tag
             and ul_clock_version() == loop.known_clock)
 
@@ -555,7 +555,7 @@ cdef inline bint has_own_timers(LoopCore loop) except -1:
 
 
 cdef class LoopProgram(Program):
-    """What stands in the place of a loop's clock and wait."""
+    """What replaces a loop's clock and wait."""
 
     cdef object known  # a weak reference to the loop
 
@@ -578,12 +578,12 @@ cdef class LoopProgram(Program):
 
 
 def is_in_environment(const char *name):
-    """Whether os.environ has it, at a tenth of the price: os.environ passes each change on to the C library."""
+    """Whether os.environ has it, at a tenth of the cost: os.environ passes each change on to the C library."""
     return getenv(name) != NULL
 
 
 cdef int selected(short wanted, short revents) noexcept:
-    """The events of selectors for those of poll(2), as they make them: errors are for both sides."""
+    """Convert events of poll(2) to those of selectors, as selectors does: errors count for both directions."""
     return ((EVENT_READ if revents & ~POLLOUT else 0) | (EVENT_WRITE if revents & ~POLLIN else 0)) & wanted
 
 
@@ -611,8 +611,8 @@ cdef int green_turn(LoopCore loop) except -1:
 # -- the fast way in ---------------------------------------------------------------------------------------
 #
 # `def call_soon(self, callback, *args, context=None)` builds a tuple for every call.  The functions below take the
-# arguments as the interpreter has them (METH_FASTCALL, PEP 590) and put up to two into the handle itself; whatever
-# is not plain goes to the method above.
+# arguments as the interpreter has them (METH_FASTCALL, PEP 590) and put up to two into the handle itself; any
+# other call is passed to the method above.
 
 cdef PyMethodDef call_soon_definition, call_later_definition
 cdef PyObject *known_names = NULL  # a names tuple that holds "context" only; owned
@@ -648,9 +648,9 @@ cdef inline bint is_plain(LoopCore loop, Py_ssize_t n_args, PyObject *names) noe
 
 
 cdef bint is_context_only(PyObject *names) noexcept:
-    """The one keyword is `context`; by value, since _asyncio's C code has a string of its own for it.
+    """Whether the one keyword is `context`; by value, since _asyncio's C code has its own string for it.
 
-    The tuple that was seen last is kept: almost all calls come with the one of asyncio's tasks.
+    The last tuple is kept: almost all calls pass the one of asyncio's tasks.
     """
     global known_names
     if PyTuple_GET_SIZE(<tuple>names) != 1 or PyUnicode_CompareWithASCIIString(
@@ -697,7 +697,7 @@ put_fast_method(
 
 
 cdef int64_t as_wait_ns(object timeout_s) except? -1:
-    """As the selectors have it: what is not positive does not wait."""
+    """As in selectors: a timeout that is not positive does not wait."""
     cdef double seconds = timeout_s
     if not seconds > 0:
         return 0

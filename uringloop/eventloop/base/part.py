@@ -1,6 +1,6 @@
-"""LoopPart: what the parts of Loop that are in Python inherit from, which is nothing.
+"""LoopPart: the base class of the parts of Loop that are in Python; it is empty.
 
-For type checkers it is the compiled part, which has no stub: what a part has from another one is Any.
+For type checkers it is the compiled part, which has no stub: attributes of other parts are Any.
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,8 @@
 /*
- * Is the clock of asyncio, `time.monotonic` as asyncio.base_events finds it, still the function of C?  And has a class
+ * Is the clock of asyncio, `time.monotonic` as asyncio.base_events finds it, still the C function?  And has a class
  * changed?  Programs replace both at any time, and stock asyncio looks them up each time; these cost a few comparisons.
  *
- * With the GIL.  State is the process's: sub-interpreters have no loops of ours.
+ * With the GIL.  State is per process: sub-interpreters have no loops of ours.
  */
 #ifndef URINGLOOP_STOCK_CLOCK_H
 #define URINGLOOP_STOCK_CLOCK_H
@@ -14,10 +14,10 @@ static PyObject *ul_asyncio_names;     /* these five are owned for ever */
 static PyObject *ul_time_module;
 static PyObject *ul_time_names;
 static PyTypeObject *ul_view_type;
-static PyObject *ul_monotonic;         /* the function of C; NULL as long as only another one was seen */
-static PyCFunction ul_monotonic_code;  /* some tools exchange this, and leave the object */
+static PyObject *ul_monotonic;         /* the C function; NULL as long as only another one was seen */
+static PyCFunction ul_monotonic_code;  /* some tools replace this, and leave the object */
 static int ul_has_stock_names;         /* what the last lookup in the two dictionaries found */
-static uint64_t ul_names_seen;         /* their version then */
+static uint64_t ul_names_seen;         /* their version at that lookup */
 
 #if PY_VERSION_HEX >= 0x030C0000
 static uint64_t ul_n_changes = 1;
@@ -57,7 +57,7 @@ static int ul_learn_clock(PyObject *asyncio_names, PyObject *time_module)
     return ul_watch_names();
 }
 
-/* Whether the function is the module's own; the first that is, is remembered. */
+/* Whether the function is the module's own; the first such function is remembered. */
 static int ul_is_own_monotonic(PyObject *function)
 {
     if (ul_monotonic != NULL || function == NULL || !PyCFunction_CheckExact(function)
@@ -74,7 +74,7 @@ static inline int ul_has_stock_code(void)
     return ul_monotonic == NULL || PyCFunction_GET_FUNCTION(ul_monotonic) == ul_monotonic_code;
 }
 
-/* Whether asyncio.base_events' time.monotonic is the function of C. */
+/* Whether asyncio.base_events' time.monotonic is the C function. */
 static int ul_is_clock_stock_by(PyObject *name_time, PyObject *name_monotonic)
 {
     uint64_t version = ul_names_version();
@@ -86,7 +86,7 @@ static int ul_is_clock_stock_by(PyObject *name_time, PyObject *name_monotonic)
     return ul_has_stock_names && ul_has_stock_code();
 }
 
-/* As long as it is the same, so is the answer of the function above; 0: ask. */
+/* As long as it is the same, so is the result of the function above; 0: call that. */
 static inline uint64_t ul_clock_version(void)
 {
     return ul_has_stock_code() ? ul_names_version() : 0;
@@ -97,7 +97,7 @@ static void ul_learn_view(PyObject *type)
     ul_view_type = (PyTypeObject *)Py_NewRef(type);
 }
 
-/* Another one after each change of the type or its bases; 0: changed, and not looked up since. */
+/* A different number after each change of the type or its bases; 0: changed, and not looked up since. */
 static inline unsigned ul_view_tag(void)
 {
     return ul_view_type->tp_version_tag;

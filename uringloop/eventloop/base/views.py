@@ -1,4 +1,4 @@
-"""loop._ready, loop._scheduled and loop._selector: what programs use that drive or inspect a stock loop.
+"""loop._ready, loop._scheduled and loop._selector, for programs that drive or inspect a stock loop.
 
 Queue and heap are in C, so these are views: each access copies.  Programs pump the loop while something is in them,
 tests find and fire timers, monitors count what waits.
@@ -43,7 +43,7 @@ class _View(Sequence[Handle]):
         return f"<{type(self).__name__} {self._snapshot()!r}>"
 
     def clear(self) -> None:
-        """Nothing of it will be called: each is cancelled."""
+        """Cancel each handle, so that none of them is called."""
         for handle in self._snapshot():
             handle.cancel()
 
@@ -56,7 +56,7 @@ class ReadyView(_View):
         self._loop._add_callback(handle)
 
     def popleft(self) -> Any:
-        """Take the oldest out, for a caller that runs it by itself."""
+        """Take the oldest out, for a caller that runs it itself."""
         return self._loop._take_ready()
 
 
@@ -65,7 +65,7 @@ class ScheduledView(_View):
 
 
 class _SelectorMap(Mapping[Any, selectors.SelectorKey]):
-    """selectors' map of what is watched: fd or object with fileno() to SelectorKey."""
+    """selectors' map of watched files: fd or object with fileno() to SelectorKey."""
 
     def __init__(self, view: SelectorView) -> None:
         self._view = view
@@ -81,7 +81,7 @@ class _SelectorMap(Mapping[Any, selectors.SelectorKey]):
 
 
 class SelectorView:
-    """loop._selector: what watches which fd, for asyncio's pipe transports, and for programs that inspect it.
+    """loop._selector: which callbacks watch which fd, for asyncio's pipe transports and programs that inspect it.
 
     Where its `select` is replaced, as by tools that let no time pass, each turn calls that for its wait.
     """
@@ -103,7 +103,7 @@ class SelectorView:
             loop._look_up_again()
 
     def select(self, timeout: float | None = None) -> Any:
-        """See selectors.BaseSelector; what it finds is dispatched by the next turn, or by the one that goes on."""
+        """See selectors.BaseSelector; its events are dispatched by the next turn, or by the one in progress."""
         loop = self._loop()
         return [] if loop is None else loop._select(timeout)
 

@@ -1,4 +1,4 @@
-# What add_reader and add_writer want of fds.
+# Interests in fds: those of add_reader and add_writer.
 from ...aio.context_core cimport ContextCore
 from ...aio.handles cimport Handle
 from ...aio.owner cimport ContextOwner
@@ -11,7 +11,7 @@ cdef class FdCallbacks(FdHandler):
     cdef Handle reader               # of add_reader, or None
     cdef Handle writer               # of add_writer, or None
     cdef object file                 # what was to be watched: a number, or an object with fileno()
-    cdef object sock                 # the socket whose number that is, where it is known; or None
+    cdef object sock                 # the socket that has this number, where it is known; or None
 
 cdef class FdWatching(ContextOwner):
     cdef dict fd_callbacks           # fd -> FdCallbacks

@@ -2,7 +2,7 @@
 
 One FdCallbacks per fd, for both directions; a change of interest makes a new one, since handlers never change.
 
-Invariant: what the monitor refuses, or has found to be closed, is not kept: as with selectors, such a change fails once
+Invariant: an fd that the monitor refuses, or found closed, is not kept: as with selectors, such a change fails once
 and ends the interest in both directions.
 
 Thread: the loop's.
@@ -23,13 +23,13 @@ import selectors
 
 cdef object OWN = object()
 
-# C variables: a transport's __del__ asks when module globals may be gone.
+# C variables: a transport's __del__ reads them when module globals may be gone.
 EVENT_READ = selectors.EVENT_READ
 EVENT_WRITE = selectors.EVENT_WRITE
 
 
 cdef class FdCallbacks(FdHandler):
-    """What add_reader and add_writer want of one fd."""
+    """The interests of add_reader and add_writer in one fd."""
 
     cdef int on_ready(self, short revents) except -1:
         # as selectors.EpollSelector: an error or a hang-up wakes both directions
@@ -74,7 +74,7 @@ cdef class FdWatching(ContextOwner):
         cdef short kept = 0
         cdef short wanted = (POLLIN if reader is not None else 0) | (POLLOUT if writer is not None else 0)
         if old is None and isinstance(self.aio_context.monitor.handlers.get(fd), CallbackHandler):
-            # as for a transport's; replaced without a word, its callbacks would never be called again
+            # as for a transport's; replaced silently, its callbacks would never be called again
             raise RuntimeError(f"File descriptor {fd} is watched by AioContext.set_fd_handler(); remove that first")
         if wanted:
             new = FdCallbacks(fd, wanted)
@@ -112,9 +112,9 @@ cdef class FdWatching(ContextOwner):
         return 0
 
     cdef int forget_fd(self, FdCallbacks old) except -1:
-        """Nothing watches for these any more: their fd was closed, or is another file by now.
+        """Stop watching for these: their fd was closed, or is another file by now.
 
-        They count as cancelled: a task that waits for one may find its place taken by others.
+        They count as cancelled: a task that waits for one may find that others replaced it.
         """
         self.fd_callbacks.pop(old.fd, None)
         if old.reader is not None:
@@ -124,9 +124,9 @@ cdef class FdWatching(ContextOwner):
         return 0
 
     cdef FdCallbacks watched(self, int fd):
-        """Those of a number that is to be watched for more; None, too, for what the monitor has found to be closed.
+        """Callbacks of a number that is to be watched for more; None, too, for an fd that the monitor found closed.
 
-        What was wanted of the old file must not be reported of the one that has its number now.
+        An interest in the old file must not be reported for the one that has its number now.
         """
         cdef FdCallbacks found = self.fd_callbacks.get(fd)
         if found is not None and found.is_removed:
@@ -135,14 +135,14 @@ cdef class FdWatching(ContextOwner):
         return found
 
     cdef int remove(self, FdCallbacks old, Handle reader, Handle writer) except -1:
-        """Only these two are wanted from now on; an fd that was closed is an error if any is left, as in asyncio."""
+        """Watch only for these two from now on; a closed fd is an error if one of them is left, as in asyncio."""
         if old.is_removed and (reader is not None or writer is not None):
             self.forget_fd(old)
             raise os_error(EBADF)
         return self.change(old.fd, old, reader, writer, old.file, old.is_brief, old.sock)
 
     cdef FdCallbacks callbacks_of(self, object fd):
-        """Those of a number or file, or None; as by selectors also those of a file that has been closed."""
+        """Callbacks of a number or file, or None; as in selectors also those of a closed file."""
         cdef FdCallbacks one
         try:
             return self.fd_callbacks.get(as_fd(fd))
@@ -195,7 +195,7 @@ cdef class FdWatching(ContextOwner):
         return self.watch_file_readable(fd, fd, callback, args, False, OWN)
 
     def _watch_own_readable(self, int fd, sock, callback, *args):
-        """_add_reader() by what costs least for short waits: see FdHandler.is_brief.
+        """_add_reader() in the way that costs least for short waits: see FdHandler.is_brief.
 
         Parameters:
             sock: the socket that has this fd.
@@ -228,14 +228,14 @@ cdef class FdWatching(ContextOwner):
         return True
 
     def _watched_events(self, int fd):
-        """EVENT_READ and EVENT_WRITE bits of selectors that fd is watched for, 0 for none."""
+        """EVENT_READ and EVENT_WRITE bits of selectors for which fd is watched, 0 for none."""
         cdef FdCallbacks found = self.fd_callbacks.get(fd)
         if found is None:
             return 0
         return (EVENT_READ if found.reader is not None else 0) | (EVENT_WRITE if found.writer is not None else 0)
 
     def _watched_fds(self):
-        """Those that add_reader and add_writer watch; a list."""
+        """The fds that add_reader and add_writer watch; a list."""
         return list(self.fd_callbacks)
 
     def _watching_handles(self, int fd):

@@ -4,16 +4,16 @@ How it works:
  1. The task that runs is set aside, as if it had returned to the loop: asyncio refuses to begin a step of one task
     inside of another's, and that step would be lost.  It is put back on every way out.
  2. Turns are made until the awaitable's done-callback ran; they deliver what the outer one has left (aio/context_core).
- 3. A stop() meanwhile is meant for the run below: it is kept for it, since the turn that a stop ends is not over.
+ 3. A stop() meanwhile is meant for the run below: it is kept for that, since the turn that a stop ends is not over.
  4. Cancelling a task that was set aside cancels what it waits for, as with `await`.
- 5. When the first Ctrl-C has ended the main task of an asyncio.Runner, the runs that still stand on the stack keep the
-    Runner from its end: what they wait for is cancelled, the innermost first.
- 6. Before a turn may block: what is waited for must not wait for a task that is below on the stack.
+ 5. When the first Ctrl-C has ended the main task of an asyncio.Runner, the runs that are still on the stack keep the
+    Runner from ending: what they wait for is cancelled, the innermost first.
+ 6. Before a turn may block: the awaited future must not wait for a task that is below on the stack.
 
-Invariant: Loop._nested_level is the innermost level on the stack, and each level is taken off by the frame that put it
-there; so the tasks that were set aside are put back in reverse order.
+Invariant: Loop._nested_level is the innermost level on the stack, and the frame that pushed a level
+removes it; so the tasks that were set aside are put back in reverse order.
 
-Thread: the loop's.  Not here: who may call this and when (nested_mode.py).
+Thread: the loop's.  Not here: who may call this and when (mode.py).
 """
 
 from libc.stdint cimport uint32_t
@@ -36,7 +36,7 @@ except ImportError:
     CTask = ()  # nothing is an instance of it
 
 cdef enum:
-    CHECK_TURNS = 64  # a busy loop looks for deadlocks every so many turns; one that would sleep each time
+    CHECK_TURNS = 64  # a busy loop looks for deadlocks once in so many turns; one that would sleep, each time
 
 
 cdef class Level:
@@ -84,7 +84,7 @@ def run_level(LoopCore loop not None, future, bint until_stop=False):
             n_turns += 1
             if aio_context.ready.count() == 0 or n_turns % CHECK_TURNS == 0:
                 if aio_context.ready.count() == 0 and future.done():
-                    break  # memory was short, and asyncio has dropped the callbacks, ours among them
+                    break  # memory was short, and asyncio has dropped the callbacks, including ours
                 refuse_deadlock(level)
             loop.follow_program()
             aio_context.turn(True)
@@ -111,8 +111,8 @@ def run_level(LoopCore loop not None, future, bint until_stop=False):
 
 
 def watch_turns(LoopCore loop not None):
-    """Turns made with AioContext.poll() set the current task aside, too."""
-    known = weakref.ref(loop)  # as the other hooks of a context: it must not keep its loop
+    """Make turns of AioContext.poll() set the current task aside, too."""
+    known = weakref.ref(loop)  # as with the other hooks of a context: it must not keep its loop alive
 
     def around_turn():
         there = known()
@@ -132,7 +132,7 @@ def _turn_over(loop, aside):
 
 # -- the current task ----------------------------------------------------------------------------------------
 #
-# Up to Python 3.13 the C and the Python task module share one dict; from 3.14 on each has a current task of its own.
+# Up to Python 3.13 the C and the Python task module share one dict; since 3.14 each has its own current task.
 
 def _task_modules():
     """(current_task, leave, enter) of each."""
@@ -145,12 +145,12 @@ def _task_modules():
 
 
 cdef tuple task_modules = _task_modules()
-# The one that wants its loop to be the running one, which it is not in a fork child.
+# The one that requires its loop to be the running one, which it is not in a fork child.
 cdef object bound_enter = getattr(tasks, "_c_swap_current_task", None) if sys.version_info >= (3, 14) else None
 
 
 cdef list set_aside(loop):
-    """Leave the current task of this loop; returns what _put_back wants, None when there is none."""
+    """Leave the current task of this loop; returns the argument for _put_back, None when there is no task."""
     cdef list aside = None
     if events._get_running_loop() is not loop:
         return None  # no task runs, and 3.14 would look through all threads
@@ -172,7 +172,7 @@ cdef list set_aside(loop):
 
 
 def _put_back(loop, aside):
-    """The task goes on where it was."""
+    """Make the task current again."""
     for enter, task in aside or ():
         if enter is not bound_enter or events._get_running_loop() is loop:
             for is_last in (False, True):
@@ -212,7 +212,7 @@ cdef Py_ssize_t mark_word = -1    # index in units of 4 bytes; -1: not looked fo
 
 
 cdef bint unmark(task) except -1:
-    """Take the mark of a cancelled task away; whether that worked.  What cancelling() counts stays."""
+    """Clear the mark of a cancelled task; returns whether that worked.  The count of cancelling() stays."""
     if not isinstance(task, CTask):
         try:
             task._must_cancel = False
@@ -271,8 +271,8 @@ cdef int find_mark() except -1:
 
 
 cdef bint is_interrupted(loop) except -1:
-    """Whether this loop's Runner was interrupted, and its main task is over: it cancelled that, and would go on by
-    cancelling all others if the stack let it.
+    """Whether this loop's Runner was interrupted, and its main task is over: the Runner cancelled that, and would
+    cancel all others next if the stack let it.
     """
     if threading.current_thread() is not threading.main_thread():
         return False
@@ -285,7 +285,7 @@ cdef bint is_interrupted(loop) except -1:
 # -- waiting for oneself -------------------------------------------------------------------------------------
 
 cdef int refuse_deadlock(Level level) except -1:
-    """RuntimeError if level.future cannot be done before this stack unwinds, as far as asyncio lets that be seen."""
+    """RuntimeError if level.future cannot be done before this stack unwinds, as far as asyncio's state shows that."""
     cdef Level each = level
     below = awaited_running_task(level.future)
     while below is None and each is not None:
@@ -302,7 +302,7 @@ cdef int refuse_deadlock(Level level) except -1:
 cdef object awaited_running_task(future):
     """The task in the middle of its step that `future` is, or waits for; None if there is none.
 
-    This finds those, too, that were not set aside: the parents of a task that is started eagerly.
+    This also finds tasks that were not set aside: the parents of a task that is started eagerly.
     """
     cdef list found = [future]
     cdef set seen = set()

@@ -1,6 +1,6 @@
 """Running a loop inside its own callbacks: run_nested(), nested mode, and allow_nested() for asyncio.run().
 
-Nothing of asyncio is replaced, except by allow_nested(), which says so.  The run itself is in nested.pyx.
+Only allow_nested() replaces parts of asyncio, as documented there.  The run itself is in levels.pyx.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from ..base.part import LoopPart
 from .levels import run_level, watch_turns
 
-# What allow_nested() replaced: (owner, name) -> (function, replacement); empty unless it is in force.
+# What allow_nested() replaced: (owner, name) -> (function, replacement); empty unless it is in effect.
 _stock: dict[tuple[Any, str], tuple[Any, Any]] = {}
 
 
@@ -26,7 +26,7 @@ class NestedMixin(LoopPart):
     """The part of Loop that runs it inside itself."""
 
     _is_nestable = False
-    _nested_level = None  # see nested.pyx
+    _nested_level = None  # see levels.pyx
     _n_nested = 0  # nested runs and turns of AioContext.poll() on the stack
 
     def _setup_nested(self, nested: bool) -> None:
@@ -36,8 +36,8 @@ class NestedMixin(LoopPart):
     def run_nested(self, awaitable: Any) -> Any:
         """Run this loop, inside a callback or task of it, until the awaitable is done.
 
-        Everything else on the loop goes on meanwhile; the caller does not, nor do runs below it on the stack.  As
-        `await` it passes a cancellation of the calling task on to the awaitable.
+        Everything else on the loop continues meanwhile, except the caller and runs below it on the stack.  Like
+        `await`, it passes a cancellation of the calling task on to the awaitable.
 
         Parameters:
             awaitable: a coroutine, which becomes a task, a future, or an object with __await__.
@@ -65,7 +65,7 @@ class NestedMixin(LoopPart):
             raise RuntimeError("Cannot run the event loop while another loop is running")
 
     def _run_own_task(self, task: Any) -> Any:
-        """Run a task that was made for this run, and that no other code looks after."""
+        """Run a task that was made for this run, and that no other code owns."""
         task._log_destroy_pending = False
         try:
             return run_level(self, task)
@@ -106,7 +106,7 @@ class NestedMixin(LoopPart):
 
     @property
     def _nest_patched(self) -> bool:
-        """nest_asyncio looks for this before it replaces a loop's methods; we have what it wants to put in."""
+        """nest_asyncio looks for this before it replaces a loop's methods; ours need no replacement."""
         if sys._getframe(1).f_code.co_name == "_patch_loop":
             self._is_nestable = True
         if not self._is_nestable:
@@ -121,7 +121,7 @@ def allow_nested() -> None:
     """Let asyncio.run() and asyncio.Runner.run() be called while a uringloop loop runs, on that loop.
 
     Also puts all loops of uringloop into nested mode.  For the whole process, until disallow_nested(); the second call
-    does nothing.  Where no loop of uringloop runs everything is as before.
+    does nothing.  Where no loop of uringloop runs, asyncio.run() works as before.
     """
     if _stock:
         return
@@ -150,7 +150,7 @@ def running_nestable_loop() -> Any:
 
 
 def run_main(loop: Any, main: Any, *, context: Any = None, debug: bool | None = None) -> Any:
-    """What asyncio.run(main) does, on a loop that runs and goes on."""
+    """What asyncio.run(main) does, on a loop that is already running and continues to run."""
     if not coroutines.iscoroutine(main):
         if sys.version_info < (3, 14):
             raise ValueError(f"a coroutine was expected, got {main!r}")
@@ -192,7 +192,7 @@ def _make_runner_run(stock: Callable[..., Any]) -> Callable[..., Any]:
             return stock(self, coro, context=context)
         if self._loop is not None and self._loop is not loop and not hasattr(self, "_has_run"):
             _leave_own_loop(self)
-        # a runner whose loop has run keeps to it, and a closed one says so
+        # a runner whose loop has run keeps using it, and a closed one raises
         is_closed = self._state is runners._State.CLOSED  # type: ignore[attr-defined]
         if self._loop not in (None, loop) or is_closed:
             return stock(self, coro, context=context)
@@ -205,7 +205,7 @@ def _make_runner_run(stock: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _leave_own_loop(runner: Any) -> None:
-    """A runner makes its loop when it is entered; one that ran nothing goes, so that no end of it is needed."""
+    """A runner makes its loop when it is entered; a loop that ran nothing is dropped, so that nothing need close it."""
     own = runner._loop
     if own.is_closed() or own.is_running() or tasks.all_tasks(own):
         return
