@@ -7,7 +7,7 @@ cdef extern from *:
     #include <string.h>
     #include <sys/socket.h>
     #include <sys/un.h>
-    /* An IPv4 or IPv6 address as the kernel has it; small, since queues and caches are full of them. */
+    /* An IPv4 or IPv6 address in the kernel's format; small, since queues and caches are full of them. */
     typedef union {
         struct sockaddr any;
         struct sockaddr_in four;

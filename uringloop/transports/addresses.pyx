@@ -1,17 +1,17 @@
 """Socket addresses: from the kernel's names (struct sockaddr) to Python's tuples and back, without a system call.
 
-What a datagram server needs per packet: the address of a peer that is known already is the same tuple object again,
-and a tuple that was sent to before has its name ready.  Both ways go through a direct-mapped table, shared by all
-loops, in which a newcomer replaces what was in its place.
+A datagram server needs both per packet: the address of a known peer is the same tuple object again, and a tuple that
+was sent to before has its name ready.  Both directions use a direct-mapped table, shared by all loops, in which a new
+entry replaces the old one in its place.
 
 Invariant: an entry of `names` keeps its tuple alive, so that no other tuple can have its address in memory.  Only
 tuples of exact str and int are entered: those never change.
 
-The family is the one that the kernel wrote into the name.  That of the Python socket may be another: uvicorn and
+The family is the one that the kernel wrote into the name.  That of the Python socket may differ: uvicorn and
 gunicorn wrap whatever fd they are given as AF_UNIX.
 
-Source of the conversions: socket.socket.recvfrom and sendto, whose results these are.  Whatever is not a literal
-address is not known here, and left to them: names to resolve, "<broadcast>", an IPv6 zone in the host's text.
+Source of the conversions: socket.socket.recvfrom and sendto; the results are the same.  Only literal addresses are
+converted here, the rest is left to those methods: names to resolve, "<broadcast>", an IPv6 zone in the host's text.
 
 Thread: any, with the GIL.
 """
@@ -110,7 +110,7 @@ cdef inline Entry *entry_of(object address) noexcept:
 
 
 cdef object address_of(const ul_peer *name, unsigned n_bytes):
-    """The address of a name as the kernel wrote it; None for none, as recvfrom says of one that it does not know."""
+    """The address of a name as the kernel wrote it; None for none, as recvfrom returns for an unknown one."""
     cdef int family
     if n_bytes < sizeof(unsigned short):
         return None
@@ -124,7 +124,7 @@ cdef object address_of(const ul_peer *name, unsigned n_bytes):
 
 
 cdef int real_family(int fd, int family) noexcept:
-    """The family of a socket by the kernel; `family` where it does not say."""
+    """The family of a socket according to the kernel; `family` where that does not report it."""
     cdef int domain = 0
     cdef unsigned n_bytes = sizeof(domain)
     return domain if getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &n_bytes) == 0 else family
@@ -176,7 +176,7 @@ cdef long long number(object value, long long most) except? -2:
 cdef unsigned internet_name(object address, int family, ul_name *name) except? 999:
     """The name of a literal address for a socket of this family.
 
-    Returns: its length in bytes; 0 for everything else, valid or not, which socket.sendto has to judge.
+    Returns: its length in bytes; 0 for everything else, valid or not, which socket.sendto has to check.
     """
     cdef Entry *entry
     cdef Py_ssize_t length, n_items

@@ -10,7 +10,7 @@ cdef class Transport(Flushable):
     cdef int fd                         # streams: -1 when closed; datagrams: stays for repr(), -1 after __del__
     cdef const int *fd_at               # where the socket's number is now: see number_in
     cdef int conn_lost                  # connection_lost is scheduled; then writes after that, for asyncio's warning
-    cdef bint is_shared                 # the program may act on the socket itself: nothing waits for the turn's end
+    cdef bint is_shared                 # the program may use the socket itself: nothing waits for the end of the turn
     cdef bint is_closing_               # close or abort was called, or the connection failed
     cdef bint is_paused                 # by pause_reading
     cdef bint is_protocol_paused        # pause_writing was called

@@ -1,7 +1,7 @@
 """The base of stream and datagram transports: protocol, flow control, failing; and where a socket keeps its number.
 
-asyncio's methods that both have are here where their bodies are the same.  What `extra`, `sock` and `fd` are worth, and
-when they end, is the subclass's business.
+asyncio's methods that both have are here where their bodies are the same.  The meaning and lifetime of `extra`, `sock`
+and `fd` are up to the subclass.
 
 Thread: the loop's.
 """
@@ -27,7 +27,7 @@ cdef int warn_unclosed(object transport) except -1:
 
 
 cdef const int *number_in(object sock, int fd) noexcept:
-    """Where a socket.socket keeps its number, and -1 once it is closed; NULL if it is of another make.
+    """Where a socket.socket keeps its number, and -1 once it is closed; NULL for another type.
 
     `sock_fd` is the first field of the object in all versions of CPython; that it holds the number is checked.
     """
@@ -39,14 +39,14 @@ cdef const int *number_in(object sock, int fd) noexcept:
 
 
 cdef bint has_lost(object sock, int fd) noexcept:
-    """A socket.socket that was closed or detached since it had this number; False for one of another make."""
+    """Whether a socket.socket was closed or detached since it had this number; False for another type."""
     return isinstance(sock, compiled_socket) and number_in(sock, fd) == NULL
 
 
 cdef int call_flow_control(object loop, object transport, object protocol, str name, object owner) except -1:
-    """Call the protocol's pause_writing or resume_writing; what that raises is reported as of the `owner` protocol.
+    """Call the protocol's pause_writing or resume_writing; an exception is reported as one of the `owner` protocol.
 
-    The caller owns what it passes: the connection may end in a turn that the protocol makes.
+    The caller owns the arguments: the connection may end in a turn that the protocol makes.
     """
     if protocol is None:
         return 0
@@ -65,7 +65,7 @@ cdef int call_flow_control(object loop, object transport, object protocol, str n
 
 
 cdef class Transport(Flushable):
-    """What owns a socket and calls a protocol.  A new one is a transport whose connection is lost, until setup()."""
+    """Owner of a socket, which calls a protocol.  Until setup() it is a transport whose connection is lost."""
 
     def __cinit__(self, *args, **kwargs):
         self.fd = -1
@@ -97,7 +97,7 @@ cdef class Transport(Flushable):
         return call_flow_control(loop, self, protocol, "pause_writing", protocol)
 
     cdef int resume_protocol(self) except -1:
-        # as asyncio, whose writer is gone by then: not once connection_lost was called, or will be
+        # as asyncio, which has no writer by then: not once connection_lost was called, or will be
         if not self.is_protocol_paused or self.conn_lost:
             return 0
         self.is_protocol_paused = False
@@ -113,11 +113,11 @@ cdef class Transport(Flushable):
         self.force_close(None)
 
     cdef int force_close(self, object error) except -1:
-        """Give up what is queued; connection_lost(error) comes with the next turn."""
+        """Discard the queue; connection_lost(error) is called in the next turn."""
         raise NotImplementedError
 
     cdef int fatal_error(self, object error, str message) except -1:
-        """As asyncio: network errors are for connection_lost, everything else is reported as well."""
+        """As asyncio: network errors are only passed to connection_lost, all others are also reported."""
         if self.loop is None:
             return 0
         must_not(self.fd_at == NULL, "a transport's socket has a place for its number")
@@ -135,10 +135,10 @@ cdef class Transport(Flushable):
 
     @property
     def _fd(self):
-        """The number, for the loop; asyncio's `_sock_fd` means that the program reaches for the socket."""
+        """The number, for the loop; asyncio's `_sock_fd` means that the program wants to use the socket."""
         return self.fd
 
-    # -- what asyncio's own modules reach for ----------------------------------------------------------
+    # -- what asyncio's own modules access -------------------------------------------------------------
 
     def _force_close(self, error):
         self.force_close(error)

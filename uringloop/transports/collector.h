@@ -1,8 +1,8 @@
 /*
- * Stretches of code in which no destructor may run: a garbage collection in the middle of them would run the program's,
- * which may write to, or close, the very transport that is being worked on.
+ * Sections of code in which no destructor may run: a garbage collection in the middle would run the program's
+ * destructors, which may write to, or close, the very transport that is being worked on.
  *
- * Before Python 3.12 making any list, tuple, method or the like may collect; since then only running byte code does.
+ * Before Python 3.12 making any list, tuple, method or the like may collect; since then only byte code that runs does.
  */
 #ifndef URINGLOOP_COLLECTOR_H
 #define URINGLOOP_COLLECTOR_H

@@ -8,8 +8,8 @@ DEFAULT_HIGH_BYTES = 64 * 1024
 def buffer_limits(high: float | None, low: float | None) -> tuple[int, int]:
     """The high-water and low-water marks in bytes.
 
-    asyncio takes anything that compares with a number of bytes, infinity included; here it is made whole, which
-    changes no comparison.
+    asyncio takes anything that compares with a number of bytes, infinity included; here it is converted to an int,
+    which changes no comparison.
 
     Parameters:
         high: pause above this; None for four times `low`, or 64 KiB.

@@ -1,8 +1,8 @@
-"""Which sockets are the kernel's and nothing else, so that system calls may take the place of their methods.
+"""Which sockets are plain kernel sockets, so that system calls may replace their methods.
 
-Not so: a subclass that counts or encrypts in a send() of its own, a class that PySocks, gevent or mocket has put into
-the place of socket.socket, a wrapper with the same methods.  Stock asyncio calls the methods of whatever it is given;
-for such sockets so do we, by asyncio's own transports, which reach the loop through _add_reader and _add_writer.
+Not plain: a subclass that counts or encrypts in its own send(), a class with which PySocks, gevent or mocket has
+replaced socket.socket, a wrapper with the same methods.  Stock asyncio calls the methods of any object it is given;
+for such sockets so do we, with asyncio's own transports, which reach the loop through _add_reader and _add_writer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DATAGRAM_METHODS = ("recvfrom", "send", "sendto")
 
 
 def _original() -> type[socket.socket] | None:
-    """Python's socket class, also where another one derived from it stands in its place; None if there is no such."""
+    """Python's socket class, also where a class derived from it has replaced it; None if there is no such class."""
     for kind in getattr(socket.socket, "__mro__", ()):
         if kind.__module__ == "socket" and kind.__qualname__ == "socket":
             return cast("type[socket.socket]", kind)
@@ -32,7 +32,7 @@ _accept = None if ORIGINAL is None else ORIGINAL.accept
 
 
 def is_original(sock: object) -> bool:
-    """Its class is Python's own: accept() of it does what the kernel's does."""
+    """Whether its class is Python's own: its accept() does the same as the kernel's."""
     return (
         ORIGINAL is not None
         and type(sock) is ORIGINAL
@@ -42,12 +42,12 @@ def is_original(sock: object) -> bool:
 
 
 def is_class_plain(methods: Collection[str]) -> bool:
-    """None of these methods is replaced in Python's class itself: unittest.mock.patch("socket.socket.recv")."""
+    """Whether Python's class itself still has all these methods: no unittest.mock.patch("socket.socket.recv")."""
     return ORIGINAL is not None and vars(ORIGINAL).keys().isdisjoint(methods)
 
 
 def is_plain(sock: object, methods: Collection[str]) -> bool:
-    """None of these methods is replaced, in its class or in the object."""
+    """Whether no method of these is replaced, in its class or in the object."""
     kind = type(sock)
     if kind is ORIGINAL:
         return is_class_plain(methods)

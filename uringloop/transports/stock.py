@@ -1,4 +1,4 @@
-"""asyncio's classes that ours stand for, and what a test has patched in them.
+"""asyncio's classes that ours replace, and attributes that a test has patched in them.
 
 `unittest.mock.patch("asyncio.Transport.get_extra_info")` changes every transport of asyncio's that has the method from
 there.  Ours cannot inherit from asyncio's classes (`__slots__`: layout conflict), so they look for such a patch.
@@ -16,7 +16,7 @@ Tls: type = sslproto._SSLProtocolTransport
 
 
 def bound(stock: type, name: str, transport: object) -> Any:
-    """The attribute that a transport of this class of asyncio's would have, found and bound as Python does it there."""
+    """The attribute that a transport of asyncio's class would have, looked up and bound as Python does it there."""
     for kind in stock.__mro__:
         if name in vars(kind):
             found = vars(kind)[name]

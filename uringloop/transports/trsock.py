@@ -1,9 +1,9 @@
-"""What get_extra_info("socket") returns: asyncio's TransportSocket, which keeps the order of what the program wrote.
+"""What get_extra_info("socket") returns: asyncio's TransportSocket, which keeps the order of the program's writes.
 
-A transport's writes wait for the end of the turn.  A program that acts on the socket itself meanwhile must find
-them sent: an option is for what is written after it, shutdown() comes behind the data, and so does what is sent through
-a second descriptor.  So each method sends first, and with the socket or its number in the program's hands the
-transport sends at once from then on.
+A transport's writes wait for the end of the turn.  A program that uses the socket itself meanwhile must find them
+sent: an option applies to later writes, shutdown() comes after the data, and so does data sent through a second
+descriptor.  So each method sends first, and once the program has the socket or its number, the transport sends at
+once from then on.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class TransportSocket(trsock.TransportSocket):
 
     Parameters:
         sock: the Python socket.
-        transport: whose it is; it has _send_queued() and _share().
+        transport: its owner, which has _send_queued() and _share().
 
-    A method that is not here, of a newer Python, goes through `_sock`: the transport then sends at once.
+    A newer Python's method that is not here uses `_sock`: the transport then sends at once.
     """
 
     __slots__ = ("_transport",)

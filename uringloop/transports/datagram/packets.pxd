@@ -31,13 +31,13 @@ cdef class Batch:
     cdef int clear(self) noexcept
 
 cdef class DatagramQueue:
-    cdef object collected          # always None: an object field makes the class one that is garbage-collected
+    cdef object collected          # always None: an object field makes the class garbage-collected
     cdef Outgoing *items
     cdef size_t first
     cdef size_t end
     cdef size_t capacity
     cdef Py_ssize_t header_bytes
-    cdef Py_ssize_t n_bytes        # of what is queued, headers included
+    cdef Py_ssize_t n_bytes        # of the queued datagrams, headers included
     cdef size_t count(self) noexcept
     cdef int push(self, bytes data, object address, const ul_name *name, unsigned name_bytes) except -1
     cdef int drop(self, size_t count) noexcept

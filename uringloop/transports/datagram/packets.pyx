@@ -1,12 +1,12 @@
-"""Datagrams on their way: a batch that was received and not delivered, and a queue that the kernel has not taken.
+"""Datagrams on their way: a batch that was received but not delivered, and a queue that the kernel has not taken.
 
 One recvmmsg(2) fills a Batch, one sendmmsg(2) takes from the front of a DatagramQueue; where they are refused, one
 recvmsg(2), and a sendmsg(2) for each.
 
-Invariant: what is in either owns a reference to its data and its address, and is in there once.
+Invariant: an entry of either owns a reference to its data and its address, and is in there once.
 
-No user code runs here.  Thread: the loop's; the memory that both system calls use is shared by all loops, and in use
-only while the GIL is held.
+No user code runs here.  Thread: the loop's; the memory of both system calls is shared by all loops, and used only
+while the GIL is held.
 """
 
 from libc.stdlib cimport free, malloc, realloc
@@ -30,7 +30,7 @@ cdef extern from "<sys/socket.h>" nogil:
     /*
      * Where datagrams arrive, shared by all loops: they are copied out before any Python code runs (the GIL is held).
      * Each has two places.  Most fit into the first; these lie close together, so that a batch of small datagrams
-     * touches little memory.  What is longer goes on in the second, whose pages exist only once they were used.
+     * touches little memory.  A longer one continues in the second, whose pages exist only once they were used.
      */
     #define UL_NEAR_BYTES 2048
     #define UL_NEAR_STRIDE (UL_NEAR_BYTES + 64)      /* not all at the same place in the cache */
@@ -80,9 +80,9 @@ cdef extern from "<sys/socket.h>" nogil:
     }
 
     /*
-     * A seccomp filter may refuse recvmmsg(2) and sendmmsg(2), which are younger than the calls of stock asyncio,
-     * with any errno, and an errno may as well be the socket's (EPERM: a firewall).  A call that is not refused answers
-     * EBADF for no file; asked after an error that only a refusal or a firewall gives.
+     * A seccomp filter may refuse recvmmsg(2) and sendmmsg(2), which are newer than the calls of stock asyncio,
+     * with any errno, and that errno may also be the socket's (EPERM: a firewall).  A call that is not refused fails
+     * with EBADF for fd -1; tried after an error that only a refusal or a firewall causes.
      */
     static int ul_has_recvmmsg = 1, ul_has_sendmmsg = 1;
 
@@ -118,7 +118,7 @@ cdef extern from "<sys/socket.h>" nogil:
     #define ul_received_near(kind, i) ((char *)ul_places[kind]->vectors[i][0].iov_base)
     #define ul_received_far(kind, i) ((char *)ul_places[kind]->vectors[i][1].iov_base)
     #define ul_received_name(kind, i) (&ul_places[kind]->names[i])
-    /* The length of the name; the next batch needs the room's length there again. */
+    /* The length of the name; restores the length of the room for the next batch. */
     static unsigned ul_received_name_bytes(int kind, int i)
     {
         struct msghdr *header = &ul_places[kind]->messages[i].msg_hdr;
@@ -153,7 +153,7 @@ cdef extern from "<sys/socket.h>" nogil:
         }
         for (n = 0; n < count; n++)
             if (sendmsg(fd, &ul_sending[n].msg_hdr, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-                return n ? n : -errno;               /* as sendmmsg(2): the next call meets the error */
+                return n ? n : -errno;               /* as sendmmsg(2): the next call returns the error */
         return n;
     }
     /* Returns 1, or a negated errno. */
@@ -198,7 +198,7 @@ cdef class Batch:
     cdef int receive(self, int fd, int family) except -1:
         """Fill the empty batch with one call; for AF_INET, AF_INET6 and AF_UNIX.
 
-        Returns: 0, or an errno with which nothing was received.
+        Returns: 0, or an errno when nothing was received.
         """
         cdef int kind = INTERNET if family == AF_INET or family == AF_INET6 else OTHER
         cdef int i
@@ -242,7 +242,7 @@ cdef class DatagramQueue:
     """Datagrams to send, oldest first: items[first:end].
 
     Parameters:
-        header_bytes: what each counts in n_bytes beside its data.
+        header_bytes: what each counts in n_bytes besides its data.
     """
 
     def __cinit__(self, Py_ssize_t header_bytes):
@@ -281,7 +281,7 @@ cdef class DatagramQueue:
         return 0
 
     cdef int drop(self, size_t count) noexcept:
-        """The oldest `count` are sent, or given up."""
+        """Remove the oldest `count`, which were sent or are given up."""
         cdef size_t i
         cdef PyObject *data
         cdef PyObject *address
@@ -306,7 +306,7 @@ cdef class DatagramQueue:
         return 0
 
     cdef int send_named(self, int fd) noexcept:
-        """Send those at the front that have names; the first has: how many went, or a negated errno."""
+        """Send those at the front that have names, as the first does; returns how many, or a negated errno."""
         cdef int count = 0
         cdef Outgoing *item = &self.items[self.first]
         cdef Outgoing *end = &self.items[self.end]

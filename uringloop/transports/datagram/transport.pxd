@@ -1,4 +1,4 @@
-# asyncio's face of a datagram socket.
+# asyncio's interface to a datagram socket.
 from ..base cimport Transport
 from .packets cimport Batch, DatagramQueue
 
@@ -6,8 +6,8 @@ cdef class DatagramTransport(Transport):
     cdef object address                 # remote_addr, or None
     cdef object reader                  # the Handle of _add_reader while reading, and after; or None
     cdef object writer                  # that of _add_writer, in the same way
-    cdef int family                     # of sock: what addresses to send to are read as
-    cdef int kernel_family              # what the kernel says: how it is received
+    cdef int family                     # of sock: destination addresses are read as this
+    cdef int kernel_family              # according to the kernel: decides how to receive
     cdef bint is_internet               # family is AF_INET or AF_INET6
     cdef bint is_connected              # the socket has a peer: everything is sent there
     cdef bint is_blocked                # the kernel had no room: the fd is watched for it

@@ -1,20 +1,20 @@
-"""The datagram transport: asyncio's face of a UDP socket or of any other socket that keeps boundaries.
+"""The datagram transport: asyncio's interface to a UDP socket or any other socket that keeps boundaries.
 
-Receiving: when the monitor says so, one recvmmsg(2) takes up to 64 datagrams, which are delivered one after the other.
-Families whose addresses only the socket module knows (netlink, packet ...) go through socket.recvfrom.
+Receiving: when the fd is readable, one recvmmsg(2) takes up to 64 datagrams, which are delivered one after the other.
+Families whose addresses only the socket module knows (netlink, packet ...) use socket.recvfrom.
 
-Sending: what goes to a literal IP address is collected during a turn and leaves with one sendmmsg(2) at its end.
-What goes to the peer of a connected socket is sent within sendto(): sendmmsg returns how many datagrams went, not why
-the next did not, and an error that was pending on the socket (ICMP: refused) is gone by then.  Everything else is
-socket.sendto's business.
+Sending: datagrams to a literal IP address are collected during a turn and sent with one sendmmsg(2) at its end.
+Those to the peer of a connected socket are sent within sendto(): sendmmsg returns how many datagrams were sent, not why
+the next was not, and an error that was pending on the socket (ICMP: refused) is gone by then.  All others are left to
+socket.sendto.
 
 Where the kernel has no room the queue waits for the socket to become writable.
 
 Invariant: datagrams are delivered in the order in which they were received, each once, and none while paused or
 closing; they leave in the order of the sendto() calls.
 
-Reading and writing are watched with loop._add_reader and _add_writer, as by asyncio's own transport: contexts,
-debug mode and what happens to exceptions are the same by construction.
+The socket is watched with loop._add_reader and _add_writer, as by asyncio's own transport: contexts, debug mode and
+the handling of exceptions are the same by construction.
 
 Ownership: the transport owns `sock`; connection_lost closes it.  Thread: the loop's.
 """
@@ -65,7 +65,7 @@ cdef class DatagramTransport(Transport):
         """Take over a non-blocking socket.
 
         Parameters:
-            loop, aio_context: what runs it.
+            loop, aio_context: those that run it.
             sock: the Python socket; closed by connection_lost.
             protocol: asyncio.DatagramProtocol.
             address: the only one that sendto() accepts, or None.
@@ -101,7 +101,7 @@ cdef class DatagramTransport(Transport):
             if waiter is not None:
                 self.loop.call_soon(_set_result_unless_cancelled, waiter, None)
         except BaseException:
-            # out of memory: the caller has no endpoint, and nothing of it may begin
+            # out of memory: the caller gets no endpoint, and none of its callbacks may run
             for handle in (made, reading):
                 if handle is not None:
                     handle.cancel()
@@ -126,7 +126,7 @@ cdef class DatagramTransport(Transport):
         return 0
 
     cdef int stop_reading(self) except -1:
-        # cancelled: taken away, or replaced by what another owner of the number wants
+        # cancelled: removed, or replaced by the reader of another owner of the number
         if self.reader is not None and not self.reader.cancelled() and self.fd >= 0:
             self.loop._remove_reader(self.fd)
         self.reader = None
@@ -136,7 +136,7 @@ cdef class DatagramTransport(Transport):
         # Not the end: another finalizer of the same garbage may still send and close, and the transport lives again.
         if self.sock is not None:
             warn_unclosed(self)
-            self.fd = -1  # else what is sent from now on leaves through the next socket of that number
+            self.fd = -1  # else later datagrams would be sent through the next socket with that number
             self.sock.close()
 
     def __repr__(self):
@@ -181,7 +181,7 @@ cdef class DatagramTransport(Transport):
         try:
             self.deliver()
         except BaseException:
-            # what an exception that ends the loop left over waits for the loop to run again
+            # datagrams left over by an exception that ends the loop wait for the loop to run again
             if self.batch.next < self.batch.count and self.loop is not None:
                 self.loop.call_soon(self._read_more)
             raise
@@ -224,7 +224,7 @@ cdef class DatagramTransport(Transport):
     cdef int deliver(self) except -1:
         """Call datagram_received for each of the batch, as long as the protocol wants more.
 
-        Each leaves the batch before the call: a nested turn goes on behind it.
+        Each leaves the batch before the call: a nested turn continues after it.
         """
         cdef PyObject *arguments[3]
         cdef PyObject *result
@@ -262,7 +262,7 @@ cdef class DatagramTransport(Transport):
         return 0
 
     cdef int report_failure(self) except -1:
-        """datagram_received raised: the loop's exception handler is called, and the endpoint lives on."""
+        """datagram_received raised: call the loop's exception handler; the endpoint stays open."""
         loop = self.loop
         try:
             error_is_set()
@@ -338,9 +338,9 @@ cdef class DatagramTransport(Transport):
         return 0
 
     cdef int send_some(self) except -1:
-        """Give the kernel what it takes; watch for room for the rest.  Errors are kept for report_errors.
+        """Send what the kernel takes; watch for room for the rest.  Errors are kept for report_errors.
 
-        No user code, but for entries without a name, which are never left to a flush.
+        No user code, except for entries without a name, which are never left to a flush.
         """
         cdef DatagramQueue queue = self.queue
         cdef Outgoing *item
@@ -364,13 +364,13 @@ cdef class DatagramTransport(Transport):
         return self.stop_waiting()
 
     cdef int send_by_python(self, object data, object address) except? -1:
-        """socket.sendto knows more addresses than we do: 1, or -EAGAIN."""
+        """socket.sendto knows more addresses than we do; returns 1, or -EAGAIN."""
         try:
             self.sock.sendto(data, address)
         except (BlockingIOError, InterruptedError):
             return -EAGAIN
         except (SystemExit, KeyboardInterrupt):
-            self.queue.drop(1)  # nothing may stay that no flush can send
+            self.queue.drop(1)  # an entry that no flush can send must not stay
             raise
         except BaseException as error:
             self.errors.append(error)
@@ -379,7 +379,7 @@ cdef class DatagramTransport(Transport):
     cdef int flush(self) except -1:
         if self.is_blocked or self.queue.first == self.queue.end or self.sock is None:
             return 0
-        # What comes of it is reported in the context of the first sendto(), whose callbacks asyncio runs there.
+        # Errors are reported in the context of the first sendto(), in which asyncio runs its callbacks.
         cdef object context = self.sending_context
         if context is not None:
             self.sending_context = None
@@ -448,7 +448,7 @@ cdef class DatagramTransport(Transport):
         return 0
 
     def _report_sent(self):
-        """What a flush found out."""
+        """Report the result of a flush."""
         self.has_scheduled_report = False
         try:
             self.report_errors()
@@ -497,14 +497,14 @@ cdef class DatagramTransport(Transport):
             self.lose(None)
 
     cdef int lose(self, object error) except -1:
-        """connection_lost comes with the next turn."""
+        """connection_lost is called in the next turn."""
         self.conn_lost += 1
         self.stop_waiting()
         self.loop.call_soon(self._call_connection_lost, error)
         return 0
 
     cdef int force_close(self, object error) except -1:
-        """Give up what the kernel has refused so far; what it was not asked to take yet, asyncio had sent long ago."""
+        """Discard what the kernel has refused so far; first send the rest, which asyncio would have sent already."""
         if self.conn_lost:
             return 0
         self.flush()
@@ -528,7 +528,7 @@ cdef class DatagramTransport(Transport):
             self.protocol = None
             self.loop = None
 
-    # -- what asyncio's own modules and others reach for -------------------------------------------------
+    # -- what asyncio's own modules and others access ----------------------------------------------------
 
     def get_extra_info(self, name, default=None):
         """See asyncio.BaseTransport."""
@@ -537,7 +537,7 @@ cdef class DatagramTransport(Transport):
         return self.extra.get(name, default)
 
     cdef int send_queued(self) except -1:
-        """The kernel gets what is queued, as far as it takes it; what follows is the program's own doing."""
+        """Send as much of the queue as the kernel takes; from now on the program may use the socket itself."""
         if self.sock is None or self.is_blocked:
             return 0
         if self.aio_context.is_elsewhere():

@@ -20,12 +20,12 @@ cdef class Acceptor:
     cdef object on_accept            # on_accept(Connection or None, error or None, argument)
     cdef object argument
     cdef object listener             # the listening socket, borrowed
-    cdef int fd                      # its number when it was new
+    cdef int fd                      # its number at the start
     cdef const int *fd_at            # where the number is now: see transports/stream/endpoint
-    cdef Kind kind                   # of what it accepts
+    cdef Kind kind                   # of the accepted connections
     cdef object file                 # the identity of its file
     cdef bint is_quiet               # the next ACCEPT does not begin in the ring
-    cdef ListenerHandler idle        # what the epoll set watches for in its place, or None
+    cdef ListenerHandler idle        # the epoll set's handler in its place, or None
     cdef AcceptRequest idle_request  # is armed again then
     cdef bint watch_idle(self, AcceptRequest request) except -1
     cdef int end_idle(self) except -1

@@ -1,10 +1,10 @@
 """Accepting connections by one multishot ACCEPT per listening socket (since Linux 5.19).
 
-Each completion is a new fd.  Without IORING_CQE_F_MORE the request is over: armed again, unless it failed for lack of
-resources (the owner tries again after a second, as asyncio does) or was closed.
+Each completion is a new fd.  Without IORING_CQE_F_MORE the request is over and is armed again, unless it failed for
+lack of resources (the owner tries again after a second, as asyncio does) or was closed.
 
-An ACCEPT in flight holds the listener: closed by the program it would go on accepting.  So an epoll set, which holds
-nothing, watches for the first connection and after each pause; while connections keep coming the ACCEPT is in the ring.
+An ACCEPT in flight holds the listener: closed by the program, it would still accept.  So an epoll set, which holds no
+file, watches for the first connection and after each pause; while connections keep coming, the ACCEPT is in the ring.
 
 Ownership: an fd in a completion is ours until a Connection has it; one that arrives after `close` is closed at once.
 """
@@ -36,7 +36,7 @@ cdef class AcceptRequest(MovableRequest):
     """Multishot ACCEPT."""
 
     cdef int leave_ring(self) except -1:
-        """What is accepted already is delivered first; with its end the epoll set watches for the listener."""
+        """Connections accepted already are delivered first; then the epoll set watches for the listener."""
         cdef Acceptor acceptor = self.acceptor
         if acceptor is None:
             return 0
@@ -81,12 +81,12 @@ cdef class Acceptor:
     """Accept on a listening socket until closed.
 
     Parameters:
-        aio_context: whose io_uring monitor to use.
+        aio_context: the one whose io_uring monitor to use.
         listener: the listening socket; borrowed until close.
-        kind: of what it accepts.
+        kind: that of the accepted connections.
         on_accept: called with (Connection, None, argument) for each one, and with (None, error, argument): an OSError
             once when accepting ended, anything else when a single connection was lost.  In a copy of the current
-            context, also in a nested turn that another call of it makes.
+            context, also in a nested turn made by another call of it.
         argument: passed through.
     """
 
@@ -107,7 +107,7 @@ cdef class Acceptor:
         self.arm(AcceptRequest())
 
     cdef int arm(self, AcceptRequest request) except -1:
-        """`request` is new, or over: armed again it needs no memory."""
+        """Arm `request`, which is new or over: arming it again needs no memory."""
         cdef io_uring_sqe *sqe
         must(is_none(<void *>self.request), "one ACCEPT at a time is armed for a listener")
         must(is_none(<void *>request.owner), "an ACCEPT that is armed is new, or over")
@@ -122,12 +122,12 @@ cdef class Acceptor:
         return self.engine.submit()  # the program may close the listener before this turn ends
 
     cdef bint watch_idle(self, AcceptRequest request) except -1:
-        """Nothing came for long: the epoll set watches, which holds no file.  False: it cannot."""
+        """No connection for long: let the epoll set watch, which holds no file.  False: it cannot."""
         cdef ListenerHandler handler
         self.is_quiet = False
         try:
             if self.is_closed_by_program():
-                return True  # for ever: nothing is reported any more
+                return True  # for ever: no connection is reported any more
             handler = ListenerHandler(self.fd, POLLIN)
             handler.acceptor = self
             self.monitor.rest(None, handler)
@@ -148,7 +148,7 @@ cdef class Acceptor:
         return self.end_idle()
 
     cdef bint is_closed_by_program(self) except -1:
-        """The number may be another file's by now."""
+        """Whether the number may be another file's by now."""
         return self.fd_at[0] != self.fd or identity(self.fd) != self.file
 
     cdef int report(self, Connection connection, object error) except -1:

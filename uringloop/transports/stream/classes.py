@@ -2,7 +2,7 @@
 
 It gives each transport a `__dict__`, so that methods can be patched, and asyncio's class for isinstance(): a cdef
 class cannot inherit from asyncio.Transport, which has `__slots__` (layout conflict).  Its name is that of asyncio's own
-class, which stands in `repr()` and in logs, and which programs look for in `type(transport).__name__`.
+class, which appears in `repr()` and in logs, and which programs look for in `type(transport).__name__`.
 """
 
 from asyncio import constants

@@ -5,16 +5,16 @@ cdef class Kind:
     cdef readonly object family        # the plain numbers: an enum member costs more than accept(2) when it is made
     cdef readonly object type
     cdef readonly object proto
-    cdef readonly object sockname      # what each connection has as its own name: AF_UNIX; None if it is read on demand
+    cdef readonly object sockname      # the name that all connections share: AF_UNIX; None if it is read on demand
     cdef readonly bint is_known        # the family's names are converted here
 
 cdef class Connection:
     cdef readonly Kind kind
-    cdef readonly object peername      # None where the kernel has none any more, or the family is not known here
+    cdef readonly object peername      # None where the kernel no longer has it, or the family is not known here
     cdef int fd                        # owned; -1 once it is taken
 
 cdef class Endpoint(WireEnd):
-    cdef int number                    # what fd was then, for repr()
+    cdef int number                    # fd at the start, for repr()
     cdef object kind                   # Kind of an accepted connection; None if it began as a Python socket
     cdef object python_socket(self)
     cdef int complete_extra(self) except -1

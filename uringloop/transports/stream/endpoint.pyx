@@ -4,9 +4,9 @@ A connection that was accepted is a bare fd with the name of its peer.  Its sock
 TransportSocket of get_extra_info() are made on demand: most servers never need them, and making and closing them
 took a quarter of the time of a short connection.
 
-Ownership: the kernel's new fd is a Connection's from the first moment on, whatever fails then; the endpoint that takes
-it owns the fd until `sock` is made, then the socket object does.  An endpoint that is deleted without having been
-closed closes its fd through a socket object, which warns as any forgotten socket does.
+Ownership: a Connection owns the kernel's new fd from the start, whatever fails then; the endpoint that takes it owns
+the fd until `sock` is made, then the socket object does.  An endpoint that is deleted without having been closed
+closes its fd through a socket object, which warns as any unclosed socket does.
 Thread: the loop's.
 """
 
@@ -45,7 +45,7 @@ cdef extern from *:
             accepted = accept4(fd, (struct sockaddr *)peer, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
             if (accepted >= 0 || errno == EAGAIN || errno == EMFILE || errno == ENFILE)
                 goto out;
-            /* Refused, with whatever errno?  Then there is no EBADF for no file; EPERM may be a firewall's. */
+            /* Refused, with any errno?  Then fd -1 does not give EBADF; EPERM may be a firewall's. */
             error = errno;
             if (accept4(-1, NULL, NULL, SOCK_CLOEXEC) < 0 && errno != EBADF)
                 has_accept4 = 0;
@@ -107,7 +107,7 @@ cdef class Kind:
         self.family = _socket.socket.family.__get__(listener)
         self.type = _socket.socket.type.__get__(listener) | SOCK_NONBLOCK
         self.proto = listener.proto
-        # `family` is what the listener was wrapped as, and so its connections, as in asyncio; names go by this one
+        # `family` is the one given to the Python listener, and so to its connections, as in asyncio; names use this one
         real = real_family(fd, self.family)
         self.is_known = real in (AF_INET, AF_INET6, AF_UNIX)
         if real == AF_UNIX:
@@ -117,7 +117,7 @@ cdef class Kind:
 @cython.freelist(64)
 @cython.no_gc
 cdef class Connection:
-    """An accepted connection on its way to its owner: closed with the last reference if it gets none."""
+    """An accepted connection on its way to its owner; closed with the last reference if no owner takes it."""
 
     def __cinit__(self):
         self.fd = -1
@@ -141,7 +141,7 @@ cdef class Connection:
         return sock
 
     def close(self):
-        """It is not wanted.  Nothing happens if it was taken."""
+        """Close it, unless it was taken."""
         cdef int fd = self.fd
         self.fd = -1
         if fd >= 0:
@@ -164,7 +164,7 @@ cdef Connection connection_of(int fd, Kind kind):
 
 
 def accept(int fd, Kind kind not None):
-    """accept(2) on a non-blocking listener: a Connection, or None if there is none for the moment.
+    """accept(2) on a non-blocking listener: a Connection, or None if there is none at the moment.
 
     Raises: OSError.
     """
@@ -183,7 +183,7 @@ def accept(int fd, Kind kind not None):
 
 
 cdef object name_of(int fd, Kind kind, bint of_peer):
-    """An address, or None where the kernel has none any more (the connection was reset)."""
+    """An address, or None where the kernel no longer has it (the connection was reset)."""
     cdef ul_peer name
     cdef unsigned n_bytes = 0
     if not kind.is_known:
@@ -200,12 +200,12 @@ cdef object name_of(int fd, Kind kind, bint of_peer):
 
 
 cdef bint keeps_records(int proto, int type) noexcept:
-    """What is sent at once is one record for the peer: two writes must not be joined, nor one be cut."""
+    """Whether each send is one record for the peer: two writes must not be joined, nor one be split."""
     return type == SOCK_SEQPACKET or proto == IPPROTO_SCTP
 
 
 cdef class Endpoint(WireEnd):
-    """What owns the fd of a connection.  See StreamTransport."""
+    """The owner of the fd of a connection.  See StreamTransport."""
 
     def __cinit__(self, *args, **kwargs):
         self.number = -1
@@ -215,7 +215,7 @@ cdef class Endpoint(WireEnd):
 
         Parameters:
             sock: the Python socket.
-            extra: what get_extra_info() shall say besides, a dict or None.
+            extra: what get_extra_info() also returns, a dict or None.
             is_shared: the program made the socket, and may still use it.
         """
         self.fd = self.number = sock.fileno()
@@ -223,7 +223,7 @@ cdef class Endpoint(WireEnd):
         self.fd_at = number_in(sock, self.fd)
         try:
             kind = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_TYPE)
-        except OSError:  # refused by a sandbox, or a mock: what the object says
+        except OSError:  # refused by a sandbox, or a mock: use the object's attributes
             kind = sock.type
         self.keeps_records = keeps_records(sock.proto, kind)
         self.is_shared = is_shared or self.keeps_records
@@ -243,14 +243,14 @@ cdef class Endpoint(WireEnd):
         if kind.sockname is not None:
             self.extra["sockname"] = kind.sockname
         if kind.proto == IPPROTO_TCP:
-            ul_no_delay(connection.fd)  # fails for a connection that is reset already, as it may
+            ul_no_delay(connection.fd)  # may fail, for a connection that is reset already
         self.kind = kind
         self.is_shared = self.keeps_records = keeps_records(kind.proto, kind.type & ~SOCK_NONBLOCK)
         self.fd = self.number = connection.fd
         connection.fd = -1
 
     cdef object python_socket(self):
-        """The Python socket, made now if it was not there; None when closed."""
+        """The Python socket, made now if there was none; None when closed."""
         if self.sock is None and self.fd >= 0:
             self.sock = make_socket(self.kind.family, self.kind.type, self.kind.proto, self.fd)
             self.fd_at = number_in(self.sock, self.fd)
@@ -259,7 +259,7 @@ cdef class Endpoint(WireEnd):
         return self.sock
 
     cdef int share(self) except -1:
-        """The program gets the socket, or its number: what it does with it comes behind everything written before."""
+        """The program gets the socket, or its number: what it does with that must follow all earlier writes."""
         self.is_shared = True
         return 0
 
@@ -267,10 +267,10 @@ cdef class Endpoint(WireEnd):
         self.share()
 
     cdef int complete_extra(self) except -1:
-        """Everything that get_extra_info() can say."""
+        """Everything that get_extra_info() can return."""
         sock = self.python_socket()
         if "socket" not in self.extra:
-            # after the end: one that is closed, as it would be then
+            # after the end: a closed one, as it would be by then
             self.extra["socket"] = transport_socket(closed_socket(make_socket) if sock is None else sock, self)
         for key in ("sockname", "peername"):
             if key not in self.extra:
@@ -287,7 +287,7 @@ cdef class Endpoint(WireEnd):
         """Close the socket; its names stay known.  The wire is detached.
 
         Not so in __del__, where another finalizer of the same garbage may still write: the wire forgets the number,
-        else that goes to the next socket that has it.
+        else that data would be sent to the next socket with this number.
         """
         cdef int fd = self.fd
         if self.wire is not None:
@@ -317,7 +317,7 @@ cdef class Endpoint(WireEnd):
             self.complete_extra()
         return self.extra.get(name, default)
 
-    # -- what asyncio's own modules reach for ------------------------------------------------------------
+    # -- what asyncio's own modules access ---------------------------------------------------------------
 
     @property
     def _keeps_records(self):
@@ -365,7 +365,7 @@ cdef class TransportTable:
         return self.get(fd) is not None
 
     def __len__(self):
-        return len(self.fds())  # list(self) would ask for the length first
+        return len(self.fds())  # list(self) would call this first
 
     def __iter__(self):
         return iter(self.fds())
@@ -374,7 +374,7 @@ cdef class TransportTable:
         return [fd for fd, reference in self.by_fd.items() if reference() is not None]
 
     def get(self, fd, default=None):
-        # asyncio asks with any int of the program's, so this one does not become a C int.
+        # asyncio passes any int of the program, so this one does not become a C int.
         reference = self.by_fd.get(fd)
         transport = None if reference is None else reference()
         return default if transport is None else transport

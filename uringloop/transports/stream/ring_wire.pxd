@@ -11,13 +11,13 @@ from .wire cimport Wire, WireEnd, iovec
 
 cdef class ReceiveRequest(MovableRequest):
     cdef RingWire wire             # None when orphaned
-    cdef BufferRing buffers        # whose buffers its completions name; the memory lives as long as this
+    cdef BufferRing buffers        # its completions name buffers of this, which keeps their memory alive
     cdef bint is_poll              # bulk mode: a multishot POLL_ADD instead of a multishot RECV
     cdef bint is_in_doubt          # a read fell short, and a sweep will see whether more is left
-    cdef unsigned long long read_at  # the dispatch in which it was last read for
+    cdef unsigned long long read_at  # the last dispatch in which it was read
     cdef int reads_left            # in that dispatch
-    cdef bint is_coming_back       # by an entry of the FIFO that no CQE brought
-    cdef int32_t revents           # what that stands for
+    cdef bint is_coming_back       # through an entry of the FIFO without a CQE
+    cdef int32_t revents           # the revents of that entry
 
 cdef class SendRequest(Request):
     cdef RingWire wire             # None when orphaned
@@ -37,16 +37,16 @@ cdef class RingWire(Wire):
     cdef Engine engine
     cdef ReceiveRequest receive    # None unless armed, as far as dispatch knows
     cdef SendRequest send
-    cdef bint sends_in_flight      # the send request is with the kernel, as far as settle and dispatch know
+    cdef bint sends_in_flight      # the kernel has the send request, as far as settle and dispatch know
     cdef RoomRequest room          # None unless armed, as far as dispatch knows
-    cdef bint needs_room           # the last send fell short: the rest goes out when there is room
+    cdef bint needs_room           # the last send fell short: the rest is sent when there is room
     cdef bint is_bulk
     cdef int protocol              # IPPROTO_TCP ..., as of enter_bulk
-    cdef bint is_after_sweep       # what the next read finds was left by an earlier one
+    cdef bint is_after_sweep       # the next read finds data left by an earlier one
     cdef bint is_counting          # each read reports how much is left
     cdef bint may_have_more(self, ReceiveRequest request, int32_t revents, int n_left) except -1
     cdef bint is_quiet             # the next receive does not begin in the ring
-    cdef IdleHandler idle          # what the epoll set watches for in the place of requests; None for nothing
+    cdef IdleHandler idle          # the epoll set's handler in place of requests, or None
     cdef bint idle_read
     cdef bint idle_room
     cdef object file               # of a shared socket its identity, once it has left the ring; else None

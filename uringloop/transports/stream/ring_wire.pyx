@@ -3,13 +3,13 @@
 Receiving:
  1. One multishot RECV per connection takes buffers from the loop's provided-buffer ring; no system call and no arming
     per message.  Without IORING_CQE_F_MORE it is over and armed again, unless it was the end.
- 2. A connection that keeps filling large chunks goes to bulk mode: the multishot is cancelled, and a multishot
-    POLL_ADD with recv(2) straight into the final bytes object saves the copy.  Back when reads are short.  The
-    poll is edge-like (measured), so it is read until a read falls short.
- 3. stop_reading cancels; what is already posted is held for start_reading.
+ 2. A connection that keeps filling large chunks switches to bulk mode: the multishot is cancelled, and a multishot
+    POLL_ADD with recv(2) straight into the final bytes object saves the copy.  It switches back when reads are short.
+    The poll is edge-like (measured), so the socket is read until a read falls short.
+ 3. stop_reading cancels; data that is already posted is held for start_reading.
 
 Sending (see uring/engine for the rule): the flush at the end of the turn queues one SEND or SENDMSG per
-connection, which goes out in the same enter as the wait and posts a CQE only if it fell short.  At most one send is in
+connection, submitted in the same enter as the wait; it posts a CQE only if it fell short.  At most one send is in
 flight per socket: two would be interleaved (measured).
 
 Waiting for room: after a short send a multishot POLL_ADD reports each time that there is room, and sendmsg(2) fills it.
@@ -18,12 +18,12 @@ the kernel polls for POLLRDHUP and POLLERR as well, so that to a client that has
 tried 128 times in a row and then handed to a worker thread, which blocks until the client reads, and cannot be
 cancelled while it sends.  A multishot poll is edge-like: it reports POLLRDHUP once and then waits for more room.
 
-Quiet sockets: a request in flight holds its file, so that one which the program closes would stay open.  Where the
-program has the socket, too (`sock=`, get_extra_info()), an epoll set, which holds nothing, watches for the first data
-and after each pause, and for room (`watch_idle`); while data keeps coming the receive is in the ring.
+Quiet sockets: a request in flight holds its file, so that a socket which the program closes would stay open.  Where
+the program also has the socket (`sock=`, get_extra_info()), an epoll set, which holds no file, watches for the first
+data and after each pause, and for room (`watch_idle`); while data keeps coming, the receive is in the ring.
 
 What SQEs point to: a SEND to chunk bytes, kept alive by SendRequest.keepalive; a SENDMSG to message and vector inside
-the held SendRequest as well.  Both go in send_completed or skip_send_settled, after release.  A POLL_ADD points
+the held SendRequest as well.  Both end in send_completed or skip_send_settled, after release.  A POLL_ADD points
 to nothing.
 
 Thread: the loop's.
@@ -64,12 +64,12 @@ cdef extern from *:
         getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &n_bytes);
         return protocol;
     }
-    /* TCP: each recvmsg(2) reports what is left; from Linux 4.18 on. */
+    /* TCP: each recvmsg(2) reports what is left; since Linux 4.18. */
     static int ul_count_left(int fd, int on)
     {
         return setsockopt(fd, IPPROTO_TCP, 36 /* TCP_INQ */, &on, sizeof on) == 0;
     }
-    /* -1 where the kernel does not say. */
+    /* -1 where the kernel does not report it. */
     static int ul_unread_bytes(int fd)
     {
         int n_bytes = -1;
@@ -82,13 +82,13 @@ cdef extern from *:
     int ul_unread_bytes(int fd) noexcept
 
 cdef enum:
-    LARGE_CHUNK = 12 * 1024        # a chunk from here on counts as large
+    LARGE_CHUNK = 12 * 1024        # a chunk of this size or more counts as large
     SHORT_READ = 6 * 1024          # a bulk read below this counts as short
-    LARGE_IN_A_ROW = 4             # so many and the connection goes to bulk mode
-    SHORT_IN_A_ROW = 4             # so many short bulk reads and it goes back
+    LARGE_IN_A_ROW = 4             # so many, and the connection switches to bulk mode
+    SHORT_IN_A_ROW = 4             # so many short bulk reads, and it switches back
     BULK_FIRST = 32 * 1024
     BULK_MOST = 256 * 1024
-    COMES_BACK = 1 << 30           # in flags: an entry of the FIFO that no CQE brought
+    COMES_BACK = 1 << 30           # in flags: an entry of the FIFO without a CQE
     SEND_MOST = 1 << 30            # bytes per send
 
 
@@ -97,7 +97,7 @@ cdef class ReceiveRequest(MovableRequest):
     """Multishot RECV, or POLL_ADD in bulk mode, of one RingWire."""
 
     cdef int leave_ring(self) except -1:
-        """What is posted already is delivered first; with its end the socket is watched for: see prep_receive.
+        """Data that is posted already is delivered first; then the epoll set watches the socket: see prep_receive.
 
         A request that does not need to leave is here because it is in doubt (may_have_more).
         """
@@ -238,7 +238,7 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int stop_reading(self) except -1:
-        """A duplicate that the program has may be read from now on: the request must not take a byte of it."""
+        """The program may read from its duplicate from now on: the request must not take a byte of that data."""
         self.wants_read = False
         if self.idle_read:
             self.idle_read = False
@@ -289,11 +289,11 @@ cdef class RingWire(Wire):
     # -- sockets that the program may close ------------------------------------------------------------
 
     cdef bint is_closed_by_program(self) except -1:
-        """The number may be another file's by now."""
+        """Whether the number may be another file's by now."""
         return self.end.fd_at[0] != self.fd or identity(self.fd) != self.file
 
     cdef bint watch_for_data(self) except -1:
-        """Wait without a request, since nothing came for long, or never.  False: that cannot be."""
+        """Wait without a request, since no data came for long, or ever.  False: that is not possible."""
         self.is_quiet = False
         if self.is_closed_by_program():
             self.wants_read = False  # nothing is reported any more, as by epoll
@@ -303,20 +303,20 @@ cdef class RingWire(Wire):
         return self.idle_read
 
     cdef bint watch_for_room(self) except -1:
-        """The same for room.  What is stuck is not in a hurry, so that this never begins on the ring."""
+        """The same for room.  Blocked data is not urgent, so this never begins on the ring."""
         self.idle_room = True
         self.idle_room = self.watch_idle()
         return self.idle_room
 
     cdef bint watch_idle(self) except -1:
-        """Have the epoll set watch for what idle_read and idle_room say.  False: it cannot."""
+        """Have the epoll set watch as idle_read and idle_room require.  False: it cannot."""
         cdef IdleHandler old = self.idle
         cdef IdleHandler new = None
         cdef short events = <short>((POLLIN if self.idle_read else 0) | (POLLOUT if self.idle_room else 0))
         if (old.events if old is not None else 0) == events:
             return True
         try:
-            # of a number that may be another file's nothing is watched any more, as by epoll
+            # a number that may be another file's is not watched any more, as by epoll
             if events and not self.is_closed_by_program():
                 new = IdleHandler(self.fd, events)
                 new.wire = self
@@ -329,8 +329,8 @@ cdef class RingWire(Wire):
     cdef int woken(self, short revents) except -1:
         """As selectors.EpollSelector: an error or a hang-up wakes both directions, first the one that reads.
 
-        A send that is tried before the receive's answer is dispatched would report EPIPE of a connection that was
-        reset: the receive has taken the socket's error.  Room is still there in the next wait.
+        A send that is tried before the receive's completion is dispatched would report EPIPE for a connection that was
+        reset: the receive has taken the socket's error.  The room is still there in the next wait.
         """
         cdef WireEnd end = self.end
         cdef bint is_readable = self.idle_read and revents & ~POLLOUT
@@ -386,7 +386,7 @@ cdef class RingWire(Wire):
         if not self.wants_read or self.end is None:
             return 0
         if self.receive is None:
-            return 0 if self.held_error else self.arm()  # which does nothing where the epoll set watches
+            return 0 if self.held_error else self.arm()  # arm() does nothing where the epoll set watches
         return self.come_back(self.receive, POLLIN) if self.receive.is_poll else 0
 
     cdef int closed_by_program(self, ReceiveRequest request, uint32_t flags, char *data) except -1:
@@ -398,15 +398,15 @@ cdef class RingWire(Wire):
         self.wants_read = False
         if self.receive is not None:
             self.engine.cancel(self.receive)
-        # nothing was there to be read when it was closed: epoll would report nothing, either
+        # there was nothing to read when it was closed: epoll would report nothing, either
         return end.read_failed(EBADF) if wants_read and not self.is_quiet else 0
 
     cdef int deliver(self, int32_t res, uint32_t flags, char *data, BufferRing buffers) except -1:
         """Hand bytes in a provided buffer to the end, or hold a copy while reading is stopped.
 
         User code may make turns, in which others receive, level upon level: if each of these frames kept its buffer the
-        kernel would soon have none.  So the buffer goes back first, but for one frame at a time, which lends it to a
-        BufferedProtocol and spares the copy.
+        kernel would soon have none.  So the buffer is returned first, except by one frame at a time, which lends it to
+        a BufferedProtocol and saves the copy.
         """
         cdef WireEnd end = self.end
         cdef bytes copied = None
@@ -429,7 +429,7 @@ cdef class RingWire(Wire):
         return end.bytes_arrived(copied) if is_wanted else self.hold_back(copied)
 
     cdef int judge_size(self, int32_t res) except -1:
-        """Large chunks in a row: give up the multishot for reads without a copy."""
+        """Large chunks in a row: replace the multishot by reads without a copy."""
         if res < LARGE_CHUNK:
             self.n_large = 0
             return 0
@@ -453,7 +453,7 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int leave_ring(self) except -1:
-        """The program may close the socket from now on, and nothing needs to come: rather the epoll set watches."""
+        """The program may close the socket from now on, and data may never come: better let the epoll set watch."""
         if self.file is not None:
             return 0
         self.file = identity(self.fd)
@@ -476,10 +476,10 @@ cdef class RingWire(Wire):
         return 0
 
     cdef int read_ready(self, ReceiveRequest request, int32_t revents, uint32_t flags) except -1:
-        """There may be something to read; READS_PER_EVENT reads in one dispatch: others want a turn.
+        """There may be data to read; READS_PER_EVENT reads in one dispatch, so that others get a turn.
 
-        A peer that is faster than the program brings an edge in each turn, besides what comes back because the turn
-        before left something.  If each of them were worth so many reads, and came back, they would pile up.
+        A peer that is faster than the program causes an edge in each turn, besides the entry that comes back because
+        the turn before left data.  If each of them allowed so many reads, and came back, they would pile up.
         """
         if flags & COMES_BACK:
             # Not by the number of the dispatch: an outer one takes what a nested one has left behind.
@@ -511,10 +511,10 @@ cdef class RingWire(Wire):
         self.is_after_sweep = False
         while self.wants_read and self.end is not None:
             if self.has_held():
-                # What is held comes first.  The edge is used up; the poll that is armed again reports it anew.
+                # Held data comes first.  The edge is used up; the poll that is armed again reports it anew.
                 return self.engine.cancel(request)
             if request.reads_left <= 0:
-                # Others have a turn; the edge will not come again, so come back by ourselves.
+                # Others get a turn; the edge will not come again, so schedule the rest ourselves.
                 return self.come_back(request, revents)
             request.reads_left -= 1
             asked = self.hint
@@ -554,18 +554,18 @@ cdef class RingWire(Wire):
     cdef bint may_have_more(self, ReceiveRequest request, int32_t revents, int n_left) except -1:
         """After a read that fell short: the kernel may have stopped it for another reason than that nothing is left.
 
-        The edge is used up and does not come again for what is there.  TCP stops before the end, which the edge was for
-        as well, and at urgent data, which no event reports (a multishot poll reports POLLPRI with all data).  UNIX
-        sockets stop where passed fds or credentials begin, or urgent data.  What else there is may stop anywhere.
+        The edge is used up and does not come again for the rest.  TCP stops before the end, which the same edge also
+        reported, and at urgent data, which no event reports (a multishot poll reports POLLPRI with all data).  UNIX
+        sockets stop where passed fds or credentials begin, or urgent data.  Other kinds of sockets may stop anywhere.
 
-        To ask after each read costs the echo of 16 KiB 5 % of its CPU, and peers that send urgent data are rare.  So a
-        sweep asks a TCP socket, 50 to 100 ms later, if nothing has come meanwhile; and once that has found something,
-        each read asks.
+        A check after each read costs the echo of 16 KiB 5 % of its CPU, and peers that send urgent data are rare.  So a
+        sweep checks a TCP socket, 50 to 100 ms later, if no data has come meanwhile; once that has found something,
+        each read checks.
         """
         if revents & (POLLRDHUP | POLLHUP | POLLERR):
             return True
         if self.is_counting:
-            return n_left != 0  # -1: this was the first read, whose answer is not known
+            return n_left != 0  # -1: this was the first read, which did not report it
         if self.protocol != IPPROTO_TCP:
             return ul_unread_bytes(self.end.fd_at[0]) != 0
         if not request.is_in_doubt:
@@ -611,7 +611,7 @@ cdef class RingWire(Wire):
         cdef size_t count = <size_t>(len(queue.chunks) - queue.first)
         cdef size_t capacity
         cdef iovec *grown
-        # MSG_DONTWAIT always: a send that waits may become a thread of the kernel's
+        # MSG_DONTWAIT always: a send that waits may occupy a thread of the kernel
         cdef int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT | (0 if with_cqe else MSG_WAITALL)
         must_not(self.sends_in_flight, "one send at a time is in flight for a socket")
         must_if(not is_none(<void *>request), is_none(<void *>request.owner),
@@ -655,7 +655,7 @@ cdef class RingWire(Wire):
         return self.submit_shared()
 
     cdef void skip_send_settled(self, int32_t res) noexcept:
-        """Runs inside wait: bookkeeping only; what the end must know waits for its flush."""
+        """Runs inside wait: bookkeeping only; reports to the end wait for its flush."""
         cdef WireEnd end = self.end
         cdef bint is_collecting
         must(self.sends_in_flight, "a send that is settled was in flight")
@@ -700,7 +700,7 @@ cdef class RingWire(Wire):
         if res < 0 and res not in (-EAGAIN, -EINTR, -ECANCELED, -ENOBUFS):
             return end.write_failed(-res)
         end.queue.consume(max(res, 0))
-        # The next send is queued before this one is reported to the end: it may write and must find its place behind.
+        # The next send is queued before this one is reported to the end, which may write: that must go behind it.
         if res < self.send.asked:
             self.wait_for_room()
         elif end.queue.n_bytes:
@@ -722,7 +722,7 @@ cdef class RingWire(Wire):
         return error
 
     cdef int wait_for_room(self) except -1:
-        """The kernel takes nothing more for now: room_found goes on.  Idempotent."""
+        """The kernel takes nothing more for now: room_found continues.  Idempotent."""
         cdef bint is_collecting
         self.needs_room = True
         if self.room is not None or self.idle_room:
@@ -747,7 +747,7 @@ cdef class RingWire(Wire):
         return self.submit_shared()
 
     cdef int room_found(self, RoomRequest request, int32_t res, bint is_over) except -1:
-        """The socket may have room, or an error: the send finds out."""
+        """The socket may have room, or an error: a send shows which."""
         cdef WireEnd end = self.end
         cdef Py_ssize_t n_before
         cdef int error = 0
@@ -757,7 +757,7 @@ cdef class RingWire(Wire):
             return 0
         n_before = end.queue.n_bytes
         if res >= 0:
-            # as much as it takes: the poll reports room that appears, not room that is left
+            # as much as it takes: the poll reports room that appears, not room that remains
             error = self.write_all()
         elif res not in (-ECANCELED, -EAGAIN, -EINTR):  # -ECANCELED: a broad cancel of others, or the loop moved
             error = -res
@@ -788,7 +788,7 @@ cdef class RingWire(Wire):
 
     cdef int stop_writing(self) except -1:
         if self.send is not None and self.sends_in_flight:
-            # Orphaned: it keeps its bytes until the kernel gives them back, and what was harvested but not
+            # Orphaned: it keeps its bytes until the kernel releases them, and a completion that was harvested but not
             # dispatched yet must not count against a queue that was cleared.
             self.engine.cancel(self.send)
             self.send.wire = None

@@ -1,4 +1,4 @@
-# asyncio's face of a connected stream socket.
+# asyncio's interface to a connected stream socket.
 from .endpoint cimport Endpoint
 
 cdef class StreamTransport(Endpoint):

@@ -1,7 +1,7 @@
-"""The stream transport: asyncio's face of a connected TCP or UNIX socket.
+"""The stream transport: asyncio's interface to a connected TCP or UNIX socket.
 
 What asyncio's users see (order of calls, exceptions and their texts, flow control) is decided here, once for all
-monitors; how bytes travel is the wire's business.
+monitors; the wire moves the bytes.
 
 Invariant: connection_made and connection_lost are called at most once each, in that order; data_received only in
 between and never while paused.
@@ -39,12 +39,12 @@ cdef extern from "<sys/socket.h>" nogil:
     int c_shutdown "shutdown"(int fd, int how)
 
 cdef enum:
-    # From here on a write goes to the kernel at once, so that its memory is reused while it is hot; below, sends of
-    # many connections share the system call of the next wait.
+    # A write of this size or more is sent at once, so that its memory is reused while it is hot; below, sends of many
+    # connections share the system call of the next wait.
     WRITE_AT_ONCE = 32 * 1024
-    # So many callbacks wait that drain() leaves sending to the end of the turn.  With 4 the echo of 10 connections by
-    # streams costs 11 % more than without sending in drain(), with 16 it costs 30 %: answers that leave one by one come
-    # back one by one.
+    # With so many callbacks waiting, drain() leaves sending to the end of the turn.  With 4 the echo of 10 connections
+    # by streams costs 11 % more than without sending in drain(), with 16 it costs 30 %: answers that leave one by one
+    # come back one by one.
     CROWD = 2
 
 _buffered_protocol = asyncio.BufferedProtocol
@@ -62,7 +62,7 @@ cdef class StreamTransport(Endpoint):
         """After _take_socket() or _take_connection().
 
         Parameters:
-            loop, aio_context: what runs it.
+            loop, aio_context: those that run it.
             protocol, server (asyncio.Server or None): as in asyncio.
             context: the contextvars.Context in which the protocol is called, as by asyncio since Python 3.15; None:
                 copies are made where asyncio made them before.
@@ -95,7 +95,7 @@ cdef class StreamTransport(Endpoint):
         except BaseException as error:  # MemoryError
             self.fail(error)
         if self.conn_lost:
-            # aborted before it began: asyncio calls connection_made all the same
+            # aborted before it began: asyncio still calls connection_made
             self.is_paused = True
         self.is_connected = True
         self.made_waiter = waiter
@@ -121,7 +121,7 @@ cdef class StreamTransport(Endpoint):
             waiter.set_result(None)
 
     def _close_socket(self):
-        """Give up before anything began: the number is free for others, and for add_reader()."""
+        """Give up before the start: the number is free for others, and for add_reader()."""
         self.is_closing_ = True
         self.conn_lost += 1
         self.close_fd()
@@ -133,7 +133,7 @@ cdef class StreamTransport(Endpoint):
             server, self.server = self.server, None  # another finalizer may still close()
             self.loop._transport_closed(self, server)
         else:
-            self.python_socket()  # which closes the fd, and warns, if there is one
+            self.python_socket()  # if there is an fd, this closes it, and warns
 
     def __repr__(self):
         info = [type(self).__name__]
@@ -163,7 +163,7 @@ cdef class StreamTransport(Endpoint):
     # -- reading ---------------------------------------------------------------------------------------
 
     cdef int may_read(self) except -1:
-        """Bring the wire in line with what the transport's state allows."""
+        """Make the wire read, or not, as the transport's state allows."""
         cdef bint wanted = (self.is_started and not self.is_closing_ and not self.is_paused
                             and not self.has_eof_received and self.conn_lost == 0)
         if self.wire is None or wanted == self.is_receiving:
@@ -217,9 +217,9 @@ cdef class StreamTransport(Endpoint):
         return self.call_data_received(data)
 
     cdef int arrive_behind_rest(self, const char *data, Py_ssize_t n_bytes) except -1:
-        """A nested turn brings more while a frame below has the rest of a chunk, which comes first.
+        """More data arrives in a nested turn while a frame below has the rest of a chunk, which comes first.
 
-        `data` is held meanwhile, and not in this frame's hands: turns further up bring even more.
+        `data` is held meanwhile, and not kept by this frame: turns further up may receive even more.
         """
         self.wire.hold_back(PyBytes_FromStringAndSize(data, n_bytes))
         return self.deliver_rest_and_held()
@@ -285,7 +285,7 @@ cdef class StreamTransport(Endpoint):
                         n_bytes, self.n_rest = self.n_rest, 0
                     if n_bytes == 0:
                         continue  # a nested turn gave it to the protocol
-                    if self.protocol is not protocol:  # the buffer is not its successor's, which may have paused
+                    if self.protocol is not protocol:  # the buffer is not the new protocol's, which may have paused
                         if self.is_receiving:
                             continue
                         if self.wire is not None:
@@ -306,7 +306,7 @@ cdef class StreamTransport(Endpoint):
                         check_held(self)
                         n_bytes, self.n_rest = self.n_rest, 0
                     if n_bytes > 0 and not self.is_receiving:
-                        if self.wire is not None:  # before what the wire may hold already: it came earlier
+                        if self.wire is not None:  # before data that the wire may hold already: it came earlier
                             self.wire.hold_first(PyBytes_FromStringAndSize(data, n_bytes))
                         return 0
                 except (SystemExit, KeyboardInterrupt):
@@ -453,7 +453,7 @@ cdef class StreamTransport(Endpoint):
                 self.wire.leave_ring()
             elif not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(self._leave_ring)
-            # a request that was not submitted yet names the socket by its number
+            # a request that is not yet submitted names the socket by its number
             self.aio_context.monitor.submit()
         return 0
 
@@ -462,7 +462,7 @@ cdef class StreamTransport(Endpoint):
             self.wire.leave_ring()
 
     cdef int send_queued(self) except -1:
-        """The kernel gets what is queued, as far as it takes it; what follows is the program's own doing."""
+        """Send as much of the queue as the kernel takes; from now on the program may use the socket itself."""
         cdef int error
         if self.wire is None or not self.queue.n_bytes:
             return 0
@@ -486,7 +486,7 @@ cdef class StreamTransport(Endpoint):
         try:
             return self.wire.send_queued()
         except (MemoryError, OSError):
-            # Out of memory, here or in the kernel.  Nothing would come back for what is queued.
+            # Out of memory, here or in the kernel.  Nothing would send the queue later.
             self.wire.send_error = ENOBUFS
             return self.schedule_report()
 
@@ -512,10 +512,10 @@ cdef class StreamTransport(Endpoint):
             wire.report_sent()
 
     cdef int after_sent(self) except -1:
-        """The queue became shorter: resume the protocol, finish what waited for the end of the queue."""
+        """The queue became shorter: resume the protocol, and complete waits for the end of the queue."""
         try:
             self.resume_if_drained()
-        finally:  # also after KeyboardInterrupt or SystemExit: nothing else would finish it
+        finally:  # also after KeyboardInterrupt or SystemExit: nothing else would complete them
             self.finish_sent()
         return 0
 
@@ -575,8 +575,8 @@ cdef class StreamTransport(Endpoint):
     def is_closing(self):
         """See asyncio.BaseTransport.
 
-        StreamWriter.drain() asks this first, and nothing else of the transport.  After drain() the kernel has what it
-        takes, as with stock asyncio; so with a protocol of asyncio.streams the question sends, except in a crowd.
+        StreamWriter.drain() calls this first, and nothing else of the transport.  After drain() the kernel has what it
+        takes, as with stock asyncio; so with a protocol of asyncio.streams this call sends, unless many callbacks wait.
         """
         if self.is_drained:
             self.send_drained()
@@ -587,7 +587,7 @@ cdef class StreamTransport(Endpoint):
         self.send_drained()
 
     cdef int send_drained(self) except -1:
-        """With what others have queued, in one system call: a send(2) of this alone costs as much as a callback."""
+        """Send it with the data of others, in one system call: a send(2) for this alone costs as much as a callback."""
         cdef ContextCore aio_context = self.aio_context
         if not self.queue.n_bytes or self.wire is None or aio_context.ready.count() >= CROWD:
             return 0
@@ -611,7 +611,7 @@ cdef class StreamTransport(Endpoint):
             self.loop.call_soon(self._call_connection_lost, None, context=self.given_context)
 
     cdef int force_close(self, object error) except -1:
-        """Give up what is queued; connection_lost(error) comes with the next turn."""
+        """Discard the queue; connection_lost(error) is called in the next turn."""
         if self.conn_lost:
             return 0
         if self.queue.n_bytes and self.wire is not None:
@@ -647,7 +647,7 @@ cdef class StreamTransport(Endpoint):
             if loop is not None:
                 loop._transport_closed(self, server)
 
-    # -- what asyncio's own modules reach for ------------------------------------------------------------
+    # -- what asyncio's own modules access ---------------------------------------------------------------
 
     @property
     def _eof(self):

@@ -26,7 +26,7 @@ cdef class WireEnd(Transport):
     cdef Wire wire                 # None once the socket is closed
     cdef SendQueue queue
     cdef object aio_ctx            # contextvars.Context in which the protocol is called
-    cdef bint is_buffered          # takes memory, for a BufferedProtocol; else bytes objects
+    cdef bint is_buffered          # gets memory, for a BufferedProtocol; else bytes objects
     cdef bint keeps_records        # SOCK_SEQPACKET, SCTP: one write, one record; the end sends at once, by readiness
     cdef bint is_receiving           # between start_reading and stop_reading
     cdef const char *rest          # of a chunk whose delivery is on the stack: what comes next, for nested turns
@@ -41,15 +41,15 @@ cdef class WireEnd(Transport):
     cdef bint wants_report(self) noexcept
     cdef int schedule_report(self) except -1
     cdef int write_failed(self, int error) except -1
-    # what the transport makes of it
+    # the transport's state that follows from it
     cdef int fail_reading(self, int error) except -1
     cdef int fail_writing(self, int error) except -1
     cdef int fail(self, object error) except -1
     cdef int after_sent(self) except -1
 
 cdef class Wire:
-    # Borrowed from the transport; -1 once that has closed the socket.  System calls take end.fd_at[0], which knows of
-    # a close by the program as well.
+    # Borrowed from the transport; -1 once that has closed the socket.  System calls take end.fd_at[0], which also shows
+    # a close by the program.
     cdef int fd
     cdef WireEnd end               # None when detached
     cdef ContextCore aio_context
@@ -84,7 +84,7 @@ cdef class WireHandler(FdHandler):
 cdef class ReadinessWire(Wire):
     cdef WireHandler handler       # None without interest
     cdef bint wants_write
-    cdef object file               # the identity of its file, once the program has the socket, too; else None
+    cdef object file               # the identity of its file, once the program also has the socket; else None
     cdef bint is_closed_by_program(self) except -1
     cdef Py_ssize_t hint           # expected size of the next read, bytes
     cdef int watch(self) except -1

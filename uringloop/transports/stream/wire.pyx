@@ -1,8 +1,8 @@
 """How bytes travel between a stream transport and its socket.
 
-A transport (asyncio's face) owns a WireEnd, the end that is notified; a Wire does the system calls.  Two wires exist:
-`ReadinessWire` here, for epoll and poll, and `RingWire` in its own file, for completions on io_uring.  They are the one
-place that knows the difference.
+A transport (asyncio's interface) owns a WireEnd, the end that is notified; a Wire makes the system calls.  Two wires
+exist: `ReadinessWire` here, for epoll and poll, and `RingWire` in its own file, for completions on io_uring.  No other
+code depends on the difference.
 
 Writing: chunks collect in a SendQueue during a turn; `flush` at its end hands them over as one vectored send.  `bytes`
 are held by reference (the transport copied everything that can change).
@@ -58,7 +58,7 @@ cdef extern from "<sys/socket.h>" nogil:
         *n_left = -1;
         count = recvmsg(fd, &message, MSG_DONTWAIT);
         if (count < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNRESET) {
-            /* Refused by a sandbox?  Then there is no EBADF for no file. */
+            /* Refused by a sandbox?  Then fd -1 does not give EBADF. */
             int error = errno;
             if (recvmsg(-1, &message, MSG_DONTWAIT) >= 0 || errno != EBADF)
                 return recv(fd, buffer, n_bytes, MSG_DONTWAIT);
@@ -130,7 +130,7 @@ cdef class SendQueue:
     cdef size_t fill(self, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept:
         """Describe most_bytes of the queue's front; returns the number of entries.  Valid while the chunks live.
 
-        A length in an SQE has 32 bits: what is longer would be cut off at the front.
+        A length in an SQE has 32 bits: a longer one would lose its upper bits.
         """
         cdef Py_ssize_t i = self.first
         cdef Py_ssize_t offset = self.first_offset
@@ -149,18 +149,18 @@ cdef class SendQueue:
 
 
 cdef class WireEnd(Transport):
-    """What a wire reports to its transport; all of these may run user code, except where a line says no."""
+    """What a wire reports to its transport; all of these may run user code, unless stated otherwise."""
 
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
         """Bytes came in; `data` is valid until the return.  Only while is_receiving."""
         raise NotImplementedError
 
     cdef int bytes_arrived(self, bytes data) except -1:
-        """The same, in an object of their own."""
+        """The same, in a bytes object."""
         raise NotImplementedError
 
     cdef int deliver_rest(self) except -1:
-        """In a nested turn, made by the protocol in the middle of a chunk: the rest of that comes before anything else.
+        """In a nested turn made by the protocol in the middle of a chunk: deliver the rest of that before other data.
 
         The frame below on the stack keeps its memory, and finds the rest taken.
         """
@@ -173,8 +173,8 @@ cdef class WireEnd(Transport):
     cdef int eof_arrived(self) except -1:
         raise NotImplementedError
 
-    # A wire is the loop's, and the loop's context is no connection's: what follows from these happens in the
-    # connection's. They are for wires; nothing that a transport does on behalf of its user may come this way.
+    # A wire runs in the loop's context, which is no connection's: these methods switch to the connection's. They are
+    # for wires only; a transport must not call them on behalf of its user.
 
     cdef int read_failed(self, int error) except -1:
         cdef object aio_ctx = self.aio_ctx
@@ -225,7 +225,7 @@ cdef class WireEnd(Transport):
         raise NotImplementedError
 
     cdef bint wants_report(self) noexcept:
-        """It has to know that the queue is empty: it is paused, closing, or a future waits for that.  No user code."""
+        """Whether it must learn that the queue is empty: it is paused, closing, or a future waits.  No user code."""
         raise NotImplementedError
 
     cdef int schedule_report(self) except -1:
@@ -256,7 +256,7 @@ cdef class Wire:
         raise NotImplementedError
 
     cdef int send_last(self) except -1:
-        """The loop closes: whatever the kernel takes at once, and nothing after it.  No user code."""
+        """The loop closes: send what the kernel takes at once, and nothing after it.  No user code."""
         cdef Py_ssize_t taken
         cdef bint is_short
         while self.end.queue.n_bytes and not self.is_sending():
@@ -268,11 +268,11 @@ cdef class Wire:
         return 0
 
     cdef bint is_sending(self) noexcept:
-        """Something is under way: `sent` or `write_failed` will follow."""
+        """Whether a send is under way: `sent` or `write_failed` will follow."""
         raise NotImplementedError
 
     cdef int report_sent(self) except -1:
-        """Report what a flush or a settled send found out.  Runs user code."""
+        """Report the result of a flush or a settled send.  Runs user code."""
         cdef WireEnd end = self.end
         cdef int error = self.send_error
         if end is None:
@@ -295,7 +295,7 @@ cdef class Wire:
         return 0  # a socket that is readable is reported again
 
     cdef int shared(self) except -1:
-        """The program has the socket from now on: see WireEnd.is_shared."""
+        """The program also has the socket from now on: see WireEnd.is_shared."""
         return 0
 
     cdef int leave_ring(self) except -1:
@@ -310,14 +310,14 @@ cdef class Wire:
         return 0
 
     cdef int hold_first(self, bytes data) except -1:
-        """Keep bytes that the end was given and did not take, before what is held already."""
+        """Keep bytes that the end was given and did not take, before those already held."""
         if self.held is None:
             self.held = []
         self.held.insert(0, data)
         return 0
 
     cdef int hold_end(self) except -1:
-        """Keep the end of file behind what is held."""
+        """Keep the end of file behind the held data."""
         self.held_error = 1
         return 0
 
@@ -327,7 +327,7 @@ cdef class Wire:
         if end is None:
             return 0
         if result == 0 and self.send_error:
-            # A failed send took the socket's error, and receiving only sees the end: it was a reset all the same.
+            # A failed send took the socket's error, and receiving only sees the end: it was still a reset.
             return self.report_sent()
         if not self.wants_read or self.held is not None:
             self.held_error = result if result else 1
@@ -335,11 +335,11 @@ cdef class Wire:
         return end.eof_arrived() if result == 0 else end.read_failed(-result)
 
     cdef bint has_held(self) noexcept:
-        """Data or an end arrived while reading was stopped, and waits for deliver_held."""
+        """Whether data or an end arrived while reading was stopped, and waits for deliver_held."""
         return self.held is not None or self.held_error != 0
 
     cdef int deliver_held(self) except -1:
-        """Reading goes on: the end gets first what arrived before it was stopped.  Runs user code."""
+        """Reading resumes: first the end gets the data that arrived before that.  Runs user code."""
         cdef WireEnd end
         cdef int error
         cdef bytes data
@@ -366,7 +366,7 @@ cdef class Wire:
         """One sendmsg(2) of the queue's front: bytes taken, or a negated errno.  No user code.
 
         Parameters:
-            is_short: gets whether the kernel took less than it was given.
+            is_short: set to whether the kernel took less than it was given.
         """
         cdef iovec few[8]
         cdef iovec *vector = few
@@ -398,8 +398,8 @@ cdef class Wire:
     cdef int write_all(self) except? -1:
         """sendmsg(2) until the queue is empty or the kernel takes no more: 0 or an errno.  No user code.
 
-        A short count is the end: the kernel has noted that it waits for room, and reports it also where only the moment
-        is reported.  An error that came between is reported in the same way.
+        A short count is the end: the kernel has noted that we wait for room, and reports it even where it reports only
+        changes.  An error in between is reported in the same way.
         """
         cdef SendQueue queue = self.end.queue
         cdef Py_ssize_t taken
@@ -413,13 +413,13 @@ cdef class Wire:
 
 
 cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count, int *n_left=NULL):
-    """recv(2) straight into a bytes object of its own, without a copy.
+    """recv(2) straight into a new bytes object, without a copy.
 
     Parameters:
         n_bytes: at most so many.
-        count: gets the bytes read, 0 at end of file, or a negated errno.
-        n_left: of a TCP socket that has TCP_INQ: gets the bytes that are still to be read, 1 for the end;
-            -1 for no answer.
+        count: set to the bytes read, 0 at end of file, or a negated errno.
+        n_left: for a TCP socket that has TCP_INQ: set to the bytes that are still to be read, 1 for the end;
+            -1 if not reported.
 
     Returns: the bytes object, None for a count of 0 and below.
     """
@@ -436,7 +436,7 @@ cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count, int *n_le
         return None
     if count[0] == n_bytes:
         return made
-    # _PyBytes_Resize wants the only reference
+    # _PyBytes_Resize needs the only reference
     data = <PyObject *>made
     incref(data)
     made = None
@@ -476,7 +476,7 @@ cdef class WireHandler(FdHandler):
 
 
 cdef class ReadinessWire(Wire):
-    """recv(2) and sendmsg(2) when the monitor says so; for epoll and poll."""
+    """recv(2) and sendmsg(2) when the monitor reports readiness; for epoll and poll."""
 
     def __cinit__(self, WireEnd end, int fd):
         global staging
@@ -496,7 +496,7 @@ cdef class ReadinessWire(Wire):
         return 0
 
     cdef bint is_closed_by_program(self) except -1:
-        """The number may be another file's by now."""
+        """Whether the number may be another file's by now."""
         return self.end.fd_at[0] != self.fd or self.file is not None and identity(self.fd) != self.file
 
     cdef int watch(self) except -1:
@@ -552,7 +552,7 @@ cdef class ReadinessWire(Wire):
                 elif count != -EAGAIN and count != -EINTR:
                     end.read_failed(<int>-count)
                 return 0
-            if not end.keeps_records:  # of which a smaller read would cut one off
+            if not end.keeps_records:  # a smaller read would cut off a record
                 self.learn(count)
             if data is None:
                 # A copy first: get_buffer() of a BufferedProtocol may let another thread's loop read into staging.
@@ -566,7 +566,7 @@ cdef class ReadinessWire(Wire):
         return 0
 
     cdef int learn(self, Py_ssize_t count) except -1:
-        """What the last read says about the size of the next."""
+        """Estimate the size of the next read from the last."""
         if count <= DIRECT_FROM:
             self.hint = 0
         elif self.hint == 0:
@@ -590,7 +590,7 @@ cdef class ReadinessWire(Wire):
         return 0 if self.wants_write else self.write_some()
 
     cdef int write_some(self) except -1:
-        """Send what the kernel takes; ask for POLLOUT for the rest.  0 or an errno."""
+        """Send what the kernel takes; watch for POLLOUT for the rest.  0 or an errno."""
         cdef int error
         must_not(is_none(<void *>self.end), "a wire that is detached sends nothing")
         error = self.write_all()

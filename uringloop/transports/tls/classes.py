@@ -1,4 +1,4 @@
-"""The TLS transport that users see: it can be patched and is asyncio's for isinstance(); see classes.py."""
+"""The TLS transport that users see: it can be patched and is asyncio's for isinstance(); see stream/classes.py."""
 
 from asyncio import constants
 
@@ -14,4 +14,4 @@ class _SSLProtocolTransport(TlsTransport):
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        return stock.Tls  # sendfile's fallback asks for the flow control class that it has
+        return stock.Tls  # sendfile's fallback checks for the flow control class that it inherits from

@@ -4,7 +4,7 @@ cdef extern from *:
     """
     struct ul_pipe;
     """
-    struct ul_pipe:  # tls_openssl.h
+    struct ul_pipe:  # openssl.h
         const char *data
         size_t n_bytes
 
@@ -17,7 +17,7 @@ cdef class TlsEngine:
     cdef readonly object outgoing       # that is not given to the transport yet; both unused if direct
     cdef object ssl_read                # bound methods, those of the C class under SSLObject where that is known
     cdef object ssl_write
-    cdef bint is_at_end                 # the peer said close_notify: nothing more will come
+    cdef bint is_at_end                 # the peer sent close_notify: nothing more will come
     cdef int feed(self, bytes data) except -1
     cdef bytes read(self)
     cdef Py_ssize_t read_into(self, char *data, Py_ssize_t n_bytes) except -1

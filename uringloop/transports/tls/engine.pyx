@@ -3,21 +3,21 @@
 Two engines. `TlsEngine` calls the ssl module's methods. `DirectTlsEngine` calls OpenSSL's own functions for the data,
 on the session that the ssl module made; handshake, shutdown, certificates and every error stay with the ssl module.
 What both avoid: the exception SSLWantReadError for each message (they know when nothing is left), and a 256 KiB `bytes`
-that is cut down to a message. The direct engine also saves objects and giving the GIL away, and has BIOs of its own,
-which lend OpenSSL the received bytes instead of copying them first (tls_openssl.h).
+that is cut down to a message. The direct engine also saves objects and releases of the GIL, and has its own BIOs,
+which lend OpenSSL the received bytes instead of copying them first (openssl.h).
 
-The direct engine needs the address of the session, a field of a private struct of CPython.  That is only looked at in
-versions that were checked, if the struct's size is one that was checked, and if the field behind it is the context that
-we gave; it is only used if the session found there owns the very BIO that we gave it.  Otherwise, and with
-URINGLOOP_TLS_DIRECT=0, the plain engine.
+The direct engine needs the address of the session, a field of a private struct of CPython.  That is only read in
+verified versions, if the struct's size is a verified one, and if the field behind it is the context that we passed; it
+is only used if the session found there owns the very BIO that we passed.  Otherwise, and with URINGLOOP_TLS_DIRECT=0,
+the plain engine is used.
 
 Invariant: between two calls no plaintext waits inside OpenSSL, except behind a pause of the reader.
 
 Errors: where OpenSSL reports one, the ssl module's method is called again. A failed session repeats its error (it is
 still in OpenSSL's queue), so that the exception and its text are those of the ssl module.
 
-Ownership: the session owns its BIOs and their pipes; `raw` keeps the session.  What pipe_in borrows is kept by `fed`,
-and forgotten when the engine goes first.
+Ownership: the session owns its BIOs and their pipes; `raw` keeps the session.  `fed` keeps the bytes that pipe_in
+borrows, which forgets them when the engine is freed first.
 
 Thread: the loop's.  The GIL is held all the time: a record is at most 16 KiB, a few microseconds.
 """
@@ -53,9 +53,9 @@ cdef extern from "../tls/openssl.h" nogil:
     void ERR_clear_error "ul_openssl.clear_error"()
 
 cdef enum:
-    KEEP_BYTES = 256 * 1024         # a buffer for ciphertext that is larger is given back at once
-    WANTS_MORE = -2                 # what read_record says besides a count: nothing more to decrypt,
-    AT_END = -3                     # and: the peer said close_notify
+    KEEP_BYTES = 256 * 1024         # a larger buffer for ciphertext is freed at once
+    WANTS_MORE = -2                 # results of read_record besides a count: nothing more to decrypt,
+    AT_END = -3                     # and: the peer sent close_notify
 
 AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
 
@@ -68,7 +68,7 @@ cdef class TlsEngine:
         self.sslobj = sslobj
         self.incoming = incoming
         self.outgoing = outgoing
-        # A subclass, or something that only looks like an SSLObject, may have methods of its own.
+        # A subclass, or an object that only looks like an SSLObject, may have its own methods.
         raw = sslobj._sslobj if type(sslobj) is ssl.SSLObject else sslobj
         self.ssl_read = raw.read
         self.ssl_write = raw.write
@@ -79,7 +79,7 @@ cdef class TlsEngine:
         return 0
 
     cdef bytes read(self):
-        """All the plaintext that there is, None if there is none; sets is_at_end."""
+        """All available plaintext, None if there is none; sets is_at_end."""
         cdef list chunks = []
         while not self.is_at_end:
             try:
@@ -121,7 +121,7 @@ cdef class TlsEngine:
             return 0
 
     cdef bytes take(self):
-        """Ciphertext to send, mostly all there is; empty when there is none."""
+        """Ciphertext to send, usually all of it; empty when there is none."""
         return self.outgoing.read()
 
     cdef Py_ssize_t incoming_bytes(self) except -1:
@@ -131,13 +131,13 @@ cdef class TlsEngine:
         return self.outgoing.pending
 
 
-@cython.no_gc_clear  # `raw` owns the pipes that __dealloc__ looks at
+@cython.no_gc_clear  # `raw` owns the pipes that __dealloc__ reads
 @cython.auto_pickle(False)
 cdef class DirectTlsEngine(TlsEngine):
-    """The same with OpenSSL's functions and BIOs of ours; made by make_engine, which knows that `ssl` is a session."""
+    """The same with OpenSSL's functions and our BIOs; made by make_engine, which checks that `ssl` is a session."""
 
     def __dealloc__(self):
-        # The session may live on in the program's ssl_object, the bytes that it borrows do not.
+        # The session may live longer in the program's ssl_object, the bytes that it borrows do not.
         if self.pipe_in != NULL:
             ul_pipe_reset(self.pipe_in, 0)
 
@@ -183,7 +183,7 @@ cdef class DirectTlsEngine(TlsEngine):
                 break
             count += more
             if count < n_bytes and self.pipe_in.n_bytes == 0:
-                break  # nothing is left; the next call would find that out, too, but costs more
+                break  # nothing is left; the next call would also find that out, but costs more
         if self.pipe_in.n_bytes == 0:
             self.fed = None
         must(count <= n_bytes, "no more is decrypted than there is room for")
@@ -204,7 +204,7 @@ cdef class DirectTlsEngine(TlsEngine):
         count = self.read_into(PyBytes_AS_STRING(made), room)
         if count == 0:
             return None
-        # _PyBytes_Resize wants the only reference
+        # _PyBytes_Resize needs the only reference
         data = <PyObject *>made
         incref(data)
         made = None
@@ -241,13 +241,13 @@ cdef class DirectTlsEngine(TlsEngine):
 
 
 cdef bint direct_is_possible():
-    """Whether this Python is one whose session objects we may look into."""
+    """Whether we may read the session objects of this Python."""
     if os.environ.get("URINGLOOP_TLS_DIRECT", "1") == "0":
         return False
     if not (3, 11) <= sys.version_info[:2] <= (3, 15) or sys.implementation.name != "cpython":
         return False
     if sysconfig.get_config_var("Py_GIL_DISABLED") or hasattr(sys, "getobjects"):
-        return False  # other object headers, and the first needs a lock per session
+        return False  # different object headers, and the first needs a lock per session
     import _ssl
     path = getattr(_ssl, "__file__", None)
     if path is None or _ssl._SSLSocket.__basicsize__ not in (72, 80, 88, 96) or ssl.MemoryBIO.__basicsize__ != 32:

@@ -1,11 +1,11 @@
 /*
  * The few functions of OpenSSL that carry data, taken at run time from the library that Python's own _ssl module uses,
- * and a BIO of our own, which spares two copies and two memset() of OpenSSL's memory BIO.
+ * and our own BIO, which saves two copies and two memset() of OpenSSL's memory BIO.
  *
  * Nothing is linked and no header of OpenSSL is needed: with another copy of the library than _ssl's the session would
- * be garbage to it.  dlsym() on _ssl's handle searches what _ssl itself depends on.  Where that is not to be had (_ssl
- * is built in, or linked statically and its symbols are hidden), ul_openssl_load says no, and the ssl module's methods
- * do the work.
+ * be garbage to it.  dlsym() on _ssl's handle searches _ssl's own dependencies.  Where that is impossible (_ssl
+ * is built in, or linked statically and its symbols are hidden), ul_openssl_load fails, and the ssl module's methods
+ * are used.
  *
  * The constants are part of OpenSSL's stable ABI.  The callbacks run with or without the GIL (the ssl module releases
  * it), always in the thread that uses the session, and touch no Python object.
@@ -61,7 +61,7 @@ struct ul_pipe {
     size_t capacity;
 };
 
-/* Add bytes behind those that wait, in the pipe's own buffer.  Returns 0, or -1 without memory. */
+/* Append bytes to those that wait, in the pipe's own buffer.  Returns 0, or -1 without memory. */
 static int ul_pipe_add(struct ul_pipe *pipe, const char *data, size_t n_bytes)
 {
     int is_borrowed = pipe->buffer == NULL || pipe->data < pipe->buffer || pipe->data >= pipe->buffer + pipe->capacity;
@@ -89,7 +89,7 @@ static int ul_pipe_add(struct ul_pipe *pipe, const char *data, size_t n_bytes)
     return 0;
 }
 
-/* Forget what waits, and a buffer that became large. */
+/* Drop the bytes that wait, and a buffer that became large. */
 static void ul_pipe_reset(struct ul_pipe *pipe, size_t most_bytes)
 {
     pipe->n_bytes = 0;
@@ -153,7 +153,7 @@ static int ul_bio_destroy(void *bio)
 
 static void *ul_bio_method;
 
-/* Fills ul_openssl from the shared object `path`, which is loaded already.  Returns 0, or -1 if anything is missing. */
+/* Fill ul_openssl from the shared object `path`, which is loaded already.  Returns 0, or -1 if anything is missing. */
 static int ul_openssl_load(const char *path)
 {
 #define WANTED(symbol, member) {symbol, offsetof(__typeof__(ul_openssl), member)}
@@ -184,7 +184,7 @@ static int ul_openssl_load(const char *path)
         WANTED("BIO_clear_flags", bio_clear_flags),
     };
 #undef WANTED
-    void *handle = dlopen(path, RTLD_NOW | RTLD_NOLOAD); /* never closed: an extension module stays for good */
+    void *handle = dlopen(path, RTLD_NOW | RTLD_NOLOAD); /* never closed: an extension module is never unloaded */
 
     if (handle == NULL)
         return -1;
@@ -220,7 +220,7 @@ static void *ul_bio_make(struct ul_pipe **made)
     return bio;
 }
 
-/* Give a session two BIOs of ours, instead of those that it has.  Returns 0, or -1 without memory. */
+/* Give a session two of our BIOs in place of those that it has.  Returns 0, or -1 without memory. */
 static int ul_take_over(void *ssl, struct ul_pipe **incoming, struct ul_pipe **outgoing)
 {
     void *rbio = ul_bio_make(incoming);
@@ -232,7 +232,7 @@ static int ul_take_over(void *ssl, struct ul_pipe **incoming, struct ul_pipe **o
     return 0;
 }
 
-/* The pointer that a Python object has as its n-th field behind its header. */
+/* The pointer in the n-th field behind a Python object's header. */
 static void *ul_field(void *object, size_t n)
 {
     return ((void **)((char *)object + sizeof(PyObject)))[n];

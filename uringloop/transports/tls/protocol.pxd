@@ -12,10 +12,10 @@ cdef class TlsProtocol(Resumable):
     cdef object app_get_buffer          # bound methods of a BufferedProtocol, else None
     cdef object app_buffer_updated
     cdef object app_transport           # the TlsTransport; None after connection_lost
-    cdef object waiter                  # future that is done when the handshake is, or None
+    cdef object waiter                  # future that is done once the handshake is, or None
     cdef object sslcontext
     cdef object extra                   # dict of get_extra_info
-    cdef object backlog                 # deque of bytes that are not encrypted yet
+    cdef object backlog                 # deque of bytes objects that are not encrypted yet
     cdef Py_ssize_t backlog_offset      # bytes of its first chunk that are encrypted
     cdef Py_ssize_t backlog_bytes       # not encrypted yet
     cdef object handshake_timeout       # seconds

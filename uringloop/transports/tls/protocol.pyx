@@ -1,19 +1,19 @@
 """TLS between an application's protocol and any stream transport, with the behaviour of asyncio.sslproto.
 
 The TlsProtocol is the protocol of the transport below (ours, another TlsTransport, or the program's own) and drives a
-TlsEngine; the TlsTransport (tls_transport.pyx) is what the application sees:
+TlsEngine; the application sees the TlsTransport (transport.pyx):
 
     application <-> TlsTransport <-> TlsProtocol (state, flow control) <-> transport below
                                          TlsEngine (records)
 
-States: UNWRAPPED -> DO_HANDSHAKE -> WRAPPED -> FLUSHING (what the application wrote goes out) -> SHUTDOWN (close_notify
+States: UNWRAPPED -> DO_HANDSHAKE -> WRAPPED -> FLUSHING (the application's writes are sent) -> SHUTDOWN (close_notify
 both ways), and from each of them back to UNWRAPPED.
 
-Reading: ciphertext goes into the engine as it comes, and all plaintext there is goes to the application in one call.
-While the application pauses, ciphertext collects in the engine up to a limit, then the transport below is paused.
+Reading: ciphertext is fed to the engine as it comes, and all available plaintext is delivered in one call.  While the
+application pauses, ciphertext collects in the engine up to a limit, then the transport below is paused.
 
 Writing: encrypted and handed down at once, unless the transport below is paused: then plaintext waits in the backlog,
-by reference.  Only when the session is shut down everything is encrypted regardless of that, because close_notify must
+by reference.  Only when the session is shut down is everything encrypted regardless of that, because close_notify must
 come last.
 
 Invariant: the application gets connection_made and connection_lost at most once each, data only in between.
@@ -62,7 +62,7 @@ _streams_protocol = streams.FlowControlMixin
 
 
 class _NoSession:
-    """What the engine of a connection has whose session is gone."""
+    """The session of an engine whose connection was lost."""
 
     def read(self, *args):
         raise ssl.SSLZeroReturnError(ssl.SSL_ERROR_ZERO_RETURN, "the connection was lost")
@@ -77,7 +77,7 @@ cdef TlsEngine _no_engine = TlsEngine(_NoSession(), ssl.MemoryBIO(), ssl.MemoryB
 cdef class TlsProtocol(Resumable):
     """The state of one TLS connection; see asyncio.sslproto.SSLProtocol for the parameters.
 
-    Raises: ValueError for a timeout that is not positive, or a server without a context; whatever wrap_bio raises.
+    Raises: ValueError for a timeout that is not positive, or a server without a context; any exception of wrap_bio.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -158,7 +158,7 @@ cdef class TlsProtocol(Resumable):
         self.transport = self.app_transport = None
         self.app_protocol = self.app_get_buffer = self.app_buffer_updated = None
         if self.is_closed_again:
-            # As asyncio: close() a second time says that the session will not be asked about.  The pending call of
+            # As asyncio: a second close() means that the session is no longer needed.  The pending call of
             # connection_lost keeps protocol and transport alive, and they must not keep the context alive with them.
             self.engine, self.sslcontext, self.extra = _no_engine, None, {}
         self.wake_waiter(error)
@@ -178,7 +178,7 @@ cdef class TlsProtocol(Resumable):
             self.do_shutdown()
 
     def _receive_early(self, data):
-        """Ciphertext that came before connection_made; the handshake finds it."""
+        """Take ciphertext that arrived before connection_made, for the handshake."""
         self.engine.feed(bytes(data))
 
     def eof_received(self):
@@ -194,7 +194,7 @@ cdef class TlsProtocol(Resumable):
                 self.do_flush()
                 return self.state == FLUSHING
             elif self.state == FLUSHING:
-                # Only if the flush was interrupted, and is due again: what it had not read yet comes first.
+                # Only if the flush was interrupted, and is due again: data that it had not read yet comes first.
                 self.do_flush()
                 return self.state == FLUSHING
             elif self.state == SHUTDOWN:
@@ -272,7 +272,7 @@ cdef class TlsProtocol(Resumable):
             try:
                 self.app_protocol.connection_made(self.app_transport)
             except (KeyboardInterrupt, SystemExit):
-                # The connection is there, as on a transport without TLS.
+                # The connection exists, as on a transport without TLS.
                 self.wake_waiter(None)
                 self.loop.call_soon(self._go_on)
                 raise
@@ -299,14 +299,14 @@ cdef class TlsProtocol(Resumable):
         """The application closes."""
         self.is_app_closed = True
         if self.state == FLUSHING and self.is_app_reading_paused:
-            self.loop.call_soon(self._go_on)  # the peer's end waits until it resumes, which it need not do any more
+            self.loop.call_soon(self._go_on)  # the peer's end waits until it resumes, which may never happen now
             return 0
         return self.start_shutdown()
 
     cdef int do_flush(self) except -1:
-        """What came before the end is delivered, what was written is sent, and the end follows.
+        """Deliver the data that came before the end, send what was written, and then shut down.
 
-        It stays FLUSHING while the application pauses, also in the middle: it is called again when that resumes.
+        The state stays FLUSHING while the application pauses, also in the middle: called again when that resumes.
         """
         self.do_read()
         if self.is_app_reading_paused and not self.is_app_closed:
@@ -345,7 +345,7 @@ cdef class TlsProtocol(Resumable):
             self.shutdown_timer = cancelled(self.shutdown_timer)
             self.fatal_error(error, "Fatal error on transport")
         elif self.transport is not None:
-            # What is queued below is still to be sent, and the peer need not ever read it: so the clock runs on until
+            # The queue below is still to be sent, and the peer may never read it: so the timer runs on until
             # connection_lost, and starts now if the peer was first to close.
             if self.shutdown_timer is None:
                 self.shutdown_timer = self.loop.call_later(self.shutdown_timeout, self._check_shutdown_timeout)
@@ -385,7 +385,7 @@ cdef class TlsProtocol(Resumable):
             self.encrypt_backlog(is_last)
             return self.send_outgoing()
         except (KeyboardInterrupt, SystemExit):
-            # out of pause_writing or resume_writing, and the transport below may have room now and not report it again
+            # raised by pause_writing or resume_writing; the transport below may have room now and not report it again
             if self.backlog_bytes:
                 self.loop.call_soon(self._write_again)
             raise
@@ -452,7 +452,7 @@ cdef class TlsProtocol(Resumable):
                     self.send_outgoing()
             self.control_reading()
         except (KeyboardInterrupt, SystemExit):
-            # The engine may hold more, even the end, and what comes next is no reason to read it: perhaps nothing does.
+            # The engine may hold more, even the end; do not wait for more ciphertext to read it: perhaps none comes.
             self.loop.call_soon(self._go_on)
             raise
         except Exception as error:
@@ -482,7 +482,7 @@ cdef class TlsProtocol(Resumable):
             get_buffer = self.app_get_buffer
             buffer = get_buffer(self.engine.incoming_bytes())
             if self.app_get_buffer is not get_buffer:
-                continue  # replaced meanwhile, and the successor's buffer_updated would look into its own buffer
+                continue  # replaced meanwhile, and the new protocol's buffer_updated would read its own buffer
             PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
             try:
                 if view.len == 0:
@@ -531,7 +531,7 @@ cdef class TlsProtocol(Resumable):
         return 0
 
     cdef int call_app_flow_control(self, str name) except -1:
-        """Without an application protocol connection_lost was called, or will be: a frame below goes on after it."""
+        """Without an application protocol, connection_lost was called, or will be: a frame below continues after it."""
         app_transport, app_protocol = self.app_transport, self.app_protocol
         loop = self.loop
         return call_flow_control(loop, app_transport, app_protocol, name, self)  # self, as asyncio reports it
@@ -574,10 +574,10 @@ cdef class TlsProtocol(Resumable):
         finally:
             aio_context.in_delivery = below
 
-    # -- errors, and what asyncio's own modules and tests reach for ---------------------------------------
+    # -- errors, and what asyncio's own modules and tests access -------------------------------------------
 
     cdef int fatal_error(self, object error, str message) except -1:
-        """As asyncio: network and TLS errors are for connection_lost, everything else is reported as well."""
+        """As asyncio: network and TLS errors are only passed to connection_lost, all others are also reported."""
         transport = self.transport
         if transport is not None:
             transport._force_close(error)

@@ -1,4 +1,4 @@
-"""The transport that the application of a TLS connection sees: asyncio's methods, each a word to the TlsProtocol.
+"""The transport that the application of a TLS connection sees: asyncio's methods, forwarded to the TlsProtocol.
 
 Thread: the loop's.
 """
@@ -69,7 +69,7 @@ cdef class TlsTransport:
             send_drained()
 
     def _send_queued(self):
-        """As that of a stream transport, which may be below."""
+        """As in a stream transport, which may be below."""
         send_queued = getattr(self.tls.transport, "_send_queued", None)
         if send_queued is not None:
             send_queued()
@@ -149,7 +149,7 @@ cdef class TlsTransport:
         """Bytes that the transport below has not got yet, encrypted or not."""
         return self.tls.write_buffer_bytes()
 
-    # -- what asyncio's own modules and tests reach for --------------------------------------------------
+    # -- what asyncio's own modules and tests access -----------------------------------------------------
 
     @property
     def _protocol_paused(self):
