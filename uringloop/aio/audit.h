@@ -20,7 +20,7 @@ static int ul_audit(const char *event, PyObject *Py_UNUSED(arguments), void *Py_
     return 0;
 }
 
-/* Once per process: a hook stays for ever.  An older hook may refuse it; then there is none.  Returns whether it was
+/* Once per process: a hook cannot be removed.  An older hook may refuse it; then there is none.  Returns whether it was
    the first time. */
 static int ul_add_audit_hook(void (*function)(void))
 {

@@ -1,4 +1,4 @@
-# Callbacks that are made once and scheduled often, from any thread.
+# Callbacks that are made once and scheduled many times, from any thread.
 from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
@@ -22,7 +22,7 @@ cdef class BottomHalves:
 
 cdef class BottomHalf:
     cdef BottomHalves owner
-    cdef Run waiting              # where it stands: in the ready queue or among the idle ones
+    cdef Run waiting              # its entry in the ready queue or among the idle ones
     cdef bint is_queued           # in the ready queue
     cdef bint is_idle_queued      # among the idle ones; it may be both
     cdef bint is_scheduled        # it will run

@@ -1,15 +1,15 @@
 """Bottom halves: callbacks that are made once, and that any thread schedules to run in the context's next turn.
 
 How it works (QEMU: QEMUBH):
- 1. One that is scheduled stands in the context's ready queue, behind what was scheduled before it by any thread:
-    first in, first out, where QEMU's are last in, first out.
+ 1. A scheduled one is in the context's ready queue, behind everything scheduled earlier by any thread: first in,
+    first out, where QEMU's are last in, first out.
  2. Scheduling it again before it ran does nothing: one run per schedule at most.  From its own callback it is scheduled
     for the next turn.
- 3. A cancelled or deleted one keeps its place in the queue, and is passed over there; that is no progress
+ 3. A cancelled or deleted one keeps its place in the queue, and is skipped there; that is no progress
     (ReadyQueue.n_void).
- 4. An idle one stands on a list of its own, which bounds the wait to 10 ms; the turn after that wait runs it.
+ 4. An idle one is on a separate list, which bounds the wait to 10 ms; the turn after that wait runs it.
 
-Invariant: it stands in the queue at most once (is_queued), and on the idle list at most once.
+Invariant: it is in the queue at most once (is_queued), and on the idle list at most once.
 
 Thread: schedule, schedule_idle, cancel and delete from any; the callback runs in the context's.
 """
@@ -27,7 +27,7 @@ from .reporter import LOG_REPORTER
 
 
 cdef int check_callback(object callback) except -1:
-    """TypeError for what cannot be called, or would only make a coroutine that is never awaited."""
+    """TypeError for an object that is not callable, or would only make a coroutine that is never awaited."""
     if not callable(callback):
         raise TypeError(f"a callable object was expected, got {callback!r}")
     if iscoroutinefunction(callback):
@@ -49,7 +49,7 @@ cdef class Run(Handle):
 
 
 cdef class BottomHalves:
-    """Those of one context, and what they need of it."""
+    """The bottom halves of one context, and the parts of it that they need."""
 
     def __cinit__(self, ReadyQueue ready, Notifier notifier):
         self.ready = ready
@@ -83,7 +83,7 @@ cdef class BottomHalves:
             bottom_half = run.bottom_half
             must(bottom_half.is_idle_queued, "an idle bottom half stands on the list once")
             bottom_half.is_idle_queued = False
-            if not bottom_half.is_queued:  # or else it has a place of its own
+            if not bottom_half.is_queued:  # else it has its own place in the queue
                 bottom_half.fire(run)
         return 0
 
@@ -118,33 +118,33 @@ cdef class BottomHalf:
         return self.is_deleted
 
     def schedule(self):
-        """It runs once in the next turn; no effect where it is scheduled already.
+        """Run it once in the next turn; no effect if it is scheduled already.
 
         Raises: RuntimeError when it was deleted or its context is closed.  Thread: any.
         """
         self.enqueue(False)
 
     def schedule_idle(self):
-        """It runs in the next turn, which comes within 10 ms even if nothing else happens; no progress by itself."""
+        """Run it in the next turn, which comes within 10 ms even if nothing else happens; not counted as progress."""
         self.enqueue(True)
 
     def cancel(self):
-        """It does not run, unless it is scheduled again.  Thread: any."""
+        """Do not run it, unless it is scheduled again.  Thread: any."""
         self.is_scheduled = self.is_idle = False
 
     def delete(self):
-        """It never runs again, and releases its callback.  Idempotent; also from that callback.  Thread: any."""
+        """Never run it again, and release its callback.  Idempotent; also from that callback.  Thread: any."""
         self.is_deleted = True
         self.is_scheduled = self.is_idle = False
         if self.waiting is not None:
-            self.waiting.callback = self.waiting.args = None  # a run that goes on has references of its own
+            self.waiting.callback = self.waiting.args = None  # a run in progress has its own references
 
     cdef int enqueue(self, bint idle) except -1:
         if self.is_deleted:
             raise RuntimeError("this bottom half was deleted")
         if self.owner.is_closed:
             raise RuntimeError("the AioContext is closed")
-        # what is scheduled for certain stays so
+        # one that is scheduled for the next turn stays so
         self.is_idle = idle and (self.is_idle or not self.is_scheduled)
         self.is_scheduled = True
         if self.is_idle:

@@ -40,16 +40,16 @@ cdef class ContextCore:
     cdef bint is_forgotten            # closed, because this process is a fork
     cdef ReadyQueue due               # timers that are due and not run yet, in the order of their times
     cdef ReadyList ready_list         # handlers found ready, not dispatched yet
-    cdef References dirty             # Flushables with something to write
-    cdef Py_ssize_t dirty_bytes       # what they hold together, at least
+    cdef References dirty             # Flushables with data to write
+    cdef Py_ssize_t dirty_bytes       # bytes that they hold together, at least
     cdef bint is_flushing             # flush_dirty is at work
     cdef Resumable in_delivery        # whose frame calls user code and may have more for it: see resume_below
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
     cdef Stopwatch stopwatch          # times callbacks to report slow ones, or None
-    cdef PollList polling             # what is worth looking for before blocking; None while that is off
+    cdef PollList polling             # adaptive polling: what is worth polling before blocking; None while off
     cdef object around_turn           # poll() calls it, and afterwards what it returned; it and that may be None
     cdef bint is_foreign              # a foreign loop drives it (foreign_turns)
-    cdef readonly object fdmon_reason  # why it is this monitor; None when io_uring was chosen freely
+    cdef readonly object fdmon_reason  # why this monitor is used; None when io_uring was chosen freely
     cdef int n_polls                  # calls of poll() and runs of a loop on the stack: other threads keep out
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef unsigned long long n_turns

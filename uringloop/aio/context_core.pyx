@@ -1,17 +1,17 @@
-"""The turn: one context asks one fd monitor what happened and dispatches it.
+"""The turn: one context waits for events on one fd monitor and dispatches them.
 
 One turn (QEMU: aio_poll), in the order that asyncio's users can see:
- 1. flush: what transports collected in the last turn is written or queued;
+ 1. flush: data that transports collected in the last turn is written or queued;
  2. wait: the monitor submits, blocks for the next timer at most, and fills lists; no user code;
  3. callbacks that were ready when the turn began;
  4. completions and ready fds, in the order in which they were found;
  5. timers that were due after the wait, earliest first.
-What these schedule waits for the next turn.  Stock asyncio runs all of it from one FIFO in the same order.
+Callbacks that these schedule wait for the next turn.  Stock asyncio runs all of them from one FIFO in the same order.
 
 A nested turn from any callback is allowed: lists and queues are the context's, and each entry leaves its list before
 it runs, so the inner turn delivers what the outer one has pending, each once.
 
-Invariant: the loop never blocks while a callback is ready, a completion undispatched, an fd undispatched, or something
+Invariant: the loop never blocks while a callback is ready, a completion or an fd is undispatched, or a notification is
 published (notifier).
 
 Thread: the loop's; `ready.push` with the GIL and `notifier.notify` from any.
@@ -41,7 +41,7 @@ import weakref
 
 cdef object is_finalizing = sys.is_finalizing  # a C variable: module globals may be gone by then
 
-# When this much waits for the end of the turn it is written at once, so that its memory is reused while it is hot in
+# When this much data waits for the end of the turn it is written at once, so that its memory is reused while hot in
 # the cache.  Large writes sooner: the peer of the first then works while the next are read (measured at 16 KiB
 # and 100 connections, CPU per message against uvloop: 1.11 with 64 KiB, 1.01 with 256 KiB; at 1 KiB the other way
 # round, since each system call wakes the peer).
@@ -50,27 +50,27 @@ cdef enum:
     FLUSH_BYTES_LARGE = 64 * 1024
     LARGE_WRITE = 8 * 1024
 
-# While it busy-polls the loop's thread sees no signal; from time to time it checks.
+# While it busy-polls, the loop's thread does not notice signals; it checks from time to time.
 cdef enum:
     SPIN_SLICE_NS = 1_000_000
     SPIN_WAIT_NS = 10_000  # epoll and poll need a system call to poll: between two of them, handlers are polled
 
 cdef enum:
-    IDLE_WAIT_NS = 10_000_000  # an idle bottom half waits so long at most
+    IDLE_WAIT_NS = 10_000_000  # the longest wait of an idle bottom half
 
 cdef object live_contexts = weakref.WeakSet()  # for a fork child
 
 
 cdef class Resumable:
-    """Something that calls user code out of the middle of a delivery."""
+    """An object that calls user code in the middle of a delivery."""
 
     cdef int go_on(self) except -1:
-        """A turn begins in that user code: schedule what there is besides.  Runs no user code; any number of times."""
+        """A turn begins in that user code: schedule the remaining deliveries.  Runs no user code; may be repeated."""
         raise NotImplementedError
 
 
 cdef class Flushable(Resumable):
-    """Something that collects output during a turn."""
+    """An object that collects output during a turn."""
 
     cdef int flush(self) except -1:
         """Write what was collected, or queue it with the monitor.  Runs no user code."""
@@ -85,8 +85,8 @@ cdef class ContextCore:
     """What an AioContext runs: its queues, its monitor, and the turn; AioContext adds what users call.
 
     Parameters:
-        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that it can have; None
-            for $URINGLOOP_FDMON, else the best there is; or an FDMonitor, which the context then owns and closes.
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best available to it; None
+            for $URINGLOOP_FDMON, else the best available one; or an FDMonitor, which the context then owns and closes.
 
     Raises: MonitorUnavailable, ValueError; see fdmon/select.py.
     """
@@ -94,7 +94,7 @@ cdef class ContextCore:
     def __cinit__(self, fdmon=None):
         cdef FDMonitor monitor
         if not isinstance(fdmon, FDMonitor):
-            from ..fdmon.select import make_monitor  # which imports all monitors
+            from ..fdmon.select import make_monitor  # here: it imports all monitors
             fdmon, self.fdmon_reason = make_monitor(fdmon)
         monitor = self.monitor = fdmon
         self.engine = monitor.get_engine()
@@ -132,11 +132,11 @@ cdef class ContextCore:
         return 0
 
     cdef bint is_elsewhere(self) noexcept:
-        """Another thread makes turns: only it may touch the monitor."""
+        """Whether another thread makes turns: only that may touch the monitor."""
         return self.n_polls != 0 and self.is_other_thread()
 
     cdef bint is_other_thread(self) noexcept:
-        """Not the thread that made turns last; also between them, which a foreign main loop makes one by one."""
+        """Whether another thread made the last turn; also between turns, which a foreign main loop makes one by one."""
         return self.thread != <unsigned long>PyThread_get_thread_ident()
 
     cdef int turn(self, bint blocking) except -1:
@@ -148,7 +148,7 @@ cdef class ContextCore:
         must(self.n_polls > 0, "a turn is counted, so that other threads keep out")
         must_not(self.is_elsewhere(), "turns are made by the thread that runs the loop")
         if self.monitor.is_closed:
-            self.check_open()  # a loop whose context was closed would turn and turn, since it cannot block
+            self.check_open()  # a loop whose context was closed would turn endlessly, since it cannot block
         self.n_turns += 1
         if self.in_delivery is not None:
             self.resume_below()
@@ -177,16 +177,16 @@ cdef class ContextCore:
                 self.dispatch_fds()
         finally:
             if self.polling is not None and self.polling.touched:
-                # new parameters that came meanwhile know only what was dispatched since
+                # parameters that were set meanwhile count only what was dispatched since
                 self.polling.adjust(n_touched if self.polling is polling else 0, block_ns, ul_monotonic_ns())
         if self.due.count():
             self.run_due_timers()
         return 0
 
     cdef int resume_below(self) except -1:
-        """A frame below, which delivers something, waits for this turn: what it has left is for the turn to deliver.
+        """A frame below is in a delivery and waits for this turn: let this turn deliver the rest.
 
-        Without this a nested run that waits for it would wait for ever.  The frame finds less to do afterwards.
+        Without this a nested run that waits for the rest would wait for ever.  The frame finds less to do afterwards.
         """
         cdef Resumable one = self.in_delivery
         must_not(is_none(<void *>one), "what is resumed is in delivery")
@@ -207,12 +207,12 @@ cdef class ContextCore:
         return min(when_ns, IDLE_WAIT_NS) if self.ready.n_idle else when_ns
 
     cdef bint may_block(self) noexcept:
-        """Nothing waits for this turn but callbacks and timers."""
+        """Whether only callbacks and timers wait for this turn."""
         return not (self.wants_return or self.dirty.head != self.dirty.tail or self.due.count()
                     or self.monitor.has_undispatched() or self.ready_list.head != self.ready_list.tail)
 
     cdef int wait_for(self, int64_t timeout_ns) except -1:
-        """The wait alone: what is found waits for the next turn, or for the one that goes on."""
+        """The wait alone: the events are left to the next turn, or to the one in progress."""
         self.check_open()
         if self.dirty.head != self.dirty.tail:
             self.flush_dirty()
@@ -224,7 +224,7 @@ cdef class ContextCore:
         return self.block(timeout_ns)
 
     cdef int block(self, int64_t timeout_ns) except -1:
-        """The monitor waits; not at all if a notification is there already."""
+        """Wait on the monitor; not at all if a notification is already pending."""
         if timeout_ns != 0 and not self.notifier.begin_wait():
             timeout_ns = 0
         must_if(timeout_ns != 0, not self.monitor.has_undispatched(), "no wait sleeps on a completion that is there")
@@ -277,8 +277,8 @@ cdef class ContextCore:
         return ul_monotonic_ns() - started_ns if started_ns else 0
 
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2:
-        """Look for as long as it is likely to pay; what remains of the timeout, 0 when something was found."""
-        cdef PollList polling = self.polling  # a signal's handler may put another one in its place, or none
+        """Busy-poll for as long as it is likely to pay; returns the rest of the timeout, 0 when an event was found."""
+        cdef PollList polling = self.polling  # a signal's handler may replace or remove it
         cdef int64_t spin_ns = polling.spin_ns(started_ns)
         cdef int64_t now_ns = started_ns
         cdef int64_t slice_end_ns, end_ns
@@ -294,7 +294,7 @@ cdef class ContextCore:
             if self.monitor.spin(self.ready_list, &self.notifier.notified, slice_end_ns):
                 polling.n_hits += 1
                 if self.notifier.notified:
-                    # its eventfd was not written: this is how it came
+                    # the eventfd was not written: only `notified` shows it
                     self.notifier.polled = polling.touch(self.notifier.polled)
                 return 0
             # A signal does not end the polling, but its handler may schedule; so may a send that was settled.
@@ -311,7 +311,7 @@ cdef class ContextCore:
         return timeout_ns
 
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2:
-        """spin() with handlers to ask: they need the GIL, so asking them and busy-polling alternate."""
+        """spin() with handlers to poll: they need the GIL, so polling them and the monitor alternate."""
         cdef PollList polling = self.polling  # so may a handler that is called
         cdef int64_t end_ns, now_ns = started_ns
         cdef int64_t next_wait_ns = 0
@@ -321,7 +321,7 @@ cdef class ContextCore:
             return timeout_ns
         end_ns = started_ns + spin_ns
         while now_ns < end_ns:
-            # all are asked, also when one was found
+            # all are polled, also when one was found
             is_found = self.pollers.ask(self.ready_list)
             if self.monitor.is_closed:
                 return 0
@@ -351,7 +351,7 @@ cdef class ContextCore:
         return self.ready_list.head != self.ready_list.tail
 
     cdef object report_to(self, object reporter):
-        """A weak reference to what exceptions are reported to: its call_exception_handler(details) is called."""
+        """A weak reference to the receiver of exceptions: its call_exception_handler(details) is called."""
         self.bottom_halves.reporter = reporter
 
     cdef int64_t now_ns(self) except? -1:
@@ -362,7 +362,7 @@ cdef class ContextCore:
         """Change the interest in one fd; see FDMonitor.update.
 
         A change that the kernel refuses (the fd is closed, or is another file by now) ends the old interest, as with
-        selectors: kept, it would fail in the same way each time, and keep what the caller no longer wants.
+        selectors: kept, it would fail in the same way each time, and keep an interest that the caller has given up.
         """
         must_if(not is_none(<void *>new), <void *>new != <void *>old, "a change of interest takes a new handler")
         must_if(not is_none(<void *>new), not new.is_removed, "a handler that is removed is never watched for again")
@@ -374,10 +374,10 @@ cdef class ContextCore:
             raise
 
     cdef int exchange_handler(self, FdHandler old, object old_file, FdHandler new, object new_file) except -1:
-        """The same for an fd that may be watched again: what was learned of looking for it (adaptive polling) is kept.
+        """The same for an fd that may be watched again: what adaptive polling learned about it is kept.
 
         Parameters:
-            old_file, new_file: whose fd it is: objects with fileno(), or numbers.
+            old_file, new_file: the owners of the fd: objects with fileno(), or numbers.
         """
         cdef PollList polling = self.monitor.polling
         self.set_handler(old, new)
@@ -388,7 +388,7 @@ cdef class ContextCore:
                 if new is not None:
                     new.polled = polling.rejoin(new.fd, ul_monotonic_ns(), new_file)
             except MemoryError:
-                pass  # what was learned is forgotten; that the interest has changed must not fail any more
+                pass  # what was learned is forgotten; the change of interest itself must not fail any more
         return 0
 
     cdef int run_ready(self, size_t count) except -1:
@@ -396,7 +396,7 @@ cdef class ContextCore:
         cdef size_t end = self.ready.head + count
         cdef Handle handle
         must(count <= self.ready.tail - self.ready.head, "no more callbacks run than are ready")
-        # By position, not by number: what a nested turn ran is gone, and what it scheduled is younger.
+        # By position, not by count: callbacks that a nested turn ran are gone, and those it scheduled are younger.
         while <Py_ssize_t>(end - self.ready.head) > 0 and self.ready.head != self.ready.tail:
             handle = self.ready.pop()
             if self.stopwatch is None:
@@ -407,7 +407,7 @@ cdef class ContextCore:
         return 0
 
     cdef int schedule(self, object callback, object loop) except -1:
-        """Queue a callback without arguments; no user code runs, as it could in a call_soon that was replaced."""
+        """Queue a callback without arguments; runs no user code, unlike a call_soon that was replaced."""
         cdef Handle handle = self.ready.new_handle()
         handle.callback = callback
         handle.n_args = 0
@@ -425,7 +425,7 @@ cdef class ContextCore:
             handle.run()
         else:
             self.run_handle_debug(handle)
-        cdef Stopwatch stopwatch = self.stopwatch  # a handler of slow callbacks may have put it away
+        cdef Stopwatch stopwatch = self.stopwatch  # a handler of slow callbacks may have removed it
         return stopwatch.check(handle, started_ns) if stopwatch is not None else 0
 
     cdef int set_stopwatch(self, Stopwatch stopwatch) except -1:
@@ -452,7 +452,7 @@ cdef class ContextCore:
             if self.stopwatch is None:
                 handler.on_ready(handler.revents)
                 continue
-            subject = handler.subject()  # before: a wire that is over forgets whose it was
+            subject = handler.subject()  # before: a closed wire forgets its owner
             started_ns = ul_monotonic_ns()
             handler.on_ready(handler.revents)
             stopwatch = self.stopwatch
@@ -461,9 +461,9 @@ cdef class ContextCore:
         return 0
 
     cdef int take_due_timers(self) except -1:
-        """Take out what is due at one look at the clock, right after the wait.
+        """Take out the timers that are due at one reading of the clock, right after the wait.
 
-        A later look would let a timer that this turn's callbacks set overtake a callback that they scheduled before.
+        A later reading would let a timer set by this turn's callbacks overtake a callback that they scheduled before.
         """
         cdef int64_t now_ns = ul_monotonic_ns()
         cdef int64_t when_ns
@@ -493,7 +493,7 @@ cdef class ContextCore:
         if flushable.is_dirty:
             return 0  # it waits in its place
         if self.monitor.is_closed:
-            # No turn comes any more.  In a fork child the parent sends what the queue has of it.
+            # There are no more turns.  In a fork child the parent sends the parent's part of the queue.
             return 0 if self.is_forgotten else flushable.flush_last()
         self.dirty.put(flushable)
         flushable.is_dirty = True
@@ -502,7 +502,7 @@ cdef class ContextCore:
         return 0
 
     cdef int send_dirty(self) except -1:
-        """The kernel gets what is marked now, as far as it has room.  The loop's thread, no user code."""
+        """Send the output marked now, as far as the kernel has room.  The loop's thread, no user code."""
         self.flush_dirty()
         return self.monitor.submit()
 
@@ -514,7 +514,7 @@ cdef class ContextCore:
         return flushable
 
     cdef int flush_dirty(self) except -1:
-        """Flush what is marked now; what these mark waits for the next flush, also after an exception.
+        """Flush those marked now; those that they mark wait for the next flush, also after an exception.
 
         A flush runs no user code, but releasing the last reference does, and that may write, or run a turn: each
         leaves the list before its flush, so an inner flush takes what the outer one has left, each once.
@@ -534,9 +534,9 @@ cdef class ContextCore:
         return 0
 
     cdef int send_all(self) except -1:
-        """Everything written so far is given to the kernel, as far as it has room.  Any thread, no user code.
+        """Give everything written so far to the kernel, as far as it has room.  Any thread, no user code.
 
-        What is marked stays so: the rest, and what is to be reported, is the next flush's business.
+        The marks stay: the next flush handles the rest, and the reports.
         """
         cdef size_t at = self.dirty.head
         while at != self.dirty.tail:
@@ -545,7 +545,7 @@ cdef class ContextCore:
         return 0 if self.is_elsewhere() else self.monitor.submit()
 
     cdef int settle(self) except -1:
-        """The loop stops: everything written so far goes out, and no send stays half-way.  No user code."""
+        """The loop stops: send everything written so far, and leave no send half-way.  No user code."""
         if self.dirty.head != self.dirty.tail:
             self.flush_dirty()
         return self.monitor.settle()
@@ -579,7 +579,7 @@ cdef class ContextCore:
         return 0
 
     cdef int forget(self) except -1:
-        """In a fork child: close our copies of the kernel objects; the parent's loop goes on undisturbed."""
+        """In a fork child: close our copies of the kernel objects; the parent's loop is not disturbed."""
         self.is_forgotten = True
         self.bottom_halves.close()
         self.monitor.forget()
@@ -591,13 +591,13 @@ cdef class ContextCore:
         return self.notifier.fd < 0 and not self.monitor.is_closed
 
     cdef bint leave(self) except -1:
-        """In a fork child: part with the parent, and go on from here, with kernel objects of our own.
+        """In a fork child: separate from the parent, and continue here with our own kernel objects.
 
-        Those are made by the first run, and those that a change of interest or an SQE needs by the first of these: most
-        children use none, and a daemon first closes every fd that it has.
+        The first run makes them, or the first change of interest or SQE those that it needs: most children use none,
+        and a daemon first closes every fd that it has.
 
-        Returns: False where that is not possible: turns are on the stack, something else drives it, or requests are
-            under way that belong to the parent.  Then nothing changed.
+        Returns: False where that is not possible: turns are on the stack, a foreign loop drives it, or requests of the
+            parent are under way.  Then nothing changed.
         """
         if self.n_polls or self.is_foreign or self.monitor.is_closed or not self.monitor.can_leave():
             return False
@@ -645,7 +645,7 @@ cdef int watch_departures() except -1:
 
 
 def _send_all():
-    """What all contexts of the process have collected goes to the kernel."""
+    """Give the collected output of all contexts of the process to the kernel."""
     cdef ContextCore context
     for context in list(live_contexts):
         if not context.monitor.is_closed and not context.is_forgotten and not context.is_left():
@@ -657,7 +657,7 @@ cdef void before_leaving() noexcept:
         return
     try:
         _send_all()
-    except BaseException:  # out of memory, here or in the kernel: what is called goes its way
+    except BaseException:  # out of memory, here or in the kernel: the audited call proceeds
         logging.getLogger("uringloop").exception("sending what was written before a process starts or ends")
 
 

@@ -7,7 +7,7 @@ cdef class ForeignTurns:
     cdef readonly ContextCore aio_context
     cdef readonly unsigned depth      # dispatches on the stack
     cdef bint is_attached             # until detach
-    cdef bint may_sleep               # prepare said so, and the foreign loop is not known to be awake again
+    cdef bint may_sleep               # prepare allowed it, and the foreign loop is not known to be awake again
     cdef bint is_yielding             # this iteration of the foreign loop is left to others
     cdef bint is_last_turn            # stop() was called: this dispatch ends with its turn
     cdef int64_t served_ns            # spent in dispatch since others had an iteration

@@ -1,11 +1,11 @@
-"""A context inside a foreign main loop: what ContextCore.turn does in one go, cut where the other one sleeps.
+"""A context inside a foreign main loop: ContextCore.turn, split where the foreign loop sleeps.
 
 How it works (GLib's names for the steps; QEMU's aio_ctx_prepare, _check, _dispatch):
- 1. prepare: what was collected is flushed and submitted; the notifier is set to expect a sleep; how long that may be.
+ 1. prepare: flush and submit collected output; set the notifier to expect a sleep; return how long that may be.
  2. The foreign loop sleeps, on the monitor's fileno() or on the fds of all handlers.
- 3. check: the sleep is over; is there something to do?
+ 3. check: the sleep is over; is there work to do?
  4. dispatch: a turn that does not block, and a few more as long as callbacks schedule callbacks, or write on io_uring:
-    the enter that sends brings what has come meanwhile (10 connections: 3.9 us a message instead of 5.4).
+    the enter that sends also collects what has arrived (10 connections: 3.9 us a message instead of 5.4).
 
 Every order is legal: GLib calls prepare without check when a source of higher priority is ready, dispatch
 without check when prepare said "now", and all of it again inside of a dispatch (a modal dialog).
@@ -36,7 +36,7 @@ cdef enum:
 cdef class ForeignTurns:
     """The three steps for one context.
 
-    Raises: RuntimeError when something drives the context already, or it is closed.
+    Raises: RuntimeError when the context is already driven by a loop, or is closed.
     """
 
     def __init__(self, ContextCore aio_context not None):
@@ -46,7 +46,7 @@ cdef class ForeignTurns:
             raise RuntimeError("this context is attached to a main loop already")
         aio_context.monitor.make_pollable()
         if aio_context.thread == <unsigned long>PyThread_get_thread_ident():
-            # it may be one of its own callbacks that attaches it, and what runs goes on with the ring that it has now
+            # one of its own callbacks may attach it, and the running turn keeps using the ring that it has now
             aio_context.monitor.begin_run()
         aio_context.is_foreign = True
         self.aio_context = aio_context
@@ -63,7 +63,7 @@ cdef class ForeignTurns:
                 or self.aio_context.timeout_ns(True) == 0)
 
     cdef bint must_ask(self) noexcept:
-        """After each sleep a turn is due: for idle bottom halves, or for handlers that no fd wakes us for."""
+        """Whether a turn is due after each sleep: for idle bottom halves, or for handlers without an fd to wake us."""
         cdef ContextCore aio_context = self.aio_context
         return aio_context.ready.n_idle != 0 or (aio_context.pollers is not None and aio_context.pollers.has_bare())
 
@@ -73,7 +73,7 @@ cdef class ForeignTurns:
         Parameters:
             timeout_ns: out: how long it may sleep, -1 for ever.
 
-        Returns: True when dispatch has something to do now; then the foreign loop must not sleep.
+        Returns: True when dispatch has work to do now; then the foreign loop must not sleep.
         Runs no user code.  Python's signal handlers have run before: what they schedule is seen here.
         """
         cdef ContextCore aio_context = self.aio_context
@@ -99,7 +99,7 @@ cdef class ForeignTurns:
         return timeout_ns[0] == 0
 
     cdef bint awake(self, bint is_fd_ready) except -1:
-        """The foreign loop does not sleep; whether the monitor has something."""
+        """The foreign loop does not sleep; returns whether the monitor has events."""
         if self.may_sleep:
             self.may_sleep = False
             self.aio_context.notifier.end_wait()
@@ -114,7 +114,7 @@ cdef class ForeignTurns:
         Parameters:
             is_fd_ready: an fd that was slept on is ready.
 
-        Returns: whether dispatch has something to do.  Runs no user code.
+        Returns: whether dispatch has work to do.  Runs no user code.
         """
         cdef bint is_ready = self.awake(is_fd_ready)
         if self.is_yielding:
@@ -127,10 +127,10 @@ cdef class ForeignTurns:
         return is_ready
 
     cdef int dispatch(self, bint is_inside) except -1:
-        """Run what is there.  Runs user code, and possibly all three steps again inside of it.
+        """Run what is ready.  Runs user code, and possibly all three steps again inside of it.
 
         Parameters:
-            is_inside: a callback of this context is on the stack, perhaps, called by a turn that is not ours.
+            is_inside: a callback of this context may be on the stack, called by a turn that is not ours.
 
         Raises: SystemExit and KeyboardInterrupt of callbacks; RuntimeError when the context was closed.
         """
@@ -164,7 +164,7 @@ cdef class ForeignTurns:
             aio_context.n_polls -= 1
             self.depth -= 1
             if self.depth == 0:
-                self.is_last_turn = aio_context.wants_return = False  # no outer dispatch is left to take it away
+                self.is_last_turn = aio_context.wants_return = False  # no outer dispatch is left to clear it
                 self.send_off()
             self.served_ns += ul_monotonic_ns() - started_ns
             if after is not None:
@@ -172,7 +172,7 @@ cdef class ForeignTurns:
         return 0
 
     cdef int send_off(self) except -1:
-        """What was written goes out, and closed sockets are released: it may be the foreign loop's last iteration."""
+        """Send written data and release closed sockets: this may be the foreign loop's last iteration."""
         cdef ContextCore aio_context = self.aio_context
         if not aio_context.monitor.is_closed:
             aio_context.send_dirty()

@@ -61,7 +61,7 @@ cdef list enter_entered(object context):
 
 
 cdef list leave_down_to(object context):
-    """Leave the contexts of this stack down to this one, which is left, too; None if it is not among them.
+    """Leave the contexts of this stack down to and including this one; None if it is not among them.
 
     The list is for enter_again().
     """
@@ -87,7 +87,7 @@ cdef int enter_again(list left) except -1:
 
 
 cdef class TimerOwner:
-    """What holds scheduled timers (aio/timers); a base class of its own keeps the modules a tree."""
+    """The holder of scheduled timers (aio/timers); a separate base class keeps the modules a tree."""
 
     cdef void handle_cancelled(self) noexcept:
         """A timer that is scheduled here was cancelled."""
@@ -151,7 +151,7 @@ cdef class Handle:
         return self.failed(callback, context)
 
     cdef int refused(self, object callback) except -1:
-        """The context could not be entered (it is entered already, or it is none); as a failing callback."""
+        """The context could not be entered (entered already, or not a context): report it as a failing callback."""
         cdef object problem = None
         cdef list left = None
         try:
@@ -164,14 +164,14 @@ cdef class Handle:
             self.report(problem, callback)
             return 0
         try:
-            return Handle.run(self)  # a bottom half's own run() has been here, and would find nothing scheduled
+            return Handle.run(self)  # a bottom half's own run() called this, and would find nothing scheduled
         finally:
             enter_again(left)
 
     cdef int failed(self, object callback, object context) except -1:
         """The callback raised: the way out of run() that need not be fast."""
-        # Within the except clause: what the exception handler raises has the callback's exception as its context, and
-        # sys.exception() is that.  After the context was left: the exception handler enters it again.
+        # Within the except clause: an exception of the handler has the callback's exception as its context, and
+        # sys.exception() returns that.  After the context was left: the exception handler enters it again.
         try:
             error_is_set()
         except (SystemExit, KeyboardInterrupt):
@@ -212,7 +212,7 @@ cdef class Handle:
         if self.timers is not None:
             self.timers.handle_cancelled()
         if self.debug_info is not None:
-            # asyncio keeps the repr in debug mode, since callback and arguments go.  Last: it may run user code.
+            # asyncio keeps the repr in debug mode, since callback and arguments are dropped.  Last: may run user code.
             self.debug_info = repr(self)
         self.callback = self.first = self.second = self.args = None
         must(self.is_cancelled, "a handle that was cancelled stays so")
@@ -270,7 +270,7 @@ cdef class Handle:
 
 
 cdef class ThreadSafeHandle(Handle):
-    """What call_soon_threadsafe returns from Python 3.14 on.
+    """The handle that call_soon_threadsafe returns since Python 3.14.
 
     cancel() in another thread waits while the callback runs, so that afterwards it either has run or never will.
     """

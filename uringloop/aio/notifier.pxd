@@ -3,7 +3,7 @@ from ..fdmon.base cimport FdHandler
 
 cdef class Notifier(FdHandler):
     cdef int notify_me            # the loop may be asleep; written by the loop's thread
-    cdef int notified             # something was published since the loop last checked
+    cdef int notified             # a notification was published since the loop last checked
     cdef readonly unsigned long long n_wakeups
     cdef int writing_fd           # fd itself, or the other end of the pipe
     cdef int notify(self) except -1

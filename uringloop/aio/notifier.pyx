@@ -1,4 +1,4 @@
-"""The notifier: an eventfd, or a pipe where a sandbox refuses that, and the protocol that says when it must be written.
+"""The notifier: an eventfd, or a pipe where a sandbox refuses that, and the protocol that tells when to write to it.
 
 A system call per call_soon_threadsafe would cost both sides microseconds; most of the time the loop is awake and
 will check anyway.  What each side writes, in which order (QEMU: aio_notify):
@@ -51,7 +51,7 @@ cdef extern from *:
 
 
 cdef class Notifier(FdHandler):
-    """The handler of the loop's eventfd.  Raises OSError where there can be neither that nor a pipe."""
+    """The handler of the loop's eventfd.  Raises OSError where neither that nor a pipe can be made."""
 
     def __cinit__(self):
         self.open()
@@ -79,7 +79,7 @@ cdef class Notifier(FdHandler):
         ul_full_barrier()
         if ul_load(&self.notify_me):
             must(self.writing_fd >= 0, "a thread that may sleep can be woken")
-            # EAGAIN: the counter, or the pipe, is full, so the loop is as good as awake
+            # EAGAIN: the counter, or the pipe, is full, so the loop wakes anyway
             while write_fd(self.writing_fd, &one, sizeof(one)) < 0:
                 if errno != EINTR:
                     if errno != EAGAIN:

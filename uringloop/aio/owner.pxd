@@ -1,4 +1,4 @@
-# What runs an AioContext, as code below the event loop knows it.
+# The owner of an AioContext, as code below the event loop knows it.
 from .context_core cimport ContextCore
 
 cdef class ContextOwner:

@@ -6,10 +6,10 @@ from .handles cimport Handle
 
 cdef class PollHandler(FdHandler):
     cdef PollHandlers owner        # the context's; None for one without io_poll
-    cdef object io_poll            # returns whether there is something to do, and does nothing; or None
-    cdef Handle io_poll_ready      # does it
-    cdef bint is_found             # its own io_poll said so, and io_poll_ready did not run since
-    cdef bint is_busy              # its io_poll or io_poll_ready runs: not to be asked in a nested turn
+    cdef object io_poll            # returns whether there is work to do, without side effects; or None
+    cdef Handle io_poll_ready      # does the work
+    cdef bint is_found             # its own io_poll returned true, and io_poll_ready did not run since
+    cdef bint is_busy              # its io_poll or io_poll_ready runs: not to be polled in a nested turn
     cdef bint is_active            # called in each round of polling
     cdef int64_t last_ns           # when it last had something to do, or joined
     cdef int run_found(self) except -1
@@ -20,13 +20,13 @@ cdef class CallbackHandler(PollHandler):
 
 cdef class PollHandlers:
     cdef list active               # with an fd: called while the loop polls
-    cdef list bare                 # without an fd: asked in each turn, too
-    cdef list resting              # without an fd and idle: asked now and then
+    cdef list bare                 # without an fd: also polled in each turn
+    cdef list resting              # without an fd and idle: polled now and then
     cdef unsigned long thread      # the context's; 0 for none yet
-    cdef int depth                 # rounds that go on: lists are replaced, not changed
+    cdef int depth                 # rounds in progress: lists are replaced, not changed
     cdef int64_t carried_ns        # waited since something happened, in waits that were cut short
     cdef int64_t last_ns           # when one without an fd last had something to do, or was added
-    cdef int64_t next_rest_ns      # when to ask the resting ones
+    cdef int64_t next_rest_ns      # when to poll the resting ones
     cdef int64_t next_expiry_ns    # when to drop idle ones
     cdef int join(self, PollHandler handler) except -1
     cdef int leave(self, PollHandler handler) except -1

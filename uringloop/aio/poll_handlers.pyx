@@ -1,18 +1,18 @@
 """Handlers in Python: the callbacks of an fd, and memory that is polled (QEMU: AioHandler with io_poll).
 
 How it works:
- 1. `io_poll` only returns whether there is something to do; `io_poll_ready` does it, in the dispatch of the turn, so
-    that its time is not taken for waiting.  A flag of the handler's own (is_found) is the only way there.
+ 1. `io_poll` only returns whether there is work to do; `io_poll_ready` does it, in the dispatch of the turn, so that
+    its time does not count as waiting.  Only the handler's own flag (is_found) causes that call.
  2. While the context polls (adaptive polling), all active handlers are called again and again, each in every round.
  3. A handler with an fd becomes active with its first event and, where the monitor can poll itself, leaves after
     idle_ns without one; its fd brings it back.  Elsewhere its fd would starve while others are found by polling.
  4. One without an fd has nothing that could wake the loop.  It is polled in each turn, busy-polling or not, and
     bounds the sleep: to an eighth of the time for which nothing was found, 50 us at least and 10 ms at most, so that
-    it is found late by an eighth of its own rhythm, and an idle loop wakes 100 times a second.
-    Idle for long, it is polled once in 10 ms only, since thousands of them would make every turn slow.
+    it is found late by an eighth of its own period, and an idle loop wakes 100 times a second.
+    Idle for long, it is polled only once in 10 ms, since thousands of them would make every turn slow.
  5. Such bounds cut one wait into several; for learning how long to poll they are added up (carry).
 
-Invariant: a handler whose io_poll or io_poll_ready runs is not asked by a nested turn.
+Invariant: a handler whose io_poll or io_poll_ready runs is not polled by a nested turn.
 
 Thread: the context's.  Not here: when to poll and for how long (context, fdmon/adaptive_polling).
 """
@@ -35,12 +35,12 @@ cdef class PollHandler(FdHandler):
 
     @property
     def removed(self):
-        """It is never called again."""
+        """Whether it is never called again."""
         return self.is_removed
 
     @property
     def polled_for(self):
-        """It is called whenever the context polls; False for one that is idle."""
+        """Whether it is called whenever the context polls; False for one that is idle."""
         return self.is_active
 
     def __repr__(self):
@@ -84,7 +84,7 @@ cdef class PollHandler(FdHandler):
 
 
 cdef class CallbackHandler(PollHandler):
-    """What AioContext.set_fd_handler() wants of one fd."""
+    """The interests of AioContext.set_fd_handler() in one fd."""
 
     cdef int on_ready(self, short revents) except -1:
         cdef Handle io_read = self.io_read
@@ -96,7 +96,7 @@ cdef class CallbackHandler(PollHandler):
         revents &= self.events | POLLERR | POLLHUP
         if revents == 0:
             return self.run_found()
-        self.is_found = False  # the fd itself says so, too: once is enough
+        self.is_found = False  # the fd itself also reports it: once is enough
         # an error is for both; a hang-up for the reader, or else for the writer, which would never be notified
         if io_read is not None and revents & (POLLIN | POLLHUP | POLLERR):
             io_read.run()
@@ -108,7 +108,7 @@ cdef class CallbackHandler(PollHandler):
 
 
 cdef class PollHandlers:
-    """Those of one context that have an io_poll."""
+    """The handlers of one context that have an io_poll."""
 
     def __cinit__(self):
         self.active = []
@@ -119,7 +119,7 @@ cdef class PollHandlers:
         return len(self.active) + len(self.bare) + len(self.resting)
 
     cdef int join(self, PollHandler handler) except -1:
-        """From now on it is polled."""
+        """Poll it from now on."""
         cdef list own = self.bare if handler.fd < 0 else self.active
         if handler.is_removed or handler.is_active:
             return 0
@@ -137,7 +137,7 @@ cdef class PollHandlers:
         return 0
 
     cdef int leave(self, PollHandler handler) except -1:
-        """No longer; it may not have been."""
+        """Stop polling it, if it was polled."""
         handler.is_active = False
         # new lists: a frame below may be going through the old ones
         if handler.fd >= 0:
@@ -150,7 +150,7 @@ cdef class PollHandlers:
         return 0
 
     cdef bint ask(self, ReadyList ready_list) except -1:
-        """One round: those that are found go to the ready list.  Returns whether there were any.  Runs user code."""
+        """One round: those with work join the ready list.  Returns whether there were any.  Runs user code."""
         cdef bint found = self.ask_all_of(self.active, ready_list)
         return self.ask_bare(ready_list) or found
 
@@ -196,13 +196,13 @@ cdef class PollHandlers:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            # asked again it would fail again, thousands of times a second
+            # polled again, it would fail again, thousands of times a second
             io_poll_ready = handler.io_poll_ready
             if handler.fd < 0:
                 handler.remove()
             else:
                 self.leave(handler)
-                handler.io_poll = None  # its fd is watched on
+                handler.io_poll = None  # its fd is still watched
             if io_poll_ready is not None:
                 io_poll_ready.report(error, io_poll)
             return False
@@ -230,13 +230,13 @@ cdef class PollHandlers:
         return bound_ns if timeout_ns < 0 else min(timeout_ns, bound_ns)
 
     cdef int64_t carry(self, int64_t waited_ns, bint is_quiet) noexcept:
-        """A wait is over: how long it took with those before it that found nothing, either."""
+        """A wait is over: returns how long it took, with those before it that found nothing, either."""
         waited_ns += self.carried_ns
         self.carried_ns = waited_ns if is_quiet else 0
         return waited_ns
 
     cdef int expire(self, int64_t now_ns, int64_t idle_ns, bint has_notification) except -1:
-        """Those that had nothing to do for so long are not called in each round any more."""
+        """Stop calling those in each round that had no work for so long."""
         cdef PollHandler handler
         cdef list kept
         if now_ns < self.next_expiry_ns:

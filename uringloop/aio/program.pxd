@@ -1,11 +1,11 @@
-# What a program has put in the place of the loop's clock and wait.
+# A program's replacements for the loop's clock and wait.
 from libc.stdint cimport int64_t
 
 from .ready cimport ReadyQueue
 from .timers cimport Timers
 
 cdef class Program:
-    cdef double left_s                # what timeout_ns() gave last, in seconds and not rounded
+    cdef double left_s                # the last result of timeout_ns(), in seconds and not rounded
     cdef int begin_turn(self) except -1
     cdef double now_s(self) except? -1.0
     cdef double resolution(self) except? -1.0

@@ -1,7 +1,7 @@
-"""Program: turns by a clock, and a wait, that a program has put in the place of the loop's.
+"""Program: turns with a clock, and a wait, with which a program has replaced the loop's.
 
-Tests travel in time.  On a clock of their own a turn does what asyncio's does, in seconds, and reads that clock as
-often: it may move when it is read, or by what the wait would have taken, and has to arrive at a timer's time exactly.
+Tests travel in time.  On their clock a turn does what asyncio's does, in seconds, and reads that clock as often: it may
+move when it is read, or by the time that the wait would have taken, and has to arrive at a timer's time exactly.
 
 All of this may run user code, which may close the context, or run a turn.  Thread: the context's.
 Not here: how to find out what is the program's (eventloop/base/loop_core), the turn (aio/context_core).
@@ -21,7 +21,7 @@ cdef double LONGEST_SELECT_S = 86400.0  # asyncio's MAXIMUM_SELECT_TIMEOUT
 
 
 cdef class Program:
-    """The loop says what the first four are."""
+    """The loop defines the first four methods."""
 
     cdef int begin_turn(self) except -1:
         """A turn is to begin: set the context's has_own_clock and has_own_select."""
@@ -53,11 +53,11 @@ cdef class Program:
         return <int64_t>ceil(self.left_s * 1e9)
 
     cdef int wait(self, int64_t timeout_ns, bint is_exact) except -1:
-        """The program's select waits, and has what it calls in the end take what it likes.
+        """Let the program's select wait; it decides how long the wait that it finally calls may take.
 
         Parameters:
             timeout_ns: at most, -1 for ever.
-            is_exact: it is what timeout_ns() gave last.
+            is_exact: it is the last result of timeout_ns().
         """
         if timeout_ns < 0:
             return self.select(None)
@@ -66,7 +66,7 @@ cdef class Program:
         return self.select(self.left_s if is_exact else timeout_ns / 1e9)
 
     cdef int take_due(self, Timers timers, ReadyQueue due) except -1:
-        """Move what is due at one look at the clock, the earliest first."""
+        """Move the timers that are due at one reading of the clock, the earliest first."""
         cdef double end_s = self.now_s() + self.resolution()
         cdef TimerHandle first = timers.first()
         while first is not None and not first.when_s >= end_s:

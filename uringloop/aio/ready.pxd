@@ -5,7 +5,7 @@ from ..support.references cimport References
 from .handles cimport Handle
 
 cdef class ReadyQueue(References):
-    cdef PyObject *spare[256]  # handles that ran and that nothing else holds, empty, to be used again; owned
+    cdef PyObject *spare[256]  # handles that ran, empty, without other references, for reuse; owned
     cdef int n_spare
     cdef size_t n_idle        # idle bottom halves that wait: the wait is bounded
     cdef unsigned long long n_void  # queued, and no progress: cancelled or idle bottom halves

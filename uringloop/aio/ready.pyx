@@ -2,7 +2,7 @@
 
 One contiguous ring of references that doubles when full (References); push and pop are a few instructions.
 
-A handle that ran and that is not held any more is emptied and used again: making and freeing a collected object with
+A handle that ran and is not referenced any more is emptied and used again: making and freeing a collected object with
 eight fields costs more than all the rest of scheduling it (sleep(0) among 100 tasks: 1.27 times uvloop, 1.22 before).
 
 Invariant: tail - head handles are queued and each holds one reference of ours; so do n_spare empty ones.
@@ -44,7 +44,7 @@ cdef class ReadyQueue(References):
         return self.tail - self.head
 
     cdef int have_room(self) except -1:
-        """From now on one push() cannot fail."""
+        """Make sure that one push() cannot fail."""
         return self.grow() if self.tail - self.head > self.mask else 0
 
     cdef int push(self, Handle handle) except -1:
@@ -68,7 +68,7 @@ cdef class ReadyQueue(References):
         return handle
 
     cdef list handles(self):
-        """What is queued, the oldest first: a copy."""
+        """The queued handles, the oldest first: a copy."""
         cdef list copy = []  # first: it may run user code, as nothing below does
         cdef size_t at
         for at in range(self.head, self.tail):
@@ -76,7 +76,7 @@ cdef class ReadyQueue(References):
         return copy
 
     cdef Handle new_handle(self):
-        """An empty one, as Handle.__new__ gives it."""
+        """An empty one, as Handle.__new__ returns it."""
         cdef Handle handle
         while self.n_spare:
             self.n_spare -= 1
@@ -89,12 +89,12 @@ cdef class ReadyQueue(References):
         return Handle.__new__(Handle)
 
     cdef int recycle(self, Handle handle) except -1:
-        """Keep a handle that ran, where that cannot be noticed; the caller's reference must be the only one."""
+        """Keep a handle that ran, if nobody can notice; the caller's reference must be the only one."""
         if (not UL_IS_OURS_ALONE(handle, Handle) or handle.n_args < 0 or handle.args is not None
                 or handle.debug_info is not None or self.n_spare == SPARE_MOST):
             return 0
         handle.callback = handle.first = handle.second = handle.context = handle.loop = None
-        # What went with these may have run user code, and a turn in it.
+        # Releasing these may have run user code, and a turn in it.
         if self.n_spare < SPARE_MOST:
             Py_INCREF(handle)  # undone by new_handle or clear
             self.spare[self.n_spare] = <PyObject *>handle

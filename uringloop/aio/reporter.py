@@ -1,11 +1,11 @@
-"""Where errors of callbacks go when there is no loop: to the log."""
+"""Log errors of callbacks when there is no loop to report them to."""
 
 import logging
 from typing import Any
 
 
 class LogReporter:
-    """What a Handle asks of its loop."""
+    """The methods and attributes of a loop that a Handle needs."""
 
     __slots__ = ()
 

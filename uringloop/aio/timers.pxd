@@ -10,7 +10,7 @@ cdef struct TimerEntry:
     PyObject *handle       # owned reference to a TimerHandle
 
 cdef class Timers(TimerOwner):
-    cdef object collected  # always None: an object field makes the class one that is garbage-collected
+    cdef object collected  # always None: an object field makes the class garbage-collected
     cdef TimerEntry *heap  # 4-ary; owned
     cdef size_t count
     cdef size_t capacity

@@ -20,7 +20,7 @@ from .handles cimport TimerHandle, TimerOwner
 
 cdef enum:
     FIRST_CAPACITY = 64
-    COMPACT_FROM = 64      # below this many cancelled ones a compaction is not worth its while
+    COMPACT_FROM = 64      # below this many cancelled ones a compaction is not worth it
 
 
 ctypedef int (*Comparison)(const void *, const void *) noexcept nogil
@@ -108,7 +108,7 @@ cdef class Timers(TimerOwner):
         return handle
 
     cdef list handles(self):
-        """What is scheduled, the earliest first, cancelled or not: a copy."""
+        """The scheduled handles, the earliest first, cancelled or not: a copy."""
         cdef list copy = []  # first: it may run user code, as nothing below does
         cdef size_t i
         cdef TimerEntry *entries = <TimerEntry *>malloc((self.count + 1) * sizeof(TimerEntry))
@@ -185,7 +185,7 @@ cdef class Timers(TimerOwner):
         while at >= 0 and kept > 1:
             self.sift_down(<size_t>at, self.heap[at])
             at -= 1
-        # Last: letting a handle go may run user code (of its context variables), which may schedule timers.
+        # Last: releasing a handle may run user code (of its context variables), which may schedule timers.
         for i in range(n_dropped):
             Py_DECREF(<object>dropped[i])  # taken by push
         free(dropped)
