@@ -1,6 +1,6 @@
 """The public AioContext: an event loop's engine for users without asyncio (docs/aio-context.md).
 
-What runs is ContextCore; asyncio's loop and its transports use that by themselves.
+The engine itself is ContextCore; asyncio's loop and its transports use that directly.
 
 Thread: the context's, except for bottom halves and notify.  QEMU lets any thread set fd handlers, by a lock and
 deferred freeing; here another thread schedules a bottom half that does it, and gets a RuntimeError otherwise.
@@ -34,12 +34,12 @@ except ImportError:  # a build without liburing: no monitor has requests
 
 cdef object is_finalizing = sys.is_finalizing  # a C variable: module globals may be gone by then
 
-# A moment so far away is none that a clock reaches, but can be added to any time without overflow.
+# No clock reaches a time so far away, but it can be added to any time without overflow.
 cdef int64_t LONGEST_LOOK_NS = <int64_t>1 << 62
 
 
 cdef int64_t as_int64(object number) except? -1:
-    """An argument that must be a whole number: TypeError for floats, which Cython would cut off."""
+    """An argument that must be a whole number: TypeError for floats, which Cython would truncate."""
     return index(number)
 
 
@@ -47,8 +47,8 @@ cdef class AioContext(ContextCore):
     """One event loop's engine; also without asyncio (docs/aio-context.md).
 
     Parameters:
-        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that it can have; None
-            for $URINGLOOP_FDMON, else the best there is; or an FDMonitor, which the context then owns and closes.
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best available to it; None
+            for $URINGLOOP_FDMON, else the best available one; or an FDMonitor, which the context then owns and closes.
 
     Raises: MonitorUnavailable, ValueError; see fdmon/select.py.
     """
@@ -79,7 +79,7 @@ cdef class AioContext(ContextCore):
         """Run one turn; also from a callback of an outer one, which then finds less to do.
 
         Parameters:
-            blocking: wait for something to happen; False only takes what is there.
+            blocking: wait for an event; False only handles what is ready.
 
         Returns: whether a callback, completion, ready fd or timer ran (the notifier's own does not count).
         Raises: RuntimeError when the context is closed; SystemExit and KeyboardInterrupt of callbacks.
@@ -98,11 +98,11 @@ cdef class AioContext(ContextCore):
             self.n_polls -= 1
             if after is not None:
                 after()
-        # cancelled and idle bottom halves stood in the queue, and are no progress
+        # cancelled and idle bottom halves were in the queue, and are no progress
         return self.n_dispatched - n_before != self.ready.n_void - n_void_before
 
     cdef int check_use(self) except -1:
-        """For what is not thread-safe."""
+        """Check the thread, for methods that are not thread-safe."""
         self.check_open()
         if self.thread != 0 and self.thread != <unsigned long>PyThread_get_thread_ident():
             raise RuntimeError("Non-thread-safe operation: this thread does not run the AioContext; "
@@ -110,18 +110,18 @@ cdef class AioContext(ContextCore):
         return 0
 
     def set_fd_handler(self, fd, io_read=None, io_write=None, io_poll=None, io_poll_ready=None):
-        """Watch an fd; replaces what was set for it, and all None removes it.
+        """Watch an fd; replaces its previous handler, and all None removes that.
 
         Parameters:
             fd: stays the caller's; remove the handler before closing it.
             io_read, io_write: called without arguments in each turn in which the fd is readable or writable.
-            io_poll: returns, without doing anything, whether there is something to do; asked while the context
+            io_poll: returns, without side effects, whether there is work to do; called while the context
                 busy-polls instead of sleeping (set_poll_params), and ignored without io_poll_ready.  While the context
-                sleeps only the fd wakes it.
-            io_poll_ready: called without arguments when io_poll said so.
+                sleeps, only the fd wakes it.
+            io_poll_ready: called without arguments when io_poll returned true.
 
         A removed handler is never called again; nor is one that was to be replaced when this raises OSError.
-        Exceptions of callbacks are reported, as those of bottom halves.
+        Exceptions of callbacks are reported like those of bottom halves.
         Raises: OSError as epoll_ctl(2); ValueError for io_poll alone; RuntimeError from another thread.
         Thread: the context's.  Source: QEMU's aio_set_fd_handler(), which any thread may call.
         """
@@ -154,7 +154,7 @@ cdef class AioContext(ContextCore):
     def set_event_notifier(self, notifier, io_read=None, io_poll=None, io_poll_ready=None):
         """The same for an EventNotifier; io_read calls its test_and_clear().
 
-        Raises: ValueError, too, for one that is closed: its handler is removed before.
+        Raises: also ValueError for one that is closed: remove its handler before closing it.
         """
         cdef object fd = notifier.fileno()
         if fd < 0:
@@ -168,7 +168,7 @@ cdef class AioContext(ContextCore):
 
         Returns: a PollHandler; its remove() ends it.  It is polled in each turn, and while it is there no sleep is
             longer than an eighth of the time for which it found nothing: at least 50 us, at most 10 ms.
-            set_poll_params() makes that a look instead of a sleep, notify() ends a sleep at once.
+            set_poll_params() makes that busy-polling instead of a sleep, notify() ends a sleep at once.
         Thread: the context's.
         """
         cdef PollHandler handler = PollHandler(-1, 0)
@@ -193,7 +193,7 @@ cdef class AioContext(ContextCore):
         return 0
 
     def new_bottom_half(self, callback, *args):
-        """A BottomHalf: callback(*args), to be scheduled as often as is wanted, from any thread.  Thread: any."""
+        """A BottomHalf: callback(*args), to be scheduled any number of times, from any thread.  Thread: any."""
         return new_bottom_half(self.bottom_halves, callback, args, False)
 
     def schedule_one_shot(self, callback, *args):
@@ -225,7 +225,7 @@ cdef class AioContext(ContextCore):
         return handle
 
     def notify(self):
-        """End the wait of the turn that goes on, or spare the next one its sleep.  Thread: any."""
+        """End the wait of the current turn, or else keep the next one from sleeping.  Thread: any."""
         if not self.monitor.is_closed:
             self.notifier.notify()
 
@@ -234,9 +234,9 @@ cdef class AioContext(ContextCore):
 
         Parameters:
             max_ns: nanoseconds to busy-poll at most; 0 switches it off.
-            grow, shrink: the factor by which an event's time grows while it comes soon after we stopped looking, and
+            grow, shrink: the factor by which an event's time grows while it comes soon after we stopped polling, and
                 the divisor by which it shrinks when it comes late; 0 means 2, and "to 0".
-            idle_ns: nanoseconds after which an event that does not come is not looked for; None for 7 s.
+            idle_ns: nanoseconds without an event after which we no longer poll for it; None for 7 s.
 
         What was learned so far is forgotten.
         Raises: ValueError for negative numbers; RuntimeError from another thread or on a closed context.
@@ -269,7 +269,7 @@ cdef class AioContext(ContextCore):
         Returns: a request with cancel(), cqe, done() and user_data.  The kernel sees it with the next turn at the
             latest.  close() cancels it, and notifies the callback.
         Raises: SqeNotSupported on epoll and poll; ValueError for an SQE that would break others; RuntimeError from
-            another thread or on a closed context; whatever prep raises.  Then no request was made.
+            another thread or on a closed context; any exception of prep.  Then no request was made.
         Thread: the context's.  Source: QEMU's aio_add_sqe().
         """
         self.check_open()

@@ -15,7 +15,7 @@ class Statistics(Mapping[str, "int | str"]):
     """What a loop or an AioContext did so far; docs/observing.md says what each number counts.
 
     The fields are attributes, and items of a mapping: `numbers.turns` is `numbers["turns"]`.  All monitors have all of
-    them: what a monitor has no such thing of is 0.  It does not change; call statistics() again for newer numbers.
+    them; one that does not apply to a monitor is 0.  It does not change; call statistics() again for newer numbers.
     """
 
     fdmon: str
