@@ -11,8 +11,8 @@ cdef class RawRequest(SqeRequest):
     cdef object arrived                # deque of Cqes that were not taken yet; multishot without a callback only
     cdef object waiter                 # the asyncio.Future that a task waits for in RequestWait, or None
     cdef list closers                  # Futures that wait for the end in aclose(), or None
-    cdef RequestProxy proxy            # what is in the kernel for it, if it is iterated; or None
-    cdef bint is_closing               # what still comes is dropped
+    cdef RequestProxy proxy            # the kernel has this in its place, if it is iterated; or None
+    cdef bint is_closing               # further completions are dropped
     cdef ContextOwner reports_to       # its exception handler gets a failure that is never retrieved; or None
     cdef int set_waiter(self, object waiter) except -1
     cdef int resolve(self, object waiter) except -1

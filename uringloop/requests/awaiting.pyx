@@ -2,13 +2,13 @@
 
 How it works:
  1. Awaiting makes a RequestWait, which hands the task a plain asyncio.Future that the next completion resolves.
- 2. A task that is cancelled there asks the kernel to cancel, and waits on: only the final completion says that the
-    kernel has released the memory.  Then it raises the CancelledError.
- 3. The kernel does not know a request that is iterated, but a RequestProxy, which borrows it.  So the end of the last
-    reference is seen although the request is in flight and could never be stopped any more: it is cancelled.
+ 2. A task that is cancelled there asks the kernel to cancel, and keeps waiting: only the final completion shows that
+    the kernel has released the memory.  Then it raises the CancelledError.
+ 3. The kernel has not the iterated request itself, but a RequestProxy, which borrows it.  So dropping the last
+    reference is noticed although the request is in flight; nothing could stop it any more, so it is cancelled.
 
-Invariant: a RequestProxy keeps its RawRequest alive while a task waits for it, and from the moment that it is not
-wanted any more until the final completion.
+Invariant: a RequestProxy keeps its RawRequest alive while a task waits for it, and from its closing until the final
+completion.
 
 Thread: the loop's.
 Not here: completions and callbacks (`request`), SQEs (`submit`), hold and release (`uring/request`).
@@ -28,7 +28,7 @@ from ..uring.request cimport CANCELLING, KIND_RAW, Request
 from .request cimport Cqe, SqeRequest
 
 # A StopIteration raised by compiled code gets a traceback, with a frame made for it: 200 ns per await.  So the slot
-# that the interpreter calls (SEND with None) is a function of ours that raises none.
+# that the interpreter calls (SEND with None) is our own function, which raises none.
 cdef extern from *:
     """
     typedef int (*ul_advance)(PyObject *wait, PyObject **found);
@@ -64,23 +64,23 @@ from asyncio import exceptions, futures
 
 cdef object CancelledError = exceptions.CancelledError
 cdef object Future = futures.Future
-# Unbound, which saves looking them up for each completion.
+# Unbound, which saves a lookup for each completion.
 cdef object is_future_done = Future.done
 cdef object resolve_future = Future.set_result
-cdef object is_finalizing = sys.is_finalizing  # C variables: module globals may be gone when the last request goes
+cdef object is_finalizing = sys.is_finalizing  # C variables: module globals may be gone when the last request is freed
 
 
 @cython.no_gc_clear
 cdef class RawRequest(SqeRequest):
     """A request that loop.add_sqe() made.  It is awaitable; it is not a Future.
 
-    Returns of `await request`: the result, 0 or more.  Raises: the OSError subclass of a negative one.  A task that is
-    cancelled while it awaits cancels the request, and goes on when the kernel has released the memory.  After the
-    completion every await gives the same.
+    `await request` returns the result, 0 or more.  It raises the OSError subclass of a negative one.  A task that is
+    cancelled while it awaits cancels the request, and continues when the kernel has released the memory.  After the
+    completion every await gives the same result.
 
     A multishot request is iterated instead: `async for cqe in request` gives each Cqe as it is, the last one
     with `cqe.more` false; negative results are not raised.  To stop before that, call aclose(), or iterate within
-    contextlib.aclosing(request).  Forgotten instead, it is cancelled with a ResourceWarning.
+    contextlib.aclosing(request).  If dropped instead, it is cancelled with a ResourceWarning.
 
     Thread: the loop's.  Source: io_uring_enter(2), io_uring_prep_*(3).
     """
@@ -103,7 +103,7 @@ cdef class RawRequest(SqeRequest):
         return self if self.proxy is None else self.proxy
 
     cdef int iterate(self) except -1:
-        """From now on its RequestProxy is held in its place."""
+        """From now on hold its RequestProxy in its place."""
         must(is_none(<void *>self.proxy), "one RequestProxy is in the kernel for a request")
         self.arrived = deque()
         self.proxy = RequestProxy.__new__(RequestProxy)
@@ -127,9 +127,10 @@ cdef class RawRequest(SqeRequest):
         return RequestWait.__new__(RequestWait, self, True)
 
     async def aclose(self):
-        """Cancel the request, and return when it is over; a task that iterates it meanwhile comes to its loop's end.
+        """Cancel the request, and return when it is over; a task that iterates it meanwhile reaches its loop's end.
 
-        Completions that were not taken are dropped, and fds in them closed.  To see them all, cancel() and iterate on.
+        Completions that were not taken are dropped, and fds in them closed.  To get them all, cancel() and keep
+        iterating.
         """
         cdef object cancelled = None
         self.cancel()
@@ -198,7 +199,7 @@ cdef class RawRequest(SqeRequest):
             try:
                 resolve_future(waiter, None)
             except MemoryError:
-                loop._after_memory_error()  # the future is done, and asyncio has dropped what was to wake the task
+                loop._after_memory_error()  # the future is done, but asyncio has dropped the task's wake-up
         return 0
 
     cdef int finish(self) except -1:
@@ -234,7 +235,7 @@ cdef class RawRequest(SqeRequest):
             })
 
     cdef int drop_in_flight(self) except -1:
-        """It is not iterated and could not be stopped any more: it is cancelled, and what comes until then is closed.
+        """Cancel it, since nothing iterates it or could stop it any more; fds that arrive until then are closed.
 
         Returns: 0 if there is nothing to cancel.
         """
@@ -265,7 +266,7 @@ cdef class RequestProxy(Request):
         cdef RawRequest request
         must_if(self.request == NULL, is_none(<void *>self.kept), "a request that is kept alive is not gone")
         if self.request == NULL:
-            # it went with the interpreter, or with a loop that was forgotten open
+            # it was freed with the interpreter, or with a loop that was left open
             if self.makes_fds and res >= 0:
                 close_fd(res)
             if not flags & IORING_CQE_F_MORE:
@@ -288,10 +289,10 @@ cdef class RequestProxy(Request):
 @cython.freelist(64)
 @cython.final
 cdef class RequestWait:
-    """Awaiting a request, or the next completion of a multishot one; what `yield from` needs of an iterator."""
+    """Awaiting a request, or the next completion of a multishot one; the iterator that `yield from` needs."""
 
     cdef RawRequest request
-    cdef object future      # what the task waits for now; the request's waiter
+    cdef object future      # the task waits for this now; the request's waiter
     cdef object cancelled   # the exception that was thrown in, to be raised when the kernel has released the memory
     cdef bint is_next       # for the next completion, not for the final one
 
@@ -319,7 +320,7 @@ cdef class RequestWait:
         raise StopIteration(take_reference(found))
 
     def throw(self, error, value=None, traceback=None):
-        """A task that is cancelled comes here: cancel the request, and wait until it is over all the same."""
+        """Called in a task that is cancelled: cancel the request, but still wait until it is over."""
         if value is not None:
             error = value
         elif isinstance(error, type):
@@ -391,7 +392,7 @@ cdef inline object take_reference(PyObject *found):
 
 
 cdef void take_back(RequestWait wait) noexcept:
-    """What advance() gave did not reach the task: an fd in it is closed with the request."""
+    """The result of advance() did not reach the task: an fd in it is closed with the request."""
     wait.request.is_seen = False
 
 

@@ -1,4 +1,4 @@
-# What may stand in a user's own SQE, and what a prep function is given.
+# Checks of a user's own SQE, and of the arguments of a prep function.
 from ..liburing.liburing cimport io_uring_sqe
 from .request cimport SqeRequest
 

@@ -5,9 +5,9 @@ How it works:
  2. `check_sqe` refuses what would break the loop's own requests (decision 0012 lists it), and memory that is known to
     be too small or read-only.
 
-Known memory is what prep's arguments and `keepalive` show: bytes, cffi's arrays and buffers, and what has the buffer
-protocol.  A pointer that was computed (`buffer + offset`) or that a prep function of the user's own takes from
-elsewhere says nothing of its memory: name the buffer in `keepalive`.
+Known memory is found in prep's arguments and `keepalive`: bytes, cffi's arrays and buffers, and objects with the buffer
+protocol.  A pointer that was computed (`buffer + offset`) or that the user's own prep function takes from elsewhere
+reveals nothing about its memory: name the buffer in `keepalive`.
 
 Thread: the context's.
 Not here: making requests (`submit`).
@@ -58,7 +58,7 @@ cdef extern from *:
         return 1;
     }
 
-    /* What an object refers to and has the buffer protocol, borrowed; or NULL. */
+    /* An object with the buffer protocol to which this one refers, borrowed; or NULL. */
     static PyObject *ul_buffer_behind(PyObject *object)
     {
         PyObject *found = NULL;
@@ -70,7 +70,7 @@ cdef extern from *:
     PyObject *ul_buffer_behind(object)
 
 cdef enum:
-    OP_NONE = 255                      # what stands in an SQE that was not filled
+    OP_NONE = 255                      # the opcode of an SQE that was not filled
     KEEPALIVE_LOOKED_AT = 16           # items of a keepalive that is a list or tuple; it may be long, and is only kept
     STACK_MOST = 12                    # arguments of a prep function of liburing, the SQE included
 
@@ -96,16 +96,16 @@ cdef int know_cffi() except -1:
 
 cdef int fill_sqe(SqeRequest request, io_uring_sqe *sqe, object pointer, tuple call, object keepalive,
                   bint is_linked) except -1:
-    """Have prep fill an SQE, check it, and write down in the request what it must know of it.
+    """Have prep fill an SQE, check it, and record in the request what it must know about it.
 
     Parameters:
         request: new; is_multishot is set.
         pointer: `sqe` as cffi knows it.
         call: (prep, *args).
-        keepalive: what the user names; looked through for memory that is known.
+        keepalive: as passed by the user; searched for known memory.
         is_linked: the chain's owner sets the link flags.
 
-    Raises: ValueError and TypeError for what is refused; whatever prep raises.
+    Raises: ValueError and TypeError for refused arguments; any exception of prep.
     """
     must(is_none(<void *>request.owner), "a request whose SQE is filled is not in flight")
     memset(sqe, 0, sizeof(io_uring_sqe))
@@ -130,7 +130,7 @@ cdef int fill_sqe(SqeRequest request, io_uring_sqe *sqe, object pointer, tuple c
 # -- calling prep ----------------------------------------------------------------------------------------------
 
 cdef int call_prep(object pointer, tuple call) except -1:
-    """prep(pointer, *args); what is known to go wrong with arguments is refused before."""
+    """Call prep(pointer, *args); arguments that are known to fail are refused before."""
     cdef object prep = call[0]
     cdef Py_ssize_t n = PyTuple_GET_SIZE(call)
     cdef Py_ssize_t i
@@ -159,7 +159,7 @@ cdef int call_prep(object pointer, tuple call) except -1:
 
 
 cdef int explain(tuple call) except -1:
-    """prep, a function of liburing, raised: the same with a hint, if one is known."""
+    """prep, a function of liburing, raised: raise the same with a hint, if one is known."""
     try:
         error_is_set()
     except TypeError as error:
@@ -171,7 +171,7 @@ cdef int explain(tuple call) except -1:
 
 
 cdef object hint_for(str problem, tuple call):
-    """What to write instead of the argument that cffi did not take; None if that is not known."""
+    """A suggestion in place of the argument that cffi refused; None if none is known."""
     if "expected" in problem and "arguments" in problem:
         return "the SQE is passed by add_sqe() and counts as the first one"
     for argument in call[1:]:
@@ -189,7 +189,7 @@ cdef object hint_for(str problem, tuple call):
 
 
 cdef bint is_async(object function):
-    """A coroutine function or an asynchronous generator function."""
+    """Whether it is a coroutine function or an asynchronous generator function."""
     if type(function) is not PythonFunction:
         if isinstance(function, functools.partial):
             function = function.func
@@ -252,7 +252,7 @@ cdef uint64_t transferred(const io_uring_sqe *sqe) noexcept:
 
 
 cdef bint is_written_to(const io_uring_sqe *sqe) noexcept:
-    """The kernel writes to sqe.addr, at once or later."""
+    """Whether the kernel writes to sqe.addr, at once or later."""
     return (sqe.opcode == OP_READ or sqe.opcode == OP_RECV or sqe.opcode == OP_READ_FIXED
             or sqe.opcode == OP_PROVIDE_BUFFERS)
 
@@ -316,7 +316,7 @@ cdef object name_of(object what):
 
 
 cdef bint posts_several(const io_uring_sqe *sqe) noexcept:
-    """One of the multishot requests; their flags stand in different fields."""
+    """Whether it is a multishot request; the flags of these are in different fields."""
     if sqe.opcode == OP_POLL_ADD:
         return sqe.len & POLL_ADD_MULTI != 0
     if sqe.opcode == OP_TIMEOUT:
@@ -329,7 +329,7 @@ cdef bint posts_several(const io_uring_sqe *sqe) noexcept:
 
 
 cdef bint makes_fds(const io_uring_sqe *sqe) noexcept:
-    """The result is an ordinary file descriptor; with file_index it is a slot of the registered files instead."""
+    """Whether the result is an ordinary file descriptor; with file_index it is a slot of the registered files."""
     if sqe.opcode == OP_FIXED_FD_INSTALL:
         return True
     return (sqe.file_index == 0

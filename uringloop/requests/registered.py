@@ -17,7 +17,7 @@ class RegisteredBuffers:
     """Memory that the kernel has pinned, for io_uring_prep_read_fixed, write_fixed and send_zc_fixed.
 
     Made by loop.register_buffers(buffers); `registered[i]` is a cffi pointer to the i-th.  Requests that are made while
-    they are registered keep the memory alive by themselves.
+    they are registered keep the memory alive themselves.
     """
 
     def __init__(self, loop: Any, buffers: Iterable[Any]) -> None:
@@ -51,7 +51,7 @@ class RegisteredBuffers:
 
 
 class RegisteredFiles:
-    """A table of files for requests with IOSQE_FIXED_FILE, or that make their result there (openat_direct ...).
+    """A table of files for requests with IOSQE_FIXED_FILE, or those that put their result there (openat_direct ...).
 
     Made by loop.register_files(files): a number of empty slots, or a list of fds, -1 for an empty slot.
     """
@@ -71,7 +71,7 @@ class RegisteredFiles:
         return self._n_slots
 
     async def update(self, index: int, fd: int) -> None:
-        """Put fd into a slot; -1 empties it.  The table holds the file by itself: fd may be closed afterwards."""
+        """Put fd into a slot; -1 empties it.  The table itself holds the file: fd may be closed afterwards."""
         from ..liburing import ffi, lib
 
         loop = self._loop()

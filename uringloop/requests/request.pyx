@@ -1,4 +1,4 @@
-"""One request of add_sqe() and the callback that it reports its completions to.
+"""One request of add_sqe() and the callback to which it reports its completions.
 
 How it works:
  1. Completions come in harvest order through `complete`, each once (uring/engine unlinks it before the call, so that
@@ -80,7 +80,7 @@ cdef class Cqe:
 
 @cython.no_gc_clear
 cdef class SqeRequest(Request):
-    """A request that add_sqe() made: what its two kinds have in common."""
+    """A request that add_sqe() made: the common base of its two kinds."""
 
     def __cinit__(self):
         self.kind = KIND_RAW
@@ -91,7 +91,7 @@ cdef class SqeRequest(Request):
     # -- what the kinds define ----------------------------------------------------------------------------
 
     cdef ContextCore its_context(self):
-        """Whose ring it is on; None once it is over."""
+        """The context whose ring it is on; None once it is over."""
         raise NotImplementedError
 
     cdef int check_open(self) except -1:
@@ -103,23 +103,23 @@ cdef class SqeRequest(Request):
         return None
 
     cdef object reporter(self):
-        """What errors are reported to, by call_exception_handler()."""
+        """The receiver of errors, by its call_exception_handler()."""
         raise NotImplementedError
 
     cdef Request in_kernel(self):
-        """What the kernel knows: the Request that is held."""
+        """The Request that is held for the kernel."""
         return self
 
     cdef int iterate(self) except -1:
-        """It is going to be iterated: it posts several completions, and has no callback."""
+        """Whether it will be iterated: it posts several completions, and has no callback."""
         raise NotImplementedError
 
     cdef int arrive(self, Cqe cqe) except -1:
-        """A completion, where there is no callback."""
+        """Take a completion, where there is no callback."""
         return 0
 
     cdef int wake(self) except -1:
-        """What waits for it goes on."""
+        """Wake its waiters."""
         return 0
 
     cdef int detach(self) except -1:
@@ -137,7 +137,7 @@ cdef class SqeRequest(Request):
 
     @property
     def user_data(self):
-        """What stands in the SQE's user_data, for requests that name others (timeout_update, poll_update, cancel64)."""
+        """The SQE's user_data, for requests that name other requests (timeout_update, poll_update, cancel64)."""
         return encode(self.in_kernel())
 
     def done(self):
@@ -161,7 +161,7 @@ cdef class SqeRequest(Request):
             raise RuntimeError("Non-thread-safe operation: this thread does not run the loop; "
                                "use loop.call_soon_threadsafe(request.cancel)")
         if held.state == CANCELLING:
-            engine.cancel_behind(held)  # asked again: the kernel may have missed it
+            engine.cancel_behind(held)  # once more: the kernel may have missed it
         else:
             engine.cancel(held)
         if self.retry is None:
@@ -169,8 +169,8 @@ cdef class SqeRequest(Request):
         return True
 
     def _cancel_again(self, delay_s):
-        """The kernel does not find a request that is just changing hands (measured: IOSQE_ASYNC reads on their way to
-        being polled for, multishot timeouts between two ticks): ask again until it is over.
+        """The kernel does not find a request that is just between two states (measured: IOSQE_ASYNC reads about to be
+        polled for, multishot timeouts between two ticks): repeat the cancel until it is over.
         """
         cdef TimerHandle handle = self.retry
         cdef double next_s = min(2 * <double>delay_s, LAST_RETRY_S)
@@ -178,7 +178,7 @@ cdef class SqeRequest(Request):
         if (handle is None or self.is_over or self.in_kernel().owner is None
                 or self.its_context().monitor.is_closed):
             return
-        # the same handle, in the place in the heap that it had: where memory is short it must not be the last time
+        # the same handle, in its old place in the heap: where memory is short the retries must not end here
         self.schedule_retry(handle, next_s)
         handle.first = next_s
         self.cancel()
@@ -248,7 +248,7 @@ cdef class SqeRequest(Request):
             close_fd(res)
 
     cdef object count_buffers(self, int32_t res, uint32_t flags):
-        """Memory of provided buffers lives as long as the kernel may write to it.  User code may run as it goes."""
+        """Keep memory of provided buffers as long as the kernel may write to it.  Its release may run user code."""
         cdef Engine engine = self.its_context().engine
         cdef LentBuffers lent = engine.lent
         if flags & IORING_CQE_F_BUFFER:
@@ -267,7 +267,7 @@ cdef class SqeRequest(Request):
         Parameters:
             handle: an empty one, made before.
         """
-        # own references: a nested turn in the callback may bring the end, which releases them
+        # own references: a nested turn in the callback may deliver the end, which releases them
         cdef ContextCore context = self.its_context()
         must(is_none(<void *>handle.callback), "a handle that is filled is an empty one")
         self.is_seen = True
@@ -280,7 +280,7 @@ cdef class SqeRequest(Request):
         return context.ready.recycle(handle)
 
     cdef int finish(self) except -1:
-        """The kernel has released it: release everything it keeps, too."""
+        """The kernel has released it: also release everything it keeps."""
         cdef object reporter
         cdef Request held = self.in_kernel()
         must_not(self.is_over, "a request is over once")
@@ -295,7 +295,7 @@ cdef class SqeRequest(Request):
         self.callback = self.callback_context = None
         if reporter is not None:
             self.report_touched(reporter)
-        held.keepalive = None  # last: user code may run as these things go
+        held.keepalive = None  # last: the release of these objects may run user code
         return 0
 
     cdef int report_touched(self, object reporter) except -1:

@@ -15,7 +15,7 @@ cdef int start(SqeRequest request, const io_uring_sqe *sqe, object kept) except 
 cdef int submit(SqeRequest request, tuple call, object keepalive, object callback, bint is_debug) except -1
 
 cdef inline object what_lives(tuple call, object keepalive, object tables):
-    """All that must live until the final completion."""
+    """All objects that must live until the final completion."""
     if keepalive is not None:
         call = (call, keepalive)
     # a fixed request may use them: they live on when they are unregistered meanwhile

@@ -1,14 +1,15 @@
-"""add_sqe(): SQEs that the user's prep function fills, on the ring of a context.  The one way in of raw requests.
+"""add_sqe(): SQEs that the user's prep function fills, on the ring of a context.  The only entry point of raw requests.
 
 How it works:
- 1. The user's prep function fills an SQE of ours in ordinary memory, never a slot of the ring: it may raise, run a
-    nested turn or make other requests, and the kernel still sees only what is whole and was checked.
- 2. `checks` refuses what would break the loop's own requests.
- 3. The SQE is copied into the ring, and the request held (uring/request).  It goes out with the next wait, which comes
-    at the end of the turn; a full SQ is submitted at once.
+ 1. The user's prep function fills our SQE in ordinary memory, never a slot of the ring: it may raise, run a nested
+    turn or make other requests, and the kernel still sees only complete SQEs that were checked.
+ 2. `checks` refuses SQEs that would break the loop's own requests.
+ 3. The SQE is copied into the ring, and the request held (uring/request).  It is submitted with the next wait, at the
+    end of the turn; a full SQ is submitted at once.
 
-What an SQE points to is the user's; `keepalive` holds prep, its arguments and what the user names until the final
-completion, so that cffi's objects and Python buffers among them live as long as the kernel may touch them.
+The memory to which an SQE points is the user's; `keepalive` holds prep, its arguments and the objects that the user
+names until the final completion, so that cffi's objects and Python buffers among them live as long as the kernel may
+touch them.
 
 Thread: the context's; before the first turn any one thread.
 Not here: what a completion becomes (`request`, `awaiting`); chains and tables (`eventloop/raw`).
@@ -30,7 +31,7 @@ from .request cimport ContextRequest, SqeRequest
 cdef enum:
     POISON = 0xDB
 
-# Scratches that no prep function has in its hands.
+# Scratches that no prep function uses at the moment.
 cdef list spare_scratches = []
 
 
@@ -43,7 +44,7 @@ cdef class Scratch:
         self.sqe = <io_uring_sqe *><uintptr_t>int(ffi.cast("uintptr_t", self.pointer))
 
     def was_touched(self):
-        """Debug mode: it was written to after it was poisoned."""
+        """Debug mode: whether it was written to after it was poisoned."""
         cdef const unsigned char *at = <const unsigned char *>self.sqe
         cdef size_t i
         for i in range(sizeof(io_uring_sqe)):
