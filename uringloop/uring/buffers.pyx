@@ -25,7 +25,7 @@ from ..support.errors cimport os_error
 from .ring cimport Ring
 
 
-# Buffer-group ids from here on are the loop's own; users' requests keep below.
+# Buffer-group ids from here on are the loop's own; users' requests use lower ones.
 FIRST_RESERVED_GROUP = 0xFF00
 
 
@@ -71,11 +71,11 @@ cdef class BufferRing:
         self.free_memory()
 
     cdef bint unregister(self) noexcept:
-        """Take it out of a ring that goes on to another loop; nothing is in flight.  False: close the ring."""
+        """Unregister it from a ring that is given to another loop; nothing is in flight.  False: close the ring."""
         return io_uring_unregister_buf_ring(&self.ring.ring, self.group) == 0
 
     cdef void free_memory(self) noexcept:
-        """Only when the ring is closed: the kernel may write until then."""
+        """Free the memory, only when the ring is closed: the kernel may write until then."""
         must_not(self.is_lent, "no frame reads a buffer whose memory is freed")
         if self.memory != NULL:
             munmap(self.memory, <size_t>self.n_buffers * self.buffer_bytes)
@@ -92,7 +92,7 @@ cdef class BufferRing:
     cdef char *take(self, int32_t res, uint32_t flags) noexcept:
         """Where the bytes of a completion with IORING_CQE_F_BUFFER are; valid until give_back.
 
-        Call it once for each such completion, in harvest order: that order is where the kernel wrote.
+        Call it once for each such completion, in harvest order: that order determines where the kernel wrote.
         """
         cdef unsigned id = flags >> IORING_CQE_BUFFER_SHIFT
         must(id < self.n_buffers, "a completion names a buffer of the ring")
@@ -122,13 +122,13 @@ cdef class BufferRing:
 
 
 cdef class LentBuffers:
-    """What keeps the memory alive that IORING_OP_PROVIDE_BUFFERS gave to the kernel.
+    """Keeps the memory alive that IORING_OP_PROVIDE_BUFFERS gave to the kernel.
 
-    The request itself is over at once, and the kernel writes to the buffer whenever it selects it.  So what the request
-    kept alive lives on: until a completion names the buffer (IORING_CQE_F_BUFFER), until as many of the group were
-    named or removed as were provided, or until the ring is closed.  Completions are counted in the order of the CQ.
+    The request itself is over at once, and the kernel writes to the buffer whenever it selects it.  So what that
+    request kept alive lives on: until a completion names the buffer (IORING_CQE_F_BUFFER), until as many of the group
+    were named or removed as were provided, or until the ring is closed.  Completions are counted in the order of the CQ.
 
-    Invariant: a count is never less than what the kernel has.  A buffer that the kernel loses without a word stays
+    Invariant: a count is never less than what the kernel has.  A buffer that the kernel drops silently stays
     until the ring is closed.
     """
 
@@ -149,7 +149,7 @@ cdef class LentBuffers:
         return 0
 
     cdef object use(self, unsigned group, unsigned id):
-        """A completion names a buffer; returns what is not needed any more, for the caller to drop."""
+        """A completion names a buffer; returns the objects not needed any more, for the caller to drop."""
         cdef dict held = self.groups.get(group)
         cdef list kept = None if held is None else held.get(id)
         if kept is None:
@@ -162,10 +162,10 @@ cdef class LentBuffers:
         return kept
 
     cdef object remove(self, unsigned group, int n_removed):
-        """Buffers were removed; returns what is not needed any more, for the caller to drop.
+        """Buffers were removed; returns the objects not needed any more, for the caller to drop.
 
-        That there were no more says nothing: a request that ends unfinished gives the buffer in its hand back later.
-        The kernel removes the oldest, so what is left is what completions after this one name.
+        That there were no more proves nothing: a request that ends unfinished returns its buffer later.
+        The kernel removes the oldest, so completions after this one name the buffers that are left.
         """
         if group not in self.counts:
             return None

@@ -11,7 +11,7 @@ cdef struct Completion:
     uint32_t flags
 
 cdef class CompletionFifo:
-    cdef object collected     # always None: an object field makes the class one that is garbage-collected
+    cdef object collected     # always None: an object field makes the class garbage-collected
     cdef Completion *items    # a ring
     cdef size_t head          # next to dispatch
     cdef size_t tail          # next free

@@ -51,7 +51,7 @@ cdef class CompletionFifo:
         return 0
 
     cdef Completion pop(self) noexcept:
-        """The oldest one, which is the caller's then, with its reference; the FIFO is not empty."""
+        """Remove the oldest one; the caller then owns its reference.  The FIFO is not empty."""
         must_not(self.head == self.tail, "a completion that is dispatched is on the FIFO")
         self.head += 1
         must_not(self.items[(self.head - 1) & self.mask].request == NULL, "a completion has its request")
@@ -67,7 +67,7 @@ cdef class CompletionFifo:
         return 0
 
     cdef int reserve(self, size_t n_more) except -1:
-        """Room for so many more, so that push() cannot fail: harvest asks before it takes CQEs from the ring."""
+        """Make room for so many more, so that push() cannot fail: called before harvest takes CQEs from the ring."""
         while self.tail - self.head + n_more > self.mask + 1:
             self.grow()
         return 0

@@ -12,8 +12,8 @@ cdef class Engine:
     cdef Ring ring                     # replaced when the loop moves to another thread
     cdef InFlight in_flight
     cdef InFlight late                 # completed, and a notification may follow: see uring/request, end()
-    cdef bint has_remains              # requests that are over may have left something in the ring: see note_sqe()
-    cdef LentBuffers lent              # what those buffers keep alive; None until there are some
+    cdef bint has_remains              # requests that are over may have left state in the ring: see note_sqe()
+    cdef LentBuffers lent              # objects that provided buffers keep alive; None until there are some
     cdef BufferRing buffers            # made on first use; None until then
     cdef bint has_no_buffers           # the kernel has no buffer ring or no multishot RECV, or memory is short
     cdef CompletionFifo fifo           # harvested, not dispatched
@@ -21,7 +21,7 @@ cdef class Engine:
     cdef Py_ssize_t harvested_bytes    # received since this wait began
     cdef References unsettled          # KIND_SKIP_SENDs of this enter
     cdef bint has_run                  # begin_run was called
-    cdef bint is_pollable              # of the ring's kind that wakes what sleeps on its fd, also after a move
+    cdef bint is_pollable              # the ring is of the kind that wakes sleepers on its fd, also after a move
     cdef bint is_bound                 # registrations were made with this ring
     cdef bint has_tables               # buffers or files were registered with this ring
     cdef readonly bint skip_sends      # a failed SEND reports its partial count: CQE-less sends are sound
@@ -32,7 +32,7 @@ cdef class Engine:
     cdef size_t n_leaked               # requests whose memory the kernel may still hold after a foreign close
 
     cdef inline io_uring_sqe *get_sqe(self) except NULL:
-        """Room for one request; it goes out as it is filled, so fill it, and `add` it, at once."""
+        """Room for one request; it is submitted as it stands, so fill it, and `add` it, at once."""
         return self.ring.get_sqe()
 
     cdef int add(self, Request request, io_uring_sqe *sqe) except -1

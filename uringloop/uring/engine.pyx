@@ -1,10 +1,10 @@
-"""The completion engine: one ring, the requests on it, and what they report.
+"""The completion engine: one ring, the requests on it, and their completions.
 
 How it works:
- 1. Everything that was queued since the last wait is submitted by the same io_uring_enter(2) that waits.
+ 1. All requests queued since the last wait are submitted by the same io_uring_enter(2) that waits.
  2. `harvest` copies CQEs out of the ring into a FIFO, from which the monitor's `dispatch` runs the completion
     callbacks.  A nested wait appends to the same FIFO and a nested dispatch takes from its head, so each is delivered
-    once and in order.  What the monitor itself has on the ring (KIND_INTERNAL) is reported to it at once.
+    once and in order.  The monitor's own requests (KIND_INTERNAL) are reported to it at once.
  3. A KIND_SKIP_SEND is MSG_WAITALL | MSG_DONTWAIT with IOSQE_CQE_SKIP_SUCCESS: once the kernel has consumed its SQE the
     send is over, and no CQE means that all of it was copied.  So after an enter that consumed everything, and
     after an overflowed CQ was flushed, what posted no CQE is settled as sent.
@@ -12,7 +12,7 @@ How it works:
     cheap enters before any Python runs.
 
 Invariant: a request is on `in_flight` from hold to release, and everything on it is cancelled and drained, or kept
-for ever, before its memory goes.
+for ever, before its memory is freed.
 
 Threads: the thread that enables the ring owns it for ever; `move` makes a new ring for another thread.
 Kernel: 5.19 at least, 6.0 for multishot receive, 6.1 for DEFER_TASKRUN.
@@ -59,7 +59,7 @@ cdef object sends_report_count = None
 
 
 cdef class Engine:
-    """A ring and what is in flight on it.  Raises MonitorUnavailable; then nothing is left behind."""
+    """A ring and the requests in flight on it.  Raises MonitorUnavailable; then nothing is left behind."""
 
     def __cinit__(self):
         self.ring = _ring.take_ring()
@@ -80,14 +80,14 @@ cdef class Engine:
         try:
             self.unsettled.put(request)
         except MemoryError:
-            io_uring_prep_nop(sqe)  # it has its place in the SQ, and must not go out behind its owner's back
+            io_uring_prep_nop(sqe)  # it keeps its place in the SQ, and must not send without its owner
             sqe.user_data = 0
             raise
         hold(request, self.in_flight, sqe)
         return 0
 
     cdef int add_raw(self, PyObject **requests, unsigned n, const io_uring_sqe *filled) except -1:
-        """The user's own requests, as one unit that no submission tears apart; all of them or none.
+        """Add the user's own requests, as one unit that no submission splits; all of them or none.
 
         Parameters:
             requests: n Requests of KIND_RAW, borrowed; held until their final completions.
@@ -121,12 +121,12 @@ cdef class Engine:
             if rounds == DRAIN_ROUNDS:
                 raise OSError(EAGAIN, "io_uring_enter: the kernel takes no requests at the moment")
             rounds += 1
-            # with what is done harvested, a full CQ is no reason to refuse more
+            # once finished requests are harvested, a full CQ is no reason to refuse more
             self.enter_and_harvest(0, -1)
         return 0
 
     cdef int prepare_for_raw(self) except -1:
-        """This thread may touch the ring, and before the first run any other may be the one that runs the loop."""
+        """Check that this thread may touch the ring; before the first run the loop's thread may still be any."""
         cdef Ring fresh
         self.ring.reopen()
         if not (self.has_run or not self.ring.is_enabled or self.in_flight.count or self.ring.has_unsubmitted()):
@@ -148,7 +148,7 @@ cdef class Engine:
             return 0
         sqe = self.ring.get_sqe()
         io_uring_prep_cancel64(sqe, encode(request), 0)
-        # The cancel's own result is not waited for; -ENOENT (already done) posts a CQE all the same: ignored.
+        # The cancel's own result is not waited for; -ENOENT (already done) still posts a CQE, which is ignored.
         sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
         sqe.user_data = 0
         if request.state == IN_FLIGHT:
@@ -156,17 +156,17 @@ cdef class Engine:
         return 0
 
     cdef int cancel_behind(self, Request request) except -1:
-        """A cancellation that comes when the kernel has done what it puts off to the end of an enter.
+        """A cancellation that runs after the work that the kernel defers to the end of an enter.
 
         A multishot timeout is found only while its timer is set.  A quick one expires before every enter that submits a
-        cancellation, and is set again by what that enter does last; so it would never be found.  A link of a NOP stands
-        behind it there.
+        cancellation, and is set again by the last step of that enter; so it would never be found.  A request linked to
+        a NOP runs after that step.
         """
         cdef io_uring_sqe *sqe
         if not self.ring.has_room(2):
             self.make_room(2)
         if request.owner is None:
-            return 0  # that brought its end
+            return 0  # that ended it
         sqe = self.ring.get_sqe()
         io_uring_prep_nop(sqe)
         sqe.flags |= IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS
@@ -178,21 +178,21 @@ cdef class Engine:
         return 0
 
     cdef bint is_elsewhere(self) noexcept:
-        """The ring is another thread's: this one may queue nothing."""
+        """Whether the ring is another thread's: this one may queue nothing."""
         return self.ring.is_enabled and not self.ring.is_mine()
 
     cdef int deliver(self, Request request, int32_t res, uint32_t flags) except -1:
-        """A completion that no CQE brought: the next dispatch calls `complete`."""
+        """Add a completion without a CQE: the next dispatch calls `complete`."""
         return self.fifo.push(request, res, flags, NULL)
 
     cdef LentBuffers lend_to_kernel(self):
-        """What keeps the buffers of PROVIDE_BUFFERS alive, made on first use."""
+        """The object that keeps the buffers of PROVIDE_BUFFERS alive, made on first use."""
         if self.lent is None:
             self.lent = LentBuffers()
         return self.lent
 
     cdef BufferRing buffer_ring(self):
-        """The loop's provided buffers, made on first use; None where they cannot be had."""
+        """The loop's provided buffers, made on first use; None where they are not available."""
         if self.buffers is None and not self.has_no_buffers:
             self.ring.reopen()
             try:
@@ -203,17 +203,17 @@ cdef class Engine:
                 self.has_no_buffers = True
         return self.buffers
 
-    # -- what the monitor drives -----------------------------------------------------------------------
+    # -- called by the monitor -------------------------------------------------------------------------
 
     cdef bint has_work(self) noexcept:
-        """`wait` would do something without sleeping, apart from what is harvested already."""
+        """Whether `wait` has work to do without sleeping, apart from completions harvested already."""
         return (self.ring.has_completions() or self.ring.has_unsubmitted()
                 or self.unsettled.head != self.unsettled.tail)
 
     cdef bint spin(self, const int *notified, int64_t until_ns) except -1:
-        """Busy-poll for completions, until `notified` or the time is up; True if there is something to harvest."""
+        """Busy-poll for completions, until `notified` or the time is up; True if there are any to harvest."""
         cdef bint is_hit
-        # what is queued goes out first: its answers are what to poll for
+        # queued requests are submitted first: their completions are what to poll for
         if self.ring.has_unsubmitted():
             harvested = self.enter_and_harvest(0, -1)
             self.settle_sends()
@@ -240,7 +240,7 @@ cdef class Engine:
             total = harvested = self.enter_and_harvest(0, -1)
         else:
             if timeout_ns > FAKED_WAIT_NS and ul_is_clock_faked():
-                timeout_ns = FAKED_WAIT_NS  # which is real, whatever the clock does: then it is asked again
+                timeout_ns = FAKED_WAIT_NS  # in real time, whatever the clock does: then the clock is read again
             total = harvested = self.enter_and_harvest(1, timeout_ns)
         while (harvested >= DEFERRED_PER_ENTER and total < HARVEST_TARGET
                and self.harvested_bytes < HARVEST_BYTES and self.ring.has_completions()):
@@ -251,7 +251,7 @@ cdef class Engine:
     cdef int enter_and_harvest(self, unsigned wait_count, int64_t timeout_ns) except -1:
         if (wait_count == 0 and not self.ring.has_unsubmitted()
                 and not ul_sq_flags(&self.ring.ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)):
-            return self.harvest()  # all there is, is visible already: no system call
+            return self.harvest()  # all completions are visible already: no system call
         self.ring.enter(wait_count, timeout_ns)
         return self.harvest()
 
@@ -266,7 +266,7 @@ cdef class Engine:
         cdef uint32_t flags
         cdef char *data
         if ul_sq_flags(&self.ring.ring) & IORING_SQ_CQ_OVERFLOW:
-            self.n_cq_overflows += 1  # the kernel keeps what the CQ does not hold; the next enter brings it
+            self.n_cq_overflows += 1  # the kernel keeps those beyond the CQ; the next enter posts them
         self.fifo.reserve(count)
         while head != tail:
             cqe = &self.ring.ring.cq.cqes[head & self.ring.ring.cq.ring_mask]
@@ -303,7 +303,7 @@ cdef class Engine:
         return <int>count
 
     cdef int settle_sends(self) except -1:
-        """Everything was consumed: what posted no CQE was sent.  Runs no user code."""
+        """All SQEs were consumed: sends that posted no CQE are complete.  Runs no user code."""
         cdef Request request
         if self.unsettled.head == self.unsettled.tail or self.ring.has_unsubmitted():
             return 0
@@ -325,7 +325,7 @@ cdef class Engine:
         return 0
 
     cdef int submit(self) except -1:
-        """What is queued goes to the kernel now, without waiting.  Runs no user code."""
+        """Submit queued requests now, without waiting.  Runs no user code."""
         if not self.ring.is_mine():
             return 0  # the next run submits, or close() drops it
         if self.ring.has_unsubmitted():
@@ -350,12 +350,12 @@ cdef class Engine:
         return 0
 
     cdef int settle(self) except -1:
-        """The loop is going to stop: nothing hangs half-way in user space.  Runs no user code."""
+        """The loop is going to stop: leave nothing half-way in user space.  Runs no user code."""
         # This thread may end, and only it could make the kernel release a socket: nothing stays in flight.
         return self.settle_all(not ul_is_main_thread())
 
     cdef int settle_all(self, bint is_moving) except -1:
-        """Parameters: is_moving: the next run is on another ring, perhaps."""
+        """Parameters: is_moving: the next run may be on another ring."""
         cdef Request request
         cdef int rounds = 0
         cdef list waiting
@@ -388,11 +388,11 @@ cdef class Engine:
         return 0
 
     cdef int grow(self) except -1:
-        """A large ring from now on, if it can be had: a chain has to fit into the SQ.
+        """A large ring from now on, if one is available: a chain has to fit into the SQ.
 
         Not by IORING_REGISTER_RESIZE_RINGS (since Linux 6.13): while that swaps the rings, a completion on another CPU
-        sets IORING_SQ_TASKRUN in memory that is gone.  So as if the loop went to another thread (`move`): what is in
-        flight is cancelled and armed again.  Not with raw requests in flight, or what those have left in the ring.
+        sets IORING_SQ_TASKRUN in freed memory.  So as if the loop moved to another thread (`move`): requests in flight
+        are cancelled and armed again.  Not with raw requests in flight, or with state that those have left in the ring.
         """
         cdef Ring fresh, ring = self.ring
         cdef int number = ring.ring.ring_fd
@@ -416,11 +416,11 @@ cdef class Engine:
         return 0
 
     cdef int move(self, Ring fresh, bint may_keep=True) except -1:
-        """Another ring from now on; what was in flight is re-armed by its owners.
+        """Another ring from now on; owners re-arm the requests that were in flight.
 
-        Parameters: may_keep: an empty old ring may go to the next loop; False: it is closed.
+        Parameters: may_keep: an empty old ring may be given to the next loop; False: it is closed.
 
-        Nothing is lost, although the old ring's owner may never be asked again: `settle` left no send half-way,
+        Nothing is lost, although the old ring's owner may never run again: `settle` left no send half-way,
         data that no CQE reported is still in its socket, and what was harvested is in the FIFO.
         """
         raw = [one for one in self.in_flight.snapshot() if (<Request>one).kind == KIND_RAW]
@@ -435,7 +435,7 @@ cdef class Engine:
         return self.part()
 
     cdef int part(self) except -1:
-        """What was in flight on the ring that is left is over, without a result; its owners re-arm it."""
+        """End the requests in flight on the old ring, without a result; their owners re-arm them."""
         cdef Request request
         self.buffers = None  # its last users keep it until their completions are dispatched
         self.forget_ring()
@@ -451,10 +451,10 @@ cdef class Engine:
         return 0
 
     cdef int forget_ring(self) except -1:
-        """That ring is closed: it notifies no more, and has no buffers of requests."""
+        """That ring is closed: it sends no more notifications, and has no buffers of requests."""
         self.late.release_all()
         if self.n_leaked and self.lent is not None:
-            Py_INCREF(self.lent)  # what is leaked to the kernel may still take them
+            Py_INCREF(self.lent)  # requests leaked to the kernel may still take them
         self.lent, self.has_remains = None, False
         return 0
 
@@ -472,7 +472,7 @@ cdef class Engine:
         return True
 
     cdef bint can_leave(self) except -1:
-        """Raw requests, their buffers and registrations are the parent's ring's; how far a send came is not known."""
+        """Raw requests, their buffers and registrations belong to the parent's ring; progress of a send is unknown."""
         return not (self.has_tables or self.is_bound or self.has_remains or any(
             [(<Request>one).kind not in (KIND_INTERNAL, KIND_COMPLETION)
              for one in self.in_flight.snapshot()]))
@@ -481,7 +481,7 @@ cdef class Engine:
         """In a fork child: as `move` to another ring, which is made with the next SQE; but the CQ is the parent's, and
         stays untouched.
 
-        What the kernel has of requests in flight points to the parent's memory: ours is free to go.
+        The kernel's requests in flight point to the parent's memory: ours may be freed.
         """
         self.n_syscalls_before += self.ring.n_syscalls
         self.n_submitted_before += self.ring.n_submitted
@@ -516,7 +516,7 @@ cdef class Engine:
                 self.harvest()
             self.hand_on()  # an empty one; then no ring is left here
         finally:
-            # Also after an exception (the kernel takes no requests, memory is short): the memory of what is in flight
+            # Also after an exception (the kernel takes no requests, memory is short): the memory of requests in flight
             # is released afterwards.
             self.ring.close()
             self.drop_all(was_enabled)
@@ -530,13 +530,13 @@ cdef class Engine:
         self.submit()
         while self.in_flight.count and idle_rounds < DRAIN_ROUNDS:
             if idle_rounds % 8 == 0:
-                # Not once: behind a hard link the next one starts only now, and what is changing hands is not found.
+                # Repeatedly: behind a hard link the next one starts only now, and one between two states is not found.
                 ul_prep_cancel_any(self.ring.get_sqe())
             if idle_rounds % 64 == 32:
                 self.ring.fill_cq()
             n_before = self.in_flight.count
             self.enter_and_harvest(1, 10_000_000)
-            # the kernel gives back some 20 at a time: many rounds
+            # the kernel returns some 20 at a time: many rounds
             idle_rounds = 1 if self.in_flight.count < n_before else idle_rounds + 1
         if self.in_flight.count:
             logging.getLogger("uringloop").error(

@@ -1,4 +1,4 @@
-# What is in flight.  The only file that holds and releases requests.
+# Requests in flight.  Only this module holds and releases requests.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from cpython.ref cimport PyObject
 
@@ -17,7 +17,7 @@ cdef enum RequestKind:
     KIND_RAW = 3         # the user's, by add_sqe: delivered like KIND_COMPLETION, also when the loop closes
 
 cdef class InFlight:
-    cdef object collected              # always None: an object field makes the class one that is garbage-collected
+    cdef object collected              # always None: an object field makes the class garbage-collected
     cdef readonly Py_ssize_t count     # requests from hold to release
     cdef PyObject *head                # newest first; borrowed, each request holds itself while in flight
     cdef list snapshot(self)
@@ -27,7 +27,7 @@ cdef class Request:
     cdef RequestState state
     cdef RequestKind kind
     cdef object keepalive              # everything the kernel may touch; set before hold, dropped by its owner
-    cdef InFlight owner                # whose list it is on; None unless in flight
+    cdef InFlight owner                # the one whose list it is on; None unless in flight
     cdef PyObject *before              # neighbours on that list; borrowed
     cdef PyObject *after
     cdef object polled                 # fdmon/adaptive_polling's PolledEvent, of the maker of the request; or None
@@ -39,7 +39,7 @@ cdef class Request:
     cdef void drop(self, int32_t res, uint32_t flags) noexcept
 
 cdef enum:
-    ALL_SENT = 0x7FFFFFFF  # what settle() gets for a KIND_SKIP_SEND that posted no CQE
+    ALL_SENT = 0x7FFFFFFF  # argument of settle() for a KIND_SKIP_SEND that posted no CQE
 
 cdef uint64_t encode(Request request) noexcept
 cdef Request decode(uint64_t user_data)

@@ -12,7 +12,7 @@ request is kept alive by `hold` and keeps everything else alive in `keepalive`; 
 Invariant: state is IN_FLIGHT or CANCELLING exactly between hold and release.
 
 Request and its subclasses are never cleared by the garbage collector (no_gc_clear): the kernel may still touch what
-they keep; a loop that is forgotten open is closed by its finalizer first.
+they keep; a loop that is left open is closed by its finalizer first.
 
 Thread: the ring's owner.
 """
@@ -58,13 +58,13 @@ cdef class Request:
         Parameters:
             res: cqe->res, a count or a negated errno.
             flags: cqe->flags; without IORING_CQE_F_MORE this was the last one and the state is DONE.
-            data: where the provided buffer's bytes are, NULL without IORING_CQE_F_BUFFER; an override
-                gives the buffer back.
+            data: the provided buffer's bytes, NULL without IORING_CQE_F_BUFFER; an override
+                returns the buffer.
         """
         raise NotImplementedError
 
     cdef object subject(self):
-        """What a report of a slow `complete` names; None: nothing slow can happen there."""
+        """The object that a report of a slow `complete` names; None: it cannot be slow."""
         return None
 
     cdef int reported(self, int32_t res, bint has_more) except -1:
@@ -95,14 +95,14 @@ cdef uint64_t encode(Request request) noexcept:
 
 
 cdef Request decode(uint64_t user_data):
-    """The request of a CQE; user_data is not 0.  Valid because hold's reference still stands."""
+    """The request of a CQE; user_data is not 0.  Valid because hold's reference still exists."""
     must_not(user_data == 0, "a request is at an address")
     must(references_of(<void *><uintptr_t>user_data) > 0, "the request of a CQE is alive: hold has a reference")
     return <Request><PyObject *><uintptr_t>user_data
 
 
 cdef int hold(Request request, InFlight owner, io_uring_sqe *sqe) except -1:
-    """The request is in flight from now on; the counterpart of `release`.
+    """Mark the request as in flight; the counterpart of `release`.
 
     Call it last, when the SQE is filled and `keepalive` is set: nothing between here and the submission
     may fail, or the request would wait for a completion that never comes.
@@ -119,7 +119,7 @@ cdef int hold(Request request, InFlight owner, io_uring_sqe *sqe) except -1:
 
 
 cdef void link(Request request, InFlight owner) noexcept:
-    """First on the owner's list."""
+    """Insert it first on the owner's list."""
     must(is_none(<void *>request.owner), "a request is on one list at most")
     must(request.before == NULL, "a request that is on no list has none before it")
     must(request.after == NULL, "a request that is on no list has none behind it")
@@ -135,7 +135,7 @@ cdef void link(Request request, InFlight owner) noexcept:
 
 
 cdef void unlink(Request request) noexcept:
-    """Off its owner's list."""
+    """Remove it from its owner's list."""
     cdef InFlight owner = request.owner
     must(owner.count > 0, "the list that a request leaves counts it")
     must_if(request.before == NULL, owner.head == <PyObject *>request, "the first request is the list's head")
@@ -156,7 +156,7 @@ cdef void unlink(Request request) noexcept:
 cdef int release(Request request) except -1:
     """The kernel is done with the request; the counterpart of `hold`.
 
-    The caller owns a reference of its own, since this drops the one that hold took.
+    The caller has its own reference, since this drops the one that hold took.
     """
     if request.owner is None:
         raise RuntimeError("uringloop bug: a request that was not in flight completed")
@@ -169,10 +169,10 @@ cdef int release(Request request) except -1:
 
 
 cdef bint note_sqe(Request request, const io_uring_sqe *sqe, bint is_behind_link) noexcept:
-    """What must be known of an SQE that add_sqe() filled.
+    """Record what must be known of an SQE that add_sqe() filled.
 
-    Returns: whether something may stay in the ring when it is over, buffers or a notification, so that the ring must
-        not be handed on to another loop.
+    Returns: whether buffers or a notification may stay in the ring when it is over, so that the ring must not be given
+        to another loop.
     """
     request.may_notify_late = is_behind_link and (sqe.opcode == OP_SEND_ZC or sqe.opcode == OP_SENDMSG_ZC)
     return sqe.opcode == OP_PROVIDE_BUFFERS or request.may_notify_late
@@ -182,7 +182,7 @@ cdef int end(Request request, uint32_t flags, InFlight late) except -1:
     """The final completion came: release, except where one more with the same user_data may follow.
 
     A zero-copy send behind a link that fails ends by a completion without IORING_CQE_F_MORE, and the notification
-    that was set aside for it is posted all the same (io_fail_links does not set the flag, as of Linux 6.18).  Such a
+    that was set aside for it is still posted (io_fail_links does not set the flag, as of Linux 6.18).  Such a
     request waits for it on `late`.  No notification follows where the SQE was refused before one was set aside; then
     it stays there, without what it kept alive, until the ring is closed.
     """

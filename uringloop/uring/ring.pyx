@@ -4,9 +4,9 @@ How it works:
  1. The ring is made disabled (IORING_SETUP_R_DISABLED, since Linux 5.10), because whether a loop gets io_uring
     must be known when the loop is made, and because the thread that enables a SINGLE_ISSUER ring becomes
     its only owner for ever (measured: any other thread gets -EEXIST from then on).
- 2. Set-up flags are tried from best to plainest; what the kernel does not know it refuses with EINVAL.
+ 2. Set-up flags are tried from best to plainest; the kernel refuses unknown ones with EINVAL.
  3. A disabled ring accepts no submission (-EBADFD).  SQEs that do not fit into the SQ until then wait in
-    an array of ours and move into the SQ when the ring is enabled, in order, linked ones together.
+    our own array and move into the SQ when the ring is enabled, in order, linked ones together.
  4. All submitting and waiting is one function, `enter`.
 
 Invariant: only the owner thread calls anything here after `enable`, except `close`.
@@ -42,7 +42,7 @@ cdef extern from *:
     #include <liburing.h>
     #include <sys/syscall.h>
     #include <unistd.h>
-    /* What a sandbox answers that lets a ring be made and refuses its use, or 0: else no ring gives EBADF or EINVAL. */
+    /* The errno of a sandbox that lets a ring be made and refuses its use, or 0: else fd -1 gives EBADF or EINVAL. */
     static int ul_refused_call(void)
     {
         if (syscall(__NR_io_uring_enter, -1, 0, 0, 0, NULL, 0) < 0 && errno != EBADF)
@@ -65,7 +65,7 @@ cdef extern from "<fcntl.h>":
     int F_DUPFD_CLOEXEC
 
 # Ring memory is charged, in pages, against RLIMIT_MEMLOCK per user: 64 SQEs are one page, and 128 CQEs fit into another
-# with everything else.  More buys nothing (measured at 1,000 connections, echo and broadcast): the loop harvests every
+# with everything else.  More gains nothing (measured at 1,000 connections, echo and broadcast): the loop harvests every
 # some 32 completions, a full SQ is one cheap system call in 64, and the kernel keeps what the CQ does not hold
 # (IORING_FEAT_NODROP).  A chain of add_sqes() has to fit into the SQ: loops with raw requests get a large ring.
 cdef unsigned SQ_SMALL = 64
@@ -73,9 +73,9 @@ cdef unsigned CQ_SMALL = 128
 cdef unsigned SQ_LARGE = 256
 cdef unsigned CQ_LARGE = 1024
 
-# How long the constructor waits before it says ENOMEM: the kernel gives the memory of closed rings back tens of
-# milliseconds after close, to all processes of the user.  They all wait for it, and one that asks rarely gets none: the
-# pauses stay short.  Counted, not timed: programs replace the clock.
+# How long the constructor waits before it fails with ENOMEM: the kernel returns the memory of closed rings tens of
+# milliseconds after close, to all processes of the user.  They all wait for it, and one that tries rarely gets none: so
+# the pauses stay short.  Counted, not timed: programs replace the clock.
 ENOMEM_PAUSES_MS = (1, 2, 4, 8) + (10,) * 18
 # The rest, up to a second, where a ring was made or closed since the last such wait: memory does come back then, and
 # without a ring a loop is an error, where the first of a process would fall back.
@@ -83,7 +83,7 @@ ENOMEM_MORE_PAUSES_MS = (10,) * 80
 cdef bint is_worth_waiting = False  # of this process
 
 # Empty rings of closed loops, ready for the next loop: never enabled, for any thread, or enabled, for the one thread
-# that owns it for ever.  Besides the time, this spares locked memory, which the kernel gives back late: as an
+# that owns it for ever.  Besides the time, this saves locked memory, which the kernel returns late: as an
 # unprivileged user with 8 MiB, thousands of loops in a row would fail.  Oldest first; guarded by the GIL.
 cdef list spare_rings = []
 cdef int SPARE_RINGS = 4
@@ -123,7 +123,7 @@ cdef class Ring:
             sleeps on the ring's fd.
         is_large: with an SQ for the longest chain.
         is_dummy: open nothing; stands in for a ring that was given away.
-        is_patient: whether to wait for locked memory that is on its way back; False where it goes without the ring.
+        is_patient: whether to wait for locked memory that is on its way back; False where it can do without the ring.
 
     Raises: MonitorUnavailable with errno and cause; nothing is left behind.
     Threads: see the module's invariant.
@@ -144,7 +144,7 @@ cdef class Ring:
         return 0
 
     cdef int setup_when_there_is_memory(self, bint single_issuer) except? -1:
-        """Locked memory is used up: give back what is kept for later, and wait for what is on its way back."""
+        """Locked memory is used up: close the spare rings, and wait for memory that is on its way back."""
         global is_worth_waiting
         close_spare_rings()
         pauses_ms = ENOMEM_PAUSES_MS + ENOMEM_MORE_PAUSES_MS if is_worth_waiting else ENOMEM_PAUSES_MS
@@ -171,7 +171,7 @@ cdef class Ring:
         if result < 0:
             return result
         if not params.features & IORING_FEAT_EXT_ARG or not params.features & IORING_FEAT_NODROP:
-            # before Linux 5.11: timeouts would need SQEs of their own, and completions could be lost
+            # before Linux 5.11: timeouts would need separate SQEs, and completions could be lost
             io_uring_queue_exit(&self.ring)
             return -EINVAL
         result = ul_refused_call()
@@ -199,7 +199,7 @@ cdef class Ring:
         free(self.overflow)
 
     cdef bint has_its_fd(self) noexcept:
-        """False once the program has closed the number behind our back: os.closerange() of a daemon, for example."""
+        """False once the program has closed the fd without our knowledge: os.closerange() of a daemon, for example."""
         return ul_inode(self.ring.ring_fd) == self.inode  # a ring's inode is its own, since Linux 5.16
 
     cdef void unmap_and_close(self) noexcept:
@@ -267,17 +267,17 @@ cdef class Ring:
         return 0
 
     cdef bint is_mine(self) noexcept:
-        """Enabled by the calling thread: no other thread may enter it."""
+        """Whether the calling thread enabled it: no other thread may enter it."""
         return self.is_enabled and self.owner_thread == ul_thread_serial()
 
     cdef bint has_lost_its_owner(self) noexcept:
-        """The thread that enabled it has ended, so that no thread can enter it any more."""
+        """Whether the thread that enabled it has ended, so that no thread can enter it any more."""
         return self.is_enabled and ul_is_thread_gone(self.owner_tid)
 
     cdef bint has_room(self, unsigned n_sqes) noexcept:
         """The next `n_sqes` calls of get_sqe submit nothing, so that no submission comes between them.
 
-        As long as the ring is disabled they get one place, too: all in the SQ, or all in what waits for `enable`.
+        While the ring is disabled they also stay together: all in the SQ, or all among those that wait for `enable`.
         """
         if ul_free_sqes(&self.ring) >= n_sqes:
             return True
@@ -285,9 +285,9 @@ cdef class Ring:
         return self.is_sq_left
 
     cdef bint move_overflow(self) except -1:
-        """Take what waited for `enable` into the SQ as far as there is room; True while more waits.
+        """Move SQEs that waited for `enable` into the SQ as far as there is room; True while more wait.
 
-        A chain of linked SQEs goes whole: an enter between two of them would tear it apart.
+        A chain of linked SQEs moves as a whole: an enter between two of them would split it.
         """
         cdef unsigned first = 0
         cdef unsigned after, i
@@ -312,7 +312,7 @@ cdef class Ring:
         return False
 
     cdef int adopt(self, Ring old) except -1:
-        """Take what waits for `enable` in another ring; neither was enabled, and this one is empty."""
+        """Take the SQEs that wait for `enable` in another ring; neither was enabled, and this one is empty."""
         must_not(self.is_enabled, "a ring that adopts was never enabled")
         must_not(old.is_enabled, "nothing was consumed of what is adopted")
         must(self.n_overflow == 0, "a ring that adopts is empty")
@@ -330,7 +330,7 @@ cdef class Ring:
         return 0
 
     cdef void take_number(self, int number) noexcept:
-        """Have this fd, which is free, instead of the one that the kernel gave; keep that one if it is not any more."""
+        """Use this fd number, which is free, instead of the kernel's; keep the kernel's if it is no longer free."""
         cdef int taken = fcntl(self.ring.ring_fd, F_DUPFD_CLOEXEC, number)
         if taken < 0:
             return
@@ -340,14 +340,14 @@ cdef class Ring:
         open_rings.add(taken)
 
     cdef int enter(self, unsigned wait_count, int64_t timeout_ns) except? -1:
-        """Submit everything and wait; the one place where the ring's owner gives up the GIL.
+        """Submit everything and wait; the only place where the ring's owner releases the GIL.
 
         Parameters:
             wait_count: completions to wait for; 0 only runs what the kernel has deferred.
             timeout_ns: upper bound in nanoseconds, -1 for ever; 0 is not allowed (the kernel really sleeps
-                then, 21 us): say wait_count 0 instead.
+                then, 21 us): pass wait_count 0 instead.
 
-        Returns: SQEs consumed, or a negated errno of those that a caller sees in ordinary life:
+        Returns: SQEs consumed, or a negated errno, one of those that callers must expect:
             -EINTR (a signal), -ETIME (the time is over), -EAGAIN and -EBUSY (harvest, then try again).
         Raises: OSError for any other errno.
         """
@@ -371,7 +371,7 @@ cdef class Ring:
         return self.is_open and ul_unsubmitted(&self.ring) != 0
 
     cdef bint has_completions(self) noexcept:
-        """Completions are visible, or an enter would make some visible; without a system call."""
+        """Whether completions are visible, or an enter would make some visible; without a system call."""
         if not self.is_open:
             return False
         if ul_visible_cqes(&self.ring):
@@ -379,10 +379,10 @@ cdef class Ring:
         return (ul_sq_flags(&self.ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0
 
     cdef int fill_cq(self) except -1:
-        """End the multishot timeouts that expire as soon as they are set again, in no time in which one could be found.
+        """End the multishot timeouts that expire as soon as they are set again, too fast for a cancel to find them.
 
         The kernel does not set one again that finds no room in the CQ.  So fill that, with completions that no request
-        waits for.  Other multishot requests that complete meanwhile end, too, as with any overflow.  Nothing is lost;
+        waits for.  Other multishot requests that complete meanwhile also end, as with any overflow.  Nothing is lost;
         harvest next.
         """
         cdef io_uring_sqe *sqe
@@ -400,9 +400,9 @@ cdef class Ring:
         return 0
 
     cdef int close(self) except -1:
-        """Close the ring; the kernel cancels what is in flight.  Idempotent.
+        """Close the ring; the kernel cancels requests in flight.  Idempotent.
 
-        In a fork child only the child's copy goes away: unmapping and closing touch no shared content.
+        In a fork child only the child's copy is released: unmapping and closing touch no shared content.
         """
         self.is_left = False
         if self.is_open:
@@ -415,7 +415,7 @@ cdef class Ring:
         return 0
 
     cdef int leave(self) except -1:
-        """In a fork child: release the parent's ring; `reopen` has the kernel make another one, which is disabled."""
+        """In a fork child: release the parent's ring; `reopen` makes another one, which is disabled."""
         cdef bint is_left = self.is_open or self.is_left
         self.close()
         memset(&self.ring, 0, sizeof(self.ring))
@@ -470,7 +470,7 @@ def give_back(Ring ring not None):
 
 
 cdef int close_ownerless_rings() except -1:
-    """No thread can use them any more, and their locked memory is the user's, in all processes."""
+    """Close rings that no thread can use any more: their locked memory is charged to all processes of the user."""
     cdef Ring ring
     for ring in spare_rings[:]:
         if ring.has_lost_its_owner():

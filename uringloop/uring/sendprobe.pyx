@@ -3,7 +3,7 @@
 The rule for sends without a CQE on success (see engine) needs a MSG_WAITALL | MSG_DONTWAIT send that
 falls short to post its partial count.  Kernels before about 6.1 post -EAGAIN and lose it; there every send posts a CQE.
 
-A ring of its own, made for this and closed: nothing else can be in its way.
+It uses a separate ring, which is closed afterwards: nothing else can interfere.
 """
 
 from libc.stdint cimport int32_t
@@ -38,7 +38,7 @@ cdef object failed_send_reports_count():
     cdef int32_t res
     cdef unsigned n_cqes
     try:
-        # Not patient: the run that asks would begin later, and it works without an answer.
+        # Not patient: the run that needs the result would begin later, and it works without one.
         ring = take_ring(is_patient=False)
     except MonitorUnavailable:
         return None
