@@ -4,14 +4,14 @@ from cpython.ref cimport PyObject
 
 cdef class PolledEvent:
     cdef int64_t ns               # how long polling for this one pays; 0: not on the list
-    cdef int64_t last_ns          # when it came last
-    cdef PollList owner           # whose list it is on; None while ns is 0
+    cdef int64_t last_ns          # the time of the last event
+    cdef PollList owner           # the one whose list it is on; None while ns is 0
     cdef PyObject *before         # neighbours on that list; borrowed
     cdef PyObject *after
     cdef bint is_parted           # no task waits for it; it is not on the list meanwhile,
     cdef int64_t kept_ns          # and this is its ns when a task does again
-    cdef bint is_known            # it is known of which file it is:
-    cdef object file              # a weak reference to the object that has the fd; None: by what follows
+    cdef bint is_known            # its file is known:
+    cdef object file              # a weak reference to the object that has the fd; None: by the next fields
     cdef uint64_t device
     cdef uint64_t inode
     cdef bint learn_file(self, int fd, object file) except -1
@@ -22,7 +22,7 @@ cdef class PollList:
     cdef readonly int64_t grow    # poll_grow
     cdef readonly int64_t shrink  # poll_shrink
     cdef readonly int64_t idle_ns  # an event that did not come for so long leaves the list
-    cdef PyObject *head           # borrowed: an event leaves the list when it goes
+    cdef PyObject *head           # borrowed: an event leaves the list when it is freed
     cdef Py_ssize_t n_events      # on the list
     cdef int64_t most_ns          # the largest ns on the list; valid unless is_stale
     cdef bint is_stale

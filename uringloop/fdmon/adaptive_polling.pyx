@@ -1,15 +1,15 @@
 """Adaptive polling: for how long a context busy-polls before it blocks.
 
 How it works (QEMU: AioPolledEvent, poll_max_ns, poll_grow, poll_shrink):
- 1. Each watched fd and each standing request has a PolledEvent of its own: how long polling for it pays.
+ 1. Each watched fd and each standing request has its own PolledEvent: how long polling for it pays.
  2. After a turn's dispatch, the events that were dispatched in it are adjusted by how long the wait took, without the
-    handlers' own time (`next_ns`).  So a fast peer keeps being polled for although a slow one shares the loop.
+    handlers' own time (`next_ns`).  So polling for a fast peer continues although a slow one shares the loop.
  3. Before blocking the context polls for as long as the greediest event on the list wants.
  4. An event that did not come for `idle_ns` leaves the list, and returns when it comes again.
- 5. A task that watches an fd only while it waits (sock_recv, one message after the other) goes on with what was
+ 5. A task that watches an fd only while it waits (sock_recv, one message after the other) reuses what was
     learned: the event of an fd is kept while no task waits for it, but is not polled for meanwhile (`part`, `rejoin`).
 
-Invariant: an event is on the list exactly while its ns is not 0; it leaves when it goes.
+Invariant: an event is on the list exactly while its ns is not 0; it leaves when it is freed.
 
 Thread: the loop's.  Not here: the polling itself (FDMonitor.spin), what a turn is (aio/context_core).
 """
@@ -31,7 +31,7 @@ cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow
     """How long to poll for an event from now on.
 
     Parameters, in nanoseconds where the name says so:
-        ns: how long it was until now.
+        ns: the time until now.
         block_ns: how long the wait took that ended with it, polling included.
         max_ns: the upper bound (poll_max_ns).
         grow, shrink: factor and divisor; grow 0 means 2, shrink 0 means "to 0".
@@ -54,12 +54,12 @@ cpdef int64_t next_ns(int64_t ns, int64_t block_ns, int64_t max_ns, int64_t grow
 cdef class PolledEvent:
     """How long polling for one event pays.
 
-    Of which file it is, is known by the object that has the fd (sockets), without a system call; where there is only a
+    Its file is identified by the object that has the fd (sockets), without a system call; where there is only a
     number, by fstat(2), once for each time that it is watched anew.
     """
 
     cdef bint learn_file(self, int fd, object file) except -1:
-        """Note whose it is; False where no file is open."""
+        """Record its file; False where no file is open."""
         cdef struct_stat st
         if type(file) is not int:
             try:
@@ -121,7 +121,7 @@ cdef class PollList:
         return self.most_ns if self.head != NULL else 0
 
     cdef PolledEvent touch(self, PolledEvent event):
-        """It came and is dispatched now; `event` may be None.  Returns it, for its handler to keep.
+        """The event happened and is dispatched now; `event` may be None.  Returns it, for its handler to keep.
 
         Never fails: the dispatch has taken the completion, or the handler, from its list.
         """
@@ -137,7 +137,7 @@ cdef class PollList:
         """Nothing waits for this event of the fd any more, until rejoin(fd); `event` may be None.
 
         Parameters:
-            file: the object whose fd it is, or a number.
+            file: the object that has the fd, or a number.
         """
         if event is None or not event.is_known and not event.learn_file(fd, file):
             return 0
@@ -149,7 +149,7 @@ cdef class PollList:
         return 0
 
     cdef PolledEvent rejoin(self, int fd, int64_t now_ns, object file):
-        """This fd's event is waited for: the one that was kept, or a new one where none of this file was."""
+        """A task waits for this fd again: return the event that was kept, or a new one if this file has none."""
         cdef PolledEvent event = self.parted.pop(fd, None)
         if event is None or not event.is_of(fd, file):
             event = PolledEvent()
@@ -220,12 +220,12 @@ cdef class PollList:
         event.owner = None  # last: it may be what keeps this list
 
     cdef void forget(self) noexcept:
-        """Take all off, for another list to learn of them anew: an event is never on two."""
+        """Remove all, for another list to learn them anew: an event is never on two."""
         while self.head != NULL:
             self.unlink(<PolledEvent>self.head)
 
     cdef void expire(self, int64_t now_ns) noexcept:
-        """Take off what did not come for long, and know when to check again."""
+        """Remove events that did not come for long, and set the time of the next check."""
         cdef PyObject *at = self.head
         cdef PyObject *after
         self.next_expiry_ns = now_ns + self.idle_ns // 8 + 1

@@ -11,17 +11,17 @@ cdef extern from "../support/clock.h" nogil:
 # Frames that call user code.
 #
 # User code may do anything, turns of the loop among it.  In such a turn a connection ends, a handler is replaced, and
-# what only attributes held is freed, under the frames further down on the stack.  A cdef method does not hold `self`;
-# what it is called on does.  So the one rule: a method that may run user code is called on an argument or on a local
-# variable, which hold a reference until the frame returns, never on an attribute:
+# objects held only by attributes are freed, under the frames further down on the stack.  A cdef method does not hold
+# `self`; the caller's reference does.  So the one rule: a method that may run user code is called on an argument or on
+# a local variable, which hold a reference until the frame returns, never on an attribute:
 #
 #     cdef WireEnd end = self.end
 #     end.bytes_arrived(data)
 #
 # The first frames, which take requests, handlers and callbacks off the context's lists, own what they took.  So `self`
-# lives in each frame above them.  What else a frame uses after the call it has in local variables, too, or reads anew
-# and finds None.  tests/repository/test_frames.py checks the sources; `check_held(self)` after the call checks the
-# program that runs, in builds with URINGLOOP_DEBUG.
+# lives in each frame above them.  A frame also keeps other objects that it uses after the call in local variables, or
+# reads them anew and finds None.  tests/repository/test_frames.py checks the sources; `check_held(self)` after the call
+# checks the running program, in builds with URINGLOOP_DEBUG.
 cdef extern from "../support/assertions.h":
     """
     #define ul_check_held(object) \\
@@ -51,8 +51,8 @@ cdef class ReadyList(References):
     cdef FdHandler pop(self)
 
 cdef class Stopwatch:
-    cdef object report            # called with what took long and with the seconds
-    cdef int64_t limit_ns         # from here on it is long
+    cdef object report            # called with the slow object and the seconds
+    cdef int64_t limit_ns         # from this time on it is slow
     cdef int check(self, object what, int64_t started_ns) except -1
 
 cdef class FDMonitor:
@@ -60,7 +60,7 @@ cdef class FDMonitor:
     cdef dict handlers               # fd -> FdHandler with interest
     cdef dict left_files             # fd -> (device, inode) at the fork, from `leave` until `renew`; else None
     cdef unsigned long long n_syscalls
-    cdef unsigned long long n_interests  # how often what is to be watched changed; counted where fileno() is -1
+    cdef unsigned long long n_interests  # how often the interests changed; counted where fileno() is -1
     cdef Stopwatch stopwatch         # times callbacks to report slow ones, or None
     cdef PollList polling            # the context's, None while adaptive polling is off
     cdef object get_engine(self)

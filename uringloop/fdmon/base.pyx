@@ -1,4 +1,4 @@
-"""The FDMonitor interface: what a context asks about file descriptors, and how one answers.
+"""The FDMonitor interface: how a context learns of events on file descriptors.
 
 A monitor fills lists; the context dispatches them afterwards.  No user code runs inside `wait`, which is what makes
 nested loops possible.  All calls come from the loop's thread, except where a member says otherwise.
@@ -32,8 +32,8 @@ cdef class FdHandler:
         events: POLLIN | POLLOUT.  POLLHUP and POLLERR are always reported.
 
     `may_be_closed` is set before the monitor has it: the fd is the program's, which may close it while it is watched.
-    Then the file must be closed, too (its peer sees the end, its port is free), whatever that costs the monitor; for
-    one that `is_brief` that may take a tenth of a second, if it makes short waits cheap.
+    Then the file must also be closed (its peer sees the end, its port is free), at any cost to the monitor; for one
+    that `is_brief` that may take a tenth of a second, if it makes short waits cheap.
     """
 
     def __cinit__(self, int fd=-1, short events=0):
@@ -45,11 +45,11 @@ cdef class FdHandler:
         raise NotImplementedError
 
     cdef object subject(self):
-        """What a report of a slow callback names; None: what is called reports itself."""
+        """The object that a report of a slow callback names; None: the callee reports itself."""
         return self
 
     cdef bint is_closed_by_program(self) except -1:
-        """The file is known to be closed, so that the number may be another's; False where that cannot be known."""
+        """Whether the file is known to be closed, so the number may be another's; False where that is unknown."""
         return False
 
 
@@ -94,7 +94,7 @@ cdef class ReadyList(References):
 
 
 cdef class FDMonitor:
-    """One way to learn what happened to file descriptors.  One per context.
+    """One way to learn of events on file descriptors.  One per context.
 
     The constructor acquires the kernel objects or raises MonitorUnavailable and leaves nothing behind.
     """
@@ -132,27 +132,27 @@ cdef class FDMonitor:
         raise NotImplementedError
 
     cdef bint need_wait(self) noexcept:
-        """wait(0) has something to do: completions queued, SQEs unsubmitted, lazy updates.
+        """Whether wait(0) has work to do: completions queued, SQEs unsubmitted, lazy updates.
 
         A monitor that cannot know this from user space returns True.
         """
         return True
 
     cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
-        """Poll, without blocking and without system calls, until something happened or time is over.
+        """Poll, without blocking and without system calls, until an event or the end of the time.
 
         Parameters:
             ready_list: may be filled, as by wait.
             notified: also over when this becomes true; other threads write it.
             until_ns: the end, on the monotonic clock.
 
-        Returns: True when wait(0) has something to do.  Releases the GIL.  A monitor that cannot know from user space
-            says False at once.
+        Returns: True when wait(0) has work to do.  Releases the GIL.  A monitor that cannot know from user space
+            returns False at once.
         """
         return False
 
     cdef bint has_undispatched(self) noexcept:
-        """Completions are collected and wait for dispatch."""
+        """Whether completions are collected and wait for dispatch."""
         return False
 
     cdef int dispatch(self) except -1:
@@ -175,16 +175,16 @@ cdef class FDMonitor:
         return 0
 
     cdef int make_pollable(self) except -1:
-        """From now on fileno() wakes the thread that sleeps on it.  begin_run comes next.  Runs no user code.
+        """Make fileno() wake the thread that sleeps on it.  begin_run comes next.  Runs no user code.
 
-        Raises: RuntimeError, MonitorUnavailable; then all goes on as before.
+        Raises: RuntimeError, MonitorUnavailable; then nothing changed.
         """
         return 0
 
     cdef bint gsource_prepare(self, ReadyList ready_list) except -1:
         """A foreign loop (GLib) is going to sleep on fileno(), or where that is -1 on the fds of all handlers.
 
-        What is queued goes to the kernel, and what this brings back to the lists.  Does not block, runs no user code.
+        Queued requests are submitted, and their results put on the lists.  Does not block, runs no user code.
 
         Returns: True when wait(0) has more to do now, so that the foreign loop must not sleep.
         """
@@ -196,7 +196,7 @@ cdef class FDMonitor:
         Parameters:
             is_fd_ready: it saw fileno() readable, or any of the handlers' fds ready.
 
-        Returns: whether wait(0), which is what dispatches here, has something to do.
+        Returns: whether wait(0), which dispatches here, has work to do.
         """
         return is_fd_ready
 
@@ -219,7 +219,7 @@ cdef class FDMonitor:
         return 0
 
     cdef int deliver_last(self) except -1:
-        """The context is closed: notify those that wait for the end of a request of their own.  Runs user code."""
+        """The context is closed: notify those that wait for the end of their own request.  Runs user code."""
         return 0
 
     cdef int forget(self) except -1:
@@ -227,13 +227,13 @@ cdef class FDMonitor:
         return self.close()
 
     cdef bint can_leave(self) except -1:
-        """Whether nothing is under way that only the parent's kernel objects could end."""
+        """Whether no operation is under way that only the parent's kernel objects could end."""
         return True
 
     cdef int leave(self) except -1:
-        """In a fork child: as `forget`, but the handlers stay, and `renew` watches for them with objects of our own.
+        """In a fork child: as `forget`, but the handlers stay, and `renew` watches for them with our own objects.
 
-        Which files the fds are is noted: a daemon closes them all, and the numbers become others'.
+        The files of the fds are recorded: a daemon closes them all, and the numbers become other files'.
         Raises: nothing but MemoryError.  Runs no user code.
         """
         if self.left_files is None:
@@ -265,19 +265,19 @@ cdef object identity(int fd):
 
 
 cdef int check_pollable(int fd) except -1:
-    """Raise as epoll_ctl(2) would: EBADF, or EPERM for what cannot be polled.
+    """Raise as epoll_ctl(2) would: EBADF, or EPERM for a file that cannot be polled.
 
-    poll(2) and IORING_OP_POLL_ADD call such a file always ready; asyncio on epoll refuses it.  What stat(2) calls a
-    regular file may be one that can be polled (message queues, /proc/self/mounts, sysfs), so the kernel is asked:
-    that fd itself is no epoll instance to be added to itself (EINVAL) comes after both checks, and before anything
-    is done.  In particular nothing asks the file for its events, which some files report only once.
+    poll(2) and IORING_OP_POLL_ADD report such a file as always ready; asyncio on epoll refuses it.  A regular file
+    according to stat(2) may be pollable (message queues, /proc/self/mounts, sysfs), so the kernel decides: the check
+    that fd is not an epoll instance added to itself (EINVAL) comes after both of these checks, and before any change.
+    In particular this does not query the file's events, which some files report only once.
     """
     cdef struct_stat st
     cdef int error
     epoll_ctl(fd, EPOLL_CTL_DEL, fd, NULL)
     error = errno
     if error != EINVAL and error != EBADF:
-        # A sandbox without epoll says EPERM or ENOSYS to everything; poll(2) and io_uring may be all that it has.
+        # A sandbox without epoll refuses every call with EPERM or ENOSYS; it may have only poll(2) and io_uring.
         epoll_ctl(-1, EPOLL_CTL_DEL, -1, NULL)
         if errno != EBADF:
             if fstat(fd, &st) < 0:

@@ -1,12 +1,12 @@
-"""The epoll(7) monitor: level-triggered, O(ready) per wait, what a loop falls back to.
+"""The epoll(7) monitor: level-triggered, O(ready) per wait; the fall-back of a loop.
 
-epoll_pwait2(2) (since Linux 5.11) takes nanoseconds; where it is missing or refused (seccomp filters answer with any
-errno: ENOSYS, EPERM in older Docker profiles), milliseconds are rounded up, so that a timer is late, never early.
-So they are where a preloaded library moves the clock (libfaketime), which has a timeout of epoll_wait() follow.
+epoll_pwait2(2) (since Linux 5.11) takes nanoseconds; where it is missing or refused (seccomp filters return any errno:
+ENOSYS, EPERM in older Docker profiles), milliseconds are rounded up, so that a timer is late, never early.  The same
+holds where a preloaded library moves the clock (libfaketime), which adjusts the timeout of epoll_wait().
 GIL: released around the wait only; meanwhile other threads may touch nothing but the notifier.
 
-Invariant: a registration carries the fd number and one of its own, never a pointer: an fd that was closed while a
-duplicate, or a fork child's copy, is open stays in the kernel's set, and a pointer of it would dangle.
+Invariant: a registration carries the fd and a serial number, never a pointer: an fd that was closed while a
+duplicate, or a fork child's copy, is open stays in the kernel's set, and its pointer would dangle.
 """
 
 from libc.errno cimport EBADF, EEXIST, EINTR, ENOENT, EPERM, errno
@@ -52,13 +52,13 @@ cdef extern from "<fcntl.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int dup3(int old, int new, int flags)
 
-# What one wait takes at most; more only makes latency uneven (measured: 32 to 64 is best at 1,000 connections).
+# The most events per wait; more only makes latency uneven (measured: 32 to 64 is best at 1,000 connections).
 cdef enum:
     EVENTS_PER_WAIT = 64
 
 
 cdef int refused_call() noexcept:
-    """What a sandbox answers that lets an epoll object be made and refuses its use, or 0: else no file gives EBADF."""
+    """The errno of a sandbox that lets an epoll object be made and refuses its use, or 0: else fd -1 gives EBADF."""
     cdef epoll_event event
     if epoll_ctl(-1, EPOLL_CTL_DEL, -1, NULL) < 0 and errno != EBADF:
         return errno
@@ -142,7 +142,7 @@ cdef class EpollMonitor(FDMonitor):
                     del self.handlers[new.fd]
                 raise os_error(error)
             if old is None:
-                old = before  # its fd was closed without a word, and the number used again
+                old = before  # its fd was closed without notice, and the number used again
             self.by_fd[new.fd] = <PyObject *>new
         elif old is not None and self.handlers.get(old.fd) is old:
             # EBADF and ENOENT: the fd was closed first, which removed it from the kernel's set
@@ -156,7 +156,7 @@ cdef class EpollMonitor(FDMonitor):
         return 0
 
     cdef int withdraw(self, FdHandler handler) except -1:
-        """Watch no more for a handler of ours, which is not removed: others watch for it."""
+        """Stop watching for our handler, which is not removed: others watch for it."""
         must(self.by_fd[handler.fd] == <PyObject *>handler, "what is withdrawn is watched for")
         must_not(handler.is_removed, "what is withdrawn is not removed")
         self.control(EPOLL_CTL_DEL, handler)
@@ -173,7 +173,7 @@ cdef class EpollMonitor(FDMonitor):
                 n_ready = ul_epoll_pwait2(self.epoll_fd, events, EVENTS_PER_WAIT, timeout_ns)
                 error = errno
             if n_ready < 0 and error != EINTR:
-                self.has_pwait2 = False  # if it was something else, epoll_wait(2) says so
+                self.has_pwait2 = False  # if the cause was another, epoll_wait(2) reports it
                 return self.wait(ready_list, timeout_ns)
         else:
             timeout_ms = <int>min((timeout_ns + 999999) // 1000000, 2147483647) if timeout_ns > 0 else <int>timeout_ns
@@ -214,10 +214,10 @@ cdef class EpollMonitor(FDMonitor):
         return self.replace_set() if has_strays else 0
 
     cdef int replace_set(self) except -1:
-        """Go on with another set, under the same number.
+        """Continue with another set, under the same number.
 
         The old one reports a file that nothing watches any more: its fd was closed before its handler was removed, and
-        a duplicate is open.  The kernel would report it in each wait, and knows no other way to be rid of it.
+        a duplicate is open.  The kernel would report it in each wait, and offers no other way to remove it.
         """
         cdef FdHandler handler
         cdef int error = 0, old = self.epoll_fd, fresh = epoll_create1(EPOLL_CLOEXEC)
@@ -227,13 +227,13 @@ cdef class EpollMonitor(FDMonitor):
             error = self.control(EPOLL_CTL_MOD, handler)
             if error == ENOENT or error == EBADF or error == EPERM:
                 error = 0
-                continue  # not in the old set: it was closed, too, and its number may be another file's by now
+                continue  # not in the old set: it was also closed, and its number may be another file's by now
             if not error:
                 self.epoll_fd = fresh
                 error = self.control(EPOLL_CTL_ADD, handler)
                 self.epoll_fd = old
             if error:
-                break  # the user's watches, or memory, are used up: tried again, too
+                break  # the user's watches, or memory, are used up: also tried again
         self.n_syscalls += 3
         if not error:
             dup3(fresh, old, O_CLOEXEC)

@@ -26,15 +26,15 @@ cdef class SetHandler(FdHandler):
 cdef class IoUringMonitor(FDMonitor):
     cdef Engine engine
     cdef ReadyList ready_list          # the context's, known from the first wait on
-    cdef bint is_prepared              # by gsource_prepare: what it reported is armed again after its dispatch only
-    cdef list to_arm                   # FdHandlers whose POLL_ADD goes out with the next wait
+    cdef bint is_prepared              # by gsource_prepare: reported handlers are armed again only after dispatch
+    cdef list to_arm                   # FdHandlers whose POLL_ADD is submitted with the next wait
     cdef bint is_to_arm_short          # one could not be appended: all handlers have to be checked
     cdef SetHandler closable           # watches for handlers whose fd may be closed; None until there is one
-    cdef SetHandler resting            # for what has left the ring (`rest`), which is not in `handlers`; or None
-    cdef SweepRequest next_sweep       # in flight while something may have to leave the ring
-    cdef bint must_sweep               # it is over: with the next wait
+    cdef SetHandler resting            # for waits that have left the ring (`rest`), not in `handlers`; or None
+    cdef SweepRequest next_sweep       # in flight while requests may have to leave the ring
+    cdef bint must_sweep               # that is over: sweep with the next wait
     cdef unsigned n_sweeps             # a time: never 0
-    cdef unsigned *busy_at             # fd -> the sweep after which something came for it, 0 for never; owned array
+    cdef unsigned *busy_at             # fd -> the sweep after which it had an event, 0 for never; owned array
     cdef int busy_capacity
     cdef set movable                   # MovableRequests, from their arming until a sweep finds that they are over
 

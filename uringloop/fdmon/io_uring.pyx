@@ -4,12 +4,12 @@ How it works:
  1. Handlers are watched by one-shot POLL_ADD, re-armed at the next wait: after the callbacks in a flat turn, at once in
     a nested one.  There is no level-triggered multishot poll in io_uring (measured; QEMU dropped it, too).
  2. An armed POLL_ADD holds a reference to its file: closing the fd would close nothing.  So the fds that the program
-    may close while they are watched (add_reader) are in an epoll set, which holds none and drops what is closed, and
-    one POLL_ADD watches for that set; what it reports is read from the set by epoll_wait(2).
+    may close while they are watched (add_reader) are in an epoll set, which holds no file and drops closed ones, and
+    one POLL_ADD watches that set; its events are read from the set by epoll_wait(2).
  3. That costs system calls for each wait.  Where waits are many and short (FdHandler.is_brief, the RECV of a socket
-    that the program has as well, the ACCEPT of a listener) the first is in an epoll set; once something came the next
-    are on the ring, and a sweep moves those that last to the set.  A TIMEOUT in the ring brings the sweeps, while there
-    is anything on the ring that may have to move.
+    that the program also has, the ACCEPT of a listener) the first is in an epoll set; once it had an event, the next
+    are on the ring, and a sweep moves those that last to the set.  A TIMEOUT in the ring triggers the sweeps, while
+    any request on the ring may have to move.
 
 Not here: submitting, harvesting, what is in flight (`uring/engine`).
 """
@@ -70,13 +70,13 @@ cdef class SweepRequest(Request):
 
 @cython.no_gc_clear
 cdef class MovableRequest(Request):
-    """One that holds a file which the program may close, so that it must not wait for long.
+    """A request that holds a file which the program may close, so that it must not wait for long.
 
-    What delivers a completion of it sets `used_at` to the monitor's n_sweeps.
+    The code that delivers a completion of it sets `used_at` to the monitor's n_sweeps.
     """
 
     cdef int leave_ring(self) except -1:
-        """It was not used for long: have the epoll set watch (`rest`), and cancel it.  No user code."""
+        """It had no completion for long: have the epoll set watch (`rest`), and cancel it.  No user code."""
         raise NotImplementedError
 
 
@@ -108,7 +108,7 @@ cdef class IoUringMonitor(FDMonitor):
                 self.renew()
             before = self.handlers.get(new.fd)
             if old is None:
-                old = before  # its fd was closed without a word, and the number used again
+                old = before  # its fd was closed without notice, and the number used again
             if new.may_be_closed and not (new.is_brief and self.is_busy(new.fd)):
                 if new.is_brief:
                     new.file_id = identity(new.fd)  # for its way back to the set: not per message
@@ -149,9 +149,9 @@ cdef class IoUringMonitor(FDMonitor):
         return 0
 
     cdef bint watch_by_epoll(self, FdHandler old, FdHandler new) except -1:
-        """Watch for `new` in the epoll set, in the place of `old` if that is there; False where there can be no set."""
+        """Watch for `new` in the epoll set, in place of `old` if that is in it; False if no set can be made."""
         if self.closable is None:
-            check_pollable(new.fd)  # first: of a closed fd the set would get the number
+            check_pollable(new.fd)  # first: the set would get the number of a closed fd
             try:
                 self.closable = self.watch_set(EpollMonitor())
             except MonitorUnavailable:
@@ -160,7 +160,7 @@ cdef class IoUringMonitor(FDMonitor):
         return True
 
     cdef SetHandler watch_set(self, EpollMonitor watches):
-        """A poll request for an epoll set goes out with the next wait."""
+        """Submit a poll request for an epoll set with the next wait."""
         cdef SetHandler handler = SetHandler(watches.fileno(), POLLIN)
         handler.watches = watches
         handler.arming = PollRequest(handler, self)
@@ -168,9 +168,9 @@ cdef class IoUringMonitor(FDMonitor):
         return handler
 
     cdef int rest(self, FdHandler old, FdHandler new) except -1:
-        """As `update`, for what waits in the place of a request that has left the ring.
+        """As `update`, for a handler in place of a request that has left the ring.
 
-        In a set of its own: the program may watch the same fd.
+        In a separate set: the program may watch the same fd.
         """
         if new is not None:
             if self.is_closed:
@@ -184,7 +184,7 @@ cdef class IoUringMonitor(FDMonitor):
         return 0
 
     cdef int collect(self, SetHandler handler) except -1:
-        """The set has something for the ready list.  What comes back to life there begins on the ring again."""
+        """Move the set's events to the ready list.  A handler that becomes active starts on the ring again."""
         cdef FdHandler one
         cdef size_t at = self.ready_list.tail
         handler.watches.collect(self.ready_list)
@@ -205,7 +205,7 @@ cdef class IoUringMonitor(FDMonitor):
     # -- waits that last -------------------------------------------------------------------------------
 
     cdef bint may_last(self, MovableRequest request) except -1:
-        """It was armed; it leaves the ring if it is not used.  False: no memory to remember it, so that it stays."""
+        """It was armed and leaves the ring if it stays unused.  False: no memory to record it, so that it stays."""
         try:
             self.movable.add(request)
         except MemoryError:
@@ -217,7 +217,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef int begin_sweeps(self) except -1:
         """The next sweep is a period away, or with the next wait, where the kernel takes no request for it now.
 
-        No exception of that: the caller has armed something, and would take it for not armed.
+        That raises no exception: the caller has armed a request, and would take it for not armed.
         """
         cdef io_uring_sqe *sqe
         if self.next_sweep.owner is not None:
@@ -233,15 +233,15 @@ cdef class IoUringMonitor(FDMonitor):
         return self.engine.add(self.next_sweep, sqe)
 
     cdef int sweep(self) except -1:
-        """What has waited since before the last sweep leaves the ring.  Runs no user code.
+        """Requests that have waited since before the last sweep leave the ring.  Runs no user code.
 
-        There is another one only if something is left that may have to move: an idle process stays idle.
+        There is another sweep only if any left may have to move: an idle process stays idle.
         """
         self.must_sweep = False
         try:
             return self.move_what_lasts()
         except (MemoryError, OSError):  # OSError: the kernel takes no requests at the moment
-            return self.begin_sweeps()  # later; it holds a file so long
+            return self.begin_sweeps()  # later; the file is held until then
 
     cdef int move_what_lasts(self) except -1:
         cdef FdHandler handler
@@ -267,7 +267,7 @@ cdef class IoUringMonitor(FDMonitor):
         return self.begin_sweeps() if is_any_left else 0
 
     cdef bint is_busy(self, int fd) noexcept:
-        """Something came for a handler that is_brief, not long ago."""
+        """Record a recent event of a handler that is_brief."""
         return 0 <= fd < self.busy_capacity and self.busy_at[fd] and self.n_sweeps - self.busy_at[fd] <= 1
 
     cdef void mark_busy(self, int fd) noexcept:
@@ -284,7 +284,7 @@ cdef class IoUringMonitor(FDMonitor):
         self.busy_at[fd] = self.n_sweeps
 
     cdef int move_to_set(self, FdHandler handler) except -1:
-        """The epoll set watches for it from now on, or nothing, if its file is closed."""
+        """Let the epoll set watch for it from now on, or nothing, if its file is closed."""
         cdef PollRequest request = handler.arming
         cdef bint is_closed = (handler.is_closed_by_program()
                                or handler.file_id is not None and handler.file_id != identity(handler.fd))
@@ -295,7 +295,7 @@ cdef class IoUringMonitor(FDMonitor):
                 is_closed = error.errno == EBADF
                 handler.may_be_closed = is_closed
             if not handler.may_be_closed:
-                return 0  # there is no set, or no room in it: the ring watches on, and holds the file
+                return 0  # there is no set, or no room in it: the ring keeps watching, and holds the file
         try:
             self.engine.cancel(request)
         except BaseException:
@@ -308,7 +308,7 @@ cdef class IoUringMonitor(FDMonitor):
     # -- turns ------------------------------------------------------------------------------------------
 
     cdef int arm_later(self, FdHandler handler) except -1:
-        """A poll request for it goes out with the next wait, whatever fails here: nothing else would watch its fd."""
+        """Submit a poll request for it with the next wait, even if this fails: nothing else would watch its fd."""
         try:
             self.to_arm.append(handler)
         except MemoryError:
@@ -318,7 +318,7 @@ cdef class IoUringMonitor(FDMonitor):
     cdef bint arm_polls(self) except -1:
         """POLL_ADD for all handlers that wait for it; an fd closed since then was removed and is skipped.
 
-        Returns: False where the kernel takes no more for the moment; the rest keeps its place.
+        Returns: False where the kernel takes no more at the moment; the rest keeps its place.
         """
         cdef FdHandler handler
         cdef PollRequest request
@@ -326,7 +326,7 @@ cdef class IoUringMonitor(FDMonitor):
         cdef Py_ssize_t n_armed = 0
         cdef bint is_any_brief = False, is_complete = True
         if self.is_to_arm_short:
-            # what is armed, or has been seen to, is passed over below
+            # handlers that are armed, or done, are skipped below
             self.to_arm += [*self.handlers.values(), *self.sets()]
             self.is_to_arm_short = False
         try:
@@ -337,7 +337,7 @@ cdef class IoUringMonitor(FDMonitor):
                         "what arms a handler watches for it")
                 if not handler.is_removed and request is not None:
                     if request.is_multishot and request.owner is not None:
-                        # it has reported what is wanted: back to one that sees what is still there
+                        # it has reported a wanted event: back to a one-shot, which reports a state that persists
                         self.engine.cancel(request)
                         request = handler.arming = PollRequest(handler, self)
                     if request.owner is None:
@@ -380,17 +380,17 @@ cdef class IoUringMonitor(FDMonitor):
         if self.must_sweep:
             self.sweep()
             if self.must_sweep and (timeout_ns < 0 or timeout_ns > SWEEP_NS):
-                timeout_ns = SWEEP_NS  # nothing in the ring brings the next one: see begin_sweeps
+                timeout_ns = SWEEP_NS  # no request in the ring triggers the next one: see begin_sweeps
         if (self.to_arm or self.is_to_arm_short) and not self.is_prepared and not self.arm_polls():
-            timeout_ns = 0  # what is harvested now makes room
+            timeout_ns = 0  # harvesting now makes room
         self.is_prepared = False
         return self.engine.wait(timeout_ns)
 
     cdef int poll_reported(self, PollRequest request, int32_t res) except -1:
-        """A multishot POLL_ADD goes on.  It is like an edge, so what it reports is for one dispatch only."""
+        """A multishot POLL_ADD continues.  It is edge-like, so its report is for one dispatch only."""
         cdef FdHandler handler = request.handler
         if res & WANTED and not handler.is_removed and handler.arming is request:
-            self.arm_later(handler)  # first: what is not collected for lack of memory is reported again
+            self.arm_later(handler)  # first: an event that is not collected for lack of memory is reported again
             self.ready_list.append(handler, <short>(res & WANTED))
             if handler.is_brief:
                 self.mark_busy(handler.fd)
@@ -430,7 +430,7 @@ cdef class IoUringMonitor(FDMonitor):
         cdef size_t n = fifo.count()
         cdef int count = 0
         self.engine.n_dispatches += 1
-        # What arrives meanwhile waits for the next turn, or one busy socket would keep timers waiting.
+        # Later arrivals wait for the next turn, or one busy socket would keep timers waiting.
         while n != 0 and fifo.head != fifo.tail:
             n -= 1
             slot = fifo.pop()
@@ -446,10 +446,10 @@ cdef class IoUringMonitor(FDMonitor):
         return count
 
     cdef int complete_timed(self, Request request, Completion slot) except -1:
-        cdef object subject = request.subject()  # before: a wire that is over forgets whose it was
+        cdef object subject = request.subject()  # before: a closed wire forgets its owner
         cdef int64_t started_ns = ul_monotonic_ns()
         request.complete(slot.res, slot.flags, slot.data)
-        cdef Stopwatch stopwatch = self.stopwatch  # it may have been put away meanwhile
+        cdef Stopwatch stopwatch = self.stopwatch  # it may have been removed meanwhile
         return stopwatch.check(subject, started_ns) if stopwatch is not None else 0
 
     cdef int submit(self) except -1:
@@ -500,7 +500,7 @@ cdef class IoUringMonitor(FDMonitor):
         return 0
 
     cdef int disarm(self) except -1:
-        """No handler is watched any more; what its poll request reports from now on is for nothing."""
+        """No handler is watched any more; later reports of its poll request are ignored."""
         cdef FdHandler handler
         for handler in self.handlers.values():
             handler.arming = None
@@ -524,7 +524,7 @@ cdef class IoUringMonitor(FDMonitor):
         return 0
 
     cdef bint can_leave(self) except -1:
-        """Raw requests, their buffers and registrations are the parent's ring's; how far a send came is not known."""
+        """Raw requests, their buffers and registrations belong to the parent's ring; progress of a send is unknown."""
         return self.engine.can_leave()
 
     cdef int leave(self) except -1:

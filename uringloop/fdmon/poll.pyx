@@ -34,7 +34,7 @@ cdef extern from "<poll.h>" nogil:
             if (n >= 0 || errno == EINTR)
                 return n;
         }
-        /* refused with whatever errno, or wrong in itself: then poll(2) says so; late, never early */
+        /* refused with any errno, or itself wrong: then poll(2) reports it; late, never early */
         timeout_ms = timeout_ns < 0 ? -1 : timeout_ns > 2147483647 * INT64_C(1000000) - 999999 ? 2147483647
                    : (int)((timeout_ns + 999999) / 1000000);
         n = poll(fds, count, timeout_ms);
@@ -63,7 +63,7 @@ cdef class PollMonitor(FDMonitor):
             if self.left_files is not None:
                 self.renew()
             if old is None:
-                old = self.handlers.get(new.fd)  # its fd was closed without a word, and the number used again
+                old = self.handlers.get(new.fd)  # its fd was closed without notice, and the number used again
             must_not(new.is_removed, "a handler that is removed is never watched for again")
             self.handlers[new.fd] = new
         elif old is not None and self.handlers.get(old.fd) is old:
@@ -124,7 +124,7 @@ cdef class PollMonitor(FDMonitor):
                 must(handler.fd == self.fds[i].fd, "a handler is in the place of its fd")
                 if handler.may_be_closed and handler.is_closed_by_program():
                     # The same where another file has the number already: its events are not this handler's, which would
-                    # leave them there, so that they come again in every turn.
+                    # not consume them, so that they come again in every turn.
                     self.update(handler, None)
                     continue
                 ready_list.append(handler, self.fds[i].revents)

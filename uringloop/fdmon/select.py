@@ -1,7 +1,7 @@
 """Which monitor a new loop gets, and why.
 
 The rule (QEMU: aio_context_setup): io_uring, else epoll, else poll.  The first loop that gets io_uring sets a mark for
-the process; from then on a loop that cannot have it fails to be made, so that raw requests are there uniformly in
+the process; from then on making a loop that cannot have it fails, so that raw requests are available uniformly in
 all threads.  Without the mark the fall-back is silent.  The mark stays for the life of the process; a fork child
 starts clean.
 
@@ -47,7 +47,7 @@ def _make_io_uring() -> Any:
     return IoUringMonitor()
 
 
-# Every monitor, the best first: what a loop gets that does not name one.
+# Every monitor, the best first: the choice for a loop that does not name one.
 _MAKERS: dict[str, Callable[[], Any]] = {
     "io_uring": _make_io_uring,
     "epoll": EpollMonitor,
@@ -60,12 +60,12 @@ def make_monitor(name: str | None = None) -> tuple[Any, str | None]:
     """A monitor and the reason why it is not io_uring by free choice (None when it is).
 
     Parameters:
-        name: "io_uring", "epoll" or "poll" to force one; "auto-any" for the best that this loop can have, whatever
+        name: "io_uring", "epoll" or "poll" to force one; "auto-any" for the best available to this loop, whatever
             other loops have; None for $URINGLOOP_FDMON, else the automatic choice.
 
     Raises:
         ValueError: no such monitor.
-        MonitorUnavailable: a forced one cannot be had, or io_uring cannot although another loop of this
+        MonitorUnavailable: a forced one is not available, or io_uring is not although another loop of this
             process has it.
     """
     source = "fdmon"
@@ -107,7 +107,7 @@ def _choose(may_differ: bool) -> tuple[Any, str | None]:
 
 
 def _warn_if_mixed(name: str, reason: str | None) -> None:
-    """Once per process: raw requests, for one, then work in some loops only."""
+    """Warn once per process: raw requests, for example, then work in some loops only."""
     if len(_had) == 1 and name not in _had:
         _logger.warning(
             "loops of this process run on different monitors: an earlier one on %s, this one on %s%s",
