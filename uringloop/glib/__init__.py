@@ -3,8 +3,8 @@
     loop = uringloop.glib.new_event_loop()
     GLib.MainLoop().run()      # or Gtk.Application.run(), or loop.run_forever(): any of them drives both
 
-Needs PyGObject (pip install uringloop[glib], or Debian's python3-gi) from the first call on; the core does without.
-docs/glib.md says what works under which main loop.
+Needs PyGObject (pip install uringloop[glib], or Debian's python3-gi) from the first call on; the core does not.
+docs/glib.md lists what works under which main loop.
 """
 
 from .loop import GLibLoop
@@ -20,7 +20,7 @@ def __dir__() -> list[str]:
 
 
 def _seen_by_analysis() -> None:
-    """Never called: what .native, which is compiled, imports; for tools that freeze programs.  See ._frozen."""
+    """Never called: the imports of .native, which is compiled; for tools that freeze programs.  See ._frozen."""
     import traceback  # noqa: F401
 
     from gi.repository import GLib  # noqa: F401

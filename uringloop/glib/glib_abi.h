@@ -1,4 +1,4 @@
-/* What of GLib's stable ABI the native source needs.  No GLib header: the library is found at run time. */
+/* The part of GLib's stable ABI that the native source needs.  No GLib header: the library is found at run time. */
 #ifndef URINGLOOP_GLIB_ABI_H
 #define URINGLOOP_GLIB_ABI_H
 
@@ -43,7 +43,7 @@ static struct {
     int (*source_query_unix_fd)(void *source, void *tag);
 } ul_glib;
 
-/* NULL, or what could not be found. */
+/* NULL, or the name that could not be found. */
 static const char *ul_glib_load(void)
 {
     static const char library[] = "libglib-2.0.so.0";

@@ -20,7 +20,7 @@ class GLibLoop(Loop):
     Parameters:
         main_context: a GLib.MainContext; None for the default one.
         fdmon: "io_uring", "epoll" or "poll" to force a monitor.
-        priority: GLib's, of everything that the loop does.
+        priority: GLib's priority of everything that the loop does.
 
     Raises: MonitorUnavailable, ValueError, RuntimeError, ImportError, TypeError.
     """
@@ -47,7 +47,7 @@ class GLibLoop(Loop):
             self._run_forever_cleanup()
 
     def stop(self):
-        """See asyncio.loop.stop; a main loop run by other code goes on."""
+        """See asyncio.loop.stop; a main loop run by other code continues."""
         if self._source is None:
             super().stop()
         else:

@@ -3,7 +3,7 @@
 How it works:
  1. GLib's functions are looked up in the library that PyGObject has loaded (dlopen, dlsym), so that nothing of GLib is
     needed to build or to import the package.  The GMainContext is taken out of PyGObject's boxed object.
- 2. The source watches one fd, the monitor's; for the poll monitor those of all handlers, brought up to date in prepare.
+ 2. The source watches one fd, the monitor's; for the poll monitor those of all handlers, updated in prepare.
  3. It may recurse: a GLib.MainLoop inside of a callback calls all three steps again.
 
 Ownership: the GSource borrows its Python owner and is destroyed with it; GLib may keep the GSource longer.
@@ -100,7 +100,7 @@ cdef void *pointer_of(object main_context) except NULL:
 
 
 cdef void *boxed_pointer(object boxed) noexcept:
-    """What PyGObject's object wraps: the member after the object's head (PyGBoxed in pygobject.h)."""
+    """The pointer in PyGObject's object: the member after the object's head (PyGBoxed in pygobject.h)."""
     return (<void **>(<char *><PyObject *>boxed + sizeof(PyObject)))[0]
 
 
@@ -112,7 +112,7 @@ cdef class Source:
         aio_context: not closed, not attached anywhere.
         main_context: PyGObject's GLib.MainContext; None for the default one.
         priority: GLib's, lower numbers first.
-        enter: called before each dispatch; what it returns is called afterwards, unless it is None.
+        enter: called before each dispatch; its result is called afterwards, unless it is None.
 
     Raises: RuntimeError when another thread owns the main context, or the context is attached already; ImportError
     without PyGObject or GLib, TypeError.
@@ -122,11 +122,11 @@ cdef class Source:
     cdef void *source             # owned; NULL after destroy
     cdef void *context            # owned reference; NULL after destroy
     cdef object enter
-    cdef int fd                   # the one that is watched by `tag`; -1: each handler's, in `tags`
+    cdef int fd                   # the one watched by `tag`; -1: each handler's, in `tags`
     cdef void *tag
     cdef dict tags                # fd -> (events, tag)
     cdef unsigned long long n_interests  # of the monitor when `tags` was made
-    cdef bint is_blind            # GLib looks for nothing on the fds: see `blind`
+    cdef bint is_blind            # GLib watches no events on the fds: see `blind`
     cdef bint is_iterating        # the innermost driver is `iterate`, which can raise
     cdef object error             # what it will raise, or None
     cdef bint has_interrupted     # prepare has passed on a KeyboardInterrupt, and it was not taken since
@@ -167,12 +167,12 @@ cdef class Source:
 
     @property
     def is_attached(self):
-        """GLib drives the context."""
+        """Let GLib drive the context."""
         return (self.source != NULL and not source_is_destroyed(self.source)
                 and not self.turns.aio_context.monitor.is_closed)
 
     def detach(self):
-        """GLib does not drive the context any more.  Idempotent.
+        """Stop GLib from driving the context.  Idempotent.
 
         Raises: RuntimeError when another thread runs the main context.
         """
@@ -188,7 +188,7 @@ cdef class Source:
             main_context_release(self.context)
 
     def _forget(self):
-        """detach() in a fork child, where it is no matter whose the main context was."""
+        """detach() in a fork child, where the owner of the main context does not matter."""
         self.destroy_source()
         self.turns.detach()
 
@@ -212,7 +212,7 @@ cdef class Source:
         return is_ready
 
     cdef int watch(self) except -1:
-        """Let GLib sleep on what the monitor waits for now."""
+        """Let GLib sleep on the fds that the monitor watches now."""
         cdef int fd = self.turns.aio_context.monitor.fileno()
         cdef FdHandler handler
         if fd >= 0:
@@ -231,7 +231,7 @@ cdef class Source:
                 del self.tags[fd]
                 source_remove_unix_fd(self.source, <void *><size_t>tag)
         if self.turns.is_yielding:
-            return 0  # what is missing, `blind` has taken out
+            return 0  # missing ones were removed by `blind`
         for fd, handler in handlers.items():
             if fd not in self.tags:
                 self.tags[fd] = handler.events, <size_t>source_add_unix_fd(self.source, fd, handler.events)
@@ -239,7 +239,7 @@ cdef class Source:
         return 0
 
     cdef int blind(self, bint is_blind) except -1:
-        """While others have an iteration: for GLib a source with a ready fd is ready, whatever check says."""
+        """While others have an iteration: for GLib a source with a ready fd is ready, even if check returns false."""
         if not is_blind and not self.is_blind:
             return 0
         self.is_blind = is_blind
@@ -267,7 +267,7 @@ cdef class Source:
 
     cdef int dispatch(self) except -1:
         cdef bint was_iterating = self.is_iterating
-        if self.turns.aio_context.monitor.is_closed:  # by another source, since it was asked
+        if self.turns.aio_context.monitor.is_closed:  # by another source, since the check
             self._forget()
             return 0
         leave = self.enter() if self.enter is not None else None
@@ -288,7 +288,7 @@ cdef class Source:
         which ends GLib.MainLoop.run(), SystemExit ends the process.
 
         Parameters:
-            is_fatal: nothing can be waited for; without detaching GLib would call again at once.
+            is_fatal: the monitor cannot wait; without detaching, GLib would call again at once.
         """
         try:
             if is_fatal and not isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -321,9 +321,9 @@ cdef class Source:
         return 0
 
     cdef bint handle_signals(self) noexcept:
-        """What has come so far; a signal that comes later interrupts the sleep.  False when a handler has raised.
+        """Handle earlier signals; a later one interrupts the sleep.  False when a handler has raised.
 
-        Under a main loop in C there may be no taker of a KeyboardInterrupt: it is passed on once, and then printed.
+        Under a main loop in C nothing may handle a KeyboardInterrupt: it is passed on once, and then printed.
         """
         try:
             PyErr_CheckSignals()
@@ -345,7 +345,7 @@ cdef class Source:
             traceback.print_exc()
 
     def _run_loop(self, LoopCore loop not None):
-        """What run_forever does between set-up and clean-up: until stop(), at least one turn.
+        """The part of run_forever between set-up and clean-up: run until stop(), at least one turn.
 
         Raises: what callbacks may raise; RuntimeError when another thread owns the main context.
         """
@@ -369,7 +369,7 @@ cdef class Source:
                 if loop.is_stopping:
                     break
             if aio_context.n_turns == n_before:
-                self.turns.dispatch(False)  # stopped before anything happened
+                self.turns.dispatch(False)  # stopped before any turn
         finally:
             try:
                 if not aio_context.monitor.is_closed:
@@ -379,7 +379,7 @@ cdef class Source:
                 main_context_unref(context)
 
     def _stop_loop(self, LoopCore loop not None):
-        """The turn that runs is the last one; GLib's other sources are not hurried."""
+        """Make the current turn the last one; GLib's other sources are not hurried."""
         loop.is_stopping = True
         self.turns.is_last_turn = True
 

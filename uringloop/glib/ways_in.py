@@ -40,7 +40,7 @@ def run(
     priority: int = PRIORITY_DEFAULT,
     debug: bool | None = None,
 ) -> _T:
-    """Run a coroutine as asyncio.run does, on a loop inside a GLib main context, which goes round meanwhile."""
+    """Run a coroutine as asyncio.run does, on a loop inside a GLib main context, which iterates meanwhile."""
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("asyncio.run() cannot be called from a running event loop")
 
