@@ -1,4 +1,4 @@
-"""What file objects request of the operating system, and what answers: io_uring requests or threads.
+"""The operations that file objects request of the operating system, by io_uring requests or threads.
 
 How it works:
 1. `Backend` is the list of operations. `ring_backend.RingBackend` makes each one a request on the loop's ring,
@@ -6,13 +6,13 @@ How it works:
 2. Everything above (binary, text, functions, copying, temporary) knows this class only.
 
 Invariant: an operation that is cancelled does not return before the kernel, or the thread, is done with it. The
-CancelledError then carries what really happened as its `outcome` (see `outcome_of`): bytes that were read from a
+CancelledError then carries the actual result as its `outcome` (see `outcome_of`): bytes that were read from a
 pipe can be kept, and positions stay exact. A file descriptor that is no longer waited for is closed by the backend,
 also where the loop was closed meanwhile (see `Opened`).
 
-Offsets: a number of bytes from the beginning of the file, or STREAM for what has no positions (pipes, terminals,
-sockets: the operation waits until it can proceed), or APPEND to write where the kernel's own position is (files
-opened with O_APPEND: at the end).
+Offsets: a number of bytes from the beginning of the file, or STREAM for files without positions (pipes, terminals,
+sockets: the operation waits until it can proceed), or APPEND to write at the kernel's own position (files opened with
+O_APPEND: at the end).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, TypeAlias, TypeVar
 __all__ = ["APPEND", "OFFSET_MOST", "STREAM", "Backend", "Opened", "Path", "outcome_of"]
 
 STREAM = -1
-# What an off_t holds.
+# The largest off_t.
 OFFSET_MOST = (1 << 63) - 1
 APPEND = -2
 
@@ -45,11 +45,11 @@ _PTY_MASTER = os.makedev(5, 2)
 
 
 class Opened:
-    """An open file, and what `open` needs to know of it.
+    """An open file, and what `open` needs to know about it.
 
-    Invariant: from the system call that opened it to the file object that has it an fd is an Opened's, made before that
-    call and closed with its last reference. So it is not lost when an exception is raised on the way (a MemoryError can
-    be, anywhere), nor when the loop is closed between the thread that opened it and the task that waits.
+    Invariant: from the system call that opened it until a file object owns it, an fd belongs to an Opened, made before
+    that call, which closes it with its last reference. So it is not lost when an exception is raised on the way (a
+    MemoryError, anywhere), nor when the loop is closed between the thread that opened it and the task that waits.
     """
 
     __slots__ = ("fd", "is_owned", "st_blksize", "st_mode", "st_size")
@@ -73,12 +73,12 @@ class Opened:
 
 
 def outcome_of(error: BaseException) -> Any:
-    """What a cancelled operation did all the same: its result, or None if it did nothing."""
+    """What a cancelled operation still did: its result, or None if it did nothing."""
     return getattr(error, "outcome", None)
 
 
 def _reopen_terminal(fd: int) -> int:
-    """Another open file of the same terminal, which does not wait; -1 if it cannot be had."""
+    """Another open file of the same terminal, which does not wait; -1 if it cannot be opened."""
     if os.fstat(fd).st_rdev == _PTY_MASTER:
         return -1  # opening that makes a new terminal
     try:
@@ -96,7 +96,7 @@ class Backend:
     # Files
 
     async def open(self, path: Path, flags: int, mode: int, dir_fd: int | None = None) -> Opened:
-        """Open a file, never inherited by children; what is returned owns it. Cancelled: closed again."""
+        """Open a file, never inherited by children; the result owns it. Cancelled: closed again."""
         raise NotImplementedError
 
     async def describe(self, fd: int) -> Opened:
@@ -104,16 +104,16 @@ class Backend:
         raise NotImplementedError
 
     async def close(self, fd: int, is_slow: bool = False) -> None:
-        """Close it. Not cancellable: once this has begun it is closed in any case, whatever is raised.
+        """Close it. Not cancellable: once this has begun it is closed in any case, even if this raises.
 
         Parameters:
-            is_slow: much was written. ext4 begins to write out, on close, what replaces other contents; and a file
-                without a name goes, with all its blocks.
+            is_slow: much was written. On close, ext4 begins to write out data that replaces other contents; and a file
+                without a name is deleted, with all its blocks.
         """
         raise NotImplementedError
 
     async def read(self, fd: int, count: int, offset: int) -> bytes:
-        """At most `count` bytes; fewer at the end of a file, and what there is of a stream."""
+        """Read at most `count` bytes; fewer at the end of a file, and only available ones of a stream."""
         raise NotImplementedError
 
     async def readinto(self, fd: int, buffer: memoryview, offset: int) -> int:
@@ -121,7 +121,7 @@ class Backend:
         raise NotImplementedError
 
     async def write(self, fd: int, data: Buffer, offset: int) -> int:
-        """How many bytes were written: at least one, often all."""
+        """Write; returns how many bytes were written: at least one, often all."""
         raise NotImplementedError
 
     async def readv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
@@ -145,19 +145,19 @@ class Backend:
     async def splice(
         self, source_fd: int, source_offset: int, target_fd: int, target_offset: int, count: int
     ) -> int:
-        """splice(2): one of the two is a pipe, whose offset is STREAM. Waits until something can be moved."""
+        """splice(2): one of the two is a pipe, whose offset is STREAM. Waits until data can be moved."""
         raise NotImplementedError
 
     async def ready(self, fd: int, events: int) -> None:
-        """Wait until a descriptor is ready for select.POLLIN or POLLOUT; what cannot be watched always is."""
+        """Wait until a descriptor is ready for select.POLLIN or POLLOUT; one that cannot be watched always is."""
         raise NotImplementedError
 
     async def write_terminal(self, fd: int, data: Buffer) -> int:
         """Write to a terminal; not more than it takes at once.
 
         A terminal is ready as long as it takes a single byte, and blocks a writer of more until all of it is taken: a
-        thread, or the loop, where the kernel writes while a request is submitted. So it is written to through an open
-        file of its own, which does not wait; the flags of this one belong to all that share it.
+        thread, or the loop, where the kernel writes while a request is submitted. So this writes through a separate
+        open file, which does not wait; the flags of the given one belong to all that share it.
         """
         some = data if len(data) <= select.PIPE_BUF else memoryview(data)[: select.PIPE_BUF]
         is_own = os.get_blocking(fd)
@@ -170,7 +170,7 @@ class Backend:
                 try:
                     return os.write(second, some)
                 except BlockingIOError:
-                    # Another was quicker, or there is room for one byte where a line's end takes two.
+                    # Another writer was quicker, or there is room for one byte where a line's end takes two.
                     await asyncio.sleep(_TERMINAL_AGAIN_S)
         finally:
             if is_own and second >= 0:
@@ -206,7 +206,7 @@ class Backend:
     ) -> None:
         raise NotImplementedError
 
-    # Whatever has no operation of its own
+    # Everything without a separate operation
 
     async def call(
         self,
@@ -215,11 +215,11 @@ class Backend:
         undo: Callable[[_T], object] | None = None,
         is_due: bool = False,
     ) -> _T:
-        """`function(*args)` in the default executor. Cancelled: not begun any more, or waited for.
+        """Call `function(*args)` in the default executor. Cancelled: it is not started any more, or waited for.
 
         Parameters:
-            undo: called with the result, in the loop's thread, if it is not going to be delivered.
-            is_due: it is made in any case; not so where memory was short, which is raised.
+            undo: called with the result, in the loop's thread, if that will not be delivered.
+            is_due: the call is made even if cancelled; except where memory was short, which raises.
         """
         call = _Call(self.loop, function, args)
         try:
@@ -240,7 +240,7 @@ class Backend:
         return result
 
     async def open_fifo(self, path: Path, flags: int, mode: int, dir_fd: int | None) -> Opened:
-        """Open what waits until the other end is opened, in a thread of its own.
+        """Open a FIFO, which waits until its other end is opened, in a separate thread.
 
         The executor and the kernel have few threads for all files: some FIFOs that stay unopened would take them all.
         Cancelled: the other end is opened for a moment, which ends the thread; if the FIFO's name is gone, it stays
@@ -257,9 +257,9 @@ class Backend:
         try:
             await call.over()
         except asyncio.CancelledError:
-            # A release before the thread is where it waits is lost, hence another one after a while.
+            # A release before the thread waits is lost, hence another one after a while.
             while not call.is_over and _release_fifo(path, dir_fd):
-                with suppress(asyncio.CancelledError, TimeoutError):  # the first one is going to be raised
+                with suppress(asyncio.CancelledError, TimeoutError):  # the first one will be raised
                     await asyncio.wait_for(call.over(), _RELEASE_AGAIN_S)
             raise
         opened: Opened = call.result()
@@ -269,8 +269,8 @@ class Backend:
 class _Call:
     """A function that runs in a thread, and the task that waits for it.
 
-    asyncio's futures of executors are two futures and three callbacks, of which each is lost where memory is short for
-    a moment, and then the task waits for ever.
+    asyncio uses two futures and three callbacks for a call in an executor; if one of them is lost because memory is
+    short for a moment, the task waits for ever.
     """
 
     __slots__ = ("_args", "_error", "_function", "_loop", "_result", "_unbegun", "_waiter", "is_over")
@@ -306,7 +306,7 @@ class _Call:
                 time.sleep(_WAKE_AGAIN_S)
 
     def take_back(self) -> bool:
-        """It does not run, unless it has begun."""
+        """Keep it from running, unless it has begun."""
         try:
             self._unbegun.pop()
         except IndexError:
@@ -335,7 +335,7 @@ class _Call:
             await self._waiter
 
     async def outlast(self, undo: Callable[[Any], object] | None) -> Any:
-        """Wait for what cannot be taken back, however often we are cancelled; its result, None if it failed."""
+        """Wait for a call that cannot be undone, however often we are cancelled; its result, None if it failed."""
         while not self.is_over:
             with suppress(asyncio.CancelledError, MemoryError):  # the first one is going to be raised
                 await self.over()
@@ -346,7 +346,7 @@ class _Call:
 
     def result(self) -> Any:
         """What the function returned; raises what it raised."""
-        error, self._error = self._error, None  # which knows this frame
+        error, self._error = self._error, None  # it refers to this frame
         if error is None:
             return self._result
         try:
@@ -356,7 +356,7 @@ class _Call:
 
 
 def _release_fifo(path: Path, dir_fd: int | None) -> bool:
-    """Let a thread go that waits in open() for the other end of a FIFO; false if there is no such FIFO any more."""
+    """Release a thread that waits in open() for the other end of a FIFO; false if the FIFO no longer exists."""
     try:
         if not stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
             return False

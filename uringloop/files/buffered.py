@@ -1,18 +1,18 @@
 """BufferedFile: binary files with read-ahead and collected writes, as io.BufferedReader, Writer and Random in one.
 
 How it works:
-1. Reading takes from `_ahead`, bytes that were read already; `_at` is the first not returned yet. What is not there
-   is read in chunks. A chunk that follows the one before it is twice as large, up to READ_AHEAD_MOST_BYTES; after a
-   jump it is small again. A `buffering=` of one's own fixes the size of chunks.
+1. Reading takes from `_ahead`, bytes that were read already; `_at` is the first not returned yet. Other bytes are
+   read in chunks. A chunk that follows the one before it is twice as large, up to READ_AHEAD_MOST_BYTES; after a
+   jump it is small again. An explicit `buffering=` fixes the size of chunks.
 2. Writing collects in `_dirty`, which is written when it would grow beyond the size of the buffer, and by flush().
-   What is larger than the buffer goes out at once, from the caller's memory.
-3. What can be answered from memory is answered without giving control away.
+   Data larger than the buffer is written at once, from the caller's memory.
+3. A call that needs only memory returns without yielding control.
 
 Invariant: there are bytes in `_ahead` or in `_dirty`, never in both; for a seekable file `_position` is that of
-`_ahead[_at]`, or the end of `_dirty`. A cancelled read leaves `_ahead` and `_position` as if it had not begun (of a
-stream, what was taken stays in `_ahead`); a cancelled write has removed from `_dirty` exactly what was written.
+`_ahead[_at]`, or the end of `_dirty`. A cancelled read leaves `_ahead` and `_position` as if it had not begun (bytes
+taken from a stream stay in `_ahead`); a cancelled write has removed from `_dirty` exactly the bytes that were written.
 
-Memory: at most READ_AHEAD_MOST_BYTES or WRITE_BUFFER_BYTES (or what `buffering=` says), and what the caller requests.
+Memory: at most READ_AHEAD_MOST_BYTES or WRITE_BUFFER_BYTES (or `buffering=`), and what the caller requests.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WRITE_BUFFER_BYTES = 128 * 1024
 
 
 class BufferedFile(BinaryFile):
-    """What `open(..., "rb")` and other binary modes give."""
+    """The file object of `open(..., "rb")` and other binary modes."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class BufferedFile(BinaryFile):
                 self._give_back(parts)
                 raise
             if n_changes == self._n_changes or not self._has_positions:
-                break  # else a pwrite() came in between: what was ahead is gone, what was read may be out of date
+                break  # else a pwrite() came in between: bytes ahead are gone, those just read may be out of date
         if parts:
             if self._at < len(self._ahead):
                 parts.insert(0, self._ahead[self._at :])
@@ -188,7 +188,7 @@ class BufferedFile(BinaryFile):
                 return part
 
     async def read1(self, size: int = -1, /) -> bytes:
-        """What there is, at most `size` bytes, with at most one read."""
+        """The available bytes, at most `size`, with at most one read."""
         self._check_readable("read1")
         self._check_open("read of closed file")
         size = c_size(size)
@@ -205,7 +205,7 @@ class BufferedFile(BinaryFile):
             return self._take(min(size, len(self._ahead) - self._at))
 
     async def _read_some(self, size: int) -> bytes:
-        """For TextFile: `size` bytes of a file, fewer only at its end; of a stream what there is. At most one read."""
+        """For TextFile: `size` bytes of a file, fewer only at its end, or available ones of a stream. At most one read."""
         async with self._lock:
             if self._dirty:
                 await self._write_dirty()
@@ -215,11 +215,11 @@ class BufferedFile(BinaryFile):
                 part = await self._chunk(wanted, self._position + have)
                 if n_changes == self._n_changes or not self._has_positions:
                     self._ahead, self._at = self._ahead[self._at :] + part if have else part, 0
-                    break  # else a pwrite() came in between: what was ahead is gone
+                    break  # else a pwrite() came in between: the bytes ahead are gone
             return self._take(min(size, len(self._ahead) - self._at))
 
     async def readinto(self, buffer: Any, /) -> int:
-        """Fill the caller's memory as far as there is data; how many bytes."""
+        """Fill the caller's memory as far as there is data; returns how many bytes."""
         return await self._readinto(buffer, self.read)
 
     async def readinto1(self, buffer: Any, /) -> int:
@@ -258,7 +258,7 @@ class BufferedFile(BinaryFile):
             return done
 
     async def peek(self, size: int = 0, /) -> bytes:
-        """What is there without taking it, after at most one read."""
+        """The available bytes without taking them, after at most one read."""
         c_size(size)
         self._check_readable("peek")
         self._check_open("peek of closed file")
@@ -308,7 +308,7 @@ class BufferedFile(BinaryFile):
     async def write(self, data: Any, /) -> int:
         """Take all of `data`, writing when the buffer is full; returns its length.
 
-        Cancelled, or out of space: `characters_written` of the exception says how much of `data` was taken, which is
+        Cancelled, or out of space: `characters_written` of the exception tells how much of `data` was taken, which is
         written or stays in the buffer; the position is behind it.
         """
         self._check_writable("write")
@@ -351,7 +351,7 @@ class BufferedFile(BinaryFile):
             self._note_appended(count)
 
     async def _write_dirty(self) -> None:
-        """With the lock held: write what was collected. What could not be written stays."""
+        """With the lock held: write the collected bytes. Those that could not be written stay."""
         dirty = self._dirty
         count = len(dirty)
         try:
@@ -360,12 +360,12 @@ class BufferedFile(BinaryFile):
             count = outcome_of(error) or 0
             raise
         finally:
-            # A new object: the kernel or a thread may look at the old one's memory as long as a view of it exists.
+            # A new object: the kernel or a thread may read the old one's memory as long as a view of it exists.
             self._dirty = bytearray(memoryview(dirty)[count:]) if count < len(dirty) else bytearray()
             self._note_appended(count)
 
     async def flush(self) -> None:
-        """Write what was collected to the file (the kernel's memory; for the disk see fsync)."""
+        """Write the collected bytes to the file (the kernel's memory; for the disk see fsync)."""
         self._check_open("flush of closed file")
         async with self._lock:
             if self._dirty:
@@ -382,7 +382,7 @@ class BufferedFile(BinaryFile):
             if self._dirty:
                 await self._write_dirty()
             if not self._closefd and self._has_positions and not self._is_appending:
-                # The next user of the descriptor goes on where this file ended, as after io's close().
+                # The next user of the descriptor continues where this file ended, as after io's close().
                 os.lseek(self._fd, self._position, os.SEEK_SET)
 
     def _unwritten(self) -> Buffer:

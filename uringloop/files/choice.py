@@ -10,7 +10,7 @@ __all__ = ["backend_of"]
 
 
 def backend_of(loop: asyncio.AbstractEventLoop) -> Backend:
-    """A backend for a loop: requests where it has add_sqe(), threads on all others, stock asyncio among them."""
+    """A backend for a loop: requests where it has add_sqe(), threads on all others, including stock asyncio."""
     supports_sqe = getattr(loop, "supports_sqe", False)
     kind = _kinds.get(supports_sqe) or _load(supports_sqe)
     return kind(loop)

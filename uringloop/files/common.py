@@ -1,15 +1,15 @@
-"""What all binary files share: the descriptor, what uses it, positional reads and writes, closing.
+"""The common part of all binary files: the descriptor, its users, positional reads and writes, closing.
 
 How it works:
-1. Operations on the position (read, write, seek ...) go one after the other, by `_lock`; positional ones (pread,
-   pwrite ...) run side by side and are only counted.
+1. Operations on the position (read, write, seek ...) run one after the other, by `_lock`; positional ones (pread,
+   pwrite ...) run concurrently and are only counted.
 2. The kernel's own file position is not used for regular files and block devices: each file keeps its position and
-   gives offsets, so that a cancelled operation cannot move it. What is written to an fd with O_APPEND is written at
-   the kernel's position, which is read back. What takes no offsets although it can be sought (devices, an eventfd,
-   files in /proc that are written to) uses the kernel's position.
+   passes offsets, so that a cancelled operation cannot move it. Writes to an fd with O_APPEND use the kernel's
+   position, which is read back. Files that take no offsets although they are seekable (devices, an eventfd, files in
+   /proc that are written to) use the kernel's position.
 
-3. A file belongs to the loop that opened it. Whatever needs the descriptor, and every write, refuses other loops: the
-   request would go to a ring that another thread runs, or that none runs.
+3. A file belongs to the loop that opened it. Operations that need the descriptor, and every write, refuse other loops:
+   the request would go to a ring that another thread runs, or that no thread runs.
 
 Invariant: the descriptor is closed only when it is not used any more (`_n_users` is 0): in a thread, or in a request
 that was not submitted yet, its number could otherwise mean another file.
@@ -52,7 +52,7 @@ MUCH_BYTES = 1024 * 1024
 
 
 class _Released:
-    """Awaited, it is over at once."""
+    """An awaitable that is done at once."""
 
     __slots__ = ()
 
@@ -66,8 +66,8 @@ _RELEASED = _Released()
 class Lock(asyncio.Lock):
     """asyncio's lock, which `async with` always releases.
 
-    Of asyncio's own `__aexit__` a coroutine must be made.  Where memory is short that fails, and everything else that
-    is done with the file waits for ever.
+    asyncio's own `__aexit__` needs a coroutine.  Where memory is short, making it fails, and all later operations on
+    the file wait for ever.
     """
 
     def __aexit__(self, kind: object, error: object, where: object) -> _Released:  # type: ignore[override]
@@ -88,7 +88,7 @@ def bytes_view(data: Any) -> memoryview:
 
 
 def _write_ready(fd: int, data: bytes) -> int:
-    """Write to a stream as long as that does not wait; how many bytes."""
+    """Write to a stream as long as that does not wait; returns how many bytes."""
     watched = select.poll()
     watched.register(fd, select.POLLOUT)
     n_written = 0
@@ -107,7 +107,7 @@ def _write_and_close(fd: int, rest: bytes) -> None:
             watched.poll()
             rest = rest[_write_ready(fd, rest) :]
     except OSError:
-        pass  # its reader is gone, and io's file would lose it, too
+        pass  # its reader is gone, and io's file would also lose it
     finally:
         os.close(fd)
 
@@ -127,7 +127,7 @@ def _errno_of(function: Any, *args: Any) -> int:
 
 
 def writable_view(buffer: Any, caller: str, argument: str = "argument") -> memoryview:
-    """The same of memory that is going to be filled; errors name the caller and the argument."""
+    """The same for memory that will be filled; errors name the caller and the argument."""
     try:
         view = bytes_view(buffer)
         if not view.readonly:
@@ -151,7 +151,7 @@ class BinaryFile:
         closefd: bool,
         is_foreign: bool,
     ) -> None:
-        """is_foreign: the fd was opened by other code, with flags and at a position of its own."""
+        """is_foreign: the fd was opened by other code, with its own flags and position."""
         self._backend = backend
         self._loop = backend.loop
         self._fd = -1  # until it is adopted
@@ -163,7 +163,7 @@ class BinaryFile:
         self._idle: asyncio.Future[None] | None = None
         self._closed_waiter: asyncio.Future[None] | None = None
         self.name: Any = name
-        self._delete_path: Path | None = None  # of a temporary file: its name goes when it is closed
+        self._delete_path: Path | None = None  # of a temporary file: its name is removed when it is closed
         self._opened_at = ""  # " opened at FILE:LINE" in debug mode
         self._text_kind: tuple[str, str] | None = None  # mode and encoding of the text file above
         self._is_regular = stat.S_ISREG(opened.st_mode)
@@ -182,11 +182,11 @@ class BinaryFile:
                 if mode.is_appending and error.errno != errno.ESPIPE:
                     raise
                 self._is_seekable = is_stored = (
-                    False  # stored, and yet not: O_PATH, which takes no call at all
+                    False  # a stored file, but O_PATH, which takes no call at all
                 )
         if is_foreign:
             self._is_appending = bool(fcntl.fcntl(opened.fd, fcntl.F_GETFL) & os.O_APPEND)
-        # Whether reads and writes give offsets. One of a size has contents, which the kernel reads and writes anywhere.
+        # Whether reads and writes pass offsets. A file with a size has contents, which the kernel accesses anywhere.
         self._has_positions = is_stored
         self._read_errno = self._write_errno = (
             0  # what the kernel refuses reading and writing with, in any case
@@ -198,7 +198,7 @@ class BinaryFile:
             if not self._has_positions:
                 os.lseek(opened.fd, 0, os.SEEK_END)
         self._n_written_bytes = 0
-        # Counts pwrite() and the like: what was read ahead before one may be out of date.
+        # Counts pwrite() and the like: bytes read ahead before one may be out of date.
         self._n_changes = 0
 
     def _adopt(self, opened: Opened) -> None:
@@ -212,7 +212,7 @@ class BinaryFile:
         await closing
 
     def _try_transfers(self, opened: Opened, is_stored: bool) -> None:
-        """Ask the kernel what it takes, by transfers of nothing: they check the fd, and do not reach the file.
+        """Find out what the kernel takes, by empty transfers: they check the fd, and do not reach the file.
 
         Files in /proc that can be written to take no offset; an epoll fd is not read, and would be waited for.
         """
@@ -228,7 +228,7 @@ class BinaryFile:
             if is_stored and _errno_of(os.pwritev, fd, [], 0) == errno.ESPIPE:
                 self._has_positions = False
 
-    # What it is
+    # Properties
 
     def __repr__(self) -> str:
         closed = " closed" if self._is_closing else ""
@@ -293,7 +293,7 @@ class BinaryFile:
         ):
             raise os_error(errno.ESPIPE)
 
-    # What uses the descriptor
+    # Users of the descriptor
 
     def _enter(self) -> int:
         """The descriptor, for one operation; every _enter() has its _leave()."""
@@ -331,7 +331,7 @@ class BinaryFile:
             self._leave()
 
     async def _write_all(self, data: Buffer, offset: int) -> None:
-        """Write everything. An exception's `outcome` says how many bytes were written nevertheless."""
+        """Write everything. An exception's `outcome` tells how many bytes were still written."""
         self._check_transfer(self._write_errno)
         fd = self._enter()
         done = 0
@@ -354,13 +354,13 @@ class BinaryFile:
         except PermissionError:
             if not self._is_regular or self._size_hint_bytes:
                 raise
-        # Files of /proc that are one thread's (attr/*, loginuid) are written to by no other, such as a worker of the
-        # kernel's or of the executor's: this is the thread in which io would have written.
+        # Files of /proc that belong to one thread (attr/*, loginuid) cannot be written by another, such as a worker of
+        # the kernel or of the executor: this is the thread in which io would have written.
         return os.pwrite(fd, data, offset) if offset >= 0 else os.write(fd, data)
 
     def _write_offset(self, position: int) -> int:
         if self._is_regular and (self._is_appending or not self._has_positions):
-            return APPEND  # where the kernel's position is, all at once: it does not wait
+            return APPEND  # at the kernel's position, all at once: it does not wait
         return position if self._has_positions else STREAM
 
     async def _read_rest(self, position: int) -> bytes:
@@ -373,7 +373,7 @@ class BinaryFile:
                 part = await self._read_at(count, position if self._has_positions else STREAM)
                 parts.append(part)
                 position += len(part)
-                # A regular file gives less than requested only at its end; one in /proc, whose size is 0, always may.
+                # A regular file returns less than requested only at its end; one in /proc, whose size is 0, always may.
                 if not part or (hint_bytes and len(part) < count):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
                 count = max(UNKNOWN_SIZE_BYTES, min(2 * count, 1 << 23))
@@ -382,7 +382,7 @@ class BinaryFile:
             raise
 
     def _give_back(self, parts: list[bytes]) -> None:
-        """Keep what a failed read took out of a stream."""
+        """Keep the bytes that a failed read took out of a stream."""
 
     # Positional operations
 
@@ -397,7 +397,7 @@ class BinaryFile:
     async def pwrite(self, data: Buffer, offset: int, /) -> int:
         """Write all of `data` at `offset`; returns its length. Neither uses nor moves the position.
 
-        Cancelled, or out of space: the exception's `characters_written` says how many bytes were written.
+        Cancelled, or out of space: the exception's `characters_written` tells how many bytes were written.
         """
         self._check_open()
         self._check_writable("write")
@@ -472,7 +472,7 @@ class BinaryFile:
             self._leave()
 
     async def fadvise(self, offset: int, length: int, advice: int) -> None:
-        """Advise the kernel how the file is going to be read, as os.posix_fadvise."""
+        """Advise the kernel how the file will be read, as os.posix_fadvise."""
         self._check_open()
         fd = self._enter()
         try:
@@ -481,10 +481,10 @@ class BinaryFile:
             self._leave()
 
     async def _settle(self) -> None:
-        """Write what is buffered, so that positional operations see it."""
+        """Write buffered data, so that positional operations see it."""
 
     def _changed(self) -> None:
-        """The file was changed not through the buffer."""
+        """The file was changed, but not through the buffer."""
         self._n_changes += 1
 
     # Positions
@@ -497,7 +497,7 @@ class BinaryFile:
         return self._position
 
     async def _target(self, offset: int, whence: int) -> int:
-        """Where a seek leads."""
+        """The target position of a seek."""
         offset = operator.index(offset)
         if not self._has_positions or not -OFFSET_MOST - 1 <= offset <= OFFSET_MOST:
             return os.lseek(self._fd, offset, whence)
@@ -511,14 +511,14 @@ class BinaryFile:
                     if whence == os.SEEK_END and self._is_regular
                     else 0
                 )
-                if not size:  # it may be a file of /proc, which says no size
+                if not size:  # it may be a file of /proc, which reports no size
                     return await self._backend.call(os.lseek, fd, offset, whence)
                 offset += size
             finally:
                 self._leave()
         if not 0 <= offset <= OFFSET_MOST:
             raise os_error(errno.EINVAL)
-        # Further than that a file system may refuse; a file in /proc may stay where it is. They know without waiting.
+        # A file system may refuse to go beyond that; a file in /proc may not move at all. Both decide without waiting.
         is_taken = offset <= _ALWAYS_MOST and self._size_hint_bytes
         return offset if is_taken else os.lseek(self._fd, offset, os.SEEK_SET)
 
@@ -546,11 +546,11 @@ class BinaryFile:
         return size
 
     def _note_appended(self, count: int) -> None:
-        """After a write to a file opened for appending: where it ended, only the kernel knows."""
+        """After a write to a file opened for appending: only the kernel knows where it ended."""
         if count and self._is_appending and self._is_seekable:
             self._position = os.lseek(self._fd, 0, os.SEEK_CUR) + len(self._unwritten())
 
-    # The rest of the interface, by means of what subclasses have
+    # The rest of the interface, by means of the subclasses' methods
 
     async def read(self, size: int | None = -1, /) -> bytes:
         raise NotImplementedError
@@ -602,17 +602,17 @@ class BinaryFile:
     # Closing
 
     async def close(self) -> None:
-        """Write what is buffered and close the descriptor, in any case; cancellation waits for it.
+        """Write buffered data and close the descriptor, in any case; cancellation waits for it.
 
-        What cannot be written without waiting for the other side (to a pipe) is given up when close() is cancelled.
+        Data that cannot be written without waiting for the other side (to a pipe) is lost when close() is cancelled.
         """
         if self._is_closing:
-            if self._closed_waiter is not None:  # another task is at it
+            if self._closed_waiter is not None:  # another task is closing it
                 await asyncio.shield(self._closed_waiter)
             return
         if (
             self._loop.is_closed()
-        ):  # no task could wait for anything: what is buffered must not be lost for that
+        ):  # no task could wait for anything: buffered data must not be lost for that
             self._close_at_once()
             return
         if _get_running_loop() is not self._loop:
@@ -643,7 +643,7 @@ class BinaryFile:
             raise problem
 
     def _is_settled(self) -> bool:
-        """The file is not in use, and nothing is to be written."""
+        """Whether the file is not in use, and there is nothing to write."""
         return not self._n_users and not self._lock.locked() and not self._unwritten()
 
     async def _outlast(self, step: Any, is_once: bool = False) -> BaseException | None:
@@ -670,7 +670,7 @@ class BinaryFile:
             await self._backend.unlink(self._delete_path, None, False)
 
     async def _finish(self) -> None:
-        """Before closing: write what is buffered."""
+        """Before closing: write buffered data."""
 
     def _unwritten(self) -> Buffer:
         return b""
@@ -691,7 +691,7 @@ class BinaryFile:
                     os.unlink(self._delete_path)
 
     def _write_now(self, fd: int, rest: bytes) -> None:
-        """Write what is buffered by blocking calls."""
+        """Write buffered data by blocking calls."""
         start = self._position - len(rest)
         n_written = 0
         while n_written < len(rest):
@@ -712,7 +712,7 @@ class BinaryFile:
                     name = "<uringloop.files.TextFile name={!r} mode={!r} encoding={!r}>".format(
                         self.name, *self._text_kind
                     )
-                # The line that is shown is where the last reference went, as with io's files.
+                # The warning shows the line where the last reference was dropped, as with io's files.
                 _warn(f"unclosed file {name}{self._opened_at}", ResourceWarning, stacklevel=2, source=self)
         finally:  # a warning may be an exception
             self._fd = -1
@@ -720,10 +720,10 @@ class BinaryFile:
             self._end_forgotten(fd)
 
     def _end_forgotten(self, fd: int) -> None:
-        """Write what is buffered, as io does, and close.
+        """Write buffered data, as io does, and close.
 
-        The reader of a pipe may be this loop, so that a write that waits would wait for ever: what the pipe has no room
-        for is written by a thread.  The interpreter waits for it at its end, as it waits for io's file.
+        The reader of a pipe may be this loop, so that a write that waits would wait for ever: a thread writes the data
+        for which the pipe has no room.  The interpreter waits for it at its end, as it waits for io's file.
         """
         rest = bytes(self._unwritten())
         try:

@@ -20,7 +20,7 @@ _P = TypeVar("_P", bound=Path)
 _COPY_BYTES = 16 << 20
 _SPLICE_BYTES = 1 << 20
 
-# copy_file_range(2) cannot do this pair of files; reading and writing can.
+# copy_file_range(2) does not support this pair of files; reading and writing works.
 _CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ETXTBSY)
 
 
@@ -35,12 +35,12 @@ async def splice(
 
     Parameters:
         source, target: descriptors, or anything with a `fileno()`: pipes, sockets, files. If neither is a pipe, a
-            pipe is used in between, so that a file can be sent over a socket. The file position of a file of
-            uringloop's is not used: give offsets.
+            pipe is used in between, so that a file can be sent over a socket. The file position of a uringloop
+            file is not used: pass offsets.
         offset_src, offset_dst: where in a file to read or write; by default where the kernel's file position is.
 
     Waits until the descriptors are ready, blocking or not. Cancelled, or failed in the middle: `characters_written` of
-    the exception says how many bytes have arrived.
+    the exception tells how many bytes have arrived.
     """
     backend = backend_of(asyncio.get_running_loop())
     source_fd, target_fd = _fd(source), _fd(target)
@@ -85,7 +85,7 @@ async def _through(
     try:
         filled = await backend.splice(source_fd, source_at, writing_fd, STREAM, count)
     except (OSError, asyncio.CancelledError) as error:
-        error.outcome = 0  # type: ignore[union-attr]  # what was moved is in the pipe: nothing of it has arrived
+        error.outcome = 0  # type: ignore[union-attr]  # the moved bytes are in the pipe: none of them has arrived
         raise
     arrived = 0
     try:
@@ -100,9 +100,9 @@ async def _through(
 
 async def copyfile(src: Path, dst: _P, *, follow_symlinks: bool = True) -> _P:
     """As shutil.copyfile: the contents of a file into another, by copy_file_range(2), which shares blocks where the
-    file system can. That call is made in the default executor, on every loop: io_uring has nothing for it.
+    file system can. That call is made in the default executor, on every loop: io_uring has no such operation.
 
-    Cancelled: the new file is left as far as it came, as with every failure.
+    Cancelled: the new file is left incomplete, as with every failure.
     """
     backend = backend_of(asyncio.get_running_loop())
     target_path: Path = dst

@@ -1,7 +1,7 @@
-"""What `os` has for names and directories, as coroutines with the same arguments, results and exceptions.
+"""The functions of `os` for names and directories, as coroutines with the same arguments, results and exceptions.
 
 Requests on io_uring: stat, lstat, rename, replace, unlink, remove, mkdir, makedirs, rmdir, symlink, link. In the
-default executor on every loop, because io_uring has nothing for them: readlink, listdir, scandir.
+default executor on every loop, because io_uring has no such operations: readlink, listdir, scandir.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def _named(operation: Awaitable[_T], path: Path | int, path2: Path | None 
 
 
 def _dir(dir_fd: int | None) -> int:
-    """For audit events, in which os says -1 for none."""
+    """For audit events, in which os passes -1 for none."""
     return -1 if dir_fd is None else dir_fd
 
 
@@ -119,7 +119,7 @@ async def makedirs(name: Path, mode: int = 0o777, exist_ok: bool = False) -> Non
     try:
         await mkdir(name, mode)
     except OSError:
-        # Systems differ in what they say of a directory that exists, "/" for instance.
+        # Systems differ in the error for a directory that exists, "/" for instance.
         if not exist_ok or not await _is(name, _stat.S_ISDIR):
             raise
 
@@ -220,7 +220,7 @@ class Scanning:
             self._scan.close()
 
     async def close(self) -> None:
-        """Close the directory, which reading to the end does, too."""
+        """Close the directory, which reading to the end also does."""
         self._batch = iter(())
         if not self._is_over:
             await _backend().call(self._close)

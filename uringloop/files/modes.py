@@ -26,10 +26,10 @@ class Mode(NamedTuple):
     is_appending: bool
     is_binary: bool
     flags: int  # of open(2)
-    raw_name: str  # FileIO's word for it: "rb", "rb+", "wb", "ab+" ...
+    raw_name: str  # FileIO's name for it: "rb", "rb+", "wb", "ab+" ...
 
 
-# mode string -> Mode; there are few, apart from what raises.
+# mode string -> Mode; there are few, apart from invalid ones.
 _known: dict[str, Mode] = {}
 
 
@@ -124,7 +124,7 @@ def check_file(file: Path | int) -> str | bytes | int:
 
 
 def type_name(value: Any) -> str:
-    """What a value is called where io refuses it as an argument."""
+    """The name of a value's type where io refuses it as an argument."""
     return "None" if value is None else type(value).__name__
 
 
@@ -142,7 +142,7 @@ def optional_size(size: Any) -> int:
 
 
 def c_size(value: Any) -> int:
-    """What io's methods take for a size_t of C with a sign; raises TypeError and OverflowError with their texts."""
+    """An integer that io's methods take as a C ssize_t; raises TypeError and OverflowError with their texts."""
     number = operator.index(value)
     if not -sys.maxsize - 1 <= number <= sys.maxsize:
         raise OverflowError("Python int too large to convert to C ssize_t")
@@ -150,7 +150,7 @@ def c_size(value: Any) -> int:
 
 
 def c_int(value: Any) -> int:
-    """What io's methods take for an int of C; raises TypeError, and OverflowError for others."""
+    """An integer that io's methods take as a C int; raises TypeError, and OverflowError for others."""
     number = operator.index(value)
     if not -(1 << 31) <= number < 1 << 31:
         raise OverflowError("Python int too large to convert to C int")

@@ -1,4 +1,4 @@
-"""`open`: what it returns can be awaited or used with `async with`, and complains if it is forgotten."""
+"""`open`: its result can be awaited or used with `async with`, and warns if neither happens."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def place_of_caller() -> str:
 
 
 class Opening(Coroutine[Any, Any, _F]):
-    """A file that is going to be opened: by `await`, or by `async with`, which also closes it.
+    """A file that will be opened: by `await`, or by `async with`, which also closes it.
 
-    It is a coroutine, too, so that tasks take it as it is: one that is cancelled before its first step then ends it as
-    it ends any coroutine, and nothing is forgotten that should be complained about.
+    It is also a coroutine, so that tasks take it as it is: one that is cancelled before its first step then ends it as
+    it ends any coroutine, without a warning.
     """
 
     def __init__(self, open_it: Callable[[], Any], function: str, args: tuple[Any, ...], place: str) -> None:
@@ -67,7 +67,7 @@ class Opening(Coroutine[Any, Any, _F]):
     def _call(self) -> str:
         return f"{self.__name__}({', '.join(map(repr, self._args))})"
 
-    if not TYPE_CHECKING:  # checkers of types know it from the class
+    if not TYPE_CHECKING:  # type checkers know it from the class
 
         def __getattr__(self, name):
             hint = "" if name.startswith("_") else f": `await {self._call()}` gives the file"
@@ -76,7 +76,7 @@ class Opening(Coroutine[Any, Any, _F]):
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if getattr(self, "_open_it", None) is None or sys is None or sys.is_finalizing():
             return
-        # As for a coroutine. The line that is shown is where the last reference went.
+        # As for a coroutine. The warning shows the line where the last reference was dropped.
         place = self._place and f", called{self._place}"
         _warn(f"{self._call()} was never awaited{place}", RuntimeWarning, stacklevel=2, source=self)
 
@@ -175,8 +175,8 @@ def open(
 ) -> Opening[Any]:
     """Open a file, with the arguments and exceptions of the builtin `open`.
 
-    `async with uringloop.open(path) as file:` or `file = await uringloop.open(path)`. On io_uring without threads (but
-    for an `opener`), on other loops in the default executor; stock asyncio included.
+    `async with uringloop.open(path) as file:` or `file = await uringloop.open(path)`. On io_uring without threads
+    (except for an `opener`), on other loops, including stock asyncio, in the default executor.
 
     Raises: ValueError and TypeError at once, OSError when it is awaited.
     """
@@ -224,7 +224,7 @@ async def open_fd(
         else:
             opened = await backend.open(target, flags, 0o666)
     except OSError as error:
-        if error.filename is None and is_own:  # io does not name a descriptor that is none
+        if error.filename is None and is_own:  # io does not name an invalid descriptor
             error.filename = target
         raise
     if stat.S_ISDIR(opened.st_mode):
@@ -237,7 +237,7 @@ async def open_fd(
 async def _by_opener(
     backend: Backend, opener: Callable[[Any, int], int], target: str | bytes, flags: int
 ) -> Opened:
-    """The user's own function opens the file, in a thread: it may wait for whatever it wants."""
+    """The user's own function opens the file, in a thread: it may block."""
 
     def job() -> Opened:
         opened = Opened()
@@ -276,7 +276,7 @@ async def make_file(
             file = raw = RawFile(backend, opened, wanted, name, closefd, is_foreign)
             raw._adopt(opened)
             return raw
-        # For binary files one is no size: the default is used, after a warning.
+        # For binary files 1 is not a size: the default is used, after a warning.
         size = buffering if buffering > 1 else -1
         file = buffered = BufferedFile(backend, opened, wanted, name, closefd, is_foreign, size)
         buffered._adopt(opened)
@@ -289,6 +289,6 @@ async def make_file(
         return TextFile(buffered, mode, encoding, errors, newline, is_line_buffered)
     except BaseException:
         if file is not None and not opened.is_owned:
-            file._close_at_once()  # no coroutine, which may not be had; nothing is buffered yet
+            file._close_at_once()  # no coroutine: making one may fail; nothing is buffered yet
         opened.close()
         raise

@@ -19,9 +19,9 @@ _READINTO_ARGUMENT = "argument 1" if sys.version_info >= (3, 12) else "argument"
 
 
 class RawFile(BinaryFile):
-    """What `open(..., "rb", buffering=0)` gives: reads and writes may be short, as the system's."""
+    """The file object of `open(..., "rb", buffering=0)`: reads and writes may be short, as the system's."""
 
-    # What was taken out of a stream for a task that was cancelled: the next reader gets it.
+    # Bytes taken out of a stream for a task that was cancelled: the next reader gets them.
     _kept = b""
 
     def _check_readable(self, what: str) -> None:
@@ -76,7 +76,7 @@ class RawFile(BinaryFile):
         return len(self._kept)
 
     async def readinto(self, buffer: Any, /) -> int:
-        """Read once into the caller's memory; how many bytes."""
+        """Read once into the caller's memory; returns how many bytes."""
         self._check_open()
         self._check_readable("read")
         view = writable_view(buffer, "readinto", _READINTO_ARGUMENT)

@@ -1,11 +1,11 @@
-"""Files by requests on the loop's ring: no threads of ours, and for what the page cache has none of the kernel's.
+"""Files by requests on the loop's ring: without our threads, and for data in the page cache without the kernel's.
 
-What the kernel does while requests are submitted: reads that hit the page cache, opens of what the name cache knows,
-close. What it hands to its own workers: writes on most file systems (not XFS, Btrfs), fsync, truncate, statx and
+The kernel does these while requests are submitted: reads that hit the page cache, opens of names in the name cache,
+close. It hands these to its own workers: writes on most file systems (not XFS, Btrfs), fsync, truncate, statx and
 everything about names, opens that create. A worker can be cancelled where the call it makes can be interrupted.
 
-What an SQE points to is held by its request (`keepalive`, or the arguments of add_sqe) until the final completion,
-which every await here outlasts, cancelled or not.
+A request (its `keepalive`, or the arguments of add_sqe) holds the memory to which its SQE points until the final
+completion, which every await here outlasts, cancelled or not.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from .ring_requests import (
 
 # Bytes of a file per request: more would be copied within one submission, and nothing else would get a turn.
 _PIECE_BYTES = 1024 * 1024
-# Bytes per write: a worker of the kernel's copies them, and while it does, does not leave its CPU to the loop.
+# Bytes per write: a kernel worker copies them, and does not leave its CPU to the loop meanwhile.
 _WRITE_BYTES = 1024 * 1024
-# How a socket is written to.
+# Flags for writing to a socket.
 _DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-# Bytes asked of a stream: what a pipe holds.
+# Bytes to request from a stream: what a pipe holds.
 _STREAM_BYTES = 64 * 1024
 
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
-# Flags of open(2) with which a submission never opens (the second is O_TMPFILE without what it has of others).
+# Flags of open(2) with which a submission never opens (the second is O_TMPFILE without its bits that are other flags).
 _FOR_WORKERS = os.O_CREAT | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
 
 # Whether os.link obeys follow_symlinks. Older ones do so only where they call linkat(2), for a dir_fd;
-# link(2) does not on Linux. It came with a bug fix (gh-81793), so no version says it; the signature does.
+# link(2) does not on Linux. It came with a bug fix (gh-81793), so no version shows it; the signature does.
 _LINK_FOLLOWS = "os.name" in (getattr(os.link, "__text_signature__", None) or "")
 
 
@@ -71,9 +71,9 @@ class RingBackend(Backend):
         flags |= os.O_CLOEXEC
         if flags & os.O_NONBLOCK:
             return await self._openat(dir_fd, name, flags, mode)
-        # What the submission opens, it opens without waiting, as if O_NONBLOCK were given: the writing end of a FIFO
-        # then fails, the reading end is there before any writer. What only a worker opens would wait there, and
-        # workers are few: eight FIFOs without a reader, and no file could be written any more.
+        # The submission opens without waiting, as if O_NONBLOCK were given: the writing end of a FIFO then fails, the
+        # reading end opens before any writer. An open left to a worker would wait there, and workers are few: with
+        # eight FIFOs without a reader no file could be written any more.
         is_for_worker = bool(flags & _FOR_WORKERS)
         try:
             opened = await self._openat(dir_fd, name, flags | (os.O_NONBLOCK if is_for_worker else 0), mode)
@@ -174,7 +174,7 @@ class RingBackend(Backend):
                 return await self.write_terminal(fd, data)
         while True:
             if is_socket:
-                # A write(2) that waits for room becomes a thread of the kernel's where the peer has shut down its side.
+                # A write(2) that waits for room occupies a kernel thread where the peer has shut down its side.
                 request = self._add(lib.io_uring_prep_send, fd, ffi.from_buffer(data), len(data), _DONT_WAIT)
             else:
                 request = self._ring.write(fd, data, offset if offset >= 0 else STREAM)
@@ -208,7 +208,7 @@ class RingBackend(Backend):
     async def splice(
         self, source_fd: int, source_offset: int, target_fd: int, target_offset: int, count: int
     ) -> int:
-        # The kernel hands each splice to a worker.  One that waited there would be a thread of its own, so it is
+        # The kernel hands each splice to a worker.  One that waited there would occupy a thread, so it is
         # submitted when both ends are ready, and does not wait for a pipe.
         while True:
             if source_offset < 0:
@@ -228,7 +228,7 @@ class RingBackend(Backend):
                 moved: int = await request
                 return moved
             except BlockingIOError:
-                continue  # another took what was there, or the room
+                continue  # another process took the data, or the room
             except asyncio.CancelledError as error:
                 error.outcome = max(_result(request), 0)  # type: ignore[attr-defined]
                 raise
@@ -237,8 +237,8 @@ class RingBackend(Backend):
         wanted = events | select.POLLERR | select.POLLHUP
         if await self._add(lib.io_uring_prep_poll_add, fd, events) & wanted:
             return
-        # A peer that has shut down its side: the kernel reports that, whatever the events polled for, and at once.  A
-        # multishot poll reports it once, and then what comes.
+        # A peer that has shut down its side: the kernel reports that at once, for any polled events.  A
+        # multishot poll reports it once, and then new events.
         polls = self._add(lib.io_uring_prep_poll_multishot, fd, events, multishot=True)
         try:
             async for cqe in polls:
@@ -247,7 +247,7 @@ class RingBackend(Backend):
         finally:
             await polls.aclose()
 
-    # What changes a file without reading or writing it
+    # Changing a file without reading or writing it
 
     async def fsync(self, fd: int, data_only: bool) -> None:
         await self._add(lib.io_uring_prep_fsync, fd, lib.IORING_FSYNC_DATASYNC if data_only else 0)

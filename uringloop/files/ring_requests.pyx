@@ -1,14 +1,14 @@
 """The requests that files make most often, filled in C: read, write, openat, close.
 
 How it works:
-1. `Block` is memory that is going to be a bytes object: the kernel reads straight into it.
-2. `RingFiles` makes the requests; what they are, and how they are awaited, is add_sqe()'s RawRequest.
-3. What is in the page cache is read while the requests are submitted, that is, in the loop's own time. A turn takes
-   INLINE_MOST_BYTES in this way; what goes beyond is sent to the kernel's workers (IOSQE_ASYNC), so that nothing else
-   waits for it.
+1. `Block` is memory that will become a bytes object: the kernel reads straight into it.
+2. `RingFiles` makes the requests; they are add_sqe()'s RawRequests, and are awaited like those.
+3. Data in the page cache is read while the requests are submitted, that is, in the loop's own time. A turn reads
+   INLINE_MOST_BYTES in this way; larger amounts are left to the kernel's workers (IOSQE_ASYNC), so that nothing else
+   waits for them.
 
-Invariant: what an SQE points to is `keepalive` of its request until the final completion: the Block, the bytes object,
-a memoryview (whose export forbids resizing what it shows), the path.
+Invariant: `keepalive` of a request holds what its SQE points to until the final completion: the Block, the bytes
+object, a memoryview (whose export forbids resizing its object), the path.
 
 Thread: the loop's.
 Not here: everything that is needed less often (`ring_backend`, by add_sqe() and cffi).
@@ -93,7 +93,7 @@ cdef class RingFiles:
         self.loop = loop
 
     def read(self, int fd, Block block not None, Py_ssize_t at, Py_ssize_t count, int64_t offset):
-        """A request that reads `count` bytes into `block` from `at` on; offset -1 for what has no positions."""
+        """A request that reads `count` bytes into `block` from `at` on; offset -1 for a file without positions."""
         if block.data == NULL or at < 0 or count < 0 or at + count > block.size:
             raise ValueError("outside of the block")
         return self.transfer(OP_READ, fd, UL_BYTES(block.data) + at, count, offset, block)
@@ -109,7 +109,7 @@ cdef class RingFiles:
             PyBuffer_Release(&memory)
 
     def write(self, int fd, object data, int64_t offset):
-        """A request that writes; offset -1 for the kernel's own position, or what has none."""
+        """A request that writes; offset -1 for the kernel's own position, or a file without one."""
         cdef object view
         cdef Py_buffer memory
         if type(data) is bytes:
@@ -177,6 +177,6 @@ def describe_now(int fd):
     """(mode, size, block size) of an open file, as far as they are known without asking a server: never waits."""
     cdef statx_answer seen
     if statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &seen) != 0:
-        status = os.fstat(fd)  # a sandbox that refuses statx(2), with any errno; or the error comes again
+        status = os.fstat(fd)  # a sandbox may refuse statx(2), with any errno; else this raises the error again
         return status.st_mode, status.st_size, status.st_blksize
     return seen.stx_mode, seen.stx_size, seen.stx_blksize

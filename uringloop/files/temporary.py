@@ -1,7 +1,7 @@
-"""Temporary files and directories, with the arguments of the module tempfile's.
+"""Temporary files and directories, with the arguments of the tempfile module's.
 
-`async with TemporaryFile() as file:`, or `file = await TemporaryFile()` and `await file.close()`. What is forgotten
-open goes with its last reference, after a ResourceWarning.
+`async with TemporaryFile() as file:`, or `file = await TemporaryFile()` and `await file.close()`. One that is left
+open is removed with its last reference, after a ResourceWarning.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ATTEMPTS = 10_000
 # States of a TemporaryDirectory
 _NOT_AWAITED, _AWAITED, _THERE, _REMOVED = "not awaited yet", "awaited", "there", "removed"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-# What O_TMPFILE answers where the file system, or the kernel's idea of it, has no files without names.
+# Errors of O_TMPFILE where the file system, or the kernel's support of it, has no files without names.
 _HAS_NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
 
@@ -43,7 +43,7 @@ def _new_name(suffix: str, prefix: str, folder: str) -> str:
 async def _folder(backend: Backend, folder: Path | None) -> str:
     if folder is not None:
         return os.path.abspath(os.fsdecode(folder))
-    return await backend.call(tempfile.gettempdir)  # which tries, the first time, where it can write
+    return await backend.call(tempfile.gettempdir)  # the first call tries where it can write
 
 
 async def _open_named(backend: Backend, suffix: str, prefix: str, folder: str) -> tuple[Opened, str]:
@@ -279,7 +279,7 @@ def NamedTemporaryFile(
 
 
 class TemporaryDirectory:
-    """A directory that is removed with all that is in it, as tempfile.TemporaryDirectory.
+    """A directory that is removed with all its contents, as tempfile.TemporaryDirectory.
 
     `async with TemporaryDirectory() as path:`, or `await` it, take its `name`, and `await cleanup()`.
     """
@@ -330,7 +330,7 @@ class TemporaryDirectory:
         return self._make().__await__()
 
     async def cleanup(self) -> None:
-        """Remove it and what is in it. In the default executor."""
+        """Remove it and its contents. In the default executor."""
         if self.name:
             self._state = _REMOVED
             await backend_of(asyncio.get_running_loop()).call(_remove_tree, self.name)

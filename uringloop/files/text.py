@@ -2,12 +2,12 @@
 
 How it works:
 1. Bytes are taken from `buffer` in chunks of CHUNK_BYTES and decoded by the codec's incremental decoder and
-   io.IncrementalNewlineDecoder; `_decoded[_used:]` is what was not returned yet.
+   io.IncrementalNewlineDecoder; `_decoded[_used:]` was not returned yet.
 2. `_snapshot` is the decoder's state before the last chunk, and the chunk. From it tell() finds out how many bytes
    make up the characters that were taken: by bisection, since decoding is fast and encoding again is not exact.
-3. Writing encodes at once; collecting is the buffer's business.
-4. A chunk that cannot be decoded is skipped, as io.TextIOWrapper skips it: the error is raised once, and reading goes
-   on behind it. What was decoded for the call that failed is lost with it.
+3. Writing encodes at once; `buffer` collects the bytes.
+4. A chunk that cannot be decoded is skipped, as io.TextIOWrapper skips it: the error is raised once, and reading
+   continues behind it. Text decoded for the call that failed is lost with it.
 
 Positions are numbers for seek() and nothing else, as with io.TextIOWrapper: below 2**64 they are a position in bytes,
 above there are the decoder's flags and what must be decoded again to get there.
@@ -34,7 +34,7 @@ CHUNK_BYTES = 8192
 
 
 class TextFile:
-    """What `open` gives without a "b" in the mode. `buffer` is the file of bytes below."""
+    """The file object of `open` without a "b" in the mode. `buffer` is the binary file below."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class TextFile:
         self._snapshot: tuple[int, bytes] | None = None
         # Where in `_decoded` the last chunk begins, and the snapshot before it, if there are several.
         self._last: tuple[int, tuple[int, bytes]] | None = None
-        # How many bytes a character had in the last chunk: for asking for as many bytes as are going to be needed.
+        # Bytes per character in the last chunk: to request as many bytes as will be needed.
         self._bytes_per_character = 0.0
         if self._readable:
             decoder: Any = codecs.getincrementaldecoder(encoding)(self.errors)
@@ -79,7 +79,7 @@ class TextFile:
             if buffer._is_seekable and buffer._position:
                 self._encoder.setstate(0)  # no byte order mark in the middle of a file
 
-    # What it is
+    # Properties
 
     def __repr__(self) -> str:
         closed = " closed" if self.closed else ""
@@ -146,9 +146,9 @@ class TextFile:
             return some
 
     async def _decode_chunk(self, n_wanted: int = 0) -> bool:
-        """Decode one more chunk, large enough for so many characters; false at the end. What was used is dropped.
+        """Decode one more chunk, large enough for so many characters; false at the end. Used text is dropped.
 
-        A chunk that cannot be decoded is skipped, and what was there counts as used.
+        A chunk that cannot be decoded is skipped, and the earlier text counts as used.
         """
         if self._last is not None and self._used >= self._last[0]:
             self._drop_before_last()
@@ -177,7 +177,7 @@ class TextFile:
         return bool(data or text)
 
     def _drop_before_last(self) -> None:
-        """All of the chunks before the last are used: positions may be counted from the last."""
+        """The chunks before the last are used up: count positions from the last."""
         assert self._last is not None
         before, self._snapshot = self._last
         self._decoded = self._decoded[before:]
@@ -310,7 +310,7 @@ class TextFile:
             return self._tell()
 
     async def _settle_position(self) -> None:
-        """Where what is appended ends, or moves the kernel's position, is known only when it was written."""
+        """The end of appended text, or the kernel's position after it, is known only once it is written."""
         if self.buffer._dirty and (self.buffer._is_appending or not self.buffer._has_positions):
             await self.buffer.flush()
         self.buffer._ask_position()
@@ -394,7 +394,7 @@ class TextFile:
                 self._decoder.setstate((b"", flags))
             else:
                 self._decoder.reset()
-            self._snapshot = (flags, b"")  # going to the same position again must give the same one
+            self._snapshot = (flags, b"")  # a second seek to the same position must restore the same state
             if n_bytes or n_characters:
                 data = await self.buffer.read(n_bytes)
                 self._decoded = self._decoder.decode(data, final=is_final)
@@ -424,7 +424,7 @@ class TextFile:
     # Closing
 
     async def close(self) -> None:
-        """Write what is buffered and close the file."""
+        """Write buffered text and close the file."""
         await self.buffer.close()
 
     async def __aenter__(self) -> TextFile:

@@ -1,8 +1,8 @@
-"""Files by the default executor: what epoll, poll and every other asyncio loop have.
+"""Files by the default executor: for loops on epoll and poll, and every other asyncio loop.
 
-What may wait for ever does not wait in a thread: reads and writes of pipes, terminals and sockets wait in the loop
-until the descriptor is ready, through a duplicate of it (other code may watch the same number), and then take or
-give no more than is possible without waiting. Opening a FIFO waits in a thread of its own (`Backend.open_fifo`).
+Operations that may wait for ever do not wait in a thread: reads and writes of pipes, terminals and sockets wait in the
+loop until the descriptor is ready, through a duplicate of it (other code may watch the same number), and then transfer
+no more than is possible without waiting. Opening a FIFO waits in a separate thread (`Backend.open_fifo`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _unopen(opened: Opened | None) -> None:
 def _close_what_is_left(left: list[int]) -> None:
     """Close the fd in this list, if it is still there: pop() is atomic.
 
-    Where no thread could be had at once it was closed without.
+    Where no thread was available at once, it was closed without one.
     """
     with suppress(IndexError):
         os.close(left.pop())
@@ -171,7 +171,7 @@ class ThreadBackend(Backend):
         finally:
             os.close(own_fd)
 
-    # What changes a file without reading or writing it
+    # Changing a file without reading or writing it
 
     async def fsync(self, fd: int, data_only: bool) -> None:
         await self.call(os.fdatasync if data_only else os.fsync, fd)
