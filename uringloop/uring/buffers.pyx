@@ -126,7 +126,7 @@ cdef class LentBuffers:
 
     The request itself is over at once, and the kernel writes to the buffer whenever it selects it.  So what that
     request kept alive lives on: until a completion names the buffer (IORING_CQE_F_BUFFER), until as many of the group
-    were named or removed as were provided, or until the ring is closed.  Completions are counted in the order of the CQ.
+    were named or removed as were provided, or until the ring is closed.  Completions are counted in CQ order.
 
     Invariant: a count is never less than what the kernel has.  A buffer that the kernel drops silently stays
     until the ring is closed.
