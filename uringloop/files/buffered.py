@@ -205,7 +205,7 @@ class BufferedFile(BinaryFile):
             return self._take(min(size, len(self._ahead) - self._at))
 
     async def _read_some(self, size: int) -> bytes:
-        """For TextFile: `size` bytes of a file, fewer only at its end, or available ones of a stream. At most one read."""
+        """For TextFile: `size` bytes of a file, fewer only at its end; available ones of a stream. At most one read."""
         async with self._lock:
             if self._dirty:
                 await self._write_dirty()
