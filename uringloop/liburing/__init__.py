@@ -8,7 +8,7 @@
     probe().supports(Op.WAITID)               # what this kernel has
 
 All is loaded on first access: a loop needs none of it.  A build without liburing has no `ffi` and `lib`;
-then asking raises ImportError.
+access to them then raises ImportError.
 """
 
 import importlib as _importlib

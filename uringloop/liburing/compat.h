@@ -2,8 +2,8 @@
  * The gap between liburing 2.3 (Debian 12, our floor) and the kernel's documented ABI, and the few calls
  * that liburing does not offer in the form that the loop needs.
  *
- * Constants are defined only where the header is older than the kernel that brought them; they are ABI and
- * never change.  Everything else here is `static inline` and knows nothing of Python.
+ * Constants are defined only where the header is older than the kernel that added them; they are ABI and
+ * never change.  Everything else here is `static inline` and does not use Python.
  */
 #ifndef URINGLOOP_COMPAT_H
 #define URINGLOOP_COMPAT_H
@@ -12,7 +12,7 @@
 #define _GNU_SOURCE
 #endif
 
-/* liburing >= 2.8 wants this of <linux/blkdev.h>, which older linux-libc-dev lacks. */
+/* liburing >= 2.8 needs this from <linux/blkdev.h>, which older linux-libc-dev lacks. */
 #if defined(__has_include)
 #if !__has_include(<linux/blkdev.h>)
 #ifndef BLOCK_URING_CMD_DISCARD
@@ -95,7 +95,7 @@ static inline unsigned ul_sq_flags(struct io_uring *ring)
 }
 
 /*
- * io_uring_enter(2): publish what is filled, submit it, and wait for `wait_count` completions at most
+ * io_uring_enter(2): publish the filled SQEs, submit them, and wait for `wait_count` completions at most
  * `timeout_ns` nanoseconds (-1: for ever).  Returns the number of SQEs consumed or a negated errno.
  * The timespec may live on this stack: the kernel reads it before the call returns (EXT_ARG, since 5.11).
  */
@@ -123,7 +123,7 @@ static inline int ul_enter(struct io_uring *ring, unsigned wait_count, unsigned 
     return done < 0 ? -errno : (int)done;
 }
 
-/* Not liburing's function of this purpose: the shared library of 2.3 does not export it. */
+/* Not liburing's function for this purpose: the shared library of 2.3 does not export it. */
 static inline int ul_enable_ring(struct io_uring *ring)
 {
     return syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0 ? -errno : 0;
@@ -176,19 +176,19 @@ static inline uint64_t ul_thread_serial(void)
     return mine;
 }
 
-/* The calling thread's number in the kernel; given again once the thread has ended. */
+/* The calling thread's number in the kernel; reused once the thread has ended. */
 static inline int ul_thread_number(void)
 {
     return (int)syscall(SYS_gettid);
 }
 
-/* No thread of this process has that number. */
+/* Whether no thread of this process has that number. */
 static inline int ul_is_thread_gone(int number)
 {
     return syscall(SYS_tgkill, getpid(), number, 0) < 0 && errno == ESRCH;
 }
 
-/* Two fds of this process are the same open file; 0 also where the kernel cannot say (kcmp needs CONFIG_KCMP). */
+/* Whether two fds of this process are the same open file; 0 also if unknown (kcmp needs CONFIG_KCMP). */
 static inline int ul_is_same_file(int one, int other)
 {
     long me = getpid();

@@ -1,8 +1,8 @@
-"""What `uringloop.liburing.lib` has: the C declarations, as data.
+"""The contents of `uringloop.liburing.lib`: the C declarations, as data.
 
-build_ffi.py makes the cffi module of them and tools/liburing_stub.py its stub.  "since" is the liburing that
-brought a function; none means that the floor, 2.3, has it.  What the installed header lacks is in newer.h, so
-that every build has the same names.  Nothing here is imported at run time.
+build_ffi.py makes the cffi module from them and tools/liburing_stub.py its stub.  "since" is the liburing that
+added a function; none means that the floor, 2.3, has it.  Functions missing in the installed header are in newer.h,
+so that every build has the same names.  Nothing here is imported at run time.
 """
 
 # Macros and enumerators that are not in enums.py.  Their values come from the header.

@@ -3,8 +3,8 @@
     python -m uringloop.liburing.features              # what works here
     python -m uringloop.liburing.features --markdown   # docs/kernel-support.md
 
-Each feature is tried on a small ring of its own, or reported by `probing.probe`; distributions backport,
-containers forbid, so `uname` says little.  The loop does not call this: it probes what it needs where it
+Each feature is tried on a separate small ring, or reported by `probing.probe`; distributions backport,
+containers forbid, so `uname` tells little.  The loop does not call this: it probes what it needs where it
 needs it (`uring/ring`, `uring/buffers`, `uring/sendprobe`), by the same attempts.
 
 Thread: any; each call of `try_all` opens and closes its own ring.
@@ -30,7 +30,7 @@ from .probing import probe
 
 __all__ = ["FEATURES", "Finding", "KernelFeature", "liburing_build", "markdown", "try_all"]
 
-WAIT_MS = 1000  # what a probe waits for at most; each of them completes at once where it works
+WAIT_MS = 1000  # the longest wait of a probe; each of them completes at once where it works
 GROUP = 1  # buffer group of the probes
 
 
@@ -47,7 +47,7 @@ class KernelFeature:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a probe found."""
+    """The result of a probe."""
 
     feature: KernelFeature
     is_available: bool | None  # None: could not be probed, see reason
@@ -55,7 +55,7 @@ class Finding:
 
 
 class _Kit:
-    """An open plain ring and what probes do with it."""
+    """An open plain ring and the operations that probes need."""
 
     def __init__(self, ffi: Any, lib: Any) -> None:
         self.ffi, self.lib = ffi, lib
@@ -215,7 +215,7 @@ def _cancels_any(kit: _Kit) -> bool:
 
 
 def _short_send_reports_count(kit: _Kit) -> bool:
-    """A send that falls short posts how much it took, at the end of the system call that submits it."""
+    """A send that falls short posts its count, at the end of the system call that submits it."""
     lib = kit.lib
     with _pair() as (left, right):
         payload = kit.ffi.new("char[]", 4 << 20)
@@ -374,7 +374,7 @@ def try_all() -> list[Finding]:
 
 
 def _probe_one(feature: KernelFeature, ffi: Any, lib: Any) -> Finding:
-    """On a ring of its own, so that what one probe leaves in flight is not in the way of the next."""
+    """Use a separate ring, so that requests that one probe leaves in flight do not disturb the next."""
     try:
         kit = _Kit(ffi, lib)
     except OSError as error:

@@ -1,4 +1,4 @@
-# liburing and our compat.h for the compiled core.  No bodies: what a name means stands in the header.
+# liburing and our compat.h for the compiled core.  No bodies: the headers define the names.
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "../liburing/compat.h" nogil:

@@ -2,8 +2,8 @@
  * current position.
  *
  * The wrappers that cffi generates convert by _cffi_to_c_u64 and its like, which raise OverflowError for everything
- * below zero.  Here they are replaced for this one module: -1 to -2**(width - 1) wrap around, what is beyond the width
- * stays an OverflowError, and other arguments pay one comparison.
+ * below zero.  Here they are replaced for this one module: -1 to -2**(width - 1) wrap around, values beyond the width
+ * still raise OverflowError, and other arguments cost one comparison.
  *
  * Included by the source of build_ffi.py, after cffi's own header and before the wrappers.  Limited API only.
  */

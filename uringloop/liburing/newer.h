@@ -1,10 +1,10 @@
 /*
- * What a newer liburing has and the installed one lacks, by the kernel's documented ABI (io_uring_enter(2),
+ * Functions of a newer liburing that the installed one lacks, by the kernel's documented ABI (io_uring_enter(2),
  * io_uring_register(2)), under liburing's names, so that every build of `uringloop.liburing.lib` is alike.
  *
- * build_ffi.py looks into the header and defines UL_LACKS_<name> for each that is missing or known to be wrong (then
+ * build_ffi.py reads the header and defines UL_LACKS_<name> for each that is missing or known to be wrong (then
  * the name is a macro for another one), and missing numbers by enums.py; the others are liburing's own.  The
- * kernel may still be too old for a request: its completion then says -EINVAL.
+ * kernel may still be too old for a request: its completion is then -EINVAL.
  */
 #ifndef URINGLOOP_NEWER_H
 #define URINGLOOP_NEWER_H
@@ -30,7 +30,7 @@ static inline uint64_t ul_address(const void *pointer)
     return (uint64_t)(uintptr_t)pointer;
 }
 
-/* Every field but user_data, which belongs to the code that submits; what is not named here is zero. */
+/* Every field but user_data, which belongs to the code that submits; fields not named here are zero. */
 static inline void ul_fill(struct io_uring_sqe *sqe, int op, int fd, const void *addr, uint32_t len, uint64_t off)
 {
     uint64_t user_data = sqe->user_data;
@@ -136,7 +136,7 @@ static inline void io_uring_prep_ftruncate(struct io_uring_sqe *sqe, int fd, int
 }
 #endif
 
-/* The 64-bit length stands in addr; kernels before 6.10 do not look there, and take 0: up to the end. */
+/* The 64-bit length is in addr; kernels before 6.10 do not read that, and take 0: up to the end. */
 #ifdef UL_LACKS_io_uring_prep_fadvise64
 static inline void io_uring_prep_fadvise64(struct io_uring_sqe *sqe, int fd, __u64 offset, off_t len, int advice)
 {
@@ -263,7 +263,7 @@ static inline void io_uring_prep_uring_cmd(struct io_uring_sqe *sqe, int cmd_op,
 }
 #endif
 
-/* For rings of 128-byte SQEs only: what follows the first 64 bytes is the caller's. */
+/* For rings of 128-byte SQEs only: the caller fills the bytes after the first 64. */
 #ifdef UL_LACKS_io_uring_prep_uring_cmd128
 static inline void io_uring_prep_uring_cmd128(struct io_uring_sqe *sqe, int cmd_op, int fd)
 {
@@ -332,7 +332,7 @@ static inline void io_uring_prep_waitid(struct io_uring_sqe *sqe, int idtype, un
 }
 #endif
 
-/* The word's FUTEX2_* flags stand in fd; `flags` is for flags of the request, of which there are none. */
+/* The word's FUTEX2_* flags are in fd; `flags` is for flags of the request, of which there are none. */
 #ifdef UL_LACKS_io_uring_prep_futex_wait
 static inline void io_uring_prep_futex_wait(struct io_uring_sqe *sqe, uint32_t *futex, uint64_t val,
                                             uint64_t mask, uint32_t futex_flags, unsigned flags)
@@ -458,8 +458,8 @@ static inline int io_uring_buf_ring_available(struct io_uring *ring, struct io_u
 #endif
 
 /*
- * Where the SQ array lies after a resize, which Linux 6.18 does not report: behind the CQEs, at the next cache line
- * (measured: an array there that names other slots is obeyed).  64 bytes is right for larger cache lines, too,
+ * The place of the SQ array after a resize, which Linux 6.18 does not report: behind the CQEs, at the next cache line
+ * (measured: an array there that names other slots is obeyed).  64 bytes is also right for larger cache lines,
  * from 16 CQEs on.
  */
 static inline uint32_t ul_sq_array_offset(const struct io_uring_params *p, unsigned flags)
@@ -470,8 +470,8 @@ static inline uint32_t ul_sq_array_offset(const struct io_uring_params *p, unsig
 }
 
 /*
- * The kernel moves what is queued into rings of the new size; they are mapped anew, the old ones unmapped.
- * Requests that were filled and never submitted are not known to it: -EBUSY, and nothing happens.
+ * The kernel moves queued entries into rings of the new size; they are mapped anew, the old ones unmapped.
+ * Requests that were filled and never submitted are not known to it: -EBUSY, and nothing changes.
  * Should the mapping fail, which the kernel cannot take back, the ring must be left with io_uring_queue_exit().
  */
 #ifdef UL_LACKS_io_uring_resize_rings
@@ -485,10 +485,10 @@ static inline int io_uring_resize_rings(struct io_uring *ring, struct io_uring_p
         return -EBUSY;
     if (syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_RESIZE_RINGS, p, 1) < 0)
         return -errno;
-    p->features = old.features; /* not reported here; whether one mapping holds both rings stands in them */
+    p->features = old.features; /* not reported here; they tell whether one mapping holds both rings */
     if (old.sq.array && !p->sq_off.array)
         p->sq_off.array = ul_sq_array_offset(p, old.flags);
-    result = io_uring_queue_mmap(old.ring_fd, p, ring); /* clears what the versions of liburing do not agree on */
+    result = io_uring_queue_mmap(old.ring_fd, p, ring); /* clears fields on which versions of liburing differ */
     if (result < 0) {
         *ring = old;
         return result;

@@ -1,10 +1,10 @@
 """What io_uring can do here: which operations and features this kernel has, for this process.
 
-How it works: a small ring is made, asked (io_uring_setup's feature bits, IORING_REGISTER_PROBE's operations) and
-closed.  The answer is kept for the process; a fork child asks anew, because limits and seccomp filters may have
-changed.  A refusal is not kept: it may pass (EMFILE, ENOMEM).
+How it works: a small ring is made, queried (io_uring_setup's feature bits, IORING_REGISTER_PROBE's operations) and
+closed.  The result is kept for the process; a fork child probes anew, because limits and seccomp filters may have
+changed.  A refusal is not kept: it may be temporary (EMFILE, ENOMEM).
 
-Thread: any, also while loops run; no other code has the ring.
+Thread: any, also while loops run; no other code uses the ring.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .refusal import explain
 
 __all__ = ["Probe", "probe"]
 
-_kept: tuple[int, Probe] | None = None  # the process that asked, and its answer
+_kept: tuple[int, Probe] | None = None  # the process that probed, and its result
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The answer of `probe`.
+    """The result of `probe`.
 
-    Only what the kernel says of itself: a seccomp filter or an io_uring restriction may still refuse a single
-    operation, and a device or file system need not have it.
+    Only what the kernel itself reports: a seccomp filter or an io_uring restriction may still refuse a single
+    operation, and a device or file system need not support it.
     """
 
     ops: frozenset[Op]  # operations, as far as `Op` knows them
@@ -36,12 +36,12 @@ class Probe:
     _numbers: frozenset[int] = field(repr=False)  # all operations, also those newer than `Op`
 
     def supports(self, op: Op | int) -> bool:
-        """Whether a request may say `sqe.opcode = op`; any number may be given."""
+        """Whether a request may set `sqe.opcode = op`; any number may be passed."""
         return int(op) in self._numbers
 
 
 def probe() -> Probe:
-    """What io_uring of this kernel does for this process; asked once per process.
+    """What io_uring of this kernel supports for this process; probed once per process.
 
     Raises: MonitorUnavailable with errno and cause where there is no io_uring: it is forbidden, there is no
     memory or file descriptor for a ring, or this build has no liburing.
