@@ -1,11 +1,11 @@
 /*
  * Assertions: what must hold, and what must not, checked in builds with URINGLOOP_DEBUG.
  *
- * A violation is a bug of uringloop, after which nothing is known any more: the process is aborted, with the invariant,
- * file and line.  So no assertion is about what a program does wrong; that is an exception.
+ * A violation is a bug of uringloop, after which no state can be trusted: the process is aborted, with the invariant,
+ * file and line.  So no assertion checks for mistakes of a program; those raise exceptions.
  *
  * In other builds the arguments are not evaluated.  That holds only if Cython passes the condition as it is, without
- * temporary variables before the call; tests/repository/test_assertions.py says which expressions those are.
+ * temporary variables before the call; tests/repository/test_assertions.py lists those expressions.
  */
 #ifndef URINGLOOP_ASSERTIONS_H
 #define URINGLOOP_ASSERTIONS_H
@@ -30,7 +30,7 @@ static void __attribute__((cold, noreturn, unused)) ul_violated(const char *inva
 
 #else
 
-/* sizeof evaluates nothing, and spares warnings of what is used here only. */
+/* sizeof evaluates nothing, and avoids warnings about names that are used only here. */
 #define ul_must(condition, invariant) ((void)sizeof(condition), (void)sizeof(invariant))
 
 #endif

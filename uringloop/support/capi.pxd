@@ -5,7 +5,7 @@ cdef extern from "Python.h":
     """
     static PyObject *ul_error_is_set(void) { return NULL; }
     """
-    # References counted by hand: Cython's own take an object, and count that as well.
+    # References counted by hand: Cython's own functions take an object, and also count that.
     void incref "Py_INCREF" (PyObject *)
     void decref "Py_DECREF" (PyObject *)
     # After a call whose result is a PyObject *: raises the exception that is set.

@@ -25,9 +25,9 @@ static inline int64_t ul_kernels_monotonic_ns(void)
 }
 
 /*
- * A preloaded library (libfaketime) moves the clock: it stands elsewhere, or runs at another speed.  Such a library
- * stands before functions of the C library, and knows nothing of other system calls, whose timeouts stay real.
- * The first line, which is all that others pay: clock_gettime() is the C library's own.
+ * A preloaded library (libfaketime) moves the clock: it has an offset, or runs at another speed.  Such a library
+ * replaces functions of the C library, but not other system calls, whose timeouts stay real.
+ * The first line is the whole cost for all other programs: clock_gettime() is the C library's own.
  */
 static inline int ul_is_clock_faked(void)
 {

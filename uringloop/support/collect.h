@@ -2,8 +2,8 @@
  * References that the garbage collector cannot see, made visible.
  *
  * Cython writes tp_traverse from the object fields of a class; arrays of owned references in C memory are not among
- * them, and a loop that is forgotten with something pending would never be collected (loop -> queue -> handle -> loop).
- * ul_collect() puts a function of ours before Cython's.
+ * them, and a loop that is dropped with callbacks pending would never be collected (loop -> queue -> handle -> loop).
+ * ul_collect() puts our function before Cython's.
  */
 #ifndef URINGLOOP_COLLECT_H
 #define URINGLOOP_COLLECT_H

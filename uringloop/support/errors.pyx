@@ -1,6 +1,6 @@
 """The one way from an errno to an exception.
 
-A name that the program looks for (FileNotFoundError, ConnectionResetError) is chosen by OSError itself.
+OSError itself chooses the subclass that the program catches (FileNotFoundError, ConnectionResetError).
 """
 
 import os
@@ -12,7 +12,7 @@ cpdef object os_error(int number, str call=None, object filename=None):
     Parameters:
         number: the errno, above 0.
         call: the system call, for the text, where the caller of the loop cannot know which it was.
-        filename: of the file that it is about, as the caller named it.
+        filename: that of the file concerned, as the caller named it.
     """
     text = os.strerror(number)
     if call is not None:

@@ -1,5 +1,5 @@
 /*
- * Methods that take their arguments as the interpreter has them: METH_FASTCALL | METH_KEYWORDS, PEP 590.
+ * Methods that take their arguments as the interpreter passes them: METH_FASTCALL | METH_KEYWORDS, PEP 590.
  *
  * Cython has no way to declare one for `*args`; this puts a function into the dict of a class that Cython has made.
  */

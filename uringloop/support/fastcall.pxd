@@ -1,4 +1,4 @@
-# fastcall.h: methods that take their arguments as the interpreter has them.  A method is a
+# fastcall.h: methods that take their arguments as the interpreter passes them.  A method is a
 #
 #   cdef object name(Class self, PyObject **args, Py_ssize_t n_args, PyObject *names)
 #
@@ -13,7 +13,7 @@ cdef extern from "../support/fastcall.h":
 
 
 cdef inline object call_slowly(object method, object self, PyObject **args, Py_ssize_t n_args, PyObject *names):
-    """Call the method that a fast one stands before."""
+    """Call the method that a fast one replaces."""
     cdef Py_ssize_t i
     cdef list positional = [<object>args[i] for i in range(n_args)]
     cdef dict keywords = {}

@@ -1,15 +1,15 @@
 """The state of the process: everything that changes and outlives a loop, with who may touch it and under which lock.
 
 Loops of one process share more than a loop's own fields: spare rings, scratch memory that is too large to have twice,
-what was found out once about the kernel and about Python.  All of it is listed here, and nothing else may exist:
-`tests/repository/test_process_state.py` finds what modules keep, by Cython's warnings for modules that support
-sub-interpreters, by the syntax of Python modules and by the `static` variables of C, and compares.
+facts learned once about the kernel and about Python.  All of it is listed here, and nothing else may exist:
+`tests/repository/test_process_state.py` finds the state that modules keep, by Cython's warnings for modules that
+support sub-interpreters, by the syntax of Python modules and by the `static` variables of C, and compares.
 
 What it is for:
 
-* A free-threaded Python: each entry with Guard.GIL needs a lock of its own, or has to be one per thread.
-* Sub-interpreters: what is in C, objects among it, is shared by all of them, and has to move into the modules' state.
-* A change: before something is added here, see whether a loop or a context can have it.
+* A free-threaded Python: each entry with Guard.GIL needs its own lock, or has to be one per thread.
+* Sub-interpreters: state in C, including objects, is shared by all of them, and has to move into the modules' state.
+* A change: before an entry is added here, check whether a loop or a context can have it.
 
 These are data: nothing imports this module at run time.
 """
@@ -34,7 +34,7 @@ class Guard(Enum):
 
 @dataclass(frozen=True)
 class State:
-    """Something that changes, or that the process has one of."""
+    """State that changes, or that exists once per process."""
 
     where: str  # the file, below uringloop/
     names: tuple[

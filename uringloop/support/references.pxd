@@ -3,10 +3,10 @@ cimport cython
 from cpython.ref cimport PyObject
 
 cdef class References:
-    cdef object collected     # always None: an object field makes the class one that is garbage-collected
+    cdef object collected     # always None: an object field makes the class garbage-collected
     cdef PyObject **items     # a ring of owned references
     cdef size_t head          # positions are items[position & mask]: the oldest
-    cdef size_t tail          # where the next will be put
+    cdef size_t tail          # the place of the next one
     cdef size_t mask
     cdef int put(self, object one) except -1
     cdef object take(self)

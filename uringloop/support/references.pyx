@@ -1,11 +1,11 @@
 """References in C memory that the garbage collector sees: the one container for those that a loop owns.
 
-A ring that doubles when full; putting and taking are a few instructions, without an object of their own.
+A ring that doubles when full; putting and taking are a few instructions, without an extra object.
 
-What owns references in C memory and is none of these (an entry has more in it than a reference) uses collect.h itself.
+Other owners of references in C memory (whose entries have more than a reference) use collect.h themselves.
 
-The collector visits them and never clears them: each cycle leads through what owns the container, which it clears.
-A loop that is forgotten open is closed by its finalizer before that, so that nothing here is with the kernel then.
+The collector visits them and never clears them: each cycle includes the owner of the container, which it clears.
+A loop that is left open is closed by its finalizer before that, so that the kernel uses nothing here by then.
 
 Invariant: tail - head references are in it, each owned once.
 Thread: any that holds the GIL.
@@ -22,7 +22,7 @@ cdef enum:
 
 
 cdef class References:
-    """FIFO of owned references; also a base class, for one with typed ways in and out."""
+    """FIFO of owned references; also a base class, for one with typed access."""
 
     def __cinit__(self):
         self.mask = FIRST_CAPACITY - 1
@@ -46,7 +46,7 @@ cdef class References:
         return 0
 
     cdef object take(self):
-        """The oldest one, which is the caller's then; there is one."""
+        """Remove the oldest one; the caller then owns it.  There is one."""
         must_not(self.head == self.tail, "what is taken from a ring is there")
         one = <object>self.items[self.head & self.mask]
         self.head += 1
@@ -58,7 +58,7 @@ cdef class References:
         cdef PyObject **grown = <PyObject **>malloc(2 * (self.mask + 1) * sizeof(PyObject *))
         if grown == NULL:
             raise MemoryError()
-        # positions stay what they are: a turn remembers up to where it runs
+        # positions do not change: a turn remembers the position at which it ends
         for i in range(self.head, self.tail):
             grown[i & (2 * self.mask + 1)] = self.items[i & self.mask]
         free(self.items)

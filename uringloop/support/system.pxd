@@ -21,7 +21,7 @@ cdef extern from "<fcntl.h>" nogil:
         AT_REMOVEDIR
         AT_SYMLINK_FOLLOW
         AT_SYMLINK_NOFOLLOW
-        AT_STATX_DONT_SYNC  # what is known here, without asking a server
+        AT_STATX_DONT_SYNC  # locally known values, without a request to a server
 
 cdef extern from "<sys/stat.h>" nogil:
     enum:
