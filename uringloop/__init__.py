@@ -1,4 +1,4 @@
-"""uringloop: a drop-in asyncio event loop for Linux, on io_uring where there is io_uring.
+"""uringloop: a drop-in asyncio event loop for Linux, on io_uring where available.
 
 uringloop.run(main())
 asyncio.set_event_loop_policy(uringloop.EventLoopPolicy())       # Python < 3.16
@@ -24,7 +24,7 @@ from .eventloop.nested.mode import allow_nested, disallow_nested
 from .exceptions import MonitorUnavailable, SqeNotSupported, UringLoopError
 from .policy import new_event_loop, run
 
-# A free-threaded Python has switched its GIL on by now, for our compiled modules; unless PYTHON_GIL=0 forbids it.
+# A free-threaded Python has switched its GIL on by now, for our compiled modules, unless PYTHON_GIL=0 forbids it.
 # Without a GIL they are not safe: a second thread in call_soon_threadsafe() would corrupt memory.
 if not getattr(_sys, "_is_gil_enabled", lambda: True)():
     raise ImportError(
@@ -47,7 +47,7 @@ __all__ = [
 if _sys.version_info < (3, 16):
     __all__ += ["EventLoopPolicy", "install"]
 
-# Where they are; the classes of what an AioContext makes are for annotations.
+# Their modules; the classes of objects that an AioContext makes are for annotations.
 _OF_CONTEXTS = {
     "AioContext": ".aiocontext.context",
     "BottomHalf": ".aio.bottom_halves",
@@ -66,7 +66,7 @@ _OF_RAW_REQUESTS = {
 
 
 def __getattr__(name: str) -> _Any:
-    """What is made or loaded on first access: even naming policies warns on new Pythons."""
+    """Names that are made or loaded on first access: even naming policies warns on new Pythons."""
     if name in _OF_RAW_REQUESTS:
         import importlib
 

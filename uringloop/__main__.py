@@ -1,4 +1,4 @@
-"""`python -m uringloop`: what runs here, and why.
+"""`python -m uringloop`: which monitor runs here, and why.
 
 Makes a loop as an application would, reads its properties, closes it, and probes the kernel.  Exit status 0 if a loop
 can be made, on any monitor; 1 if none can ($URINGLOOP_FDMON forces one that is not available).

@@ -1,8 +1,8 @@
 """Every import that PyInstaller, cx_Freeze, Nuitka and modulefinder cannot see, for them to read.
 
-They follow the imports in the bytecode of Python modules; a compiled module has none, so what only compiled modules
-import, or what is imported by a name made at run time, would be missing in a frozen program.  The functions are
-never called: they are read.  A build without liburing lacks some of these, which those tools only warn of.
+They follow the imports in the bytecode of Python modules; a compiled module has none, so modules that only compiled
+modules import, or whose names are made at run time, would be missing in a frozen program.  The functions are never
+called: they are read.  A build without liburing lacks some of these, about which those tools only warn.
 
 uringloop.glib is not here: it would drag PyGObject into every program.  Its own __init__ names what it needs.
 """
@@ -47,7 +47,7 @@ def _seen_of_python() -> None:
 
 
 def _seen_of_ours() -> None:
-    # what cffi's compiled module imports
+    # an import of cffi's compiled module
     import _cffi_backend  # type: ignore[import-untyped]
 
     from . import exceptions, files

@@ -1,4 +1,4 @@
-"""Exceptions of uringloop's own; everything else is asyncio's or an OSError."""
+"""uringloop's own exceptions; everything else is asyncio's or an OSError."""
 
 import errno as _errno
 import os as _os
@@ -11,11 +11,11 @@ class UringLoopError(Exception):
 
 
 class MonitorUnavailable(UringLoopError, OSError):
-    """An fd monitor cannot be had.
+    """An fd monitor is not available.
 
     Parameters:
         monitor: its name, "io_uring", "epoll" or "poll".
-        errno: what the kernel answered (0 where it was not asked).
+        errno: the kernel's errno (0 where it was not called).
         cause: the likely reason and the remedy, a sentence without a full stop.
 
     The text always contains the errno's symbolic name, so that it can be searched for.
@@ -28,7 +28,7 @@ class MonitorUnavailable(UringLoopError, OSError):
 
     @property
     def errno_name(self) -> str:
-        """The errno's symbolic name, such as EPERM; empty where the kernel was not asked."""
+        """The errno's symbolic name, such as EPERM; empty where the kernel was not called."""
         return _errno.errorcode.get(self.errno or 0, str(self.errno or ""))
 
     def __str__(self) -> str:
@@ -42,10 +42,10 @@ class MonitorUnavailable(UringLoopError, OSError):
 
 
 class SqeNotSupported(UringLoopError):
-    """Raw requests were asked of a loop that does not run on io_uring.
+    """A raw request was made on a loop that does not run on io_uring.
 
     Parameters:
-        monitor: the name of the one that runs, "epoll" or "poll".
+        monitor: the name of its monitor, "epoll" or "poll".
         reason: why it is not io_uring (loop.fdmon_reason).
     """
 

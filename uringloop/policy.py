@@ -1,4 +1,4 @@
-"""The ways to put uringloop into an application: new_event_loop, run, and while there are policies a policy."""
+"""The ways to use uringloop in an application: new_event_loop, run, and, while policies exist, a policy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _T = TypeVar("_T")
 
 
 def new_event_loop(fdmon: str | None = None, *, nested: bool = False) -> Loop:
-    """A new event loop; also what `--loop uringloop:new_event_loop` and `loop_factory=` want.
+    """A new event loop; also for `--loop uringloop:new_event_loop` and `loop_factory=`.
 
     Parameters:
-        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best that it can have.
+        fdmon: "io_uring", "epoll" or "poll" to force a monitor; "auto-any" for the best available to it.
         nested: whether run_until_complete() and run_forever() may be called while the loop runs.
 
     Raises: MonitorUnavailable, ValueError.
@@ -32,7 +32,7 @@ def run(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = new_event_loop,
     debug: bool | None = None,
 ) -> _T:
-    """Run a coroutine on a new uringloop loop, as asyncio.run does; after allow_nested() on one that runs."""
+    """Run a coroutine on a new uringloop loop, as asyncio.run does; after allow_nested() on a running one."""
     running = running_nestable_loop()
     if running is not None:
         result: _T = run_main(running, main, debug=debug)
@@ -67,7 +67,7 @@ def install(*, nested: bool = False) -> None:
     """Make uringloop the default for the process, by setting the event-loop policy.
 
     Parameters:
-        nested: call allow_nested(), too.
+        nested: also call allow_nested().
     """
     from . import EventLoopPolicy
 
