@@ -1,4 +1,4 @@
-"""The notifier: an eventfd, or a pipe where a sandbox refuses that, and the protocol that tells when to write to it.
+"""The notifier: an eventfd, or a pipe where a sandbox refuses that, and the protocol that decides when to write to it.
 
 A system call per call_soon_threadsafe would cost both sides microseconds; most of the time the loop is awake and
 will check anyway.  What each side writes, in which order (QEMU: aio_notify):

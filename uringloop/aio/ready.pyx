@@ -89,7 +89,7 @@ cdef class ReadyQueue(References):
         return Handle.__new__(Handle)
 
     cdef int recycle(self, Handle handle) except -1:
-        """Keep a handle that ran, if nobody can notice; the caller's reference must be the only one."""
+        """Keep a handle that ran, if that is not observable; the caller's reference must be the only one."""
         if (not UL_IS_OURS_ALONE(handle, Handle) or handle.n_args < 0 or handle.args is not None
                 or handle.debug_info is not None or self.n_spare == SPARE_MOST):
             return 0

@@ -308,7 +308,7 @@ class BufferedFile(BinaryFile):
     async def write(self, data: Any, /) -> int:
         """Take all of `data`, writing when the buffer is full; returns its length.
 
-        Cancelled, or out of space: `characters_written` of the exception tells how much of `data` was taken, which is
+        Cancelled, or out of space: `characters_written` of the exception says how much of `data` was taken, which is
         written or stays in the buffer; the position is behind it.
         """
         self._check_writable("write")

@@ -331,7 +331,7 @@ class BinaryFile:
             self._leave()
 
     async def _write_all(self, data: Buffer, offset: int) -> None:
-        """Write everything. An exception's `outcome` tells how many bytes were still written."""
+        """Write everything. An exception's `outcome` says how many bytes were still written."""
         self._check_transfer(self._write_errno)
         fd = self._enter()
         done = 0
@@ -397,7 +397,7 @@ class BinaryFile:
     async def pwrite(self, data: Buffer, offset: int, /) -> int:
         """Write all of `data` at `offset`; returns its length. Neither uses nor moves the position.
 
-        Cancelled, or out of space: the exception's `characters_written` tells how many bytes were written.
+        Cancelled, or out of space: the exception's `characters_written` says how many bytes were written.
         """
         self._check_open()
         self._check_writable("write")

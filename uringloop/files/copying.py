@@ -40,7 +40,7 @@ async def splice(
         offset_src, offset_dst: where in a file to read or write; by default where the kernel's file position is.
 
     Waits until the descriptors are ready, blocking or not. Cancelled, or failed in the middle: `characters_written` of
-    the exception tells how many bytes have arrived.
+    the exception says how many bytes have arrived.
     """
     backend = backend_of(asyncio.get_running_loop())
     source_fd, target_fd = _fd(source), _fd(target)

@@ -4,7 +4,7 @@
     python -m uringloop.liburing.features --markdown   # docs/kernel-support.md
 
 Each feature is tried on a separate small ring, or reported by `probing.probe`; distributions backport,
-containers forbid, so `uname` tells little.  The loop does not call this: it probes what it needs where it
+containers forbid, so `uname` proves little.  The loop does not call this: it probes what it needs where it
 needs it (`uring/ring`, `uring/buffers`, `uring/sendprobe`), by the same attempts.
 
 Thread: any; each call of `try_all` opens and closes its own ring.

@@ -485,7 +485,7 @@ static inline int io_uring_resize_rings(struct io_uring *ring, struct io_uring_p
         return -EBUSY;
     if (syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_RESIZE_RINGS, p, 1) < 0)
         return -errno;
-    p->features = old.features; /* not reported here; they tell whether one mapping holds both rings */
+    p->features = old.features; /* not reported here; they show whether one mapping holds both rings */
     if (old.sq.array && !p->sq_off.array)
         p->sq_off.array = ul_sq_array_offset(p, old.flags);
     result = io_uring_queue_mmap(old.ring_fd, p, ring); /* clears fields on which versions of liburing differ */
