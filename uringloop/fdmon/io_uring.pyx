@@ -267,7 +267,7 @@ cdef class IoUringMonitor(FDMonitor):
         return self.begin_sweeps() if is_any_left else 0
 
     cdef bint is_busy(self, int fd) noexcept:
-        """Record a recent event of a handler that is_brief."""
+        """Whether a handler that is_brief had an event not long ago."""
         return 0 <= fd < self.busy_capacity and self.busy_at[fd] and self.n_sweeps - self.busy_at[fd] <= 1
 
     cdef void mark_busy(self, int fd) noexcept:

@@ -167,7 +167,7 @@ cdef class Source:
 
     @property
     def is_attached(self):
-        """Let GLib drive the context."""
+        """Whether GLib drives the context."""
         return (self.source != NULL and not source_is_destroyed(self.source)
                 and not self.turns.aio_context.monitor.is_closed)
 

@@ -111,7 +111,7 @@ cdef class SqeRequest(Request):
         return self
 
     cdef int iterate(self) except -1:
-        """Whether it will be iterated: it posts several completions, and has no callback."""
+        """Prepare it for iteration: it posts several completions, and has no callback."""
         raise NotImplementedError
 
     cdef int arrive(self, Cqe cqe) except -1:

@@ -126,7 +126,7 @@ cdef class Engine:
         return 0
 
     cdef int prepare_for_raw(self) except -1:
-        """Check that this thread may touch the ring; before the first run the loop's thread may still be any."""
+        """Make sure that this thread may touch the ring, and before the first run, that any thread may run the loop."""
         cdef Ring fresh
         self.ring.reopen()
         if not (self.has_run or not self.ring.is_enabled or self.in_flight.count or self.ring.has_unsubmitted()):

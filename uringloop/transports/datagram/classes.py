@@ -5,7 +5,7 @@ from .transport import DatagramTransport
 
 
 class _SelectorDatagramTransport(DatagramTransport):
-    """A datagram socket; `isinstance` holds for all base classes of this Python's own datagram transport."""
+    """A datagram socket; `isinstance` holds for this Python's own datagram transport and its bases."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
