@@ -134,9 +134,13 @@ class BufferedFile(BinaryFile):
     def _forget_ahead(self) -> None:
         self._ahead, self._at = b"", 0
 
-    def _give_back(self, parts: list[bytes]) -> None:
+    def _give_back(self, parts: list[bytes], n_older: int | None = None) -> None:
+        """Put them behind the bytes ahead, or behind the first n_older of those."""
         if not self._has_positions and parts:
-            self._ahead, self._at = self._ahead[self._at :] + b"".join(parts), 0
+            ahead = self._ahead[self._at :]
+            if n_older is None:
+                n_older = len(ahead)
+            self._ahead, self._at = b"".join([ahead[:n_older], *parts, ahead[n_older:]]), 0
 
     def _changed(self) -> None:
         super()._changed()
@@ -148,7 +152,7 @@ class BufferedFile(BinaryFile):
         while True:
             n_changes = self._n_changes
             parts: list[bytes] = []
-            have = len(self._ahead) - self._at
+            have = n_older = len(self._ahead) - self._at
             try:
                 while have < size:
                     part = await self._chunk(size - have, self._position + have)
@@ -157,7 +161,7 @@ class BufferedFile(BinaryFile):
                     parts.append(part)
                     have += len(part)
             except BaseException:
-                self._give_back(parts)
+                self._give_back(parts, n_older)  # before what _chunk() has given back
                 raise
             if n_changes == self._n_changes or not self._has_positions:
                 break  # else a pwrite() came in between: bytes ahead are gone, those just read may be out of date
@@ -171,7 +175,7 @@ class BufferedFile(BinaryFile):
         if not self._has_positions:
             try:
                 return await self._read_at(max(self._chunk_bytes, wanted), STREAM)
-            except asyncio.CancelledError as error:
+            except (asyncio.CancelledError, MemoryError) as error:
                 self._give_back([outcome_of(error) or b""])
                 raise
         if position == self._chunk_end:

@@ -181,9 +181,7 @@ class BinaryFile:
             except OSError as error:
                 if mode.is_appending and error.errno != errno.ESPIPE:
                     raise
-                self._is_seekable = is_stored = (
-                    False  # a stored file, but O_PATH, which takes no call at all
-                )
+                self._is_seekable = is_stored = False  # a stored file, but O_PATH, which takes no call at all
         if is_foreign:
             self._is_appending = bool(fcntl.fcntl(opened.fd, fcntl.F_GETFL) & os.O_APPEND)
         # Whether reads and writes pass offsets. A file with a size has contents, which the kernel accesses anywhere.
@@ -377,8 +375,8 @@ class BinaryFile:
                 if not part or (hint_bytes and len(part) < count):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
                 count = max(UNKNOWN_SIZE_BYTES, min(2 * count, 1 << 23))
-        except BaseException:
-            self._give_back(parts)
+        except BaseException as error:
+            self._give_back([*parts, outcome_of(error) or b""])
             raise
 
     def _give_back(self, parts: list[bytes]) -> None:
@@ -610,9 +608,7 @@ class BinaryFile:
             if self._closed_waiter is not None:  # another task is closing it
                 await asyncio.shield(self._closed_waiter)
             return
-        if (
-            self._loop.is_closed()
-        ):  # no task could wait for anything: buffered data must not be lost for that
+        if self._loop.is_closed():  # no task could wait for anything: buffered data must not be lost for that
             self._close_at_once()
             return
         if _get_running_loop() is not self._loop:

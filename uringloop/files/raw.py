@@ -48,7 +48,7 @@ class RawFile(BinaryFile):
             return data
         try:
             data = await self._read_at(size, self._position if self._has_positions else STREAM)
-        except asyncio.CancelledError as error:
+        except (asyncio.CancelledError, MemoryError) as error:
             self._give_back([outcome_of(error) or b""])
             raise
         self._position += len(data)

@@ -225,6 +225,45 @@ async def test_a_cancelled_reader_loses_nothing(fifo, buffering):
         os.close(writer_fd)
 
 
+class ScriptedReads:
+    """Stands for a file's backend: each read returns the next result, or raises it."""
+
+    def __init__(self, *results):
+        self.results = list(results)
+
+    async def read(self, fd, count, offset):
+        result = self.results.pop(0)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, MemoryError])
+@pytest.mark.parametrize("how", ["read", "read to the end"])
+@pytest.mark.parametrize(("mode", "buffering"), [("rb", -1), ("rb", 0), ("r", -1)])
+async def test_data_that_arrived_during_a_cancellation_stays_in_order(fifo, mode, buffering, how, error):
+    """The read that is cancelled has some data already, and its last system call brings more."""
+    writer_fd = os.open(fifo, os.O_RDWR)
+    try:
+        async with files.open(fifo, mode, buffering) as reader:
+            cancelled = error()
+            cancelled.outcome = b"cd"
+            file = reader.buffer if mode == "r" else reader
+            actual = file._backend
+            first = [] if (buffering, how) == (0, "read") else [b"ab"]  # unbuffered, that is the whole result
+            file._backend = ScriptedReads(*first, cancelled)
+            with pytest.raises(error):
+                await (reader.read(6) if how == "read" else reader.read())
+            file._backend = actual
+            os.write(writer_fd, b"ef")
+            received = await reader.read(0)
+            while len(received) < 2 * len(first) + 4:
+                received += await reader.read(1)
+            assert received in (b"abcdef"[2 - 2 * len(first) :], "abcdef")
+    finally:
+        os.close(writer_fd)
+
+
 async def test_a_line_whose_read_was_cancelled_halfway_is_read_whole(fifo):
     writer_fd = os.open(fifo, os.O_RDWR)
     try:
