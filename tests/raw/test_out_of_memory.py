@@ -110,3 +110,44 @@ def test_every_completion_is_delivered(monitor, form):
         sweep(scenario, MONITOR)
     """
     assert int(run_script(source, monitor, arguments=(form,))) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("owner", ["loop", "context"])
+def test_a_call_that_raises_has_made_no_request(monitor, owner):
+    """And one that returns has made one, whose callback is called once."""
+    source = """
+        import functools
+        import _testcapi
+        import uringloop
+        from uringloop.liburing import lib
+
+        n_made = n_refused = 0
+        for number in range(40):
+            if sys.argv[1] == "loop":
+                owner = make_loop(MONITOR)
+                turn = functools.partial(one_turn, owner)
+            else:
+                owner = uringloop.AioContext(MONITOR)
+                turn = functools.partial(owner.poll, False)
+            calls = []
+            owner.add_sqe(lib.io_uring_prep_nop, callback=lambda cqe: None)  # leaves memory to use again
+            turn()
+            is_made = False
+            _testcapi.set_nomemory(number, number + 1)
+            try:
+                owner.add_sqe(lib.io_uring_prep_nop, callback=calls.append)
+                is_made = True
+            except MemoryError:
+                pass
+            finally:
+                _testcapi.remove_mem_hooks()
+            for _ in range(5):
+                turn()
+            assert len(calls) == is_made, (number, is_made, calls)
+            n_made += is_made
+            n_refused += not is_made
+            owner.close()
+        assert n_made and n_refused, (n_made, n_refused)
+    """
+    run_script(source, monitor, arguments=(owner,))

@@ -69,7 +69,10 @@ cdef int put_back(Scratch scratch, bint is_debug) except -1:
     must(scratch.is_taken, "a scratch is put back once")
     scratch.is_taken = False
     if not is_debug:
-        spare_scratches.append(scratch)
+        try:
+            spare_scratches.append(scratch)
+        except MemoryError:
+            pass  # it is freed, and the next request makes another; raising would deny a request that was made
     else:
         memset(scratch.sqe, POISON, sizeof(io_uring_sqe))
     return 0

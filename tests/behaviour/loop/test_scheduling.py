@@ -489,3 +489,19 @@ def test_an_exception_handler_runs_while_the_callbacks_exception_is_handled(loop
     assert seen == [True]
     assert isinstance(caplog.records[-1].exc_info[1].__context__, ZeroDivisionError)
     caplog.clear()  # the traceback holds the handle
+
+
+def test_a_delay_whose_conversion_closes_the_loop(loop):
+    class Delay:
+        def __add__(self, other):
+            loop.close()
+            return other
+
+        __radd__ = __add__
+
+        def __float__(self):
+            loop.close()
+            return 0.0
+
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        loop.call_later(Delay(), print)

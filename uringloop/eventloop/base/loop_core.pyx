@@ -9,6 +9,8 @@ Thread: the loop's, except call_soon_threadsafe and _write_to_self.
 
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from cpython.contextvars cimport PyContext_CopyCurrent
+from cpython.float cimport PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
@@ -673,10 +675,15 @@ cdef object fast_call_soon(LoopCore loop, PyObject **args, Py_ssize_t n_args, Py
     return handle
 
 
+cdef inline bint is_number(object delay) noexcept:
+    """Whether its conversion runs no code of the program, which might close the loop."""
+    return PyFloat_CheckExact(delay) or PyLong_CheckExact(delay)
+
+
 cdef object fast_call_later(LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
     cdef TimerHandle handle
     cdef double when_s
-    if not is_plain(loop, n_args - 1, names) or <object>args[0] is None or has_own_timers(loop):
+    if not is_plain(loop, n_args - 1, names) or not is_number(<object>args[0]) or has_own_timers(loop):
         return call_slowly(plain_call_later, loop, args, n_args, names)
     when_s = <double>ul_monotonic_ns() / 1e9 + <double><object>args[0]
     handle = TimerHandle.__new__(TimerHandle)
