@@ -27,7 +27,8 @@ LAYERS = {
     "policy": 8,
     "_frozen": 8,  # names all of them, and runs nothing
     "__init__": 9,
-    "__main__": 10,
+    "command": 10,
+    "__main__": 11,
 }
 
 # Intended exceptions, and the reasons.

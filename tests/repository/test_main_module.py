@@ -71,6 +71,15 @@ def test_the_default_format_is_text():
         assert feature["name"] in text
 
 
+def test_doctor_is_the_command_without_a_name():
+    assert ask("doctor") == ask()
+    assert json.loads(ask("doctor", "--json")).keys() == facts().keys()
+
+
+def test_the_version():
+    assert ask("--version") == f"uringloop {uringloop.__version__}\n"
+
+
 def test_a_forced_monitor_is_named_with_the_reason():
     found = facts(fdmon="poll")
     assert found["fdmon"] == "poll"
