@@ -35,7 +35,7 @@ help:
 	@echo "make test    the test suite (PYTEST_ARGS='-k tcp')"
 	@echo "make test-glib  most tests of what users see once more, with GLib (PyGObject) as the outer loop"
 	@echo "make check-all  lint, both of these, and the tests of four other builds (LANES): an hour"
-	@echo "make lint    ruff, cython-lint, mypy"
+	@echo "make lint    ruff, cython-lint, mypy, codespell, the forms of workflows"
 	@echo "make bench   quick benchmarks against asyncio and uvloop (BENCH_ARGS=...)"
 	@echo "make drivers  compile the tests' own modules, for those who start pytest themselves"
 	@echo "make build   only compile and install into $(VENV)"
@@ -79,6 +79,11 @@ lint: $(STAMPS)/dev
 	$(VPYTHON) -m ruff check .
 	$(VPYTHON) -m ruff format --check .
 	PATH="$(VENV)/bin:$$PATH" cython-lint uringloop
+	$(VENV)/bin/codespell
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(VENV)/bin/zizmor --offline --quiet .github/workflows
 	if grep -q '^\[tool\.mypy\]' pyproject.toml; then $(VPYTHON) -m mypy; fi
 
 bench: $(STAMPS)/drivers $(STAMPS)/bench

@@ -12,7 +12,7 @@ except ImportError:
 def _glib_is_warm():
     """The fds of the default context, and those with which PyGObject gets signals, stay open after their first use."""
     if GLib is None:
-        pytest.skip("PyGObject is not installed for this Python: pip install uringloop[glib], or python3-gi")
+        pytest.skip("PyGObject is not installed for this Python: pip install PyGObject, or python3-gi")
     main_loop = GLib.MainLoop()
     GLib.idle_add(main_loop.quit)
     main_loop.run()

@@ -73,5 +73,5 @@ def test_a_missing_pygobject_is_reported(tmp_path):
     script = (
         "import sys\nsys.modules['gi'] = None\n" + FAKE_PYGOBJECT[FAKE_PYGOBJECT.index("import uringloop") :]
     )
-    message = "uringloop.glib needs PyGObject: pip install uringloop[glib], or the package python3-gi"
+    message = "uringloop.glib needs PyGObject: pip install PyGObject, or the package python3-gi"
     assert messages(tmp_path, script) == [message] * 4

@@ -3,7 +3,7 @@
     loop = uringloop.glib.new_event_loop()
     GLib.MainLoop().run()      # or Gtk.Application.run(), or loop.run_forever(): any of them drives both
 
-Needs PyGObject (pip install uringloop[glib], or Debian's python3-gi) from the first call on; the core does not.
+Needs PyGObject (pip install PyGObject, or Debian's python3-gi) from the first call on; the core does not.
 docs/glib.md lists what works under which main loop.
 """
 

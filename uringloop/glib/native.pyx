@@ -80,7 +80,7 @@ def load():
         from gi.repository import GLib
     except ImportError as error:
         raise ImportError(
-            "uringloop.glib needs PyGObject: pip install uringloop[glib], or the package python3-gi") from error
+            "uringloop.glib needs PyGObject: pip install PyGObject, or the package python3-gi") from error
     missing = ul_glib_load()
     if missing != NULL:
         raise ImportError(f"uringloop.glib needs GLib 2.36 or newer: {missing.decode()} was not found")
