@@ -18,7 +18,6 @@ except ModuleNotFoundError as _error:
         "built. Leave that folder if uringloop is installed already (the folder hides it), or run "
         "`pip install -e .` there"
     ) from _error
-from . import _frozen  # noqa: F401 (for the analysis of tools that freeze programs)
 from ._version import __version__
 from .eventloop.nested.mode import allow_nested, disallow_nested
 from .exceptions import MonitorUnavailable, SqeNotSupported, UringLoopError
@@ -63,6 +62,11 @@ _OF_RAW_REQUESTS = {
     "FIRST_RESERVED_GROUP": ".uring.buffers",
     "RawRequest": ".requests.awaiting",
 }
+
+
+def _seen_by_tools_that_freeze_programs() -> None:
+    """They follow the imports in bytecode, also in functions that are never called."""
+    from . import _frozen  # noqa: F401
 
 
 def __getattr__(name: str) -> _Any:

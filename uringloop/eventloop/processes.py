@@ -11,70 +11,13 @@ Invariant: `_pidfds` are open and watched, and no other code closes them.
 from __future__ import annotations
 
 import os
-import subprocess
-import warnings
-from asyncio import events, unix_events
-from asyncio.log import logger
 from typing import Any
 
 from .base.part import LoopPart
 from .stdlib_hooks import StdlibHooks
 
-_HAS_WATCHERS = hasattr(unix_events, "AbstractChildWatcher")  # gone since Python 3.14
-_Threaded: Any = (
-    getattr(unix_events, "ThreadedChildWatcher", None) or unix_events._ThreadedChildWatcher  # type: ignore[attr-defined]
-)
-
 # A tracer of the child has not yet seen its exit: the kernel lets us wait for that.
 _TRACED_RETRY_S = 0.01
-
-
-class _UnixSubprocessTransport(unix_events._UnixSubprocessTransport):  # type: ignore[name-defined]
-    def send_signal(self, signal: int) -> None:
-        # Pipes that a grandchild holds keep the transport open long after the child was reaped; by then its pid may
-        # be another process's.
-        self._check_proc()
-        if self._proc.returncode is None:
-            super().send_signal(signal)
-
-
-def _watcher_of_the_user() -> Any:
-    """The child watcher that the application set; None if it left the choice to asyncio."""
-    if not _HAS_WATCHERS:
-        return None
-    policy: Any = events.get_event_loop_policy()
-    stock = unix_events._UnixDefaultEventLoopPolicy
-    if type(policy).get_child_watcher is stock.get_child_watcher:
-        watcher = policy._watcher
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            try:
-                watcher = policy.get_child_watcher()
-            except NotImplementedError:
-                return None  # a policy without child watchers
-    if watcher is None or type(watcher) in (unix_events.ThreadedChildWatcher, unix_events.PidfdChildWatcher):
-        return None
-    return watcher
-
-
-def _reap(pidfd: int, process: subprocess.Popen[bytes]) -> int | None:
-    """The exit status of the child, as Popen.returncode; None while it is not available."""
-    try:
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-    except ChildProcessError:
-        if process.returncode is not None:
-            return process.returncode  # Popen.poll() was first
-        logger.warning(
-            "child process pid %d exit status already read:  will report returncode 255", process.pid
-        )
-        return 255
-    except OSError:  # a sandbox that refuses waitid(2)
-        pid, status = os.waitpid(process.pid, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if pid else None
-    if result is None:
-        return None
-    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
 
 class ProcessesMixin(LoopPart):
@@ -109,7 +52,9 @@ class ProcessesMixin(LoopPart):
         extra: Any = None,
         **kwargs: Any,
     ) -> Any:
-        if _watcher_of_the_user() is not None:
+        from .children import _UnixSubprocessTransport, watcher_of_the_user
+
+        if watcher_of_the_user() is not None:
             return await StdlibHooks._make_subprocess_transport(
                 self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs
             )
@@ -146,16 +91,20 @@ class ProcessesMixin(LoopPart):
             # ENOSYS: before Linux 5.3; EPERM: a sandbox; EMFILE, ENFILE: no free fd; ESRCH: SIGCHLD is ignored,
             # and the child is gone. The child was started, so the loop has to wait for it.
             if self._child_threads is None:
-                self._child_threads = _Threaded()
+                from .children import ThreadedWatcher
+
+                self._child_threads = ThreadedWatcher()
             self._child_threads.add_child_handler(pid, self._child_watcher_callback, transport)
             return
         self._pidfds.add(pidfd)
         self._watch_pidfd(pidfd, self._child_ended, pidfd, transport)
 
     def _child_ended(self, pidfd: int, transport: Any) -> None:
+        from .children import reap
+
         process = transport.get_extra_info("subprocess")
         self._remove_reader(pidfd)
-        returncode = _reap(pidfd, process)
+        returncode = reap(pidfd, process)
         if returncode is None:
             self.call_later(_TRACED_RETRY_S, self._watch_pidfd, pidfd, self._child_ended, pidfd, transport)
             return

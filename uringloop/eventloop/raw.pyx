@@ -23,7 +23,6 @@ from ..uring.ring cimport SQ_LARGE
 from .base.loop_core cimport LoopCore
 
 from ..exceptions import SqeNotSupported
-from ..requests.registered import RegisteredBuffers, RegisteredFiles
 
 cdef extern from "Python.h":
     """
@@ -130,6 +129,7 @@ cdef class RawCore(LoopCore):
         """
         if self._registered_buffers is not None:
             raise RuntimeError("this loop has registered buffers already: close() those first")
+        from ..requests.registered import RegisteredBuffers  # on first use
         self._registered_buffers = RegisteredBuffers(self, buffers)
         self._follow_tables()
         return self._registered_buffers
@@ -145,6 +145,7 @@ cdef class RawCore(LoopCore):
         """
         if self._registered_files is not None:
             raise RuntimeError("this loop has registered files already: close() those first")
+        from ..requests.registered import RegisteredFiles  # on first use
         self._registered_files = RegisteredFiles(self, files)
         self._follow_tables()
         return self._registered_files

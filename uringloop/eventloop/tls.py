@@ -10,9 +10,21 @@ import ssl
 from asyncio import constants
 from typing import Any
 
-from ..transports.tls.classes import _SSLProtocolTransport
-from ..transports.tls.protocol import TlsProtocol
 from .base.part import LoopPart
+
+
+def load_tls() -> tuple[Any, Any]:
+    """The classes of the protocol and of its transport, loaded on first use: few programs need them.
+
+    What makes connections and servers with TLS calls this first, so that it fails at once, and alone, in a process that
+    cannot load them: for lack of descriptors, for example.
+
+    Raises: ImportError, OSError.
+    """
+    from ..transports.tls.classes import _SSLProtocolTransport
+    from ..transports.tls.protocol import TlsProtocol
+
+    return TlsProtocol, _SSLProtocolTransport
 
 
 class TlsMixin(LoopPart):
@@ -35,7 +47,8 @@ class TlsMixin(LoopPart):
     ) -> asyncio.Transport:
         """A TLS transport for a connected socket, which it owns from now on."""
         self._ensure_fd_no_transport(rawsock)
-        tls = TlsProtocol(
+        protocol_class, transport_class = load_tls()
+        tls = protocol_class(
             self,
             protocol,
             sslcontext,
@@ -45,7 +58,7 @@ class TlsMixin(LoopPart):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        transport = _SSLProtocolTransport(tls)
+        transport: asyncio.Transport = transport_class(tls)
         tls._attach(transport)
         self._make_socket_transport(rawsock, tls, extra=extra, server=server, context=context)
         return transport
@@ -66,8 +79,9 @@ class TlsMixin(LoopPart):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        protocol_class, transport_class = load_tls()
         waiter = self.create_future()
-        tls = TlsProtocol(
+        tls = protocol_class(
             self,
             protocol,
             sslcontext,
@@ -78,7 +92,7 @@ class TlsMixin(LoopPart):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        tls._attach(_SSLProtocolTransport(tls))
+        tls._attach(transport_class(tls))
         if server_side:
             _move_buffered(protocol, tls)
         # No data may come before connection_made.

@@ -1,7 +1,6 @@
 """Why io_uring is refused here, in words."""
 
 import errno
-import resource
 
 RING_KIB = 8  # locked memory of a loop's ring: a page of SQEs, and one of the rest
 
@@ -33,6 +32,8 @@ def explain(error: int, n_rings: int | None = None) -> str:
     if error == errno.ENFILE:
         return "the system has no free file; raise fs.file-max"
     if error == errno.ENOMEM:
+        import resource  # here, because few processes need it, and this error leaves descriptors to load it
+
         limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
         allowed = "unlimited" if limit == resource.RLIM_INFINITY else f"{limit // 1024} KiB"
         here = "" if n_rings is None else f", and this process has {n_rings} of them"

@@ -415,8 +415,8 @@ COPIED_NAMES = (
         "a method that is replaced there has no effect on us; one that is called by way of `_UNIX` is the program's",
     ),
     CopiedName(
-        "eventloop/processes.py",
-        ("_Threaded",),
+        "eventloop/children.py",
+        ("ThreadedWatcher",),
         "asyncio.unix_events: the child watcher that uses threads",
         _IGNORED,
     ),
