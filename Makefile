@@ -25,7 +25,7 @@ PYTEST := $(VPYTHON) -m pytest --numprocesses $(PROCESSES) --maxprocesses 8
 
 # What the compiled modules are made of. The install is editable, so other Python files need no new build; those
 # in liburing/ do, because they may be what generates the cffi module.
-SOURCES := setup.py pyproject.toml $(shell find uringloop -type f \
+SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -not -name '*.pyc') $(shell find uringloop -type f \
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
 .PHONY: help build drivers demo test test-glib check-all lint bench clean

@@ -1,18 +1,30 @@
 """Build the compiled modules; everything else about the package stands in pyproject.toml.
 
 Environment:
-  URINGLOOP_WITHOUT_LIBURING=1   build epoll and poll only, no liburing needed
+  URINGLOOP_SYSTEM_LIBURING=1    link the system's liburing instead of the copy in third_party/
+  URINGLOOP_WITHOUT_LIBURING=1   build epoll and poll only
   URINGLOOP_DEBUG=1              compile assertions in
   URINGLOOP_SANITIZE=1           AddressSanitizer and UBSan (run with LD_PRELOAD of libasan)
 """
 
 import os
-import runpy
+import sys
 from pathlib import Path
 
-from Cython.Build import cythonize
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # pip leaves it out
+
+from building import checks
+
+# Commands that compile nothing (sdist, egg_info, dist_info, --version, ...) need no compiler.
+COMPILING = {"build", "build_ext", "bdist_wheel", "install", "develop", "editable_wheel"}
+COMPILES = not COMPILING.isdisjoint(sys.argv)
+if COMPILES:
+    checks.check()
+
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+from building import liburing
 
 WITHOUT_LIBURING = os.environ.get("URINGLOOP_WITHOUT_LIBURING", "") not in ("", "0")
 DEBUG = os.environ.get("URINGLOOP_DEBUG", "") not in ("", "0")
@@ -45,9 +57,8 @@ HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloo
 HEADERS += ["uringloop/support/assertions.h", "uringloop/support/fastcall.h"]
 HEADERS += ["uringloop/transports/tls/openssl.h", "uringloop/eventloop/base/stock_clock.h"]
 
-# The cffi module for raw requests, and the compiler flags that it shares with the others.
-CFFI_MODULES = ["uringloop/liburing/build_ffi.py:ffibuilder"]
-liburing_flags = runpy.run_path("uringloop/liburing/build_ffi.py")["liburing_flags"]
+# Modules of the package that link liburing: those above, and the cffi module for raw requests.
+LINKS_LIBURING = {f"uringloop.{name}" for name in RING} | {"uringloop.liburing._ffi"}
 
 
 def extensions() -> list[Extension]:
@@ -60,6 +71,8 @@ def extensions() -> list[Extension]:
         "-Wno-unused-function",
         "-Wno-cpp",
     ]
+    if not (DEBUG or "-g" in os.environ.get("CFLAGS", "")):
+        compile_args.append("-g0")  # Python's own flags say -g, which makes the modules eight times as large
     link_args: list[str] = []
     if SANITIZE:
         sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
@@ -68,16 +81,46 @@ def extensions() -> list[Extension]:
     macros = [("URINGLOOP_DEBUG", "1" if DEBUG else "0")]
     if WITHOUT_LIBURING:
         macros.append(("URINGLOOP_WITHOUT_LIBURING", "1"))
-    ring_flags = {} if WITHOUT_LIBURING else liburing_flags()
     made = []
     for name in PLAIN + ([] if WITHOUT_LIBURING else RING):
-        flags = {"extra_compile_args": list(compile_args), "extra_link_args": list(link_args)}
+        one = Extension(
+            f"uringloop.{name}",
+            ["uringloop/" + name.replace(".", "/") + ".pyx"],
+            define_macros=macros,
+            depends=HEADERS,
+            extra_compile_args=list(compile_args),
+            extra_link_args=list(link_args),
+        )
         if name in RING:
-            for key, value in ring_flags.items():
-                flags[key] = flags.get(key, []) + value
-        source = "uringloop/" + name.replace(".", "/") + ".pyx"
-        made.append(Extension(f"uringloop.{name}", [source], define_macros=macros, depends=HEADERS, **flags))
+            flags = liburing.flags()
+            one.extra_compile_args += flags.extra_compile_args
+            one.extra_link_args += flags.extra_link_args
+        made.append(one)
     return made
+
+
+def translated() -> list[Extension]:
+    """The extensions with C sources; with Cython sources where nothing is compiled."""
+    if not COMPILES:
+        return extensions()
+    from Cython.Build import cythonize
+
+    return cythonize(
+        extensions(),
+        # An assertion that fails names the line of the .pyx; so the C sources of that build are others.
+        build_dir="build/cython-debug" if DEBUG else "build/cython",
+        emit_linenums=DEBUG,
+        compiler_directives={
+            "language_level": 3,
+            "embedsignature": True,
+            "embedsignature.format": "python",
+            "binding": True,
+            "cdivision": True,
+            "initializedcheck": False,
+            "freethreading_compatible": False,
+        },
+        show_all_warnings=False,
+    )
 
 
 class BuildExt(build_ext):
@@ -86,6 +129,14 @@ class BuildExt(build_ext):
     def initialize_options(self) -> None:
         super().initialize_options()
         self.parallel = int(os.environ.get("URINGLOOP_BUILD_JOBS", os.cpu_count() or 1))
+
+    def build_extensions(self) -> None:
+        if not (WITHOUT_LIBURING or liburing.is_system()):
+            archive = liburing.compile_copy(self.compiler, self.build_temp)
+            for one in self.extensions:
+                if one.name in LINKS_LIBURING:
+                    one.extra_objects.append(archive)
+        super().build_extensions()
 
     def run(self) -> None:
         super().run()
@@ -101,22 +152,7 @@ class BuildExt(build_ext):
 
 
 setup(
-    ext_modules=cythonize(
-        extensions(),
-        # An assertion that fails names the line of the .pyx; so the C sources of that build are others.
-        build_dir="build/cython-debug" if DEBUG else "build/cython",
-        emit_linenums=DEBUG,
-        compiler_directives={
-            "language_level": 3,
-            "embedsignature": True,
-            "embedsignature.format": "python",
-            "binding": True,
-            "cdivision": True,
-            "initializedcheck": False,
-            "freethreading_compatible": False,
-        },
-        show_all_warnings=False,
-    ),
-    cffi_modules=[] if WITHOUT_LIBURING else CFFI_MODULES,
+    ext_modules=translated(),
+    cffi_modules=["building/ffi.py:ffibuilder"] if COMPILES and not WITHOUT_LIBURING else [],
     cmdclass={"build_ext": BuildExt},
 )

@@ -26,7 +26,9 @@
  *
  * The program always ends by itself: alarm().
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>

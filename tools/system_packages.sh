@@ -65,9 +65,9 @@ missing_for_build() {
     fi
     command -v "${CC:-gcc}" >/dev/null || echo gcc
     echo '#include <stdio.h>' | "${CC:-gcc}" -E - >/dev/null 2>&1 || echo libc6-dev
-    if [ "${URINGLOOP_WITHOUT_LIBURING:-0}" = 0 ]; then
+    if [ "${URINGLOOP_SYSTEM_LIBURING:-0}" != 0 ]; then
         command -v pkg-config >/dev/null || echo pkg-config
-        pkg-config --exists 'liburing >= 2.3' 2>/dev/null || echo liburing-dev
+        pkg-config --exists liburing 2>/dev/null || echo liburing-dev
     fi
 }
 

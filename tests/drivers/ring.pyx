@@ -270,7 +270,7 @@ cdef class RingDriver:
     def reap(self):
         """All visible CQEs as [(user_data, res, flags)]."""
         cdef unsigned head = self.ring.ring.cq.khead[0]
-        cdef unsigned tail = head + ul_visible_cqes(&self.ring.ring)
+        cdef unsigned tail = head + io_uring_cq_ready(&self.ring.ring)
         cdef io_uring_cqe *cqe
         found = []
         while head != tail:

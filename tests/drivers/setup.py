@@ -6,11 +6,11 @@ They are not part of the package: `make test` builds them against the installed 
 import importlib.util
 import os
 import pathlib
-import runpy
 import sys
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = pathlib.Path(__file__).parent
 TESTS = HERE.parent
@@ -31,32 +31,48 @@ IS_SANITIZED = os.environ.get("URINGLOOP_SANITIZE", "") not in ("", "0")
 HAS_LIBURING = any((PACKAGE / "uring").glob("ring.*.so"))
 
 
-def extension(name: str, flags: dict[str, list[str]]) -> Extension:
+sys.path.append(str(TESTS.parent))
+
+from building import liburing
+
+
+def extension(name: str, flags: liburing.Flags | None) -> Extension:
+    compile_args, link_args, _ = flags or ([], [], None)
     sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"] if IS_SANITIZED else []
     return Extension(
         f"drivers.{name}",
         [f"drivers/{name}.pyx"],
         # The package's declarations name headers relative to a folder of it.
         include_dirs=[str(PACKAGE / "support"), str(PACKAGE / "liburing")],
-        extra_objects=flags.get("extra_objects", []),
         extra_compile_args=[
             "-O1",
             "-Wno-unused-function",
             "-Wno-cpp",
             *sanitize,
-            *flags.get("extra_compile_args", []),
+            *compile_args,
         ],
-        extra_link_args=[*sanitize, *flags.get("extra_link_args", [])],
+        extra_link_args=[*sanitize, *link_args],
         define_macros=[("URINGLOOP_DEBUG", "1" if IS_DEBUG else "0")],
     )
 
 
 def extensions() -> list[Extension]:
-    made = [extension("core", {}), extension("violations", {})]
+    made = [extension("core", None), extension("violations", None)]
     if HAS_LIBURING:
-        flags = runpy.run_path(str(PACKAGE / "liburing" / "build_ffi.py"))["liburing_flags"]
-        made += [extension("ring", flags()), extension("ring_violations", flags())]
+        made += [extension("ring", liburing.flags()), extension("ring_violations", liburing.flags())]
     return made
+
+
+class BuildExt(build_ext):
+    """With the copy of liburing in those that use it."""
+
+    def build_extensions(self) -> None:
+        if HAS_LIBURING and not liburing.is_system():
+            archive = liburing.compile_copy(self.compiler, self.build_temp)
+            for one in self.extensions:
+                if "ring" in one.name:
+                    one.extra_objects.append(archive)
+        super().build_extensions()
 
 
 os.chdir(TESTS)  # so that --inplace builds here
@@ -71,4 +87,5 @@ setup(
         include_path=[str(PACKAGE.parent)],
         compiler_directives={"language_level": 3, "binding": True, "embedsignature": True, "cdivision": True},
     ),
+    cmdclass={"build_ext": BuildExt},
 )

@@ -8,7 +8,7 @@ READ = re.compile(r"""["'](URINGLOOP_[A-Z_]+)["']""")
 
 
 def sources():
-    for folder in ("uringloop", "benchmarks", "tools"):
+    for folder in ("uringloop", "benchmarks", "building", "tools"):
         for suffix in (".py", ".pyx"):
             yield from (ROOT / folder).rglob(f"*{suffix}")
     yield ROOT / "setup.py"

@@ -1,11 +1,8 @@
 """uringloop.liburing.ffi and lib agree with the header and the kernel's ABI."""
 
 import errno
-import os
 import pathlib
 import re
-import runpy
-import shutil
 import subprocess
 import sys
 
@@ -16,11 +13,15 @@ liburing = pytest.importorskip("uringloop.liburing._ffi", reason="this build has
 ffi, lib = liburing.ffi, liburing.lib
 
 ROOT = pathlib.Path(__file__).parents[2]
+sys.path.append(str(ROOT))
+
+from building import ffi as build
+from building import liburing as copy
 
 
-def build_ffi():
-    """The names of build_ffi.py, which the package does not import."""
-    return runpy.run_path(str(ROOT / "uringloop" / "liburing" / "build_ffi.py"))
+def header():
+    """The text of the copy's header, as the compiler sees it."""
+    return build.header_text(copy.flags().extra_compile_args)
 
 
 @pytest.mark.parametrize(
@@ -145,64 +146,53 @@ def test_an_unsigned_parameter_takes_integer_like_objects():
     assert filled_by("io_uring_prep_read", 4, True) == filled_by("io_uring_prep_read", 4, 1)
 
 
-def built_against():
-    """The header of this build; skips if another version, or none, is installed."""
-    pkg_config = shutil.which(os.environ.get("PKG_CONFIG", "pkg-config"))
-    if pkg_config is None:
-        pytest.skip("no pkg-config")
-    version, folder = [
-        subprocess.run(
-            [pkg_config, *what, "liburing"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        for what in (["--modversion"], ["--variable=includedir"])
-    ]
-    header = pathlib.Path(folder or "/usr/include") / "liburing.h"
-    if version != ffi.string(lib.ul_liburing_version).decode() or not header.exists():
-        pytest.skip("built against another liburing than the installed one")
-    return header
-
-
-def test_every_prep_helper_of_the_installed_header_exists():
-    names = set(re.findall(r"\b(io_uring_prep_\w+)\(", built_against().read_text()))
-    assert len(names) > 70
-    assert sorted(name for name in names if not hasattr(lib, name)) == []
-
-
-def test_every_build_has_the_prep_helpers_of_our_table():
-    """Those of liburing 2.15, whatever the header has; missing ones are implemented here, by the ABI."""
-    names = [name for name in build_ffi()["declared"]() if name.startswith("io_uring_prep_")]
+def test_every_prep_helper_of_the_header_exists():
+    names = set(re.findall(r"\b(io_uring_prep_\w+)\(", (copy.COPY / "src/include/liburing.h").read_text()))
     assert len(names) == 103
     assert sorted(name for name in names if not hasattr(lib, name)) == []
 
 
-def test_a_helper_of_a_newer_header_is_declared_as_in_that_header():
-    """An invented header: a known helper, an unknown one, and one with a parameter of an unknown type."""
-    builder, builders = FFI(), build_ffi()
-    builder.cdef(builders["base_declarations"]())
+def test_every_declared_function_exists():
+    declared = build.declared(header())
+    assert len(declared) > 170
+    assert sorted(name for name in declared if not hasattr(lib, name)) == []
+
+
+def test_the_version_is_the_copys():
+    if copy.is_system():
+        pytest.skip("built with the system's liburing")
+    assert ffi.string(lib.ul_liburing_version) == copy.SYSTEM_FLOOR.encode()
+    assert lib.UL_LIBURING_IS_STATIC == 1
+    assert f"liburing {copy.SYSTEM_FLOOR}" in (ROOT / "third_party/README.md").read_text()
+
+
+def test_a_helper_of_a_newer_header_is_declared_as_in_that_header(capsys):
+    """An invented header: a helper with a parameter of an unknown struct, and one that cffi cannot read."""
+    builder = FFI()
+    builder.cdef(build.base_declarations())
     text = """
-        static inline void io_uring_prep_nop(struct io_uring_sqe *sqe) { }
+        #define io_uring_prep_macro(sqe) io_uring_prep_nop(sqe);
         static inline void io_uring_prep_dream(struct io_uring_sqe *sqe, int fd,
-                                               const struct dream *what) { io_uring_prep_rw(1, sqe, fd); }
+                                               const struct dream *what, size_t length)
+        {
+            return io_uring_prep_rw(1, sqe, fd);
+        }
         static inline void io_uring_prep_odd(struct io_uring_sqe *sqe, __odd_t what) { }
     """
-    builders["unknown_to_us"](builder, text)
-    found = [name for name in builder._parser._declarations if "io_uring_prep" in name]
-    assert found == ["function io_uring_prep_dream"]
+    found = {name: one for name, one in build.functions(text).items() if name.startswith("io_uring_prep_")}
+    assert found["io_uring_prep_dream"] == (
+        "void io_uring_prep_dream(struct io_uring_sqe *sqe, int fd, const struct dream *what, __u32 length);"
+    )
+    build.declare(builder, found)
+    names = [name for name in builder._parser._declarations if "io_uring_prep" in name]
+    assert names == ["function io_uring_prep_dream"]
+    assert "io_uring_prep_odd is new in this liburing and left out" in capsys.readouterr().err
 
 
-def test_helpers_that_a_header_lacks_or_gets_wrong_are_replaced():
-    builders = build_ffi()
-    everything = " ".join([*builders["declared"](), *builders["numbers"]()])
-    wrong = [f"#define UL_LACKS_{name} 1" for name in builders["WRONG_BEFORE"]]
-    substitutes = builders["substitutes"]
-    assert [line for line in substitutes(everything, "2.3") if "LACKS" in line] == wrong
-    assert substitutes(everything, "2.15") == substitutes(everything, "2.8") == []
-    assert substitutes(everything, "2.7") == [
-        "#define UL_LACKS_io_uring_prep_read_multishot 1",
-        "#define io_uring_prep_read_multishot ul_io_uring_prep_read_multishot",
-    ]
-    less = everything.replace("io_uring_prep_nop ", "").replace("IORING_OP_PIPE ", "")
-    assert substitutes(less, "2.15") == ["#define UL_LACKS_io_uring_prep_nop 1", "#define IORING_OP_PIPE 62U"]
+def test_numbers_that_a_header_lacks_are_defined():
+    text = " ".join(build.numbers())
+    assert build.missing_numbers(text) == ""
+    assert build.missing_numbers(text.replace("IORING_OP_PIPE ", "")) == "#define IORING_OP_PIPE 62U\n"
 
 
 def test_a_request_goes_through_a_ring():
@@ -243,7 +233,7 @@ def test_a_build_without_liburing_explains_itself():
         "try:\n"
         "    package.lib\n"
         "except ImportError as error:\n"
-        "    assert 'liburing-dev' in str(error), error\n"
+        "    assert 'URINGLOOP_WITHOUT_LIBURING' in str(error), error\n"
         "else:\n"
         "    raise SystemExit('no error')\n"
     )

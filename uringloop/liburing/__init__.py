@@ -89,7 +89,7 @@ def __getattr__(name: str) -> _Any:
             raise ImportError("uringloop.liburing needs cffi at run time: pip install cffi") from error
         raise ImportError(
             "this build of uringloop has no liburing (URINGLOOP_WITHOUT_LIBURING was set when it was built, "
-            "or the source tree was not built); install liburing-dev and pkg-config and build it again",
+            "or the source tree was not built); build it again without that variable",
             name=error.name,
         ) from error
     value = globals()[name] = getattr(module, name)

@@ -1,25 +1,11 @@
 /*
- * The gap between liburing 2.3 (Debian 12, our floor) and the kernel's documented ABI, and the few calls
- * that liburing does not offer in the form that the loop needs.
- *
- * Constants are defined only where the header is older than the kernel that added them; they are ABI and
- * never change.  Everything else here is `static inline` and does not use Python.
+ * The calls that liburing does not offer in the form that the loop needs, all `static inline` and without Python.
  */
 #ifndef URINGLOOP_COMPAT_H
 #define URINGLOOP_COMPAT_H
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
-#endif
-
-/* liburing >= 2.8 needs this from <linux/blkdev.h>, which older linux-libc-dev lacks. */
-#if defined(__has_include)
-#if !__has_include(<linux/blkdev.h>)
-#ifndef BLOCK_URING_CMD_DISCARD
-#include <linux/ioctl.h>
-#define BLOCK_URING_CMD_DISCARD _IO(0x12, 0) /* since Linux 6.12 */
-#endif
-#endif
 #endif
 
 #include <liburing.h>
@@ -34,34 +20,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef IORING_FEAT_NO_IOWAIT
-#define IORING_FEAT_NO_IOWAIT (1U << 17) /* since Linux 6.15 */
-#endif
-#ifndef UL_ENTER_NO_IOWAIT
-#define UL_ENTER_NO_IOWAIT (1U << 7) /* IORING_ENTER_NO_IOWAIT, since Linux 6.15 */
-#endif
-#define UL_PBUF_RING_INC 2U      /* IOU_PBUF_RING_INC, since Linux 6.12 */
-#define UL_CQE_F_BUF_MORE (1U << 4) /* IORING_CQE_F_BUF_MORE, since Linux 6.12 */
-#define UL_CANCEL_ANY (1U << 2)  /* IORING_ASYNC_CANCEL_ANY, since Linux 5.19 */
-#define UL_CANCEL_ALL (1U << 0)  /* IORING_ASYNC_CANCEL_ALL, since Linux 5.19 */
-
-/* struct io_uring_getevents_arg by its ABI; liburing 2.3 lacks the name of the padding only. */
-struct ul_getevents_arg {
-    uint64_t sigmask;
-    uint32_t sigmask_bytes;
-    uint32_t pad;
-    uint64_t timespec;
-};
-
-/* struct io_uring_buf_reg with `flags`, which liburing 2.3 calls padding. */
-struct ul_buf_reg {
-    uint64_t ring_address;
-    uint32_t ring_entries;
-    uint16_t group;
-    uint16_t flags;
-    uint64_t reserved[3];
-};
-
 /*
  * liburing fills sq.array at every submit; ours is filled once with the identity, which is what
  * io_uring_get_sqe() always means, so that publishing is one store.  NULL with IORING_SETUP_NO_SQARRAY.
@@ -71,22 +29,6 @@ static inline void ul_identity_sq_array(struct io_uring *ring)
     if (ring->sq.array)
         for (unsigned i = 0; i < ring->sq.ring_entries; i++)
             ring->sq.array[i] = i;
-}
-
-/* SQEs filled and not yet consumed by the kernel. */
-static inline unsigned ul_unsubmitted(struct io_uring *ring)
-{
-    return ring->sq.sqe_tail - io_uring_smp_load_acquire(ring->sq.khead);
-}
-
-static inline unsigned ul_free_sqes(struct io_uring *ring)
-{
-    return ring->sq.ring_entries - ul_unsubmitted(ring);
-}
-
-static inline unsigned ul_visible_cqes(struct io_uring *ring)
-{
-    return io_uring_smp_load_acquire(ring->cq.ktail) - *ring->cq.khead;
 }
 
 static inline unsigned ul_sq_flags(struct io_uring *ring)
@@ -102,19 +44,19 @@ static inline unsigned ul_sq_flags(struct io_uring *ring)
 static inline int ul_enter(struct io_uring *ring, unsigned wait_count, unsigned flags, int64_t timeout_ns)
 {
     struct __kernel_timespec timeout;
-    struct ul_getevents_arg arg;
+    struct io_uring_getevents_arg arg;
     unsigned to_submit;
     long done;
 
     ring->sq.sqe_head = ring->sq.sqe_tail;
     io_uring_smp_store_release(ring->sq.ktail, ring->sq.sqe_tail);
-    to_submit = ul_unsubmitted(ring);
+    to_submit = io_uring_sq_ready(ring);
     if (timeout_ns >= 0) {
         timeout.tv_sec = timeout_ns / 1000000000;
         timeout.tv_nsec = timeout_ns % 1000000000;
         memset(&arg, 0, sizeof arg);
-        arg.sigmask_bytes = 8;
-        arg.timespec = (uint64_t)(uintptr_t)&timeout;
+        arg.sigmask_sz = 8;
+        arg.ts = (uint64_t)(uintptr_t)&timeout;
         done = syscall(__NR_io_uring_enter, ring->ring_fd, to_submit, wait_count,
                        flags | IORING_ENTER_EXT_ARG, &arg, sizeof arg);
     } else {
@@ -123,43 +65,21 @@ static inline int ul_enter(struct io_uring *ring, unsigned wait_count, unsigned 
     return done < 0 ? -errno : (int)done;
 }
 
-/* Not liburing's function for this purpose: the shared library of 2.3 does not export it. */
-static inline int ul_enable_ring(struct io_uring *ring)
-{
-    return syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0 ? -errno : 0;
-}
-
 static inline int ul_register_buffer_ring(struct io_uring *ring, void *address, unsigned entries,
                                           unsigned group, unsigned flags)
 {
-    struct ul_buf_reg reg;
-    memset(&reg, 0, sizeof reg);
-    reg.ring_address = (uint64_t)(uintptr_t)address;
-    reg.ring_entries = entries;
-    reg.group = (uint16_t)group;
-    reg.flags = (uint16_t)flags;
-    return syscall(__NR_io_uring_register, ring->ring_fd, IORING_REGISTER_PBUF_RING, &reg, 1) < 0 ? -errno : 0;
-}
-
-/* One slot of a provided-buffer ring; visible to the kernel after ul_buffer_publish(). */
-static inline void ul_buffer_add(struct io_uring_buf_ring *br, void *address, unsigned bytes,
-                                 unsigned short id, unsigned mask, unsigned offset)
-{
-    struct io_uring_buf *slot = &br->bufs[(br->tail + offset) & mask];
-    slot->addr = (uint64_t)(uintptr_t)address;
-    slot->len = bytes;
-    slot->bid = id;
-}
-
-static inline void ul_buffer_publish(struct io_uring_buf_ring *br, unsigned count)
-{
-    io_uring_smp_store_release(&br->tail, (unsigned short)(br->tail + count));
+    struct io_uring_buf_reg reg = {
+        .ring_addr = (uint64_t)(uintptr_t)address,
+        .ring_entries = entries,
+        .bgid = (uint16_t)group,
+    };
+    return io_uring_register_buf_ring(ring, &reg, flags);
 }
 
 /* Cancel everything in flight on the ring (since Linux 5.19). */
 static inline void ul_prep_cancel_any(struct io_uring_sqe *sqe)
 {
-    io_uring_prep_cancel64(sqe, 0, UL_CANCEL_ANY | UL_CANCEL_ALL);
+    io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
     sqe->user_data = 0;
 }
 
@@ -218,7 +138,7 @@ static inline int ul_spin(struct io_uring *ring, const int *notified, int64_t un
     struct timespec now;
     for (;;) {
         for (int i = 0; i < 16; i++) {
-            if (ul_visible_cqes(ring) || (ul_sq_flags(ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
+            if (io_uring_cq_ready(ring) || (ul_sq_flags(ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
                 || __atomic_load_n(notified, __ATOMIC_SEQ_CST))
                 return 1;
             ul_cpu_pause();

@@ -402,10 +402,8 @@ are for orientation.
 """
 
 _TAIL = """
-The C library: liburing 2.3 (Debian 12) or newer is needed to compile. What its header lacks (incremental
-buffer rings, sleeping without being counted as waiting for I/O) is in `uringloop/liburing/compat.h`, by the
-kernel's ABI, and for raw requests in `newer.h` ([liburing](liburing.md)). A build with
-`URINGLOOP_WITHOUT_LIBURING=1` has epoll and poll only.
+The C library: uringloop brings a copy of liburing 2.15, which is linked statically ([liburing](liburing.md)). A build
+with `URINGLOOP_WITHOUT_LIBURING=1` has epoll and poll only.
 """
 
 

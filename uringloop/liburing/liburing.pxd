@@ -69,27 +69,27 @@ cdef extern from "../liburing/compat.h" nogil:
     unsigned IORING_SETUP_SINGLE_ISSUER, IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_TASKRUN_FLAG
     unsigned IORING_SETUP_COOP_TASKRUN, IORING_SETUP_R_DISABLED, IORING_SETUP_SUBMIT_ALL
     unsigned IORING_SETUP_CQSIZE, IORING_SETUP_CLAMP
-    unsigned IORING_ENTER_GETEVENTS, UL_ENTER_NO_IOWAIT
+    unsigned IORING_ENTER_GETEVENTS, IORING_ENTER_NO_IOWAIT
     unsigned IORING_FEAT_NODROP, IORING_FEAT_EXT_ARG, IORING_FEAT_CQE_SKIP, IORING_FEAT_NO_IOWAIT
     unsigned IORING_SQ_TASKRUN, IORING_SQ_CQ_OVERFLOW
-    unsigned IORING_CQE_F_MORE, IORING_CQE_F_BUFFER, IORING_CQE_BUFFER_SHIFT, UL_CQE_F_BUF_MORE
+    unsigned IORING_CQE_F_MORE, IORING_CQE_F_BUFFER, IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUF_MORE
     unsigned IORING_CQE_F_NOTIF
     unsigned IOSQE_ASYNC, IOSQE_BUFFER_SELECT, IOSQE_CQE_SKIP_SUCCESS, IOSQE_FIXED_FILE, IOSQE_IO_DRAIN
     unsigned IOSQE_IO_LINK, IOSQE_IO_HARDLINK
-    unsigned UL_PBUF_RING_INC
+    unsigned IOU_PBUF_RING_INC
     int ECANCELED, ENOBUFS, ECONNABORTED, ETIME
 
     void ul_identity_sq_array(io_uring *ring)
-    unsigned ul_unsubmitted(io_uring *ring)
-    unsigned ul_free_sqes(io_uring *ring)
-    unsigned ul_visible_cqes(io_uring *ring)
+    unsigned io_uring_sq_ready(io_uring *ring)
+    unsigned io_uring_sq_space_left(io_uring *ring)
+    unsigned io_uring_cq_ready(io_uring *ring)
     unsigned ul_sq_flags(io_uring *ring)
     int ul_enter(io_uring *ring, unsigned wait_count, unsigned flags, int64_t timeout_ns)
-    int ul_enable_ring(io_uring *ring)
+    int io_uring_enable_rings(io_uring *ring)
     int ul_register_buffer_ring(io_uring *ring, void *address, unsigned entries, unsigned group, unsigned flags)
-    void ul_buffer_add(io_uring_buf_ring *, void *address, unsigned n_bytes, unsigned short, unsigned mask,
-                       unsigned offset)
-    void ul_buffer_publish(io_uring_buf_ring *, unsigned count)
+    void io_uring_buf_ring_add(io_uring_buf_ring *, void *address, unsigned n_bytes, unsigned short, unsigned mask,
+                               unsigned offset)
+    void io_uring_buf_ring_advance(io_uring_buf_ring *, unsigned count)
     void ul_prep_cancel_any(io_uring_sqe *)
     bint ul_is_same_file(int one, int other)
     uint64_t ul_thread_serial()

@@ -46,7 +46,7 @@ cdef class BufferRing:
         if <void *>self.slots == MAP_FAILED:
             self.slots = NULL
             raise MemoryError()
-        result = ul_register_buffer_ring(&ring.ring, self.slots, self.n_buffers, self.group, UL_PBUF_RING_INC)
+        result = ul_register_buffer_ring(&ring.ring, self.slots, self.n_buffers, self.group, IOU_PBUF_RING_INC)
         if result == -EINVAL:  # no incremental mode
             self.n_buffers, self.buffer_bytes, self.is_incremental = 64, 16 * 1024, False
             result = ul_register_buffer_ring(&ring.ring, self.slots, self.n_buffers, self.group, 0)
@@ -63,9 +63,9 @@ cdef class BufferRing:
         if self.offsets == NULL or self.n_taken == NULL or self.is_spent == NULL:
             raise MemoryError()
         for i in range(self.n_buffers):
-            ul_buffer_add(self.slots, self.memory + <size_t>i * self.buffer_bytes, self.buffer_bytes, i,
-                          self.n_buffers - 1, i)
-        ul_buffer_publish(self.slots, self.n_buffers)
+            io_uring_buf_ring_add(self.slots, self.memory + <size_t>i * self.buffer_bytes, self.buffer_bytes, i,
+                                  self.n_buffers - 1, i)
+        io_uring_buf_ring_advance(self.slots, self.n_buffers)
 
     def __dealloc__(self):
         self.free_memory()
@@ -99,7 +99,7 @@ cdef class BufferRing:
         must_not(self.is_spent[id], "the kernel puts nothing into a buffer that is spent")
         cdef char *data = self.memory + <size_t>id * self.buffer_bytes + self.offsets[id]
         self.n_taken[id] += 1
-        if flags & UL_CQE_F_BUF_MORE:
+        if flags & IORING_CQE_F_BUF_MORE:
             self.offsets[id] += <uint32_t>res if res > 0 else 0
         else:
             self.is_spent[id] = 1
@@ -116,9 +116,9 @@ cdef class BufferRing:
             return
         self.is_spent[id] = 0
         self.offsets[id] = 0
-        ul_buffer_add(self.slots, self.memory + <size_t>id * self.buffer_bytes, self.buffer_bytes, id,
-                      self.n_buffers - 1, 0)
-        ul_buffer_publish(self.slots, 1)
+        io_uring_buf_ring_add(self.slots, self.memory + <size_t>id * self.buffer_bytes, self.buffer_bytes, id,
+                              self.n_buffers - 1, 0)
+        io_uring_buf_ring_advance(self.slots, 1)
 
 
 cdef class LentBuffers:

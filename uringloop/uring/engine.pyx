@@ -234,7 +234,7 @@ cdef class Engine:
         """
         cdef int harvested, total
         self.harvested_bytes = 0
-        if timeout_ns == 0 or self.has_undispatched() or ul_visible_cqes(&self.ring.ring):
+        if timeout_ns == 0 or self.has_undispatched() or io_uring_cq_ready(&self.ring.ring):
             if not self.ring.has_unsubmitted() and not self.ring.has_completions():
                 return 0
             total = harvested = self.enter_and_harvest(0, -1)
@@ -259,7 +259,7 @@ cdef class Engine:
         """Take all visible CQEs; returns how many.  Runs no user code."""
         cdef io_uring_cqe *cqe
         cdef unsigned head = self.ring.ring.cq.khead[0]
-        cdef unsigned count = ul_visible_cqes(&self.ring.ring), tail = head + count
+        cdef unsigned count = io_uring_cq_ready(&self.ring.ring), tail = head + count
         cdef Request request
         cdef uint64_t user_data
         cdef int32_t res

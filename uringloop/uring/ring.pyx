@@ -185,7 +185,7 @@ cdef class Ring:
         self.wait_flags = IORING_ENTER_GETEVENTS
         if params.features & IORING_FEAT_NO_IOWAIT:
             # A sleeping loop always has requests in flight; without this the CPU looks 100 % in iowait.
-            self.wait_flags |= UL_ENTER_NO_IOWAIT
+            self.wait_flags |= IORING_ENTER_NO_IOWAIT
         ul_identity_sq_array(&self.ring)
         self.inode = ul_inode(self.ring.ring_fd)
         open_rings.add(self.ring.ring_fd)
@@ -256,7 +256,7 @@ cdef class Ring:
         if self.is_enabled:
             return 0
         self.reopen()
-        result = ul_enable_ring(&self.ring)
+        result = io_uring_enable_rings(&self.ring)
         if result < 0:
             raise os_error(-result, "io_uring_register(ENABLE_RINGS)")
         self.is_enabled = True
@@ -279,7 +279,7 @@ cdef class Ring:
 
         While the ring is disabled they also stay together: all in the SQ, or all among those that wait for `enable`.
         """
-        if ul_free_sqes(&self.ring) >= n_sqes:
+        if io_uring_sq_space_left(&self.ring) >= n_sqes:
             return True
         self.is_sq_left = not self.is_enabled
         return self.is_sq_left
@@ -368,13 +368,13 @@ cdef class Ring:
         raise os_error(-done, "io_uring_enter")
 
     cdef bint has_unsubmitted(self) noexcept:
-        return self.is_open and ul_unsubmitted(&self.ring) != 0
+        return self.is_open and io_uring_sq_ready(&self.ring) != 0
 
     cdef bint has_completions(self) noexcept:
         """Whether completions are visible, or an enter would make some visible; without a system call."""
         if not self.is_open:
             return False
-        if ul_visible_cqes(&self.ring):
+        if io_uring_cq_ready(&self.ring):
             return True
         return (ul_sq_flags(&self.ring) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0
 

@@ -61,7 +61,7 @@ cdef object failed_send_reports_count():
         sqe.user_data = 1
         must(ring.is_mine(), "the probe's ring belongs to the thread that probes")
         ring.enter(0, -1)
-        n_cqes = ul_visible_cqes(&ring.ring)
+        n_cqes = io_uring_cq_ready(&ring.ring)
         res = ring.ring.cq.cqes[ring.ring.cq.khead[0] & ring.ring.cq.ring_mask].res
         if n_cqes == 0:
             return False

@@ -1,0 +1,1 @@
+"""What setup.py uses to build the package; nothing here is imported at run time, and no wheel has it."""
