@@ -21,7 +21,7 @@ except ModuleNotFoundError as _error:
 from ._version import __version__
 from .eventloop.nested.mode import allow_nested, disallow_nested
 from .exceptions import MonitorUnavailable, SqeNotSupported, UringLoopError
-from .policy import new_event_loop, run
+from .policy import get_running_loop, new_event_loop, run
 
 # A free-threaded Python has switched its GIL on by now, for our compiled modules, unless PYTHON_GIL=0 forbids it.
 # Without a GIL they are not safe: a second thread in call_soon_threadsafe() would corrupt memory.
@@ -39,6 +39,7 @@ __all__ = [
     "__version__",
     "allow_nested",
     "disallow_nested",
+    "get_running_loop",
     "new_event_loop",
     "run",
 ]

@@ -15,6 +15,7 @@ from .exceptions import MonitorUnavailable as MonitorUnavailable
 from .exceptions import SqeNotSupported as SqeNotSupported
 from .exceptions import UringLoopError as UringLoopError
 from .files import open as open
+from .policy import get_running_loop as get_running_loop
 from .policy import new_event_loop as new_event_loop
 from .policy import run as run
 from .requests.awaiting import RawRequest as RawRequest
@@ -32,6 +33,7 @@ if sys.version_info >= (3, 16):
         "__version__",
         "allow_nested",
         "disallow_nested",
+        "get_running_loop",
         "new_event_loop",
         "run",
     ]
@@ -45,6 +47,7 @@ else:
         "__version__",
         "allow_nested",
         "disallow_nested",
+        "get_running_loop",
         "install",
         "new_event_loop",
         "run",

@@ -26,6 +26,22 @@ def new_event_loop(fdmon: str | None = None, *, nested: bool = False) -> Loop:
     return Loop(fdmon, nested)
 
 
+def get_running_loop() -> Loop:
+    """The loop that runs in this thread, as asyncio.get_running_loop(); for type checkers it is a Loop.
+
+    Raises: RuntimeError if none runs; TypeError if the one that runs is not of uringloop.
+    """
+    loop = asyncio._get_running_loop()
+    if isinstance(loop, Loop):
+        return loop
+    if loop is None:
+        raise RuntimeError("no running event loop")
+    raise TypeError(
+        f"the running event loop is {loop!r}, which is not of uringloop: start the program with uringloop.run(main()), "
+        "or give loop_factory=uringloop.new_event_loop to what starts it"
+    )
+
+
 def run(
     main: Coroutine[Any, Any, _T],
     *,

@@ -22,7 +22,7 @@ NAMES = tomllib.loads((pathlib.Path(__file__).parent / "public_names.toml").read
 MODULES, CLASSES = NAMES["modules"], NAMES["classes"]
 
 ALWAYS = {"Loop", "MonitorUnavailable", "SqeNotSupported", "UringLoopError", "__version__"}
-ALWAYS |= {"allow_nested", "disallow_nested", "new_event_loop", "run"}
+ALWAYS |= {"allow_nested", "disallow_nested", "get_running_loop", "new_event_loop", "run"}
 WHILE_THERE_ARE_POLICIES = {"EventLoopPolicy", "install"}
 EXPECTED = ALWAYS | (WHILE_THERE_ARE_POLICIES if sys.version_info < (3, 16) else set())
 

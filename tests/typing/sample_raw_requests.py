@@ -10,8 +10,7 @@ def completed(cqe: uringloop.Cqe) -> None:
 
 
 async def main() -> None:
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, uringloop.Loop)
+    loop = uringloop.get_running_loop()
     if not loop.supports_sqe:
         return
     from uringloop.liburing import ffi, lib

@@ -31,8 +31,7 @@ def describe(loop: uringloop.Loop) -> str:
 
 
 async def main(greeting: bytes) -> bytes:
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, uringloop.Loop)
+    loop = uringloop.get_running_loop()
     server = await loop.create_server(Echo, "127.0.0.1", 0)
     async with server:
         port: int = server.sockets[0].getsockname()[1]

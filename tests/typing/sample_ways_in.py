@@ -10,8 +10,9 @@ from uringloop import MonitorUnavailable, UringLoopError
 
 
 async def monitor() -> str:
-    loop = asyncio.get_running_loop()
-    return loop.fdmon if isinstance(loop, uringloop.Loop) else "asyncio"
+    loop = uringloop.get_running_loop()
+    assert_type(loop, uringloop.Loop)
+    return loop.fdmon
 
 
 def by_factory() -> str:
@@ -61,6 +62,6 @@ def why_not(fdmon: str) -> str | None:
 if __name__ == "__main__":
     assert by_hand() == "poll"
     assert by_class() == "epoll"
-    assert by_factory() == by_policy() != "asyncio"
+    assert by_factory() == by_policy()
     assert why_not("poll") is None
     assert uringloop.__version__

@@ -8,6 +8,12 @@ import sys
 import tomllib
 
 import pytest
+from repository.documents import DOCUMENTS, python_samples
+
+USES_A_LOOP = "uringloop.get_running_loop()"
+# What is checked inside of functions without annotations; and two idioms that mypy finds strange.
+UNANNOTATED = ("--allow-untyped-defs", "--allow-incomplete-defs", "--allow-untyped-calls")
+UNANNOTATED += ("--disable-error-code=comparison-overlap", "--disable-error-code=func-returns-value")
 
 ROOT = pathlib.Path(__file__).parents[2]
 HERE = pathlib.Path(__file__).parent
@@ -32,6 +38,26 @@ def run(*arguments):
 def test_strict_mypy_accepts_the_samples():
     pytest.importorskip("mypy", reason="mypy is not installed")
     run("-m", "mypy", "--config-file=", "--strict", "--follow-imports=silent", *map(str, SAMPLES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if USES_A_LOOP in path.read_text()], ids=str)
+def test_strict_mypy_accepts_the_samples_of_a_document(path, tmp_path):
+    """Those that use the running loop; their functions need no annotations, except in the README."""
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    script = "\n\n".join(source for _, source in python_samples(path))
+    if "def main(" not in script:
+        script = "import asyncio\n\nasync def main() -> None: ...\n\n" + script
+    sample = tmp_path / "sample.py"
+    sample.write_text(script)
+    options = [] if path.name == "README.md" else UNANNOTATED
+    run("-m", "mypy", "--config-file=", "--strict", "--follow-imports=silent", *options, str(sample))
+
+
+def test_samples_use_the_running_loop():
+    """Otherwise the test above would pass without reading any."""
+    names = {path.name for path in DOCUMENTS if USES_A_LOOP in path.read_text()}
+    assert names >= {"README.md", "add-sqe.md", "observing.md", "adaptive-polling.md"}
 
 
 @pytest.mark.slow

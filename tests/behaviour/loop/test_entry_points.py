@@ -26,6 +26,46 @@ def test_run_uses_a_uringloop_loop_and_closes_it():
     )
 
 
+def test_get_running_loop_returns_the_loop_that_runs():
+    script(
+        """
+        async def main():
+            assert uringloop.get_running_loop() is asyncio.get_running_loop()
+        uringloop.run(main())
+        """
+    )
+
+
+def test_get_running_loop_refuses_as_asyncio_where_none_runs():
+    script(
+        """
+        texts = []
+        for get in (asyncio.get_running_loop, uringloop.get_running_loop):
+            try:
+                get()
+            except RuntimeError as error:
+                texts.append(str(error))
+        assert texts == ["no running event loop"] * 2, texts
+        """
+    )
+
+
+def test_get_running_loop_names_a_loop_of_another_kind_and_the_remedy():
+    script(
+        """
+        async def main():
+            try:
+                uringloop.get_running_loop()
+            except TypeError as error:
+                assert repr(asyncio.get_running_loop()) in str(error), error
+                assert "uringloop.run(main())" in str(error), error
+                return True
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            assert runner.run(main())
+        """
+    )
+
+
 def test_the_policy_makes_uringloop_loops_while_python_has_policies():
     script(
         """
