@@ -125,6 +125,10 @@ $(STAMPS)/test: pyproject.toml tools/requirements.py tools/system_packages.sh | 
 	@mkdir -p build && $(VPYTHON) tools/requirements.py test > build/requirements-test.txt
 	@tools/quietly.sh build/install-test.log "installing what test needs" \
 		$(PIP) install -r build/requirements-test.txt
+	@$(VPYTHON) tools/requirements.py examples > build/requirements-examples.txt
+	@tools/quietly.sh build/install-examples.log "installing what the examples need" \
+		$(PIP) install --only-binary :all: -r build/requirements-examples.txt \
+		|| echo "tests of examples whose packages are missing are skipped"
 	@$(VPYTHON) -c 'import gi' 2>/dev/null || tools/quietly.sh build/install-gi.log "compiling PyGObject" \
 		$(PIP) install $(PYGOBJECT) || echo "without PyGObject the GLib tests are skipped"
 	@touch $@

@@ -4,6 +4,7 @@ Alone:          python examples/aiohttp_app.py
 On uringloop:   python examples/serve.py --loop uringloop aiohttp_app:make_app
 """
 
+import argparse
 import asyncio
 
 from aiohttp import WSMsgType, web
@@ -55,4 +56,7 @@ async def make_app() -> web.Application:
 
 
 if __name__ == "__main__":
-    web.run_app(make_app(), host="127.0.0.1", port=8080)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
+    arguments = parser.parse_args()
+    web.run_app(make_app(), host="127.0.0.1", port=arguments.port)

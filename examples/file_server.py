@@ -1,18 +1,18 @@
 """A static file server over HTTP/1.1: requests are parsed by hand, files go to the socket by splice(2).
 
-    python examples/file_server.py [FOLDER [PORT]]       # http://127.0.0.1:8000/ serves the folder
-    python examples/file_server.py --check               # test with a temporary folder
+    python examples/file_server.py [--port PORT] [FOLDER]   # http://127.0.0.1:8000/ serves the folder
+    python examples/file_server.py --check                  # test with a temporary folder
 
 The data of a file never pass through Python: the kernel moves them from the page cache to the socket through a pipe.
 """
 
+import argparse
 import asyncio
 import mimetypes
 import os
 import pathlib
 import socket
 import stat
-import sys
 import urllib.parse
 
 import uringloop
@@ -141,19 +141,26 @@ async def check() -> None:
     print("served 4 requests")
 
 
-async def main() -> None:
-    if sys.argv[1:2] == ["--check"]:
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=pathlib.Path, default=".", help="default: the current one")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one; default: %(default)s")
+    parser.add_argument("--check", action="store_true", help="test with a temporary folder")
+    return parser.parse_args()
+
+
+async def main(args: argparse.Namespace) -> None:
+    if args.check:
         await check()
         return
-    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-    port = int(sys.argv[2]) if len(sys.argv) > 2 else 8000
-    with socket.create_server(("127.0.0.1", port), reuse_port=True) as listener:
-        print(f"http://127.0.0.1:{port}/ serves {root} (Ctrl-C ends)")
+    root = args.folder.resolve()
+    with socket.create_server(("127.0.0.1", args.port)) as listener:
+        print(f"http://127.0.0.1:{listener.getsockname()[1]}/ serves {root} (Ctrl-C ends)", flush=True)
         await serve(listener, root)
 
 
 if __name__ == "__main__":
     try:
-        uringloop.run(main())
+        uringloop.run(main(arguments()))
     except KeyboardInterrupt:
         pass

@@ -1,12 +1,13 @@
 """SHA-256 of every file below a folder, many at once, with a progress bar.
 
-    python examples/hash_directory.py FOLDER        # the format of sha256sum
+    python examples/hash_directory.py [FOLDER]      # the format of sha256sum
     python examples/hash_directory.py --check       # test with a temporary folder
 
 The bar is tqdm's (`pip install tqdm`); without tqdm there is a plain one. Hashing is done in threads, since it uses the
 CPU; reading is not.
 """
 
+import argparse
 import asyncio
 import hashlib
 import os
@@ -94,16 +95,17 @@ async def check() -> None:
     print("hashed 50 files")
 
 
-async def main() -> None:
-    if sys.argv[1:] == ["--check"]:
+async def main(args: argparse.Namespace) -> None:
+    if args.check:
         await check()
         return
-    hashes = await hash_folder(sys.argv[1])
+    hashes = await hash_folder(args.folder)
     for path in sorted(hashes):
         print(f"{hashes[path]}  {path}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    uringloop.run(main())
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", nargs="?", default=".", help="default: the current one")
+    parser.add_argument("--check", action="store_true", help="test with a temporary folder")
+    uringloop.run(main(parser.parse_args()))

@@ -4,9 +4,9 @@ python examples/log_tailer.py FILE ...
 python examples/log_tailer.py --check           # test with a temporary file
 """
 
+import argparse
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator
 
 import uringloop
@@ -83,17 +83,21 @@ async def check() -> None:
     print("followed 5 lines")
 
 
-async def main() -> None:
-    if sys.argv[1:] == ["--check"]:
+async def main(args: argparse.Namespace) -> None:
+    if args.check:
         await check()
         return
-    await asyncio.gather(*(print_lines(path, len(sys.argv) == 2) for path in sys.argv[1:]))
+    await asyncio.gather(*(print_lines(path, len(args.files) == 1) for path in args.files))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("files", nargs="*", metavar="FILE")
+    parser.add_argument("--check", action="store_true", help="test with a temporary file")
+    arguments = parser.parse_args()
+    if not arguments.files and not arguments.check:
+        parser.error("which file?")
     try:
-        uringloop.run(main())
+        uringloop.run(main(arguments))
     except KeyboardInterrupt:
         pass

@@ -5,9 +5,9 @@
 The file is opened into a slot of the ring's own table, so that the read can name it before it is open.
 """
 
+import argparse
 import asyncio
 import os
-import sys
 
 import uringloop
 from uringloop.liburing import ffi, lib
@@ -62,4 +62,6 @@ async def main(paths: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    uringloop.run(main(sys.argv[1:] or [__file__]))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("files", nargs="*", metavar="FILE", default=[__file__], help="default: this program")
+    uringloop.run(main(parser.parse_args().files))

@@ -5,6 +5,7 @@
 Each side writes 8 bytes to the other's eventfd and reads its own; both requests go out in one system call.
 """
 
+import argparse
 import asyncio
 import os
 import sys
@@ -46,4 +47,6 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("rounds", nargs="?", type=int, default=2000, help="default: %(default)s")
+    main(parser.parse_args().rounds)

@@ -1,18 +1,18 @@
 """Two processes play ping-pong over shared memory, with loop.add_poll_handler(), and over a socket.
 
-Usage: python examples/shared_memory_pingpong.py [rounds] [max_ns]
+    python examples/shared_memory_pingpong.py [ROUNDS [MAX_NS]]
 
 Each side writes its own counter of 8 bytes in a shared mapping, and the other side polls it. While both poll, a round
 trip needs no file descriptor and no system call. The same is then played over a socketpair: on uringloop with the same
 polling, without polling, and on uvloop if it is installed. Busy-polling needs a CPU for each side.
 """
 
+import argparse
 import asyncio
 import mmap
 import os
 import resource
 import socket
-import sys
 import time
 
 import uringloop
@@ -127,9 +127,7 @@ def report(name, rounds, seconds, cpu_s):
     print(f"{name:34} {seconds / rounds * 1e6:8.1f} us a round trip {cpu_s / rounds * 1e6:8.1f} us of CPU")
 
 
-def main():
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
-    max_ns = int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000
+def main(rounds, max_ns):
     for polling in (max_ns, 0):
         shared = mmap.mmap(-1, mmap.PAGESIZE)
         name = "shared memory" + (", polling" if polling else ", sleeping")
@@ -163,4 +161,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("rounds", nargs="?", type=int, default=20_000, help="default: %(default)s")
+    parser.add_argument("max_ns", nargs="?", type=int, default=1_000_000,
+                        help="limit of busy-polling; default: %(default)s")  # fmt: skip
+    arguments = parser.parse_args()
+    main(arguments.rounds, arguments.max_ns)

@@ -1,10 +1,11 @@
 """A Starlette application that uses a synchronous library, which itself calls asyncio.run().
 
-    python examples/sync_library_app.py
+    python examples/sync_library_app.py [--port PORT]     # http://127.0.0.1:8080/squares/5
 
 asyncio refuses `asyncio.run()` inside a running loop; uringloop.allow_nested() permits it.
 """
 
+import argparse
 import asyncio
 
 from starlette.applications import Starlette
@@ -37,6 +38,8 @@ app = Starlette(routes=[Route("/squares/{count}", squares)])
 if __name__ == "__main__":
     import uvicorn
 
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
     uringloop.allow_nested()
-    server = uvicorn.Server(uvicorn.Config(app, port=8080, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, port=parser.parse_args().port, log_level="warning"))
     uringloop.run(server.serve())
