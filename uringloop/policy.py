@@ -48,13 +48,20 @@ def run(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = new_event_loop,
     debug: bool | None = None,
 ) -> _T:
-    """Run a coroutine on a new uringloop loop, as asyncio.run does; after allow_nested() on a running one."""
+    """Run a coroutine on a new uringloop loop, as asyncio.run does; after allow_nested() on a running one.
+
+    Raises: what the coroutine raises; RuntimeError if a loop runs in this thread and allow_nested() was not called.
+    """
     running = running_nestable_loop()
     if running is not None:
         result: _T = run_main(running, main, debug=debug)
         return result
-    if asyncio._get_running_loop() is not None:
-        raise RuntimeError("asyncio.run() cannot be called from a running event loop")
+    other = asyncio._get_running_loop()
+    if other is not None:
+        text = "asyncio.run() cannot be called from a running event loop: await the coroutine"
+        if isinstance(other, Loop):
+            text += ", or call uringloop.allow_nested() before, which lets it run on that loop"
+        raise RuntimeError(text)
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)
 
@@ -82,17 +89,21 @@ def make_policy_class() -> type:
 def install(*, nested: bool = False) -> None:
     """Make uringloop the default for the process, by setting the event-loop policy.
 
+    From Python 3.14 on it warns of deprecation once, as asyncio.set_event_loop_policy() does.
+
     Parameters:
         nested: also call allow_nested().
     """
     from . import EventLoopPolicy
 
-    if sys.version_info >= (3, 12):
+    if sys.version_info >= (3, 14):
         warnings.warn(
             "uringloop.install() is deprecated: event-loop policies end with Python 3.16; use uringloop.run()",
             DeprecationWarning,
             stacklevel=2,
         )
-    asyncio.set_event_loop_policy(EventLoopPolicy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # asyncio's own: ours names the caller's line
+        asyncio.set_event_loop_policy(EventLoopPolicy())
     if nested:
         allow_nested()

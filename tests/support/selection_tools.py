@@ -30,6 +30,16 @@ def works(loop):
     assert run(loop, main()) is True
     loop.close()
 
+def log(level):
+    "The lines of the log from this level on: (level, text)."
+    lines = []
+    class Lines(logging.Handler):
+        def emit(self, record):
+            lines.append((record.levelname, record.getMessage()))
+    logging.getLogger("uringloop").addHandler(Lines())
+    logging.getLogger("uringloop").setLevel(level)
+    return lines
+
 def refused():
     "Make loops until one is refused (a few may get rings from the pool), and return the error."
     loops = []

@@ -2,11 +2,13 @@
 
 The rule (QEMU: aio_context_setup): io_uring, else epoll, else poll.  The first loop that gets io_uring sets a mark for
 the process; from then on making a loop that cannot have it fails, so that raw requests are available uniformly in
-all threads.  Without the mark the fall-back is silent.  The mark stays for the life of the process; a fork child
-starts clean.
+all threads.  Without the mark the fall-back is no warning.  The mark stays for the life of the process; a fork
+child starts clean.
 
-"auto-any" is the same without the mark: a loop that cannot have io_uring gets the next best.  The first time that loops
-of one process, none of which was requested by its name, differ, one warning is logged.
+"auto-any" is the same without the mark: a loop that cannot have io_uring gets the next best.
+
+The log of a process has one line, at INFO, that says which monitor its first loop got and why, and one warning the
+first time that its loops differ, unless the program gave each of them its monitor by name.
 """
 
 from __future__ import annotations
@@ -25,8 +27,23 @@ ANY = "auto-any"
 ENVIRONMENT = "URINGLOOP_FDMON"
 
 _logger = logging.getLogger("uringloop")
-# Monitors that loops of this process got, apart from epoll and poll by name.  io_uring among them is the mark.
-_had: set[str] = set()
+
+
+class _History:
+    """The loops of this process so far; a fork child starts afresh."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        # each monitor that a loop got, and why the first such loop did; io_uring among them is the mark
+        self.had: dict[str, str | None] = {}
+        self.is_announced = False
+        self.all_named = True  # so far the program gave each loop its monitor by name
+        self.has_warned = False
+
+
+_history = _History()
 
 
 # All monitors are imported at once: a process without free descriptors could not load one later.
@@ -77,9 +94,9 @@ def make_monitor(name: str | None = None) -> tuple[Any, str | None]:
     if name not in _MAKERS:
         raise ValueError(f"{source} must be one of {', '.join((*NAMES, ANY))}, not {name!r}")
     monitor = _MAKERS[name]()
-    if name == "io_uring":
-        _had.add(name)
-    return monitor, f"{name} was requested by {source}={name}"
+    reason = f"{name} was requested by {source}={name}"
+    _report(name, reason, is_named=source == "fdmon")
+    return monitor, reason
 
 
 def _choose(may_differ: bool) -> tuple[Any, str | None]:
@@ -89,7 +106,7 @@ def _choose(may_differ: bool) -> tuple[Any, str | None]:
             monitor = make()
             break
         except MonitorUnavailable as error:
-            if name == "io_uring" and name in _had and not may_differ:
+            if name == "io_uring" and name in _history.had and not may_differ:
                 raise MonitorUnavailable(
                     name,
                     error.errno or 0,
@@ -100,22 +117,36 @@ def _choose(may_differ: bool) -> tuple[Any, str | None]:
                 raise
             reasons.append(str(error))
     reason = "; ".join(reasons) or None
-    if reason is not None:
-        _logger.debug("using %s: %s", name, reason)
-    _warn_if_mixed(name, reason)
+    _report(name, reason, is_named=False)
     return monitor, reason
 
 
-def _warn_if_mixed(name: str, reason: str | None) -> None:
-    """Warn once per process: raw requests, for example, then work in some loops only."""
-    if len(_had) == 1 and name not in _had:
-        _logger.warning(
-            "loops of this process run on different monitors: an earlier one on %s, this one on %s%s",
-            *_had,
-            name,
-            "" if reason is None else f" ({reason})",
-        )
-    _had.add(name)
+def _report(name: str, reason: str | None, is_named: bool) -> None:
+    """Log what is new about the monitors of this process, which has made one more.
+
+    Parameters:
+        is_named: the program asked for this monitor, by the argument of this one loop.
+    """
+    if not _history.is_announced and _logger.isEnabledFor(logging.INFO):
+        _history.is_announced = True
+        _logger.info("event loops use %s", _described(name, reason))
+    elif reason is not None and not is_named:
+        _logger.debug("this event loop uses %s", _described(name, reason))
+    _history.all_named = _history.all_named and is_named
+    if name not in _history.had:
+        others, _history.had[name] = dict(_history.had), reason
+        if others and not _history.all_named and not _history.has_warned:
+            _history.has_warned = True
+            # raw requests, for example, work in some loops only
+            _logger.warning(
+                "event loops of this process use different monitors: an earlier one %s, this one %s",
+                _described(*next(iter(others.items()))),
+                _described(name, reason),
+            )
 
 
-os.register_at_fork(after_in_child=_had.clear)
+def _described(name: str, reason: str | None) -> str:
+    return name if reason is None else f"{name} ({reason})"
+
+
+os.register_at_fork(after_in_child=_history.clear)

@@ -111,8 +111,8 @@ STATE = (
     ),
     State(
         "fdmon/select.py",
-        ("_had",),
-        "monitors that loops got: with io_uring among them the next loop must have it, too; one warning if they differ",
+        ("_history", "_history.is_announced", "_history.all_named", "_history.has_warned"),
+        "monitors that loops got: with io_uring among them the next loop must have it, too; what the log was told",
         "any thread that makes a loop; a fork child starts clean",
         Guard.GIL,
     ),

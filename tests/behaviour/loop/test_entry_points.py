@@ -86,6 +86,70 @@ def test_the_policy_makes_uringloop_loops_while_python_has_policies():
     )
 
 
+def test_install_warns_from_the_version_on_where_asyncio_does():
+    script(
+        """
+        import warnings
+        if sys.version_info >= (3, 16):
+            raise SystemExit
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            uringloop.install()
+        since = sys.version_info >= (3, 14)
+        assert [str(w.message)[:32] for w in caught] == ["uringloop.install() is deprecate"] * since, caught
+        assert all(w.filename == "<string>" for w in caught), "not the caller's line"
+        """
+    )
+
+
+def test_install_warns_once_where_asyncio_warns_too():
+    """Python 3.14, also on older ones."""
+    script(
+        """
+        import types, warnings
+        if sys.version_info >= (3, 16):
+            raise SystemExit
+        import uringloop.policy
+        uringloop.policy.sys = types.SimpleNamespace(version_info=(3, 14))
+        set_policy = asyncio.set_event_loop_policy
+        def warn_and_set(policy):
+            warnings.warn("asyncio.set_event_loop_policy is deprecated", DeprecationWarning, stacklevel=2)
+            set_policy(policy)
+        asyncio.set_event_loop_policy = warn_and_set
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            uringloop.install()
+        assert ["uringloop.install()" in str(w.message) for w in caught] == [True], caught
+        assert isinstance(asyncio.get_event_loop_policy(), uringloop.EventLoopPolicy)
+        """
+    )
+
+
+def test_run_in_a_running_loop_says_what_to_do():
+    script(
+        """
+        sentence = "asyncio.run() cannot be called from a running event loop"
+        def refusal():
+            main = asyncio.sleep(0)
+            try:
+                uringloop.run(main)
+            except RuntimeError as error:
+                return str(error)
+            finally:
+                main.close()
+        async def ask():
+            return refusal()
+        ours = uringloop.run(ask())
+        assert ours.startswith(sentence) and "await" in ours and "uringloop.allow_nested()" in ours, ours
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            others = runner.run(ask())
+        assert others.startswith(sentence) and "await" in others and "allow_nested" not in others, others
+        uringloop.allow_nested()
+        assert uringloop.run(ask()) is None
+        """
+    )
+
+
 def test_importing_changes_nothing():
     run_script(
         """

@@ -94,27 +94,23 @@ def test_a_bad_name_in_the_environment_is_refused_and_named():
 
 @pytest.mark.needs_liburing
 @pytest.mark.parametrize("name", ["EPERM", "ENOSYS", "EACCES"])
-def test_the_first_loop_falls_back_silently_when_io_uring_is_refused(name):
+def test_the_first_loop_falls_back_without_a_warning_when_io_uring_is_refused(name):
     script(
         f"""
-        records = []
-        class Collect(logging.Handler):
-            def emit(self, record):
-                records.append(record)
-        logging.getLogger().addHandler(Collect())
-        logging.getLogger().setLevel(logging.DEBUG)
+        lines = log(logging.DEBUG)
         refuse_io_uring(errno.{name})
         before = sorted(os.listdir("/proc/self/fd"))
         loop = uringloop.new_event_loop()
         assert loop.fdmon == "epoll", loop.fdmon
         assert {name!r} in loop.fdmon_reason, loop.fdmon_reason
         assert "epoll" in repr(loop)
-        assert not [record for record in records if record.levelno > logging.DEBUG], records
+        assert lines == [("INFO", f"event loops use epoll ({{loop.fdmon_reason}})")], lines
         works(loop)
         assert sorted(os.listdir("/proc/self/fd")) == before
         again = uringloop.new_event_loop()
         assert again.fdmon == "epoll"
         works(again)
+        assert [level for level, _ in lines] == ["INFO", "DEBUG"], lines
         """
     )
 
@@ -293,12 +289,7 @@ def test_auto_any_falls_back_although_other_loops_have_io_uring_and_warns_once(h
         how = {how!r}
         """
         + """
-        import logging
-        lines = []
-        class Lines(logging.Handler):
-            def emit(self, record):
-                lines.append((record.levelname, record.getMessage()))
-        logging.getLogger("uringloop").addHandler(Lines())
+        lines = log(logging.WARNING)
         limit(16)
         if how == "environment":
             os.environ["URINGLOOP_FDMON"] = "auto-any"
@@ -318,9 +309,87 @@ def test_auto_any_falls_back_although_other_loops_have_io_uring_and_warns_once(h
     )
 
 
-def test_loops_with_different_forced_monitors_cause_no_warning(caplog):
-    import uringloop
+@pytest.mark.usefixtures("io_uring")
+def test_the_log_says_once_which_monitor_a_process_got():
+    script(
+        """
+        lines = log(logging.INFO)
+        for _ in range(3):
+            loop = uringloop.new_event_loop()
+            loop.close()
+        uringloop.AioContext().close()
+        assert lines == [("INFO", "event loops use io_uring")], lines
+        """
+    )
 
-    for name in ("epoll", "poll", "epoll"):
-        uringloop.new_event_loop(fdmon=name).close()
-    assert not [record for record in caplog.records if record.name == "uringloop"]
+
+def test_the_log_says_who_requested_a_monitor():
+    script(
+        """
+        lines = log(logging.INFO)
+        for _ in range(2):
+            uringloop.new_event_loop().close()
+        assert lines == [("INFO", "event loops use poll (poll was requested by URINGLOOP_FDMON=poll)")], lines
+        """,
+        env={"URINGLOOP_FDMON": "poll"},
+    )
+
+
+def test_a_log_that_is_set_up_after_the_first_loop_has_the_line_of_the_next():
+    script(
+        """
+        uringloop.new_event_loop(fdmon="epoll").close()
+        lines = log(logging.INFO)
+        for _ in range(2):
+            uringloop.new_event_loop(fdmon="epoll").close()
+        assert lines == [("INFO", "event loops use epoll (epoll was requested by fdmon=epoll)")], lines
+        """
+    )
+
+
+def test_a_fork_child_has_a_line_of_its_own():
+    script(
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        lines = log(logging.INFO)
+        uringloop.new_event_loop(fdmon="poll").close()
+        pid = os.fork()
+        if not pid:
+            uringloop.new_event_loop(fdmon="epoll").close()
+            os._exit([level for level, _ in lines] != ["INFO", "INFO"])
+        assert os.waitpid(pid, 0)[1] == 0
+        assert [level for level, _ in lines] == ["INFO"]
+        """
+    )
+
+
+@pytest.mark.parametrize("is_first_named", [True, False])
+def test_a_loop_that_the_program_gave_another_monitor_than_the_environment_causes_one_warning(is_first_named):
+    script(
+        f"""
+        lines = log(logging.WARNING)
+        names = ["epoll", None] if {is_first_named} else [None, "epoll"]
+        for name in [*names, *names]:
+            uringloop.new_event_loop(fdmon=name).close()
+        texts = ["epoll (epoll was requested by fdmon=epoll)", "poll (poll was requested by URINGLOOP_FDMON=poll)"]
+        if not {is_first_named}:
+            texts.reverse()
+        expected = (
+            f"event loops of this process use different monitors: an earlier one {{texts[0]}}, this one {{texts[1]}}"
+        )
+        assert lines == [("WARNING", expected)], lines
+        """,
+        env={"URINGLOOP_FDMON": "poll"},
+    )
+
+
+def test_loops_that_the_program_gave_different_monitors_cause_no_warning():
+    script(
+        """
+        lines = log(logging.WARNING)
+        for name in ("epoll", "poll", "epoll"):
+            uringloop.new_event_loop(fdmon=name).close()
+        assert lines == []
+        """
+    )
