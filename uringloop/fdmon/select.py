@@ -125,7 +125,7 @@ def _report(name: str, reason: str | None, is_named: bool) -> None:
     """Log what is new about the monitors of this process, which has made one more.
 
     Parameters:
-        is_named: the program asked for this monitor, by the argument of this one loop.
+        is_named: the program requested this monitor, by the argument of this loop.
     """
     if not _history.is_announced and _logger.isEnabledFor(logging.INFO):
         _history.is_announced = True

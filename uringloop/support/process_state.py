@@ -112,7 +112,7 @@ STATE = (
     State(
         "fdmon/select.py",
         ("_history", "_history.is_announced", "_history.all_named", "_history.has_warned"),
-        "monitors that loops got: with io_uring among them the next loop must have it, too; what the log was told",
+        "monitors that loops got: with io_uring among them the next loop must have it, too; what was logged",
         "any thread that makes a loop; a fork child starts clean",
         Guard.GIL,
     ),
