@@ -25,6 +25,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 from building import liburing
+from building.pth import Build, BuildPth
 
 WITHOUT_LIBURING = os.environ.get("URINGLOOP_WITHOUT_LIBURING", "") not in ("", "0")
 DEBUG = os.environ.get("URINGLOOP_DEBUG", "") not in ("", "0")
@@ -154,5 +155,5 @@ class BuildExt(build_ext):
 setup(
     ext_modules=translated(),
     cffi_modules=["building/ffi.py:ffibuilder"] if COMPILES and not WITHOUT_LIBURING else [],
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build": Build, "build_ext": BuildExt, "build_pth": BuildPth},
 )

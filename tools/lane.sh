@@ -60,7 +60,7 @@ if [[ $lane == wheel ]]; then
     python=$PWD/build/venv/bin/python
     export PYTHONPATH=$PWD/build/tests-need
     "$python" -m pip --disable-pip-version-check install -q --no-deps --no-index build/dist/*.whl
-    rm -rf uringloop setup.py
+    rm -rf uringloop setup.py _uringloop_startup.py uringloop.pth
 else
     export PYTHONPATH=$PWD
     "$python" setup.py build_ext --inplace >build/build.log 2>&1 || { tail -n 60 build/build.log; exit 1; }

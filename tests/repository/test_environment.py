@@ -12,6 +12,7 @@ def sources():
         for suffix in (".py", ".pyx"):
             yield from (ROOT / folder).rglob(f"*{suffix}")
     yield ROOT / "setup.py"
+    yield ROOT / "_uringloop_startup.py"
 
 
 def names_in_the_source():

@@ -25,6 +25,7 @@ LAYERS = {
     "files": 7,
     "glib": 7,
     "policy": 8,
+    "adopt": 8,
     "_frozen": 8,  # names all of them, and runs nothing
     "__init__": 9,
     "command": 10,
