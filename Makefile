@@ -1,7 +1,8 @@
 # make demo   the show: two unmodified web applications on uringloop, checked and compared
 # make test   the test suite
 # make test-glib  most of it once more, inside GLib's main loops
-# Both prepare everything themselves (Debian packages where missing, a virtual environment, the build) and are
+# make test-integrations  web servers, frameworks and clients on it, each in an environment of its own
+# They prepare everything themselves (Debian packages where missing, a virtual environment, the build) and are
 # quick the second time. Variables: PYTHON (3.11 or newer), VENV, DEMO_ARGS, PYTEST_ARGS, BENCH_ARGS, and PROCESSES:
 # how many the tests run in (a number, or auto: one per CPU; 0 is pytest itself, for a debugger).
 
@@ -15,6 +16,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+INTEGRATIONS_ARGS ?=
 BENCH_ARGS ?= --quick
 PROCESSES ?= auto
 
@@ -28,12 +30,13 @@ PYTEST := $(VPYTHON) -m pytest --numprocesses $(PROCESSES) --maxprocesses 8
 SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -not -name '*.pyc') $(shell find uringloop -type f \
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
-.PHONY: help build drivers demo test test-glib check-all lint bench clean
+.PHONY: help build drivers demo test test-glib test-integrations check-all lint bench clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
 	@echo "make test    the test suite (PYTEST_ARGS='-k tcp')"
 	@echo "make test-glib  most tests of what users see once more, with GLib (PyGObject) as the outer loop"
+	@echo "make test-integrations  frameworks on uringloop: docs/integrations.md (INTEGRATIONS_ARGS='--only fastapi')"
 	@echo "make check-all  lint, both of these, and the tests of four other builds (LANES): an hour"
 	@echo "make lint    ruff, cython-lint, mypy, codespell, the forms of workflows"
 	@echo "make bench   quick benchmarks against asyncio and uvloop (BENCH_ARGS=...)"
@@ -62,6 +65,10 @@ test-glib: $(STAMPS)/drivers $(STAMPS)/test
 	@$(PYTEST) --glib-outer --junitxml=build/tests-glib-outer.xml --monitor uringloop $(PYTEST_ARGS) \
 		tests/behaviour $(addprefix --ignore=,$(GLIB_INNER))
 	@$(PYTEST) --glib --junitxml=build/tests-glib.xml --monitor uringloop $(PYTEST_ARGS) $(GLIB_INNER)
+
+# Each framework in an environment below build/integrations, with a wheel of this checkout; downloads a lot.
+test-integrations: $(STAMPS)/package
+	@$(VPYTHON) -m tests.integrations $(INTEGRATIONS_ARGS)
 
 # The tests against other builds, see tools/lane.sh: `make lane-debug PYTEST_ARGS=tests/unit`.
 LANES ?= debug sanitized without-liburing wheel

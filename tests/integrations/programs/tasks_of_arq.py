@@ -1,0 +1,45 @@
+"""arq: a worker and what enqueues its jobs, on one loop."""
+
+import asyncio
+import os
+
+from arq import create_pool
+from arq.connections import RedisSettings
+from arq.worker import Worker
+from inside import check_loop
+
+import uringloop
+
+uringloop.install()
+
+
+async def double(context, number):
+    check_loop()
+    await asyncio.sleep(0)
+    return number * 2
+
+
+async def enqueue():
+    pool = await create_pool(RedisSettings.from_dsn(os.environ["REDIS_URL"]))
+    for number in range(20):
+        await pool.enqueue_job("double", number, _job_id=f"job {number}")
+    await pool.aclose()
+
+
+async def results():
+    pool = await create_pool(RedisSettings.from_dsn(os.environ["REDIS_URL"]))
+    from arq.jobs import Job
+
+    found = [await Job(f"job {number}", pool).result(timeout=10) for number in range(20)]
+    await pool.flushall()
+    await pool.aclose()
+    return found
+
+
+if __name__ == "__main__":
+    uringloop.run(enqueue())
+    settings = RedisSettings.from_dsn(os.environ["REDIS_URL"])
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    Worker([double], redis_settings=settings, burst=True, handle_signals=False).run()
+    asyncio.set_event_loop(None)
+    assert uringloop.run(results()) == [number * 2 for number in range(20)]
