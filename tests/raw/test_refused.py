@@ -138,7 +138,7 @@ READ = lib.io_uring_prep_read
         (
             (NOP(ffi.new("struct io_uring_sqe *")),),
             TypeError,
-            "pass the function, and its arguments after it",
+            "pass the function and its arguments, .* not the result of a call",
         ),
     ],
 )

@@ -37,6 +37,7 @@ from typing import Any, NoReturn, TypeVar
 
 from ..support.errors import os_error
 from .backend import APPEND, OFFSET_MOST, STREAM, Backend, Buffer, Opened, Path, outcome_of
+from .misuse import AsyncFor, AsyncWith
 from .modes import Mode, optional_size, type_name
 
 _F = TypeVar("_F", bound="BinaryFile")
@@ -139,7 +140,7 @@ def writable_view(buffer: Any, caller: str, argument: str = "argument") -> memor
     ) from None
 
 
-class BinaryFile:
+class BinaryFile(AsyncWith, AsyncFor):
     """A file of bytes; RawFile and BufferedFile say how it is read and written."""
 
     def __init__(

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, overload
 
 from .backend import Backend, Path
 from .choice import backend_of
+from .misuse import AsyncFor, AsyncWith
 from .modes import check_path
 
 _T = TypeVar("_T")
@@ -54,11 +55,15 @@ async def stat(
         raise ValueError("stat: can't specify dir_fd without matching path")
     elif not follow_symlinks:
         raise ValueError("stat: cannot use fd and follow_symlinks together")
+    elif path < 0:
+        return os.stat(path)  # raises; io_uring would take -100, AT_FDCWD, for the working directory
     return await _named(_backend().stat(path, dir_fd, follow_symlinks), path)
 
 
 async def lstat(path: Path, *, dir_fd: int | None = None) -> os.stat_result:
     """As os.lstat."""
+    if isinstance(path, int):
+        raise TypeError(f"lstat: path should be string, bytes or os.PathLike, not {type(path).__name__}")
     return await stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
 
@@ -180,7 +185,7 @@ async def listdir(path: Path | int | None = None) -> Any:
     return await _backend().call(os.listdir, path)
 
 
-class Scanning:
+class Scanning(AsyncWith, AsyncFor):
     """What `scandir` returns: `async for entry in scandir(path)`, or `async with` in order to stop early."""
 
     def __init__(self, path: Path | int | None) -> None:

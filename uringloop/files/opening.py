@@ -19,6 +19,7 @@ from .backend import Backend, Opened, Path
 from .buffered import BufferedFile
 from .choice import backend_of
 from .common import BinaryFile
+from .misuse import AsyncWith
 from .modes import (
     Mode,
     check_file,
@@ -46,7 +47,7 @@ def place_of_caller() -> str:
     return f" at {frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-class Opening(Coroutine[Any, Any, _F]):
+class Opening(AsyncWith, Coroutine[Any, Any, _F]):
     """A file that will be opened: by `await`, or by `async with`, which also closes it.
 
     It is also a coroutine, so that tasks take it as it is: one that is cancelled before its first step then ends it as
@@ -72,6 +73,17 @@ class Opening(Coroutine[Any, Any, _F]):
         def __getattr__(self, name):
             hint = "" if name.startswith("_") else f": `await {self._call()}` gives the file"
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+
+        def __enter__(self):
+            self.close()  # the error says enough: no warning that it was never awaited
+            super().__enter__()
+
+        def __getitem__(self, index):
+            """`for` calls it."""
+            self.close()
+            raise TypeError(
+                f"`await {self._call()}` gives the file: iterate that with `async for`, not `for`"
+            )
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if getattr(self, "_open_it", None) is None or sys is None or sys.is_finalizing():

@@ -23,6 +23,7 @@ from .buffered import BufferedFile
 from .choice import backend_of
 from .common import BinaryFile
 from .functions import mkdir
+from .misuse import AsyncWith
 from .modes import check_text_arguments, parse_mode, resolve_encoding
 from .opening import AnyFile, BinaryMode, Opening, TextMode, make_file, place_of_caller
 from .raw import RawFile
@@ -278,7 +279,7 @@ def NamedTemporaryFile(
     return _opening(mode, buffering, encoding, newline, suffix, prefix, dir, errors, True, delete, place)
 
 
-class TemporaryDirectory:
+class TemporaryDirectory(AsyncWith):
     """A directory that is removed with all its contents, as tempfile.TemporaryDirectory.
 
     `async with TemporaryDirectory() as path:`, or `await` it, take its `name`, and `await cleanup()`.

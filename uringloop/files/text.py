@@ -28,12 +28,13 @@ from typing import Any
 from ..support.errors import os_error
 from .backend import OFFSET_MOST
 from .buffered import BufferedFile
+from .misuse import AsyncFor, AsyncWith
 from .modes import c_int, c_size, optional_size, type_name
 
 CHUNK_BYTES = 8192
 
 
-class TextFile:
+class TextFile(AsyncWith, AsyncFor):
     """The file object of `open` without a "b" in the mode. `buffer` is the binary file below."""
 
     def __init__(

@@ -137,7 +137,8 @@ cdef int call_prep(object pointer, tuple call) except -1:
     cdef PyObject *stack[STACK_MOST]
     cdef PyObject *result
     if not callable(prep):
-        raise TypeError(f"prep must be callable, got {prep!r}: pass the function, and its arguments after it")
+        raise TypeError(f"prep must be callable, got {prep!r}: pass the function and its arguments, as in "
+                        "add_sqe(lib.io_uring_prep_nop), not the result of a call")
     if type(prep) is not BuiltinFunction or n > STACK_MOST:
         if is_async(prep):
             raise TypeError("prep is called at once and must be an ordinary function, not the coroutine function "

@@ -120,6 +120,18 @@ async def test_stat_returns_what_os_stat_returns(tmp_path):
         await files.stat(1_000_000)
 
 
+@pytest.mark.parametrize("fd", [-1, -2, -100, -101, 1 << 20])
+async def test_stat_of_what_is_no_descriptor_fails_as_os_stat(fd):
+    """-100 is AT_FDCWD, which the kernel takes for the working directory."""
+    expected = await outcome(os.stat, fd)
+    assert expected[0] is OSError
+    assert await outcome(files.stat, fd) == expected
+
+
+async def test_lstat_takes_no_descriptor():
+    assert await outcome(files.lstat, 0) == await outcome(os.lstat, 0)
+
+
 async def test_names_are_relative_to_directories(tmp_path):
     folder = os.open(tmp_path, os.O_RDONLY)
     try:

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -431,3 +432,45 @@ def test_a_file_opened_after_the_loop_was_stopped_is_closed(loop, tmp_path, open
     loop.close()
     executor.shutdown()
     # the fixture that counts descriptors checks that nothing stays open
+
+
+async def test_with_says_to_use_async_with(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    for opening in (files.open(path), files.open(path, "rb"), files.TemporaryFile(), files.scandir(tmp_path)):
+        with pytest.raises(TypeError, match="use `async with`"), opening:
+            pass
+    for mode, buffering in (("r", -1), ("rb", -1), ("rb", 0)):
+        async with files.open(path, mode, buffering) as file:
+            with pytest.raises(TypeError, match="use `async with`"), file:
+                pass
+            assert not file.closed
+    folder = files.TemporaryDirectory()
+    with pytest.raises(TypeError, match="use `async with`"), folder:
+        pass
+    async with folder:
+        pass
+
+
+async def test_for_says_to_use_async_for(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one\ntwo\n")
+    with pytest.raises(TypeError, match=r"await uringloop.open\(.*gives the file.*`async for`"):
+        list(files.open(path))
+    with pytest.raises(TypeError, match="with `async for`"):
+        list(files.scandir(tmp_path))
+    for mode, buffering in (("r", -1), ("rb", -1), ("rb", 0)):
+        async with files.open(path, mode, buffering) as file:
+            with pytest.raises(TypeError, match="with `async for`"):
+                list(file)
+            assert [len(line) async for line in file] == [4, 4]
+
+
+async def test_a_file_is_an_async_iterable_only(tmp_path):
+    """httpx asks for Iterable first."""
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    for mode, buffering in (("r", -1), ("rb", -1), ("rb", 0)):
+        async with files.open(path, mode, buffering) as file:
+            assert isinstance(file, AsyncIterable)
+            assert not isinstance(file, Iterable)
