@@ -30,7 +30,7 @@ PYTEST := $(VPYTHON) -m pytest --numprocesses $(PROCESSES) --maxprocesses 8
 SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -not -name '*.pyc') $(shell find uringloop -type f \
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
-.PHONY: help build drivers demo test test-glib test-integrations check-all lint bench clean
+.PHONY: help build drivers demo test test-glib test-integrations check-all lint docs bench clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -39,6 +39,7 @@ help:
 	@echo "make test-integrations  frameworks on uringloop: docs/integrations.md (INTEGRATIONS_ARGS='--only fastapi')"
 	@echo "make check-all  lint, both of these, and the tests of four other builds (LANES): an hour"
 	@echo "make lint    ruff, cython-lint, mypy, codespell, the forms of workflows"
+	@echo "make docs    the documentation site, in build/site"
 	@echo "make bench   quick benchmarks against asyncio and uvloop (BENCH_ARGS=...)"
 	@echo "make drivers  compile the tests' own modules, for those who start pytest themselves"
 	@echo "make build   only compile and install into $(VENV)"
@@ -93,6 +94,11 @@ lint: $(STAMPS)/dev
 	$(VENV)/bin/zizmor --offline --quiet .github/workflows
 	if grep -q '^\[tool\.mypy\]' pyproject.toml; then $(VPYTHON) -m mypy; fi
 
+# The reference comes from the docstrings of the package. A warning is an error: a link that leads nowhere, too.
+docs: $(STAMPS)/package $(STAMPS)/docs
+	@$(VPYTHON) -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/site
+	@echo "build/site/index.html"
+
 bench: $(STAMPS)/drivers $(STAMPS)/bench
 	@$(VPYTHON) -m benchmarks run $(BENCH_ARGS)
 
@@ -120,7 +126,7 @@ $(STAMPS)/drivers: $(STAMPS)/package $(wildcard tests/drivers/*.py*)
 		&& $(VPYTHON) tests/drivers/setup.py build_ext --inplace'
 	@touch $@
 
-$(STAMPS)/demo $(STAMPS)/bench $(STAMPS)/dev: $(STAMPS)/%: pyproject.toml tools/requirements.py | $(STAMPS)/python
+$(STAMPS)/demo $(STAMPS)/bench $(STAMPS)/dev $(STAMPS)/docs: $(STAMPS)/%: pyproject.toml tools/requirements.py | $(STAMPS)/python
 	@mkdir -p build && $(VPYTHON) tools/requirements.py $* > build/requirements-$*.txt
 	@tools/quietly.sh build/install-$*.log "installing what $* needs" \
 		$(PIP) install -r build/requirements-$*.txt

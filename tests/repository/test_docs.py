@@ -12,7 +12,9 @@ from uringloop.liburing.features import liburing_build
 
 from .documents import DOCUMENTS, ROOT, python_samples
 
-WITH_SAMPLES = [path for path in DOCUMENTS if python_samples(path)]
+# Its files and commands belong together: test_tutorial.py follows it.
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+WITH_SAMPLES = [path for path in DOCUMENTS if python_samples(path) and path != TUTORIAL]
 
 # The names that samples use without defining them.
 PRELUDE = """

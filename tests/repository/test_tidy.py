@@ -16,10 +16,12 @@ TEXTS = (*SOURCES, ".c", ".md", ".toml", ".sh", ".txt", ".ini")
 
 
 def tracked():
-    """The files of the repository: those in git, or without git all files in the folder."""
+    """The files of the repository without third_party/: those in git, or without git all files in the folder."""
     try:
         done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-        paths = [ROOT / file for file in done.stdout.split("\0") if file]
+        paths = [
+            ROOT / file for file in done.stdout.split("\0") if file and not file.startswith("third_party/")
+        ]
     except (OSError, subprocess.CalledProcessError):
         paths = [path for folder in ("uringloop", "tests", "docs") for path in (ROOT / folder).rglob("*")]
     return sorted(path for path in paths if path.is_file())
