@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 
 from . import __version__
-from .command import doctor
+
+COMMANDS = {
+    "doctor": "which monitor runs here, and why (the default)",
+    "run": "run a program whose loops are uringloop's",
+}
 
 
 def main() -> int:
@@ -15,10 +20,17 @@ def main() -> int:
     )
     parser.add_argument("--version", action="version", version=f"uringloop {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    what = "which monitor runs here, and why (the default)"
-    doctor.add_arguments(commands.add_parser("doctor", help=what, description=what))
     words = sys.argv[1:]
-    return doctor.main(parser.parse_args(["doctor", *words] if words in ([], ["--json"]) else words))
+    if words in ([], ["--json"]):
+        words = ["doctor", *words]
+    for name, what in COMMANDS.items():
+        of_command = commands.add_parser(name, help=what, description=what)
+        if words[0] == name:  # what others need is not imported
+            command = importlib.import_module(f".command.{name}", __package__)
+            command.add_arguments(of_command)
+    arguments = parser.parse_args(words)
+    status: int = command.main(arguments)
+    return status
 
 
 if __name__ == "__main__":

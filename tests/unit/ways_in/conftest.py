@@ -30,6 +30,11 @@ class Interpreter:
         self.environment["PYTHONFAULTHANDLER"] = "1"
         self.environment["PATH"] = os.pathsep.join([str(folder / "bin"), os.path.dirname(sys.executable)])
 
+    @staticmethod
+    def packages():
+        """The path on which a Python without its site-packages finds uringloop and what that needs."""
+        return [str(ROOT), *(path for path in sys.path if path.endswith("-packages"))]
+
     def run(self, *arguments, seconds=40, **variables):
         return subprocess.run(
             [sys.executable, *arguments],
