@@ -30,7 +30,7 @@ PYTEST := $(VPYTHON) -m pytest --numprocesses $(PROCESSES) --maxprocesses 8
 SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -not -name '*.pyc') $(shell find uringloop -type f \
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
-.PHONY: help build drivers demo test test-glib test-integrations check-all lint docs bench clean
+.PHONY: help wheels build drivers demo test test-glib test-integrations check-all lint docs bench clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -42,10 +42,15 @@ help:
 	@echo "make docs    the documentation site, in build/site"
 	@echo "make bench   quick benchmarks against asyncio and uvloop (BENCH_ARGS=...)"
 	@echo "make drivers  compile the tests' own modules, for those who start pytest themselves"
+	@echo "make wheels  wheels for other machines into dist/, by every Python from 3.11 on that is here, made twice"
 	@echo "make build   only compile and install into $(VENV)"
 	@echo "make clean   remove $(VENV) and everything that was built"
 
 build: $(STAMPS)/package
+
+# WHEELS='--python python3.13 --target x86_64': only these; see tools/wheels.py.
+wheels:
+	@"$(PYTHON)" tools/wheels.py --check $(WHEELS)
 
 drivers: $(STAMPS)/drivers
 

@@ -22,9 +22,10 @@ if COMPILES:
     checks.check()
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-from building import liburing
+from building import liburing, sbom
 from building.pth import Build, BuildPth
 
 WITHOUT_LIBURING = os.environ.get("URINGLOOP_WITHOUT_LIBURING", "") not in ("", "0")
@@ -152,8 +153,19 @@ class BuildExt(build_ext):
                     os.unlink(path)
 
 
+class BdistWheel(bdist_wheel):
+    """With the list of what is in the modules."""
+
+    def egg2dist(self, egginfo_path: str, distinfo_path: str) -> None:
+        super().egg2dist(egginfo_path, distinfo_path)
+        has_copy = not (WITHOUT_LIBURING or liburing.is_system())
+        sbom.write(
+            Path(distinfo_path), self.distribution.get_name(), self.distribution.get_version(), has_copy
+        )
+
+
 setup(
     ext_modules=translated(),
     cffi_modules=["building/ffi.py:ffibuilder"] if COMPILES and not WITHOUT_LIBURING else [],
-    cmdclass={"build": Build, "build_ext": BuildExt, "build_pth": BuildPth},
+    cmdclass={"bdist_wheel": BdistWheel, "build": Build, "build_ext": BuildExt, "build_pth": BuildPth},
 )

