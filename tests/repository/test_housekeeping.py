@@ -7,8 +7,7 @@ import pytest
 
 import uringloop
 
-from .documents import LINKED, ROOT
-from .test_tidy import TEXT_FILES
+from .documents import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -46,18 +45,6 @@ def test_a_workflow_calls_only_what_exists(path):
     assert not re.search(r"uses: (?!actions/|\./)", text), (
         "an action of another owner has to be pinned by its hash"
     )
-
-
-def test_nothing_says_to_install_another_project_of_this_name():
-    """`uringloop` on the package index is not this project."""
-    pattern = re.compile(r"pip3? install (?:-\S+ )*[\"']?uringloop\b")
-    found = [
-        f"{path.relative_to(ROOT)}:{number}"
-        for path in {*TEXT_FILES, *LINKED}
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        if pattern.search(line)
-    ]
-    assert found == []
 
 
 def test_no_address_is_invented():
