@@ -1,5 +1,6 @@
 """The documents of this repository and their contents."""
 
+import importlib.util
 import pathlib
 import re
 import textwrap
@@ -43,6 +44,20 @@ def python_samples(path):
             continue
         at += 1
     return found
+
+
+# Packages that a sample may need and that the tests may be without; the sample is then left out.
+OPTIONAL = ("fastapi",)
+
+
+def runnable_samples(path):
+    """python_samples() without those that need an optional package that is not installed."""
+    missing = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
+    return [
+        (line, source)
+        for line, source in python_samples(path)
+        if not any(re.search(rf"^(?:import|from) {name}\b", source, re.MULTILINE) for name in missing)
+    ]
 
 
 def anchors(path):

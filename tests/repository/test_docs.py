@@ -10,7 +10,7 @@ import pytest
 
 from uringloop.liburing.features import liburing_build
 
-from .documents import DOCUMENTS, ROOT, python_samples
+from .documents import DOCUMENTS, ROOT, python_samples, runnable_samples
 
 # Its files and commands belong together: test_tutorial.py follows it.
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -37,7 +37,7 @@ def test_the_samples_of_a_document_run(path):
     if "gi.repository" in path.read_text() and importlib.util.find_spec("gi") is None:
         pytest.skip("PyGObject is not installed for this Python")
     script = PRELUDE
-    for line, source in python_samples(path):
+    for line, source in runnable_samples(path):
         ast.parse(source, f"{name(path)}:{line}")
         script += f"\n# {name(path)}:{line}\n{source}\n"
     done = subprocess.run(

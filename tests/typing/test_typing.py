@@ -8,7 +8,7 @@ import sys
 import tomllib
 
 import pytest
-from repository.documents import DOCUMENTS, python_samples
+from repository.documents import DOCUMENTS, runnable_samples
 
 USES_A_LOOP = "uringloop.get_running_loop()"
 # What is checked inside of functions without annotations; and two idioms that mypy finds strange.
@@ -45,7 +45,7 @@ def test_strict_mypy_accepts_the_samples():
 def test_strict_mypy_accepts_the_samples_of_a_document(path, tmp_path):
     """Those that use the running loop; their functions need no annotations, except in the README."""
     pytest.importorskip("mypy", reason="mypy is not installed")
-    script = "\n\n".join(source for _, source in python_samples(path))
+    script = "\n\n".join(source for _, source in runnable_samples(path))
     if "def main(" not in script:
         script = "import asyncio\n\nasync def main() -> None: ...\n\n" + script
     sample = tmp_path / "sample.py"
