@@ -15,9 +15,12 @@ from uringloop.fdmon.io_uring cimport IoUringMonitor
 from uringloop.liburing.liburing cimport *
 from uringloop.uring.buffers cimport BufferRing
 from uringloop.uring.engine cimport Engine
-from uringloop.uring.request cimport ALL_SENT, DONE, KIND_COMPLETION, KIND_SKIP_SEND, InFlight, Request
+from uringloop.uring.request cimport ALL_SENT, KIND_COMPLETION, KIND_SKIP_SEND, InFlight, Request
+from uringloop.uring.request cimport CANCELLING, DONE, IDLE, IN_FLIGHT
 from uringloop.uring.request cimport decode, encode, hold, release
 from uringloop.uring.ring cimport Ring
+
+from enum import IntEnum
 
 from uringloop.uring import ring as _ring
 
@@ -27,6 +30,10 @@ cdef extern from "../liburing/compat.h" nogil:
     int MSG_WAITALL, MSG_DONTWAIT, MSG_NOSIGNAL
 
 EVERYTHING_SENT = ALL_SENT
+
+# Not by `cpdef enum`, which makes a class each time that the module is imported.
+RequestState = IntEnum("RequestState", {
+    "IDLE": <int>IDLE, "IN_FLIGHT": <int>IN_FLIGHT, "CANCELLING": <int>CANCELLING, "DONE": <int>DONE})
 
 
 cdef class ClosableMonitor(IoUringMonitor):

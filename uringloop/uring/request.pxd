@@ -4,7 +4,7 @@ from cpython.ref cimport PyObject
 
 from ..liburing.liburing cimport io_uring_sqe
 
-cpdef enum RequestState:
+cdef enum RequestState:
     IDLE = 0        # the kernel knows nothing of it
     IN_FLIGHT = 1   # from hold to the final completion
     CANCELLING = 2  # in flight, and a cancel was queued

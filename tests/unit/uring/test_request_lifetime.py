@@ -14,13 +14,12 @@ from drivers.ring import (
     EVERYTHING_SENT,
     RecordingRequest,
     RequestsDriver,
+    RequestState,
     RingDriver,
     request_of,
     skips_sends,
     user_data_of,
 )
-
-from uringloop.uring.request import RequestState
 
 ECANCELED = 125
 
