@@ -2,18 +2,22 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
+import uringloop
 from uringloop.liburing.features import liburing_build
 
 from .documents import DOCUMENTS, ROOT, python_samples, runnable_samples
 
 # Its files and commands belong together: test_tutorial.py follows it.
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+# A sample's output, with a sentence before it.
+OUTPUT = re.compile(r"^```\n\n[^\n]*\bprints\b[^\n]*:\n\n```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 WITH_SAMPLES = [path for path in DOCUMENTS if python_samples(path) and path != TUTORIAL]
 
 # The names that samples use without defining them.
@@ -44,6 +48,27 @@ def test_the_samples_of_a_document_run(path):
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
     )
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    if has_io_uring():
+        shown = without_numbers("".join(OUTPUT.findall(path.read_text())))
+        printed = iter(without_numbers(done.stdout))
+        assert all(line in printed for line in shown), f"{shown} is not what was printed:\n{done.stdout}"
+
+
+def has_io_uring():
+    loop = uringloop.new_event_loop()
+    loop.close()
+    return loop.fdmon == "io_uring"
+
+
+def without_numbers(text):
+    """Lines; sizes and times, and the name of the system, differ from machine to machine."""
+    return re.sub(r'\d+|(?<=PRETTY_NAME=")[^"]*', "N", text).splitlines()
+
+
+def test_outputs_are_found():
+    """Otherwise the test above would compare nothing."""
+    found = {path.name for path in WITH_SAMPLES if OUTPUT.search(path.read_text())}
+    assert found >= {"add-sqe.md", "observing.md", "files.md", "aio-context.md"}
 
 
 def test_samples_are_found():
