@@ -245,37 +245,36 @@ def _has_epoll_pwait2() -> bool | None:
 
 _SETUP = "`io_uring_setup` with the flag"
 _REPORTED = "reported by `io_uring_setup`"
-_NOT_USED = "io_uring is not used: epoll, else poll"
-_NEEDED = "no io_uring: the loop falls back to epoll"
+_NEEDED = "no io_uring: the loop falls back to epoll, else poll"
 _READS_BY_POLL = "connections are read by `recv(2)` when a multishot poll says so"
 _CQE_PER_SEND = "every send posts a completion of its own"
 
 FEATURES = (
     KernelFeature("io_uring", "5.1", "`io_uring_setup`", "epoll, else poll; no raw requests", _always),
-    KernelFeature("`FEAT_NODROP`", "5.5", _REPORTED, _NOT_USED, _has_feature(Feature.NODROP)),
-    KernelFeature("`SETUP_R_DISABLED`", "5.10", _SETUP, _NOT_USED, _accepts("IORING_SETUP_R_DISABLED")),
-    KernelFeature("`FEAT_EXT_ARG`", "5.11", _REPORTED, _NOT_USED, _has_feature(Feature.EXT_ARG)),
+    KernelFeature("`FEAT_NODROP`", "5.5", _REPORTED, _NEEDED, _has_feature(Feature.NODROP)),
+    KernelFeature("`SETUP_R_DISABLED`", "5.10", _SETUP, _NEEDED, _accepts("IORING_SETUP_R_DISABLED")),
+    KernelFeature("`FEAT_EXT_ARG`", "5.11", _REPORTED, _NEEDED, _has_feature(Feature.EXT_ARG)),
     KernelFeature("multishot poll", "5.13", "attempt on a socket pair", _NEEDED, _polls_multishot),
-    KernelFeature("`FEAT_CQE_SKIP`", "5.17", _REPORTED, _CQE_PER_SEND, _has_feature(Feature.CQE_SKIP)),
+    KernelFeature("`FEAT_CQE_SKIP`", "5.17", _REPORTED, _NEEDED, _has_feature(Feature.CQE_SKIP)),
     KernelFeature(
         "`SETUP_SUBMIT_ALL`",
         "5.18",
         _SETUP,
-        "after a refused request the rest goes out with the next system call",
+        _NEEDED,
         _accepts("IORING_SETUP_SUBMIT_ALL"),
     ),
     KernelFeature(
         "`SETUP_COOP_TASKRUN`",
         "5.19",
         _SETUP,
-        "the kernel interrupts the process for completions",
+        _NEEDED,
         _accepts("IORING_SETUP_COOP_TASKRUN"),
     ),
     KernelFeature(
         "`SETUP_TASKRUN_FLAG`",
         "5.19",
         "`io_uring_setup` with it and `COOP_TASKRUN`",
-        "neither of the two is used",
+        _NEEDED,
         _accepts("IORING_SETUP_COOP_TASKRUN", "IORING_SETUP_TASKRUN_FLAG"),
     ),
     KernelFeature(

@@ -33,7 +33,7 @@ from .buffers cimport BufferRing, LentBuffers
 from .completions cimport Completion, CompletionFifo
 from .request cimport (ALL_SENT, CANCELLING, IN_FLIGHT, KIND_COMPLETION, KIND_INTERNAL, KIND_RAW, KIND_SKIP_SEND,
                        InFlight, Request, decode, encode, end, hold, note_sqe, release)
-from .ring cimport Ring
+from .ring cimport Ring, raise_kernel_busy
 from .sendprobe cimport failed_send_reports_count
 
 import logging
@@ -119,7 +119,7 @@ cdef class Engine:
         cdef int rounds = 0
         while not self.ring.has_room(n_sqes):
             if rounds == DRAIN_ROUNDS:
-                raise OSError(EAGAIN, "io_uring_enter: the kernel takes no requests at the moment")
+                raise_kernel_busy()
             rounds += 1
             # once finished requests are harvested, a full CQ is no reason to refuse more
             self.enter_and_harvest(0, -1)

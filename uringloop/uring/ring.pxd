@@ -45,5 +45,6 @@ cdef class Ring:
     cdef int fill_cq(self) except -1
 
 cdef bint is_a_loops_ring(int fd) except -1
+cdef int raise_kernel_busy() except -1
 
 cdef unsigned SQ_LARGE             # the longest chain

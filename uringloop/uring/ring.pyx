@@ -96,8 +96,17 @@ cdef bint is_a_loops_ring(int fd) except -1:
     return fd in open_rings or any([ul_is_same_file(fd, ring_fd) for ring_fd in open_rings])
 
 
+# Without EXT_ARG (since Linux 5.11) timeouts would need separate SQEs, without NODROP (5.5) completions could be lost,
+# and without CQE_SKIP (5.17) every cancel would be refused.
+cdef unsigned NEEDED_FEATURES = IORING_FEAT_EXT_ARG | IORING_FEAT_NODROP | IORING_FEAT_CQE_SKIP
+
 cdef enum:
     ENTERS_WHILE_FULL = 20  # a timeout that is set at the moment expires meanwhile
+
+
+cdef int raise_kernel_busy() except -1:
+    """The SQ stays full although the kernel was entered: memory is short, or the CQ overflows."""
+    raise OSError(EAGAIN, "io_uring_enter: the kernel takes no requests at the moment")
 
 
 cdef list flag_ladder(bint single_issuer):
@@ -170,8 +179,7 @@ cdef class Ring:
                 break
         if result < 0:
             return result
-        if not params.features & IORING_FEAT_EXT_ARG or not params.features & IORING_FEAT_NODROP:
-            # before Linux 5.11: timeouts would need separate SQEs, and completions could be lost
+        if params.features & NEEDED_FEATURES != NEEDED_FEATURES:
             io_uring_queue_exit(&self.ring)
             return -EINVAL
         result = ul_refused_call()
@@ -234,7 +242,7 @@ cdef class Ring:
             self.enter(0, -1)
             sqe = io_uring_get_sqe(&self.ring)
             if sqe == NULL:
-                raise OSError(EAGAIN, "io_uring_enter: the kernel takes no requests at the moment")
+                raise_kernel_busy()
             sqe.user_data = 0
             return sqe
         if self.n_overflow == self.overflow_capacity:
