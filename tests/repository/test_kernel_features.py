@@ -57,4 +57,4 @@ def test_probing_leaves_no_fd_open():
 def test_a_missing_feature_is_described_with_its_consequence():
     text = features.describe(features.Finding(features.FEATURES[1], False, "EINVAL"))
     assert text.startswith("no")
-    assert "EINVAL; io_uring is not used" in text
+    assert "EINVAL; no io_uring: the loop falls back" in text

@@ -90,21 +90,21 @@ def test_a_forced_monitor_is_named_with_the_reason():
 @pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
 def test_a_forbidden_io_uring_is_explained(error):
     name = errno.errorcode[error]
-    found = facts(before=REFUSED.format(error=error))
+    found = facts(before=REFUSED.format(error=error), expect=11)
     assert found["fdmon"] == "epoll"
     assert name in found["fdmon_reason"]
     assert found["features"][0]["is_available"] in (False, None)
-    text = ask(before=REFUSED.format(error=error))
+    text = ask(before=REFUSED.format(error=error), expect=11)
     assert "monitor    epoll\n" in text
     assert name in text
 
 
 def test_a_build_without_liburing_is_reported():
-    found = facts(before=WITHOUT_LIBURING)
+    found = facts(before=WITHOUT_LIBURING, expect=16)
     assert found["fdmon"] == "epoll"
     assert "liburing" in found["fdmon_reason"]
     assert found["liburing"] is None
-    assert "none in this build" in ask(before=WITHOUT_LIBURING)
+    assert "none in this build" in ask(before=WITHOUT_LIBURING, expect=16)
 
 
 def test_an_unavailable_monitor_is_status_1():

@@ -481,11 +481,20 @@ def refuse_io_uring(error):
 
 def refuse_calls(numbers, error):
     """Let these system calls fail with this errno, for the rest of this process's life (a seccomp filter)."""
+    _filter_calls(numbers, 0x00050000 | error)  # SECCOMP_RET_ERRNO
+
+
+def kill_for_calls(numbers):
+    """Let these system calls end this process with SIGSYS, as systemd's filters do by default."""
+    _filter_calls(numbers, 0x80000000)  # SECCOMP_RET_KILL_PROCESS
+
+
+def _filter_calls(numbers, action):
     load, jump_if_equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
-    fail, allow = 0x00050000 | error, 0x7FFF0000  # SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW
+    allow = 0x7FFF0000  # SECCOMP_RET_ALLOW
     instructions = [(load, 0, 0, 0)]
     for number in numbers:
-        instructions += [(jump_if_equal, 0, 1, number), (answer, 0, 0, fail)]
+        instructions += [(jump_if_equal, 0, 1, number), (answer, 0, 0, action)]
     instructions.append((answer, 0, 0, allow))
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
     buffer = ctypes.create_string_buffer(code, len(code))

@@ -32,6 +32,8 @@ __all__ = ["FEATURES", "Finding", "KernelFeature", "liburing_build", "markdown",
 
 WAIT_MS = 1000  # the longest wait of a probe; each of them completes at once where it works
 GROUP = 1  # buffer group of the probes
+# The probe could not be made: these say nothing about the feature.
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class KernelFeature:
     how: str  # how it is probed
     without: str  # what we do where it is missing
     attempt: Callable[[_Kit], bool]
+    is_for_speed: bool = False  # loops run without it, slower
 
 
 @dataclass(frozen=True)
@@ -283,11 +286,17 @@ FEATURES = (
         "`io_uring_register(PBUF_RING)`",
         _READS_BY_POLL,
         _registers_buffer_ring,
+        is_for_speed=True,
     ),
     KernelFeature("multishot accept", "5.19", "attempt on a UNIX socket", _NEEDED, _accepts_multishot),
     KernelFeature("`ASYNC_CANCEL_ANY`", "5.19", "attempt on a poll request", _NEEDED, _cancels_any),
     KernelFeature(
-        "multishot receive", "6.0", "attempt on a socket pair", _READS_BY_POLL, _receives_multishot
+        "multishot receive",
+        "6.0",
+        "attempt on a socket pair",
+        _READS_BY_POLL,
+        _receives_multishot,
+        is_for_speed=True,
     ),
     KernelFeature(
         "`SETUP_SINGLE_ISSUER` and `DEFER_TASKRUN`",
@@ -295,6 +304,7 @@ FEATURES = (
         "`io_uring_setup` with both",
         "`COOP_TASKRUN`: completions are worked off in any system call, not in batches",
         _accepts("IORING_SETUP_SINGLE_ISSUER", "IORING_SETUP_DEFER_TASKRUN"),
+        is_for_speed=True,
     ),
     KernelFeature(
         "short sends report their count",
@@ -302,6 +312,7 @@ FEATURES = (
         "attempt on a socket pair",
         _CQE_PER_SEND,
         _short_send_reports_count,
+        is_for_speed=True,
     ),
     KernelFeature(
         "incremental buffer rings (`IOU_PBUF_RING_INC`)",
@@ -309,6 +320,7 @@ FEATURES = (
         "`io_uring_register(PBUF_RING)` with the flag",
         "64 buffers of 16 KiB instead of 4 of 256 KiB",
         _registers_incremental_buffer_ring,
+        is_for_speed=True,
     ),
     KernelFeature(
         "`FEAT_NO_IOWAIT`",
@@ -372,6 +384,11 @@ def try_all() -> list[Finding]:
     return findings
 
 
+def unprobed(reason: str) -> list[Finding]:
+    """What `try_all` would return where an attempt is not possible; nothing is tried."""
+    return [Finding(one, None, reason) for one in (*FEATURES, EPOLL_PWAIT2)]
+
+
 def _probe_one(feature: KernelFeature, ffi: Any, lib: Any) -> Finding:
     """Use a separate ring, so that requests that one probe leaves in flight do not disturb the next."""
     try:
@@ -381,7 +398,8 @@ def _probe_one(feature: KernelFeature, ffi: Any, lib: Any) -> Finding:
     try:
         return Finding(feature, feature.attempt(kit))
     except OSError as error:
-        return Finding(feature, False, errno.errorcode.get(error.errno or 0, str(error)))
+        is_available = None if error.errno in SHORT else False
+        return Finding(feature, is_available, errno.errorcode.get(error.errno or 0, str(error)))
     except KeyError:
         return Finding(feature, False, "no completion came")
     finally:
