@@ -124,6 +124,8 @@ _CHANGES = {
 
 def _allow_calls(place: Surroundings) -> list[str]:
     found = []
+    if place.unit:  # its filter is the innermost
+        found.append(f"systemctl edit {place.unit}: [Service], SystemCallFilter=@aio")
     profile = (
         f"a seccomp profile that also allows {CALLS} (docs/containers.md makes it from your default one)"
     )
@@ -140,8 +142,6 @@ def _allow_calls(place: Surroundings) -> list[str]:
         found.append(f"allow {CALLS} in the file that lxc.seccomp.profile names")
     elif place.container:
         found.append(f"start the container with {profile}")
-    if place.unit:
-        found.append(f"systemctl edit {place.unit}: [Service], SystemCallFilter=@aio")
     return found or [f"allow {CALLS} in the seccomp filter of the program that started this one"]
 
 
@@ -157,7 +157,7 @@ def _if_killed(place: Surroundings, is_killed: bool) -> list[str]:
 def _set_sysctl(place: Surroundings) -> list[str]:
     where = ", on the host" if place.container else ""
     found = [
-        f"sysctl -w kernel.io_uring_disabled=0{where}; for ever: that setting in /etc/sysctl.d/90-io-uring.conf"
+        f"sysctl -w kernel.io_uring_disabled=0{where}; permanently: that setting in /etc/sysctl.d/90-io-uring.conf"
     ]
     if place.disabled == "1":
         found.append(
@@ -204,7 +204,7 @@ def feature_warnings(findings: list[Finding]) -> list[Advice]:
         Advice(
             "feature",
             f"no {one.feature.name.replace('`', '')}, so {one.feature.without.replace('`', '')}",
-            f"Linux {one.feature.since} or newer has it",
+            f"it came with Linux {one.feature.since}",
         )
         for one in findings
         if one.feature.is_for_speed and one.is_available is False

@@ -32,7 +32,7 @@ from .diagnosis import EXIT_STATUS, FORCED, NO_LOOP, OK, Advice, Refusal
 from .surroundings import Surroundings
 
 RING_CALLS = (425, 426, 427)  # io_uring_setup, _enter, _register: the same on every architecture
-KILLED = "a seccomp filter ends each process that calls io_uring_setup (SIGSYS)"
+KILLED = "a seccomp filter ends each process that uses io_uring"
 
 
 def _is_killed() -> bool:
@@ -108,13 +108,15 @@ def _kind(fdmon: str | None, refusal: Refusal | None, place: Surroundings) -> st
     return OK if fdmon == "io_uring" else "other"
 
 
-def _warnings(fdmon: str | None, place: Surroundings, findings: list[features.Finding]) -> list[Advice]:
-    """What makes loops slower than they could be."""
+def _warnings(facts: dict[str, Any], place: Surroundings, findings: list[features.Finding]) -> list[Advice]:
+    """What makes loops slower than they could be, or will stop them; not what `changes` says already."""
     found = []
-    if fdmon == "io_uring":
+    if facts["fdmon"] == "io_uring":
         found += diagnosis.feature_warnings(findings)
         found += diagnosis.memlock_warnings(place)
-    return found + diagnosis.nofile_warnings(place)
+    if facts["kind"] != "nofile":
+        found += diagnosis.nofile_warnings(place)
+    return found
 
 
 def _liburing() -> dict[str, Any] | None:
@@ -131,7 +133,7 @@ def report(findings: list[features.Finding], is_killed: bool = False) -> dict[st
         "python": platform.python_version(),
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         **facts,
-        "warnings": [dataclasses.asdict(one) for one in _warnings(facts["fdmon"], place, findings)],
+        "warnings": [dataclasses.asdict(one) for one in _warnings(facts, place, findings)],
         "place": dataclasses.asdict(place),
         "liburing": _liburing(),
         "memlock_bytes": place.memlock_bytes,
@@ -193,7 +195,7 @@ def _describe(facts: dict[str, Any], findings: list[features.Finding]) -> str:
         ("kind", f"{facts['kind']} (exit status {facts['exit_status']})"),
         *_io_uring_anyway(facts),
         *(("change", text) for text in facts["changes"]),
-        *(("slower", f"{one['text']}: {one['change']}") for one in facts["warnings"]),
+        *(("warning", f"{one['text']}: {one['change']}") for one in facts["warnings"]),
         ("uringloop", facts["uringloop"]),
         ("Python", facts["python"]),
         ("kernel", facts["kernel"]),

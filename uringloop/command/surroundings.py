@@ -12,9 +12,7 @@ import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..liburing.refusal import disabled_by_sysctl, has_capability, read_text, status_field
-
-CAP_IPC_LOCK = 14
+from ..liburing.refusal import CAP_IPC_LOCK, disabled_by_sysctl, has_capability, read_text, status_field
 
 GVISOR_VERSION = "#1 SMP Sun Jan 10 15:06:54 PST 2016"  # what gVisor's uname(2) answers, whatever its release
 

@@ -5,6 +5,7 @@ import os
 
 RING_KIB = 8  # locked memory of a loop's ring: a page of SQEs, and one of the rest
 
+CAP_IPC_LOCK = 14
 CAP_SYS_ADMIN = 21
 ALL_IDS = ("0", "0", "4294967295")  # the uid_map of a process that is in no user namespace
 
@@ -43,11 +44,12 @@ def explain(error: int, n_rings: int | None = None) -> str:
         import resource  # here, because few processes need it, and this error leaves descriptors to load it
 
         limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-        allowed = "unlimited" if limit == resource.RLIM_INFINITY else f"{limit // 1024} KiB"
+        if limit == resource.RLIM_INFINITY or has_capability(CAP_IPC_LOCK):
+            return "the system or this cgroup has no memory left for a ring; locked memory is not limited here"
         here = "" if n_rings is None else f", and this process has {n_rings} of them"
         return (
-            f"this user's locked memory is used up: RLIMIT_MEMLOCK is {allowed} for all processes of the user, "
-            f"each loop takes {RING_KIB} KiB or more{here} (those closed a moment ago count, too); "
+            f"this user's locked memory is used up: RLIMIT_MEMLOCK is {limit // 1024} KiB for all processes of the "
+            f"user, each loop takes {RING_KIB} KiB or more{here} (those closed a moment ago count, too); "
             "raise the limit (ulimit -l, LimitMEMLOCK= of systemd, --ulimit memlock= of containers), or close loops"
         )
     if error == errno.EINVAL:

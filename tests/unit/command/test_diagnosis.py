@@ -111,6 +111,12 @@ def test_a_seccomp_filter_is_changed_where_it_comes_from(where, expected):
     assert expected in text
 
 
+def test_the_unit_of_a_container_comes_first():
+    first, second = diagnosis.changes("seccomp", place(container="docker", unit="web.service"))
+    assert first.startswith("systemctl edit web.service")
+    assert second.startswith("docker run")
+
+
 def test_who_is_killed_learns_how_to_fall_back():
     *_, text = diagnosis.changes("seccomp", place(unit="web.service"), is_killed=True)
     assert "SystemCallErrorNumber=EPERM" in text
@@ -173,7 +179,7 @@ def test_linux_5_19_is_slower_by_what_later_ones_have():
         "no short sends report their count",
         "no incremental buffer rings (IOU_PBUF_RING_INC)",
     ]
-    assert found[1].change == "Linux 6.1 or newer has it"
+    assert found[1].change == "it came with Linux 6.1"
 
 
 def test_what_could_not_be_probed_is_no_warning():

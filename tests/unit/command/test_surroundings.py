@@ -60,7 +60,7 @@ def test_an_empty_place_has_nothing(lay_out):
     [
         ({"/.dockerenv": ""}, {}, "docker"),
         ({"/run/.containerenv": ""}, {}, "podman"),
-        ({"/.dockerenv": ""}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "kubernetes"),
+        ({"/.dockerenv": ""}, {"KUBERNETES_SERVICE_HOST": "kubernetes"}, "kubernetes"),
         ({"/run/systemd/container": "systemd-nspawn\n"}, {}, "systemd-nspawn"),
         ({"/proc/1/environ": "PATH=/bin\0container=lxc\0HOME=/"}, {}, "lxc"),
         ({}, {"container": "oci"}, "oci"),
@@ -155,7 +155,7 @@ def test_the_kernels_configuration_is_read_where_it_is(lay_out):
 
 
 def test_locked_memory_is_unlimited_with_the_capability(lay_out):
-    assert read(lay_out(status(capabilities=1 << surroundings.CAP_IPC_LOCK))).ignores_memlock
+    assert read(lay_out(status(capabilities=1 << refusal.CAP_IPC_LOCK))).ignores_memlock
     assert not read(
-        lay_out(status(capabilities=1 << surroundings.CAP_IPC_LOCK, uid_map="0 1000 1\n"))
+        lay_out(status(capabilities=1 << refusal.CAP_IPC_LOCK, uid_map="0 1000 1\n"))
     ).ignores_memlock

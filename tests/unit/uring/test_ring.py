@@ -1,5 +1,6 @@
 """One io_uring instance: flags, a disabled ring, a full SQ, waiting, spare rings, close."""
 
+import errno
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from support.helpers import run_script, wait_until
 
 import uringloop
 from unit.conftest import forget_spare_rings, open_fds
+from uringloop.liburing import refusal
 from uringloop.uring.ring import Ring, explain, give_back, take_ring
 
 SQ_ENTRIES = 64
@@ -306,10 +308,18 @@ def test_loop_that_never_ran_passes_its_ring_to_the_next(ring_driver):
     loop.close()
 
 
-@pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "EMFILE", "ENFILE", "ENOMEM", "EINVAL", "EIO"])
+@pytest.mark.parametrize(
+    "error", ["EPERM", "EACCES", "ENOSYS", "EMFILE", "ENFILE", "ENOMEM", "EINVAL", "EIO"]
+)
 def test_every_refusal_is_explained(ring_driver, error):
-    import errno
-
     text = explain(getattr(errno, error))
     assert text
     assert not text.endswith(".")
+
+
+def test_the_cause_of_no_memory_is_not_a_limit_that_does_not_count(ring_driver, monkeypatch):
+    monkeypatch.setattr(refusal, "has_capability", lambda number: True)
+    assert "locked memory is not limited here" in explain(errno.ENOMEM)
+    monkeypatch.setattr(refusal, "has_capability", lambda number: False)
+    monkeypatch.setattr(refusal.resource, "getrlimit", lambda which: (64 << 10, 64 << 10))
+    assert "RLIMIT_MEMLOCK is 64 KiB" in explain(errno.ENOMEM)
