@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import threading
 import time
 
@@ -321,5 +322,5 @@ def test_the_cause_of_no_memory_is_not_a_limit_that_does_not_count(ring_driver, 
     monkeypatch.setattr(refusal, "has_capability", lambda number: True)
     assert "locked memory is not limited here" in explain(errno.ENOMEM)
     monkeypatch.setattr(refusal, "has_capability", lambda number: False)
-    monkeypatch.setattr(refusal.resource, "getrlimit", lambda which: (64 << 10, 64 << 10))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64 << 10, 64 << 10))
     assert "RLIMIT_MEMLOCK is 64 KiB" in explain(errno.ENOMEM)
