@@ -18,6 +18,7 @@ import ctypes
 import dataclasses
 import errno
 import json
+import logging
 import os
 import platform
 import resource
@@ -216,6 +217,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
+    logging.getLogger("uringloop").disabled = True  # of the loops made here; the report says it all
     is_killed = _is_killed()
     findings = features.unprobed(KILLED) if is_killed else features.try_all()
     facts = report(findings, is_killed)

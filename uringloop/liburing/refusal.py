@@ -45,7 +45,9 @@ def explain(error: int, n_rings: int | None = None) -> str:
 
         limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
         if limit == resource.RLIM_INFINITY or has_capability(CAP_IPC_LOCK):
-            return "the system or this cgroup has no memory left for a ring; locked memory is not limited here"
+            return (
+                "the system or this cgroup has no memory left for a ring; locked memory is not limited here"
+            )
         here = "" if n_rings is None else f", and this process has {n_rings} of them"
         return (
             f"this user's locked memory is used up: RLIMIT_MEMLOCK is {limit // 1024} KiB for all processes of the "
