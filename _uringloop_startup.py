@@ -22,13 +22,14 @@ from __future__ import annotations
 import os
 import sys
 from importlib.machinery import ModuleSpec
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # for type checkers it is true; `typing` costs an interpreter more than all the rest
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
     from importlib.abc import Loader
     from types import ModuleType
+    from typing import Any
 
 ENVIRONMENT = "URINGLOOP_AS"
 

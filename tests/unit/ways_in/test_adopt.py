@@ -221,6 +221,15 @@ def test_without_the_variable_nothing_is_imported(python, variables):
     assert python.script(source, **variables).split() == ["[]", "[]"]
 
 
+def test_with_the_variable_hardly_anything_is_imported(python):
+    """Each process of that environment pays for it."""
+    source = "import sys; print(*sys.modules)"
+    before = set(python.script(source).split())
+    after = set(python.script(source, URINGLOOP_AS="asyncio,uvloop").split())
+    assert "_uringloop_startup" in after
+    assert after - before <= {"_uringloop_startup", "importlib", "importlib.machinery", "warnings"}
+
+
 def test_an_unknown_value_is_one_line_and_the_process_goes_on(python):
     source = "import asyncio\n" + KIND + "print(asyncio.run(kind()))"
     done = python.run("-c", source, URINGLOOP_AS="trio,asyncio")
