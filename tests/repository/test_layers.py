@@ -26,6 +26,7 @@ LAYERS = {
     "glib": 7,
     "policy": 8,
     "adopt": 8,
+    "gunicorn": 8,
     "_frozen": 8,  # names all of them, and runs nothing
     "__init__": 9,
     "command": 10,

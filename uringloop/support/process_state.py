@@ -234,6 +234,13 @@ STATE = (
         Guard.GIL,
     ),
     State(
+        "gunicorn.py",
+        ("globals()",),
+        "worker classes that were made on first access",
+        "gunicorn, before it forks",
+        Guard.GIL,
+    ),
+    State(
         "liburing/__init__.py",
         ("globals()",),
         "`ffi`, `lib`, the enums and `probe`, loaded on first access",
