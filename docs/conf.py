@@ -8,6 +8,8 @@ import re
 import sys
 from pathlib import Path
 
+from sphinx.pycode import ModuleAnalyzer
+
 import uringloop
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -110,5 +112,14 @@ def process_docstring(
     lines[:] = fields(lines)
 
 
+def forget_overloads(module: str) -> None:
+    """Show one signature for a function, not a screenful of those that type checkers need."""
+    analyzer = ModuleAnalyzer.for_module(module)
+    analyzer.analyze()
+    analyzer.overloads.clear()
+
+
 def setup(app: object) -> None:
+    for module in ("uringloop.files.opening", "uringloop.files.temporary"):
+        forget_overloads(module)
     app.connect("autodoc-process-docstring", process_docstring)  # type: ignore[attr-defined]

@@ -2,21 +2,19 @@
 
     python examples/dask_workers.py [--workers N] FILE ...
 
-Worker processes import this file again, so that the policy below counts in them, too. Needs `distributed`.
+Worker processes import this file again, so that make_default() below counts in them, too. Needs `distributed`.
 """
 
 import argparse
 import asyncio
 import collections
 import pathlib
-import warnings
 
 from distributed import Client, LocalCluster
 
-import uringloop
+import uringloop.adopt
 
-with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # policies end with Python 3.16
-    uringloop.install()
+uringloop.adopt.make_default()
 
 
 def count_words(path: str) -> collections.Counter[str]:

@@ -240,7 +240,7 @@ for cell in notebook.cells:
 def test_the_notebook_runs_on_the_loop_of_its_kernel(environment, tmp_path):
     config = tmp_path / "profile_default" / "ipython_kernel_config.py"
     config.parent.mkdir()
-    config.write_text("import uringloop\nuringloop.install()\n")
+    config.write_text("import uringloop.adopt\nuringloop.adopt.make_default()\n")
     environment["IPYTHONDIR"] = str(tmp_path)
     outputs = run(environment, "-c", NOTEBOOK, EXAMPLES / "notebook.ipynb").splitlines()
     assert outputs[0] == repr(environment["URINGLOOP_FDMON"])
