@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import pytest
+from support.helpers import run_script
 
 from uringloop.exceptions import MonitorUnavailable
 from uringloop.fdmon.select import make_monitor
@@ -58,3 +59,26 @@ def test_a_missing_feature_is_described_with_its_consequence():
     text = features.describe(features.Finding(features.FEATURES[1], False, "EINVAL"))
     assert text.startswith("no")
     assert "EINVAL; no io_uring: the loop falls back" in text
+
+
+@pytest.mark.skipif(not io_uring_works(), reason="no io_uring")
+def test_a_probe_without_a_descriptor_finds_nothing_out():
+    """Each probe needs more than its ring; what fails for want of a descriptor is not a missing feature."""
+    script = """
+    import os, resource
+    from uringloop.liburing import features, lib
+    features.try_all()  # everything is imported
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    fds = []
+    try:
+        while True:
+            fds.append(os.dup(0))
+    except OSError:
+        os.close(fds.pop())  # room for the ring, and for nothing else
+    found = {one.feature.name: one for one in features.try_all()}
+    assert found["io_uring"].is_available
+    for name in ("multishot poll", "multishot receive", "short sends report their count"):
+        assert found[name].is_available is None, found[name]
+        assert found[name].reason == "EMFILE"
+    """
+    run_script(script)
