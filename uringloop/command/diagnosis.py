@@ -125,7 +125,10 @@ _CHANGES = {
 def _allow_calls(place: Surroundings) -> list[str]:
     found = []
     if place.unit:  # its filter is the innermost
-        found.append(f"systemctl edit {place.unit}: [Service], SystemCallFilter=@aio")
+        found.append(
+            f"systemctl edit {place.unit}: SystemCallFilter=@aio below [Service], if it has a SystemCallFilter= "
+            f"already (systemctl show -p SystemCallFilter {place.unit})"
+        )
     profile = (
         f"a seccomp profile that also allows {CALLS} (docs/containers.md makes it from your default one)"
     )
