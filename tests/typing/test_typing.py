@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 from repository.documents import DOCUMENTS, runnable_samples
+from repository.test_tutorial import blocks
 
 USES_A_LOOP = "uringloop.get_running_loop()"
 # What is checked inside of functions without annotations; and two idioms that mypy finds strange. Several samples of a
@@ -52,6 +53,9 @@ def test_strict_mypy_accepts_the_samples_of_a_document(path, tmp_path):
         script = "import asyncio\n\nasync def main() -> None: ...\n\n" + script
     sample = tmp_path / "sample.py"
     sample.write_text(script)
+    for name, language, source in blocks(path):  # files that others of the document import
+        if language == "python" and name:
+            (tmp_path / name).write_text(source)
     options = [] if path.name == "README.md" else UNANNOTATED
     run("-m", "mypy", "--config-file=", "--strict", "--follow-imports=silent", *options, str(sample))
 
