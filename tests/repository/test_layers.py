@@ -29,6 +29,7 @@ LAYERS = {
     "gunicorn": 8,
     "_frozen": 8,  # names all of them, and runs nothing
     "__init__": 9,
+    "pytest": 9,
     "command": 10,
     "__main__": 11,
 }

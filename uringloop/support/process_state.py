@@ -234,6 +234,13 @@ STATE = (
         Guard.GIL,
     ),
     State(
+        "pytest.py",
+        ("os",),
+        "`URINGLOOP_FDMON` in the environment, from --uringloop-fdmon",
+        "pytest, before it imports the tests",
+        Guard.GIL,
+    ),
+    State(
         "gunicorn.py",
         ("globals()",),
         "worker classes that were made on first access",
