@@ -111,7 +111,8 @@ class Runner:
             say(f"{row.name} on {monitor}: {outcomes[monitor]}, {time.monotonic() - started:.1f} s")
             if wrong:
                 self.failed.append(f"{row.name} on {monitor}")
-                say("    " + wrong.strip().replace("\n", "\n    "))
+                (BUILD / "logs" / f"{row.name}.{monitor}.log").write_text(wrong)
+                say("    " + wrong.strip()[:3000].replace("\n", "\n    "))
         return {
             "versions": environment.versions(),
             "python": environment.python_version(),

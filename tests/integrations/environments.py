@@ -45,8 +45,9 @@ def digest_of_tree() -> str:
     """Of everything that a wheel is made of."""
     digest = hashlib.sha256()
     kinds = {".py", ".pyi", ".pyx", ".pxd", ".h", ".c", ".pth", ".toml"}
-    paths = [path for path in (ROOT / "uringloop").rglob("*") if path.suffix in kinds]
-    for path in sorted([*paths, ROOT / "setup.py", ROOT / "pyproject.toml"]):
+    folders = [ROOT / "uringloop", ROOT / "building", ROOT / "third_party"]
+    paths = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
+    for path in sorted(path for path in paths if path.suffix in kinds):
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

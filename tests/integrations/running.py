@@ -162,7 +162,7 @@ class Run:
         self.folder.cleanup()
 
     def outputs(self) -> str:
-        texts = [path.read_text(errors="replace").strip()[-2500:] for path in (self.stdout, self.stderr)]
+        texts = [path.read_text(errors="replace").strip()[-12000:] for path in (self.stdout, self.stderr)]
         return "\n".join(text for text in texts if text)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from .running import free_port
 
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 30
 
 
@@ -58,8 +58,8 @@ class Services:
                 found |= settings
         return found
 
-    def start(self, name: str, command: list[str], port: int, **options: object) -> None:
-        """Start it and wait until it accepts connections."""
+    def start(self, name: str, command: list[str], port: int, *, ready: str = "", **options: object) -> None:
+        """Start it, and wait until it accepts connections and its output has the text `ready`."""
         folder = self.folder_of(name)
         with (folder / "output").open("ab") as output:
             process = subprocess.Popen(
@@ -67,7 +67,7 @@ class Services:
             )
         self.processes.append(process)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not accepts(port):
+        while not (accepts(port) and ready in (folder / "output").read_text(errors="replace")):
             if process.poll() is not None or time.monotonic() > deadline:
                 text = (folder / "output").read_text(errors="replace")
                 raise ServiceMissing(f"{name} does not start: {text[-800:]}")
@@ -207,7 +207,9 @@ def rabbitmq(services: Services) -> dict[str, str]:
     }
     services.start("rabbitmq", [program("epmd", "erlang-base"), "-address", "127.0.0.1"], epmd, env=settings)
     scripts = sorted(pathlib.Path("/usr/lib/rabbitmq/lib").glob("*/sbin/rabbitmq-server"))
-    services.start("rabbitmq", [str(scripts[-1]) if scripts else server], port, env=settings)
+    services.start(
+        "rabbitmq", [str(scripts[-1]) if scripts else server], port, ready="completed with", env=settings
+    )
     return {"AMQP_URL": f"amqp://guest:guest@127.0.0.1:{port}/"}
 
 

@@ -1,8 +1,8 @@
 """The ASGI application, with the loop installed by its module, for servers that make their loop after importing it."""
 
 # isort: off
-import uringloop
+import uringloop.adopt
 
-uringloop.install()
+uringloop.adopt.make_default()
 
 from serve_asgi import app as app  # noqa: E402

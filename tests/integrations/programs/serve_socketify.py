@@ -5,9 +5,9 @@ import sys
 from inside import check_loop
 from socketify import App, AppListenOptions
 
-import uringloop
+import uringloop.adopt
 
-uringloop.install()
+uringloop.adopt.make_default()
 app = App()
 
 

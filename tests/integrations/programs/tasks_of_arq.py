@@ -5,12 +5,16 @@ import os
 
 from arq import create_pool
 from arq.connections import RedisSettings
+from arq.jobs import Job
 from arq.worker import Worker
 from inside import check_loop
 
 import uringloop
+import uringloop.adopt
 
-uringloop.install()
+uringloop.adopt.make_default()
+
+QUEUE = f"queue of {os.environ['URINGLOOP_FDMON']} in one process"
 
 
 async def double(context, number):
@@ -20,18 +24,17 @@ async def double(context, number):
 
 
 async def enqueue():
-    pool = await create_pool(RedisSettings.from_dsn(os.environ["REDIS_URL"]))
+    pool = await create_pool(RedisSettings.from_dsn(os.environ["REDIS_URL"]), default_queue_name=QUEUE)
     for number in range(20):
-        await pool.enqueue_job("double", number, _job_id=f"job {number}")
+        await pool.enqueue_job("double", number, _job_id=f"{QUEUE} {number}")
     await pool.aclose()
 
 
 async def results():
-    pool = await create_pool(RedisSettings.from_dsn(os.environ["REDIS_URL"]))
-    from arq.jobs import Job
-
-    found = [await Job(f"job {number}", pool).result(timeout=10) for number in range(20)]
-    await pool.flushall()
+    pool = await create_pool(RedisSettings.from_dsn(os.environ["REDIS_URL"]), default_queue_name=QUEUE)
+    found = [
+        await Job(f"{QUEUE} {number}", pool, _queue_name=QUEUE).result(timeout=10) for number in range(20)
+    ]
     await pool.aclose()
     return found
 
@@ -40,6 +43,6 @@ if __name__ == "__main__":
     uringloop.run(enqueue())
     settings = RedisSettings.from_dsn(os.environ["REDIS_URL"])
     asyncio.set_event_loop(asyncio.new_event_loop())
-    Worker([double], redis_settings=settings, burst=True, handle_signals=False).run()
+    Worker([double], redis_settings=settings, queue_name=QUEUE, burst=True, handle_signals=False).run()
     asyncio.set_event_loop(None)
     assert uringloop.run(results()) == [number * 2 for number in range(20)]

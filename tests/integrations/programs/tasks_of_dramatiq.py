@@ -10,9 +10,9 @@ from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 from inside import check_loop
 
-import uringloop
+import uringloop.adopt
 
-uringloop.install()
+uringloop.adopt.make_default()
 
 broker = RedisBroker(url=os.environ["REDIS_URL"])
 broker.add_middleware(AsyncIO())

@@ -1,8 +1,9 @@
 """dask.distributed: a scheduler, two workers in processes of their own, and a client."""
 
 import uringloop
+import uringloop.adopt
 
-uringloop.install()
+uringloop.adopt.make_default()
 
 from distributed import Client, LocalCluster, get_worker  # noqa: E402
 from inside import blob, check_loop  # noqa: E402
@@ -25,7 +26,7 @@ def where(number):
 
 
 def main():
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
         with Client(cluster) as client:
             assert set(client.run(worker_loop).values()) == {"uringloop.eventloop.loop.Loop"}
             assert client.run_on_scheduler(scheduler_loop) == "uringloop.eventloop.loop.Loop"

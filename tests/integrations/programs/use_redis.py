@@ -8,6 +8,8 @@ from inside import blob, check_loop
 
 import uringloop
 
+PREFIX = f"redis on {os.environ['URINGLOOP_FDMON']}"
+
 
 async def listen(client, ready, count):
     async with client.pubsub() as subscription:
@@ -33,8 +35,9 @@ async def main():
                 pipeline.set(f"key {number}", number).get(f"key {number}")
             answers = await pipeline.execute()
         assert [int(value) for value in answers[1::2]] == list(range(500))
-        assert await asyncio.gather(*(client.incrby(f"n {n}", n) for n in range(50))) == list(range(50))
-        await client.flushall()
+        assert await asyncio.gather(*(client.incrby(f"{PREFIX} {n}", n) for n in range(50))) == list(
+            range(50)
+        )
         ready = asyncio.Event()
         listener = asyncio.create_task(listen(client, ready, 20))
         await ready.wait()
