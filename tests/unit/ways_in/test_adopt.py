@@ -226,8 +226,9 @@ def test_with_the_variable_hardly_anything_is_imported(python):
     source = "import sys; print(*sys.modules)"
     before = set(python.script(source).split())
     after = set(python.script(source, URINGLOOP_AS="asyncio,uvloop").split())
-    assert "_uringloop_startup" in after
-    assert after - before <= {"_uringloop_startup", "importlib", "importlib.machinery", "warnings"}
+    more = {name for name in after - before if name.partition(".")[0] != "importlib"}
+    assert "_uringloop_startup" in more
+    assert more <= {"_uringloop_startup", "__future__", "warnings"}
 
 
 def test_an_unknown_value_is_one_line_and_the_process_goes_on(python):
