@@ -56,7 +56,7 @@ PLAIN = [
     if (name := ".".join(path.with_suffix("").parts[1:])) not in RING
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloop/support/collect.h"]
-HEADERS += ["uringloop/support/assertions.h", "uringloop/support/fastcall.h"]
+HEADERS += ["uringloop/support/assertions.h", "uringloop/support/fastcall.h", "uringloop/support/statx.h"]
 HEADERS += ["uringloop/transports/tls/openssl.h", "uringloop/eventloop/base/stock_clock.h"]
 
 # Modules of the package that link liburing: those above, and the cffi module for raw requests.

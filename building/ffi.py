@@ -34,7 +34,7 @@ SOURCE = """
 #include <stdbool.h>
 #include <stdio.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
+#include "../support/statx.h"
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>

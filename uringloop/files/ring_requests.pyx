@@ -36,12 +36,12 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **, Py_ssize_t)
     char *UL_BYTES "PyBytes_AS_STRING" (PyObject *)
 
-cdef extern from "<sys/stat.h>" nogil:
+cdef extern from "../support/statx.h" nogil:
     struct statx_answer "statx":
         uint16_t stx_mode
         uint64_t stx_size
         uint32_t stx_blksize
-    int statx(int, const char *, int, unsigned, statx_answer *)
+    int ul_statx(int, const char *, int, unsigned, statx_answer *)
 
 cdef enum:
     LENGTH_MOST = 0x7FFFF000           # MAX_RW_COUNT of the kernel, in bytes
@@ -176,7 +176,7 @@ cdef class RingFiles:
 def describe_now(int fd):
     """(mode, size, block size) of an open file, as far as they are known without asking a server: never waits."""
     cdef statx_answer seen
-    if statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &seen) != 0:
+    if ul_statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &seen) != 0:
         status = os.fstat(fd)  # a sandbox may refuse statx(2), with any errno; else this raises the error again
         return status.st_mode, status.st_size, status.st_blksize
     return seen.stx_mode, seen.stx_size, seen.stx_blksize

@@ -23,6 +23,6 @@ cdef extern from "<fcntl.h>" nogil:
         AT_SYMLINK_NOFOLLOW
         AT_STATX_DONT_SYNC  # locally known values, without a request to a server
 
-cdef extern from "<sys/stat.h>" nogil:
+cdef extern from "../support/statx.h" nogil:
     enum:
         STATX_BASIC_STATS   # what stat(2) has
