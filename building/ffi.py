@@ -29,6 +29,7 @@ PACKAGE = os.path.join(os.path.dirname(HERE), "uringloop", "liburing")
 SOURCE = """
 #include "compat.h"
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/futex.h>
 #include <netinet/in.h>
 #include <stdbool.h>
