@@ -48,6 +48,7 @@ class Target(NamedTuple):
     machine: str
     libc: str
     policy: str
+    newest_libc: tuple[int, int]  # a wheel that needs a newer one is an error
 
     @property
     def platform(self) -> str:
@@ -60,9 +61,9 @@ _OLD_GLIBC = f"-include {ROOT}/building/old_glibc.h"
 # musl-gcc knows no headers of Linux; those of the machine come after musl's own.
 _LINUX_HEADERS = "-idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu"
 TARGETS = {
-    "x86_64": Target("gcc", _OLD_GLIBC, "x86_64", "glibc", "manylinux_2_28"),
-    "aarch64": Target("aarch64-linux-gnu-gcc", _OLD_GLIBC, "aarch64", "glibc", "manylinux_2_28"),
-    "x86_64-musl": Target("musl-gcc", _LINUX_HEADERS, "x86_64", "musl", "musllinux_1_2"),
+    "x86_64": Target("gcc", _OLD_GLIBC, "x86_64", "glibc", "manylinux", (2, 28)),
+    "aarch64": Target("aarch64-linux-gnu-gcc", _OLD_GLIBC, "aarch64", "glibc", "manylinux", (2, 28)),
+    "x86_64-musl": Target("musl-gcc", _LINUX_HEADERS, "x86_64", "musl", "musllinux", (1, 2)),
 }
 
 
@@ -155,11 +156,22 @@ def build(python: str, version: str, target: Target, source: Path, output: Path)
     audit = [python, "-m", "auditwheel"]
     # "auto", because auditwheel takes the names of its own machine's platforms only
     command = [*audit, "repair", "--plat", "auto", "-w", str(folder / "repaired"), str(made)]
+    if target.libc == "musl":  # the linker's own folders have glibc's libc.so, which is a text
+        command += ["--ldpaths", "/usr/lib/x86_64-linux-musl"]
     run(command, folder / "repair.log", SOURCE_DATE_EPOCH=commit_time(), PATH=path)
     wheel = next((folder / "repaired").glob("*.whl"))
-    if target.policy not in wheel.name:
-        sys.exit(f"{wheel.name}: it should run from {target.policy} on; see {folder / 'repair.log'}")
-    shown = run([*audit, "show", str(wheel)], folder / "show.log", PATH=path)
+    found = re.search(rf"{target.policy}_(\d+)_(\d+)_", wheel.name)
+    if found is None or tuple(map(int, found.groups())) > target.newest_libc:
+        newest = ".".join(map(str, target.newest_libc))
+        sys.exit(f"{wheel.name}: it should run from {target.libc} {newest} on; see {folder / 'repair.log'}")
+    for older in output.glob(f"{'-'.join(wheel.name.split('-')[:4])}-{target.policy}*_{target.machine}.whl"):
+        older.unlink()
+    show = (
+        [*audit, "show", str(wheel)]
+        if target.libc == "glibc"
+        else ["tail", "-n", "2", str(folder / "repair.log")]
+    )
+    shown = run(show, folder / "show.log", PATH=path)
     return Path(shutil.copy(wheel, output)), re.sub(r"\s+", " ", shown).strip()
 
 
