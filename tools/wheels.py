@@ -157,7 +157,12 @@ def build(python: str, version: str, target: Target, source: Path, output: Path)
     # "auto", because auditwheel takes the names of its own machine's platforms only
     command = [*audit, "repair", "--plat", "auto", "-w", str(folder / "repaired"), str(made)]
     if target.libc == "musl":  # the linker's own folders have glibc's libc.so, which is a text
-        command += ["--ldpaths", "/usr/lib/x86_64-linux-musl"]
+        command += [
+            "--ldpaths",
+            "/usr/lib/x86_64-linux-musl",
+            "--exclude",
+            "libc.so",
+        ]  # the program's libc, not a copy
     run(command, folder / "repair.log", SOURCE_DATE_EPOCH=commit_time(), PATH=path)
     wheel = next((folder / "repaired").glob("*.whl"))
     found = re.search(rf"{target.policy}_(\d+)_(\d+)_", wheel.name)

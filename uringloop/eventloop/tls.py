@@ -6,11 +6,15 @@ import asyncio
 import contextvars
 import functools
 import socket
-import ssl
 from asyncio import constants
 from typing import Any
 
 from .base.part import LoopPart
+
+try:
+    import ssl
+except ImportError:  # a Python that was built without OpenSSL; asyncio works there, too
+    ssl = None  # type: ignore[assignment]
 
 
 def load_tls() -> tuple[Any, Any]:
@@ -19,8 +23,10 @@ def load_tls() -> tuple[Any, Any]:
     What makes connections and servers with TLS calls this first, so that it fails at once, and alone, in a process that
     cannot load them: for lack of descriptors, for example.
 
-    Raises: ImportError, OSError.
+    Raises: ImportError, OSError; RuntimeError in a Python without ssl, as asyncio does.
     """
+    if ssl is None:
+        raise RuntimeError("stdlib ssl module not available")
     from ..transports.tls.classes import _SSLProtocolTransport
     from ..transports.tls.protocol import TlsProtocol
 
@@ -75,6 +81,8 @@ class TlsMixin(LoopPart):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> Any:
+        if ssl is None:
+            raise RuntimeError("Python ssl module is not available")
         if not isinstance(sslcontext, ssl.SSLContext):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):

@@ -1,5 +1,9 @@
 """What most programs do not need is loaded on first use; a process without free descriptors cannot load it then."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from support.helpers import STOCK, run_script
 
@@ -135,3 +139,56 @@ async def use(connection):
 main(use, "uringloop.liburing._ffi")
 """
     run_script(PRELUDE + use, monitor)
+
+
+WITHOUT_SSL = """
+import sys
+
+sys.modules["_ssl"] = None  # importing it raises ModuleNotFoundError
+import asyncio
+import uringloop
+
+async def echo(reader, writer):
+    writer.write(await reader.read(100))
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"plain")
+    assert await reader.read(100) == b"plain"
+    loop = asyncio.get_running_loop()
+    calls = [
+        loop.create_connection(asyncio.Protocol, *address, ssl=True),
+        loop.start_tls(writer.transport, asyncio.Protocol(), None),
+    ]
+    for call in calls:
+        try:
+            await call
+        except RuntimeError as error:
+            assert "ssl module" in str(error) and "not available" in str(error), error
+        else:
+            raise AssertionError("TLS without ssl")
+    writer.close()
+    server.close()
+
+factory = (lambda: uringloop.new_event_loop(MONITOR)) if MONITOR else None
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(main())
+"""
+
+
+def test_a_python_without_ssl_has_everything_but_tls(monitor):
+    source = WITHOUT_SSL.replace("MONITOR", repr(None if monitor == STOCK else monitor))
+    # not by run_script(), whose helpers import ssl
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", source],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "" or monitor == STOCK  # which leaves the socket of the refused connection open
