@@ -8,7 +8,6 @@ no more than is possible without waiting. Opening a FIFO waits in a separate thr
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import select
 import stat
@@ -228,6 +227,8 @@ class ThreadBackend(Backend):
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2); os.posix_fallocate has no mode, and writes zeros where the file system cannot do it."""
+    import ctypes  # some Pythons have none, and little else needs it
+
     libc = ctypes.CDLL(None, use_errno=True)
     libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     if libc.fallocate(fd, mode, offset, length) != 0:
