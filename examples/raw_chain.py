@@ -64,4 +64,7 @@ async def main(paths: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("files", nargs="*", metavar="FILE", default=[__file__], help="default: this program")
-    uringloop.run(main(parser.parse_args().files))
+    try:
+        uringloop.run(main(parser.parse_args().files))
+    except uringloop.SqeNotSupported as error:
+        raise SystemExit(f"raw_chain: {error}") from None

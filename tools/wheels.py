@@ -28,6 +28,7 @@ import sys
 import tarfile
 import time
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,6 +172,12 @@ def build(python: str, version: str, target: Target, source: Path, output: Path)
         sys.exit(f"{wheel.name}: it should run from {target.libc} {newest} on; see {folder / 'repair.log'}")
     for older in output.glob(f"{'-'.join(wheel.name.split('-')[:4])}-{target.policy}*_{target.machine}.whl"):
         older.unlink()
+    with zipfile.ZipFile(wheel) as contents:
+        has = set(contents.namelist())
+    sources = [*tree.glob("*.pth"), tree / "_uringloop_startup.py", *(tree / "uringloop").rglob("*.py")]
+    lost = sorted({str(path.relative_to(tree)).removeprefix("./") for path in sources} - has)
+    if lost:
+        sys.exit(f"{wheel.name} lacks {', '.join(lost)}")
     show = (
         [*audit, "show", str(wheel)]
         if target.libc == "glibc"

@@ -88,10 +88,10 @@ def __getattr__(name: str) -> _Any:
 
         globals()["open"] = open
         return open
-    if name == "files":
+    if name in ("adopt", "files"):
         import importlib
 
-        return importlib.import_module(".files", __name__)
+        return importlib.import_module(f".{name}", __name__)
     if name in ("EventLoopPolicy", "install") and _sys.version_info < (3, 16):
         from . import policy
 
@@ -106,4 +106,6 @@ def __getattr__(name: str) -> _Any:
 def __dir__() -> list[str]:
     """Without the other folders, which imports make attributes of the package."""
     loaded = {name for name in globals() if name.startswith("_") or name in ("glib", "liburing")}
-    return sorted({*loaded, *__all__, *_OF_CONTEXTS, *_OF_RAW_REQUESTS, "exceptions", "files", "open"})
+    return sorted(
+        {*loaded, *__all__, *_OF_CONTEXTS, *_OF_RAW_REQUESTS, "adopt", "exceptions", "files", "open"}
+    )

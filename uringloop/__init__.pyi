@@ -1,6 +1,7 @@
 import asyncio
 import sys
 
+from . import adopt as adopt
 from . import files as files
 from ._version import __version__ as __version__
 from .aio.bottom_halves import BottomHalf as BottomHalf

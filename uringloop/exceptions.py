@@ -55,4 +55,4 @@ class SqeNotSupported(UringLoopError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"add_sqe() needs io_uring, and this loop runs on {self.monitor}: {self.reason}"
+        return f"raw requests need io_uring, and this loop runs on {self.monitor}: {self.reason}"

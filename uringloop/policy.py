@@ -38,7 +38,8 @@ def get_running_loop() -> Loop:
         raise RuntimeError("no running event loop")
     raise TypeError(
         f"the running event loop is {loop!r}, which is not of uringloop: start the program with uringloop.run(main()), "
-        "or give loop_factory=uringloop.new_event_loop to what starts it"
+        "give loop_factory=uringloop.new_event_loop to what starts it, or see docs/running.md; a program that chooses "
+        "its loop itself, as uvicorn does, is not changed by URINGLOOP_AS=asyncio, but by URINGLOOP_AS=uvloop"
     )
 
 

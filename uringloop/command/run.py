@@ -78,6 +78,10 @@ def _command(app: str, words: list[str], *, is_module: bool) -> list[str]:
         raise ValueError(
             f"there is no file {app!r}, and no command of that name beside this Python or on the PATH"
         )
+    if os.path.realpath(found) == os.path.realpath(sys.executable):
+        raise ValueError(
+            f"leave {app} out, as in `python -m uringloop run server.py`; its options stand before -m"
+        )
     if not _is_python(found):
         raise ValueError(
             f"{found} is not a Python program; if it starts Python, set {ENVIRONMENT} in its environment instead"
