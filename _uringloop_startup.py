@@ -19,6 +19,7 @@ makes a loop does not pay for one.  uringloop.adopt has the public functions.
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 from importlib.machinery import ModuleSpec
@@ -144,6 +145,9 @@ class _Finder:
     waits_for_asyncio = False
     provides_uvloop = False
 
+    def __init__(self) -> None:
+        self._searching: set[int] = set()  # threads inside of _find_asyncio()
+
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -151,7 +155,14 @@ class _Finder:
             loader: Loader = _UvloopLoader()  # type: ignore[assignment]
             return ModuleSpec(name, loader, origin="uringloop", is_package=name == "uvloop")
         if name == "asyncio" and self.waits_for_asyncio:
-            return self._find_asyncio(path, target)
+            thread = _thread.get_ident()
+            if thread in self._searching:
+                return None  # another finder asks all the others, too
+            self._searching.add(thread)
+            try:
+                return self._find_asyncio(path, target)
+            finally:
+                self._searching.discard(thread)
         return None
 
     def _find_asyncio(self, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -193,9 +204,12 @@ def start() -> None:
                 raise ValueError(f"it must be {' or '.join(_WAYS)}, or both with a comma")
             _WAYS[name]()
         except Exception as error:
-            _report(f"{ENVIRONMENT}={name} is ignored: {error}")
+            _report(f"{ENVIRONMENT}={ascii(name)[1:-1]} is ignored: {error}")
 
 
 def _report(text: str) -> None:
-    if sys.stderr is not None:
-        print(f"uringloop: {text}", file=sys.stderr)
+    try:
+        if sys.stderr is not None:
+            print(f"uringloop: {text}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass  # a full disk, a closed pipe: a program that does not write there must not end for it

@@ -93,7 +93,7 @@ def extensions() -> list[Extension]:
             extra_compile_args=list(compile_args),
             extra_link_args=list(link_args),
         )
-        if name in RING:
+        if name in RING and COMPILES:
             flags = liburing.flags()
             one.extra_compile_args += flags.extra_compile_args
             one.extra_link_args += flags.extra_link_args
@@ -130,7 +130,7 @@ class BuildExt(build_ext):
 
     def initialize_options(self) -> None:
         super().initialize_options()
-        self.parallel = int(os.environ.get("URINGLOOP_BUILD_JOBS", os.cpu_count() or 1))
+        self.parallel = int(os.environ.get("URINGLOOP_BUILD_JOBS") or os.cpu_count() or 1)
 
     def build_extensions(self) -> None:
         if not (WITHOUT_LIBURING or liburing.is_system()):

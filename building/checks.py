@@ -17,17 +17,17 @@ def compiler_command() -> list[str]:
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
+def _complaint(source: str, *options: str) -> str | None:
+    """The first line that the compiler writes of a source that it refuses; None if it takes it."""
+    command = [*compiler_command(), *shlex.split(os.environ.get("CFLAGS", "")), *options]
+    done = subprocess.run(
+        [*command, "-E", "-x", "c", "-"], input=source, capture_output=True, text=True, check=False
+    )
+    return done.stderr.strip().partition("\n")[0] if done.returncode else None
+
+
 def _compiles(source: str, *options: str) -> bool:
-    command = [
-        *compiler_command(),
-        *shlex.split(os.environ.get("CFLAGS", "")),
-        *options,
-        "-E",
-        "-x",
-        "c",
-        "-",
-    ]
-    return subprocess.run(command, input=source, capture_output=True, text=True, check=False).returncode == 0
+    return _complaint(source, *options) is None
 
 
 def check() -> None:
@@ -42,6 +42,11 @@ def check() -> None:
         sys.exit(
             f"uringloop is compiled, and the C compiler {program} is not here: on Debian and Ubuntu `apt-get install "
             "gcc libc6-dev`, on Fedora `dnf install gcc`, on Alpine `apk add gcc musl-dev`; or install a wheel."
+        )
+    complaint = _complaint("")
+    if complaint is not None:
+        sys.exit(
+            f"uringloop is compiled, and {program} does not work with these CC and CFLAGS: {complaint or 'it fails'}"
         )
     if not _compiles("#include <stdio.h>\n"):
         sys.exit(

@@ -96,8 +96,7 @@ def __getattr__(name: str) -> _Any:
         from . import policy
 
         value = policy.make_policy_class() if name == "EventLoopPolicy" else policy.install
-        globals()[name] = value
-        return value
+        return globals().setdefault(name, value)  # two threads get one class
     if name in ("EventLoopPolicy", "install"):
         raise AttributeError(f"uringloop.{name}: Python 3.16 has no event-loop policies; use uringloop.run()")
     raise AttributeError(f"module 'uringloop' has no attribute {name!r}")

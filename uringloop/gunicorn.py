@@ -3,6 +3,7 @@
 gunicorn -k uringloop.gunicorn.UvicornWorker app:app
 """
 
+import asyncio as _asyncio
 import importlib as _importlib
 from typing import Any as _Any
 
@@ -31,6 +32,9 @@ class _OnUringloop:
 
     def init_process(self) -> None:
         _make_default()
+        # One that cannot be made ends the master with gunicorn's status of a worker that failed to boot.  Later it
+        # would be a worker that died, which the master replaces without end.
+        _asyncio.new_event_loop().close()
         if "asgi_loop" in self.cfg.settings:
             self.cfg.set("asgi_loop", "asyncio")  # otherwise an installed uvloop
         super().init_process()  # type: ignore[misc]
@@ -59,8 +63,7 @@ def _make(name: str) -> type:
 def __getattr__(name: str) -> _Any:
     if name not in _BASES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = made = _make(name)
-    return made
+    return globals().setdefault(name, _make(name))  # two threads get one class
 
 
 def __dir__() -> list[str]:

@@ -41,6 +41,12 @@ def test_without_a_compiler():
     assert "apt-get install gcc" in text
 
 
+def test_with_flags_that_the_compiler_refuses():
+    text = refused("setup.py", "build_ext", CC="gcc", CFLAGS="-bogus")
+    assert "gcc does not work with these CC and CFLAGS" in text
+    assert "-bogus" in text
+
+
 def test_without_headers_of_the_c_library():
     text = refused("setup.py", "build_ext", CC="gcc", CFLAGS="-nostdinc")
     assert "gcc finds no headers of the C library" in text

@@ -38,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     try:
-        command = _command(arguments.app, arguments.words, is_module=arguments.is_module)
+        words = arguments.words
+        if sys.argv[-len(words) - 2 : len(sys.argv) - len(words)] == [arguments.app, "--"]:
+            words = ["--", *words]  # which argparse drops
+        command = _command(arguments.app, words, is_module=arguments.is_module)
         _check_installation()
     except ValueError as error:
         print(f"python -m uringloop run: {error}", file=sys.stderr)
@@ -48,8 +51,9 @@ def main(arguments: argparse.Namespace) -> int:
     environment = {**os.environ, ENVIRONMENT: ",".join(dict.fromkeys(names))}
     if arguments.fdmon is not None:
         environment[select.ENVIRONMENT] = arguments.fdmon
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by who started this, as cron jobs and daemons may be
+            stream.flush()
     os.execve(sys.executable, [sys.executable, *_flags(), *command], environment)
 
 

@@ -1,6 +1,8 @@
 """uringloop as asyncio's default, and as what `import uvloop` finds (uringloop.adopt, URINGLOOP_AS, the .pth)."""
 
+import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -239,6 +241,40 @@ def test_an_unknown_value_is_one_line_and_the_process_goes_on(python):
         == "uringloop: URINGLOOP_AS=trio is ignored: it must be asyncio or uvloop, or both with a comma\n"
     )
     assert (done.returncode, done.stdout) == (0, "uringloop\n")
+
+
+def test_a_value_with_control_characters_is_one_line(python):
+    done = python.run("-c", "pass", URINGLOOP_AS="a\nb\x1b[2J")
+    assert done.stderr.startswith("uringloop: URINGLOOP_AS=a\\nb\\x1b[2J is ignored")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_unknown_value_ends_no_process_that_cannot_write_it(python):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", "print('goes on')"]
+        environment = {**python.environment, "URINGLOOP_AS": "trio"}
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=full, text=True, check=False
+        )
+    assert done.stdout == "goes on\n"
+
+
+def test_a_finder_that_asks_all_the_others(python):
+    source = """
+        import sys
+
+        class Asking:
+            def find_spec(self, name, path=None, target=None):
+                for finder in sys.meta_path:
+                    if finder is not self and (spec := finder.find_spec(name, path, target)):
+                        return spec
+                return None
+
+        sys.meta_path.insert(0, Asking())
+        import asyncio
+    """
+    source = textwrap.dedent(source) + KIND + "print(asyncio.run(kind()))"
+    assert python.out("-c", source, URINGLOOP_AS="asyncio") == "uringloop\n"
 
 
 def test_an_unexpected_error_is_one_line_and_the_process_goes_on(python):

@@ -51,6 +51,23 @@ def test_a_worker_process_is_on_uringloop(python, path, base, name):
     assert python.script(USE.format(name=name)) == "uringloop.eventloop.loop {} None\n"
 
 
+def test_a_loop_that_cannot_be_made_fails_before_the_worker_has_booted(python):
+    """gunicorn replaces a worker that dies later without end."""
+    stand_in(python, "uvicorn_worker.py", "UvicornWorker")
+    late = "\nUvicornWorker.init_process = lambda self: print('booted')\n"
+    path = python.folder / "uvicorn_worker.py"
+    path.write_text(path.read_text() + late)
+    source = USE.format(name="UvicornWorker")
+    lines = [
+        "try:",
+        *(f"    {line}" for line in source.splitlines()),
+        "except ValueError as error:",
+        "    print(error)",
+    ]
+    source = "\n".join(lines)
+    assert "URINGLOOP_FDMON must be one of" in python.script(source, URINGLOOP_FDMON="nonsense")
+
+
 def test_uvicorns_settings_are_kept(python):
     """Except for the loop, which would be uvloop's if that is installed."""
     stand_in(

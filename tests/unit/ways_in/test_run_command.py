@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -59,6 +61,9 @@ def programs(python):
     "words",
     [
         ["script.py", "--help", "--", "-m", "two words"],
+        ["script.py", "--", "-a", "--", "b"],
+        ["script.py", "--"],
+        ["-m", "package", "--", "x"],
         ["./script.py"],
         ["-m", "script", "--fdmon", "epoll"],
         ["-m", "package", "-x"],
@@ -81,6 +86,21 @@ def test_it_ends_as_under_python_alone(python, name):
         assert facts(ours) == facts(alone)
     if name == "signal":
         assert ours.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_closed_stream_is_no_obstacle(python, closed):
+    python.write("script.py", f"import os\nos.write({3 - closed}, b'runs')")
+    command = f'exec "$@" {closed}>&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, "sh", sys.executable, *RUN, "script.py"],
+        env=python.environment,
+        cwd=python.folder,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert (done.stdout, done.stderr)[2 - closed] == b"runs"
 
 
 def test_its_loops_are_uringloops(python):
