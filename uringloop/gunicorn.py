@@ -63,7 +63,8 @@ def _make(name: str) -> type:
 def __getattr__(name: str) -> _Any:
     if name not in _BASES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals().setdefault(name, _make(name))  # two threads get one class
+    globals()[name] = made = _make(name)
+    return made
 
 
 def __dir__() -> list[str]:
