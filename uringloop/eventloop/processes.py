@@ -25,6 +25,9 @@ class ProcessesMixin(LoopPart):
 
     def _setup_processes(self) -> None:
         self._pidfds: set[int] = set()
+        self._children: Any = (
+            None  # the module, loaded for the first child; an import for each one costs 5 us
+        )
         self._child_threads: Any = None  # asyncio's watcher for kernels without pidfd, made when needed
 
     def _close_processes(self) -> None:
@@ -52,14 +55,16 @@ class ProcessesMixin(LoopPart):
         extra: Any = None,
         **kwargs: Any,
     ) -> Any:
-        from .children import _UnixSubprocessTransport, watcher_of_the_user
+        if self._children is None:
+            from . import children
 
-        if watcher_of_the_user() is not None:
+            self._children = children
+        if self._children.watcher_of_the_user() is not None:
             return await StdlibHooks._make_subprocess_transport(
                 self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs
             )
         waiter = self.create_future()
-        transport = _UnixSubprocessTransport(
+        transport = self._children._UnixSubprocessTransport(
             self,
             protocol,
             args,
@@ -91,20 +96,16 @@ class ProcessesMixin(LoopPart):
             # ENOSYS: before Linux 5.3; EPERM: a sandbox; EMFILE, ENFILE: no free fd; ESRCH: SIGCHLD is ignored,
             # and the child is gone. The child was started, so the loop has to wait for it.
             if self._child_threads is None:
-                from .children import ThreadedWatcher
-
-                self._child_threads = ThreadedWatcher()
+                self._child_threads = self._children.ThreadedWatcher()
             self._child_threads.add_child_handler(pid, self._child_watcher_callback, transport)
             return
         self._pidfds.add(pidfd)
         self._watch_pidfd(pidfd, self._child_ended, pidfd, transport)
 
     def _child_ended(self, pidfd: int, transport: Any) -> None:
-        from .children import reap
-
         process = transport.get_extra_info("subprocess")
         self._remove_reader(pidfd)
-        returncode = reap(pidfd, process)
+        returncode = self._children.reap(pidfd, process)
         if returncode is None:
             self.call_later(_TRACED_RETRY_S, self._watch_pidfd, pidfd, self._child_ended, pidfd, transport)
             return

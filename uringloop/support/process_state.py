@@ -230,7 +230,7 @@ STATE = (
         "__init__.py",
         ("globals()",),
         "public names that are made or loaded on first access",
-        "any thread; two at once may make two policy classes, and keep the last",
+        "any thread; of the policy classes that two at once make, the first is kept",
         Guard.GIL,
     ),
     State(
