@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import bars, plot, report, runner
 from benchmarks.cases import CASES, select
-from benchmarks.loops import BASELINE, IN_GLIB, LOOPS, probe, spec_of
+from benchmarks.loops import BASELINE, IN_GLIB, LIMITS, LOOPS, probe, spec_of
 from benchmarks.machine import choose_cpus, describe, mount_tracefs, one_at_a_time, say
 
 DEFAULT_LOOPS = ("uringloop", "uvloop")
@@ -73,7 +73,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _list() -> None:
     print("loops")
-    for name, found in probe([*LOOPS, *IN_GLIB]).items():
+    for name, found in probe([*LOOPS, *IN_GLIB, *LIMITS]).items():
         print(f"  {name:<21}{found.get('version') or 'not here: ' + found['error']}")
     print("cases (* = has a bar)")
     for case in CASES:
@@ -110,6 +110,7 @@ def _run(options: argparse.Namespace) -> int:
         scale=0.2 if options.quick else 1.0,
         counts_syscalls=not options.no_syscalls,
         cpus=choose_cpus(),
+        most_foreign=1.0 if options.quick else runner.Settings.most_foreign,
     )
     document = {
         "format": runner.FORMAT,

@@ -14,7 +14,8 @@ _COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 @dataclass(frozen=True)
 class Bar:
     """metric: "cpu_ratio", "rate_ratio", "p50_ratio" (to the baseline), "syscalls" (per message), "cpu_us" (CPU),
-    "kept" (of the gain of polling), "gain" or "cpu_gain" (over the case's own comparison) or "p99_us"."""
+    "share" (of the limit: needs limit-epoll and limit-io_uring in the run), "kept" (of the gain of polling),
+    "gain" or "cpu_gain" (over the case's own comparison) or "p99_us"."""
 
     case: str
     metric: str
@@ -32,6 +33,9 @@ BARS: tuple[Bar, ...] = (
     _cpu("echo/protocol/1KiB/10", 1.25),
     _cpu("echo/protocol/1KiB/100", 1.25),
     _cpu("echo/protocol/1KiB/1000", 1.35),
+    Bar("echo/protocol/1KiB/10", "share", ">=", 0.93),
+    Bar("echo/protocol/1KiB/100", "share", ">=", 0.95),
+    Bar("echo/protocol/1KiB/1000", "share", ">=", 0.97),
     _cpu("echo/protocol/16KiB/10", 1.15),
     _cpu("echo/protocol/16KiB/100", 1.15),
     _cpu("echo/protocol/128KiB/10", 1.1),
@@ -90,6 +94,8 @@ def _measured(bar: Bar, row: Row | None) -> tuple[float | None, str]:
         return row.rate_ratio.median, f"{row.rate_ratio}"
     if bar.metric == "p50_ratio" and row.p50_ratio:
         return row.p50_ratio.median, f"{row.p50_ratio}"
+    if bar.metric == "share" and row.share:
+        return row.share.median, f"{row.share}"
     if bar.metric == "syscalls" and row.syscalls is not None:
         return row.syscalls, f"{row.syscalls:.3f}"
     if bar.metric == "cpu_us" and row.n_samples:
@@ -105,6 +111,7 @@ def check(document: dict[str, Any]) -> tuple[list[str], bool]:
         "cpu_ratio": f"CPU per message, ratio to {document['baseline']}",
         "rate_ratio": f"messages per second, ratio to {document['baseline']}",
         "p50_ratio": f"median latency, ratio of {document['baseline']}'s to it",
+        "share": "share of the limit (CPU per message)",
         "kept": "share of the gain of polling kept",
         "syscalls": "system calls per message",
         "cpu_us": "CPU, us",

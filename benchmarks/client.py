@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import resource
 import select
 import shutil
 import signal
@@ -19,12 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import limits
+from benchmarks.build import build, library_flags, liburing_flags
 from benchmarks.cases import Case
 from benchmarks.machine import (
     PACKAGE,
     REPOSITORY,
     busy_cpu_ns,
     child_environment,
+    children_cpu_ns,
     congestion_control,
     process_cpu_ns,
     say,
@@ -32,7 +33,6 @@ from benchmarks.machine import (
 )
 
 START_TIMEOUT_S = 20
-COMPILER_FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
 
 _strace_is_announced = False
 
@@ -41,56 +41,11 @@ class SampleFailed(Exception):
     """A server or client failed; the text gives the reason."""
 
 
-def _library_flags(library: str, macro: str) -> list[str]:
-    """The compiler flags that link a library into the client, if it is installed."""
-    program = shutil.which("pkg-config")
-    if program is None:
-        return []
-    done = subprocess.run(
-        [program, "--cflags", "--libs", library], capture_output=True, text=True, check=False
-    )
-    return [f"-D{macro}", *done.stdout.split()] if done.returncode == 0 else []
-
-
-def _liburing_flags() -> list[str]:
-    """Those for the checkout's copy of liburing: on epoll the client is near its own limit."""
-    source = PACKAGE.parent / "third_party" / "liburing" / "src"
-    names = ("queue.c", "register.c", "setup.c", "syscall.c", "version.c")
-    return [
-        "-DWITH_LIBURING",
-        "-D_GNU_SOURCE",
-        "-DLIBURING_INTERNAL",
-        "-Wno-unused-parameter",
-        f"-I{PACKAGE.parent / 'third_party' / 'liburing-config'}",
-        f"-I{source / 'include'}",
-        *(str(source / name) for name in names),
-    ]
-
-
 def build_loadgen() -> Path:
-    """Compile the client at first use; its name contains a hash of the source, so changes rebuild it."""
-    source = PACKAGE / "loadgen.c"
-    flags = _liburing_flags() + _library_flags("openssl", "WITH_OPENSSL")  # without OpenSSL it has no TLS
-    headers = b"".join(
-        (PACKAGE / name).read_bytes()
-        for name in ("loadgen_options.h", "loadgen_datagram.h", "loadgen_ring.h", "loadgen_tls.h")
-    )
-    content = source.read_bytes() + headers + " ".join(flags).encode()
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    program = PACKAGE / ".build" / f"loadgen-{digest}"
-    if program.exists():
-        return program
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if not compiler:
-        raise SystemExit("benchmarks: no C compiler found (cc, gcc or clang), needed for the load client")
-    program.parent.mkdir(exist_ok=True)
-    unfinished = program.with_suffix(f".{os.getpid()}")
-    say(f"building {program.name}")
-    subprocess.run(
-        [*compiler.split(), *COMPILER_FLAGS, "-o", unfinished, source, *flags], check=True, timeout=120
-    )
-    unfinished.replace(program)
-    return program
+    """Compile the client at first use. On epoll it would be near its own limit; without OpenSSL it has no TLS."""
+    headers = ("loadgen_options.h", "loadgen_datagram.h", "loadgen_ring.h", "loadgen_tls.h")
+    flags = liburing_flags() + library_flags("openssl", "WITH_OPENSSL")
+    return build("loadgen", PACKAGE / "loadgen.c", [PACKAGE / name for name in headers], flags)
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -101,11 +56,17 @@ def _end(process: subprocess.Popen) -> None:
             process.wait(5)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(5)
+            process.wait(60)
 
 
 def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no output"])[-1]
+
+
+def _server_command(case: Case, loop: str, path: str | None, cpu: int, lifetime_s: int) -> list[str]:
+    command = [sys.executable, "-m", "benchmarks.server", "--loop", loop, "--style", case.style]
+    command += ["--size-bytes", str(case.size_bytes), "--cpu", str(cpu), "--lifetime-s", str(lifetime_s)]
+    return [*command, "--path", path] if path else command
 
 
 @contextmanager
@@ -116,11 +77,19 @@ def running_server(case: Case, loop: str, cpu: int, lifetime_s: int) -> Iterator
         tempfile.TemporaryFile("w+") as errors,
     ):
         path = os.path.join(folder, "socket") if case.is_unix else None
-        command = [sys.executable, "-m", "benchmarks.server", "--loop", loop, "--style", case.style]
-        command += ["--size-bytes", str(case.size_bytes), "--cpu", str(cpu), "--lifetime-s", str(lifetime_s)]
-        command += ["--path", path] if path else []
+        is_limit = limits.is_limit(loop)
+        command = (
+            limits.command(loop, case, path)
+            if is_limit
+            else _server_command(case, loop, path, cpu, lifetime_s)
+        )
         server = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, cwd=REPOSITORY, env=child_environment()
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=REPOSITORY,
+            env=child_environment(),
+            preexec_fn=(lambda: settle_in(cpu, lifetime_s)) if is_limit else None,
         )
 
         def complaint() -> str:
@@ -186,14 +155,12 @@ def measure(case: Case, loop: str, seconds: float, warmup_s: float, cpus: tuple[
     with running_server(case, loop, cpus[0], lifetime_s) as (pid, where):
 
         def our_cpu_ns() -> int:
-            children = resource.getrusage(resource.RUSAGE_CHILDREN)
-            children_ns = int((children.ru_utime + children.ru_stime) * 1e9)
-            return process_cpu_ns(pid) + time.process_time_ns() + children_ns
+            return process_cpu_ns(pid) + children_cpu_ns()
 
-        begin_ns, busy_ns, ours_ns = time.monotonic_ns(), busy_cpu_ns(), our_cpu_ns()
+        begin_ns, busy_ns, ours_ns = time.monotonic_ns(), busy_cpu_ns(cpus), our_cpu_ns()
         raw = _run_client(case, [*where, "-P", str(pid)], seconds, warmup_s, cpus[1])
         elapsed_ns = time.monotonic_ns() - begin_ns
-        others_ns = (busy_cpu_ns() - busy_ns) - (our_cpu_ns() - ours_ns)
+        others_ns = (busy_cpu_ns(cpus) - busy_ns) - (our_cpu_ns() - ours_ns)
     n = raw["messages"]
     return {
         "messages": n,

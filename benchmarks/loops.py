@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks import limits
 from benchmarks.machine import REPOSITORY, child_environment
 
 
@@ -76,8 +77,14 @@ IN_GLIB = {
 BASELINE = "uvloop"
 
 
+# Nor the servers in C of limits.py, which are no loops.
+LIMITS = {name: LoopSpec(name, None) for name in limits.SOURCES}
+
+
 def spec_of(name: str) -> LoopSpec:
     """Raises ValueError for an unknown name."""
+    if limits.is_limit(name):
+        return replace(LIMITS[name.partition(":")[0]], name=name)
     if name in LOOPS:
         return LOOPS[name]
     if name == SHARED.name:
@@ -88,7 +95,8 @@ def spec_of(name: str) -> LoopSpec:
     if base == "uringloop-polling" and number.isdecimal():
         return replace(LOOPS[base], name=name, poll_max_ns=int(number))
     raise ValueError(
-        f"unknown loop {name!r}; known: {', '.join([*LOOPS, *IN_GLIB])}, {SHARED.name}, uringloop-polling:NS"
+        f"unknown loop {name!r}; known: {', '.join([*LOOPS, *IN_GLIB, *LIMITS])}, {SHARED.name}, "
+        f"uringloop-polling:NS"
     )
 
 
@@ -147,6 +155,9 @@ def probe(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Try each named loop in its own process: name -> {"version": ...} or {"error": ...}."""
     found: dict[str, dict[str, str]] = {}
     for name in names:
+        if limits.is_limit(name):
+            found[name] = limits.probe(name)
+            continue
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "benchmarks.loops", name],

@@ -7,12 +7,13 @@ import fcntl
 import os
 import platform
 import re
+import resource
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,22 @@ def settle_in(cpu: int, lifetime_s: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
-def busy_cpu_ns() -> int:
-    """CPU time used so far by all processes of the machine, including stolen time (10 ms resolution)."""
-    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
-    return (user + nice + system + irq + softirq + steal) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+def busy_cpu_ns(cpus: Iterable[int]) -> int:
+    """CPU time used so far by all processes on these CPUs, including stolen time (10 ms resolution)."""
+    wanted = {f"cpu{cpu}" for cpu in cpus}
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in wanted:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def children_cpu_ns() -> int:
+    """CPU time of this process and of all its children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time_ns() + int((children.ru_utime + children.ru_stime) * 1e9)
 
 
 def process_cpu_ns(pid: int) -> int:

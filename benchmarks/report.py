@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from benchmarks import limits
 from benchmarks.cases import BY_NAME
 from benchmarks.summary import Row, foreign_load, rows
 
@@ -46,7 +47,8 @@ def _failed(row: Row, n_columns: int) -> list[str]:
 
 def _traffic_table(group: list[Row], baseline: str) -> list[str]:
     head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU us", "per second"]
-    head += ["p50 us", "p99 us", "system calls", "busy %"]
+    has_limit = any(row.share for row in group)
+    head += ["share of the limit"] * has_limit + ["p50 us", "p99 us", "system calls", "busy %"]
     lines = []
     for row in group:
         if not row.n_samples:
@@ -61,6 +63,7 @@ def _traffic_table(group: list[Row], baseline: str) -> list[str]:
                 str(row.rate_ratio or "-"),
                 f"{value['cpu_ns'] / 1000:.2f}",
                 f"{value['rate']:,.0f}",
+                *[str(row.share or "-")] * has_limit,
                 f"{value['p50_us']:,.0f}",
                 f"{value['p99_us']:,.0f}",
                 "-" if row.syscalls is None else f"{row.syscalls:.2f}",
@@ -84,6 +87,21 @@ def _micro_table(group: list[Row], baseline: str) -> list[str]:
         times += [f"{row.values[key]:,.2f}" if key in row.values else "-" for key in more]
         lines.append([row.case, row.loop, str(row.cpu_ratio or "-"), str(row.rate_ratio or "-"), *times])
     return _table(head, lines)
+
+
+def _disturbances(document: dict[str, Any]) -> list[str]:
+    """What was repeated because of other processes, and which cases are disturbed all the same."""
+    most = document["settings"].get("most_foreign")
+    if most is None:
+        return []
+    n_repeated = sum(case.get("repeated", 0) for case in document["cases"])
+    lines = [f"* rounds repeated because other processes took more than {most:.0%} of the CPUs: {n_repeated}"]
+    left = [f"{case['name']} ({case['disturbed']})" for case in document["cases"] if case.get("disturbed")]
+    if left:
+        lines.append(
+            f"* **disturbed rounds kept, since twice the rounds did not suffice**: {', '.join(left)}"
+        )
+    return lines
 
 
 def _head(document: dict[str, Any]) -> list[str]:
@@ -110,6 +128,7 @@ def _head(document: dict[str, Any]) -> list[str]:
             "* CPUs used by other processes in the traffic runs: "
             f"median {load.median:.2f}, most {load.highest:.2f}"
         )
+    lines += _disturbances(document)
     for name, reason in document["skipped"].items():
         lines.append(f"* skipped: {name}: {reason}")
     lines += [
@@ -117,18 +136,36 @@ def _head(document: dict[str, Any]) -> list[str]:
         "Figures are medians over the rounds. A ratio is the median of the rounds' ratios (lowest-highest in",
         f"parentheses); more than 1 is better than {document['baseline']}. CPU is that of all threads.",
     ]
+    if any(limits.is_limit(loop) for loop in document["loops"]):
+        lines += [
+            "The share of the limit is the CPU per message of the better server in C, divided by the loop's; 1 is",
+            "all that a loop can reach.",
+        ]
     return lines
+
+
+def _not_for(document: dict[str, Any], group: str) -> list[str]:
+    loops = {
+        loop: None
+        for case in document["cases"]
+        if BY_NAME[case["name"]].group == group
+        for loop in case.get("not_for", ())
+    }
+    return ["", f"Not for this case: {', '.join(loops)}."] if loops else []
 
 
 def markdown(document: dict[str, Any]) -> str:
     """The whole report."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {BY_NAME[case["name"]].group: [] for case in document["cases"]}
     for row in rows(document):
-        groups.setdefault(BY_NAME[row.case].group, []).append(row)
+        groups[BY_NAME[row.case].group].append(row)
     lines = _head(document)
     for name, group in groups.items():
-        make = _traffic_table if BY_NAME[group[0].case].kind == "traffic" else _micro_table
-        lines += ["", f"## {_TITLES.get(name, name)}", "", *make(group, document["baseline"])]
+        lines += ["", f"## {_TITLES.get(name, name)}"]
+        if group:
+            make = _traffic_table if BY_NAME[group[0].case].kind == "traffic" else _micro_table
+            lines += ["", *make(group, document["baseline"])]
+        lines += _not_for(document, name)
     failures = [(row, error) for group in groups.values() for row in group for error in row.errors]
     if failures:
         lines += ["", "## Failures", ""]

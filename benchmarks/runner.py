@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import client
+from benchmarks import client, limits
 from benchmarks.cases import Case
-from benchmarks.machine import REPOSITORY, child_environment, say
+from benchmarks.machine import REPOSITORY, busy_cpu_ns, child_environment, children_cpu_ns, say
 
 FORMAT = 1
 MICRO_TIMEOUT_S = 120
@@ -22,7 +22,10 @@ MICRO_TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class Settings:
-    """rounds and seconds as on the command line; scale: factor for the operations of micro-benchmarks."""
+    """rounds and seconds as on the command line; scale: factor for the operations of micro-benchmarks.
+
+    most_foreign: a round in which other processes take a larger share of the measured CPUs is repeated.
+    """
 
     rounds: int
     seconds: float
@@ -30,6 +33,7 @@ class Settings:
     scale: float
     counts_syscalls: bool
     cpus: tuple[int, int]
+    most_foreign: float = 0.05
 
 
 def measure_micro(case: Case, loop: str, settings: Settings) -> dict[str, Any]:
@@ -37,6 +41,7 @@ def measure_micro(case: Case, loop: str, settings: Settings) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.micro", "--loop", loop, "--case", case.name.split("/")[1]]
     command += ["--scale", str(settings.scale), "--cpu", str(settings.cpus[0])]
     command += ["--lifetime-s", str(MICRO_TIMEOUT_S)]
+    begin_ns, busy_ns, ours_ns = time.monotonic_ns(), busy_cpu_ns(settings.cpus[:1]), children_cpu_ns()
     try:
         done = subprocess.run(
             command,
@@ -51,7 +56,10 @@ def measure_micro(case: Case, loop: str, settings: Settings) -> dict[str, Any]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise client.SampleFailed(f"exit status {done.returncode}: {last}")
+    others_ns = busy_cpu_ns(settings.cpus[:1]) - busy_ns - (children_cpu_ns() - ours_ns)
     result = json.loads(done.stdout)
+    if case.group == "micro":  # the others use more CPUs, or leave work to the kernel's threads
+        result["others_busy"] = max(0.0, others_ns / (time.monotonic_ns() - begin_ns))
     return {**result, "rate": 1e9 / result["wall_ns"]}
 
 
@@ -70,21 +78,65 @@ def _brief(loop: str, sample: dict[str, Any]) -> str:
     return f"{loop} {sample['cpu_ns'] / 1000:.2f} us, {sample['rate']:,.0f}/s"
 
 
+def foreign_share(samples: dict[str, Any], n_cpus: int) -> float:
+    """The share of the measured CPUs that other processes took in a round; 0 if it was not measured."""
+    loads = [sample["others_busy"] for sample in samples.values() if "others_busy" in sample]
+    return sum(loads) / len(loads) / n_cpus if loads else 0.0
+
+
+def choose_rounds(shares: Sequence[float], n_rounds: int, most_foreign: float) -> list[int]:
+    """The places of the rounds to keep: the quiet ones, and the least disturbed of the others if they are too few."""
+    by_load = sorted(range(len(shares)), key=lambda i: (shares[i] > most_foreign, shares[i]))
+    quiet = [i for i, share in enumerate(shares) if share <= most_foreign]
+    return quiet[:n_rounds] if len(quiet) >= n_rounds else sorted(by_load[:n_rounds])
+
+
+def run_rounds(
+    measure_round: Callable[[int], dict[str, Any]], settings: Settings, n_cpus: int
+) -> tuple[list[dict[str, Any]], int, int]:
+    """(rounds, how many were repeated, how many of the kept ones are disturbed all the same).
+
+    A disturbed round is repeated, until there were twice as many rounds as wanted.
+    """
+    rounds: list[dict[str, Any]] = []
+    shares: list[float] = []
+    n_quiet = 0
+    while n_quiet < settings.rounds and len(rounds) < 2 * settings.rounds:
+        rounds.append(measure_round(len(rounds)))
+        shares.append(foreign_share(rounds[-1], n_cpus))
+        n_quiet += shares[-1] <= settings.most_foreign
+    kept = choose_rounds(shares, settings.rounds, settings.most_foreign)
+    return [rounds[i] for i in kept], len(rounds) - len(kept), max(0, settings.rounds - n_quiet)
+
+
 def run_case(case: Case, loops: Sequence[str], settings: Settings, label: str) -> dict[str, Any]:
     """All rounds of one case. A loop that failed twice is left out, since a failure may take a long timeout."""
-    rounds: list[dict[str, Any]] = []
+    not_for = [loop for loop in loops if limits.is_limit(loop) and not limits.suits(case)]
+    loops = [loop for loop in loops if loop not in not_for]
+    n_cpus = len(set(settings.cpus)) if case.kind == "traffic" else 1
     failures = dict.fromkeys(loops, 0)
-    for number in range(settings.rounds):
+
+    def measure_round(number: int) -> dict[str, Any]:
         samples: dict[str, Any] = {}
         for loop in loops:
             if failures[loop] >= 2:
                 continue
             samples[loop] = _sample(case, loop, settings)
             failures[loop] += "error" in samples[loop]
-        rounds.append(samples)
         texts = "; ".join(_brief(loop, sample) for loop, sample in samples.items())
-        say(f"{label} {case.name} round {number + 1}/{settings.rounds}: {texts}")
+        others = foreign_share(samples, n_cpus)
+        disturbed = f" (others {others:.0%})" if others > settings.most_foreign else ""
+        say(f"{label} {case.name} round {number + 1}/{settings.rounds}{disturbed}: {texts}")
+        return samples
+
+    rounds, n_repeated, n_disturbed = run_rounds(measure_round, settings, n_cpus)
     result: dict[str, Any] = {"name": case.name, "rounds": rounds, "syscalls": {}}
+    result |= {"repeated": n_repeated, "disturbed": n_disturbed}
+    if not_for:
+        result["not_for"] = not_for
+    limit_loops = [loop for loop in loops if limits.is_limit(loop)]
+    if limit_loops:
+        result["limits"] = {loop: limits.words_for(loop, case.name) for loop in limit_loops}
     if case.kind == "traffic" and settings.counts_syscalls:
         seconds = min(0.5, settings.seconds)
         for loop in loops:
@@ -118,6 +170,8 @@ def run(
     """Fill ``document["cases"]``."""
     if any(case.kind == "traffic" for case in cases):
         client.build_loadgen()
+        for loop in filter(limits.is_limit, loops):
+            limits.program(loop)
     expected_s = estimate_s(cases, len(loops), settings)
     say(f"{len(cases)} cases, loops {', '.join(loops)}: about {expected_s / 60:.1f} minutes")
     begin_s = time.monotonic()

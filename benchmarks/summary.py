@@ -29,7 +29,10 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Row:
-    """One loop in one case. Times are per message, operation, cycle or loop, depending on the case."""
+    """One loop in one case. Times are per message, operation, cycle or loop, depending on the case.
+
+    share: of the limit, which is the CPU per message of the better server in C (limits.py); 1 is all of it.
+    """
 
     case: str
     loop: str
@@ -38,6 +41,7 @@ class Row:
     cpu_ratio: Ratio | None
     rate_ratio: Ratio | None
     p50_ratio: Ratio | None
+    share: Ratio | None
     syscalls: float | None
     errors: list[str]
 
@@ -49,14 +53,29 @@ def _ratio(pairs: list[tuple[float, float]]) -> Ratio | None:
     return Ratio(statistics.median(ratios), min(ratios), max(ratios), len(ratios))
 
 
+def _good_pairs(case: dict[str, Any], loop: str, other: str | None) -> list[tuple[dict, dict]]:
+    """The samples of both in the rounds in which neither failed."""
+    return [
+        (turn[loop], turn[other])
+        for turn in case["rounds"]
+        if loop in turn and other in turn and "error" not in turn[loop] and "error" not in turn[other]
+    ]
+
+
+def better_limit(case: dict[str, Any]) -> str | None:
+    """The server in C with the lower median of CPU per message; chosen once, so that no round picks its luckier one."""
+    medians = {}
+    for loop in case.get("limits", {}):
+        cpu_ns = [turn[loop]["cpu_ns"] for turn in case["rounds"] if "cpu_ns" in turn.get(loop, {})]
+        if cpu_ns:
+            medians[loop] = statistics.median(cpu_ns)
+    return min(medians, key=medians.__getitem__, default=None)
+
+
 def _row(case: dict[str, Any], loop: str, baseline: str) -> Row:
     samples = [turn[loop] for turn in case["rounds"] if loop in turn]
     good = [sample for sample in samples if "error" not in sample]
-    both = [
-        (turn[loop], turn[baseline])
-        for turn in case["rounds"]
-        if loop in turn and baseline in turn and "error" not in turn[loop] and "error" not in turn[baseline]
-    ]
+    both = _good_pairs(case, loop, baseline)
     keys = good[0].keys() if good else ()
     return Row(
         case=case["name"],
@@ -67,6 +86,9 @@ def _row(case: dict[str, Any], loop: str, baseline: str) -> Row:
         rate_ratio=_ratio([(ours["rate"], base["rate"]) for ours, base in both]),
         p50_ratio=_ratio(
             [(base["p50_us"], ours["p50_us"]) for ours, base in both if "p50_us" in ours and "p50_us" in base]
+        ),
+        share=_ratio(
+            [(limit["cpu_ns"], ours["cpu_ns"]) for ours, limit in _good_pairs(case, loop, better_limit(case))]
         ),
         syscalls=case["syscalls"].get(loop, {}).get("value"),
         errors=[sample["error"] for sample in samples if "error" in sample],
@@ -84,7 +106,7 @@ def rows(document: dict[str, Any]) -> list[Row]:
 
 
 def foreign_load(document: dict[str, Any]) -> Ratio | None:
-    """CPUs used by other processes during the timed runs, median and extremes: how quiet the machine was."""
+    """CPUs used by other processes, of those of the timed runs, median and extremes: how quiet the machine was."""
     loads = [
         sample["others_busy"]
         for case in document["cases"]

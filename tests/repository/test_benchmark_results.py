@@ -1,0 +1,138 @@
+"""What the benchmarks conclude from samples: which rounds count, the share of the limit, and the bars on it."""
+
+import shutil
+
+import pytest
+
+from benchmarks import bars, client, limits, report, runner
+from benchmarks.cases import BY_NAME
+from benchmarks.machine import choose_cpus
+from benchmarks.summary import better_limit, rows
+
+CASE = "echo/protocol/1KiB/10"
+SETTINGS = runner.Settings(3, 1.0, 0.3, 1.0, False, (0, 1))
+
+
+def sample(cpu_ns, **more):
+    traffic = {"rate": 1e9 / cpu_ns, "p50_us": 1.0, "p99_us": 2.0, "server_busy": 1.0, "client_busy": 1.0}
+    return {"cpu_ns": cpu_ns, **traffic, **more}
+
+
+def document_of(rounds, **case):
+    loops = {loop: "1" for turn in rounds for loop in turn}
+    limit_loops = {loop: [] for loop in loops if limits.is_limit(loop)}
+    return {
+        "baseline": "uvloop",
+        "loops": loops,
+        "skipped": {},
+        "command": "",
+        "machine": {
+            key: 1
+            for key in ("date", "n_cpus", "cpu", "memory_mib", "kernel", "libc", "python", "is_virtual")
+        }
+        | {"environment": {}},
+        "settings": vars(SETTINGS),
+        "cases": [{"name": CASE, "rounds": rounds, "syscalls": {}, "limits": limit_loops, **case}],
+    }
+
+
+def limit_rounds(*triples):
+    names = ("limit-epoll", "limit-io_uring", "uringloop")
+    return [dict(zip(names, map(sample, triple), strict=True)) for triple in triples]
+
+
+def test_quiet_rounds_are_kept_in_their_order():
+    assert runner.choose_rounds([0.2, 0.01, 0.3, 0.04, 0.0], 3, 0.05) == [1, 3, 4]
+
+
+def test_the_least_disturbed_rounds_fill_up():
+    assert runner.choose_rounds([0.3, 0.2, 0.01, 0.4], 2, 0.05) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("loads", "n_tried", "n_repeated", "n_disturbed"),
+    [
+        ([0.0] * 6, 3, 0, 0),
+        ([0.0, 0.3, 0.0, 0.0], 4, 1, 0),
+        ([0.3] * 6, 6, 3, 3),
+        ([0.3, 0.3, 0.3, 0.3, 0.0, 0.0], 6, 3, 1),
+    ],
+)
+def test_a_disturbed_round_is_repeated_within_a_bound(loads, n_tried, n_repeated, n_disturbed):
+    tried = []
+
+    def measure_round(number):
+        tried.append(number)
+        return {"uringloop": sample(1.0, others_busy=loads[number])}
+
+    rounds, *counts = runner.run_rounds(measure_round, SETTINGS, n_cpus=2)
+    assert (len(tried), len(rounds)) == (n_tried, 3)
+    assert counts == [n_repeated, n_disturbed]
+
+
+def test_the_share_of_others_is_that_of_the_measured_cpus():
+    samples = {"a": sample(1, others_busy=0.1), "b": sample(1, others_busy=0.3), "c": {"error": "failed"}}
+    assert runner.foreign_share(samples, n_cpus=2) == pytest.approx(0.1)
+    assert runner.foreign_share({"c": {"error": "failed"}}, n_cpus=2) == 0
+
+
+def test_the_report_says_what_was_repeated_and_what_stayed_disturbed():
+    text = report.markdown(document_of(limit_rounds((1, 1, 2)), repeated=2, disturbed=1))
+    assert "other processes took more than 5% of the CPUs: 2\n" in text
+    assert f"twice the rounds did not suffice**: {CASE} (1)\n" in text
+    assert "suffice" not in report.markdown(document_of(limit_rounds((1, 1, 2)), repeated=2, disturbed=0))
+
+
+def test_the_share_is_of_the_better_server_by_its_median():
+    document = document_of(limit_rounds((8, 9, 10), (12, 9, 10), (12, 9, 18)))
+    assert better_limit(document["cases"][0]) == "limit-io_uring"
+    share = next(row.share for row in rows(document) if row.loop == "uringloop")
+    assert (share.median, share.lowest, share.highest, share.n_rounds) == (0.9, 0.5, 0.9, 3)
+
+
+def test_a_run_without_the_servers_has_no_share():
+    assert [row.share for row in rows(document_of([{"uringloop": sample(1)}]))] == [None]
+
+
+def test_a_bar_judges_the_share(monkeypatch):
+    bar = bars.Bar(CASE, "share", ">=", 0.93)
+    monkeypatch.setattr(bars, "BARS", (bar,))
+    assert bars.check(document_of(limit_rounds((9.4, 12, 10))))[1]
+    lines, is_good = bars.check(document_of(limit_rounds((9.2, 12, 10))))
+    assert not is_good
+    assert lines[0].startswith("FAIL")
+    lines, is_good = bars.check(document_of([{"uringloop": sample(1)}]))
+    assert not is_good
+    assert lines[0].startswith("MISS")
+
+
+def test_a_case_that_the_servers_do_not_serve_is_no_failure():
+    case = BY_NAME["micro/sleep_zero"]
+    assert not limits.suits(case)
+    result = runner.run_case(case, ["limit-epoll"], SETTINGS, "")
+    assert result["not_for"] == ["limit-epoll"]
+    assert result["rounds"] == [{}] * 3
+    document = document_of(limit_rounds((1, 1, 1)))
+    document["cases"].append(result)
+    assert "Not for this case: limit-epoll." in report.markdown(document)
+
+
+def test_the_choices_of_a_server_can_be_named():
+    assert limits.words_for("limit-epoll:late+staged", CASE) == ["late", "staged"]
+    assert limits.words_for("limit-epoll", "micro/sleep_zero") == []
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.parametrize("name", ["echo/protocol/1KiB/10", "echo/unix/128KiB/10", "churn/tcp/1KiB/10"])
+@pytest.mark.parametrize(
+    "loop",
+    [
+        *(f"limit-epoll:{words}" for words in ("now+direct", "late+staged")),
+        *(f"limit-io_uring:{words}" for words in ("inc+skip", "inc+now+sqe", "fresh+skip", "poll+now")),
+    ],
+)
+def test_a_server_echoes_what_it_gets(loop, name):
+    """The client compares during its warm-up, and fails if a byte is wrong or missing."""
+    if "error" in (found := limits.probe(loop)):
+        pytest.skip(found["error"])
+    assert client.measure(BY_NAME[name], loop, 0.05, 0.1, choose_cpus())["messages"] > 0
