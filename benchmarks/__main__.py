@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bars, plot, report, runner
+from benchmarks import bars, compare, plot, report, runner
 from benchmarks.cases import CASES, select
 from benchmarks.loops import BASELINE, IN_GLIB, LIMITS, LOOPS, probe, spec_of
 from benchmarks.machine import choose_cpus, describe, mount_tracefs, one_at_a_time, say
@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("file", type=Path)
         if name == "plot":
             command.add_argument("output", type=Path)
+
+    changes = commands.add_parser("compare", help="what changed between two result files of one machine")
+    changes.add_argument("old", type=Path)
+    changes.add_argument("new", type=Path)
+    changes.add_argument(
+        "--other-machine", action="store_true", help="even if they are of different machines"
+    )
     return parser
 
 
@@ -152,6 +159,9 @@ def main() -> int:
                 lines, is_good = bars.check(_load(options.file))
                 print("\n".join(lines))
                 return 0 if is_good else 1
+            case "compare":
+                old, new = _load(options.old), _load(options.new)
+                print(compare.compare(old, new, options.other_machine), end="")
             case "plot":
                 if options.output.suffix != ".svg":
                     raise ValueError("the drawing is SVG: give a name that ends in .svg")

@@ -28,6 +28,8 @@ class LoopSpec:
     poll_max_ns: the limit of adaptive polling, for uringloop only; None: no adaptive polling.
     shares_polled_event: one learned time for the whole loop instead of one for each fd and request.
     distribution: the package's name for pip, if it is not the module's.
+    factory: what makes the loop, in the module.
+    oldest_python: the oldest one that the package has been released for, if it is newer than ours: (3, 14).
     """
 
     name: str
@@ -37,6 +39,8 @@ class LoopSpec:
     poll_max_ns: int | None = None
     shares_polled_event: bool = False
     distribution: str | None = None
+    factory: str = "new_event_loop"
+    oldest_python: tuple[int, int] | None = None
 
 
 POLL_MAX_NS = 200_000
@@ -51,9 +55,19 @@ LOOPS = {
         LoopSpec("asyncio-anyio", None),  # for files only, which are then anyio's
         LoopSpec("uvloop", "uvloop"),
         LoopSpec("rloop", "rloop"),
-        LoopSpec("zuvloop", "zuvloop"),
+        LoopSpec("zuvloop", "zuvloop", oldest_python=(3, 14)),
         LoopSpec("rsloop", "rsloop"),
         LoopSpec("blazio", "blazio"),
+        LoopSpec("loopmini", "loopmini"),
+        LoopSpec("talyn", "talyn", factory="Loop", oldest_python=(3, 13)),
+        # Its io_uring is the package wreath-linux.
+        LoopSpec(
+            "wreath",
+            "wreath.reactor",
+            distribution="wreath",
+            factory="metal_event_loop",
+            oldest_python=(3, 14),
+        ),
         LoopSpec("uringloop-aiofastnet", "uringloop", {"fdmon": "io_uring"}, on_aiofastnet=True),
         LoopSpec("uvloop-aiofastnet", "uvloop", on_aiofastnet=True),
     )
@@ -116,10 +130,12 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
     spec = spec_of(name)
     if spec.module is None:
         return asyncio.new_event_loop()
+    if spec.oldest_python and sys.version_info < spec.oldest_python:
+        raise ImportError(f"needs Python {'.'.join(map(str, spec.oldest_python))}")
     module = importlib.import_module(spec.module)
     if spec.module == "gi.events":
         return module.GLibEventLoop(_glib().MainContext.default())
-    loop = module.new_event_loop(**spec.options)
+    loop = getattr(module, spec.factory)(**spec.options)
     wanted = spec.options.get("fdmon")
     if wanted is not None and loop.fdmon != wanted:
         # After a silent fallback epoll's figures would be published under io_uring's name.

@@ -25,7 +25,7 @@ _TITLES = {
 }
 
 
-def _table(head: list[str], lines: Iterable[list[str]]) -> list[str]:
+def table(head: list[str], lines: Iterable[list[str]]) -> list[str]:
     """A Markdown table whose source is readable, too: padded columns, figures aligned to the right."""
     cells = [head, *lines]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
@@ -70,7 +70,7 @@ def _traffic_table(group: list[Row], baseline: str) -> list[str]:
                 f"{100 * value['server_busy']:.0f}/{100 * value['client_busy']:.0f}",
             ]
         )
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _micro_table(group: list[Row], baseline: str) -> list[str]:
@@ -86,7 +86,7 @@ def _micro_table(group: list[Row], baseline: str) -> list[str]:
         times = [f"{row.values[key]:,.0f}" for key in ("cpu_ns", "wall_ns")]
         times += [f"{row.values[key]:,.2f}" if key in row.values else "-" for key in more]
         lines.append([row.case, row.loop, str(row.cpu_ratio or "-"), str(row.rate_ratio or "-"), *times])
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _disturbances(document: dict[str, Any]) -> list[str]:
