@@ -9,12 +9,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bars, compare, plot, report, runner
-from benchmarks.cases import CASES, select
+from benchmarks import bars, compare, everything, plot, report, runner
+from benchmarks.cases import CASES, Case, select
 from benchmarks.loops import BASELINE, IN_GLIB, LIMITS, LOOPS, probe, spec_of
 from benchmarks.machine import choose_cpus, describe, mount_tracefs, one_at_a_time, say
 
 DEFAULT_LOOPS = ("uringloop", "uvloop")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """What `run` and `all` have in common."""
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        default=[],
+        metavar="GLOB",
+        help="e.g. 'micro/*' 'echo/*/1KiB/*'; 'bars' for the cases that check judges (default: all)",
+    )
+    parser.add_argument(
+        "--baseline",
+        default=BASELINE,
+        metavar="LOOP",
+        help=f"the loop that ratios are relative to (default: {BASELINE})",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="default 5; 9 for figures to publish")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="measured window of a traffic run (default 1)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save the results, after each case")
+    parser.add_argument("--resume", action="store_true", help="keep the cases that the JSON file has already")
+    parser.add_argument("--quick", action="store_true", help="one short round, to see if it works")
+    parser.add_argument("--no-syscalls", action="store_true", help="do not count system calls (extra runs)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,36 +56,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LOOP",
         help=f"names, or 'all' for every loop that runs here (default: {' '.join(DEFAULT_LOOPS)})",
     )
-    run.add_argument(
-        "--cases",
-        nargs="+",
-        default=[],
-        metavar="GLOB",
-        help="e.g. 'micro/*' 'echo/*/1KiB/*'; 'bars' for the cases that check judges (default: all)",
-    )
-    run.add_argument(
-        "--baseline",
-        default=BASELINE,
-        metavar="LOOP",
-        help=f"the loop that ratios are relative to (default: {BASELINE})",
-    )
-    run.add_argument("--rounds", type=int, default=5, help="default 5; 9 for figures to publish")
-    run.add_argument(
-        "--seconds", type=float, default=1.0, help="measured window of a traffic run (default 1)"
-    )
-    run.add_argument("--json", type=Path, metavar="FILE", help="save the results, after each case")
-    run.add_argument("--quick", action="store_true", help="one short round, to see if it works")
-    run.add_argument("--no-syscalls", action="store_true", help="do not count system calls (extra runs)")
+    _add_settings(run)
+    _add_settings(commands.add_parser("all", help="measure every figure that is published, into one file"))
 
     for name, text in (
         ("report", "Markdown tables of saved results"),
         ("check", "check saved results against uringloop's promises; status 1 unless all pass"),
-        ("plot", "draw the CPU ratios of saved results as SVG"),
+        ("plot", "draw saved results as SVG"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("file", type=Path)
+        command.add_argument("--baseline", metavar="LOOP", help="instead of that of the run")
         if name == "plot":
             command.add_argument("output", type=Path)
+            command.add_argument("--kind", choices=plot.KINDS, default="cpu", help="default: cpu")
 
     changes = commands.add_parser("compare", help="what changed between two result files of one machine")
     changes.add_argument("old", type=Path)
@@ -71,11 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, baseline: str | None = None) -> dict[str, Any]:
     document = json.loads(path.read_text())
     if document.get("format") != runner.FORMAT:
         raise ValueError(f"{path} is not a result file of this version")
-    return document
+    if baseline is not None and baseline not in document["loops"]:
+        raise ValueError(f"{path} has no loop {baseline}")
+    return document | {"baseline": baseline or document["baseline"]}
 
 
 def _list() -> None:
@@ -104,12 +115,33 @@ def _usable_loops(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     return usable, skipped
 
 
+def _selected_plan(options: argparse.Namespace) -> tuple[list[tuple[Case, list[str]]], dict, dict]:
+    """(each case with its loops, name -> version of the loops, name -> why it is skipped)."""
+    cases = select(options.cases, bars.BARRED_CASES)
+    if options.command == "all":
+        usable, skipped = _usable_loops(everything.all_loops())
+        return [(case, loops) for case, loops in everything.plan(usable) if case in cases], usable, skipped
+    usable, skipped = _usable_loops(options.loops)
+    return [(case, list(usable)) for case in cases], usable, skipped
+
+
+def _finished_cases(path: Path, settings: runner.Settings) -> list[dict[str, Any]]:
+    """The cases of an interrupted run of this machine with these settings."""
+    document = _load(path)
+    differences = compare.different_keys(document, {"machine": describe()})
+    wanted = json.loads(json.dumps(vars(settings)))
+    if differences or document["settings"] != wanted:
+        raise ValueError(f"{path} cannot be resumed: it has other settings, or is of another machine")
+    return document["cases"]
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.rounds < 1 or not 0 < options.seconds <= 60:
         raise ValueError("--rounds must be positive, --seconds between 0 and 60")
+    if not options.json and (options.resume or options.command == "all"):
+        raise ValueError("--json FILE is needed")
     spec_of(options.baseline)
-    cases = select(options.cases, bars.BARRED_CASES)
-    usable, skipped = _usable_loops(options.loops)
+    plan, usable, skipped = _selected_plan(options)
     settings = runner.Settings(
         rounds=1 if options.quick else options.rounds,
         seconds=min(0.3, options.seconds) if options.quick else options.seconds,
@@ -127,14 +159,14 @@ def _run(options: argparse.Namespace) -> int:
         "baseline": options.baseline,
         "loops": usable,
         "skipped": skipped,
-        "cases": [],
+        "cases": _finished_cases(options.json, settings) if options.resume and options.json.exists() else [],
     }
     if settings.counts_syscalls:
         mount_tracefs()
     is_interrupted = False
     with one_at_a_time():
         try:
-            runner.run(cases, list(usable), settings, document, options.json)
+            runner.run(plan, settings, document, options.json)
         except KeyboardInterrupt:
             is_interrupted = True
             say("interrupted: reporting the cases that are finished")
@@ -151,12 +183,12 @@ def main() -> int:
         match options.command:
             case "list":
                 _list()
-            case "run":
+            case "run" | "all":
                 return _run(options)
             case "report":
-                print(report.markdown(_load(options.file)), end="")
+                print(report.markdown(_load(options.file, options.baseline)), end="")
             case "check":
-                lines, is_good = bars.check(_load(options.file))
+                lines, is_good = bars.check(_load(options.file, options.baseline))
                 print("\n".join(lines))
                 return 0 if is_good else 1
             case "compare":
@@ -165,7 +197,7 @@ def main() -> int:
             case "plot":
                 if options.output.suffix != ".svg":
                     raise ValueError("the drawing is SVG: give a name that ends in .svg")
-                options.output.write_text(plot.svg(_load(options.file)))
+                options.output.write_text(plot.svg(_load(options.file, options.baseline), options.kind))
     except (ValueError, OSError) as error:
         say(f"benchmarks: {error}")
         return 2

@@ -8,6 +8,8 @@ from typing import Any
 
 from benchmarks.summary import Row, rows
 
+# Figures that a sample contains as such.
+OWN_METRICS = ("gain", "cpu_gain", "idle_gain", "kept", "of_allowed", "turn_syscalls", "p99_us")
 _COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 
@@ -15,7 +17,8 @@ _COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 class Bar:
     """metric: "cpu_ratio", "rate_ratio", "p50_ratio" (to the baseline), "syscalls" (per message), "cpu_us" (CPU),
     "share" (of the limit: needs limit-epoll and limit-io_uring in the run), "kept" (of the gain of polling),
-    "gain" or "cpu_gain" (over the case's own comparison) or "p99_us"."""
+    "gain", "cpu_gain" or "idle_gain" (over the case's own comparison), "of_allowed" (of what raw_requests.py allows),
+    "turn_syscalls" (for 64 requests) or "p99_us"."""
 
     case: str
     metric: str
@@ -57,6 +60,11 @@ BARS: tuple[Bar, ...] = (
     _cpu("micro/spawn_together", 1.0),
     _cpu("micro/spawn_communicate", 1.0),
     _cpu("micro/pipe_through_cat", 1.0),
+    # Importing takes at most twice the CPU.
+    _cpu("imports/import", 0.5),
+    Bar("raw/nop", "of_allowed", "<=", 1.0),
+    Bar("raw/nop", "turn_syscalls", "<=", 1),
+    Bar("aiocontext/idle_handlers", "idle_gain", ">=", 5),
     Bar("lifecycle/create_close", "cpu_us", "<", 250),
     # The baseline's files are aiofiles.
     Bar("files/read4k_1", "rate_ratio", ">=", 5.0),
@@ -100,7 +108,7 @@ def _measured(bar: Bar, row: Row | None) -> tuple[float | None, str]:
         return row.syscalls, f"{row.syscalls:.3f}"
     if bar.metric == "cpu_us" and row.n_samples:
         return row.values["cpu_ns"] / 1000, f"{row.values['cpu_ns'] / 1000:.1f}"
-    if bar.metric in ("gain", "cpu_gain", "kept", "p99_us") and row.n_samples:
+    if bar.metric in OWN_METRICS and row.n_samples:
         return row.values[bar.metric], f"{row.values[bar.metric]:.2f}"
     return None, row.errors[-1] if row.errors else "not measured"
 
@@ -117,6 +125,9 @@ def check(document: dict[str, Any]) -> tuple[list[str], bool]:
         "cpu_us": "CPU, us",
         "gain": "rate, ratio to blocking Python",
         "cpu_gain": "CPU, ratio to reading and writing",
+        "idle_gain": "rate, gain from removing idle handlers",
+        "of_allowed": "CPU of a NOP, of what is allowed",
+        "turn_syscalls": "system calls of 64 requests in a turn",
         "p99_us": "lateness of a 1 ms ticker, p99, us",
     }
     measured = {(row.case, row.loop): row for row in rows(document)}

@@ -6,8 +6,10 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks import limits
 from benchmarks.files import FILES
-from benchmarks.micro import LIFECYCLES, OPERATIONS, SENDFILE
+from benchmarks.imports import IMPORTS
+from benchmarks.micro import LIFECYCLES, OPERATIONS, OWN, SENDFILE
 from benchmarks.polling import POLLING
 
 CONNECTIONS = (1, 10, 100, 1000)
@@ -20,9 +22,11 @@ class Case:
 
     kind: "traffic" (a server and the C client) or "micro" (one process).
     style: "protocol", "streams", "tls" (a protocol on TLS) or "datagram".
-    mode: "echo", "churn" or "datagram", see loadgen.c.
+    mode: "echo", "churn", "datagram" or "open", see loadgen.c.
     window: messages that each connection keeps in flight.
     is_unix: UNIX socket instead of TCP.
+    rate_per_s: what the open mode offers; the runner derives it from the baseline's maximum.
+    only: the one loop that has it.
     """
 
     name: str
@@ -33,11 +37,18 @@ class Case:
     n_connections: int = 1
     size_bytes: int = 1024
     window: int = 1
+    rate_per_s: float | None = None
+    only: str | None = None
 
     @property
     def group(self) -> str:
         """The table of the report that this case belongs to."""
         return self.name.rsplit("/", 2)[0] if self.kind == "traffic" else self.name.split("/")[0]
+
+
+def is_for(case: Case, loop: str) -> bool:
+    """Whether this loop, or server in C, can be measured in this case."""
+    return limits.suits(case) if limits.is_limit(loop) else case.only in (None, loop)
 
 
 def _traffic(prefix: str, **options: object) -> list[Case]:
@@ -71,8 +82,20 @@ CASES: tuple[Case, ...] = (
         for where in ("tcp", "unix")
         for n in (1, 10, 100)
     ),
+    *(
+        Case(f"tail/{name}/1KiB/{n}", "traffic", style=style, mode="open", is_unix=is_unix, n_connections=n)
+        for name, style, is_unix, connections in (
+            ("protocol", "protocol", False, (10, 100, 1000)),
+            ("streams", "streams", False, (100,)),
+            ("unix", "protocol", True, (100,)),
+            ("tls", "tls", False, (100,)),
+        )
+        for n in connections
+    ),
     *(Case(f"micro/{name}", "micro") for name in OPERATIONS),
     *(Case(f"lifecycle/{name}", "micro") for name in LIFECYCLES),
+    *(Case(f"imports/{name}", "micro") for name in IMPORTS),
+    *(Case(f"{group}/{name}", "micro", only="uringloop") for name, group in OWN.items()),
     Case(f"sendfile/{SENDFILE}", "micro"),
     *(Case(f"files/{name}", "micro") for name in FILES),
     *(Case(f"polling/{name}", "micro") for name in POLLING),

@@ -33,6 +33,8 @@ from benchmarks.machine import (
 )
 
 START_TIMEOUT_S = 20
+# The last two come from the open mode only.
+LATENCY_KEYS = ("p50_us", "p90_us", "p99_us", "p999_us", "late_p99_us", "unanswered")
 
 _strace_is_announced = False
 
@@ -43,7 +45,7 @@ class SampleFailed(Exception):
 
 def build_loadgen() -> Path:
     """Compile the client at first use. On epoll it would be near its own limit; without OpenSSL it has no TLS."""
-    headers = ("loadgen_options.h", "loadgen_datagram.h", "loadgen_ring.h", "loadgen_tls.h")
+    headers = ("loadgen_options.h", "loadgen_datagram.h", "loadgen_open.h", "loadgen_ring.h", "loadgen_tls.h")
     flags = liburing_flags() + library_flags("openssl", "WITH_OPENSSL")
     return build("loadgen", PACKAGE / "loadgen.c", [PACKAGE / name for name in headers], flags)
 
@@ -125,6 +127,7 @@ def _run_client(
     command += ["-s", str(case.size_bytes), "-t", str(seconds), "-w", str(warmup_s), *arguments]
     command += ["-d", str(case.window)]
     command += ["-C", congestion_control()]
+    command += ["-r", str(case.rate_per_s)] if case.rate_per_s else []
     command += ["-T"] if case.style == "tls" else []
     limit_s = seconds + warmup_s + 25
     try:
@@ -166,8 +169,8 @@ def measure(case: Case, loop: str, seconds: float, warmup_s: float, cpus: tuple[
         "messages": n,
         "rate": raw["messages_per_s"],
         "cpu_ns": raw["server_cpu_ns"] / n,
-        "p50_us": raw["p50_us"],
-        "p99_us": raw["p99_us"],
+        **{key: value for key, value in raw.items() if key in LATENCY_KEYS},
+        **({"offered_per_s": case.rate_per_s} if case.rate_per_s else {}),
         "server_busy": raw["server_cpu_ns"] / raw["elapsed_ns"],
         "client_busy": raw["client_cpu_ns"] / raw["elapsed_ns"],
         "others_busy": max(0.0, others_ns / elapsed_ns),

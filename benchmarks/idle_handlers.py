@@ -16,6 +16,7 @@ import time
 
 import uringloop
 
+HANDLERS = 3200
 LONG_NS = 3_600_000_000_000
 SHORT_NS = 50_000_000
 MAX_NS = 100_000_000
@@ -67,13 +68,31 @@ def rate_per_s(n_idle: int, seconds: float, idle_ns: int) -> tuple[float, float]
     return item.n_found / elapsed, cpu / item.n_found * 1e6
 
 
+def raise_file_limit(n_handlers: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(n_handlers + 200, hard), hard))
+
+
+def measure_idle_handlers(scale: float) -> dict[str, float]:
+    """The case `aiocontext/idle_handlers` of `run`: per item with idle handlers removed, and the gain in rate."""
+    raise_file_limit(HANDLERS)
+    seconds = max(0.1, 0.5 * scale)
+    kept_per_s, _ = rate_per_s(HANDLERS, seconds, LONG_NS)
+    removed_per_s, cpu_us = rate_per_s(HANDLERS, seconds, SHORT_NS)
+    return {
+        "operations": removed_per_s * seconds,
+        "wall_ns": 1e9 / removed_per_s,
+        "cpu_ns": cpu_us * 1e3,
+        "idle_gain": removed_per_s / kept_per_s,
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--handlers", type=int, default=3200)
+    parser.add_argument("--handlers", type=int, default=HANDLERS)
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(options.handlers + 200, hard), hard))
+    raise_file_limit(options.handlers)
     kinds = {"kept": LONG_NS, "removed": SHORT_NS}
     results: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     for _ in range(REPETITIONS):

@@ -22,8 +22,16 @@ SOURCES = {"limit-epoll": "epoll.c", "limit-io_uring": "io_uring.c"}
 
 # By server: the words for the cases whose names match; the first match counts.
 BEST: dict[str, tuple[tuple[str, str], ...]] = {
-    "limit-epoll": (),
-    "limit-io_uring": (),
+    "limit-epoll": (
+        ("*/1KiB/1", "now+staged"),
+        ("*/1KiB/*", "late+staged"),
+    ),
+    "limit-io_uring": (
+        ("*/1KiB/*", "inc+skip"),
+        ("*/16KiB/1000", "poll+now"),
+        ("*/16KiB/*", "inc+skip+buffers=524288"),
+        ("*/128KiB/*", "poll+now"),
+    ),
 }
 
 
@@ -34,7 +42,7 @@ def is_limit(loop: str) -> bool:
 
 def suits(case: Case) -> bool:
     """Whether the servers can serve this case: messages on stream sockets, as a protocol gets them."""
-    return case.kind == "traffic" and case.style == "protocol" and case.mode in ("echo", "churn")
+    return case.kind == "traffic" and case.style == "protocol" and case.mode in ("echo", "churn", "open")
 
 
 def words_for(loop: str, case_name: str) -> list[str]:

@@ -5,14 +5,15 @@
  * every loop under test. Its result is one line of JSON on stdout.
  *
  *   loadgen (-p PORT | -x PATH) [-n CONNECTIONS] [-s SIZE_BYTES] [-d DEPTH] [-t SECONDS] [-w WARMUP_SECONDS]
- *           [-m echo|churn|datagram] [-T] [-C ALGORITHM] [-P SERVER_PID] [-S]
+ *           [-m echo|churn|datagram|open] [-r RATE] [-T] [-C ALGORITHM] [-P SERVER_PID] [-S]
  *
  * echo:  N connections, each keeps DEPTH messages of SIZE bytes in flight all the time.
  * churn: N slots, each repeats connect, send SIZE bytes, receive them back, shutdown, wait for EOF, close. One
  *        "message" is one such cycle.
  * datagram: like echo, with datagrams to PORT (loadgen_datagram.h).
+ * open:  like echo, but messages are sent at scheduled times, RATE per second in all (loadgen_open.h).
  *
- * -T: TLS, in the echo mode only (loadgen_tls.h).
+ * -T: TLS, in the modes echo and open (loadgen_tls.h).
  * -C: the client's TCP congestion control, instead of the system's default.
  * -P: the client itself reads the CPU clock of the server process (all its threads) when the measured window
  *     begins and ends. No other process could do that at the right times, and the server is not disturbed. The kernel
@@ -56,6 +57,7 @@
 #define RECEIVE_BYTES (1u << 20)
 #define MAX_EVENTS 1024
 #define MAX_COUNTERS 256
+#define OPEN_DEPTH 16384 /* open mode: messages that one connection may have in flight */
 
 #include "loadgen_options.h"
 
@@ -97,7 +99,12 @@ static uint64_t now_ns(void)
 /* --- latency histogram: 64 buckets per power of two, so a bucket is at most 1.6 % wide --- */
 
 #define HISTOGRAM_BUCKETS 4096
-static uint64_t histogram[HISTOGRAM_BUCKETS];
+
+struct histogram {
+    uint64_t n, buckets[HISTOGRAM_BUCKETS];
+};
+
+static struct histogram latencies;
 
 static unsigned bucket_of(uint64_t latency_ns)
 {
@@ -120,24 +127,40 @@ static double bucket_middle_ns(unsigned index)
     return (64 + (index - 64) % 64 + 0.5) * (double)(1ull << (log2 - 6));
 }
 
-static double percentile_us(double fraction)
+static double percentile_us(const struct histogram *histogram, double fraction)
 {
-    uint64_t rank = (uint64_t)((double)n_messages * fraction), seen = 0;
+    uint64_t rank = (uint64_t)((double)histogram->n * fraction), seen = 0;
 
     for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++) {
-        seen += histogram[i];
+        seen += histogram->buckets[i];
         if (seen > rank)
             return bucket_middle_ns(i) / 1e3;
     }
     return 0;
 }
 
+static void record(struct histogram *histogram, uint64_t ns)
+{
+    histogram->n++;
+    histogram->buckets[bucket_of(ns)]++;
+}
+
+/* Open mode: the window of scheduled times whose latencies count. */
+static uint64_t recorded_from_ns = UINT64_MAX, recorded_until_ns;
+
+static void record_scheduled(uint64_t scheduled_ns, uint64_t finished_ns)
+{
+    if (scheduled_ns >= recorded_from_ns && scheduled_ns < recorded_until_ns)
+        record(&latencies, finished_ns - scheduled_ns);
+}
+
 static void count_message(uint64_t started_ns, uint64_t finished_ns)
 {
-    if (!is_measuring)
-        return;
-    n_messages++;
-    histogram[bucket_of(finished_ns - started_ns)]++;
+    if (opt.is_open)
+        record_scheduled(started_ns, finished_ns);
+    else if (is_measuring)
+        record(&latencies, finished_ns - started_ns);
+    n_messages += (unsigned)is_measuring;
 }
 
 /* --- system calls of the server: one perf event per existing thread, inherited by threads that it starts later --- */
@@ -428,7 +451,8 @@ static void echo_event(struct connection *c, uint32_t events)
             while (n_complete--) {
                 count_message(c->sent_ns[c->head], t);
                 c->head = (c->head + 1) % opt.depth;
-                begin_message(c, t);
+                if (!opt.is_open)
+                    begin_message(c, t);
             }
         }
     }
@@ -488,6 +512,7 @@ static void churn_event(struct connection *c, uint32_t events)
 }
 
 #include "loadgen_datagram.h"
+#include "loadgen_open.h"
 #ifdef WITH_LIBURING
 #include "loadgen_ring.h"
 #endif
@@ -531,8 +556,10 @@ static void print_result(void)
 
     printf("{\"messages\": %" PRIu64 ", \"elapsed_ns\": %" PRIu64 ", \"messages_per_s\": %.1f, ", n_messages,
            end_ns - begin_ns, (double)n_messages / elapsed_s);
-    printf("\"p50_us\": %.2f, \"p99_us\": %.2f, \"p999_us\": %.2f, ", percentile_us(0.5), percentile_us(0.99),
-           percentile_us(0.999));
+    printf("\"p50_us\": %.2f, \"p90_us\": %.2f, \"p99_us\": %.2f, \"p999_us\": %.2f, ", percentile_us(&latencies, 0.5),
+           percentile_us(&latencies, 0.9), percentile_us(&latencies, 0.99), percentile_us(&latencies, 0.999));
+    if (opt.is_open)
+        printf("\"late_p99_us\": %.2f, \"unanswered\": %" PRIu64 ", ", percentile_us(&lateness, 0.99), n_unanswered);
     printf("\"client_cpu_ns\": %" PRIu64 ", \"verified_bytes\": %" PRIu64 ", ", client_cpu_ns, n_verified_bytes);
     if (opt.server_pid)
         printf("\"server_cpu_ns\": %" PRIu64 ", ", server_cpu_ns);
@@ -572,12 +599,18 @@ int main(int argc, char **argv)
         if (!(all[i].sent_ns = calloc(opt.depth, sizeof(uint64_t))))
             die("set-up");
 #ifdef WITH_LIBURING
-    is_on_ring = !opt.is_churn && !opt.is_datagram && opt.size_bytes <= RING_LARGEST_BYTES && opt.n_connections >= RING_CONNECTIONS;
+    is_on_ring = !opt.is_churn && !opt.is_datagram && !opt.is_open && opt.size_bytes <= RING_LARGEST_BYTES
+                 && opt.n_connections >= RING_CONNECTIONS;
 #endif
     if (!opt.is_churn && !opt.is_datagram)
         connect_all_blocking(all);
     if (opt.is_datagram) {
         run_datagrams(all);
+        print_result();
+        return 0;
+    }
+    if (opt.is_open) {
+        run_open(all);
         print_result();
         return 0;
     }

@@ -7,8 +7,8 @@ static struct {
     int n_connections;
     size_t size_bytes;
     unsigned depth;
-    double seconds, warmup_seconds;
-    int is_churn, is_datagram, is_tls, count_syscalls;
+    double seconds, warmup_seconds, rate_per_s;
+    int is_churn, is_datagram, is_open, is_tls, count_syscalls;
     pid_t server_pid;
     const char *congestion; /* TCP congestion control, or NULL for the system's own */
 } opt = {.n_connections = 1, .size_bytes = 1024, .depth = 1, .seconds = 1, .warmup_seconds = 0.3};
@@ -32,7 +32,7 @@ static void parse(int argc, char **argv)
 {
     int option;
 
-    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:P:C:ST")) != -1) {
+    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:r:P:C:ST")) != -1) {
         switch (option) {
         case 'p': opt.port = atoi(optarg); break;
         case 'x': opt.path = optarg; break;
@@ -41,7 +41,12 @@ static void parse(int argc, char **argv)
         case 'd': opt.depth = (unsigned)atoi(optarg); break;
         case 't': opt.seconds = atof(optarg); break;
         case 'w': opt.warmup_seconds = atof(optarg); break;
-        case 'm': opt.is_churn = !strcmp(optarg, "churn"); opt.is_datagram = !strcmp(optarg, "datagram"); break;
+        case 'm':
+            opt.is_churn = !strcmp(optarg, "churn");
+            opt.is_datagram = !strcmp(optarg, "datagram");
+            opt.is_open = !strcmp(optarg, "open");
+            break;
+        case 'r': opt.rate_per_s = atof(optarg); break;
         case 'P': opt.server_pid = atoi(optarg); break;
         case 'C': opt.congestion = optarg; break;
         case 'T': opt.is_tls = 1; break;
@@ -60,6 +65,10 @@ static void parse(int argc, char **argv)
     if (opt.is_tls)
         die("built without OpenSSL's headers (libssl-dev)");
 #endif
+    if (opt.is_open && opt.rate_per_s <= 0)
+        die("the open mode needs a rate, -r");
     if (opt.is_churn)
         opt.depth = 1;
+    if (opt.is_open)
+        opt.depth = OPEN_DEPTH;
 }

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.children import CHILDREN
 from benchmarks.files import FILES, measure_files
+from benchmarks.imports import IMPORTS, measure_import
 from benchmarks.loops import new_event_loop
 from benchmarks.machine import settle_in
 from benchmarks.polling import POLLING, measure_polling
@@ -211,6 +212,19 @@ def measure_lifecycle(loop_name: str, is_run: bool, scale: float) -> dict[str, f
     }
 
 
+def measure_own(case: str, scale: float) -> dict[str, float]:
+    """What only uringloop has; the modules import it, so they are imported for this alone."""
+    if case == "nop":
+        from benchmarks.raw_requests import measure_nop
+
+        return measure_nop(scale)
+    from benchmarks.idle_handlers import measure_idle_handlers
+
+    return measure_idle_handlers(scale)
+
+
+# name -> its group
+OWN = {"nop": "raw", "idle_handlers": "aiocontext"}
 SENDFILE = "100MiB"
 LIFECYCLES = {"create_close": False, "create_run_close": True}
 
@@ -219,7 +233,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", required=True)
     parser.add_argument(
-        "--case", choices=[*OPERATIONS, *LIFECYCLES, *FILES, *POLLING, SENDFILE], required=True
+        "--case",
+        choices=[*OPERATIONS, *LIFECYCLES, *FILES, *POLLING, *IMPORTS, *OWN, SENDFILE],
+        required=True,
     )
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--cpu", type=int, required=True)
@@ -228,6 +244,10 @@ def main() -> None:
     settle_in(options.cpu, options.lifetime_s)
     if options.case == SENDFILE:
         result = measure_sendfile(options.loop)
+    elif options.case in IMPORTS:
+        result = measure_import(options.loop, options.case, options.scale)
+    elif options.case in OWN:
+        result = measure_own(options.case, options.scale)
     elif options.case in POLLING:
         result = measure_polling(options.loop, options.case, options.scale)
     elif options.case in FILES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import statistics
 import sys
 import time
@@ -51,13 +52,34 @@ async def syscalls_of_one_turn(loop: uringloop.Loop) -> int:
     return int(loop.statistics()["syscalls"]) - before
 
 
-async def measure(n_rounds: int) -> bool:
+async def measure_costs(n_rounds: int) -> dict[str, float]:
+    """Both costs, in the form of a sample of micro.py; `of_allowed`: the NOP's, divided by the bar."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, uringloop.Loop)
+    started_ns = time.perf_counter_ns()
     pairs = [(await cost_ns(loop, nops), await cost_ns(loop, futures)) for _ in range(n_rounds)]
+    wall_ns = (time.perf_counter_ns() - started_ns) / (2 * n_rounds * TASKS * ROUND_TRIPS)
     nop_ns = statistics.median(pair[0] for pair in pairs)
     future_ns = statistics.median(pair[1] for pair in pairs)
-    n_syscalls = await syscalls_of_one_turn(loop)
+    return {
+        "operations": n_rounds * TASKS * ROUND_TRIPS,
+        "wall_ns": wall_ns,
+        "cpu_ns": nop_ns,
+        "future_ns": future_ns,
+        "of_allowed": nop_ns / (FACTOR * future_ns + EXTRA_NS),
+        "turn_syscalls": await syscalls_of_one_turn(loop),
+    }
+
+
+def measure_nop(scale: float) -> dict[str, float]:
+    """The case `raw/nop` of `run`."""
+    with contextlib.closing(uringloop.new_event_loop(fdmon="io_uring")) as loop:
+        return loop.run_until_complete(measure_costs(max(1, round(3 * scale))))
+
+
+async def measure(n_rounds: int) -> bool:
+    found = await measure_costs(n_rounds)
+    nop_ns, future_ns, n_syscalls = found["cpu_ns"], found["future_ns"], int(found["turn_syscalls"])
     limit_ns = FACTOR * future_ns + EXTRA_NS
     print(f"NOP by add_sqe   {nop_ns:7.0f} ns   ({TASKS} tasks, {n_rounds} rounds, CPU time)")
     print(f"bare future      {future_ns:7.0f} ns")

@@ -2,14 +2,18 @@
 
     python -m benchmarks.readme_plot benchmarks/RESULTS.md docs/cpu-per-message.svg
 
-The newest run of a case is the first one in the file. Needs matplotlib.
+The newest run of a case is the first one in the file. A result file (JSON) does as well. Needs matplotlib.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
+from typing import Any
+
+from benchmarks.summary import rows
 
 LABELS = {
     "echo/protocol/1KiB/1": "TCP, 1 KiB, 1 connection",
@@ -31,6 +35,15 @@ def ratios(text: str) -> dict[str, tuple[str, float, float]]:
     for case, median, lowest, highest in ROW.findall(text):
         found.setdefault(case, (median, float(lowest), float(highest)))
     return found
+
+
+def ratios_of(document: dict[str, Any]) -> dict[str, tuple[str, float, float]]:
+    """The same from a result document."""
+    return {
+        row.case: (f"{row.cpu_ratio.median:.2f}", row.cpu_ratio.lowest, row.cpu_ratio.highest)
+        for row in rows(document)
+        if row.loop == "uringloop" and row.cpu_ratio
+    }
 
 
 def draw(found: dict[str, tuple[str, float, float]], output: Path) -> None:
@@ -59,10 +72,12 @@ def draw(found: dict[str, tuple[str, float, float]], output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("file", type=Path, help="RESULTS.md")
+    parser.add_argument("file", type=Path, help="RESULTS.md, or a result file")
     parser.add_argument("output", type=Path, help="SVG or PNG")
     arguments = parser.parse_args()
-    draw(ratios(arguments.file.read_text()), arguments.output)
+    text = arguments.file.read_text()
+    is_document = arguments.file.suffix == ".json"
+    draw(ratios_of(json.loads(text)) if is_document else ratios(text), arguments.output)
 
 
 if __name__ == "__main__":

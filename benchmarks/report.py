@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks import limits
 from benchmarks.cases import BY_NAME
-from benchmarks.summary import Row, foreign_load, rows
+from benchmarks.summary import LATENCIES, Row, foreign_load, rows
 
 _TITLES = {
     "echo/protocol": "Echo over TCP, `asyncio.Protocol`",
@@ -17,8 +17,20 @@ _TITLES = {
     "datagram": "Echo of datagrams over UDP, `asyncio.DatagramProtocol`",
     "churn/tcp": "Connect, echo, close over TCP",
     "churn/unix": "Connect, echo, close over a UNIX socket",
+    **{
+        f"tail/{name}": f"Latency at 70 % of the baseline's maximum, {what}"
+        for name, what in (
+            ("protocol", "`asyncio.Protocol`"),
+            ("streams", "asyncio streams"),
+            ("unix", "UNIX socket"),
+            ("tls", "TLS"),
+        )
+    },
     "micro": "Callbacks, tasks and timers",
     "lifecycle": "Making and closing a loop",
+    "imports": "Importing, without the interpreter's own start; with asyncio",
+    "raw": "A NOP by loop.add_sqe() from 64 tasks",
+    "aiocontext": "AioContext: an item of a busy poll handler among 3,200 idle ones",
     "sendfile": "loop.sendfile of 100 MiB; per MiB",
     "files": "Files; per read, file, or MiB",
     "polling": "Adaptive polling; per round trip, message, or tick",
@@ -73,9 +85,42 @@ def _traffic_table(group: list[Row], baseline: str) -> list[str]:
     return table(head, lines)
 
 
+def _tail_table(group: list[Row], baseline: str) -> list[str]:
+    """Latencies from scheduled times, with their ranges; `client late` is what the client itself may have added."""
+    head = ["case", "loop", "offered", "per second", f"CPU vs {baseline}", "CPU us"]
+    head += [f"{name} us" for name in LATENCIES.values()] + ["client late p99 us", "busy %"]
+    lines = []
+    for row in group:
+        if not row.n_samples:
+            lines.append(_failed(row, len(head)))
+            continue
+        value = row.values
+        line = [row.case, row.loop, f"{value['offered_per_s']:,.0f}", f"{value['rate']:,.0f}"]
+        line += [str(row.cpu_ratio or "-"), f"{value['cpu_ns'] / 1000:.2f}"]
+        for key in LATENCIES:
+            span = row.latencies_us[key]
+            line.append(f"{span.median:,.0f} ({span.lowest:,.0f}-{span.highest:,.0f})")
+        line.append(f"{value['late_p99_us']:,.0f}")
+        lines.append([*line, f"{100 * value['server_busy']:.0f}/{100 * value['client_busy']:.0f}"])
+    return table(head, lines)
+
+
+def _table_of(group: list[Row]) -> Callable[[list[Row], str], list[str]]:
+    case = BY_NAME[group[0].case]
+    if case.mode == "open":
+        return _tail_table
+    return _traffic_table if case.kind == "traffic" else _micro_table
+
+
 def _micro_table(group: list[Row], baseline: str) -> list[str]:
     more = {"gain": "vs blocking", "cpu_gain": "CPU vs read and write", "p99_us": "ticker p99 us"}
-    more |= {"p50_us": "p50 us", "kept": "gain kept"}
+    more |= {
+        "p50_us": "p50 us",
+        "kept": "gain kept",
+        "future_ns": "bare future ns",
+        "of_allowed": "of allowed",
+    }
+    more |= {"turn_syscalls": "system calls of 64", "idle_gain": "gain of removing idle ones"}
     more = {key: title for key, title in more.items() if any(key in row.values for row in group)}
     head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU ns", "wall ns", *more.values()]
     lines = []
@@ -163,8 +208,7 @@ def markdown(document: dict[str, Any]) -> str:
     for name, group in groups.items():
         lines += ["", f"## {_TITLES.get(name, name)}"]
         if group:
-            make = _traffic_table if BY_NAME[group[0].case].kind == "traffic" else _micro_table
-            lines += ["", *make(group, document["baseline"])]
+            lines += ["", *_table_of(group)(group, document["baseline"])]
         lines += _not_for(document, name)
     failures = [(row, error) for group in groups.values() for row in group for error in row.errors]
     if failures:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import client, limits
-from benchmarks.cases import Case
+from benchmarks.cases import Case, is_for
+from benchmarks.loops import BASELINE
 from benchmarks.machine import REPOSITORY, busy_cpu_ns, child_environment, children_cpu_ns, say
 
 FORMAT = 1
+Plan = Sequence[tuple[Case, Sequence[str]]]  # each case with the loops that take turns in it
 MICRO_TIMEOUT_S = 120
+OFFERED_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,34 @@ def run_rounds(
     return [rounds[i] for i in kept], len(rounds) - len(kept), max(0, settings.rounds - n_quiet)
 
 
-def run_case(case: Case, loops: Sequence[str], settings: Settings, label: str) -> dict[str, Any]:
+def offer(case: Case, baseline: str, settings: Settings) -> tuple[Case, dict[str, Any]]:
+    """(the case with its rate, what the result says of it): OFFERED_SHARE of the baseline's closed-loop maximum."""
+    closed = replace(case, mode="echo")
+    rates = [client.measure(closed, baseline, settings.seconds, settings.warmup_s, settings.cpus)["rate"]
+             for _ in range(min(3, settings.rounds))]  # fmt: skip
+    maximum = statistics.median(rates)
+    offered = round(OFFERED_SHARE * maximum)
+    say(f"{case.name}: {baseline} answers {maximum:,.0f}/s at most; {offered:,}/s are offered to each loop")
+    return replace(case, rate_per_s=offered), {
+        "offered_per_s": offered,
+        "maximum_per_s": maximum,
+        "maximum_of": baseline,
+    }
+
+
+def run_case(
+    case: Case, loops: Sequence[str], settings: Settings, label: str, baseline: str = BASELINE
+) -> dict[str, Any]:
     """All rounds of one case. A loop that failed twice is left out, since a failure may take a long timeout."""
-    not_for = [loop for loop in loops if limits.is_limit(loop) and not limits.suits(case)]
+    not_for = [loop for loop in loops if not is_for(case, loop)]
     loops = [loop for loop in loops if loop not in not_for]
+    offered: dict[str, Any] = {}
+    if case.mode == "open" and loops:
+        try:
+            case, offered = offer(case, baseline if baseline in loops else loops[0], settings)
+        except client.SampleFailed as failure:
+            error = {"error": f"its maximum could not be measured: {failure}"}
+            return {"name": case.name, "rounds": [dict.fromkeys(loops, error)], "syscalls": {}}
     n_cpus = len(set(settings.cpus)) if case.kind == "traffic" else 1
     failures = dict.fromkeys(loops, 0)
 
@@ -131,7 +159,7 @@ def run_case(case: Case, loops: Sequence[str], settings: Settings, label: str) -
 
     rounds, n_repeated, n_disturbed = run_rounds(measure_round, settings, n_cpus)
     result: dict[str, Any] = {"name": case.name, "rounds": rounds, "syscalls": {}}
-    result |= {"repeated": n_repeated, "disturbed": n_disturbed}
+    result |= {"repeated": n_repeated, "disturbed": n_disturbed, **offered}
     if not_for:
         result["not_for"] = not_for
     limit_loops = [loop for loop in loops if limits.is_limit(loop)]
@@ -145,12 +173,12 @@ def run_case(case: Case, loops: Sequence[str], settings: Settings, label: str) -
     return result
 
 
-def estimate_s(cases: Sequence[Case], n_loops: int, settings: Settings) -> float:
+def estimate_s(plan: Plan, settings: Settings) -> float:
     """The approximate duration of a run, for the first line of progress."""
     per_traffic_s = (settings.seconds + settings.warmup_s + 0.45) * settings.rounds
     per_traffic_s += 1.3 if settings.counts_syscalls else 0
-    n_traffic = sum(case.kind == "traffic" for case in cases)
-    return n_loops * (n_traffic * per_traffic_s + (len(cases) - n_traffic) * settings.rounds * 0.9)
+    per_s = {"traffic": per_traffic_s, "micro": settings.rounds * 0.9}
+    return sum(per_s[case.kind] * len(loops) for case, loops in plan)
 
 
 def save(document: dict[str, Any], path: Path) -> None:
@@ -160,23 +188,20 @@ def save(document: dict[str, Any], path: Path) -> None:
     unfinished.replace(path)
 
 
-def run(
-    cases: Sequence[Case],
-    loops: Sequence[str],
-    settings: Settings,
-    document: dict[str, Any],
-    path: Path | None,
-) -> None:
-    """Fill ``document["cases"]``."""
-    if any(case.kind == "traffic" for case in cases):
+def run(plan: Plan, settings: Settings, document: dict[str, Any], path: Path | None) -> None:
+    """Fill ``document["cases"]``; those that it has already are not measured again."""
+    done = {case["name"] for case in document["cases"]}
+    plan = [(case, loops) for case, loops in plan if case.name not in done]
+    if any(case.kind == "traffic" for case, _ in plan):
         client.build_loadgen()
-        for loop in filter(limits.is_limit, loops):
-            limits.program(loop)
-    expected_s = estimate_s(cases, len(loops), settings)
-    say(f"{len(cases)} cases, loops {', '.join(loops)}: about {expected_s / 60:.1f} minutes")
+    names = list(dict.fromkeys(loop for _, loops in plan for loop in loops))
+    for loop in filter(limits.is_limit, names):
+        limits.program(loop)
+    expected_s = estimate_s(plan, settings)
+    say(f"{len(plan)} cases, loops {', '.join(names)}: about {expected_s / 60:.1f} minutes")
     begin_s = time.monotonic()
-    for number, case in enumerate(cases, 1):
-        label = f"[{number}/{len(cases)}, {time.monotonic() - begin_s:.0f} s]"
-        document["cases"].append(run_case(case, loops, settings, label))
+    for number, (case, loops) in enumerate(plan, 1):
+        label = f"[{number}/{len(plan)}, {time.monotonic() - begin_s:.0f} s]"
+        document["cases"].append(run_case(case, loops, settings, label, document["baseline"]))
         if path:
             save(document, path)

@@ -11,6 +11,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+LATENCIES = {"p50_us": "p50", "p90_us": "p90", "p99_us": "p99", "p999_us": "p99.9"}
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -31,6 +33,7 @@ class Ratio:
 class Row:
     """One loop in one case. Times are per message, operation, cycle or loop, depending on the case.
 
+    latencies_us: of each percentile, by its key (LATENCIES).
     share: of the limit, which is the CPU per message of the better server in C (limits.py); 1 is all of it.
     """
 
@@ -41,6 +44,7 @@ class Row:
     cpu_ratio: Ratio | None
     rate_ratio: Ratio | None
     p50_ratio: Ratio | None
+    latencies_us: dict[str, Ratio]
     share: Ratio | None
     syscalls: float | None
     errors: list[str]
@@ -87,6 +91,9 @@ def _row(case: dict[str, Any], loop: str, baseline: str) -> Row:
         p50_ratio=_ratio(
             [(base["p50_us"], ours["p50_us"]) for ours, base in both if "p50_us" in ours and "p50_us" in base]
         ),
+        latencies_us={
+            key: found for key in LATENCIES if (found := _ratio([(s[key], 1.0) for s in good if key in s]))
+        },
         share=_ratio(
             [(limit["cpu_ns"], ours["cpu_ns"]) for ours, limit in _good_pairs(case, loop, better_limit(case))]
         ),

@@ -60,7 +60,7 @@ def test_the_baseline_s_own_drift_is_seen():
     assert row[10].endswith(compare.NO_FINDING)
 
 
-def test_other_machines_are_refused_unless_told():
+def test_other_machines_are_refused_unless_allowed():
     old, new = document_of(1000, 1001), document_of(1000, 1001, kernel="6.1")
     with pytest.raises(ValueError, match=r"kernel: 6\.18, 6\.1.*--other-machine"):
         compare.compare(old, new, may_differ=False)

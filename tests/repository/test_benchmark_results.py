@@ -1,11 +1,14 @@
 """What the benchmarks conclude from samples: which rounds count, the share of the limit, and the bars on it."""
 
+import re
 import shutil
+from dataclasses import replace
+from xml.dom import minidom
 
 import pytest
 
-from benchmarks import bars, client, limits, report, runner
-from benchmarks.cases import BY_NAME
+from benchmarks import bars, client, everything, limits, plot, readme_plot, report, runner
+from benchmarks.cases import BY_NAME, CASES, is_for
 from benchmarks.machine import choose_cpus
 from benchmarks.summary import better_limit, rows
 
@@ -136,3 +139,98 @@ def test_a_server_echoes_what_it_gets(loop, name):
     if "error" in (found := limits.probe(loop)):
         pytest.skip(found["error"])
     assert client.measure(BY_NAME[name], loop, 0.05, 0.1, choose_cpus())["messages"] > 0
+
+
+def test_the_open_mode_offers_a_share_of_the_baseline_s_maximum(monkeypatch):
+    case = BY_NAME["tail/protocol/1KiB/10"]
+    measured = []
+
+    def measure(case, loop, *_):
+        measured.append((case.mode, loop, case.rate_per_s))
+        return sample(1000, others_busy=0.0)
+
+    monkeypatch.setattr(client, "measure", measure)
+    result = runner.run_case(case, ["uringloop", "uvloop"], SETTINGS, "")
+    assert measured[:3] == [("echo", "uvloop", None)] * 3
+    assert measured[3:5] == [("open", "uringloop", 700_000), ("open", "uvloop", 700_000)]
+    assert (result["offered_per_s"], result["maximum_of"]) == (700_000, "uvloop")
+
+
+def test_a_maximum_that_cannot_be_measured_fails_the_case(monkeypatch):
+    def measure(*_):
+        raise client.SampleFailed("no server")
+
+    monkeypatch.setattr(client, "measure", measure)
+    result = runner.run_case(BY_NAME["tail/protocol/1KiB/10"], ["uringloop"], SETTINGS, "")
+    assert "no server" in result["rounds"][0]["uringloop"]["error"]
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_the_open_mode_sends_at_its_rate():
+    """The messages of the window are those that were scheduled in it, and each has its answer."""
+    case = replace(BY_NAME["tail/protocol/1KiB/10"], rate_per_s=2000)
+    found = client.measure(case, "limit-epoll", 0.2, 0.1, choose_cpus())
+    assert found["unanswered"] == 0
+    assert 0 < found["messages"] <= 2000
+    assert found["p50_us"] <= found["p90_us"] <= found["p99_us"] <= found["p999_us"]
+
+
+def test_each_case_of_the_plan_has_loops_that_it_is_for():
+    plan = everything.plan(everything.all_loops())
+    assert [case for case, _ in plan] == list(CASES)
+    assert all(is_for(case, loop) for case, loops in plan for loop in loops)
+    assert all("uringloop" in loops for _, loops in plan)
+    assert {bar.loop for bar in bars.BARS} <= set(everything.all_loops())
+
+
+def test_the_plan_measures_what_the_bars_judge():
+    plan = {case.name: loops for case, loops in everything.plan(everything.all_loops())}
+    assert [bar for bar in bars.BARS if bar.loop not in plan[bar.case]] == []
+
+
+def test_a_case_none_of_whose_loops_is_here_is_left_out():
+    assert {case.only for case, _ in everything.plan(["uvloop"])} == {None}
+
+
+def tail_document():
+    latencies = {"p50_us": 40.0, "p90_us": 60.0, "p99_us": 90.0, "p999_us": 900.0}
+    more = latencies | {"late_p99_us": 1.0, "offered_per_s": 1000}
+    rounds = [
+        {"uringloop": sample(4, **more), "uvloop": sample(5, **more | {"p999_us": 2000.0 + i})}
+        for i in (0, 9)
+    ]
+    document = document_of(rounds)
+    document["cases"][0]["name"] = "tail/protocol/1KiB/10"
+    return document
+
+
+def test_the_report_of_tails_has_the_percentiles_with_ranges():
+    text = report.markdown(tail_document())
+    assert " p99.9 us |" in text
+    assert "| 2,004 (2,000-2,009) |" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        ("cpu", ["1.25 uringloop"]),
+        ("rate", ["1.25 uringloop"]),
+        ("latency", ["p50", "p99.9", "uringloop", "uvloop", "1000"]),
+    ],
+)
+def test_a_drawing_has_its_figures(kind, texts):
+    drawing = plot.svg(tail_document(), kind)
+    minidom.parseString(drawing)
+    assert set(texts) <= set(re.findall(r">([^<>]+)</text>", drawing))
+
+
+def test_the_drawing_of_shares_leaves_out_the_servers():
+    drawing = plot.svg(document_of(limit_rounds((9, 10, 10), (9, 10, 12))), "share")
+    assert "0.82 uringloop" in drawing
+    assert "limit-" not in drawing
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot.svg(tail_document(), "share")
+
+
+def test_the_plot_of_the_readme_takes_a_result_document():
+    assert readme_plot.ratios_of(tail_document()) == {"tail/protocol/1KiB/10": ("1.25", 1.25, 1.25)}
