@@ -175,6 +175,19 @@ def test_the_open_mode_sends_at_its_rate():
     assert found["p50_us"] <= found["p90_us"] <= found["p99_us"] <= found["p999_us"]
 
 
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_the_open_mode_waits_for_encrypted_answers():
+    """After the window, too: the client stops decrypting when the window begins. The rate leaves a backlog at its end."""
+    case = replace(BY_NAME["tail/tls/1KiB/100"], rate_per_s=20_000, n_connections=4)
+    try:
+        found = client.measure(case, "asyncio", 0.1, 0.1, choose_cpus())
+    except client.SampleFailed as failure:
+        if "built without OpenSSL" in str(failure):
+            pytest.skip(str(failure))
+        raise
+    assert found["messages"] > 0
+
+
 def test_each_case_of_the_plan_has_loops_that_it_is_for():
     plan = everything.plan(everything.all_loops())
     assert [case for case, _ in plan] == list(CASES)
