@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.limits import is_limit
 from benchmarks.summary import LATENCIES, Ratio, Row, rows
 
-_COLOURS = ("#1b6ca8", "#6fa8dc", "#b7d2ea", "#8c8c8c", "#d98032", "#3a9a5b", "#a64d79", "#c9a227", "#5b5b9e")
+_COLOURS = ("#1b6ca8", "#6fa8dc", "#2b9c9c", "#8c8c8c", "#d98032", "#3a9a5b", "#a64d79", "#c9a227", "#5b5b9e")
 _LEFT, _BAR, _GAP, _WIDTH, _RIGHT = 210, 12, 12, 560, 150
 _PANEL_WIDTH, _PANEL_HEIGHT, _PANEL_LEFT, _PANEL_TOP = 520, 200, 70, 30
 

@@ -137,7 +137,7 @@ def _micro_table(group: list[Row], baseline: str) -> list[str]:
 def _disturbances(document: dict[str, Any]) -> list[str]:
     """What was repeated because of other processes, and which cases are disturbed all the same."""
     most = document["settings"].get("most_foreign")
-    if most is None:
+    if most is None or most >= 1:
         return []
     n_repeated = sum(case.get("repeated", 0) for case in document["cases"])
     lines = [f"* rounds repeated because other processes took more than {most:.0%} of the CPUs: {n_repeated}"]
