@@ -18,6 +18,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 INTEGRATIONS_ARGS ?=
 BENCH_ARGS ?= --quick
+GATE_ARGS ?=
 PROCESSES ?= auto
 
 STAMPS := $(VENV)/.stamps
@@ -30,7 +31,7 @@ PYTEST := $(VPYTHON) -m pytest --numprocesses $(PROCESSES) --maxprocesses 8
 SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -not -name '*.pyc') $(shell find uringloop -type f \
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
-.PHONY: help wheels build drivers demo test test-glib test-integrations check-all lint docs bench clean
+.PHONY: help wheels build drivers demo test test-glib test-integrations check-all lint docs bench gate clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -41,6 +42,7 @@ help:
 	@echo "make lint    ruff, cython-lint, mypy, codespell, the forms of workflows"
 	@echo "make docs    the documentation site, in build/site"
 	@echo "make bench   quick benchmarks against asyncio and uvloop (BENCH_ARGS=...)"
+	@echo "make gate    count instructions of a dozen paths, compare them with benchmarks/gate/reference.json"
 	@echo "make drivers  compile the tests' own modules, for those who start pytest themselves"
 	@echo "make wheels  wheels for other machines into dist/, by every Python from 3.11 on that is here, made twice"
 	@echo "make build   only compile and install into $(VENV)"
@@ -106,6 +108,11 @@ docs: $(STAMPS)/package $(STAMPS)/docs
 
 bench: $(STAMPS)/drivers $(STAMPS)/bench
 	@$(VPYTHON) -m benchmarks run $(BENCH_ARGS)
+
+# Instructions, not time: it runs on a busy machine, too. The drivers' stamp brings what the reference's build needs.
+gate: $(STAMPS)/drivers
+	@tools/system_packages.sh "$(PYTHON)" gate
+	@$(VPYTHON) -m benchmarks gate $(GATE_ARGS)
 
 clean:
 	if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi

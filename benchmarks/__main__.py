@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import bars, compare, everything, plot, report, runner
 from benchmarks.cases import CASES, Case, select
+from benchmarks.gate import command as gate
 from benchmarks.loops import BASELINE, IN_GLIB, LIMITS, LOOPS, probe, spec_of
 from benchmarks.machine import choose_cpus, describe, mount_tracefs, one_at_a_time, say
 
@@ -58,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_settings(run)
     _add_settings(commands.add_parser("all", help="measure every figure that is published, into one file"))
+
+    gate.add_options(
+        commands.add_parser(
+            "gate", help="count instructions; status 1 if a path is slower than the reference"
+        )
+    )
 
     for name, text in (
         ("report", "Markdown tables of saved results"),
@@ -185,6 +192,8 @@ def main() -> int:
                 _list()
             case "run" | "all":
                 return _run(options)
+            case "gate":
+                return gate.run(options)
             case "report":
                 print(report.markdown(_load(options.file, options.baseline)), end="")
             case "check":

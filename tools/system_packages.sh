@@ -5,6 +5,7 @@
 #     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests,
 #                                             spin, for docs/spin, openssl, PyGObject or the packages to compile it,
 #                                             GTK 3 and Xvfb for the example with a window; never an error
+#     tools/system_packages.sh PYTHON gate    valgrind, for the benchmarks' gate, which fails without
 #
 # It tries what is available instead of checking package names: an interpreter may come from elsewhere.
 set -euo pipefail
@@ -100,7 +101,7 @@ prepare_build() {
     check_version
 }
 
-# A command used by a few tests, from the package of that name; without it they are skipped.
+# A command from the package of that name; where it cannot be installed, what needs it is skipped, or fails.
 prepare_command() {
     if command -v "$1" >/dev/null; then return; fi
     if command -v apt-get >/dev/null && update && apt install --no-install-recommends "$1"; then
@@ -166,5 +167,6 @@ case $purpose in
         prepare_glib
         prepare_gtk
         ;;
+    gate) prepare_command valgrind "instructions cannot be counted" ;;
     *) echo "unknown purpose: $purpose" >&2; exit 2 ;;
 esac
