@@ -23,14 +23,15 @@ SOURCES = {"limit-epoll": "epoll.c", "limit-io_uring": "io_uring.c"}
 # By server: the words for the cases whose names match; the first match counts.
 BEST: dict[str, tuple[tuple[str, str], ...]] = {
     "limit-epoll": (
-        ("*/1KiB/1", "now+staged"),
-        ("*/1KiB/*", "late+staged"),
+        ("*/1KiB/10", "late+staged"),
+        ("echo/protocol/1KiB/100", "late+staged"),
+        ("*/1KiB/*", "now+staged"),
+        ("*/16KiB/10", "late+direct"),
     ),
     "limit-io_uring": (
-        ("*/1KiB/*", "inc+skip"),
         ("*/16KiB/1000", "poll+now"),
-        ("*/16KiB/*", "inc+skip+buffers=524288"),
         ("*/128KiB/*", "poll+now"),
+        ("*", "inc+skip"),
     ),
 }
 
