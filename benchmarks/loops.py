@@ -25,7 +25,7 @@ class LoopSpec:
     """How to make the loop of this name. ``module`` None means the standard library.
 
     on_aiofastnet: with the transports of aiofastnet on top, which replace the loop's own.
-    poll_max_ns: the limit of adaptive polling, for uringloop only; None: no adaptive polling.
+    poll_max_ns: the limit of adaptive polling, for uringloop only; None: the loop's default.
     shares_polled_event: one learned time for the whole loop instead of one for each fd and request.
     distribution: the package's name for pip, if it is not the module's.
     factory: what makes the loop, in the module.
@@ -51,6 +51,7 @@ LOOPS = {
         LoopSpec("uringloop-epoll", "uringloop", {"fdmon": "epoll"}),
         LoopSpec("uringloop-poll", "uringloop", {"fdmon": "poll"}),
         LoopSpec("uringloop-polling", "uringloop", {"fdmon": "io_uring"}, poll_max_ns=POLL_MAX_NS),
+        LoopSpec("uringloop-sleeping", "uringloop", {"fdmon": "io_uring"}, poll_max_ns=0),  # never polls
         LoopSpec("asyncio", None),
         LoopSpec("asyncio-anyio", None),  # for files only, which are then anyio's
         LoopSpec("uvloop", "uvloop"),

@@ -10,6 +10,8 @@ The loop under test has one peer, a plain process on another CPU:
 * `paced_N`: the peer sends every N us, without waiting for answers; the loop echoes.
 * `ticker_N`: a timer every N ms, after a ping-pong from which the loop has learned to poll.
 * `idle`: one second without events, after such a ping-pong.
+* `crowd`: as `paced_1000us`, beside 3,000 connections that are idle.
+* `contended`: as `alone`, with a process on each of the two CPUs that never sleeps, at the loop's own priority.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import socket
 import statistics
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from benchmarks.loops import new_event_loop, set_polling, spec_of
 
@@ -41,13 +43,20 @@ POLLING = {
     "paced_20us": 20_000,
     "paced_50us": 10_000,
     "paced_90us": 6000,
+    "paced_100us": 6000,
     "paced_200us": 3000,
+    "paced_300us": 3000,
     "paced_1000us": 1000,
+    "paced_3000us": 500,
+    "paced_10000us": 150,
     "ticker_1ms": 1000,
     "ticker_10ms": 100,
     "ticker_100ms": 10,
     "idle": 1,
+    "crowd": 1000,
+    "contended": 3000,
 }
+N_IDLE = 3000
 
 
 @contextlib.contextmanager
@@ -220,7 +229,7 @@ async def _ping_pong(loop_name: str, case: str, n: int, peer: socket.socket) -> 
     pings = await _connect(Pings, peer)
     assert isinstance(pings, Pings)
     slow = SlowFd()
-    has_gain = case != "alone" and spec.poll_max_ns is not None
+    has_gain = case in ("mixed", "beside") and bool(spec.poll_max_ns)
     kinds = [(case, True), *([(case, False), ("alone", True), ("alone", False)] if has_gain else [])]
     results: dict[tuple[str, bool], list[dict[str, float]]] = {kind: [] for kind in kinds}
     await pings.start(LEARN)
@@ -238,7 +247,12 @@ async def _ping_pong(loop_name: str, case: str, n: int, peer: socket.socket) -> 
     return {**best[case, True], "kept": (gain - 1) / (gain_alone - 1)}
 
 
-async def _echo_paced(n: int, peer: socket.socket) -> dict[str, float]:
+async def _echo_paced(n: int, peer: socket.socket, n_idle: int = 0) -> dict[str, float]:
+    async with _idle_connections(n_idle):
+        return await _echo_paced_alone(n, peer)
+
+
+async def _echo_paced_alone(n: int, peer: socket.socket) -> dict[str, float]:
     peer.send(b"x")
     echo = await _connect(Echo, peer)
     assert isinstance(echo, Echo)
@@ -254,6 +268,39 @@ async def _echo_paced(n: int, peer: socket.socket) -> dict[str, float]:
     wall_ns, cpu_ns = time.perf_counter_ns() - start_ns, time.process_time_ns() - cpu_ns
     echo.transport.abort()  # type: ignore[attr-defined]
     return {"wall_ns": wall_ns / n, "cpu_ns": cpu_ns / n}
+
+
+@contextlib.asynccontextmanager
+async def _idle_connections(n: int) -> AsyncIterator[None]:
+    """Connections of the loop on which nothing happens."""
+    pairs = [socket.socketpair() for _ in range(n)]
+    protocols = [await _connect(Echo, ours) for ours, _ in pairs]
+    try:
+        yield
+    finally:
+        for protocol, (_, theirs) in zip(protocols, pairs, strict=True):
+            protocol.transport.abort()  # type: ignore[attr-defined]
+            theirs.close()
+
+
+@contextlib.contextmanager
+def _busy_processes() -> Iterator[None]:
+    """One on each of the first two CPUs, each of which never sleeps."""
+    pids = []
+    for cpu in sorted(range(os.cpu_count() or 1))[:2]:
+        pid = os.fork()
+        if pid == 0:
+            os.sched_setaffinity(0, {cpu})
+            signal.alarm(60)
+            while True:
+                pass
+        pids.append(pid)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+            os.waitpid(pid, 0)
 
 
 async def _tick(interval_s: float, n: int, peer: socket.socket) -> dict[str, float]:
@@ -282,15 +329,17 @@ def measure_polling(loop_name: str, case: str, scale: float) -> dict[str, float]
     n = max(1, round(POLLING[case] * scale))
     kind, _, parameter = case.partition("_")
     with contextlib.ExitStack() as children:
-        is_paced = kind == "paced"
-        peer = children.enter_context(
-            _child(_paced(1000 * int(parameter.removesuffix("us"))) if is_paced else _echo)
-        )
+        interval_ns = None
+        if kind in ("paced", "crowd"):
+            interval_ns = 1000 * int(parameter.removesuffix("us")) if parameter else 1_000_000
+        if kind == "contended":
+            children.enter_context(_busy_processes())
+        peer = children.enter_context(_child(_echo if interval_ns is None else _paced(interval_ns)))
         loop = new_event_loop(loop_name)
         asyncio.set_event_loop(loop)
         children.callback(loop.close)
-        if is_paced:
-            work = _echo_paced(n, peer)
+        if interval_ns is not None:
+            work = _echo_paced(n, peer, N_IDLE if kind == "crowd" else 0)
         elif kind == "ticker":
             work = _tick(int(parameter.removesuffix("ms")) / 1000, n, peer)
         elif kind == "idle":

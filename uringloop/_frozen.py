@@ -56,6 +56,7 @@ def _seen_of_ours() -> None:
         context_core,
         foreign_turns,
         handles,
+        measured_polling,
         notifier,
         owner,
         poll_handlers,

@@ -16,6 +16,7 @@ from uringloop.aio.handles cimport Handle, TimerHandle
 from uringloop.aio.notifier cimport Notifier
 from uringloop.aio.ready cimport ReadyQueue
 from uringloop.aiocontext.context cimport AioContext
+from uringloop.aio.measured_polling cimport POLL, MeasuredPolling
 from uringloop.aio.timers cimport Timers
 from uringloop.fdmon.adaptive_polling cimport PolledEvent, PollList
 from uringloop.fdmon.base cimport FDMonitor, FdHandler, ReadyList
@@ -83,6 +84,18 @@ cdef class RecordingHandler(FdHandler):
 def polling_of(ContextCore context not None):
     """Its PollList; None while adaptive polling is off."""
     return context.polling
+
+
+def measured_polling_of(ContextCore context not None):
+    """Its MeasuredPolling; None while that is off."""
+    return context.measured
+
+
+def poll_always(ContextCore context not None, int64_t most_ns):
+    """From now on each wait of the context polls first, for that long, whatever it costs."""
+    cdef ScriptedPolling scripted = ScriptedPolling()
+    scripted.phase, scripted.most_ns, scripted.n_wanted = POLL, most_ns, 1 << 30
+    context.measured = scripted
 
 
 def notifier_fd(ContextCore context not None):
@@ -580,3 +593,52 @@ def share_polled_event(AioContext context not None):
     """Use one learned time for all events; adaptive polling must be on."""
     cdef PollList polling = context.polling
     context.polling = context.monitor.polling = SharedPollList(polling.max_ns, polling.grow, polling.shrink)
+
+
+cdef class ScriptedPolling(MeasuredPolling):
+    """A MeasuredPolling on a machine whose clocks and costs the test sets."""
+
+    cdef public int64_t now_ns             # the clock
+    cdef public int64_t used_ns            # CPU time of the thread
+    cdef public long long n_switches       # involuntary ones
+    cdef public long long n_received       # bytes
+
+    cdef int64_t clock_ns(self) noexcept:
+        return self.now_ns
+
+    cdef int64_t cpu_ns(self) noexcept:
+        return self.used_ns
+
+    cdef long long n_preempted(self) noexcept:
+        return self.n_switches
+
+    @property
+    def phase_name(self):
+        return ("watch", "sleep", "try", "poll")[self.phase]
+
+    def wait(self, int64_t event_ns, int64_t sleep_ns, int64_t work_ns=8000, long long n_bytes=1024,
+             long long n_bytes_slept=0):
+        """One wait, and the turn behind it.
+
+        Parameters:
+            event_ns: when the event comes.
+            sleep_ns: CPU time that sleeping and being woken takes; half as much again passes until the thread runs.
+            work_ns: CPU time of the turn.
+            n_bytes, n_bytes_slept: what the turn receives, and what it receives after a sleep, if that is not the same.
+        Returns: whether polling found the event.
+        """
+        cdef int64_t started_ns = self.now_ns
+        cdef int64_t spin_ns = self.spin_ns(started_ns)
+        cdef bint is_hit = 0 < event_ns <= spin_ns
+        if is_hit:
+            self.now_ns += event_ns
+            self.used_ns += event_ns
+            self.n_received += n_bytes
+        else:
+            self.now_ns += max(event_ns, spin_ns) + sleep_ns * 3 // 2
+            self.used_ns += spin_ns + sleep_ns
+            self.n_received += n_bytes_slept or n_bytes
+        self.waited(started_ns, min(event_ns, spin_ns), is_hit, self.n_received)
+        self.now_ns += work_ns
+        self.used_ns += work_ns
+        return is_hit

@@ -7,6 +7,7 @@ from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
 from ..support.references cimport References
 from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
+from .measured_polling cimport MeasuredPolling
 from .notifier cimport Notifier
 from .poll_handlers cimport PollHandlers
 from .program cimport Program
@@ -47,6 +48,7 @@ cdef class ContextCore:
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
     cdef Stopwatch stopwatch          # times callbacks to report slow ones, or None
     cdef PollList polling             # adaptive polling: what is worth polling before blocking; None while off
+    cdef MeasuredPolling measured     # polling that is on by default; None while off, or while the program says
     cdef object around_turn           # poll() calls it, and afterwards what it returned; it and that may be None
     cdef bint is_foreign              # a foreign loop drives it (foreign_turns)
     cdef readonly object fdmon_reason  # why this monitor is used; None when io_uring was chosen freely
@@ -55,6 +57,7 @@ cdef class ContextCore:
     cdef unsigned long long n_turns
     cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: shows progress
     cdef int check_open(self) except -1
+    cdef int poll_if_cheap(self) except -1
     cdef object report_to(self, object reporter)
     cdef int64_t now_ns(self) except? -1
     cdef int set_handler(self, FdHandler old, FdHandler new) except -1
@@ -66,6 +69,9 @@ cdef class ContextCore:
     cdef int block(self, int64_t timeout_ns) except -1
     cdef int64_t wait(self, int64_t timeout_ns) except -1
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2
+    cdef int64_t spin_for(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns, bint *is_hit) except? -2
+    cdef int measured_wait(self, int64_t timeout_ns) except -1
+    cdef int sleep(self, int64_t timeout_ns) except -1
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2
     cdef bint poll_once(self, int64_t now_ns, int64_t *next_wait_ns) except -1
     cdef int begin_run(self) except -1

@@ -29,6 +29,7 @@ from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.references cimport References
 from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
+from .measured_polling cimport MeasuredPolling
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
 from .timers cimport Timers
@@ -245,9 +246,35 @@ cdef class ContextCore:
             bounded_ns = self.pollers.bounded_ns(timeout_ns) if self.pollers is not None else timeout_ns
             self.program.wait(bounded_ns, self.has_own_clock and bounded_ns == timeout_ns)
             timeout_ns = 0
-        if timeout_ns != 0 and self.polling is not None and not self.has_own_clock:
-            started_ns = ul_monotonic_ns()
-            timeout_ns = self.spin(started_ns, timeout_ns)
+        if timeout_ns != 0 and not self.has_own_clock:
+            if self.polling is not None:
+                started_ns = ul_monotonic_ns()
+                timeout_ns = self.spin(started_ns, timeout_ns)
+            elif self.measured is not None and self.pollers is None:
+                return self.measured_wait(timeout_ns)
+        self.sleep(timeout_ns)
+        if self.pollers is not None:
+            return self.pollers.carry(
+                ul_monotonic_ns() - started_ns if started_ns else 0,
+                started_ns != 0 and self.timeout_ns(self.ready.head == self.ready.tail) != 0)
+        return ul_monotonic_ns() - started_ns if started_ns else 0
+
+    cdef int measured_wait(self, int64_t timeout_ns) except -1:
+        """The same with polling that is on by default."""
+        cdef MeasuredPolling measured = self.measured  # the handler of a signal may switch it off
+        cdef int64_t started_ns = ul_monotonic_ns()
+        cdef int64_t spin_ns = measured.spin_ns(started_ns)
+        cdef int64_t spun_ns = 0
+        cdef bint is_hit = False
+        if spin_ns:
+            timeout_ns = self.spin_for(started_ns, spin_ns, timeout_ns, &is_hit)
+            spun_ns = ul_monotonic_ns() - started_ns
+        self.sleep(timeout_ns)
+        measured.waited(started_ns, spun_ns, is_hit, self.monitor.received_bytes())
+        return 0
+
+    cdef int sleep(self, int64_t timeout_ns) except -1:
+        """Block for that long at most; with 0 take what is there."""
         if timeout_ns != 0:
             # A signal that arrived since the last byte code must not sleep with us, nor what its handler schedules.
             PyErr_CheckSignals()
@@ -270,32 +297,44 @@ cdef class ContextCore:
                 self.notifier.end_wait()
             if self.monitor.need_wait():
                 self.monitor.wait(self.ready_list, 0)
-        if self.pollers is not None:
-            return self.pollers.carry(
-                ul_monotonic_ns() - started_ns if started_ns else 0,
-                started_ns != 0 and self.timeout_ns(self.ready.head == self.ready.tail) != 0)
-        return ul_monotonic_ns() - started_ns if started_ns else 0
+        return 0
 
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2:
         """Busy-poll for as long as it is likely to pay; returns the rest of the timeout, 0 when an event was found."""
         cdef PollList polling = self.polling  # a signal's handler may replace or remove it
         cdef int64_t spin_ns = polling.spin_ns(started_ns)
+        cdef bint is_hit = False
+        if self.pollers is not None:
+            if timeout_ns > 0:
+                spin_ns = min(spin_ns, timeout_ns)
+            return self.spin_asking(started_ns, spin_ns - self.pollers.carried_ns, timeout_ns)
+        if spin_ns <= 0:
+            return timeout_ns
+        timeout_ns = self.spin_for(started_ns, spin_ns, timeout_ns, &is_hit)
+        if not is_hit:
+            if timeout_ns != 0:
+                polling.n_misses += 1
+            return timeout_ns
+        polling.n_hits += 1
+        if self.notifier.notified:
+            # the eventfd was not written: only `notified` shows it
+            self.notifier.polled = polling.touch(self.notifier.polled)
+        return 0
+
+    cdef int64_t spin_for(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns, bint *is_hit) except? -2:
+        """Busy-poll the monitor for that long at most; returns the rest of the timeout, 0 when there is work.
+
+        is_hit: set where an event ended it.
+        """
         cdef int64_t now_ns = started_ns
         cdef int64_t slice_end_ns, end_ns
         if timeout_ns > 0:
             spin_ns = min(spin_ns, timeout_ns)
-        if self.pollers is not None:
-            return self.spin_asking(started_ns, spin_ns - self.pollers.carried_ns, timeout_ns)
-        if spin_ns <= 0:
-            return timeout_ns
         end_ns = started_ns + spin_ns
         while now_ns < end_ns:
             slice_end_ns = min(end_ns, now_ns + SPIN_SLICE_NS)
             if self.monitor.spin(self.ready_list, &self.notifier.notified, slice_end_ns):
-                polling.n_hits += 1
-                if self.notifier.notified:
-                    # the eventfd was not written: only `notified` shows it
-                    self.notifier.polled = polling.touch(self.notifier.polled)
+                is_hit[0] = True
                 return 0
             # A signal does not end the polling, but its handler may schedule; so may a send that was settled.
             PyErr_CheckSignals()
@@ -307,7 +346,6 @@ cdef class ContextCore:
                 break  # this monitor cannot poll in user space
             if timeout_ns > 0:
                 end_ns = min(end_ns, now_ns + timeout_ns)
-        polling.n_misses += 1
         return timeout_ns
 
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2:
@@ -349,6 +387,12 @@ cdef class ContextCore:
         next_wait_ns[0] = now_ns + SPIN_WAIT_NS
         self.monitor.wait(self.ready_list, 0)
         return self.ready_list.head != self.ready_list.tail
+
+    cdef int poll_if_cheap(self) except -1:
+        """Busy-poll from now on while that is measured to cost no more than to sleep; only a ring can be polled."""
+        if self.engine is not None:
+            self.measured = MeasuredPolling()
+        return 0
 
     cdef object report_to(self, object reporter):
         """A weak reference to the receiver of exceptions: its call_exception_handler(details) is called."""
@@ -555,6 +599,8 @@ cdef class ContextCore:
         numbers.update(turns=self.n_turns, wakeups=self.notifier.n_wakeups)
         if self.polling is not None:
             numbers.update(poll_hits=self.polling.n_hits, poll_misses=self.polling.n_misses)
+        elif self.measured is not None:
+            numbers.update(poll_hits=self.measured.n_hits, poll_misses=self.measured.n_misses)
         return self.monitor.count_into(numbers)
 
     cdef int end(self) except -1:

@@ -233,7 +233,8 @@ cdef class AioContext(ContextCore):
         """Adaptive polling: busy-poll for a while before blocking, as long as that pays.
 
         Parameters:
-            max_ns: nanoseconds to busy-poll at most; 0 switches it off.
+            max_ns: nanoseconds to busy-poll at most; 0 switches it off; None: only while that is measured to cost no
+                more CPU time than to sleep (io_uring only), the default of loops.
             grow, shrink: the factor by which an event's time grows while it comes soon after we stopped polling, and
                 the divisor by which it shrinks when it comes late; 0 means 2, and "to 0".
             idle_ns: nanoseconds without an event after which we no longer poll for it; None for 7 s.
@@ -242,7 +243,9 @@ cdef class AioContext(ContextCore):
         Raises: ValueError for negative numbers; RuntimeError from another thread or on a closed context.
         Thread: the context's.  Source: QEMU's aio_context_set_poll_params().
         """
-        cdef list params = [as_int64(one) for one in (max_ns, grow, shrink, 0 if idle_ns is None else idle_ns)]
+        cdef bint is_measured = max_ns is None
+        cdef list params = [as_int64(one) for one in (0 if is_measured else max_ns, grow, shrink,
+                                                      0 if idle_ns is None else idle_ns)]
         if min(params) < 0:
             raise ValueError("poll parameters must not be negative")
         params[0] = min(params[0], LONGEST_LOOK_NS)
@@ -252,6 +255,9 @@ cdef class AioContext(ContextCore):
         self.polling = None
         if params[0]:
             self.polling = PollList(*(params[:3] if idle_ns is None else params))
+        self.measured = None
+        if is_measured:
+            self.poll_if_cheap()
         self.monitor.polling = self.polling
         self.notifier.notify()
 

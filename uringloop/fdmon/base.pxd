@@ -63,11 +63,13 @@ cdef class FDMonitor:
     cdef unsigned long long n_interests  # how often the interests changed; counted where fileno() is -1
     cdef Stopwatch stopwatch         # times callbacks to report slow ones, or None
     cdef PollList polling            # the context's, None while adaptive polling is off
+    cdef long long n_bytes           # received by system calls of transports; see received_bytes
     cdef object get_engine(self)
     cdef int update(self, FdHandler old, FdHandler new) except -1
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1
     cdef bint need_wait(self) noexcept
     cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1
+    cdef long long received_bytes(self) noexcept
     cdef bint has_undispatched(self) noexcept
     cdef int dispatch(self) except -1
     cdef int submit(self) except -1

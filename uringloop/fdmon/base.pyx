@@ -151,6 +151,10 @@ cdef class FDMonitor:
         """
         return False
 
+    cdef long long received_bytes(self) noexcept:
+        """How much the loop has received so far, as far as it counts that: by transports on io_uring."""
+        return self.n_bytes
+
     cdef bint has_undispatched(self) noexcept:
         """Whether completions are collected and wait for dispatch."""
         return False

@@ -370,6 +370,9 @@ cdef class IoUringMonitor(FDMonitor):
             return True
         return self.engine.spin(notified, until_ns)
 
+    cdef long long received_bytes(self) noexcept:
+        return self.n_bytes + self.engine.n_bytes
+
     cdef bint has_undispatched(self) noexcept:
         return self.engine.has_undispatched()
 

@@ -19,6 +19,7 @@ cdef class Engine:
     cdef CompletionFifo fifo           # harvested, not dispatched
     cdef unsigned long long n_dispatches
     cdef Py_ssize_t harvested_bytes    # received since this wait began
+    cdef long long n_bytes             # received into provided buffers so far
     cdef References unsettled          # KIND_SKIP_SENDs of this enter
     cdef bint has_run                  # begin_run was called
     cdef bint is_pollable              # the ring is of the kind that wakes sleepers on its fd, also after a move

@@ -289,6 +289,7 @@ cdef class Engine:
                          "the buffers that a CQE names are registered with its ring")
                     data = self.buffers.take(res, flags)
                     self.harvested_bytes += res
+                    self.n_bytes += res
                 self.fifo.push(request, res, flags, data)
                 if not flags & IORING_CQE_F_MORE:
                     end(request, flags, self.late)

@@ -73,6 +73,7 @@ cdef class LoopCore(FdWatching):
     def _adopt_monitor(self, FDMonitor monitor not None):
         """Make the context on this monitor; called once, by Loop.__init__."""
         self.aio_context = AioContext(monitor)
+        self.aio_context.poll_if_cheap()
         self.aio_context.report_to(weakref.ref(self))
         self.follow_slowness()
         self.aio_context.program = LoopProgram(self)

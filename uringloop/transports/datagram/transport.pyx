@@ -53,6 +53,10 @@ cdef object stock_class = _stock.Datagram
 cdef object stock_extra_info = stock_class.get_extra_info
 
 
+cdef enum:
+    COUNTED_BYTES = 512  # for each datagram, to adaptive polling, which compares: its length does not matter
+
+
 cdef class DatagramTransport(Transport):
     """See asyncio.DatagramTransport; made by the loop.  Subclassed in classes.py for asyncio's class."""
 
@@ -211,6 +215,7 @@ cdef class DatagramTransport(Transport):
         # EAGAIN: another reader took it, or its checksum was wrong.  EINTR: it is still there.
         if error and error != EAGAIN and error != EINTR:
             self.protocol.error_received(os_error(error))
+        self.aio_context.monitor.n_bytes += COUNTED_BYTES * <long long>self.batch.count
         return self.batch.next < self.batch.count
 
     cdef int receive_by_python(self) except -1:

@@ -525,6 +525,7 @@ cdef class RingWire(Wire):
                     if not self.held_error:
                         self.wants_read = False
                 return 0
+            self.monitor.n_bytes += count
             if is_after_sweep:
                 is_after_sweep = False
                 # Not if the program has the socket as well: its own recvmsg(2) would bring what it has not requested.
