@@ -67,7 +67,7 @@ def _seen_of_ours() -> None:
     )
     from .aiocontext import context, event_notifier, statistics
     from .eventloop import raw
-    from .eventloop.base import loop_core, views, watching
+    from .eventloop.base import incoming, loop_core, views, watching
     from .eventloop.nested import levels
     from .fdmon import adaptive_polling, base, epoll, io_uring, poll, select
     from .files import ring_requests

@@ -1,4 +1,4 @@
-"""Listening sockets and the transports of new connections; once per connection, so Python."""
+"""Listening sockets and the transports of new connections; what runs for each of them: base/incoming."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from asyncio import constants, exceptions, trsock
 from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
-from ..support.errors import os_error
 from ..transports import stock
-from ..transports.plain import DATAGRAM_METHODS, STREAM_METHODS, is_class_plain, is_original, is_plain
+from ..transports.plain import DATAGRAM_METHODS, STREAM_METHODS, is_original, is_plain
 from ..transports.stream.classes import _SelectorSocketTransport
-from ..transports.stream.endpoint import Connection, Kind, accept
-from ..transports.stream.wire import ReadinessWire
+from ..transports.stream.endpoint import Kind, accept
+from .base import incoming
+from .base.incoming import Listening
 from .base.part import LoopPart
 from .stdlib_hooks import StdlibHooks
 from .tls import load_tls
@@ -60,109 +60,17 @@ def _describe(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, An
     return extra
 
 
-def _call_in_copy(
-    context: contextvars.Context | None, function: Callable[..., object], *arguments: Any
-) -> None:
-    """Call it in a copy of a context, which is also the last argument; None, before Python 3.15: in the current one."""
-    if context is None:
-        function(*arguments, None)
-    else:
-        context = context.copy()
-        context.run(function, *arguments, context)
-
-
-class _Listening:
-    """A listening socket, and the settings of its connections.  No NamedTuple: making its class takes 0.3 ms.
-
-    Parameters: those of ServeMixin._start_serving.
-    """
-
-    __slots__ = (
-        "arguments",
-        "backlog",
-        "context",
-        "handshake_timeout",
-        "protocol_factory",
-        "server",
-        "shutdown_timeout",
-        "sock",
-        "sslcontext",
-    )
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.protocol_factory: Callable[[], asyncio.BaseProtocol]
-        self.sock: socket.socket
-        self.sslcontext: ssl.SSLContext | None
-        self.server: asyncio.Server | None
-        self.backlog: int
-        self.handshake_timeout: float | None
-        self.shutdown_timeout: float | None
-        self.context: contextvars.Context | None  # each connection gets a copy; None before Python 3.15
-        (
-            self.protocol_factory,
-            self.sock,
-            self.sslcontext,
-            self.server,
-            self.backlog,
-            self.handshake_timeout,
-            self.shutdown_timeout,
-            self.context,
-        ) = arguments
-
-
-class _Accepted:
-    """An accepted connection that the application does not know yet.
-
-    Its server counts it: it will be served even if the server is closed meanwhile, and wait_closed() waits for it.
-    If serving it fails on the way, for lack of memory, it is closed and no longer counted.
-
-    Parameters:
-        loop: the one whose server accepted it.
-        connection: a Connection, or a socket.
-        extra: what get_extra_info() returns for a socket, a dict.
-        listening: the _Listening that accepted it.
-    """
-
-    __slots__ = ("__weakref__", "connection", "extra", "is_counted", "listening", "loop")
-
-    def __init__(self, loop: Any, connection: Any, extra: Any, listening: _Listening) -> None:
-        self.is_counted = False
-        self.loop = loop
-        self.connection = connection
-        self.extra = extra
-        self.listening = listening
-
-    def count(self) -> None:
-        server = self.listening.server
-        if server is not None:
-            self.loop._attach(server, self)
-            self.is_counted = True
-
-    def uncount(self) -> None:
-        if self.is_counted:
-            self.is_counted = False
-            self.loop._detach(self.listening.server, self)
-
-    def __del__(self) -> None:
-        if self.is_counted:
-            try:
-                if self.connection is not None:
-                    self.connection.close()
-            finally:
-                self.uncount()
-
-    def close(self) -> None:
-        """Also called by Server.close_clients()."""
-        connection, self.connection = self.connection, None
-        if connection is not None:  # once only: the server knows this object until its turn comes
-            connection.close()
-
-    abort = close
-
-
 class ServeMixin(LoopPart):
     """The part of Loop that makes transports and accepts connections."""
+
+    _accepted = incoming.accepted
+    _attach = incoming.attach_transport
+    _detach = incoming.detach_transport
+    _prepare_transport = incoming.prepare_transport
+    _serve = incoming.serve
+    _serve_later = incoming.serve_later
+    _serve_soon = incoming.serve_soon
+    _transport_closed = incoming.transport_closed
 
     # -- sockets that the program made: it may still use them, also through an fd or an earlier duplicate -----------
 
@@ -271,35 +179,6 @@ class ServeMixin(LoopPart):
                 self._detach(server, transport)
             raise
 
-    def _prepare_transport(
-        self,
-        transport: Any,
-        protocol: Any,
-        server: Any,
-        context: contextvars.Context | None,
-        accepted: _Accepted | None = None,
-    ) -> None:
-        """The same without starting it.
-
-        Parameters:
-            accepted: the _Accepted that the server counts until now.
-        """
-        fd = transport._fd
-        try:
-            transport._setup(self, self.aio_context, protocol, server, context)
-            # a record must be received whole, which the ring's provided buffers do not promise
-            by_ring = self.supports_sqe and not transport._keeps_records
-            transport._attach_wire((RingWire if by_ring else ReadinessWire)(transport, fd))
-            self._transports[fd] = transport
-            if accepted is not None:
-                self._replace(server, accepted, transport)
-                accepted.is_counted = False  # the transport counts in its place
-            elif server is not None:
-                self._attach(server, transport)
-        except BaseException:
-            transport._close_socket()
-            raise
-
     def _make_datagram_transport(
         self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
     ) -> Any:
@@ -316,35 +195,6 @@ class ServeMixin(LoopPart):
         self._transports[fd] = transport
         transport._start(waiter)
         return transport
-
-    if hasattr(asyncio.Server, "close_clients"):  # since Python 3.13
-
-        def _attach(self, server: Any, transport: object) -> None:
-            server._attach(transport)
-
-        def _detach(self, server: Any, transport: object) -> None:
-            server._detach(transport)
-
-        def _replace(self, server: Any, accepted: _Accepted, transport: object) -> None:
-            # not by its methods, which refuse a server that was closed meanwhile
-            server._clients.add(transport)
-            server._clients.discard(accepted)
-
-    else:
-
-        def _attach(self, server: Any, transport: object) -> None:
-            server._attach()
-
-        def _detach(self, server: Any, transport: object) -> None:
-            server._detach()
-
-        def _replace(self, server: Any, accepted: _Accepted, transport: object) -> None:
-            pass  # this server only counts them
-
-    def _transport_closed(self, transport: object, server: Any) -> None:
-        """connection_lost was called and the socket closed."""
-        if server is not None:
-            self._detach(server, transport)
 
     # -- sendfile --------------------------------------------------------------------------------------
 
@@ -422,7 +272,7 @@ class ServeMixin(LoopPart):
         fd = sock.fileno()
         if fd < 0:
             return  # closed while it waited for resources
-        listening = _Listening(
+        listening = Listening(
             protocol_factory,
             sock,
             sslcontext,
@@ -439,7 +289,7 @@ class ServeMixin(LoopPart):
         else:
             self._watch_listener(sock, listening)
 
-    def _watch_listener(self, sock: socket.socket, listening: _Listening) -> None:
+    def _watch_listener(self, sock: socket.socket, listening: Listening) -> None:
         """Accept when it is readable."""
         if is_original(sock):
             # the object, not its fd: that is another file's once the program has closed the listener
@@ -472,7 +322,7 @@ class ServeMixin(LoopPart):
         except OSError as error:
             logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
-    def _accept_ready(self, listener: socket.socket, kind: Any, listening: _Listening) -> None:
+    def _accept_ready(self, listener: socket.socket, kind: Any, listening: Listening) -> None:
         """Readiness monitors: accept the connections in the backlog."""
         for _ in range(listening.backlog):
             try:
@@ -486,7 +336,7 @@ class ServeMixin(LoopPart):
             if listener.fileno() < 0:
                 return  # the protocol factory closed the server
 
-    def _accept_by_method(self, listening: _Listening) -> None:
+    def _accept_by_method(self, listening: Listening) -> None:
         """The same for a listener that is no socket.socket, or a subclass, and may have its own accept()."""
         listener = listening.sock
         for _ in range(listening.backlog):
@@ -502,7 +352,7 @@ class ServeMixin(LoopPart):
             if listener.fileno() < 0:
                 return
 
-    def _accept_failed(self, error: BaseException, listening: _Listening) -> None:
+    def _accept_failed(self, error: BaseException, listening: Listening) -> None:
         sock = listening.sock
         if not isinstance(error, OSError):  # MemoryError: the listener is as it was
             self.call_exception_handler(
@@ -535,98 +385,8 @@ class ServeMixin(LoopPart):
         self._remove_reader(sock.fileno())
         self.call_later(constants.ACCEPT_RETRY_DELAY, self._start_serving, *listening.arguments)
 
-    def _accepted(self, connection: Any, error: BaseException | None, listening: _Listening) -> None:
-        """A new Connection, or an exception instead."""
-        if error is not None:
-            self._accept_failed(error, listening)
-            return
-        extra = None
-        try:
-            if (
-                listening.sslcontext
-                or self._debug
-                or not connection.kind.is_known
-                or not is_class_plain(STREAM_METHODS)
-            ):
-                extra = {"peername": connection.peer(), "sockname": connection.name()}
-                connection = connection.socket()
-            self._serve_later(connection, extra, listening)
-        except BaseException:
-            connection.close()
-            raise
-
-    def _serve_later(self, connection: Any, extra: Any, listening: _Listening) -> None:
-        """The application is given the connection three turns from now; by stock asyncio in two.
-
-        A server that shuts down closes the connections that it knows and that have no request yet (uvicorn does; the
-        request is lost), and serves those that it is given later.  What shuts it down is often a task that waits for
-        a timer.  One that was due in the wait that accepted the connection runs the task in the next turn; one
-        that became due while connections were accepted, in the turn after that, where protocol and transport are made.
-        connection_made() is called in the third, after what the protocol's factory and other threads scheduled until
-        then, and the request is read at the end of that turn.
-        """
-        server, context = listening.server, listening.context
-        if server is not None and server._sockets is None:  # type: ignore[attr-defined]
-            connection.close()  # the kernel accepted it before the server was closed
-            return
-        if self._debug:
-            logger.debug("%r got a new connection from %r: %r", server, extra["peername"], connection)
-        if listening.sslcontext:
-            _call_in_copy(context, self._serve_tls, connection, extra, listening)
-            return
-        accepted = _Accepted(self, connection, extra, listening)
-        try:
-            accepted.count()
-            # by a task in stock asyncio, which is made in this turn and schedules connection_made() in the next
-            _call_in_copy(context, self._schedule_serving, accepted)
-        except BaseException:
-            accepted.uncount()  # at once: keeping the exception keeps this frame
-            raise
-
-    def _schedule_serving(self, accepted: _Accepted, context: contextvars.Context | None) -> None:
-        soon = self.call_soon if context is None else functools.partial(self.call_soon, context=context)
-        soon(soon, self._serve, accepted, context)
-
-    def _serve(self, accepted: _Accepted, context: contextvars.Context | None) -> None:
-        """Make protocol and transport of a connection."""
-        listening = accepted.listening
-        server = listening.server
-        # the factory may call Server.close_clients(), to which asyncio's connection is not known yet
-        connection, accepted.connection = accepted.connection, None
-        protocol = transport = None
-        try:
-            if connection is None:  # by Server.close_clients()
-                raise os_error(errno.ECONNABORTED)
-            protocol = listening.protocol_factory()
-            connection_made = protocol.connection_made  # as asyncio: an object that is no protocol fails here
-            if not isinstance(connection, Connection) and not is_plain(connection, STREAM_METHODS):
-                self._new_stock_transport(connection, protocol, None, accepted.extra, server, context)
-                accepted.uncount()
-                return
-            transport = _SelectorSocketTransport.__new__(_SelectorSocketTransport)
-            if isinstance(connection, Connection):
-                transport._take_connection(connection)
-            else:
-                transport._take_socket(connection, accepted.extra, self._is_given(connection))
-            self._prepare_transport(
-                transport, protocol, server, context, accepted if server is not None else None
-            )
-            try:
-                transport._start(connection_made, None)
-            except BaseException:  # MemoryError
-                if server is not None:
-                    self._detach(server, transport)
-                raise
-        except BaseException as failure:
-            if connection is not None:
-                connection.close()  # where the transport did not take it
-            if transport is not None:
-                transport._close_socket()
-            accepted.uncount()
-            self._refused(failure, protocol)
-
     def _serve_tls(
-        self, connection: Any, extra: Any, listening: _Listening, context: contextvars.Context | None
+        self, connection: Any, extra: Any, listening: Listening, context: contextvars.Context | None
     ) -> None:
         since_3_15 = {} if context is None else {"context": context}
         accept = self._accept_connection2(

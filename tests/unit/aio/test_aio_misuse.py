@@ -291,7 +291,7 @@ def test_numbers_that_are_not_integers_are_refused(context, number):
         lambda: context.set_fd_handler(number, print),
         lambda: context.set_fd_handler(number),
         lambda: context.call_at_ns(number, print),
-        lambda: context.set_poll_params(number),
+        lambda: context.set_poll_params("1" if number is None else number),  # None is the default
         lambda: context.set_poll_params(1000, number),
         lambda: context.set_poll_params(1000, 2, number),
     ):

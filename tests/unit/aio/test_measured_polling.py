@@ -146,7 +146,9 @@ def test_what_polling_finds_is_delivered(real_fdmon_name):
         reader, writer = await asyncio.open_connection(sock=ours)
         loop.call_soon(theirs.send, b"1")
         assert await reader.read(9) == b"1"
-        await asyncio.sleep(0.001)
+        done = loop.create_future()
+        loop.call_later(0.001, done.set_result, None)
+        await done
         assert await loop.run_in_executor(None, lambda: 5) == 5
         writer.write(b"2")
         theirs.settimeout(30)

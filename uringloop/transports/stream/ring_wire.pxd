@@ -41,7 +41,7 @@ cdef class RingWire(Wire):
     cdef RoomRequest room          # None unless armed, as far as dispatch knows
     cdef bint needs_room           # the last send fell short: the rest is sent when there is room
     cdef bint is_bulk
-    cdef int protocol              # IPPROTO_TCP ..., as of enter_bulk
+    cdef int protocol              # IPPROTO_TCP ..., 0 of UNIX sockets; -1 as long as it was not needed
     cdef bint is_after_sweep       # the next read finds data left by an earlier one
     cdef bint is_counting          # each read reports how much is left
     cdef bint may_have_more(self, ReceiveRequest request, int32_t revents, int n_left) except -1
@@ -71,6 +71,7 @@ cdef class RingWire(Wire):
     cdef int leave_bulk(self) except -1
     cdef void enter_bulk(self) noexcept
     cdef int send_completed(self, int32_t res) except -1
+    cdef bint is_only_local_send(self) noexcept
     cdef int submit_send(self, bint with_cqe) except -1
     cdef int prep_send(self, bint with_cqe) except -1
     cdef int wait_for_room(self) except -1

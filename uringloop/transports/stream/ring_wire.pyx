@@ -225,6 +225,7 @@ cdef class RingWire(Wire):
         self.monitor = <IoUringMonitor>end.aio_context.monitor
         self.engine = self.monitor.engine
         self.fd = fd
+        self.protocol = -1
         if end.is_shared:
             self.file = identity(fd)
             self.is_quiet = True
@@ -588,14 +589,23 @@ cdef class RingWire(Wire):
             return 0
         if self.needs_room:
             return self.wait_for_room()
-        if not is_whole or (self.is_bulk and queue.n_bytes >= LARGE_CHUNK):
-            # send(2) beats SEND SQEs here (16 KiB, 100 connections: 0.95 instead of 1.09 of epoll's CPU per message)
+        if not is_whole or (self.is_bulk and queue.n_bytes >= LARGE_CHUNK) or self.is_only_local_send():
+            # send(2) beats SEND SQEs here (16 KiB, 100 connections: 0.95 instead of 1.09 of epoll's CPU per message;
+            # 1 KiB by a UNIX socket to one peer: 1.11 to 1.15 times the rate)
             self.send_error = self.send_now()
             if self.send_error or (queue.n_bytes == 0 and self.end.wants_report()):
                 self.end.schedule_report()
         else:
             self.submit_send(not self.engine.skip_sends)
         return 0
+
+    cdef bint is_only_local_send(self) noexcept:
+        """Nothing else is sent in this turn, and this by a UNIX socket."""
+        if self.aio_context.dirty.head != self.aio_context.dirty.tail or self.engine.ring.has_unsubmitted():
+            return False
+        if self.protocol < 0:
+            self.protocol = ul_protocol_of(self.end.fd_at[0])
+        return self.protocol == 0
 
     cdef int submit_send(self, bint with_cqe) except -1:
         cdef bint is_collecting = ul_collector_pause()

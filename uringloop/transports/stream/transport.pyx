@@ -47,8 +47,10 @@ cdef enum:
     # come back one by one.
     CROWD = 2
 
-_buffered_protocol = asyncio.BufferedProtocol
-_streams_protocol = streams.FlowControlMixin
+cdef object _buffered_protocol = asyncio.BufferedProtocol
+cdef object _streams_protocol = streams.FlowControlMixin
+cdef Py_ssize_t HIGH_BYTES, LOW_BYTES
+HIGH_BYTES, LOW_BYTES = buffer_limits(None, None)
 cdef object received_name = "data_received"
 
 
@@ -72,7 +74,7 @@ cdef class StreamTransport(Endpoint):
         self.loop = loop
         self.aio_context = aio_context
         self.conn_lost = 0
-        self.high_bytes, self.low_bytes = buffer_limits(None, None)
+        self.high_bytes, self.low_bytes = HIGH_BYTES, LOW_BYTES
         self.set_protocol_(protocol)
         self.server = server
         self.given_context = context
@@ -641,7 +643,8 @@ cdef class StreamTransport(Endpoint):
                 self.wire.detach()
                 self.wire = None
             self.close_fd()
-            self.set_protocol_(None)
+            self.protocol = None
+            self.is_buffered = self.is_drained = False
             self.loop = None
             self.server = None
             if loop is not None:
