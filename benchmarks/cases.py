@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from benchmarks import limits
 from benchmarks.files import FILES
 from benchmarks.imports import IMPORTS
+from benchmarks.memory import MEMORY
 from benchmarks.micro import LIFECYCLES, OPERATIONS, OWN, SENDFILE
 from benchmarks.polling import POLLING
 
@@ -99,6 +100,7 @@ CASES: tuple[Case, ...] = (
     Case(f"sendfile/{SENDFILE}", "micro"),
     *(Case(f"files/{name}", "micro") for name in FILES),
     *(Case(f"polling/{name}", "micro") for name in POLLING),
+    *(Case(f"memory/{name}", "micro") for name in MEMORY),
 )
 
 BY_NAME = {case.name: case for case in CASES}

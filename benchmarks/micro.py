@@ -19,6 +19,7 @@ from benchmarks.files import FILES, measure_files
 from benchmarks.imports import IMPORTS, measure_import
 from benchmarks.loops import new_event_loop
 from benchmarks.machine import settle_in
+from benchmarks.memory import MEMORY, measure_memory
 from benchmarks.polling import POLLING, measure_polling
 from benchmarks.sendfile import measure_sendfile
 
@@ -234,7 +235,7 @@ def main() -> None:
     parser.add_argument("--loop", required=True)
     parser.add_argument(
         "--case",
-        choices=[*OPERATIONS, *LIFECYCLES, *FILES, *POLLING, *IMPORTS, *OWN, SENDFILE],
+        choices=[*OPERATIONS, *LIFECYCLES, *FILES, *POLLING, *IMPORTS, *MEMORY, *OWN, SENDFILE],
         required=True,
     )
     parser.add_argument("--scale", type=float, default=1.0)
@@ -248,6 +249,8 @@ def main() -> None:
         result = measure_import(options.loop, options.case, options.scale)
     elif options.case in OWN:
         result = measure_own(options.case, options.scale)
+    elif options.case in MEMORY:
+        result = measure_memory(options.loop, options.case, options.scale)
     elif options.case in POLLING:
         result = measure_polling(options.loop, options.case, options.scale)
     elif options.case in FILES:

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks import limits
 from benchmarks.cases import BY_NAME
+from benchmarks.memory import COLUMNS
 from benchmarks.summary import LATENCIES, Row, foreign_load, rows
 
 _TITLES = {
@@ -33,6 +34,7 @@ _TITLES = {
     "aiocontext": "AioContext: an item of a busy poll handler among 3,200 idle ones",
     "sendfile": "loop.sendfile of 100 MiB; per MiB",
     "files": "Files; per read, file, or MiB",
+    "memory": "Memory of 10,000 connections; times per connection that is accepted and answered on",
     "polling": "Adaptive polling; per round trip, message, or tick",
 }
 
@@ -121,6 +123,7 @@ def _micro_table(group: list[Row], baseline: str) -> list[str]:
         "of_allowed": "of allowed",
     }
     more |= {"turn_syscalls": "system calls of 64", "idle_gain": "gain of removing idle ones"}
+    more |= COLUMNS
     more = {key: title for key, title in more.items() if any(key in row.values for row in group)}
     head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU ns", "wall ns", *more.values()]
     lines = []

@@ -68,7 +68,9 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-async def serve(style: str, path: str | None, size_bytes: int) -> asyncio.AbstractServer:
+async def serve(
+    style: str, path: str | None, size_bytes: int, protocol: type[Echo] = Echo
+) -> asyncio.AbstractServer:
     """Listen on *path*, or on a free port of the loopback interface."""
     loop = asyncio.get_running_loop()
     # Two whole messages fit below the reader's limit; otherwise readexactly() would pause the transport each time.
@@ -76,9 +78,9 @@ async def serve(style: str, path: str | None, size_bytes: int) -> asyncio.Abstra
     if style in ("protocol", "tls"):
         context = tls_context() if style == "tls" else None
         if path:
-            return await loop.create_unix_server(Echo, path, backlog=BACKLOG, ssl=context)
+            return await loop.create_unix_server(protocol, path, backlog=BACKLOG, ssl=context)
         return await loop.create_server(
-            Echo, "127.0.0.1", 0, backlog=BACKLOG, family=socket.AF_INET, ssl=context
+            protocol, "127.0.0.1", 0, backlog=BACKLOG, family=socket.AF_INET, ssl=context
         )
     handler = stream_echo(size_bytes)
     if path:
