@@ -21,7 +21,8 @@ from uringloop.aio.timers cimport Timers
 from uringloop.fdmon.adaptive_polling cimport PolledEvent, PollList
 from uringloop.fdmon.base cimport FDMonitor, FdHandler, ReadyList
 from uringloop.fdmon.poll cimport PollMonitor
-from uringloop.transports.stream.wire cimport SendQueue, iovec
+from uringloop.transports.stream.wire cimport (SendQueue, chunks_in, clear_queue, consume_bytes, fill_vector, iovec,
+                                               push_chunk)
 
 import contextvars
 import random
@@ -301,10 +302,10 @@ cdef class NotifierDriver:
 cdef class SendQueueDriver:
     """A SendQueue."""
 
-    cdef readonly SendQueue queue
+    cdef SendQueue queue
 
-    def __init__(self):
-        self.queue = SendQueue()
+    def __dealloc__(self):
+        clear_queue(&self.queue)
 
     @property
     def n_bytes(self):
@@ -313,16 +314,16 @@ cdef class SendQueueDriver:
     @property
     def n_chunks(self):
         """Chunks that the queue still holds, sent ones included."""
-        return len(self.queue.chunks)
+        return self.queue.first + chunks_in(&self.queue)
 
     def push(self, bytes chunk not None):
-        self.queue.push(chunk)
+        push_chunk(&self.queue, chunk)
 
     def consume(self, Py_ssize_t n_bytes):
-        self.queue.consume(n_bytes)
+        consume_bytes(&self.queue, n_bytes)
 
     def clear(self):
-        self.queue.clear()
+        clear_queue(&self.queue)
 
     def fill(self, size_t capacity, Py_ssize_t most_bytes=1 << 30):
         """The contents of the filled vector, a list of bytes."""
@@ -331,7 +332,7 @@ cdef class SendQueueDriver:
         if vector == NULL:
             raise MemoryError()
         try:
-            count = self.queue.fill(vector, capacity, most_bytes)
+            count = fill_vector(&self.queue, vector, capacity, most_bytes)
             return [PyBytes_FromStringAndSize(<char *>vector[i].iov_base, <Py_ssize_t>vector[i].iov_len)
                     for i in range(count)]
         finally:

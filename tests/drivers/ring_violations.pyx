@@ -9,7 +9,7 @@ from uringloop.liburing.liburing cimport *
 from uringloop.requests.request cimport ContextRequest
 from uringloop.requests.submit cimport Scratch, put_back, take_scratch
 from uringloop.transports.stream.ring_wire cimport RingWire, SendRequest
-from uringloop.transports.stream.wire cimport SendQueue, WireEnd
+from uringloop.transports.stream.wire cimport WireEnd
 from uringloop.uring.buffers cimport BufferRing
 from uringloop.uring.completions cimport CompletionFifo
 from uringloop.uring.engine cimport Engine
@@ -110,16 +110,14 @@ def use_scratch_twice():
 cdef RingWire new_wire():
     cdef WireEnd end = WireEnd.__new__(WireEnd)
     end.aio_context = AioContext("io_uring")
-    end.queue = SendQueue()
     return RingWire(end, -1)
 
 
 def settle_send_that_was_not_in_flight():
-    new_wire().skip_send_settled(0)
+    new_wire().give_back(SendRequest())
 
 
 def send_twice_at_a_time():
     cdef RingWire wire = new_wire()
     wire.send = SendRequest()
-    wire.sends_in_flight = True
     wire.submit_send(True)

@@ -26,7 +26,7 @@ from uringloop.support.references cimport References
 from uringloop.transports.datagram.packets cimport Batch, DatagramQueue
 from uringloop.transports.stream.transport cimport StreamTransport
 from uringloop.transports.tls.protocol cimport TlsProtocol
-from uringloop.transports.stream.wire cimport SendQueue
+from uringloop.transports.stream.wire cimport SendQueue, consume_bytes, push_chunk
 
 import contextvars
 import os
@@ -186,9 +186,9 @@ def withdraw_what_is_not_watched():
 
 
 def send_more_than_is_queued():
-    cdef SendQueue queue = SendQueue()
-    queue.push(b"x")
-    queue.consume(2)
+    cdef SendQueue queue = SendQueue(NULL, 0, 0, 0)
+    push_chunk(&queue, b"x")
+    consume_bytes(&queue, 2)
 
 
 def write_to_closed_transport():

@@ -49,7 +49,7 @@ RING = {
     "arm_handler_by_another_ones_request": "what arms a handler watches for it",
     "finish_request_twice": "a request is over once",
     "use_scratch_twice": "a prep function has its scratch to itself",
-    "settle_send_that_was_not_in_flight": "a send that is settled was in flight",
+    "settle_send_that_was_not_in_flight": "a send that is over was in flight",
     "send_twice_at_a_time": "one send at a time is in flight for a socket",
 }
 

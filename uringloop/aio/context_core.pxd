@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from ..fdmon.adaptive_polling cimport PollList
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
+from ..support.flag cimport flag
 from ..support.references cimport References
 from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
@@ -21,7 +22,7 @@ cdef class Resumable:
     cdef int go_on(self) except -1
 
 cdef class Flushable(Resumable):
-    cdef bint is_dirty                # on the context's dirty list
+    cdef flag is_dirty                # on the context's dirty list
     cdef int flush(self) except -1
     cdef int flush_last(self) except -1
 

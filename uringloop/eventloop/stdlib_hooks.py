@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from ..transports.stream.endpoint import TransportTable
+from ..transports.base import TransportTable
 from .base.part import LoopPart
 from .base.views import LazySelector
 

@@ -1,6 +1,7 @@
 # The FDMonitor interface and what every monitor shares.
 from libc.stdint cimport int64_t
 
+from ..support.flag cimport flag
 from ..support.references cimport References
 from .adaptive_polling cimport PolledEvent, PollList
 
@@ -33,13 +34,13 @@ cdef class FdHandler:
     cdef int fd
     cdef short events    # POLLIN | POLLOUT: the interest
     cdef short revents            # what the last wait reported; valid while is_queued
-    cdef bint is_removed          # never reported again, even if already queued
-    cdef bint is_queued           # on the ready list
-    cdef bint may_be_closed       # the fd is the program's, which may close it while it is watched
-    cdef bint is_brief            # with may_be_closed: most waits for it are short, and many
+    cdef flag is_removed          # never reported again, even if already queued
+    cdef flag is_queued           # on the ready list
+    cdef flag may_be_closed       # the fd is the program's, which may close it while it is watched
+    cdef flag is_brief            # with may_be_closed: most waits for it are short, and many
+    cdef unsigned armed_at        # io_uring only: the sweep after which its POLL_ADD was made
     cdef unsigned registration    # epoll only: what its events carry, not those of a file that had the number before
     cdef object file_id           # io_uring only: identity() of its file, once it was needed; else None
-    cdef unsigned armed_at        # io_uring only: the sweep after which its POLL_ADD was made
     cdef object arming            # io_uring only: the PollRequest that watches for it, or None
     cdef PolledEvent polled       # how long polling for it pays; None until polling is on and it came
     cdef int on_ready(self, short revents) except -1

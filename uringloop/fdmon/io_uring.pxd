@@ -17,7 +17,7 @@ cdef class SweepRequest(Request):
     cdef IoUringMonitor monitor    # None unless in flight
 
 cdef class MovableRequest(Request):
-    cdef unsigned used_at          # the sweep after which it was armed, or reported something
+    # used_at: the sweep after which it was armed, or reported something
     cdef int leave_ring(self) except -1
 
 cdef class SetHandler(FdHandler):

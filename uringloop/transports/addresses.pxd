@@ -1,4 +1,6 @@
 # Socket addresses: the kernel's names and Python's objects.
+from libc.stdint cimport uint64_t
+
 cdef extern from *:
     """
     #include <arpa/inet.h>
@@ -27,5 +29,8 @@ cdef extern from *:
     int AF_INET, AF_INET6, AF_UNIX
 
 cdef object address_of(const ul_peer *name, unsigned n_bytes)
+cdef object fresh_address_of(const ul_peer *name, unsigned n_bytes)
+cdef uint64_t packed_four(const ul_peer *name, unsigned n_bytes) noexcept
+cdef object address_of_packed(uint64_t four)
 cdef int real_family(int fd, int family) noexcept
 cdef unsigned internet_name(object address, int family, ul_name *name) except? 999

@@ -13,10 +13,13 @@ gunicorn wrap whatever fd they are given as AF_UNIX.
 Source of the conversions: socket.socket.recvfrom and sendto; the results are the same.  Only literal addresses are
 converted here, the rest is left to those methods: names to resolve, "<broadcast>", an IPv6 zone in the host's text.
 
+Streams convert the names of their peers without the table: each is needed once, and what an entry keeps alive would be
+spread over the memory of many connections, none of which could then be returned to the system.
+
 Thread: any, with the GIL.
 """
 
-from libc.stdint cimport uint32_t, uintptr_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.long cimport PyLong_CheckExact
@@ -45,6 +48,17 @@ cdef extern from *:
             mixed ^= (w[2] ^ w[3]) * 0xC2B2AE3Du ^ (w[4] ^ w[5]) * 0x27D4EB2Fu ^ w[6];
         return mixed >> 16 ^ mixed;
     }
+    /* The host, the port, and a bit that is always set. */
+    static uint64_t ul_packed_four(const ul_name *name)
+    {
+        return (uint64_t)1 << 63 | (uint64_t)name->four.sin_port << 32 | name->four.sin_addr.s_addr;
+    }
+    static void ul_unpack_four(ul_name *name, uint64_t four)
+    {
+        name->any.sa_family = AF_INET;
+        name->four.sin_port = (uint16_t)(four >> 32);
+        name->four.sin_addr.s_addr = (uint32_t)four;
+    }
     #define ul_family(name) ((name)->any.sa_family)
     #define ul_port(name) ntohs((name)->four.sin_port)     /* at the same place in both */
     #define ul_flow(name) ntohl((name)->six.sin6_flowinfo)
@@ -67,6 +81,8 @@ cdef extern from *:
         ((name)->six.sin6_flowinfo = htonl((uint32_t)(flow)), (name)->six.sin6_scope_id = (uint32_t)(scope))
     """
     uint32_t ul_name_hash(const ul_name *)
+    uint64_t ul_packed_four(const ul_name *)
+    void ul_unpack_four(ul_name *, uint64_t)
     int ul_family(const ul_name *)
     int ul_port(const ul_name *)
     unsigned ul_flow(const ul_name *)
@@ -123,6 +139,28 @@ cdef object address_of(const ul_peer *name, unsigned n_bytes):
                                               min(n_bytes, sizeof(ul_peer)) - sizeof(unsigned short)))
 
 
+cdef object fresh_address_of(const ul_peer *name, unsigned n_bytes):
+    """The same without the table."""
+    if n_bytes >= sizeof(unsigned short) and ul_family(&name.internet) in (AF_INET, AF_INET6):
+        return new_internet_address(&name.internet)
+    return address_of(name, n_bytes)
+
+
+cdef uint64_t packed_four(const ul_peer *name, unsigned n_bytes) noexcept:
+    """An IPv4 name in eight bytes; 0 for another."""
+    if n_bytes < FOUR_BYTES or ul_family(&name.internet) != AF_INET:
+        return 0
+    return ul_packed_four(&name.internet)
+
+
+cdef object address_of_packed(uint64_t four):
+    """The address of a packed name."""
+    cdef ul_name name
+    must(four != 0, "a packed name is not 0")
+    ul_unpack_four(&name, four)
+    return new_internet_address(&name)
+
+
 cdef int real_family(int fd, int family) noexcept:
     """The family of a socket according to the kernel; `family` where that does not report it."""
     cdef int domain = 0
@@ -133,19 +171,21 @@ cdef int real_family(int fd, int family) noexcept:
 cdef object internet_address(const ul_name *name, unsigned n_bytes):
     """The address of an IPv4 or IPv6 name: (host, port), or (host, port, flow information, zone)."""
     cdef Entry *entry = &known[ul_name_hash(name) & (ENTRIES - 1)]
-    cdef char text[64]
-    cdef object address
     if entry.address != NULL and entry.n_bytes == n_bytes and memcmp(&entry.name, name, n_bytes) == 0:
         must(references_of(<void *>entry.address) > 0, "an entry keeps its tuple alive")
         return <object>entry.address
-    host = ul_host(name, text).decode("ascii")
-    if ul_family(name) == AF_INET:
-        address = (host, ul_port(name))
-    else:
-        address = (host, ul_port(name), ul_flow(name), ul_scope(name))
+    address = new_internet_address(name)
     enter(entry, address, name, n_bytes)
     enter(entry_of(address), address, name, n_bytes)  # an answer to it is likely
     return address
+
+
+cdef object new_internet_address(const ul_name *name):
+    cdef char text[64]
+    host = ul_host(name, text).decode("ascii")
+    if ul_family(name) == AF_INET:
+        return (host, ul_port(name))
+    return (host, ul_port(name), ul_flow(name), ul_scope(name))
 
 
 cdef object unix_address(const char *name, unsigned n_bytes):

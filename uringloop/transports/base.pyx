@@ -1,4 +1,5 @@
-"""The base of stream and datagram transports: protocol, flow control, failing; and where a socket keeps its number.
+"""The base of stream and datagram transports: protocol, flow control, failing; where a socket keeps its number; and the
+table of a loop's transports.
 
 asyncio's methods that both have are here where their bodies are the same.  The meaning and lifetime of `extra`, `sock`
 and `fd` are up to the subclass.
@@ -6,9 +7,12 @@ and `fd` are up to the subclass.
 Thread: the loop's.
 """
 
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
 from cpython.object cimport PyObject
+from cpython.weakref cimport PyWeakref_NewRef
 
-from ..support.assertions cimport must, must_not
+from ..support.assertions cimport must, must_if, must_not, references_of
 
 import _socket
 import warnings
@@ -71,6 +75,19 @@ cdef class Transport(Flushable):
         self.fd = -1
         self.fd_at = &self.fd
         self.conn_lost = 1
+
+    def __dealloc__(self):
+        self.leave_table()
+
+    cdef void leave_table(self) noexcept:
+        """It is not found by its number any more; called when that is closed, and by __del__ at the latest."""
+        cdef TransportTable table = self.table
+        if table is None:
+            return
+        must(self.table_fd < table.capacity, "the table that has a transport has room for it")
+        if table.by_fd[self.table_fd] == <PyObject *>self:
+            table.by_fd[self.table_fd] = NULL
+        self.table = None
 
     # -- the protocol ----------------------------------------------------------------------------------
 
@@ -169,3 +186,87 @@ cdef class Transport(Flushable):
     @property
     def _protocol_paused(self):
         return self.is_protocol_paused
+
+
+cdef class TransportTable:
+    """Which transport has an fd: a mapping of numbers to transports that are alive, without owning them.
+
+    Ours are in an array, which costs less than a weak reference for each.  They leave it when they close their socket,
+    and in __del__, which is called before anything of them is freed or cleared.  The others are asyncio's own, for
+    sockets that are not plain (plain.py).
+
+    Invariant: what is in the array is alive, and has this table and its place there.
+    """
+
+    def __dealloc__(self):
+        # each transport that is in the array owns a reference to the table
+        free(self.by_fd)
+
+    cdef int reserve(self, int fd) except -1:
+        """Make room for this number."""
+        cdef int capacity = max(64, self.capacity)
+        cdef PyObject **grown
+        while capacity <= fd:
+            capacity *= 2
+        if capacity == self.capacity:
+            return 0
+        grown = <PyObject **>realloc(self.by_fd, capacity * sizeof(PyObject *))
+        if grown == NULL:
+            raise MemoryError()
+        memset(grown + self.capacity, 0, (capacity - self.capacity) * sizeof(PyObject *))
+        self.by_fd, self.capacity = grown, capacity
+        return 0
+
+    def __setitem__(self, int fd, transport):
+        cdef Transport ours
+        if not isinstance(transport, Transport):
+            if self.others is None:
+                self.others = {}
+            self.others[fd] = PyWeakref_NewRef(transport, None)
+            if fd < self.capacity:
+                self.by_fd[fd] = NULL
+            return
+        if fd < 0:
+            raise ValueError("a transport has a number")
+        ours = transport
+        self.reserve(fd)
+        if self.others is not None:
+            self.others.pop(fd, None)
+        ours.leave_table()
+        ours.table, ours.table_fd = self, fd
+        self.by_fd[fd] = <PyObject *>ours
+        must_if(self.by_fd[fd] != NULL, references_of(self.by_fd[fd]) > 0, "a transport in the table is alive")
+
+    def __getitem__(self, fd):
+        transport = self.get(fd)
+        if transport is None:
+            raise KeyError(fd)
+        return transport
+
+    def __contains__(self, fd):
+        return self.get(fd) is not None
+
+    def __len__(self):
+        return len(self.fds())  # list(self) would call this first
+
+    def __iter__(self):
+        return iter(self.fds())
+
+    cdef list fds(self):
+        cdef int fd
+        found = [fd for fd in range(self.capacity) if self.by_fd[fd] != NULL]
+        if self.others is not None:
+            found += [number for number, reference in self.others.items() if reference() is not None]
+        return found
+
+    def get(self, fd, default=None):
+        # asyncio passes any int of the program: not all are C ints
+        cdef PyObject *ours = NULL
+        if isinstance(fd, int) and 0 <= fd < self.capacity:
+            ours = self.by_fd[<int>fd]
+        if ours != NULL:
+            must(references_of(ours) > 0, "a transport in the table is alive")
+            return <object>ours
+        reference = None if self.others is None else self.others.get(fd)
+        transport = None if reference is None else reference()
+        return default if transport is None else transport

@@ -8,6 +8,9 @@ from .completions cimport CompletionFifo
 from .request cimport InFlight, Request
 from .ring cimport Ring
 
+cdef enum:
+    SPARE_MOST = 64  # more than one harvest takes, and so more than most turns send
+
 cdef class Engine:
     cdef Ring ring                     # replaced when the loop moves to another thread
     cdef InFlight in_flight
@@ -21,6 +24,8 @@ cdef class Engine:
     cdef Py_ssize_t harvested_bytes    # received since this wait began
     cdef long long n_bytes             # received into provided buffers so far
     cdef References unsettled          # KIND_SKIP_SENDs of this enter
+    cdef PyObject *spare[SPARE_MOST]   # requests that are over and have no owner, for reuse; owned
+    cdef int n_spare
     cdef bint has_run                  # begin_run was called
     cdef bint is_pollable              # the ring is of the kind that wakes sleepers on its fd, also after a move
     cdef bint is_bound                 # registrations were made with this ring
@@ -41,6 +46,8 @@ cdef class Engine:
     cdef int add_raw(self, PyObject **requests, unsigned n, const io_uring_sqe *filled) except -1
     cdef int make_room(self, unsigned n_sqes) except -1
     cdef int prepare_for_raw(self) except -1
+    cdef Request take_spare(self)
+    cdef void keep_spare(self, Request request) noexcept
     cdef int cancel(self, Request request) except -1
     cdef int cancel_behind(self, Request request) except -1
     cdef bint is_elsewhere(self) noexcept

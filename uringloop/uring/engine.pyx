@@ -68,6 +68,11 @@ cdef class Engine:
         self.fifo = CompletionFifo()
         self.unsettled = References()
 
+    def __dealloc__(self):
+        while self.n_spare:
+            self.n_spare -= 1
+            Py_DECREF(<object>self.spare[self.n_spare])  # taken by keep_spare
+
     # -- requests --------------------------------------------------------------------------------------
 
     cdef int add(self, Request request, io_uring_sqe *sqe) except -1:
@@ -140,6 +145,31 @@ cdef class Engine:
             raise RuntimeError("Non-thread-safe operation: this thread does not run the loop; "
                                "use loop.call_soon_threadsafe() to make requests")
         return 0
+
+    cdef Request take_spare(self):
+        """A request of transports/stream/ring_wire that is over, or None.
+
+        Each send needs one; a connection that waits for data needs none.
+        """
+        cdef Request request
+        if self.n_spare == 0:
+            return None
+        self.n_spare -= 1
+        request = <Request>self.spare[self.n_spare]
+        Py_DECREF(request)  # taken by keep_spare
+        must(is_none(<void *>request.owner), "a spare request is not in flight")
+        return request
+
+    cdef void keep_spare(self, Request request) noexcept:
+        """Keep one that is over, which keeps nothing alive, for take_spare."""
+        must(is_none(<void *>request.keepalive), "a spare request keeps nothing alive")
+        must(is_none(<void *>request.owner), "a spare request is not in flight")
+        request.polled = None
+        if self.n_spare == SPARE_MOST:
+            return
+        Py_INCREF(request)  # undone by take_spare or __dealloc__
+        self.spare[self.n_spare] = <PyObject *>request
+        self.n_spare += 1
 
     cdef int cancel(self, Request request) except -1:
         """Best effort, by request and never by fd; exactly one final completion still comes."""

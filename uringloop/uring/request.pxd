@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from cpython.ref cimport PyObject
 
 from ..liburing.liburing cimport io_uring_sqe
+from ..support.flag cimport flag
 
 cdef enum RequestState:
     IDLE = 0        # the kernel knows nothing of it
@@ -24,14 +25,15 @@ cdef class InFlight:
     cdef int release_all(self) except -1
 
 cdef class Request:
-    cdef RequestState state
-    cdef RequestKind kind
+    cdef unsigned char state           # a RequestState
+    cdef unsigned char kind            # a RequestKind
+    cdef flag may_notify_late          # a zero-copy send behind a link: see end()
+    cdef unsigned used_at              # of a MovableRequest: see fdmon/io_uring
     cdef object keepalive              # everything the kernel may touch; set before hold, dropped by its owner
     cdef InFlight owner                # the one whose list it is on; None unless in flight
     cdef PyObject *before              # neighbours on that list; borrowed
     cdef PyObject *after
     cdef object polled                 # fdmon/adaptive_polling's PolledEvent, of the maker of the request; or None
-    cdef bint may_notify_late          # a zero-copy send behind a link: see end()
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1
     cdef object subject(self)
     cdef int reported(self, int32_t res, bint has_more) except -1

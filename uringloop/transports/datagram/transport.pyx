@@ -138,6 +138,7 @@ cdef class DatagramTransport(Transport):
 
     def __del__(self):
         # Not the end: another finalizer of the same garbage may still send and close, and the transport lives again.
+        self.leave_table()
         if self.sock is not None:
             warn_unclosed(self)
             self.fd = -1  # else later datagrams would be sent through the next socket with that number
@@ -529,6 +530,7 @@ cdef class DatagramTransport(Transport):
             self.queue.drop(self.queue.count())
             self.fd_at = &closed_number
             sock, self.sock = self.sock, None
+            self.leave_table()
             sock.close()
             self.protocol = None
             self.loop = None

@@ -2,7 +2,8 @@
 
 A connection that was accepted is a bare fd with the name of its peer.  Its socket.socket, its own name and the
 TransportSocket of get_extra_info() are made on demand: most servers never need them, and making and closing them
-took a quarter of the time of a short connection.
+took a quarter of the time of a short connection.  So is the address of an IPv4 peer, with the dict of
+get_extra_info(): as objects they take 350 bytes.
 
 Ownership: a Connection owns the kernel's new fd from the start, whatever fails then; the endpoint that takes it owns
 the fd until `sock` is made, then the socket object does.  An endpoint that is deleted without having been closed
@@ -13,11 +14,11 @@ Thread: the loop's.
 cimport cython
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from posix.unistd cimport close as posix_close
-from cpython.weakref cimport PyWeakref_NewRef
 
 from ...support.assertions cimport must
 from ...support.errors cimport os_error
-from ..addresses cimport AF_INET, AF_INET6, AF_UNIX, address_of, real_family, ul_peer
+from ..addresses cimport (AF_INET, AF_INET6, AF_UNIX, address_of, address_of_packed, fresh_address_of, packed_four,
+                          real_family, ul_peer)
 from ..base cimport number_in
 from .wire cimport WireEnd
 
@@ -128,6 +129,8 @@ cdef class Connection:
 
     def peer(self):
         """The address of the peer, read from the socket if it is not known yet; None if it is gone."""
+        if self.peer_four:
+            return address_of_packed(self.peer_four)
         return name_of(self.fd, self.kind, True) if self.peername is None else self.peername
 
     def name(self):
@@ -151,6 +154,8 @@ cdef class Connection:
 cdef Connection connection_of(int fd, Kind kind):
     """A Connection for an fd that the kernel has just made; if that fails the fd is closed."""
     cdef Connection connection
+    cdef ul_peer peer
+    cdef unsigned n_bytes = 0
     must(fd >= 0, "a connection has an fd")
     try:
         connection = Connection.__new__(Connection)
@@ -159,8 +164,18 @@ cdef Connection connection_of(int fd, Kind kind):
         raise
     connection.fd = fd
     connection.kind = kind
-    connection.peername = name_of(fd, kind, True)
+    if not kind.is_known:
+        connection.peername = name_of(fd, kind, True)
+    elif ul_name_of(fd, True, &peer, &n_bytes) == 0:
+        keep_peer(connection, &peer, n_bytes)
     return connection
+
+
+cdef int keep_peer(Connection connection, const ul_peer *peer, unsigned n_bytes) except -1:
+    connection.peer_four = packed_four(peer, n_bytes)
+    if not connection.peer_four:
+        connection.peername = fresh_address_of(peer, n_bytes)
+    return 0
 
 
 def accept(int fd, Kind kind not None):
@@ -178,7 +193,7 @@ def accept(int fd, Kind kind not None):
         raise os_error(errno)
     connection.kind = kind
     if kind.is_known:
-        connection.peername = address_of(&peer, n_bytes)
+        keep_peer(connection, &peer, n_bytes)
     return connection
 
 
@@ -196,7 +211,7 @@ cdef object name_of(int fd, Kind kind, bint of_peer):
             sock.detach()
     if ul_name_of(fd, of_peer, &name, &n_bytes) < 0:
         return None
-    return address_of(&name, n_bytes)
+    return fresh_address_of(&name, n_bytes) if of_peer else address_of(&name, n_bytes)
 
 
 cdef bint keeps_records(int proto, int type) noexcept:
@@ -239,9 +254,11 @@ cdef class Endpoint(WireEnd):
         cdef Kind kind = connection.kind
         must(connection.fd >= 0, "a connection is taken once")
         must(self.fd < 0, "a transport owns one socket")
-        self.extra = {"peername": connection.peername}
-        if kind.sockname is not None:
-            self.extra["sockname"] = kind.sockname
+        self.peer_four = connection.peer_four
+        if not self.peer_four:
+            self.extra = {"peername": connection.peername}
+            if kind.sockname is not None:
+                self.extra["sockname"] = kind.sockname
         if kind.proto == IPPROTO_TCP:
             ul_no_delay(connection.fd)  # may fail, for a connection that is reset already
         self.kind = kind
@@ -268,6 +285,7 @@ cdef class Endpoint(WireEnd):
 
     cdef int complete_extra(self) except -1:
         """Everything that get_extra_info() can return."""
+        self.unpack_peername()
         sock = self.python_socket()
         if "socket" not in self.extra:
             # after the end: a closed one, as it would be by then
@@ -283,6 +301,15 @@ cdef class Endpoint(WireEnd):
                     self.extra[key] = None
         return 0
 
+    cdef int unpack_peername(self) except -1:
+        """Make the dict, if there is none, with an address that is packed."""
+        if self.extra is None:
+            self.extra = {}
+        if self.peer_four:
+            self.extra["peername"] = address_of_packed(self.peer_four)
+            self.peer_four = 0
+        return 0
+
     cdef int close_fd(self) except -1:
         """Close the socket; its names stay known.  The wire is detached.
 
@@ -292,6 +319,7 @@ cdef class Endpoint(WireEnd):
         cdef int fd = self.fd
         if self.wire is not None:
             self.wire.fd = -1
+        self.leave_table()
         self.fd = -1
         self.fd_at = &self.fd
         sock, self.sock = self.sock, None
@@ -299,6 +327,8 @@ cdef class Endpoint(WireEnd):
             sock.close()
         elif fd >= 0:
             try:
+                if self.extra is None:
+                    self.extra = {}
                 if "sockname" not in self.extra:
                     self.extra["sockname"] = name_of(fd, self.kind, False)
             finally:
@@ -313,9 +343,20 @@ cdef class Endpoint(WireEnd):
         """See asyncio.BaseTransport."""
         if stock_class.get_extra_info is not stock_extra_info:
             return _stock.bound(stock_class, "get_extra_info", self)(name, default)
-        if name not in self.extra:
+        if self.extra is not None and name in self.extra:
+            return self.extra[name]
+        # asyncio.streams looks for "sslcontext" in each new connection: nothing is made for that
+        if name == "peername" and self.peer_four:
+            self.unpack_peername()
+        elif name in ("sockname", "peername") and self.kind is not None and self.fd >= 0:
+            if self.extra is None:
+                self.extra = {}
+            self.extra[name] = name_of(self.fd, self.kind, name == "peername")
+        elif name in ("socket", "sockname", "peername"):
             self.complete_extra()
-        return self.extra.get(name, default)
+        else:
+            return default
+        return self.extra[name]
 
     # -- what asyncio's own modules access ---------------------------------------------------------------
 
@@ -341,40 +382,3 @@ cdef class Endpoint(WireEnd):
     def _extra(self):
         self.complete_extra()
         return self.extra
-
-
-cdef class TransportTable:
-    """Which transport has an fd; like a WeakValueDictionary, but without a callback per entry.
-
-    An entry of a transport that is gone stays until the fd's number is used again, so there are never more than fds.
-    """
-
-    def __cinit__(self):
-        self.by_fd = {}
-
-    def __setitem__(self, int fd, transport):
-        self.by_fd[fd] = PyWeakref_NewRef(transport, None)
-
-    def __getitem__(self, fd):
-        transport = self.by_fd[fd]()
-        if transport is None:
-            raise KeyError(fd)
-        return transport
-
-    def __contains__(self, fd):
-        return self.get(fd) is not None
-
-    def __len__(self):
-        return len(self.fds())  # list(self) would call this first
-
-    def __iter__(self):
-        return iter(self.fds())
-
-    cdef list fds(self):
-        return [fd for fd, reference in self.by_fd.items() if reference() is not None]
-
-    def get(self, fd, default=None):
-        # asyncio passes any int of the program, so this one does not become a C int.
-        reference = self.by_fd.get(fd)
-        transport = None if reference is None else reference()
-        return default if transport is None else transport

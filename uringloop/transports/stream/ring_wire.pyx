@@ -23,8 +23,8 @@ the program also has the socket (`sock=`, get_extra_info()), an epoll set, which
 data and after each pause, and for room (`watch_idle`); while data keeps coming, the receive is in the ring.
 
 What SQEs point to: a SEND to chunk bytes, kept alive by SendRequest.keepalive; a SENDMSG to message and vector inside
-the held SendRequest as well.  Both end in send_completed or skip_send_settled, after release.  A POLL_ADD points
-to nothing.
+the held SendRequest as well.  Both end in RingWire.give_back, after release: not before that is the request used for
+another send, of any connection.  One that is orphaned is not used again.  A POLL_ADD points to nothing.
 
 Thread: the loop's.
 """
@@ -40,10 +40,12 @@ from ...fdmon.base cimport FdHandler, check_held, identity
 from ...fdmon.io_uring cimport IoUringMonitor, MovableRequest
 from ...liburing.liburing cimport *
 from ...support.assertions cimport is_none, must, must_if, must_not
+from ...support.references cimport References
 from ...support.system cimport IOV_MAX, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
 from ...uring.buffers cimport BufferRing
 from ...uring.request cimport ALL_SENT, KIND_COMPLETION, KIND_SKIP_SEND, Request
-from .wire cimport READS_PER_EVENT, SendQueue, Wire, WireEnd, iovec, read_direct
+from .wire cimport (READS_PER_EVENT, SendQueue, Wire, WireEnd, chunks_in, consume_bytes, fill_vector, first_chunks,
+                    iovec, read_direct)
 
 cdef extern from "../collector.h":
     bint ul_collector_pause()
@@ -90,6 +92,7 @@ cdef enum:
     BULK_MOST = 256 * 1024
     COMES_BACK = 1 << 30           # in flags: an entry of the FIFO without a CQE
     SEND_MOST = 1 << 30            # bytes per send
+    FEW_CHUNKS = 16                # a spare request keeps no longer vector
 
 
 @cython.no_gc_clear
@@ -109,7 +112,7 @@ cdef class ReceiveRequest(MovableRequest):
             self.is_in_doubt = False
             wire.is_after_sweep = True
             return 0
-        wire.engine.cancel(self)
+        wire.monitor.engine.cancel(self)
         wire.is_quiet = True
         return 0
 
@@ -139,7 +142,18 @@ cdef class ReceiveRequest(MovableRequest):
 
 @cython.no_gc_clear
 cdef class SendRequest(Request):
-    """One SEND or SENDMSG of one RingWire."""
+    """One SEND or SENDMSG of one RingWire; between two of them a spare of the engine."""
+
+    cdef iovec *room_for(self, size_t n_chunks) except NULL:
+        """The vector, long enough."""
+        cdef iovec *grown
+        if n_chunks > self.vector_capacity:
+            grown = <iovec *>realloc(self.vector, n_chunks * sizeof(iovec))
+            if grown == NULL:
+                raise MemoryError()
+            self.vector = grown
+            self.vector_capacity = n_chunks
+        return self.vector
 
     def __dealloc__(self):
         free(self.vector)
@@ -147,11 +161,13 @@ cdef class SendRequest(Request):
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
         self.keepalive = None  # released: the kernel no longer reads it
         cdef RingWire wire = self.wire
+        cdef Py_ssize_t asked = self.asked
         cdef WireEnd end
         if wire is None:
             return 0
+        wire.give_back(self)
         try:
-            return wire.send_completed(res)
+            return wire.send_completed(res, asked)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -164,9 +180,11 @@ cdef class SendRequest(Request):
         return self.wire.end if self.wire is not None else None
 
     cdef void settle(self, int32_t res) noexcept:
+        cdef RingWire wire = self.wire
         self.keepalive = None  # exact bytes objects: no user code can run here
-        if self.wire is not None:
-            self.wire.skip_send_settled(res)
+        if wire is not None:
+            wire.give_back(self)
+            wire.skip_send_settled(res, self.asked)
 
     cdef void drop(self, int32_t res, uint32_t flags) noexcept:
         self.keepalive = None
@@ -221,9 +239,7 @@ cdef class RingWire(Wire):
 
     def __cinit__(self, WireEnd end, int fd):
         self.end = end
-        self.aio_context = end.aio_context
         self.monitor = <IoUringMonitor>end.aio_context.monitor
-        self.engine = self.monitor.engine
         self.fd = fd
         self.protocol = -1
         if end.is_shared:
@@ -246,7 +262,7 @@ cdef class RingWire(Wire):
             return self.watch_idle()
         if self.receive is None:
             return 0
-        self.engine.cancel(self.receive)
+        self.monitor.engine.cancel(self.receive)
         return self.submit_shared()
 
     cdef int arm(self) except -1:
@@ -270,18 +286,18 @@ cdef class RingWire(Wire):
         request = ReceiveRequest()
         request.wire = self
         if not self.is_bulk:
-            request.buffers = self.engine.buffer_ring()
+            request.buffers = self.monitor.engine.buffer_ring()
             if request.buffers is None:
                 self.enter_bulk()
         request.is_poll = self.is_bulk
-        sqe = self.engine.get_sqe()
+        sqe = self.monitor.engine.get_sqe()
         if self.is_bulk:
             io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLIN | POLLRDHUP)
         else:
             io_uring_prep_recv_multishot(sqe, self.end.fd_at[0], NULL, 0, 0)
             sqe.flags |= IOSQE_BUFFER_SELECT
             sqe.buf_group = request.buffers.group
-        self.engine.add(request, sqe)
+        self.monitor.engine.add(request, sqe)
         self.receive = request
         if self.file is not None:
             self.monitor.may_last(request)
@@ -347,7 +363,7 @@ cdef class RingWire(Wire):
 
     cdef int submit_shared(self) except -1:
         """The program may close the socket before this turn ends: no SQE may name its number then."""
-        return self.engine.submit() if self.end.is_shared else 0
+        return self.monitor.engine.submit() if self.end.is_shared else 0
 
     cdef int received(self, ReceiveRequest request, int32_t res, uint32_t flags, char *data) except -1:
         """A completion of the receive request, in harvest order."""
@@ -364,9 +380,9 @@ cdef class RingWire(Wire):
             if request.is_poll:
                 if res >= 0:
                     self.read_ready(request, res, flags)
-            elif res == -EINVAL and not self.engine.has_no_buffers:
+            elif res == -EINVAL and not self.monitor.engine.has_no_buffers:
                 # before Linux 6.0: no multishot RECV
-                self.engine.has_no_buffers = True
+                self.monitor.engine.has_no_buffers = True
                 self.enter_bulk()
             elif data != NULL or res > 0:
                 self.judge_size(res)
@@ -398,7 +414,7 @@ cdef class RingWire(Wire):
             request.buffers.give_back(flags)
         self.wants_read = False
         if self.receive is not None:
-            self.engine.cancel(self.receive)
+            self.monitor.engine.cancel(self.receive)
         # there was nothing to read when it was closed: epoll would report nothing, either
         return end.read_failed(EBADF) if wants_read and not self.is_quiet else 0
 
@@ -434,11 +450,11 @@ cdef class RingWire(Wire):
         if res < LARGE_CHUNK:
             self.n_large = 0
             return 0
-        self.n_large += 1
+        self.n_large = min(self.n_large + 1, LARGE_IN_A_ROW)
         if self.n_large >= LARGE_IN_A_ROW and not self.is_bulk:
             self.enter_bulk()
             if self.receive is not None:
-                self.engine.cancel(self.receive)
+                self.monitor.engine.cancel(self.receive)
         return 0
 
     cdef void enter_bulk(self) noexcept:
@@ -468,12 +484,12 @@ cdef class RingWire(Wire):
 
     cdef int leave_bulk(self) except -1:
         """Reads are short: back to the multishot RECV, which needs no system call for each."""
-        if self.engine.has_no_buffers:
+        if self.monitor.engine.has_no_buffers:
             return 0
         self.is_bulk = False
         self.n_large = 0
         if self.receive is not None:
-            self.engine.cancel(self.receive)
+            self.monitor.engine.cancel(self.receive)
         return 0
 
     cdef int read_ready(self, ReceiveRequest request, int32_t revents, uint32_t flags) except -1:
@@ -488,8 +504,8 @@ cdef class RingWire(Wire):
             request.is_coming_back, request.revents = False, 0
         if not self.wants_read:
             return 0
-        if request.read_at != self.engine.n_dispatches:
-            request.read_at = self.engine.n_dispatches
+        if request.read_at != self.monitor.engine.n_dispatches:
+            request.read_at = self.monitor.engine.n_dispatches
             request.reads_left = READS_PER_EVENT
         return self.read_bulk(request, revents)
 
@@ -497,7 +513,7 @@ cdef class RingWire(Wire):
         """The next dispatch reads, although no edge may come."""
         request.revents |= revents
         if not request.is_coming_back:
-            self.engine.deliver(request, revents, IORING_CQE_F_MORE | COMES_BACK)
+            self.monitor.engine.deliver(request, revents, IORING_CQE_F_MORE | COMES_BACK)
             request.is_coming_back = True
         return 0
 
@@ -513,7 +529,7 @@ cdef class RingWire(Wire):
         while self.wants_read and self.end is not None:
             if self.has_held():
                 # Held data comes first.  The edge is used up; the poll that is armed again reports it anew.
-                return self.engine.cancel(request)
+                return self.monitor.engine.cancel(request)
             if request.reads_left <= 0:
                 # Others get a turn; the edge will not come again, so schedule the rest ourselves.
                 return self.come_back(request, revents)
@@ -538,7 +554,7 @@ cdef class RingWire(Wire):
             elif count >= SHORT_READ:
                 self.n_short = 0
             else:
-                self.n_short += 1
+                self.n_short = min(self.n_short + 1, SHORT_IN_A_ROW)
                 if self.n_short == SHORT_IN_A_ROW:
                     self.leave_bulk()
             end = self.end
@@ -577,15 +593,15 @@ cdef class RingWire(Wire):
     # -- sending ---------------------------------------------------------------------------------------
 
     cdef bint is_sending(self) noexcept:
-        return self.sends_in_flight or self.needs_room
+        return self.send is not None or self.needs_room
 
     cdef int send_queued(self) except -1:
         """Called by flush, right before the enter that submits it."""
-        cdef SendQueue queue = self.end.queue
-        cdef bint is_whole = len(queue.chunks) - queue.first <= IOV_MAX
+        cdef SendQueue *queue = &self.end.queue
+        cdef bint is_whole = chunks_in(queue) <= <size_t>IOV_MAX
         if self.send_error:
             return self.end.schedule_report()
-        if self.sends_in_flight or not queue.n_bytes:
+        if self.send is not None or not queue.n_bytes:
             return 0
         if self.needs_room:
             return self.wait_for_room()
@@ -596,12 +612,13 @@ cdef class RingWire(Wire):
             if self.send_error or (queue.n_bytes == 0 and self.end.wants_report()):
                 self.end.schedule_report()
         else:
-            self.submit_send(not self.engine.skip_sends)
+            self.submit_send(not self.monitor.engine.skip_sends)
         return 0
 
     cdef bint is_only_local_send(self) noexcept:
         """Nothing else is sent in this turn, and this by a UNIX socket."""
-        if self.aio_context.dirty.head != self.aio_context.dirty.tail or self.engine.ring.has_unsubmitted():
+        cdef References dirty = self.end.aio_context.dirty
+        if dirty.head != dirty.tail or self.monitor.engine.ring.has_unsubmitted():
             return False
         if self.protocol < 0:
             self.protocol = ul_protocol_of(self.end.fd_at[0])
@@ -615,104 +632,108 @@ cdef class RingWire(Wire):
             ul_collector_resume(is_collecting)
 
     cdef int prep_send(self, bint with_cqe) except -1:
-        cdef SendQueue queue = self.end.queue
-        cdef SendRequest request = self.send
+        cdef SendQueue *queue = &self.end.queue
+        cdef SendRequest request
         cdef io_uring_sqe *sqe
         cdef Py_ssize_t i
-        cdef size_t count = <size_t>(len(queue.chunks) - queue.first)
-        cdef size_t capacity
-        cdef iovec *grown
+        cdef size_t capacity = min(chunks_in(queue), <size_t>IOV_MAX)
+        cdef size_t count
+        cdef iovec one
+        cdef iovec *vector = &one
         # MSG_DONTWAIT always: a send that waits may occupy a thread of the kernel
         cdef int send_flags = MSG_NOSIGNAL | MSG_DONTWAIT | (0 if with_cqe else MSG_WAITALL)
-        must_not(self.sends_in_flight, "one send at a time is in flight for a socket")
-        must_if(not is_none(<void *>request), is_none(<void *>request.owner),
-                "a request that is used again is on no list")
+        must(is_none(<void *>self.send), "one send at a time is in flight for a socket")
         must(queue.n_bytes > 0, "what is sent is queued")
+        request = <SendRequest>self.monitor.engine.take_spare()
         if request is None:
-            request = self.send = SendRequest()
-        request.wire = self
-        capacity = min(count, <size_t>IOV_MAX)
-        if capacity > request.vector_capacity:
-            grown = <iovec *>realloc(request.vector, capacity * sizeof(iovec))
-            if grown == NULL:
-                raise MemoryError()
-            request.vector = grown
-            request.vector_capacity = capacity
-        count = queue.fill(request.vector, capacity, SEND_MOST)
+            request = SendRequest()
+        if capacity > 1:
+            vector = request.room_for(capacity)
+        count = fill_vector(queue, vector, capacity, SEND_MOST)
         request.asked = 0
         for i in range(<Py_ssize_t>count):
-            request.asked += request.vector[i].iov_len
+            request.asked += vector[i].iov_len
+        request.keepalive = first_chunks(queue, count)
+        sqe = self.monitor.engine.get_sqe()
         if count == 1:
-            request.keepalive = queue.chunks[queue.first]
-        else:
-            request.keepalive = queue.chunks[queue.first:queue.first + <Py_ssize_t>count]
-        sqe = self.engine.get_sqe()
-        if count == 1:
-            io_uring_prep_send(sqe, self.end.fd_at[0], request.vector[0].iov_base, request.vector[0].iov_len,
-                               send_flags)
+            io_uring_prep_send(sqe, self.end.fd_at[0], vector[0].iov_base, vector[0].iov_len, send_flags)
         else:
             memset(&request.message, 0, sizeof(request.message))
-            request.message.msg_iov = request.vector
+            request.message.msg_iov = vector
             request.message.msg_iovlen = count
             io_uring_prep_sendmsg(sqe, self.end.fd_at[0], &request.message, send_flags)
         if with_cqe:
             request.kind = KIND_COMPLETION
-            self.engine.add(request, sqe)
+            self.monitor.engine.add(request, sqe)
         else:
             request.kind = KIND_SKIP_SEND
             sqe.flags |= IOSQE_CQE_SKIP_SUCCESS
-            self.engine.add_skip_send(request, sqe)
-        self.sends_in_flight = True
+            self.monitor.engine.add_skip_send(request, sqe)
+        request.wire = self
+        self.send = request
         return self.submit_shared()
 
-    cdef void skip_send_settled(self, int32_t res) noexcept:
+    cdef void give_back(self, SendRequest request) noexcept:
+        """The kernel is done with the send: the next one of any connection uses its request.  No user code.
+
+        An idle connection has none.  A caller's frame, or the list of sends that are not settled, may still have a
+        reference; neither looks at it again unless it is in flight.
+        """
+        must(<void *>self.send == <void *>request, "a send that is over was in flight")
+        must(is_none(<void *>request.owner), "a send that is over is on no list")
+        must(is_none(<void *>request.keepalive), "a spare request keeps nothing alive")
+        self.send = None
+        request.wire = None
+        if request.vector_capacity > FEW_CHUNKS:
+            free(request.vector)
+            request.vector = NULL
+            request.vector_capacity = 0
+        self.monitor.engine.keep_spare(request)
+
+    cdef void skip_send_settled(self, int32_t res, Py_ssize_t asked) noexcept:
         """Runs inside wait: bookkeeping only; reports to the end wait for its flush."""
         cdef WireEnd end = self.end
         cdef bint is_collecting
-        must(self.sends_in_flight, "a send that is settled was in flight")
-        self.sends_in_flight = False
         if end is None:
             return
         is_collecting = ul_collector_pause()
         try:
-            self.judge_sent(end, res)
+            self.judge_sent(end, res, asked)
         except MemoryError:
             self.send_error = ENOBUFS
-            self.aio_context.mark_dirty(end, 0)  # to be reported: see send_queued
+            end.aio_context.mark_dirty(end, 0)  # to be reported: see send_queued
         ul_collector_resume(is_collecting)
 
-    cdef int judge_sent(self, WireEnd end, int32_t res) except -1:
+    cdef int judge_sent(self, WireEnd end, int32_t res, Py_ssize_t asked) except -1:
         if res == ALL_SENT:
-            must(self.send.asked <= end.queue.n_bytes, "what was sent is on the queue until it is settled")
-            end.queue.consume(self.send.asked)
+            must(asked <= end.queue.n_bytes, "what was sent is on the queue until it is settled")
+            consume_bytes(&end.queue, asked)
             if end.queue.n_bytes:
-                self.aio_context.mark_dirty(end, 0)  # more than one send describes
+                end.aio_context.mark_dirty(end, 0)  # more than one send describes
             elif end.wants_report():
                 end.schedule_report()
         elif res >= 0 or res == -EAGAIN:
-            end.queue.consume(max(res, 0))
+            consume_bytes(&end.queue, max(res, 0))
             self.needs_room = True
-            self.aio_context.mark_dirty(end, 0)
+            end.aio_context.mark_dirty(end, 0)
             end.schedule_report()
         elif res == -ECANCELED or res == -EINTR:
-            self.aio_context.mark_dirty(end, 0)
+            end.aio_context.mark_dirty(end, 0)
         else:
             self.send_error = -res
             end.schedule_report()
         return 0
 
-    cdef int send_completed(self, int32_t res) except -1:
+    cdef int send_completed(self, int32_t res, Py_ssize_t asked) except -1:
         """A SEND that posts a CQE in any case is over."""
         cdef WireEnd end = self.end
-        must(self.sends_in_flight, "a send that completes was in flight")
-        self.sends_in_flight = False
         if end is None:
             return 0
         if res < 0 and res not in (-EAGAIN, -EINTR, -ECANCELED, -ENOBUFS):
             return end.write_failed(-res)
-        end.queue.consume(max(res, 0))
+        consume_bytes(&end.queue, max(res, 0))
         # The next send is queued before this one is reported to the end, which may write: that must go behind it.
-        if res < self.send.asked:
+        if res < asked:
             self.wait_for_room()
         elif end.queue.n_bytes:
             self.submit_send(True)
@@ -722,10 +743,10 @@ cdef class RingWire(Wire):
         cdef int error
         if self.send_error:
             return self.send_error
-        if self.sends_in_flight and self.send.kind == KIND_SKIP_SEND:
+        if self.send is not None and self.send.kind == KIND_SKIP_SEND:
             # queued in this turn and not submitted yet: it must go first
-            self.engine.submit()
-        if self.sends_in_flight or self.needs_room:
+            self.monitor.engine.submit()
+        if self.send is not None or self.needs_room:
             return 0
         error = self.write_all()
         if error == 0 and self.end.queue.n_bytes:
@@ -750,10 +771,10 @@ cdef class RingWire(Wire):
         if self.file is not None and self.watch_for_room():
             return 0
         request = RoomRequest()
-        sqe = self.engine.get_sqe()
+        sqe = self.monitor.engine.get_sqe()
         request.wire = self
         io_uring_prep_poll_multishot(sqe, self.end.fd_at[0], POLLOUT)
-        self.engine.add(request, sqe)
+        self.monitor.engine.add(request, sqe)
         self.room = request
         return self.submit_shared()
 
@@ -794,17 +815,16 @@ cdef class RingWire(Wire):
             self.watch_idle()
         if request is not None:
             request.wire = None
-            self.engine.cancel(request)
+            self.monitor.engine.cancel(request)
         return 0
 
     cdef int stop_writing(self) except -1:
-        if self.send is not None and self.sends_in_flight:
+        if self.send is not None:
             # Orphaned: it keeps its bytes until the kernel releases them, and a completion that was harvested but not
             # dispatched yet must not count against a queue that was cleared.
-            self.engine.cancel(self.send)
+            self.monitor.engine.cancel(self.send)
             self.send.wire = None
             self.send = None
-        self.sends_in_flight = False
         return self.stop_waiting()
 
     cdef int detach(self) except -1:
@@ -813,12 +833,9 @@ cdef class RingWire(Wire):
             self.receive.wire = None
             self.receive = None
         self.stop_writing()
-        if self.send is not None:
-            self.send.wire = None
-            self.send = None
         self.held = None
         must(is_none(<void *>self.receive), "no receive has a wire that is detached")
         must(is_none(<void *>self.room), "nothing waits for room for a wire that is detached")
-        must_not(self.sends_in_flight, "no send is of a wire that is detached")
+        must(is_none(<void *>self.send), "no send is of a wire that is detached")
         self.end = None
         return 0

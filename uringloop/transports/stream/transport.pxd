@@ -1,4 +1,5 @@
 # asyncio's interface to a connected stream socket.
+from ...support.flag cimport flag
 from .endpoint cimport Endpoint
 
 cdef class StreamTransport(Endpoint):
@@ -6,13 +7,13 @@ cdef class StreamTransport(Endpoint):
     cdef object given_context           # the contextvars.Context to call the protocol in, or None: copies, then
     cdef object made_waiter             # future that is done when connection_made was called, or None
     cdef object empty_waiter            # future of sendfile, done when the queue is empty
-    cdef bint is_drained                # the protocol is of asyncio.streams: see is_closing()
-    cdef bint is_eof_written            # by write_eof
-    cdef bint is_being_made             # connection_made is called, and nothing is read yet
-    cdef bint is_started                # connection_made was called
-    cdef bint is_connected              # connection_made was called and connection_lost was not
-    cdef bint has_eof_received          # the peer closed its side and the protocol keeps ours open
-    cdef bint has_scheduled_report
+    cdef flag is_drained                # the protocol is of asyncio.streams: see is_closing()
+    cdef flag is_eof_written            # by write_eof
+    cdef flag is_being_made             # connection_made is called, and nothing is read yet
+    cdef flag is_started                # connection_made was called
+    cdef flag is_connected              # connection_made was called and connection_lost was not
+    cdef flag has_eof_received          # the peer closed its side and the protocol keeps ours open
+    cdef flag has_scheduled_report
     cdef int set_protocol_(self, object protocol) except -1
     cdef int pause_if_full(self) except -1
     cdef int resume_if_drained(self) except -1

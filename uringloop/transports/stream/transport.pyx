@@ -25,7 +25,7 @@ from ...support.capi cimport PyObject_CallMethodOneArg, decref, error_is_set
 from ...support.errors cimport os_error
 from .endpoint cimport Endpoint
 from ..base cimport warn_unclosed
-from .wire cimport SendQueue, Wire
+from .wire cimport Wire, clear_queue, push_chunk
 
 import asyncio
 
@@ -56,9 +56,6 @@ cdef object received_name = "data_received"
 
 cdef class StreamTransport(Endpoint):
     """See asyncio.Transport; made by the loop.  Subclassed in classes.py for asyncio's class."""
-
-    def __cinit__(self, *args, **kwargs):
-        self.queue = SendQueue()
 
     def _setup(self, loop, ContextCore aio_context not None, protocol, server, context=None):
         """After _take_socket() or _take_connection().
@@ -129,6 +126,7 @@ cdef class StreamTransport(Endpoint):
         self.close_fd()
 
     def __del__(self):
+        self.leave_table()
         if self.fd >= 0 and self.loop is not None and not self.is_closing_:
             warn_unclosed(self)
             self.close_fd()
@@ -394,7 +392,7 @@ cdef class StreamTransport(Endpoint):
         cdef int error
         must_not(is_none(<void *>self.wire), "a closed transport queues nothing")
         must(self.conn_lost == 0, "a lost connection queues nothing")
-        self.queue.push(chunk)
+        push_chunk(&self.queue, chunk)
         if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes and not self.is_shared:
             if not self.wire.is_sending():
                 self.aio_context.mark_dirty(self, n_bytes)
@@ -420,7 +418,7 @@ cdef class StreamTransport(Endpoint):
             chunks = [b"".join(chunks)]  # one call, one record
         for chunk in chunks:
             if chunk:
-                self.queue.push(<bytes>chunk)
+                push_chunk(&self.queue, <bytes>chunk)
                 n_bytes += len(chunk)
         if n_bytes == 0:
             return
@@ -534,7 +532,7 @@ cdef class StreamTransport(Endpoint):
         return 0
 
     cdef int fail_writing(self, int error) except -1:
-        self.queue.clear()
+        clear_queue(&self.queue)
         exception = os_error(error)
         if self.empty_waiter is not None and not self.empty_waiter.done():
             self.empty_waiter.set_exception(exception)
@@ -618,7 +616,7 @@ cdef class StreamTransport(Endpoint):
             return 0
         if self.queue.n_bytes and self.wire is not None:
             self.wire.send_now()  # as much as stock asyncio's write() would have sent already
-        self.queue.clear()
+        clear_queue(&self.queue)
         self.is_closing_ = True
         self.conn_lost += 1
         self.may_read()

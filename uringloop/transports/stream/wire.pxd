@@ -1,6 +1,8 @@
 # How bytes travel between a stream transport and its socket.
-from ...aio.context_core cimport ContextCore
+from cpython.ref cimport PyObject
+
 from ...fdmon.base cimport FdHandler
+from ...support.flag cimport flag
 from ..base cimport Transport
 
 cdef extern from "<sys/uio.h>" nogil:
@@ -11,26 +13,30 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef enum:
     READS_PER_EVENT = 4            # fairness: a socket that never runs dry gives others a turn
 
-cdef class SendQueue:
-    cdef list chunks               # bytes, oldest first
-    cdef Py_ssize_t first          # index of the oldest chunk that is not fully sent
-    cdef Py_ssize_t first_offset   # bytes of it that are sent
-    cdef Py_ssize_t n_bytes        # not sent yet
-    cdef int push(self, bytes chunk) except -1
-    cdef int consume(self, Py_ssize_t n_bytes) except -1
-    cdef int clear(self) except -1
-    cdef size_t fill(self, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept
+cdef struct SendQueue:
+    PyObject *chunks               # owned: NULL if it is empty, a bytes object, or a list of them, oldest first
+    Py_ssize_t first               # index of the oldest chunk that is not fully sent
+    Py_ssize_t first_offset        # bytes of it that are sent
+    Py_ssize_t n_bytes             # not sent yet
+
+cdef int push_chunk(SendQueue *queue, bytes chunk) except -1
+cdef int consume_bytes(SendQueue *queue, Py_ssize_t n_bytes) except -1
+cdef void clear_queue(SendQueue *queue) noexcept
+cdef size_t chunks_in(const SendQueue *queue) noexcept
+cdef object first_chunks(SendQueue *queue, size_t count)
+cdef size_t fill_vector(const SendQueue *queue, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept
 
 cdef class WireEnd(Transport):
     # what a wire reports to its transport
     cdef Wire wire                 # None once the socket is closed
-    cdef SendQueue queue
+    cdef SendQueue queue           # used by the functions above only
     cdef object aio_ctx            # contextvars.Context in which the protocol is called
-    cdef bint is_buffered          # gets memory, for a BufferedProtocol; else bytes objects
-    cdef bint keeps_records        # SOCK_SEQPACKET, SCTP: one write, one record; the end sends at once, by readiness
-    cdef bint is_receiving           # between start_reading and stop_reading
     cdef const char *rest          # of a chunk whose delivery is on the stack: what comes next, for nested turns
     cdef Py_ssize_t n_rest         # 0: there is none; valid while buffered_arrived() is in the protocol's method
+    cdef int number                # fd at the start, for repr()
+    cdef flag is_buffered          # gets memory, for a BufferedProtocol; else bytes objects
+    cdef flag keeps_records        # SOCK_SEQPACKET, SCTP: one write, one record; the end sends at once, by readiness
+    cdef flag is_receiving         # between start_reading and stop_reading
     cdef int deliver_rest(self) except -1
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1
     cdef int bytes_arrived(self, bytes data) except -1
@@ -51,12 +57,11 @@ cdef class Wire:
     # Borrowed from the transport; -1 once that has closed the socket.  System calls take end.fd_at[0], which also shows
     # a close by the program.
     cdef int fd
+    cdef int send_error            # a failed send not reported to the end yet; an errno or 0
     cdef WireEnd end               # None when detached
-    cdef ContextCore aio_context
-    cdef bint wants_read           # between start_reading and stop_reading
     cdef list held                 # bytes that the end could not take yet; None mostly
     cdef int held_error            # after `held`: a negated errno, 1 for end of file, 0 for nothing
-    cdef int send_error            # a failed send not reported to the end yet; an errno or 0
+    cdef flag wants_read           # between start_reading and stop_reading
     cdef int start_reading(self) except -1
     cdef int stop_reading(self) except -1
     cdef int send_queued(self) except -1
@@ -83,10 +88,10 @@ cdef class WireHandler(FdHandler):
 
 cdef class ReadinessWire(Wire):
     cdef WireHandler handler       # None without interest
-    cdef bint wants_write
     cdef object file               # the identity of its file, once the program also has the socket; else None
+    cdef int hint                  # expected size of the next read, bytes
+    cdef flag wants_write
     cdef bint is_closed_by_program(self) except -1
-    cdef Py_ssize_t hint           # expected size of the next read, bytes
     cdef int watch(self) except -1
     cdef int write_some(self) except -1
     cdef int read(self) except -1

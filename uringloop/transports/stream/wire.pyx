@@ -15,7 +15,8 @@ Thread: the loop's.
 
 from libc.errno cimport EAGAIN, EBADF, EINTR, errno
 from libc.stdlib cimport free, malloc
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, _PyBytes_Resize
+from cpython.bytes cimport (PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+                            _PyBytes_Resize)
 from cpython.ref cimport PyObject
 
 from ...aio.handles cimport enter_context, leave_context
@@ -85,71 +86,120 @@ cdef enum:
 cdef char *staging = NULL
 
 
-cdef class SendQueue:
-    """Chunks to send, first in first out."""
+# -- the send queue: chunks to send, first in first out ---------------------------------------------------------
+#
+# Part of the transport, and without a list for the one chunk that there mostly is: both would be objects for each
+# connection.  The garbage collector need not know of exact bytes objects.
 
-    def __cinit__(self):
-        self.chunks = []
+cdef int push_chunk(SendQueue *queue, bytes chunk) except -1:
+    """Append it; exact bytes."""
+    cdef PyObject *old
+    cdef list both = None
+    if queue.chunks != NULL and PyBytes_CheckExact(<object>queue.chunks):
+        both = []  # before the queue is looked at: a collection may run user code, which may write, or send
+    old = queue.chunks
+    if old == NULL:
+        incref(<PyObject *>chunk)  # undone by clear_queue, or when a second chunk comes
+        queue.chunks = <PyObject *>chunk
+    elif PyBytes_CheckExact(<object>old):
+        both.append(<object>old)
+        both.append(chunk)
+        incref(<PyObject *>both)  # undone by clear_queue
+        queue.chunks = <PyObject *>both
+        decref(old)
+    else:
+        (<list>old).append(chunk)
+    queue.n_bytes += PyBytes_GET_SIZE(chunk)
+    must(queue.n_bytes >= 0, "no less than nothing is queued")
+    return 0
 
-    cdef int push(self, bytes chunk) except -1:
-        self.chunks.append(chunk)
-        self.n_bytes += PyBytes_GET_SIZE(chunk)
-        must(self.n_bytes >= 0, "no less than nothing is queued")
+
+cdef void clear_queue(SendQueue *queue) noexcept:
+    """Release all chunks; no user code can run here."""
+    cdef PyObject *old = queue.chunks
+    queue.chunks = NULL
+    queue.n_bytes = queue.first = queue.first_offset = 0
+    if old != NULL:
+        decref(old)  # taken by push_chunk
+
+
+cdef int consume_bytes(SendQueue *queue, Py_ssize_t n_bytes) except -1:
+    """The kernel took this many bytes from the front."""
+    cdef Py_ssize_t left
+    cdef list chunks
+    must(n_bytes >= 0, "the kernel takes no less than nothing")
+    must(n_bytes <= queue.n_bytes, "the kernel takes no more than is queued")
+    if n_bytes == queue.n_bytes:
+        clear_queue(queue)
         return 0
-
-    cdef int consume(self, Py_ssize_t n_bytes) except -1:
-        """The kernel took this many bytes from the front."""
-        cdef Py_ssize_t left
-        must(n_bytes >= 0, "the kernel takes no less than nothing")
-        must(n_bytes <= self.n_bytes, "the kernel takes no more than is queued")
-        self.n_bytes -= n_bytes
-        if self.n_bytes == 0:
-            self.chunks.clear()
-            self.first = self.first_offset = 0
-            return 0
-        while n_bytes:
-            left = PyBytes_GET_SIZE(<bytes>self.chunks[self.first]) - self.first_offset
-            if n_bytes < left:
-                self.first_offset += n_bytes
-                break
-            n_bytes -= left
-            self.first_offset = 0
-            self.chunks[self.first] = b""
-            self.first += 1
-        must(self.first < length_of_list(<void *>self.chunks), "what is not sent yet is on the queue")
-        if self.first > 256:
-            del self.chunks[:self.first]
-            self.first = 0
+    queue.n_bytes -= n_bytes
+    if PyBytes_CheckExact(<object>queue.chunks):
+        queue.first_offset += n_bytes
         return 0
+    chunks = <list>queue.chunks
+    while n_bytes:
+        left = PyBytes_GET_SIZE(<bytes>chunks[queue.first]) - queue.first_offset
+        if n_bytes < left:
+            queue.first_offset += n_bytes
+            break
+        n_bytes -= left
+        queue.first_offset = 0
+        chunks[queue.first] = b""
+        queue.first += 1
+    must(queue.first < length_of_list(<void *>chunks), "what is not sent yet is on the queue")
+    if queue.first > 256:
+        del chunks[:queue.first]
+        queue.first = 0
+    return 0
 
-    cdef int clear(self) except -1:
-        self.chunks.clear()
-        self.n_bytes = self.first = self.first_offset = 0
+
+cdef size_t chunks_in(const SendQueue *queue) noexcept:
+    """How many chunks are not fully sent."""
+    if queue.chunks == NULL:
         return 0
+    if PyBytes_CheckExact(<object>queue.chunks):
+        return 1
+    return <size_t>(len(<list>queue.chunks) - queue.first)
 
-    cdef size_t fill(self, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept:
-        """Describe most_bytes of the queue's front; returns the number of entries.  Valid while the chunks live.
 
-        A length in an SQE has 32 bits: a longer one would lose its upper bits.
-        """
-        cdef Py_ssize_t i = self.first
-        cdef Py_ssize_t offset = self.first_offset
-        cdef Py_ssize_t total = len(self.chunks)
-        cdef size_t count = 0
-        cdef PyObject *chunk
-        while i < total and count < capacity and most_bytes > 0:
-            chunk = <PyObject *>self.chunks[i]
-            vector[count].iov_base = PyBytes_AS_STRING(<bytes>chunk) + offset
-            vector[count].iov_len = min(PyBytes_GET_SIZE(<bytes>chunk) - offset, most_bytes)
-            most_bytes -= vector[count].iov_len
-            count += 1
-            offset = 0
-            i += 1
-        return count
+cdef object first_chunks(SendQueue *queue, size_t count):
+    """An object that keeps the first `count` chunks alive."""
+    must_not(queue.chunks == NULL, "what is sent is queued")
+    if PyBytes_CheckExact(<object>queue.chunks):
+        return <object>queue.chunks
+    if count == 1:
+        return (<list>queue.chunks)[queue.first]
+    return (<list>queue.chunks)[queue.first:queue.first + <Py_ssize_t>count]
+
+
+cdef size_t fill_vector(const SendQueue *queue, iovec *vector, size_t capacity, Py_ssize_t most_bytes) noexcept:
+    """Describe most_bytes of the queue's front; returns the number of entries.  Valid while the chunks live.
+
+    A length in an SQE has 32 bits: a longer one would lose its upper bits.
+    """
+    cdef Py_ssize_t i = queue.first
+    cdef Py_ssize_t offset = queue.first_offset
+    cdef Py_ssize_t total = i + <Py_ssize_t>chunks_in(queue)
+    cdef size_t count = 0
+    cdef PyObject *chunk
+    while i < total and count < capacity and most_bytes > 0:
+        chunk = queue.chunks
+        if not PyBytes_CheckExact(<object>chunk):
+            chunk = <PyObject *>(<list>queue.chunks)[i]
+        vector[count].iov_base = PyBytes_AS_STRING(<bytes>chunk) + offset
+        vector[count].iov_len = min(PyBytes_GET_SIZE(<bytes>chunk) - offset, most_bytes)
+        most_bytes -= vector[count].iov_len
+        count += 1
+        offset = 0
+        i += 1
+    return count
 
 
 cdef class WireEnd(Transport):
     """What a wire reports to its transport; all of these may run user code, unless stated otherwise."""
+
+    def __dealloc__(self):
+        clear_queue(&self.queue)
 
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
         """Bytes came in; `data` is valid until the return.  Only while is_receiving."""
@@ -264,7 +314,7 @@ cdef class Wire:
             taken = self.write_vector(&is_short)
             if taken <= 0:
                 break
-            self.end.queue.consume(taken)
+            consume_bytes(&self.end.queue, taken)
         return 0
 
     cdef bint is_sending(self) noexcept:
@@ -371,7 +421,7 @@ cdef class Wire:
         cdef iovec few[8]
         cdef iovec *vector = few
         cdef size_t capacity = 8
-        cdef size_t count = <size_t>(len(self.end.queue.chunks) - self.end.queue.first)
+        cdef size_t count = chunks_in(&self.end.queue)
         cdef ssize_t taken
         cdef size_t i
         cdef Py_ssize_t asked = 0
@@ -380,7 +430,7 @@ cdef class Wire:
             vector = <iovec *>malloc(capacity * sizeof(iovec))
             if vector == NULL:
                 raise MemoryError()
-        count = self.end.queue.fill(vector, 1 if self.end.keeps_records else capacity, 1 << 30)
+        count = fill_vector(&self.end.queue, vector, 1 if self.end.keeps_records else capacity, 1 << 30)
         while True:
             taken = ul_send_vector(self.end.fd_at[0], vector, count)
             if taken >= 0 or errno != EINTR:
@@ -401,14 +451,14 @@ cdef class Wire:
         A short count is the end: the kernel has noted that we wait for room, and reports it even where it reports only
         changes.  An error in between is reported in the same way.
         """
-        cdef SendQueue queue = self.end.queue
+        cdef SendQueue *queue = &self.end.queue
         cdef Py_ssize_t taken
         cdef bint is_short = False
         while queue.n_bytes and not is_short:
             taken = self.write_vector(&is_short)
             if taken < 0:
                 return 0 if taken == -EAGAIN else <int>-taken
-            queue.consume(taken)
+            consume_bytes(queue, taken)
         return 0
 
 
@@ -485,7 +535,6 @@ cdef class ReadinessWire(Wire):
             if staging == NULL:
                 raise MemoryError()
         self.end = end
-        self.aio_context = end.aio_context
         self.fd = fd
         if end.is_shared:
             self.file = identity(fd)
@@ -515,7 +564,7 @@ cdef class ReadinessWire(Wire):
             new.wire = self
             new.may_be_closed = new.is_brief = self.end.is_shared
         self.handler = None  # what remains when the kernel refuses the change
-        self.aio_context.set_handler(old, new)
+        self.end.aio_context.set_handler(old, new)
         self.handler = new
         must_if(not is_none(<void *>new), not is_none(<void *>self.end), "a wire that is detached watches for nothing")
         return 0
