@@ -177,7 +177,7 @@ def test_the_open_mode_sends_at_its_rate():
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 def test_the_open_mode_waits_for_encrypted_answers():
-    """After the window, too: the client stops decrypting when the window begins. The rate leaves a backlog at its end."""
+    """After the window, too: the client stops decrypting when it begins. The rate leaves a backlog at its end."""
     case = replace(BY_NAME["tail/tls/1KiB/100"], rate_per_s=20_000, n_connections=4)
     try:
         found = client.measure(case, "asyncio", 0.1, 0.1, choose_cpus())
