@@ -22,10 +22,11 @@ class Case:
     """One case to measure.
 
     kind: "traffic" (a server and the C client) or "micro" (one process).
-    style: "protocol", "streams", "tls" (a protocol on TLS) or "datagram".
+    style: "protocol", "streams", "tls" (a protocol on TLS), "heap" (see heap.py) or "datagram".
     mode: "echo", "churn", "datagram" or "open", see loadgen.c.
     window: messages that each connection keeps in flight.
     is_unix: UNIX socket instead of TCP.
+    offered_share: of the baseline's maximum, in the open mode.
     rate_per_s: what the open mode offers; the runner derives it from the baseline's maximum.
     only: the one loop that has it.
     """
@@ -38,6 +39,7 @@ class Case:
     n_connections: int = 1
     size_bytes: int = 1024
     window: int = 1
+    offered_share: float = 0.7
     rate_per_s: float | None = None
     only: str | None = None
 
@@ -93,6 +95,7 @@ CASES: tuple[Case, ...] = (
         )
         for n in connections
     ),
+    Case("gc/heap/1KiB/100", "traffic", style="heap", mode="open", n_connections=100, offered_share=0.5),
     *(Case(f"micro/{name}", "micro") for name in OPERATIONS),
     *(Case(f"lifecycle/{name}", "micro") for name in LIFECYCLES),
     *(Case(f"imports/{name}", "micro") for name in IMPORTS),

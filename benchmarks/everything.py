@@ -10,7 +10,7 @@ import fnmatch
 from collections.abc import Collection
 
 from benchmarks.cases import CASES, Case, is_for
-from benchmarks.loops import BASELINE, IN_GLIB, LIMITS
+from benchmarks.loops import BASELINE, COLLECTING, IN_GLIB, LIMITS
 
 OURS = ("uringloop", "uringloop-epoll", BASELINE, *LIMITS)
 PEERS = ("asyncio", "rloop", "zuvloop", "rsloop", "blazio", "loopmini", "talyn", "wreath")
@@ -25,6 +25,7 @@ EXTRA: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("echo/protocol/1KiB/*", ("uringloop-poll", *IN_GLIB)),
     ("echo/tls/*", ("uringloop-aiofastnet", "uvloop-aiofastnet")),
     ("polling/*", ("uringloop-polling", "uringloop-polling-shared")),
+    ("gc/*", tuple(COLLECTING)),
     ("files/*", ("asyncio", "asyncio-anyio", "blazio")),
     ("sendfile/*", ("asyncio",)),
 )

@@ -27,6 +27,7 @@ class LoopSpec:
     on_aiofastnet: with the transports of aiofastnet on top, which replace the loop's own.
     poll_max_ns: the limit of adaptive polling, for uringloop only; None: the loop's default.
     shares_polled_event: one learned time for the whole loop instead of one for each fd and request.
+    collects: garbage, in the cases gc/*: "policy" by gc_policy(), "frozen" after gc.freeze(), "" as Python does.
     distribution: the package's name for pip, if it is not the module's.
     factory: what makes the loop, in the module.
     oldest_python: the oldest one that the package has been released for, if it is newer than ours: (3, 14).
@@ -38,6 +39,7 @@ class LoopSpec:
     on_aiofastnet: bool = False
     poll_max_ns: int | None = None
     shares_polled_event: bool = False
+    collects: str = ""
     distribution: str | None = None
     factory: str = "new_event_loop"
     oldest_python: tuple[int, int] | None = None
@@ -78,6 +80,16 @@ LOOPS = {
 # loop, for comparison.
 SHARED = replace(LOOPS["uringloop-polling"], name="uringloop-polling-shared", shares_polled_event=True)
 
+# Nor these, for the cases gc/*.
+COLLECTING = {
+    spec.name: spec
+    for spec in (
+        replace(LOOPS["uringloop"], name="uringloop-gc", collects="policy"),
+        replace(LOOPS["uringloop-epoll"], name="uringloop-epoll-gc", collects="policy"),
+        replace(LOOPS["uringloop"], name="uringloop-frozen", collects="frozen"),
+    )
+}
+
 # Nor these, in which a GLib main loop runs the process; they need PyGObject, the last one version 3.50.
 IN_GLIB = {
     spec.name: spec
@@ -104,13 +116,15 @@ def spec_of(name: str) -> LoopSpec:
         return LOOPS[name]
     if name == SHARED.name:
         return SHARED
+    if name in COLLECTING:
+        return COLLECTING[name]
     if name in IN_GLIB:
         return IN_GLIB[name]
     base, _, number = name.partition(":")
     if base == "uringloop-polling" and number.isdecimal():
         return replace(LOOPS[base], name=name, poll_max_ns=int(number))
     raise ValueError(
-        f"unknown loop {name!r}; known: {', '.join([*LOOPS, *IN_GLIB, *LIMITS])}, {SHARED.name}, "
+        f"unknown loop {name!r}; known: {', '.join([*LOOPS, *COLLECTING, *IN_GLIB, *LIMITS])}, {SHARED.name}, "
         f"uringloop-polling:NS"
     )
 

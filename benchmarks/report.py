@@ -27,6 +27,7 @@ _TITLES = {
             ("tls", "TLS"),
         )
     },
+    "gc/heap": "Latency at 50 % of the baseline's maximum, with a heap of 1,000,000 objects",
     "micro": "Callbacks, tasks and timers",
     "lifecycle": "Making and closing a loop",
     "imports": "Importing, without the interpreter's own start; with asyncio",

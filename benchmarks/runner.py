@@ -21,7 +21,6 @@ from benchmarks.machine import REPOSITORY, busy_cpu_ns, child_environment, child
 FORMAT = 1
 Plan = Sequence[tuple[Case, Sequence[str]]]  # each case with the loops that take turns in it
 MICRO_TIMEOUT_S = 120
-OFFERED_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,12 @@ def run_rounds(
 
 
 def offer(case: Case, baseline: str, settings: Settings) -> tuple[Case, dict[str, Any]]:
-    """(the case with its rate, what the result says of it): OFFERED_SHARE of the baseline's closed-loop maximum."""
+    """(the case with its rate, what the result says of it): its share of the baseline's closed-loop maximum."""
     closed = replace(case, mode="echo")
     rates = [client.measure(closed, baseline, settings.seconds, settings.warmup_s, settings.cpus)["rate"]
              for _ in range(min(3, settings.rounds))]  # fmt: skip
     maximum = statistics.median(rates)
-    offered = round(OFFERED_SHARE * maximum)
+    offered = round(case.offered_share * maximum)
     say(f"{case.name}: {baseline} answers {maximum:,.0f}/s at most; {offered:,}/s are offered to each loop")
     return replace(case, rate_per_s=offered), {
         "offered_per_s": offered,

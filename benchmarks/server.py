@@ -15,6 +15,7 @@ import resource
 import socket
 import ssl
 
+from benchmarks import heap
 from benchmarks.loops import new_event_loop, run_forever
 from benchmarks.machine import REPOSITORY, set_congestion_control, settle_in
 
@@ -69,13 +70,13 @@ def tls_context() -> ssl.SSLContext:
 
 
 async def serve(
-    style: str, path: str | None, size_bytes: int, protocol: type[Echo] = Echo
+    style: str, path: str | None, size_bytes: int, protocol: type[asyncio.Protocol] = Echo
 ) -> asyncio.AbstractServer:
     """Listen on *path*, or on a free port of the loopback interface."""
     loop = asyncio.get_running_loop()
     # Two whole messages fit below the reader's limit; otherwise readexactly() would pause the transport each time.
     limit = max(65536, 2 * size_bytes)
-    if style in ("protocol", "tls"):
+    if style in ("protocol", "tls", "heap"):
         context = tls_context() if style == "tls" else None
         if path:
             return await loop.create_unix_server(protocol, path, backlog=BACKLOG, ssl=context)
@@ -91,7 +92,7 @@ async def serve(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", required=True)
-    parser.add_argument("--style", choices=("protocol", "streams", "tls", "datagram"), required=True)
+    parser.add_argument("--style", choices=("protocol", "streams", "tls", "heap", "datagram"), required=True)
     parser.add_argument("--path")
     parser.add_argument("--size-bytes", type=int, default=1024)
     parser.add_argument("--cpu", type=int, required=True)
@@ -108,11 +109,14 @@ def main() -> None:
         endpoint = loop.create_datagram_endpoint(EchoDatagrams, local_addr=("127.0.0.1", 0))
         port = loop.run_until_complete(endpoint)[0].get_extra_info("sockname")[1]
     else:
-        server = loop.run_until_complete(serve(options.style, options.path, options.size_bytes))
+        protocol = heap.Handler if options.style == "heap" else Echo
+        server = loop.run_until_complete(serve(options.style, options.path, options.size_bytes, protocol))
         port = None
         if not options.path:
             port = server.sockets[0].getsockname()[1]
             set_congestion_control(server.sockets[0].fileno())
+    if options.style == "heap":
+        heap.start(options.loop, loop)
     print(json.dumps({"pid": os.getpid(), "port": port}), flush=True)
     run_forever(options.loop, loop)
 

@@ -47,13 +47,17 @@ __all__ = [
 if _sys.version_info < (3, 16):
     __all__ += ["EventLoopPolicy", "install"]
 
-# Their modules; the classes of objects that an AioContext makes are for annotations.
-_OF_CONTEXTS = {
+# Their modules; the classes of objects that an AioContext or gc_policy() makes are for annotations.
+_ON_FIRST_USE = {
     "AioContext": ".aiocontext.context",
     "BottomHalf": ".aio.bottom_halves",
     "EventNotifier": ".aiocontext.event_notifier",
+    "GcPauses": ".gcpolicy",
+    "GcPolicy": ".gcpolicy",
+    "GcStatistics": ".gcpolicy",
     "PollHandler": ".aio.poll_handlers",
     "Statistics": ".aiocontext.statistics",
+    "gc_policy": ".gcpolicy",
 }
 
 # The same, in builds with liburing.
@@ -79,10 +83,10 @@ def __getattr__(name: str) -> _Any:
             return getattr(importlib.import_module(_OF_RAW_REQUESTS[name], __name__), name)
         except ModuleNotFoundError as error:
             raise AttributeError(f"uringloop.{name}: this build has no liburing ({error})") from None
-    if name in _OF_CONTEXTS:
+    if name in _ON_FIRST_USE:
         import importlib
 
-        return getattr(importlib.import_module(_OF_CONTEXTS[name], __name__), name)
+        return getattr(importlib.import_module(_ON_FIRST_USE[name], __name__), name)
     if name == "open":  # not in __all__: `import *` would hide the builtin
         from .files import open
 
@@ -106,5 +110,5 @@ def __dir__() -> list[str]:
     """Without the other folders, which imports make attributes of the package."""
     loaded = {name for name in globals() if name.startswith("_") or name in ("glib", "liburing")}
     return sorted(
-        {*loaded, *__all__, *_OF_CONTEXTS, *_OF_RAW_REQUESTS, "adopt", "exceptions", "files", "open"}
+        {*loaded, *__all__, *_ON_FIRST_USE, *_OF_RAW_REQUESTS, "adopt", "exceptions", "files", "open"}
     )

@@ -16,6 +16,10 @@ from .exceptions import MonitorUnavailable as MonitorUnavailable
 from .exceptions import SqeNotSupported as SqeNotSupported
 from .exceptions import UringLoopError as UringLoopError
 from .files import open as open
+from .gcpolicy import GcPauses as GcPauses
+from .gcpolicy import GcPolicy as GcPolicy
+from .gcpolicy import GcStatistics as GcStatistics
+from .gcpolicy import gc_policy as gc_policy
 from .policy import get_running_loop as get_running_loop
 from .policy import new_event_loop as new_event_loop
 from .policy import run as run

@@ -50,9 +50,10 @@ def _seen_of_ours() -> None:
     # an import of cffi's compiled module
     import _cffi_backend  # type: ignore[import-untyped]
 
-    from . import exceptions, files
+    from . import exceptions, files, gcpolicy
     from .aio import (
         bottom_halves,
+        collector,
         context_core,
         foreign_turns,
         handles,

@@ -25,13 +25,14 @@ LAYERS = {
     "files": 7,
     "glib": 7,
     "policy": 8,
+    "gcpolicy": 9,
     "adopt": 8,
     "gunicorn": 8,
-    "_frozen": 8,  # names all of them, and runs nothing
-    "__init__": 9,
-    "pytest": 9,
-    "command": 10,
-    "__main__": 11,
+    "_frozen": 10,  # names all of them, and runs nothing
+    "__init__": 10,
+    "pytest": 10,
+    "command": 11,
+    "__main__": 12,
 }
 
 # Intended exceptions, and the reasons.

@@ -30,7 +30,7 @@ EXPECTED = ALWAYS | (WHILE_THERE_ARE_POLICIES if sys.version_info < (3, 16) else
 LAZY = {*MODULES["uringloop"]["docs/add-sqe.md"], *MODULES["uringloop"]["docs/aio-context.md"]} - {
     "SqeNotSupported"
 }
-LAZY |= {"Statistics", "files", "open"}
+LAZY |= {*MODULES["uringloop"]["docs/garbage-collection.md"], "Statistics", "files", "open"}
 
 
 def find(dotted):
@@ -67,6 +67,10 @@ def subjects():
 def make_objects():
     loop = uringloop.new_event_loop(fdmon="poll")
     yield "uringloop:Loop", loop
+    with uringloop.gc_policy(loop, freeze=False) as policy:
+        yield "uringloop:GcPolicy", policy
+    yield "uringloop:GcStatistics", policy.statistics()
+    yield "uringloop:GcPauses", policy.statistics().idle
     loop.close()
     context = uringloop.AioContext("poll")
     yield "uringloop:AioContext", context

@@ -26,6 +26,10 @@ cdef class Flushable(Resumable):
     cdef int flush(self) except -1
     cdef int flush_last(self) except -1
 
+cdef class IdleWork:
+    cdef bint before_wait(self, int64_t timeout_ns) except -1
+    cdef int end(self) except -1
+
 cdef class ContextCore:
     cdef object __weakref__
     cdef FDMonitor monitor            # owned; closed by close()
@@ -50,6 +54,7 @@ cdef class ContextCore:
     cdef Stopwatch stopwatch          # times callbacks to report slow ones, or None
     cdef PollList polling             # adaptive polling: what is worth polling before blocking; None while off
     cdef MeasuredPolling measured     # polling that is on by default; None while off, or while the program says
+    cdef public IdleWork _idle_work   # what to do before a wait; None while there is nothing
     cdef object around_turn           # poll() calls it, and afterwards what it returned; it and that may be None
     cdef bint is_foreign              # a foreign loop drives it (foreign_turns)
     cdef readonly object fdmon_reason  # why this monitor is used; None when io_uring was chosen freely
@@ -69,6 +74,7 @@ cdef class ContextCore:
     cdef int wait_for(self, int64_t timeout_ns) except -1
     cdef int block(self, int64_t timeout_ns) except -1
     cdef int64_t wait(self, int64_t timeout_ns) except -1
+    cdef int64_t use_idle_time(self, int64_t timeout_ns) except? -2
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2
     cdef int64_t spin_for(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns, bint *is_hit) except? -2
     cdef int measured_wait(self, int64_t timeout_ns) except -1

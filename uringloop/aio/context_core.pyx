@@ -82,6 +82,18 @@ cdef class Flushable(Resumable):
         raise NotImplementedError
 
 
+cdef class IdleWork:
+    """Something to do when nothing is ready, before each wait."""
+
+    cdef bint before_wait(self, int64_t timeout_ns) except -1:
+        """The context waits next, for that long at most; -1 for ever.  Returns: whether user code may have run."""
+        raise NotImplementedError
+
+    cdef int end(self) except -1:
+        """The context closes."""
+        raise NotImplementedError
+
+
 cdef class ContextCore:
     """What an AioContext runs: its queues, its monitor, and the turn; AioContext adds what users call.
 
@@ -242,6 +254,8 @@ cdef class ContextCore:
         cdef int64_t bounded_ns, started_ns = 0
         if self.pollers is not None and self.pollers.ask_bare(self.ready_list):
             timeout_ns = 0
+        if timeout_ns != 0 and self._idle_work is not None:
+            timeout_ns = self.use_idle_time(timeout_ns)
         if self.has_own_select:
             bounded_ns = self.pollers.bounded_ns(timeout_ns) if self.pollers is not None else timeout_ns
             self.program.wait(bounded_ns, self.has_own_clock and bounded_ns == timeout_ns)
@@ -258,6 +272,21 @@ cdef class ContextCore:
                 ul_monotonic_ns() - started_ns if started_ns else 0,
                 started_ns != 0 and self.timeout_ns(self.ready.head == self.ready.tail) != 0)
         return ul_monotonic_ns() - started_ns if started_ns else 0
+
+    cdef int64_t use_idle_time(self, int64_t timeout_ns) except? -2:
+        """Nothing is ready: do what is to be done then; returns how long the wait may take now.
+
+        Before the busy-polling, not only before the sleep: a loop that polls with success never sleeps.  User code may
+        run: it may schedule, write, close the context.
+        """
+        cdef IdleWork work = self._idle_work
+        if not work.before_wait(timeout_ns):
+            return timeout_ns
+        if self.monitor.is_closed:
+            return 0
+        if self.has_own_clock:  # which is not read twice
+            return timeout_ns if self.ready.head == self.ready.tail and self.may_block() else 0
+        return self.timeout_ns(self.ready.head == self.ready.tail)
 
     cdef int measured_wait(self, int64_t timeout_ns) except -1:
         """The same with polling that is on by default."""
@@ -606,6 +635,9 @@ cdef class ContextCore:
     cdef int end(self) except -1:
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
         self.refuse_others()
+        if self._idle_work is not None:
+            self._idle_work.end()
+            self._idle_work = None
         if self.is_left():
             self.dirty.clear()  # the parent's, which sends it
         while self.dirty.head != self.dirty.tail:

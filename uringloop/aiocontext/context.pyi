@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, Self
 
 from ..aio.bottom_halves import BottomHalf
+from ..aio.collector import Collector
 from ..aio.poll_handlers import PollHandler
 from ..requests.request import ContextRequest, Cqe
 from .statistics import Statistics
@@ -11,6 +12,7 @@ class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 class AioContext:
+    _idle_work: Collector | None
     def __new__(cls, fdmon: str | None = None) -> Self: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_details: object) -> None: ...

@@ -213,6 +213,13 @@ STATE = (
         Guard.GIL,
     ),
     State(
+        "gcpolicy.py",
+        ("_collector",),
+        "the last garbage-collection policy's, so that the process has one at a time; it has changed gc's thresholds",
+        "any thread that calls gc_policy(); a fork child ends it",
+        Guard.GIL,
+    ),
+    State(
         "aio/audit.h",
         ("ul_before_leaving", "ul_interpreter"),
         "what the audit hook calls, and in which interpreter; set once the hooks for audit, fork and exit stand",
