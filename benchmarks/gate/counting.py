@@ -59,13 +59,13 @@ def environment() -> dict[str, str]:
     return kept | {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}
 
 
-def _command(tree: Path, output: str, names: list[str]) -> list[str]:
+def _command(tree: Path, output: str, names: list[str], layout: int) -> list[str]:
     return [
         *("setarch", "-R"),  # the same addresses in each run: sets and dicts of objects are ordered by them
         *("valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", "--collect-systime=yes"),
         f"--callgrind-out-file={output}/%p",
         *(sys.executable, "-S", "-P", str(Path(paths.__file__))),
-        *("--tree", str(tree), "--requests", str(_requests())),
+        *("--tree", str(tree), "--requests", str(_requests()), "--layout", str(layout)),
         *names,
     ]
 
@@ -111,12 +111,15 @@ def _dumps(folder: str, tree: Path) -> Iterator[callgrind.Dump]:
             yield dump
 
 
-def count(tree: Path, names: list[str]) -> dict[str, Counts]:
-    """What an operation of each path takes with the package in *tree*. Raises CannotMeasure."""
+def count(tree: Path, names: list[str], layout: int = 0) -> dict[str, Counts]:
+    """What an operation of each path takes with the package in *tree*. Raises CannotMeasure.
+
+    layout: another number puts Python's objects at other addresses, by which the counts differ a little.
+    """
     tree = tree.resolve()
     log = FOLDER / "count.log"
     with tempfile.TemporaryDirectory(prefix="uringloop-gate-") as folder:
-        failed = _run(_command(tree, folder, names), log, len(names))
+        failed = _run(_command(tree, folder, names, layout), log, len(names))
         if failed:
             raise CannotMeasure(f"failed: {', '.join(failed)}; {log}:\n{log.read_text()[-4000:]}")
         sizes = {name: paths.PATHS[name.rpartition("/")[0]].n for name in names}

@@ -134,19 +134,28 @@ BEFORE = Counts(1000.0, 200.0, 1.0)
     ],
 )
 def test_verdicts(now, kind, reason):
-    found = verdict.judge(BEFORE, now)
+    found = verdict.judge(BEFORE, now, 0.015)
     assert found.kind == kind
     assert (reason is None) == (found.reasons == ())
     assert reason is None or reason in found.reasons[0]
 
 
+def test_a_path_may_have_a_limit_of_its_own():
+    assert verdict.judge(BEFORE, Counts(1025, 200, 1), 0.03).kind == "same"
+    assert verdict.judge(BEFORE, Counts(1035, 200, 1), 0.03).kind == "slower"
+
+
 def test_a_little_of_a_tiny_share_says_nothing():
-    assert verdict.judge(Counts(10000, 50, 1), Counts(10010, 60, 1)).kind == "same"
+    assert verdict.judge(Counts(10000, 50, 1), Counts(10010, 60, 1), 0.015).kind == "same"
 
 
 def test_the_table_names_what_changed():
     before = {"a": BEFORE, "b": BEFORE, "c": BEFORE}
-    lines = verdict.table(before, {"a": BEFORE, "b": Counts(1100, 300, 1), "c": Counts(800, 100, 1)})
+    lines = verdict.table(
+        before,
+        {"a": BEFORE, "b": Counts(1100, 300, 1), "c": Counts(800, 100, 1)},
+        dict.fromkeys("abc", 0.015),
+    )
     assert len(lines) == 1 + 3 + 2
     assert lines[4].startswith("SLOWER: b: +10.0% instructions")
     assert lines[5].startswith("FASTER: c: -20.0% instructions")
@@ -348,10 +357,17 @@ def gate(monkeypatch):
             "counts": {name: row.as_json() for name, row in before.items()},
         }
         monkeypatch.setattr(command, "check_tools", lambda: None)
-        monkeypatch.setattr(
-            command, "count", lambda tree, names: {name: rounds[0][name] for name in names} and rounds.pop(0)
-        )
+        layouts = []
+
+        def count(tree, names, layout=0):
+            layouts.append(layout)
+            now = rounds.pop(0)
+            assert list(now) == names
+            return now
+
+        monkeypatch.setattr(command, "count", count)
         monkeypatch.setattr(command.paths, "names", lambda: list(before))
+        monkeypatch.setattr(command, "_limits", lambda: dict.fromkeys(before, 0.015))
         monkeypatch.setattr(command.reference, "check_built", lambda tree: None)
         monkeypatch.setattr(command.reference, "load", lambda: document)
         monkeypatch.setattr(command.fingerprint, "take", lambda tree: {"x": 1})
@@ -359,6 +375,7 @@ def gate(monkeypatch):
         command.add_options(options)
         status = command.run(options.parse_args([]))
         assert rounds == []
+        assert layouts == list(range(len(nows)))  # each try in another layout
         return status
 
     return run
@@ -408,3 +425,7 @@ def test_each_plant_has_its_place(plant):
 def test_a_place_that_is_gone_is_an_error():
     with pytest.raises(ValueError, match="0 times"):
         plants.planted("cdef class X:\n", "    gone\n", 1)
+
+
+def test_the_reference_has_each_path():
+    assert list(reference.load()["counts"]) == paths.names()
