@@ -57,6 +57,7 @@ SLEEPS = {
     "support/selection_tools.py": (1, A_TIMER),
     "unit/aio/test_aio_context.py": (1, POLLS),
     "unit/aio/test_aio_poll_handlers.py": (1, BUSY),
+    "unit/aio/test_collector.py": (2, BUSY),
     "unit/aio/test_qemu_aio_gsource.py": (1, A_TIMER),
     "unit/fdmon/test_adaptive_polling.py": (2, BUSY),
     "unit/test_out_of_memory.py": (1, A_TIMER),
