@@ -86,7 +86,7 @@ class GcPolicy:
     @property
     def is_closed(self) -> bool:
         """Whether it has ended: by close(), with its loop, or because this process is a fork."""
-        return self._collector.is_closed
+        return bool(self._collector.is_closed)
 
     def close(self) -> None:
         """Restore gc's thresholds, gc.isenabled() and, if nothing was frozen before, gc.unfreeze().  Idempotent."""

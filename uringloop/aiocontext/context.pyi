@@ -3,7 +3,6 @@ from collections.abc import Callable
 from typing import Any, Protocol, Self
 
 from ..aio.bottom_halves import BottomHalf
-from ..aio.collector import Collector
 from ..aio.poll_handlers import PollHandler
 from ..requests.request import ContextRequest, Cqe
 from .statistics import Statistics
@@ -12,7 +11,7 @@ class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 class AioContext:
-    _idle_work: Collector | None
+    _idle_work: Any
     def __new__(cls, fdmon: str | None = None) -> Self: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_details: object) -> None: ...
