@@ -603,6 +603,7 @@ cdef class ScriptedPolling(MeasuredPolling):
     cdef public int64_t used_ns            # CPU time of the thread
     cdef public long long n_switches       # involuntary ones
     cdef public long long n_received       # bytes
+    cdef public long long n_counted        # waits that were timed
 
     cdef int64_t clock_ns(self) noexcept:
         return self.now_ns
@@ -629,7 +630,8 @@ cdef class ScriptedPolling(MeasuredPolling):
         Returns: whether polling found the event.
         """
         cdef int64_t started_ns = self.now_ns
-        cdef int64_t spin_ns = self.spin_ns(started_ns)
+        cdef bint is_passed_over = self.is_passed_over()
+        cdef int64_t spin_ns = 0 if is_passed_over else self.spin_ns(started_ns)
         cdef bint is_hit = 0 < event_ns <= spin_ns
         if is_hit:
             self.now_ns += event_ns
@@ -639,7 +641,9 @@ cdef class ScriptedPolling(MeasuredPolling):
             self.now_ns += max(event_ns, spin_ns) + sleep_ns * 3 // 2
             self.used_ns += spin_ns + sleep_ns
             self.n_received += n_bytes_slept or n_bytes
-        self.waited(started_ns, min(event_ns, spin_ns), is_hit, self.n_received)
+        if not is_passed_over:
+            self.n_counted += 1
+            self.waited(started_ns, min(event_ns, spin_ns), is_hit, self.n_received)
         self.now_ns += work_ns
         self.used_ns += work_ns
         return is_hit

@@ -291,10 +291,13 @@ cdef class ContextCore:
     cdef int measured_wait(self, int64_t timeout_ns) except -1:
         """The same with polling that is on by default."""
         cdef MeasuredPolling measured = self.measured  # the handler of a signal may switch it off
-        cdef int64_t started_ns = ul_monotonic_ns()
-        cdef int64_t spin_ns = measured.spin_ns(started_ns)
+        cdef int64_t started_ns, spin_ns
         cdef int64_t spun_ns = 0
         cdef bint is_hit = False
+        if measured.is_passed_over():
+            return self.sleep(timeout_ns)
+        started_ns = ul_monotonic_ns()
+        spin_ns = measured.spin_ns(started_ns)
         if spin_ns:
             timeout_ns = self.spin_for(started_ns, spin_ns, timeout_ns, &is_hit)
             spun_ns = ul_monotonic_ns() - started_ns

@@ -13,7 +13,7 @@ cdef class MeasuredPolling:
     cdef int64_t most_ns            # the longest that a wait may poll now
     cdef int64_t spun_ns            # in this epoch, successful or not
     cdef int64_t hit_ns             # how long a wait polls that ends by an event, smoothed
-    cdef int n_waits                # in this epoch
+    cdef int n_waits                # in this epoch; while there is none, since the last that was timed
     cdef int n_wanted               # the epoch is over after so many
     cdef int n_epochs               # of polling since sleep was measured
     cdef int misses_in_a_row
@@ -28,6 +28,7 @@ cdef class MeasuredPolling:
     cdef readonly unsigned long long n_misses
     cdef readonly unsigned long long n_tries
 
+    cdef bint is_passed_over(self) noexcept
     cdef int64_t spin_ns(self, int64_t now_ns) noexcept
     cdef void waited(self, int64_t started_ns, int64_t spun_ns, bint is_hit, long long n_bytes) noexcept
     cdef void begin(self, Phase phase, int n_wanted, long long n_bytes) noexcept

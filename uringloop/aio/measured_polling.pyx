@@ -4,7 +4,7 @@ What sleeping and being woken cost differs by a factor of ten from machine to ma
 peer answers; a peer that sends at its own pace looks like one that answers, but polling for it only costs.  So nothing
 is assumed, and both ways are measured, in epochs of some waits each:
 
- 1. WATCH: waits sleep.  While they are longer than LONGEST_WAIT_NS nothing else happens.
+ 1. WATCH: waits sleep, and one in eight is timed.  While they are longer than LONGEST_WAIT_NS nothing else happens.
  2. SLEEP: what a wait that sleeps costs: CPU time of the thread in an epoch, per wait and per byte received.
  3. TRY: the next waits poll first.  The epoch ends early as soon as the polling alone costs more than sleep.
  4. POLL, if that cost no more than to sleep, neither per wait nor per byte: a loop that sleeps finds more data when it
@@ -56,6 +56,7 @@ cdef enum:
     EPOCHS_UNTIL_SLEEP = 40        # of polling; then sleep is measured again
     MISSES_IN_A_ROW = 2            # so many, and waits sleep until one is short
     EARLIEST_END = 6               # waits of a try
+    WAITS_TO_TIME_ONE = 8          # a power of two; reading the clock for each costs an echo of one peer 4 %
     FIRST_PAUSE_NS = 50_000_000
     LONGEST_PAUSE_NS = 5_000_000_000
     SHARE_OF_TRIES = 100           # a pause is this many times what a try has lost
@@ -81,6 +82,13 @@ cdef class MeasuredPolling:
 
     cdef int64_t clock_ns(self) noexcept:
         return ul_monotonic_ns()
+
+    cdef bint is_passed_over(self) noexcept:
+        """Whether the wait that begins now neither polls nor counts: then `waited` is not called for it."""
+        if self.phase != WATCH:
+            return False
+        self.n_waits = (self.n_waits + 1) & (WAITS_TO_TIME_ONE - 1)
+        return self.n_waits != 0
 
     cdef int64_t spin_ns(self, int64_t now_ns) noexcept:
         """For how long the wait that begins now polls first; 0 not at all."""

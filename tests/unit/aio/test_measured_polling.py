@@ -58,6 +58,17 @@ def test_long_waits_are_not_tried():
     assert polling.n_misses == 0
 
 
+def test_one_of_eight_waits_is_timed_while_nothing_is_tried():
+    polling = ScriptedPolling()
+    run(polling, 800, event_ns=1_000_000, sleep_ns=30_000)
+    assert polling.n_counted == 100
+    run(polling, 2_000, event_ns=15_000, sleep_ns=30_000)
+    assert polling.phase_name == "poll"
+    polling.n_counted = 0
+    run(polling, 800, event_ns=15_000, sleep_ns=30_000)
+    assert polling.n_counted == 800
+
+
 def test_it_stops_when_the_peer_becomes_slow():
     polling = ScriptedPolling()
     run(polling, 2_000, event_ns=15_000, sleep_ns=30_000)
