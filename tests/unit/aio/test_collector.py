@@ -142,9 +142,8 @@ def test_a_full_collection_comes_before_a_wait_when_objects_have_grown(runs):
         while len(runs.kept) * YOUNG < 0.9 * limit:
             runs.run(YOUNG)
         assert 2 not in [generation for generation, _ in runs.begun]
-        while (
-            len(runs.kept) * YOUNG < 2.2 * limit
-        ):  # beyond twice the limit it does not wait for a quiet moment
+        # Beyond twice the limit it waits for no quiet moment.  After the first, time decides when the next is due.
+        while policy.statistics().idle.collections[2] == 0 and len(runs.kept) * YOUNG < 2.2 * limit:
             runs.run(YOUNG)
         assert [begun for begun in runs.begun if begun[0] == 2] == [(2, False)]
         assert policy.statistics().idle.collections[2] == 1
@@ -198,7 +197,7 @@ def test_a_collection_that_would_delay_a_timer_is_postponed(runs):
             Slow(lambda: time.sleep(0.05))
         runs.run(YOUNG)
         assert len(runs.begun) == 1  # from now on it is expected to take that long
-        timer = runs.loop.call_later(0.02, print)
+        timer = runs.loop.call_later(0.08, print)
         runs.run(YOUNG)
         assert policy.statistics().postponed >= 1
         assert len(runs.begun) == 1
