@@ -27,6 +27,7 @@ include_patterns = [
     "docs/reference/*.md",
     "docs/spin/README.md",
     "benchmarks/*.md",
+    "benchmarks/gate/*.md",
     "changes/README.md",
 ]
 exclude_patterns = [
