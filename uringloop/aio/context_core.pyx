@@ -252,6 +252,8 @@ cdef class ContextCore:
     cdef int64_t wait(self, int64_t timeout_ns) except -1:
         """Busy-poll, then block, for that long at most; how long it took, 0 if that is not needed."""
         cdef int64_t bounded_ns, started_ns = 0
+        if timeout_ns == 0 and self.pollers is None and not self.has_own_select:
+            return self.take()  # most turns of a busy loop
         if self.pollers is not None and self.pollers.ask_bare(self.ready_list):
             timeout_ns = 0
         if timeout_ns != 0 and self._idle_work is not None:
@@ -316,19 +318,22 @@ cdef class ContextCore:
                 timeout_ns = 0
             if self.pollers is not None:
                 timeout_ns = self.pollers.bounded_ns(timeout_ns)
+        if timeout_ns == 0 or self.monitor.is_closed:
+            return self.take()
+        must(self.ready.head == self.ready.tail, "the loop does not sleep while a callback is ready")
+        must(self.due.head == self.due.tail, "the loop does not sleep while a timer is due")
+        must(self.dirty.head == self.dirty.tail, "the loop does not sleep on what is to be flushed")
+        must_not(self.wants_return, "the loop does not sleep when it is to stop")
+        return self.block(timeout_ns)
+
+    cdef int take(self) except -1:
+        """What is there, without blocking."""
         if self.monitor.is_closed:
             return 0  # by an io_poll, the program's select, or the handler of a signal
-        if timeout_ns != 0:
-            must(self.ready.head == self.ready.tail, "the loop does not sleep while a callback is ready")
-            must(self.due.head == self.due.tail, "the loop does not sleep while a timer is due")
-            must(self.dirty.head == self.dirty.tail, "the loop does not sleep on what is to be flushed")
-            must_not(self.wants_return, "the loop does not sleep when it is to stop")
-            self.block(timeout_ns)
-        else:
-            if self.notifier.notified:  # spares two fences in a turn that does not block
-                self.notifier.end_wait()
-            if self.monitor.need_wait():
-                self.monitor.wait(self.ready_list, 0)
+        if self.notifier.notified:  # spares two fences in a turn that does not block
+            self.notifier.end_wait()
+        if self.monitor.need_wait():
+            self.monitor.wait(self.ready_list, 0)
         return 0
 
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2:
