@@ -66,15 +66,15 @@ PLANTS = {
     "accept": Plant(
         "server/accept",
         "uringloop/transports/stream/endpoint.pyx",
-        '        self.extra = {"peername": connection.peername}\n',
+        "        if kind.proto == IPPROTO_TCP:\n            ul_no_delay(connection.fd)",
     ),
 }
 
 
 def planted(text: str, before: str, n_rounds: int) -> str:
     """The source with work before the line. Raises ValueError if the line is not there once."""
-    if text.count(before) != 1:
-        raise ValueError(f"{before!r} is there {text.count(before)} times, not once")
+    if f"\n{text}".count(f"\n{before}") != 1:
+        raise ValueError(f"{before!r} is not there once, as whole lines")
     indent = before[: len(before) - len(before.lstrip())]
     text = text.replace(before, f"{indent}ul_plant({n_rounds})\n{before}")
     first = re.search(r"^(?:@|cdef class )", text, re.MULTILINE)
