@@ -12,14 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import limits
 from benchmarks.build import build, library_flags, liburing_flags
-from benchmarks.cases import Case
 from benchmarks.machine import (
     PACKAGE,
     REPOSITORY,
@@ -31,6 +30,9 @@ from benchmarks.machine import (
     say,
     settle_in,
 )
+
+if TYPE_CHECKING:
+    from benchmarks.cases import Case
 
 START_TIMEOUT_S = 20
 # The last two come from the open mode only.
@@ -45,9 +47,10 @@ class SampleFailed(Exception):
 
 def build_loadgen() -> Path:
     """Compile the client at first use. On epoll it would be near its own limit; without OpenSSL it has no TLS."""
-    headers = ("loadgen_options.h", "loadgen_datagram.h", "loadgen_open.h", "loadgen_ring.h", "loadgen_tls.h")
+    parts = ("options", "datagram", "open", "ring", "tls", "websocket")
+    headers = [PACKAGE / f"loadgen_{part}.h" for part in parts]
     flags = liburing_flags() + library_flags("openssl", "WITH_OPENSSL")
-    return build("loadgen", PACKAGE / "loadgen.c", [PACKAGE / name for name in headers], flags)
+    return build("loadgen", PACKAGE / "loadgen.c", headers, flags)
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -72,26 +75,18 @@ def _server_command(case: Case, loop: str, path: str | None, cpu: int, lifetime_
 
 
 @contextmanager
-def running_server(case: Case, loop: str, cpu: int, lifetime_s: int) -> Iterator[tuple[int, list[str]]]:
-    """Start the echo server; yields its pid and its address as arguments for the client."""
-    with (
-        tempfile.TemporaryDirectory(prefix="benchmark-") as folder,
-        tempfile.TemporaryFile("w+") as errors,
-    ):
-        path = os.path.join(folder, "socket") if case.is_unix else None
-        is_limit = limits.is_limit(loop)
-        command = (
-            limits.command(loop, case, path)
-            if is_limit
-            else _server_command(case, loop, path, cpu, lifetime_s)
-        )
+def serving(
+    command: list[str], environment: dict[str, str], preexec_fn: Callable[[], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Start a server that prints a line of JSON once it listens; yields its pid and that line's content."""
+    with tempfile.TemporaryFile("w+") as errors:
         server = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=errors,
             cwd=REPOSITORY,
-            env=child_environment(),
-            preexec_fn=(lambda: settle_in(cpu, lifetime_s)) if is_limit else None,
+            env=environment,
+            preexec_fn=preexec_fn,
         )
 
         def complaint() -> str:
@@ -106,7 +101,7 @@ def running_server(case: Case, loop: str, cpu: int, lifetime_s: int) -> Iterator
             if not line:
                 server.wait(5)
                 raise SampleFailed(f"server ended with status {server.returncode}: {complaint()}")
-            yield server.pid, ["-x", path] if path else ["-p", str(json.loads(line)["port"])]
+            yield server.pid, json.loads(line)
             if server.poll() is not None:
                 raise SampleFailed(f"server died with status {server.returncode}: {complaint()}")
         except SampleFailed as failure:
@@ -120,15 +115,31 @@ def running_server(case: Case, loop: str, cpu: int, lifetime_s: int) -> Iterator
                 server.stdout.close()
 
 
-def _run_client(
-    case: Case, arguments: list[str], seconds: float, warmup_s: float, cpu: int
-) -> dict[str, Any]:
+@contextmanager
+def running_server(case: Case, loop: str, cpu: int, lifetime_s: int) -> Iterator[tuple[int, list[str]]]:
+    """Start the echo server; yields its pid and its address as arguments for the client."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        path = os.path.join(folder, "socket") if case.is_unix else None
+        is_limit = limits.is_limit(loop)
+        command = (
+            limits.command(loop, case, path)
+            if is_limit
+            else _server_command(case, loop, path, cpu, lifetime_s)
+        )
+        settle = (lambda: settle_in(cpu, lifetime_s)) if is_limit else None
+        with serving(command, child_environment(), settle) as (pid, found):
+            yield pid, ["-x", path] if path else ["-p", str(found["port"])]
+
+
+def run_client(case: Case, arguments: list[str], seconds: float, warmup_s: float, cpu: int) -> dict[str, Any]:
+    """The load client's result, from a server that listens where *arguments* say."""
     command = [os.fspath(build_loadgen()), "-m", case.mode, "-n", str(case.n_connections)]
     command += ["-s", str(case.size_bytes), "-t", str(seconds), "-w", str(warmup_s), *arguments]
     command += ["-d", str(case.window)]
     command += ["-C", congestion_control()]
     command += ["-r", str(case.rate_per_s)] if case.rate_per_s else []
     command += ["-T"] if case.style == "tls" else []
+    command += ["-W"] if case.style == "websocket" else []
     limit_s = seconds + warmup_s + 25
     try:
         done = subprocess.run(
@@ -161,7 +172,7 @@ def measure(case: Case, loop: str, seconds: float, warmup_s: float, cpus: tuple[
             return process_cpu_ns(pid) + children_cpu_ns()
 
         begin_ns, busy_ns, ours_ns = time.monotonic_ns(), busy_cpu_ns(cpus), our_cpu_ns()
-        raw = _run_client(case, [*where, "-P", str(pid)], seconds, warmup_s, cpus[1])
+        raw = run_client(case, [*where, "-P", str(pid)], seconds, warmup_s, cpus[1])
         elapsed_ns = time.monotonic_ns() - begin_ns
         others_ns = (busy_cpu_ns(cpus) - busy_ns) - (our_cpu_ns() - ours_ns)
     n = raw["messages"]
@@ -181,7 +192,7 @@ def count_syscalls(case: Case, loop: str, seconds: float, cpus: tuple[int, int])
     """System calls of the server per message, from a separate run; None if nothing can count them."""
     try:
         with running_server(case, loop, cpus[0], int(seconds) + 40) as (pid, where):
-            raw = _run_client(case, [*where, "-P", str(pid), "-S"], seconds, 0.3, cpus[1])
+            raw = run_client(case, [*where, "-P", str(pid), "-S"], seconds, 0.3, cpus[1])
         return {"value": raw["syscalls"] / raw["messages"], "method": "perf"}
     except SampleFailed as failure:
         if not re.search("tracepoint|perf", str(failure)):
@@ -215,7 +226,7 @@ def _count_with_strace(
                 ready = select.select([tracer.stderr], [], [], 10)[0]
                 if not ready or "attached" not in tracer.stderr.readline():
                     return {"value": None, "method": f"{reason}; strace could not attach"}
-                raw = _run_client(case, where, seconds, 0.0, cpus[1])
+                raw = run_client(case, where, seconds, 0.0, cpus[1])
                 tracer.send_signal(signal.SIGINT)
                 tracer.wait(10)
             finally:

@@ -5,7 +5,7 @@
  * every loop under test. Its result is one line of JSON on stdout.
  *
  *   loadgen (-p PORT | -x PATH) [-n CONNECTIONS] [-s SIZE_BYTES] [-d DEPTH] [-t SECONDS] [-w WARMUP_SECONDS]
- *           [-m echo|churn|datagram|open] [-r RATE] [-T] [-C ALGORITHM] [-P SERVER_PID] [-S]
+ *           [-m echo|churn|datagram|open] [-r RATE] [-T] [-W] [-C ALGORITHM] [-P SERVER_PID] [-S]
  *
  * echo:  N connections, each keeps DEPTH messages of SIZE bytes in flight all the time.
  * churn: N slots, each repeats connect, send SIZE bytes, receive them back, shutdown, wait for EOF, close. One
@@ -14,6 +14,7 @@
  * open:  like echo, but messages are sent at scheduled times, RATE per second in all (loadgen_open.h).
  *
  * -T: TLS, in the modes echo and open (loadgen_tls.h).
+ * -W: WebSocket messages of SIZE bytes, in the same modes (loadgen_websocket.h).
  * -C: the client's TCP congestion control, instead of the system's default.
  * -P: the client itself reads the CPU clock of the server process (all its threads) when the measured window
  *     begins and ends. No other process could do that at the right times, and the server is not disturbed. The kernel
@@ -67,7 +68,7 @@ struct connection {
     int fd;
     enum state state;
     int wants_out;        /* EPOLLOUT is armed */
-    size_t received;      /* bytes of the current incoming message, < size */
+    size_t received;      /* bytes of the current incoming message, < answer_bytes */
     size_t to_send;       /* bytes not yet accepted by the kernel */
     size_t send_offset;   /* position in the current outgoing message, < size */
     unsigned head, tail;  /* ring of send times: oldest in flight, next free */
@@ -77,6 +78,7 @@ struct connection {
 
 static int epoll_fd;
 static char *pattern; /* two periods of the message, so that any window of one message is contiguous */
+static char *answer;  /* the same of its answer: the pattern itself, except in WebSockets */
 static char *receive_buffer;
 static int is_measuring, has_begun;
 static int is_on_ring; /* the echo mode runs on io_uring: loadgen_ring.h */
@@ -336,9 +338,9 @@ static unsigned take_bytes(struct connection *c, const char *data, size_t n)
 
     if (!has_begun) {
         for (size_t at = 0; at < n;) {
-            size_t offset = (c->received + at) % opt.size_bytes;
-            size_t length = n - at < opt.size_bytes ? n - at : opt.size_bytes;
-            if (memcmp(data + at, pattern + offset, length)) {
+            size_t offset = (c->received + at) % opt.answer_bytes;
+            size_t length = n - at < opt.answer_bytes ? n - at : opt.answer_bytes;
+            if (memcmp(data + at, answer + offset, length)) {
                 errno = 0;
                 die("the server echoed wrong bytes");
             }
@@ -346,8 +348,8 @@ static unsigned take_bytes(struct connection *c, const char *data, size_t n)
             n_verified_bytes += length;
         }
     }
-    n_complete = (unsigned)((c->received + n) / opt.size_bytes);
-    c->received = (c->received + n) % opt.size_bytes;
+    n_complete = (unsigned)((c->received + n) / opt.answer_bytes);
+    c->received = (c->received + n) % opt.answer_bytes;
     return n_complete;
 }
 
@@ -359,6 +361,8 @@ static const char *tls_piece(struct connection *c, size_t *n) { (void)c; (void)n
 static void tls_took(struct connection *c, size_t n) { (void)c; (void)n; }
 static unsigned tls_take_bytes(struct connection *c, const char *data, size_t n) { (void)c; (void)data; return !n; }
 #endif
+
+#include "loadgen_websocket.h"
 
 /* The next bytes to send, and how many; only while to_send is not 0. */
 static const char *next_piece(struct connection *c, size_t *n)
@@ -431,6 +435,8 @@ static void connect_all_blocking(struct connection *all)
         c->state = ECHOING;
         if (opt.is_tls)
             tls_connect(c);
+        if (opt.is_websocket)
+            websocket_connect(c);
         if (!is_on_ring)
             set_interest(c, EPOLL_CTL_ADD, EPOLLIN);
     }
@@ -595,6 +601,7 @@ int main(int argc, char **argv)
         die("set-up");
     for (size_t i = 0; i < 2 * opt.size_bytes; i++)
         pattern[i] = (char)((i % opt.size_bytes) * 131 >> 3);
+    answer = opt.is_websocket ? websocket_frames() : pattern;
     for (int i = 0; i < opt.n_connections; i++)
         if (!(all[i].sent_ns = calloc(opt.depth, sizeof(uint64_t))))
             die("set-up");

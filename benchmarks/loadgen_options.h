@@ -6,9 +6,10 @@ static struct {
     const char *path;
     int n_connections;
     size_t size_bytes;
+    size_t answer_bytes; /* of the answer to a message: the same, except in WebSockets */
     unsigned depth;
     double seconds, warmup_seconds, rate_per_s;
-    int is_churn, is_datagram, is_open, is_tls, count_syscalls;
+    int is_churn, is_datagram, is_open, is_tls, is_websocket, count_syscalls;
     pid_t server_pid;
     const char *congestion; /* TCP congestion control, or NULL for the system's own */
 } opt = {.n_connections = 1, .size_bytes = 1024, .depth = 1, .seconds = 1, .warmup_seconds = 0.3};
@@ -28,11 +29,13 @@ static void die(const char *format, ...)
     exit(1);
 }
 
+static void websocket_sizes(void); /* loadgen_websocket.h */
+
 static void parse(int argc, char **argv)
 {
     int option;
 
-    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:r:P:C:ST")) != -1) {
+    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:r:P:C:STW")) != -1) {
         switch (option) {
         case 'p': opt.port = atoi(optarg); break;
         case 'x': opt.path = optarg; break;
@@ -50,6 +53,7 @@ static void parse(int argc, char **argv)
         case 'P': opt.server_pid = atoi(optarg); break;
         case 'C': opt.congestion = optarg; break;
         case 'T': opt.is_tls = 1; break;
+        case 'W': opt.is_websocket = 1; break;
         case 'S': opt.count_syscalls = 1; break;
         default: exit(2);
         }
@@ -67,6 +71,11 @@ static void parse(int argc, char **argv)
 #endif
     if (opt.is_open && opt.rate_per_s <= 0)
         die("the open mode needs a rate, -r");
+    if (opt.is_websocket && (opt.is_churn || opt.is_datagram || opt.is_tls))
+        die("WebSockets are for echo over TCP or UNIX sockets only");
+    opt.answer_bytes = opt.size_bytes;
+    if (opt.is_websocket)
+        websocket_sizes();
     if (opt.is_churn)
         opt.depth = 1;
     if (opt.is_open)
