@@ -16,16 +16,18 @@ from benchmarks.loops import BASELINE, IN_GLIB, LIMITS, LOOPS, probe, spec_of
 from benchmarks.machine import choose_cpus, describe, mount_tracefs, one_at_a_time, say
 
 DEFAULT_LOOPS = ("uringloop", "uvloop")
+APPLICATION_LOOPS = ("uringloop", "uringloop-epoll", "uvloop", "asyncio")
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """What `run` and `all` have in common."""
+def _add_settings(parser: argparse.ArgumentParser, cases: tuple[str, ...] = (), seconds: float = 1.0) -> None:
+    """What `run`, `applications` and `all` have in common."""
     parser.add_argument(
         "--cases",
         nargs="+",
-        default=[],
+        default=list(cases),
         metavar="GLOB",
-        help="e.g. 'micro/*' 'echo/*/1KiB/*'; 'bars' for the cases that check judges (default: all)",
+        help="e.g. 'micro/*' 'echo/*/1KiB/*'; 'bars' for the cases that check judges "
+        f"(default: {' '.join(cases) or 'all'})",
     )
     parser.add_argument(
         "--baseline",
@@ -35,12 +37,25 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="default 5; 9 for figures to publish")
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="measured window of a traffic run (default 1)"
+        "--seconds",
+        type=float,
+        default=seconds,
+        help=f"measured window of a traffic run (default {seconds:g})",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the results, after each case")
     parser.add_argument("--resume", action="store_true", help="keep the cases that the JSON file has already")
     parser.add_argument("--quick", action="store_true", help="one short round, to see if it works")
     parser.add_argument("--no-syscalls", action="store_true", help="do not count system calls (extra runs)")
+
+
+def _add_loops(parser: argparse.ArgumentParser, loops: tuple[str, ...]) -> None:
+    parser.add_argument(
+        "--loops",
+        nargs="+",
+        default=list(loops),
+        metavar="LOOP",
+        help=f"names, or 'all' for every loop that runs here (default: {' '.join(loops)})",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,14 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="the loops that run here, and the cases")
 
     run = commands.add_parser("run", help="measure and print a report")
-    run.add_argument(
-        "--loops",
-        nargs="+",
-        default=list(DEFAULT_LOOPS),
-        metavar="LOOP",
-        help=f"names, or 'all' for every loop that runs here (default: {' '.join(DEFAULT_LOOPS)})",
-    )
+    _add_loops(run, DEFAULT_LOOPS)
     _add_settings(run)
+    applications = commands.add_parser("applications", help="the same for whole applications")
+    _add_loops(applications, APPLICATION_LOOPS)
+    _add_settings(applications, ("app/*",), seconds=3.0)
     _add_settings(commands.add_parser("all", help="measure every figure that is published, into one file"))
 
     gate.add_options(
@@ -190,7 +202,7 @@ def main() -> int:
         match options.command:
             case "list":
                 _list()
-            case "run" | "all":
+            case "run" | "applications" | "all":
                 return _run(options)
             case "gate":
                 return gate.run(options)

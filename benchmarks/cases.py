@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks import limits
+from benchmarks.applications.table import APPLICATIONS
 from benchmarks.files import FILES
 from benchmarks.imports import IMPORTS
 from benchmarks.memory import MEMORY
@@ -21,8 +22,8 @@ SIZES_BYTES = {"1KiB": 1024, "16KiB": 16 * 1024, "128KiB": 128 * 1024}
 class Case:
     """One case to measure.
 
-    kind: "traffic" (a server and the C client) or "micro" (one process).
-    style: "protocol", "streams", "tls" (a protocol on TLS), "heap" (see heap.py) or "datagram".
+    kind: "traffic" (a server and the C client), "app" (an application and its load) or "micro" (one process).
+    style: "protocol", "streams", "tls" (a protocol on TLS), "heap" (see heap.py), "datagram" or "websocket".
     mode: "echo", "churn", "datagram" or "open", see loadgen.c.
     window: messages that each connection keeps in flight.
     is_unix: UNIX socket instead of TCP.
@@ -104,6 +105,15 @@ CASES: tuple[Case, ...] = (
     *(Case(f"files/{name}", "micro") for name in FILES),
     *(Case(f"polling/{name}", "micro") for name in POLLING),
     *(Case(f"memory/{name}", "micro") for name in MEMORY),
+    *(
+        Case(
+            f"app/{name}",
+            "app",
+            "websocket" if not application.path else "",
+            n_connections=application.n_connections,
+        )
+        for name, application in APPLICATIONS.items()
+    ),
 )
 
 BY_NAME = {case.name: case for case in CASES}

@@ -28,6 +28,7 @@ EXTRA: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("gc/*", tuple(COLLECTING)),
     ("files/*", ("asyncio", "asyncio-anyio", "blazio")),
     ("sendfile/*", ("asyncio",)),
+    ("app/*", ("asyncio",)),
 )
 
 

@@ -36,6 +36,7 @@ _TITLES = {
     "sendfile": "loop.sendfile of 100 MiB; per MiB",
     "files": "Files; per read, file, or MiB",
     "memory": "Memory of 10,000 connections; times per connection that is accepted and answered on",
+    "app": "Whole applications; per request or message",
     "polling": "Adaptive polling; per round trip, message, or tick",
 }
 
@@ -79,8 +80,7 @@ def _traffic_table(group: list[Row], baseline: str) -> list[str]:
                 f"{value['cpu_ns'] / 1000:.2f}",
                 f"{value['rate']:,.0f}",
                 *[str(row.share or "-")] * has_limit,
-                f"{value['p50_us']:,.0f}",
-                f"{value['p99_us']:,.0f}",
+                *(f"{value[key]:,.0f}" if key in value else "-" for key in ("p50_us", "p99_us")),
                 "-" if row.syscalls is None else f"{row.syscalls:.2f}",
                 f"{100 * value['server_busy']:.0f}/{100 * value['client_busy']:.0f}",
             ]
@@ -112,7 +112,7 @@ def _table_of(group: list[Row]) -> Callable[[list[Row], str], list[str]]:
     case = BY_NAME[group[0].case]
     if case.mode == "open":
         return _tail_table
-    return _traffic_table if case.kind == "traffic" else _micro_table
+    return _micro_table if case.kind == "micro" else _traffic_table
 
 
 def _micro_table(group: list[Row], baseline: str) -> list[str]:
@@ -203,6 +203,18 @@ def _not_for(document: dict[str, Any], group: str) -> list[str]:
     return ["", f"Not for this case: {', '.join(loops)}."] if loops else []
 
 
+def _applications(document: dict[str, Any]) -> list[str]:
+    """The versions of what was measured, and what was left out."""
+    found: dict[str, str] = {}
+    for case in document["cases"]:
+        found |= case.get("versions", {})
+    lines = (
+        ["", f"Versions: {', '.join(f'{name} {found[name]}' for name in sorted(found))}."] if found else []
+    )
+    left = [f"{case['name']} ({case['left_out']})" for case in document["cases"] if case.get("left_out")]
+    return [*lines, *(["", f"Left out: {'; '.join(left)}."] if left else [])]
+
+
 def markdown(document: dict[str, Any]) -> str:
     """The whole report."""
     groups: dict[str, list[Row]] = {BY_NAME[case["name"]].group: [] for case in document["cases"]}
@@ -214,6 +226,8 @@ def markdown(document: dict[str, Any]) -> str:
         if group:
             lines += ["", *_table_of(group)(group, document["baseline"])]
         lines += _not_for(document, name)
+        if name == "app":
+            lines += _applications(document)
     failures = [(row, error) for group in groups.values() for row in group for error in row.errors]
     if failures:
         lines += ["", "## Failures", ""]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import client, limits
+from benchmarks.applications import measuring, table, wrk
 from benchmarks.cases import Case, is_for
 from benchmarks.loops import BASELINE
 from benchmarks.machine import REPOSITORY, busy_cpu_ns, child_environment, children_cpu_ns, say
@@ -70,6 +71,8 @@ def _sample(case: Case, loop: str, settings: Settings) -> dict[str, Any]:
     try:
         if case.kind == "micro":
             return measure_micro(case, loop, settings)
+        if case.kind == "app":
+            return measuring.measure(case, loop, settings.seconds, settings.warmup_s, settings.cpus)
         return client.measure(case, loop, settings.seconds, settings.warmup_s, settings.cpus)
     except client.SampleFailed as failure:
         return {"error": str(failure)}
@@ -131,6 +134,10 @@ def run_case(
     case: Case, loops: Sequence[str], settings: Settings, label: str, baseline: str = BASELINE
 ) -> dict[str, Any]:
     """All rounds of one case. A loop that failed twice is left out, since a failure may take a long timeout."""
+    application = measuring.application_of(case) if case.kind == "app" else None
+    if application and (reason := table.missing(application)):
+        say(f"{label} {case.name} is left out: {reason}")
+        return {"name": case.name, "rounds": [], "syscalls": {}, "left_out": reason}
     not_for = [loop for loop in loops if not is_for(case, loop)]
     loops = [loop for loop in loops if loop not in not_for]
     offered: dict[str, Any] = {}
@@ -140,7 +147,7 @@ def run_case(
         except client.SampleFailed as failure:
             error = {"error": f"its maximum could not be measured: {failure}"}
             return {"name": case.name, "rounds": [dict.fromkeys(loops, error)], "syscalls": {}}
-    n_cpus = len(set(settings.cpus)) if case.kind == "traffic" else 1
+    n_cpus = 1 if case.kind == "micro" else len(set(settings.cpus))
     failures = dict.fromkeys(loops, 0)
 
     def measure_round(number: int) -> dict[str, Any]:
@@ -161,6 +168,8 @@ def run_case(
     result |= {"repeated": n_repeated, "disturbed": n_disturbed, **offered}
     if not_for:
         result["not_for"] = not_for
+    if application:
+        result["versions"] = table.versions(application)
     limit_loops = [loop for loop in loops if limits.is_limit(loop)]
     if limit_loops:
         result["limits"] = {loop: limits.words_for(loop, case.name) for loop in limit_loops}
@@ -177,6 +186,7 @@ def estimate_s(plan: Plan, settings: Settings) -> float:
     per_traffic_s = (settings.seconds + settings.warmup_s + 0.45) * settings.rounds
     per_traffic_s += 1.3 if settings.counts_syscalls else 0
     per_s = {"traffic": per_traffic_s, "micro": settings.rounds * 0.9}
+    per_s["app"] = (wrk.whole_seconds(settings.seconds) + 2.2) * settings.rounds
     return sum(per_s[case.kind] * len(loops) for case, loops in plan)
 
 
@@ -191,7 +201,7 @@ def run(plan: Plan, settings: Settings, document: dict[str, Any], path: Path | N
     """Fill ``document["cases"]``; those that it has already are not measured again."""
     done = {case["name"] for case in document["cases"]}
     plan = [(case, loops) for case, loops in plan if case.name not in done]
-    if any(case.kind == "traffic" for case, _ in plan):
+    if any(case.kind != "micro" for case, _ in plan):
         client.build_loadgen()
     names = list(dict.fromkeys(loop for _, loops in plan for loop in loops))
     for loop in filter(limits.is_limit, names):

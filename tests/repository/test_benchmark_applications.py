@@ -1,0 +1,119 @@
+"""The benchmarks of whole applications: what the generator's output means, and what a missing part does."""
+
+import json
+import shutil
+
+import pytest
+
+from benchmarks import report, runner
+from benchmarks.applications import measuring, postgresql, table, wrk
+from benchmarks.cases import BY_NAME, CASES, is_for
+from benchmarks.client import SampleFailed
+from benchmarks.machine import choose_cpus
+
+from .test_benchmark_results import SETTINGS, document_of, sample
+
+NONE = {"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}
+RESULT = {
+    "requests": 5,
+    "duration_us": 10,
+    "p50_us": 1,
+    "p90_us": 2,
+    "p99_us": 3,
+    "p999_us": 4,
+    "errors": NONE,
+}
+
+
+def output_of(**changes):
+    return f"Running 1s test\n  1 threads\nRequests/sec:  5\n\nJSON {json.dumps(RESULT | changes)}\n"
+
+
+def test_the_result_of_wrk_is_its_line_of_json():
+    assert wrk.parse(output_of()) == RESULT
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("unable to connect", "no result: unable to connect"),
+        (output_of(requests=0), "nothing was answered"),
+        (output_of(errors=NONE | {"status": 3, "read": 1}), "read 1, status 3"),
+    ],
+)
+def test_a_failed_request_fails_the_sample(text, reason):
+    with pytest.raises(SampleFailed, match=reason):
+        wrk.parse(text)
+
+
+@pytest.mark.parametrize(("seconds", "whole"), [(0.3, 1), (1.0, 1), (2.2, 3)])
+def test_wrk_gets_whole_seconds(seconds, whole):
+    assert wrk.whole_seconds(seconds) == whole
+
+
+def test_each_application_is_a_case_for_loops_only():
+    cases = [case for case in CASES if case.kind == "app"]
+    assert [case.name for case in cases] == [f"app/{name}" for name in table.APPLICATIONS]
+    assert not any(is_for(case, "limit-epoll") for case in cases)
+    assert all(measuring.application_of(case).n_connections == case.n_connections for case in cases)
+
+
+def test_the_answers_are_judged():
+    right = {
+        "starlette": b'{"message":"Hello, World!"}',
+        "plaintext": b"Hello, World!",
+        "db": b'{"id": 1, "randomNumber": 2}',
+        "queries": json.dumps([{"id": 1, "randomNumber": 2}] * 20).encode(),
+    }
+    assert all(table.APPLICATIONS[name].is_right(body) for name, body in right.items())
+    assert not table.APPLICATIONS["queries"].is_right(b"[]")
+    assert not table.APPLICATIONS["starlette"].is_right(b'{"message":"Hello"}')
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    application = table.APPLICATIONS["db"]
+    monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None if name == "asyncpg" else name)
+    assert table.missing(application) == "not installed: asyncpg (the extra bench-applications has them)"
+    monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: None if name == "wrk" else name)
+    assert table.missing(application) == "wrk is not installed (Debian: wrk)"
+    monkeypatch.setattr(shutil, "which", lambda name, **_: None if name == "postgres" else name)
+    assert table.missing(application) == "postgres not installed (Debian: postgresql)"
+    assert table.missing(table.APPLICATIONS["json"]) is None
+
+
+def test_a_case_whose_parts_are_missing_is_left_out_of_the_report_with_the_reason(monkeypatch):
+    monkeypatch.setattr(table, "missing", lambda application: "no such program")
+    result = runner.run_case(BY_NAME["app/db"], ["uringloop"], SETTINGS, "")
+    assert result["rounds"] == []
+    document = document_of([{"uringloop": sample(1)}])
+    document["cases"].append(result)
+    assert "Left out: app/db (no such program)." in report.markdown(document)
+
+
+def test_the_report_has_the_versions_and_bears_missing_percentiles():
+    without = {key: value for key, value in sample(2000).items() if not key.startswith("p")}
+    document = document_of([{"uringloop": without, "uvloop": without}])
+    document["cases"][0] |= {"name": "app/plaintext", "versions": {"uvicorn": "0.54.0", "httptools": "0.9.0"}}
+    text = report.markdown(document)
+    assert "Versions: httptools 0.9.0, uvicorn 0.54.0." in text
+    assert "|      - |      - |" in text
+
+
+def test_a_fortune_is_escaped_and_not_ascii():
+    page = "".join(f"<tr><td>{n}</td></tr>" for n in range(13))
+    head, text = "<tr><th>id</th></tr>", f"&lt;script&gt;{postgresql.TEXTS[-1]}"
+    is_right = table.APPLICATIONS["fortunes"].is_right
+    assert is_right((head + page + text).encode())
+    assert not is_right((head + page + text + "<script>").encode())
+    assert not any("'" in text for text in postgresql.TEXTS)  # they are quoted as they are
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["json", "websockets", "fortunes"])
+def test_an_application_answers(name):
+    if reason := table.missing(table.APPLICATIONS[name]):
+        pytest.skip(reason)
+    found = measuring.measure(BY_NAME[f"app/{name}"], "asyncio", 0.1, 0.1, choose_cpus())
+    assert found["messages"] > 0
+    assert found["p50_us"] <= found["p99_us"]
