@@ -170,6 +170,22 @@ def sleep_zero(loop: Loop) -> Run:
     return running(loop, body)
 
 
+@path("tasks/create", 200, ("io_uring",))
+def create_task(loop: Loop) -> Run:
+    """A task that ends in its first step."""
+
+    async def nothing() -> None:
+        pass
+
+    async def body(n: int) -> None:
+        for _ in range(n // BATCH):
+            for _ in range(BATCH):
+                loop.create_task(nothing())
+            await asyncio.sleep(0)
+
+    return running(loop, body)
+
+
 @path("tasks/future", 150, ("io_uring",))
 def future_wakeup(loop: Loop) -> Run:
     """A callback resolves the future that a task waits for."""

@@ -25,18 +25,7 @@ try:
 except ImportError:  # a build without liburing: no monitor has requests
     RingWire = None
 
-cdef extern from *:
-    """
-    /* Changes with each change of the class or of its bases; 0 where that cannot be known. */
-    static unsigned ul_tag_of(PyObject *type)
-    {
-    #if PY_VERSION_HEX < 0x030D0000
-        if (!PyType_HasFeature((PyTypeObject *)type, Py_TPFLAGS_VALID_VERSION_TAG))
-            return 0;
-    #endif
-        return ((PyTypeObject *)type)->tp_version_tag;
-    }
-    """
+cdef extern from "../../support/type_tag.h":
     unsigned ul_tag_of(PyObject *type) noexcept
 
 # Since Python 3.13 a server knows its connections, before it only counts them.
