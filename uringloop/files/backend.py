@@ -27,6 +27,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
+from ..aio.owner import ContextOwner
+from .page_cache import LATER, Block, CachedReads
+
 __all__ = ["APPEND", "OFFSET_MOST", "STREAM", "Backend", "Opened", "Path", "outcome_of"]
 
 STREAM = -1
@@ -92,6 +95,10 @@ class Backend:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        # None on loops other than uringloop's: how much one of their turns has read is not known.
+        self.cached: CachedReads | None = getattr(loop, "_cached_reads", None)
+        if self.cached is None and isinstance(loop, ContextOwner):
+            self.cached = loop._cached_reads = CachedReads(loop)
 
     # Files
 
@@ -116,9 +123,21 @@ class Backend:
         """Read at most `count` bytes; fewer at the end of a file, and only available ones of a stream."""
         raise NotImplementedError
 
-    async def readinto(self, fd: int, buffer: memoryview, offset: int) -> int:
-        """The same into the caller's memory, which is held until the kernel is done."""
+    async def fill(self, fd: int, block: Block, offset: int) -> None:
+        """Read the rest of a block until it is full or the file ends; its beginning is at `offset`, not STREAM.
+
+        The block, and the caller's memory if it is that, is held until the kernel is done.
+        """
         raise NotImplementedError
+
+    async def fill_later(self, fd: int, block: Block, offset: int) -> int:
+        """The same, waiting for turns that have room for it, as far as data is cached; returns the block's state."""
+        assert self.cached is not None
+        state = LATER
+        while state == LATER:
+            await self.cached.later(self.loop, block)
+            state = self.cached.go_on(fd, block, offset, True)
+        return state
 
     async def write(self, fd: int, data: Buffer, offset: int) -> int:
         """Write; returns how many bytes were written: at least one, often all."""

@@ -6,7 +6,7 @@ How it works:
    jump it is small again. An explicit `buffering=` fixes the size of chunks.
 2. Writing collects in `_dirty`, which is written when it would grow beyond the size of the buffer, and by flush().
    Data larger than the buffer is written at once, from the caller's memory.
-3. A call that needs only memory returns without yielding control.
+3. A call that needs only memory, or data that is cached (page_cache), returns without yielding control.
 
 Invariant: there are bytes in `_ahead` or in `_dirty`, never in both; for a seekable file `_position` is that of
 `_ahead[_at]`, or the end of `_dirty`. A cancelled read leaves `_ahead` and `_position` as if it had not begun (bytes
@@ -25,7 +25,7 @@ from asyncio.events import _get_running_loop
 from typing import Any
 
 from .backend import OFFSET_MOST, STREAM, Backend, Buffer, Opened, outcome_of
-from .common import BinaryFile, bytes_view, writable_view
+from .common import ALWAYS_MOST, BinaryFile, bytes_view, writable_view
 from .modes import Mode, c_int, c_size, optional_size
 
 READ_AHEAD_FIRST_BYTES = 8 * 1024
@@ -73,13 +73,16 @@ class BufferedFile(BinaryFile):
         """`size` bytes, fewer only at the end; or everything to the end."""
         if type(size) is not int:
             size = optional_size(size)
-        if size >= 0 and not self._lock.locked():
+        if self._lock.is_idle() and not self._is_closing:
             end = self._at + size
-            if end <= len(self._ahead) and not self._is_closing and size:
+            if size > 0 and end <= len(self._ahead):
                 data = self._ahead[self._at : end]
                 self._at = end
                 self._position += size
                 return data
+            found = None if self._cached is None else self._read_now(size)
+            if found is not None:
+                return found
         self._check_readable("read")
         size = optional_size(size)
         if size < -1:
@@ -87,6 +90,43 @@ class BufferedFile(BinaryFile):
         self._check_open("read of closed file")
         async with self._lock:
             return await (self._read_everything() if size < 0 else self._read(size))
+
+    def _read_now(self, size: int) -> bytes | None:
+        """What read() returns, without a lock and without waiting; None: it has to wait, or to refuse."""
+        if (
+            self._dirty
+            or self._read_errno
+            or not size
+            or not -1 <= size <= ALWAYS_MOST
+            or not self._mode.is_readable
+            or _get_running_loop() is not self._loop
+        ):
+            return None
+        assert self._cached is not None
+        have = len(self._ahead) - self._at
+        position = self._position + have
+        if size < 0:
+            count = self._size_hint_bytes - position + 1
+            if count <= 1:
+                return None
+        elif size >= self._chunk_most_bytes:
+            count = size - have
+        else:
+            chunk_bytes = self._next_chunk_bytes(position)
+            data = self._cached.read_now(self._fd, max(chunk_bytes, size - have), position)
+            if data is None:
+                return None
+            self._chunk_bytes = chunk_bytes
+            self._chunk_end = position + len(data)
+            self._ahead, self._at = self._ahead[self._at :] + data if have else data, 0
+            return self._take(min(size, len(self._ahead)))
+        data = self._cached.read_now(self._fd, count, position)
+        if data is None or (size < 0 and len(data) == count):
+            return None  # the file has grown
+        ahead = self._ahead[self._at :]
+        self._forget_ahead()
+        self._position = self._chunk_end = position + len(data)
+        return ahead + data if ahead else data
 
     async def _read(self, size: int) -> bytes:
         if self._dirty:
@@ -170,6 +210,11 @@ class BufferedFile(BinaryFile):
                 parts.insert(0, self._ahead[self._at :])
             self._ahead, self._at = parts[0] if len(parts) == 1 else b"".join(parts), 0
 
+    def _next_chunk_bytes(self, position: int) -> int:
+        if position == self._chunk_end:
+            return min(2 * self._chunk_bytes, self._chunk_most_bytes)
+        return self._chunk_first_bytes
+
     async def _chunk(self, wanted: int, position: int) -> bytes:
         """One read of a good size; nothing at the end."""
         if not self._has_positions:
@@ -178,10 +223,7 @@ class BufferedFile(BinaryFile):
             except (asyncio.CancelledError, MemoryError) as error:
                 self._give_back([outcome_of(error) or b""])
                 raise
-        if position == self._chunk_end:
-            self._chunk_bytes = min(2 * self._chunk_bytes, self._chunk_most_bytes)
-        else:
-            self._chunk_bytes = self._chunk_first_bytes
+        self._chunk_bytes = self._next_chunk_bytes(position)
         while True:
             n_changes = self._n_changes
             part = await self._read_at(max(self._chunk_bytes, wanted), position)
@@ -248,12 +290,7 @@ class BufferedFile(BinaryFile):
                 return done
             view[:done] = self._ahead[self._at :]
             while done < len(view):
-                self._check_transfer(self._read_errno)
-                fd = self._enter()
-                try:
-                    count = await self._backend.readinto(fd, view[done:], self._position + done)
-                finally:
-                    self._leave()
+                count = await self._readinto_at(view[done:], self._position + done)
                 if not count:
                     break
                 done += count
@@ -276,7 +313,7 @@ class BufferedFile(BinaryFile):
     async def readline(self, size: int | None = -1, /) -> bytes:
         """A line with its end; at most `size` bytes of it."""
         size = optional_size(size)
-        line = b"" if self._lock.locked() or self._is_closing or size >= 0 else self._line_ahead()
+        line = self._line_ahead() if self._lock.is_idle() and not self._is_closing and size < 0 else b""
         if line:
             return line
         self._check_readable("read")
@@ -321,7 +358,7 @@ class BufferedFile(BinaryFile):
         self._check_open("write to closed file")
         if _get_running_loop() is not self._loop:
             self._refuse_loop()
-        if len(self._dirty) + size <= self._most_dirty_bytes and not self._ahead and not self._lock.locked():
+        if len(self._dirty) + size <= self._most_dirty_bytes and not self._ahead and self._lock.is_idle():
             self._dirty += view
             self._position += size
             return size
@@ -395,6 +432,17 @@ class BufferedFile(BinaryFile):
     # Positions
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if (
+            type(offset) is int
+            and whence == os.SEEK_SET
+            and 0 <= offset <= ALWAYS_MOST
+            and self._cached is not None
+            and self._size_hint_bytes
+            and not self._is_closing
+            and not self._dirty
+            and self._lock.is_idle()
+        ):
+            return self._move(offset)
         whence = c_int(whence)
         self._check_open("seek of closed file")
         if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
@@ -411,14 +459,17 @@ class BufferedFile(BinaryFile):
                 self._position = await self._target(offset, whence)
                 self._forget_ahead()
                 return self._position
-            position = await self._target(offset, whence)
-            at = self._at + position - self._position
-            if 0 <= at <= len(self._ahead):
-                self._at = at
-            else:
-                self._forget_ahead()
-            self._position = position
-            return position
+            return self._move(await self._target(offset, whence))
+
+    def _move(self, position: int) -> int:
+        """Go to a position, with nothing to write; bytes ahead stay if it is among them."""
+        at = self._at + position - self._position
+        if 0 <= at <= len(self._ahead):
+            self._at = at
+        else:
+            self._forget_ahead()
+        self._position = position
+        return position
 
     async def truncate(self, size: int | None = None, /) -> int:
         """Cut or extend the file, to the position if no size is given; the position stays."""

@@ -39,6 +39,7 @@ from ..support.errors import os_error
 from .backend import APPEND, OFFSET_MOST, STREAM, Backend, Buffer, Opened, Path, outcome_of
 from .misuse import AsyncFor, AsyncWith
 from .modes import Mode, optional_size, type_name
+from .page_cache import DONE, Block, CachedReads
 
 _F = TypeVar("_F", bound="BinaryFile")
 
@@ -46,7 +47,7 @@ _F = TypeVar("_F", bound="BinaryFile")
 UNKNOWN_SIZE_BYTES = 64 * 1024
 
 # The least that a file system of Linux takes for a file's size (MAX_NON_LFS).
-_ALWAYS_MOST = (1 << 31) - 1
+ALWAYS_MOST = (1 << 31) - 1
 
 # After so much was written, closing may take long.
 MUCH_BYTES = 1024 * 1024
@@ -70,6 +71,10 @@ class Lock(asyncio.Lock):
     asyncio's own `__aexit__` needs a coroutine.  Where memory is short, making it fails, and all later operations on
     the file wait for ever.
     """
+
+    def is_idle(self) -> bool:
+        """Whether nothing holds it, and nothing waits for it: one that was woken has not got it yet."""
+        return not self.locked() and not self._waiters  # type: ignore[attr-defined]
 
     def __aexit__(self, kind: object, error: object, where: object) -> _Released:  # type: ignore[override]
         try:
@@ -183,8 +188,11 @@ class BinaryFile(AsyncWith, AsyncFor):
                 if mode.is_appending and error.errno != errno.ESPIPE:
                     raise
                 self._is_seekable = is_stored = False  # a stored file, but O_PATH, which takes no call at all
+        is_cached = self._is_regular
         if is_foreign:
-            self._is_appending = bool(fcntl.fcntl(opened.fd, fcntl.F_GETFL) & os.O_APPEND)
+            flags = fcntl.fcntl(opened.fd, fcntl.F_GETFL)
+            self._is_appending = bool(flags & os.O_APPEND)
+            is_cached = is_cached and not flags & os.O_DIRECT
         # Whether reads and writes pass offsets. A file with a size has contents, which the kernel accesses anywhere.
         self._has_positions = is_stored
         self._read_errno = self._write_errno = (
@@ -192,6 +200,8 @@ class BinaryFile(AsyncWith, AsyncFor):
         )
         if not (self._is_regular and opened.st_size):
             self._try_transfers(opened, is_stored)
+        # What reads data that is cached without a request; None where it could wait.
+        self._cached: CachedReads | None = backend.cached if is_cached and self._has_positions else None
         if mode.is_appending and self._is_regular:
             self._position = opened.st_size
             if not self._has_positions:
@@ -325,7 +335,25 @@ class BinaryFile(AsyncWith, AsyncFor):
         self._check_transfer(self._read_errno)
         fd = self._enter()
         try:
-            return await self._backend.read(fd, count, offset)
+            if self._cached is None:
+                return await self._backend.read(fd, count, offset)
+            found = self._cached.read(fd, count, offset)
+            if not isinstance(found, bytes):
+                await self._backend.fill(fd, found, offset)
+                found = found.take()
+            return found
+        finally:
+            self._leave()
+
+    async def _readinto_at(self, view: memoryview, offset: int) -> int:
+        """The same into the caller's memory."""
+        self._check_transfer(self._read_errno)
+        block = Block.over(view)
+        fd = self._enter()
+        try:
+            if self._cached is None or self._cached.go_on(fd, block, offset) != DONE:
+                await self._backend.fill(fd, block, offset)
+            return block.filled
         finally:
             self._leave()
 
@@ -387,6 +415,19 @@ class BinaryFile(AsyncWith, AsyncFor):
 
     async def pread(self, count: int, offset: int, /) -> bytes:
         """Up to `count` bytes from `offset` on, as os.pread. Neither uses nor moves the position."""
+        if (
+            self._cached is not None
+            and count > 0
+            and offset >= 0
+            and self._mode.is_readable
+            and not self._is_closing
+            and not self._unwritten()
+            and not self._read_errno
+            and _get_running_loop() is self._loop
+        ):
+            found = self._cached.read_now(self._fd, count, offset)
+            if found is not None:
+                return found
         self._check_open()
         self._check_readable("read")
         self._check_positional(min(offset, count))
@@ -518,7 +559,7 @@ class BinaryFile(AsyncWith, AsyncFor):
         if not 0 <= offset <= OFFSET_MOST:
             raise os_error(errno.EINVAL)
         # A file system may refuse to go beyond that; a file in /proc may not move at all. Both decide without waiting.
-        is_taken = offset <= _ALWAYS_MOST and self._size_hint_bytes
+        is_taken = offset <= ALWAYS_MOST and self._size_hint_bytes
         return offset if is_taken else os.lseek(self._fd, offset, os.SEEK_SET)
 
     def _ask_position(self) -> None:

@@ -85,12 +85,7 @@ class RawFile(BinaryFile):
                 data = await self._read(len(view))
                 view[: len(data)] = data
                 return len(data)
-            self._check_transfer(self._read_errno)
-            fd = self._enter()
-            try:
-                count = await self._backend.readinto(fd, view, self._position)
-            finally:
-                self._leave()
+            count = await self._readinto_at(view, self._position)
             self._position += count
             return count
 

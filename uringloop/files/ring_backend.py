@@ -23,6 +23,7 @@ from typing import Any
 from ..liburing import ffi, lib
 from ..support.errors import os_error
 from .backend import OFFSET_MOST, STREAM, Backend, Buffer, Opened, Path
+from .page_cache import DONE, LATER, Block
 from .ring_requests import (
     BASIC_STATS,
     EMPTY_PATH,
@@ -30,7 +31,6 @@ from .ring_requests import (
     REMOVEDIR,
     SYMLINK_FOLLOW,
     SYMLINK_NOFOLLOW,
-    Block,
     RingFiles,
     describe_now,
 )
@@ -95,6 +95,11 @@ class RingBackend(Backend):
 
     async def _openat(self, dir_fd: int | None, name: bytes, flags: int, mode: int) -> Opened:
         opened = Opened()
+        if not flags & _FOR_WORKERS:
+            fd = self._ring.open_cached(_at(dir_fd), name, flags)
+            if fd >= 0:
+                opened.own(fd)
+                return _described(opened)
         request = self._ring.openat(_at(dir_fd), name, flags, mode)
         try:
             opened.fd = await request
@@ -127,42 +132,40 @@ class RingBackend(Backend):
         if offset < 0:
             return await self._read_stream(fd, min(count, _STREAM_BYTES))
         block = Block(count)
-        if count <= _PIECE_BYTES:
-            data: bytes = block.take(await self._ring.read(fd, block, 0, count, offset))
-            return data
-        done = 0
-        while done < count:
-            some = min(_PIECE_BYTES, count - done)
-            n = await self._ring.read(fd, block, done, some, offset + done)
-            done += n
-            if n < some:
-                break
-        data = block.take(done)
+        await self.fill(fd, block, offset)
+        data: bytes = block.take()
         return data
+
+    async def fill(self, fd: int, block: Block, offset: int) -> None:
+        state = block.state
+        while True:
+            if state == LATER:
+                state = await self.fill_later(fd, block, offset)
+            if state == DONE:
+                return
+            count = min(_PIECE_BYTES, block.size - block.filled)
+            done = await self._ring.read(fd, block, count, offset + block.filled)
+            block.add(done)
+            if done < count or block.filled == block.size:
+                return
+            if self.cached is not None and block.is_cacheable:
+                state = self.cached.go_on(fd, block, offset)
 
     async def _read_stream(self, fd: int, count: int) -> bytes:
         while True:
             block = Block(count)
-            request = self._ring.read(fd, block, 0, count, STREAM)
+            request = self._ring.read(fd, block, count, STREAM)
             try:
-                data: bytes = block.take(await request)
+                block.add(await request)
+                data: bytes = block.take()
                 return data
             except BlockingIOError:
                 await self.ready(fd, select.POLLIN)
             except asyncio.CancelledError as error:
                 if (n := _result(request)) > 0:
-                    error.outcome = block.take(n)  # type: ignore[attr-defined]
+                    block.add(n)
+                    error.outcome = block.take()  # type: ignore[attr-defined]
                 raise
-
-    async def readinto(self, fd: int, buffer: memoryview, offset: int) -> int:
-        done = 0
-        while done < len(buffer):
-            some = buffer[done : done + _PIECE_BYTES]
-            n = await self._ring.readinto(fd, some, offset + done)
-            done += n
-            if n < len(some):
-                break
-        return done
 
     async def write(self, fd: int, data: Buffer, offset: int) -> int:
         if len(data) > _WRITE_BYTES:

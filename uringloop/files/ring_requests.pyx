@@ -1,11 +1,11 @@
 """The requests that files make most often, filled in C: read, write, openat, close.
 
 How it works:
-1. `Block` is memory that will become a bytes object: the kernel reads straight into it.
+1. The kernel reads straight into a `Block`, which will become a bytes object, or is the caller's memory.
 2. `RingFiles` makes the requests; they are add_sqe()'s RawRequests, and are awaited like those.
-3. Data in the page cache is read while the requests are submitted, that is, in the loop's own time. A turn reads
-   INLINE_MOST_BYTES in this way; larger amounts are left to the kernel's workers (IOSQE_ASYNC), so that nothing else
-   waits for them.
+3. Data that reaches the page cache after `page_cache` has missed it is read while the requests are submitted, that is,
+   in the loop's own time. A turn reads INLINE_MOST_BYTES in this way; larger amounts are left to the kernel's workers
+   (IOSQE_ASYNC), so that nothing else waits for them.
 
 Invariant: `keepalive` of a request holds what its SQE points to until the final completion: the Block, the bytes
 object, a memoryview (whose export forbids resizing its object), the path.
@@ -17,9 +17,8 @@ Not here: everything that is needed less often (`ring_backend`, by add_sqe() and
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.ref cimport PyObject, Py_XDECREF
 
 from ..eventloop.raw cimport RawCore
 from ..liburing.liburing cimport io_uring_sqe
@@ -28,13 +27,9 @@ from ..requests.awaiting cimport RawRequest
 from ..requests.submit cimport start
 from ..support.system cimport (AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_STATX_DONT_SYNC, AT_SYMLINK_FOLLOW,
                                AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS)
+from .page_cache cimport Block
 
 import os
-
-cdef extern from "Python.h":
-    PyObject *PyBytes_FromStringAndSize(const char *, Py_ssize_t)
-    int _PyBytes_Resize(PyObject **, Py_ssize_t)
-    char *UL_BYTES "PyBytes_AS_STRING" (PyObject *)
 
 cdef extern from "../support/statx.h" nogil:
     struct statx_answer "statx":
@@ -42,6 +37,9 @@ cdef extern from "../support/statx.h" nogil:
         uint64_t stx_size
         uint32_t stx_blksize
     int ul_statx(int, const char *, int, unsigned, statx_answer *)
+
+cdef extern from "../support/openat2.h" nogil:
+    int ul_open_cached(int folder, const char *path, int flags)
 
 cdef enum:
     LENGTH_MOST = 0x7FFFF000           # MAX_RW_COUNT of the kernel, in bytes
@@ -56,34 +54,6 @@ SYMLINK_NOFOLLOW = AT_SYMLINK_NOFOLLOW
 BASIC_STATS = STATX_BASIC_STATS
 
 
-cdef class Block:
-    """Memory for `size` bytes that the kernel fills, and then the bytes object."""
-
-    cdef PyObject *data     # a bytes object that no other code knows; NULL once it was taken
-    cdef readonly Py_ssize_t size
-
-    def __cinit__(self, Py_ssize_t size):
-        self.size = size
-        self.data = PyBytes_FromStringAndSize(NULL, size)
-        if self.data == NULL:
-            raise MemoryError()
-
-    def __dealloc__(self):
-        Py_XDECREF(self.data)
-
-    def take(self, Py_ssize_t size):
-        """The first `size` bytes, once, when no request is in flight that reads into it."""
-        cdef PyObject *data = self.data
-        if data == NULL or not 0 <= size <= self.size:
-            raise ValueError("nothing to take")
-        self.data = NULL
-        if size != self.size and _PyBytes_Resize(&data, size) < 0:
-            raise MemoryError()
-        result = <bytes>data
-        Py_XDECREF(data)  # `result` has its own reference
-        return result
-
-
 cdef class RingFiles:
     """Makes requests on the ring of one loop."""
 
@@ -92,21 +62,12 @@ cdef class RingFiles:
     def __cinit__(self, RawCore loop not None):
         self.loop = loop
 
-    def read(self, int fd, Block block not None, Py_ssize_t at, Py_ssize_t count, int64_t offset):
-        """A request that reads `count` bytes into `block` from `at` on; offset -1 for a file without positions."""
-        if block.data == NULL or at < 0 or count < 0 or at + count > block.size:
+    def read(self, int fd, Block block not None, Py_ssize_t count, int64_t offset):
+        """A request that reads the next `count` bytes of a block; offset -1 for a file without positions."""
+        block.make()
+        if not 0 <= count <= block.size - block.filled:
             raise ValueError("outside of the block")
-        return self.transfer(OP_READ, fd, UL_BYTES(block.data) + at, count, offset, block)
-
-    def readinto(self, int fd, object buffer, int64_t offset):
-        """The same into the caller's memory."""
-        cdef object view = memoryview(buffer)
-        cdef Py_buffer memory
-        PyObject_GetBuffer(view, &memory, PyBUF_WRITABLE)
-        try:  # the memory stays where it is as long as the memoryview exists
-            return self.transfer(OP_READ, fd, <char *>memory.buf, memory.len, offset, view)
-        finally:
-            PyBuffer_Release(&memory)
+        return self.transfer(OP_READ, fd, block.memory + block.filled, count, offset, block)
 
     def write(self, int fd, object data, int64_t offset):
         """A request that writes; offset -1 for the kernel's own position, or a file without one."""
@@ -120,6 +81,14 @@ cdef class RingFiles:
             return self.transfer(OP_WRITE, fd, <char *>memory.buf, memory.len, offset, view)
         finally:
             PyBuffer_Release(&memory)
+
+    def open_cached(self, int dir_fd, bytes path not None, int flags):
+        """Open an existing file whose name is cached, at once; -1 if that fails: openat() does it, or reports why.
+
+        The kernel does the same while an openat request is submitted, in the same thread; so this waits no more than
+        that, and spares the request.
+        """
+        return ul_open_cached(dir_fd, PyBytes_AS_STRING(path), flags)
 
     def openat(self, int dir_fd, bytes path not None, int flags, unsigned mode):
         """A request that opens a file."""

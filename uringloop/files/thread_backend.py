@@ -17,8 +17,12 @@ from typing import Any, TypeVar
 
 from ..support.errors import os_error
 from .backend import APPEND, Backend, Buffer, Opened, Path
+from .page_cache import DONE, LATER, Block
 
 _T = TypeVar("_T")
+
+# A call reads no more (MAX_RW_COUNT of the kernel); otherwise it reads less than requested only at the end of a file.
+_READ_MOST_BYTES = 0x7FFFF000
 
 
 def _describe(opened: Opened) -> Opened:
@@ -87,10 +91,13 @@ class ThreadBackend(Backend):
             return await self.call(os.pread, fd, count, offset)
         return await self._when_ready(fd, select.POLLIN, os.read, fd, count)
 
-    async def readinto(self, fd: int, buffer: memoryview, offset: int) -> int:
-        if offset >= 0:
-            return await self.call(os.preadv, fd, [buffer], offset)
-        return await self._when_ready(fd, select.POLLIN, os.readv, fd, [buffer])
+    async def fill(self, fd: int, block: Block, offset: int) -> None:
+        if block.state == LATER and await self.fill_later(fd, block, offset) == DONE:
+            return
+        count = _READ_MOST_BYTES
+        while count == _READ_MOST_BYTES:
+            count = await self.call(os.preadv, fd, [block], offset + block.filled)
+            block.add(count)
 
     async def write(self, fd: int, data: Buffer, offset: int) -> int:
         if offset >= 0:
