@@ -57,7 +57,7 @@ PLAIN = [
 ]
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloop/support/collect.h"]
 HEADERS += ["uringloop/support/assertions.h", "uringloop/support/fastcall.h", "uringloop/support/statx.h"]
-HEADERS += ["uringloop/support/preadv2.h", "uringloop/support/openat2.h"]
+HEADERS += ["uringloop/support/preadv2.h", "uringloop/support/openat2.h", "uringloop/support/type_tag.h"]
 HEADERS += ["uringloop/transports/tls/openssl.h", "uringloop/eventloop/base/stock_clock.h"]
 
 # Modules of the package that link liburing: those above, and the cffi module for raw requests.

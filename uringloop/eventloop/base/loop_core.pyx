@@ -699,8 +699,8 @@ cdef object fast_call_later(LoopCore loop, PyObject **args, Py_ssize_t n_args, P
     return handle
 
 
-# `create_task` makes the task as asyncio's method does, without a Python frame: a request of an aiohttp server costs 1 %
-# less.  What a program may have changed (the task factory, asyncio.Task, the method of asyncio's class) is looked at.
+# `create_task` makes the task as asyncio's method does, without its Python frame, for each request of most servers.
+# What a program may have changed (the task factory, asyncio.tasks.Task, the method of asyncio's class) is looked at.
 
 cdef PyMethodDef create_task_definition
 cdef object base_class = base_events.BaseEventLoop
@@ -725,7 +725,7 @@ cdef bint is_asyncios_create_task() except -1:
 
 
 cdef tuple names_for_task(PyObject *names):
-    """The names of keywords for the class, if a caller's are `name` and `context` at most; None if there are others."""
+    """The names of keywords for the class, if a caller's are `name` and `context` at most; else None."""
     global known_task_names, task_names_after_known
     if names == NULL:
         return task_names
