@@ -133,7 +133,7 @@ class Backend:
     async def fill_later(self, fd: int, block: Block, offset: int) -> int:
         """The same, waiting for turns that have room for it, as far as data is cached; returns the block's state."""
         assert self.cached is not None
-        state = LATER
+        state: int = LATER
         while state == LATER:
             await self.cached.later(self.loop, block)
             state = self.cached.go_on(fd, block, offset, True)

@@ -103,6 +103,7 @@ class BufferedFile(BinaryFile):
         ):
             return None
         assert self._cached is not None
+        data: bytes | None
         have = len(self._ahead) - self._at
         position = self._position + have
         if size < 0:

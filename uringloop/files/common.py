@@ -74,7 +74,7 @@ class Lock(asyncio.Lock):
 
     def is_idle(self) -> bool:
         """Whether nothing holds it, and nothing waits for it: one that was woken has not got it yet."""
-        return not self.locked() and not self._waiters  # type: ignore[attr-defined]
+        return not self.locked() and not self._waiters
 
     def __aexit__(self, kind: object, error: object, where: object) -> _Released:  # type: ignore[override]
         try:
@@ -337,11 +337,14 @@ class BinaryFile(AsyncWith, AsyncFor):
         try:
             if self._cached is None:
                 return await self._backend.read(fd, count, offset)
-            found = self._cached.read(fd, count, offset)
+            found: Any = self._cached.read(fd, count, offset)
+            data: bytes
             if not isinstance(found, bytes):
                 await self._backend.fill(fd, found, offset)
-                found = found.take()
-            return found
+                data = found.take()
+            else:
+                data = found
+            return data
         finally:
             self._leave()
 
@@ -353,7 +356,8 @@ class BinaryFile(AsyncWith, AsyncFor):
         try:
             if self._cached is None or self._cached.go_on(fd, block, offset) != DONE:
                 await self._backend.fill(fd, block, offset)
-            return block.filled
+            filled: int = block.filled
+            return filled
         finally:
             self._leave()
 
@@ -425,7 +429,7 @@ class BinaryFile(AsyncWith, AsyncFor):
             and not self._read_errno
             and _get_running_loop() is self._loop
         ):
-            found = self._cached.read_now(self._fd, count, offset)
+            found: bytes | None = self._cached.read_now(self._fd, count, offset)
             if found is not None:
                 return found
         self._check_open()

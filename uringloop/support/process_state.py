@@ -291,6 +291,20 @@ STATE = (
         Guard.GIL,
     ),
     State(
+        "eventloop/base/loop_core.pyx",
+        ("known_task_names", "task_names_after_known"),
+        "the last tuple of keyword names of create_task(), owned; and those for the class of tasks",
+        "any thread that calls create_task()",
+        Guard.GIL,
+    ),
+    State(
+        "eventloop/base/loop_core.pyx",
+        ("base_class_tag",),
+        "the version of asyncio.BaseEventLoop whose create_task() was its own",
+        "any thread that calls create_task()",
+        Guard.GIL,
+    ),
+    State(
         "eventloop/lost_tasks.pyx",
         ("is_explored", "some_wakeup", "step_type", "context_word"),
         "what C tasks have and do not show; found with a task made for it",
@@ -377,7 +391,7 @@ STATE = (
     ),
     State(
         "eventloop/base/loop_core.pyx",
-        ("call_soon_definition", "call_later_definition"),
+        ("call_soon_definition", "call_later_definition", "create_task_definition"),
         "definitions of the methods that take their arguments as the interpreter has them; put into the class's dict",
         "any thread that calls them",
         Guard.IMPORT,
@@ -417,6 +431,13 @@ COPIED_NAMES = (
         _IGNORED,
     ),
     CopiedName("eventloop/base/loop_core.pyx", ("Future",), "asyncio.futures", _IGNORED),
+    CopiedName("eventloop/base/loop_core.pyx", ("base_class",), "asyncio.base_events", _IGNORED),
+    CopiedName(
+        "eventloop/base/loop_core.pyx",
+        ("plain_create_task", "task_class"),
+        "asyncio.base_events.BaseEventLoop.create_task, asyncio.tasks.Task",
+        _NOTICED,
+    ),
     CopiedName(
         "eventloop/base/loop_core.pyx",
         ("plain_base_time",),
