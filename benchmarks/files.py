@@ -77,6 +77,13 @@ def _fill(path: Path, n_mib: int) -> None:
         os.fsync(file.fileno())  # otherwise it cannot be dropped from the page cache
 
 
+def _make_files(folder: Path, n: int, size_bytes: int) -> list[str]:
+    paths = [folder / str(number) for number in range(n)]
+    for path in paths:
+        path.write_bytes(os.urandom(size_bytes))
+    return [*map(str, paths)]
+
+
 async def _read_randomly(library: Library, path: Path, n: int, depth: int) -> None:
     """Read n blocks from the page cache, `depth` at a time, by tasks with a file each."""
     numbers = random.Random(1)
@@ -110,6 +117,20 @@ async def _small_files(library: Library, folder: Path, n: int, is_writing: bool)
             await library.close(file)
 
     await asyncio.gather(*[worker() for _ in range(WORKERS)])
+
+
+async def _whole_files(library: Library, paths: list[str], at_once: int) -> None:
+    """Open, read to the end, and close each, so many at a time."""
+    waiting = iter(paths)
+
+    async def worker() -> None:
+        for path in waiting:
+            file = await library.open(path, "rb")
+            if not await file.read():
+                raise RuntimeError("an empty file")
+            await library.close(file)
+
+    await asyncio.gather(*[worker() for _ in range(at_once)])
 
 
 async def _sequentially(library: Library, path: Path) -> None:
@@ -265,10 +286,22 @@ def _ticking(
     }
 
 
+# name -> size of each file, and how many are read at a time
+WHOLE = {
+    "whole4k_1": (BLOCK_BYTES, 1),
+    "whole4k_16": (BLOCK_BYTES, 16),
+    "whole1m_1": (MIB, 1),
+    "whole1m_16": (MIB, 16),
+}
+
 # name -> operations per repetition
 FILES = {
     "read4k_1": 3000,
     "read4k_64": 6000,
+    "whole4k_1": 1000,
+    "whole4k_16": 1000,
+    "whole1m_1": 200,
+    "whole1m_16": 200,
     "read_files": 1000,
     "write_files": 1000,
     "read_files_1cpu": 1000,
@@ -296,6 +329,10 @@ def measure_files(loop_name: str, case: str, scale: float) -> dict[str, float]:
             _fill(big, READ_FROM_MIB)
             depth = int(case.rpartition("_")[2])
             return _repeated(loop, n, lambda: _read_randomly(library, big, n, depth))
+        if case in WHOLE:
+            size_bytes, at_once = WHOLE[case]
+            paths = _make_files(folder, n, size_bytes)
+            return _repeated(loop, n, lambda: _whole_files(library, paths, at_once))
         if case.startswith(("read_files", "write_files")):
             return _many_files(loop, library, folder, n, case.startswith("write"))
         if case == "ticker_fsync":
