@@ -115,26 +115,21 @@ def test_a_method_that_a_program_puts_into_asyncios_class_is_used(loop, monkeypa
     assert len(seen) == 1
 
 
-def test_a_subclass_may_have_its_own(new_loop):
-    base = type(new_loop())
+def test_a_subclass_may_have_its_own(loop):
     names = []
 
-    class Own(base):
+    class Own(type(loop)):
         def create_task(self, coro, **keywords):
             names.append(keywords)
             return super().create_task(coro, **keywords)
 
-    loop = Own()
-    try:
+    async def main():
+        return await asyncio.create_task(value()), await loop.create_task(value(), name="own")
 
-        async def main():
-            return await asyncio.create_task(value()), await loop.create_task(value(), name="own")
-
-        assert loop.run_until_complete(main()) == ("outside", "outside")
-        assert names[-1] == {"name": "own"}
-        assert len(names) == 3
-    finally:
-        loop.close()
+    loop.__class__ = Own
+    assert loop.run_until_complete(main()) == ("outside", "outside")
+    assert names[-1] == {"name": "own"}
+    assert len(names) == 3
 
 
 def test_in_debug_mode_the_trace_ends_at_the_caller(loop):
