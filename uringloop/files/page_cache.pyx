@@ -126,7 +126,7 @@ cdef class CachedReads:
     def read(self, int fd, Py_ssize_t count, int64_t offset):
         """Read from a regular file. Returns: bytes, fewer at the end of the file; or a Block with what could be read.
 
-        Such a block is for the backend's read_on().
+        Such a block is for the backend's fill().
         """
         cdef Block block = Block.__new__(Block, count)
         if self.fill(fd, block, offset, False) == IS_DONE:

@@ -731,6 +731,8 @@ cdef tuple names_for_task(PyObject *names):
         return task_names
     if names == known_task_names:
         return task_names_after_known
+    if PyTuple_GET_SIZE(<tuple>names) > 2:
+        return None
     for one in <tuple>names:
         if one not in ("name", "context"):
             return None
@@ -745,6 +747,7 @@ cdef tuple names_for_task(PyObject *names):
 cdef object fast_create_task(LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):
     cdef PyObject *passed[4]
     cdef tuple all_names = None
+    cdef Py_ssize_t i
     if (n_args == 1 and not loop.is_debug and not loop.is_loop_closed and (<object>loop)._task_factory is None
             and tasks.Task is task_class and is_asyncios_create_task()):
         all_names = names_for_task(names)
@@ -752,9 +755,8 @@ cdef object fast_create_task(LoopCore loop, PyObject **args, Py_ssize_t n_args, 
         return call_slowly(base_class.create_task, loop, args, n_args, names)
     passed[0] = args[0]
     passed[1] = <PyObject *>loop
-    if names != NULL:
-        passed[2] = args[1]
-        passed[3] = args[2] if PyTuple_GET_SIZE(<tuple>names) == 2 else NULL
+    for i in range(PyTuple_GET_SIZE(all_names) - 1):  # the caller's: none, one or two
+        passed[2 + i] = args[1 + i]
     return PyObject_Vectorcall(task_class, passed, 1, <PyObject *>all_names)
 
 
