@@ -23,9 +23,10 @@ class Case:
     """One case to measure.
 
     kind: "traffic" (a server and the C client), "app" (an application and its load) or "micro" (one process).
-    style: "protocol", "streams", "tls" (a protocol on TLS), "heap" (see heap.py), "datagram" or "websocket".
-    mode: "echo", "churn", "datagram" or "open", see loadgen.c.
+    style: a style of server.py, or "websocket".
+    mode: "echo", "churn", "datagram", "open" or "fanout", see loadgen.c.
     window: messages that each connection keeps in flight.
+    n_idle, n_slow: connections beside the measured ones, see loadgen_crowd.h.
     is_unix: UNIX socket instead of TCP.
     offered_share: of the baseline's maximum, in the open mode.
     rate_per_s: what the open mode offers; the runner derives it from the baseline's maximum.
@@ -40,6 +41,8 @@ class Case:
     n_connections: int = 1
     size_bytes: int = 1024
     window: int = 1
+    n_idle: int = 0
+    n_slow: int = 0
     offered_share: float = 0.7
     rate_per_s: float | None = None
     only: str | None = None
@@ -81,11 +84,23 @@ CASES: tuple[Case, ...] = (
         for size, size_bytes in (("64B", 64), ("1200B", 1200))
         for name, window, n in (("window1", 1, 1), ("window64", 64, 1), ("100peers", 2, 100))
     ),
+    *(Case(f"pipelined/protocol/1KiB/{n}", "traffic", n_connections=n, window=16) for n in (1, 10, 100)),
+    *(Case(f"sock/1KiB/{n}", "traffic", style="sock", n_connections=n) for n in (1, 10, 100)),
     *(
         Case(f"churn/{where}/1KiB/{n}", "traffic", mode="churn", is_unix=where == "unix", n_connections=n)
-        for where in ("tcp", "unix")
+        for where, connections in (("tcp", CONNECTIONS), ("unix", (1, 10, 100)))
+        for n in connections
+    ),
+    *(
+        Case(f"handshakes/tls/{n}", "traffic", style="tls", mode="churn", n_connections=n)
         for n in (1, 10, 100)
     ),
+    Case("fanout/1KiB/1000", "traffic", style="fanout", mode="fanout", n_connections=1000),
+    *(
+        Case(f"slow/{name}/1KiB/10", "traffic", style=style, n_connections=10, n_slow=100)
+        for name, style in (("protocol", "patient"), ("streams", "streams"))
+    ),
+    *(Case(f"idle/10000/1KiB/{n}", "traffic", n_connections=n, n_idle=10_000 - n) for n in (1, 100)),
     *(
         Case(f"tail/{name}/1KiB/{n}", "traffic", style=style, mode="open", is_unix=is_unix, n_connections=n)
         for name, style, is_unix, connections in (

@@ -26,6 +26,7 @@ from benchmarks.machine import (
     child_environment,
     children_cpu_ns,
     congestion_control,
+    peak_rss_mib,
     process_cpu_ns,
     say,
     settle_in,
@@ -47,7 +48,7 @@ class SampleFailed(Exception):
 
 def build_loadgen() -> Path:
     """Compile the client at first use. On epoll it would be near its own limit; without OpenSSL it has no TLS."""
-    parts = ("options", "datagram", "open", "ring", "tls", "websocket")
+    parts = ("options", "crowd", "datagram", "fanout", "handshakes", "open", "ring", "tls", "websocket")
     headers = [PACKAGE / f"loadgen_{part}.h" for part in parts]
     flags = liburing_flags() + library_flags("openssl", "WITH_OPENSSL")
     return build("loadgen", PACKAGE / "loadgen.c", headers, flags)
@@ -135,7 +136,7 @@ def run_client(case: Case, arguments: list[str], seconds: float, warmup_s: float
     """The load client's result, from a server that listens where *arguments* say."""
     command = [os.fspath(build_loadgen()), "-m", case.mode, "-n", str(case.n_connections)]
     command += ["-s", str(case.size_bytes), "-t", str(seconds), "-w", str(warmup_s), *arguments]
-    command += ["-d", str(case.window)]
+    command += ["-d", str(case.window), "-i", str(case.n_idle), "-l", str(case.n_slow)]
     command += ["-C", congestion_control()]
     command += ["-r", str(case.rate_per_s)] if case.rate_per_s else []
     command += ["-T"] if case.style == "tls" else []
@@ -175,6 +176,7 @@ def measure(case: Case, loop: str, seconds: float, warmup_s: float, cpus: tuple[
         raw = run_client(case, [*where, "-P", str(pid)], seconds, warmup_s, cpus[1])
         elapsed_ns = time.monotonic_ns() - begin_ns
         others_ns = (busy_cpu_ns(cpus) - busy_ns) - (our_cpu_ns() - ours_ns)
+        peak = {"rss_mib": peak_rss_mib(pid)} if case.n_idle or case.n_slow else {}
     n = raw["messages"]
     return {
         "messages": n,
@@ -182,6 +184,7 @@ def measure(case: Case, loop: str, seconds: float, warmup_s: float, cpus: tuple[
         "cpu_ns": raw["server_cpu_ns"] / n,
         **{key: value for key, value in raw.items() if key in LATENCY_KEYS},
         **({"offered_per_s": case.rate_per_s} if case.rate_per_s else {}),
+        **peak,
         "server_busy": raw["server_cpu_ns"] / raw["elapsed_ns"],
         "client_busy": raw["client_cpu_ns"] / raw["elapsed_ns"],
         "others_busy": max(0.0, others_ns / elapsed_ns),

@@ -15,7 +15,7 @@ from benchmarks.loops import BASELINE, COLLECTING, IN_GLIB, LIMITS
 OURS = ("uringloop", "uringloop-epoll", BASELINE, *LIMITS)
 PEERS = ("asyncio", "rloop", "zuvloop", "rsloop", "blazio", "loopmini", "talyn", "wreath")
 COMPARED = ("echo/*/1KiB/*", "echo/protocol/16KiB/100", "datagram/*", "churn/*", "micro/*", "lifecycle/*")
-COMPARED += ("imports/*", "tail/*")
+COMPARED += ("imports/*", "tail/*", "pipelined/*", "sock/*", "handshakes/*", "fanout/*", "slow/*", "idle/*")
 # Adaptive polling by its limit: what polling_plot.py draws.
 SWEEP_NS = (5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000)
 SWEEP = tuple(f"uringloop-polling:{limit_ns}" for limit_ns in SWEEP_NS)

@@ -5,16 +5,19 @@
  * every loop under test. Its result is one line of JSON on stdout.
  *
  *   loadgen (-p PORT | -x PATH) [-n CONNECTIONS] [-s SIZE_BYTES] [-d DEPTH] [-t SECONDS] [-w WARMUP_SECONDS]
- *           [-m echo|churn|datagram|open] [-r RATE] [-T] [-W] [-C ALGORITHM] [-P SERVER_PID] [-S]
+ *           [-m echo|churn|datagram|open|fanout] [-r RATE] [-i IDLE] [-l SLOW] [-T] [-W] [-C ALGORITHM]
+ *           [-P SERVER_PID] [-S]
  *
  * echo:  N connections, each keeps DEPTH messages of SIZE bytes in flight all the time.
  * churn: N slots, each repeats connect, send SIZE bytes, receive them back, shutdown, wait for EOF, close. One
  *        "message" is one such cycle.
  * datagram: like echo, with datagrams to PORT (loadgen_datagram.h).
  * open:  like echo, but messages are sent at scheduled times, RATE per second in all (loadgen_open.h).
+ * fanout: the first connection sends, the server writes to all of them (loadgen_fanout.h).
  *
- * -T: TLS, in the modes echo and open (loadgen_tls.h).
- * -W: WebSocket messages of SIZE bytes, in the same modes (loadgen_websocket.h).
+ * -T: TLS, in the modes echo and open (loadgen_tls.h) and churn (loadgen_handshakes.h).
+ * -W: WebSocket messages of SIZE bytes, in the modes echo and open (loadgen_websocket.h).
+ * -i, -l: so many idle connections, or slow readers, beside the N of the echo mode (loadgen_crowd.h).
  * -C: the client's TCP congestion control, instead of the system's default.
  * -P: the client itself reads the CPU clock of the server process (all its threads) when the measured window
  *     begins and ends. No other process could do that at the right times, and the server is not disturbed. The kernel
@@ -62,7 +65,7 @@
 
 #include "loadgen_options.h"
 
-enum state { CONNECTING, ECHOING, AWAITING_EOF };
+enum state { CONNECTING, HANDSHAKING, ECHOING, AWAITING_EOF };
 
 struct connection {
     int fd;
@@ -77,7 +80,7 @@ struct connection {
 };
 
 static int epoll_fd;
-static char *pattern; /* two periods of the message, so that any window of one message is contiguous */
+static char *pattern; /* one period of the message more than a send has, so that what it sends is contiguous */
 static char *answer;  /* the same of its answer: the pattern itself, except in WebSockets */
 static char *receive_buffer;
 static int is_measuring, has_begun;
@@ -298,8 +301,11 @@ static void bind_next_source(int fd)
         die("bind");
 }
 
-/* Returns 0, or -1 with errno; if a UNIX listener's backlog is full, EAGAIN on a non-blocking socket. */
-static int start_connect(struct connection *c, int flags)
+/*
+ * receive_bytes: the socket's receive buffer, 0 for the system's.
+ * Returns 0, or -1 with errno; if a UNIX listener's backlog is full, EAGAIN on a non-blocking socket.
+ */
+static int start_connect(struct connection *c, int flags, int receive_bytes)
 {
     int one = 1;
 
@@ -319,7 +325,9 @@ static int start_connect(struct connection *c, int flags)
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (opt.congestion)
         setsockopt(c->fd, IPPROTO_TCP, TCP_CONGESTION, opt.congestion, strlen(opt.congestion));
-    if (opt.is_churn)
+    if (receive_bytes && setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes) < 0)
+        die("SO_RCVBUF");
+    if (opt.is_churn || opt.n_idle)
         bind_next_source(c->fd);
     return connect(c->fd, (struct sockaddr *)&peer, sizeof peer);
 }
@@ -369,7 +377,7 @@ static const char *next_piece(struct connection *c, size_t *n)
 {
     if (opt.is_tls)
         return tls_piece(c, n);
-    *n = opt.size_bytes - c->send_offset;
+    *n = opt.send_bytes - c->send_offset;
     if (*n > c->to_send)
         *n = c->to_send;
     return pattern + c->send_offset;
@@ -424,19 +432,38 @@ static ssize_t receive(struct connection *c)
     return n;
 }
 
-/* --- the two modes --- */
+/* --- the modes --- */
+
+/* Receives; returns how many messages are complete. */
+static unsigned receive_messages(struct connection *c)
+{
+    ssize_t n = receive(c);
+
+    if (n == 0) {
+        errno = 0;
+        die("the server closed a connection");
+    }
+    return n > 0 ? received(c, receive_buffer, (size_t)n) : 0;
+}
+
+#include "loadgen_crowd.h"
+#include "loadgen_fanout.h"
 
 static void connect_all_blocking(struct connection *all)
 {
     for (int i = 0; i < opt.n_connections; i++) {
         struct connection *c = &all[i];
-        if (start_connect(c, 0) < 0)
+        if (start_connect(c, 0, 0) < 0)
             die("connect %d of %d", i + 1, opt.n_connections);
         c->state = ECHOING;
         if (opt.is_tls)
             tls_connect(c);
         if (opt.is_websocket)
             websocket_connect(c);
+        if (opt.is_fanout)
+            fanout_connect(c);
+        if (opt.n_idle || opt.n_slow)
+            crowd_echo(c->fd);
         if (!is_on_ring)
             set_interest(c, EPOLL_CTL_ADD, EPOLLIN);
     }
@@ -446,20 +473,14 @@ static void connect_all_blocking(struct connection *all)
 static void echo_event(struct connection *c, uint32_t events)
 {
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
-        ssize_t n = receive(c);
-        if (n == 0) {
-            errno = 0;
-            die("the server closed a connection");
-        }
-        if (n > 0) {
-            unsigned n_complete = received(c, receive_buffer, (size_t)n);
-            uint64_t t = n_complete ? now_ns() : 0;
-            while (n_complete--) {
-                count_message(c->sent_ns[c->head], t);
-                c->head = (c->head + 1) % opt.depth;
-                if (!opt.is_open)
-                    begin_message(c, t);
-            }
+        unsigned n_complete = receive_messages(c);
+        uint64_t t = n_complete ? now_ns() : 0;
+
+        while (n_complete--) {
+            count_message(c->sent_ns[c->head], t);
+            c->head = (c->head + 1) % opt.depth;
+            if (!opt.is_open)
+                begin_message(c, t);
         }
     }
     if (c->to_send && (!c->wants_out || (events & EPOLLOUT)))
@@ -472,7 +493,7 @@ static void churn_start(struct connection *c)
     c->head = c->tail = 0;
     c->state = CONNECTING;
     begin_message(c, now_ns());
-    for (int tries = 0; start_connect(c, SOCK_NONBLOCK) < 0 && errno != EINPROGRESS; tries++) {
+    for (int tries = 0; start_connect(c, SOCK_NONBLOCK, 0) < 0 && errno != EINPROGRESS; tries++) {
         /* A full UNIX backlog: the server needs time, and waiting is part of this cycle's latency. */
         if (errno != EAGAIN || tries > 20000)
             die("connect");
@@ -483,19 +504,36 @@ static void churn_start(struct connection *c)
     set_interest(c, EPOLL_CTL_ADD, EPOLLIN | EPOLLOUT);
 }
 
+static void churn_connected(struct connection *c)
+{
+    int error = 0;
+    socklen_t length = sizeof error;
+
+    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0 || error) {
+        errno = error;
+        die("connect");
+    }
+    c->state = ECHOING;
+}
+
+/* At EOF: the next cycle. */
+static void churn_ended(struct connection *c)
+{
+    if (c->state != AWAITING_EOF) {
+        errno = 0;
+        die("the server closed a connection before it had echoed everything");
+    }
+    count_message(c->sent_ns[0], now_ns());
+    close(c->fd);
+    churn_start(c);
+}
+
 static void churn_event(struct connection *c, uint32_t events)
 {
     ssize_t n;
 
-    if (c->state == CONNECTING) {
-        int error = 0;
-        socklen_t length = sizeof error;
-        if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0 || error) {
-            errno = error;
-            die("connect");
-        }
-        c->state = ECHOING;
-    }
+    if (c->state == CONNECTING)
+        churn_connected(c);
     if (c->to_send && (events & EPOLLOUT))
         send_more(c);
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)) || (n = receive(c)) < 0)
@@ -508,17 +546,16 @@ static void churn_event(struct connection *c, uint32_t events)
         }
         return;
     }
-    if (c->state != AWAITING_EOF) {
-        errno = 0;
-        die("the server closed a connection before it had echoed everything");
-    }
-    count_message(c->sent_ns[0], now_ns());
-    close(c->fd);
-    churn_start(c);
+    churn_ended(c);
 }
 
 #include "loadgen_datagram.h"
 #include "loadgen_open.h"
+#ifdef WITH_OPENSSL
+#include "loadgen_handshakes.h"
+#else
+static void handshake_event(struct connection *c, uint32_t events) { (void)c; (void)events; }
+#endif
 #ifdef WITH_LIBURING
 #include "loadgen_ring.h"
 #endif
@@ -529,8 +566,15 @@ static void run(struct connection *all)
     uint64_t start_ns = now_ns();
     uint64_t window_ns = start_ns + (uint64_t)(opt.warmup_seconds * 1e9);
     uint64_t stop_ns = window_ns + (uint64_t)(opt.seconds * 1e9);
+    void (*handle)(struct connection *, uint32_t) = echo_event;
 
-    for (int i = 0; i < opt.n_connections; i++) {
+    if (opt.is_churn)
+        handle = opt.is_tls ? handshake_event : churn_event;
+    if (opt.is_fanout) {
+        handle = fanout_event;
+        fanout_start(all);
+    }
+    for (int i = 0; i < opt.n_connections && !opt.is_fanout; i++) {
         if (opt.is_churn) {
             churn_start(&all[i]);
             continue;
@@ -540,7 +584,7 @@ static void run(struct connection *all)
         send_more(&all[i]);
     }
     for (;;) {
-        int n = epoll_wait(epoll_fd, events, MAX_EVENTS, 100);
+        int n = epoll_wait(epoll_fd, events, MAX_EVENTS, opt.n_slow ? 1 : 100);
         uint64_t t = now_ns();
         if (n < 0 && errno != EINTR)
             die("epoll_wait");
@@ -549,7 +593,8 @@ static void run(struct connection *all)
         if (t >= stop_ns)
             break;
         for (int i = 0; i < n; i++)
-            (opt.is_churn ? churn_event : echo_event)(events[i].data.ptr, events[i].events);
+            handle(events[i].data.ptr, events[i].events);
+        slow_turns(t);
     }
     end_window();
 }
@@ -593,24 +638,26 @@ int main(int argc, char **argv)
         die("clock_getcpuclockid(%d)", (int)opt.server_pid);
     if (opt.count_syscalls)
         open_syscall_counters();
-    pattern = malloc(2 * opt.size_bytes);
+    pattern = malloc(opt.send_bytes + opt.size_bytes);
     receive_buffer = malloc(RECEIVE_BYTES);
     all = calloc((size_t)opt.n_connections, sizeof *all);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (!pattern || !receive_buffer || !all || epoll_fd < 0)
         die("set-up");
-    for (size_t i = 0; i < 2 * opt.size_bytes; i++)
+    for (size_t i = 0; i < opt.send_bytes + opt.size_bytes; i++)
         pattern[i] = (char)((i % opt.size_bytes) * 131 >> 3);
     answer = opt.is_websocket ? websocket_frames() : pattern;
     for (int i = 0; i < opt.n_connections; i++)
         if (!(all[i].sent_ns = calloc(opt.depth, sizeof(uint64_t))))
             die("set-up");
 #ifdef WITH_LIBURING
-    is_on_ring = !opt.is_churn && !opt.is_datagram && !opt.is_open && opt.size_bytes <= RING_LARGEST_BYTES
-                 && opt.n_connections >= RING_CONNECTIONS;
+    is_on_ring = !opt.is_churn && !opt.is_datagram && !opt.is_open && !opt.is_fanout && opt.size_bytes <= RING_LARGEST_BYTES
+                 && opt.n_connections >= RING_CONNECTIONS && opt.depth == 1 && !opt.n_slow;
 #endif
-    if (!opt.is_churn && !opt.is_datagram)
+    if (!opt.is_churn && !opt.is_datagram) {
+        crowd_connect();
         connect_all_blocking(all);
+    }
     if (opt.is_datagram) {
         run_datagrams(all);
         print_result();

@@ -4,12 +4,13 @@
 static struct {
     int port;
     const char *path;
-    int n_connections;
+    int n_connections, n_idle, n_slow;
     size_t size_bytes;
+    size_t send_bytes;   /* the most in one send: in the echo mode over TCP or UNIX sockets, all that may be in flight */
     size_t answer_bytes; /* of the answer to a message: the same, except in WebSockets */
     unsigned depth;
     double seconds, warmup_seconds, rate_per_s;
-    int is_churn, is_datagram, is_open, is_tls, is_websocket, count_syscalls;
+    int is_churn, is_datagram, is_open, is_fanout, is_tls, is_websocket, count_syscalls;
     pid_t server_pid;
     const char *congestion; /* TCP congestion control, or NULL for the system's own */
 } opt = {.n_connections = 1, .size_bytes = 1024, .depth = 1, .seconds = 1, .warmup_seconds = 0.3};
@@ -35,7 +36,7 @@ static void parse(int argc, char **argv)
 {
     int option;
 
-    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:r:P:C:STW")) != -1) {
+    while ((option = getopt(argc, argv, "p:x:n:s:d:t:w:m:r:i:l:P:C:STW")) != -1) {
         switch (option) {
         case 'p': opt.port = atoi(optarg); break;
         case 'x': opt.path = optarg; break;
@@ -48,8 +49,11 @@ static void parse(int argc, char **argv)
             opt.is_churn = !strcmp(optarg, "churn");
             opt.is_datagram = !strcmp(optarg, "datagram");
             opt.is_open = !strcmp(optarg, "open");
+            opt.is_fanout = !strcmp(optarg, "fanout");
             break;
         case 'r': opt.rate_per_s = atof(optarg); break;
+        case 'i': opt.n_idle = atoi(optarg); break;
+        case 'l': opt.n_slow = atoi(optarg); break;
         case 'P': opt.server_pid = atoi(optarg); break;
         case 'C': opt.congestion = optarg; break;
         case 'T': opt.is_tls = 1; break;
@@ -63,8 +67,10 @@ static void parse(int argc, char **argv)
         die("needs -p or -x, and positive -n, -s, -d, -t");
     if (opt.count_syscalls && !opt.server_pid)
         die("-S needs -P");
-    if (opt.is_tls && opt.is_churn)
-        die("TLS is for echo only");
+    if (opt.is_tls && (opt.is_datagram || opt.is_fanout))
+        die("TLS is for the modes echo, open and churn");
+    if ((opt.n_idle || opt.n_slow) && (opt.is_churn || opt.is_datagram || opt.is_tls || opt.is_websocket))
+        die("-i and -l are for echo over TCP or UNIX sockets");
 #ifndef WITH_OPENSSL
     if (opt.is_tls)
         die("built without OpenSSL's headers (libssl-dev)");
@@ -76,8 +82,9 @@ static void parse(int argc, char **argv)
     opt.answer_bytes = opt.size_bytes;
     if (opt.is_websocket)
         websocket_sizes();
-    if (opt.is_churn)
+    if (opt.is_churn || opt.is_fanout)
         opt.depth = 1;
+    opt.send_bytes = opt.size_bytes * (opt.is_open || opt.is_datagram ? 1 : opt.depth);
     if (opt.is_open)
         opt.depth = OPEN_DEPTH;
 }

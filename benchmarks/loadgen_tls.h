@@ -1,5 +1,5 @@
 /*
- * TLS for the load client's echo mode, included by loadgen.c if OpenSSL's headers are installed.
+ * TLS for the load client's modes echo and open, included by loadgen.c if OpenSSL's headers are installed.
  *
  * It uses memory BIOs, so that both ways of moving bytes (epoll and io_uring) need no change: ciphertext replaces the
  * pattern.  A message is encrypted right before it is sent, one at a time per connection.
@@ -34,8 +34,8 @@ static void tls_die(const char *what)
     die("TLS: %s", what);
 }
 
-/* On a connected, blocking socket; afterwards the session is on memory BIOs. */
-static void tls_connect(struct connection *c)
+/* A session without a transport. */
+static void tls_new(struct connection *c)
 {
     struct tls *tls = calloc(1, sizeof *tls);
 
@@ -43,16 +43,38 @@ static void tls_connect(struct connection *c)
         tls_die("no context");
     SSL_CTX_set_min_proto_version(tls_context, TLS1_3_VERSION);
     SSL_CTX_set_verify(tls_context, SSL_VERIFY_NONE, NULL); /* a benchmark has no secrets */
-    if (!tls || !(tls->ssl = SSL_new(tls_context)) || !SSL_set_fd(tls->ssl, c->fd))
+    if (!tls || !(tls->ssl = SSL_new(tls_context)))
         tls_die("no session");
-    if (SSL_connect(tls->ssl) != 1)
-        tls_die("handshake");
+    c->tls = tls;
+}
+
+static void tls_on_memory(struct connection *c)
+{
+    struct tls *tls = c->tls;
+
     tls->incoming = BIO_new(BIO_s_mem());
     tls->outgoing = BIO_new(BIO_s_mem());
     if (!tls->incoming || !tls->outgoing)
         tls_die("no BIO");
     SSL_set_bio(tls->ssl, tls->incoming, tls->outgoing);
-    c->tls = tls;
+}
+
+static void tls_free(struct connection *c)
+{
+    SSL_free(c->tls->ssl);
+    free(c->tls);
+    c->tls = NULL;
+}
+
+/* On a connected, blocking socket; afterwards the session is on memory BIOs. */
+static void tls_connect(struct connection *c)
+{
+    tls_new(c);
+    if (!SSL_set_fd(c->tls->ssl, c->fd))
+        tls_die("no session");
+    if (SSL_connect(c->tls->ssl) != 1)
+        tls_die("handshake");
+    tls_on_memory(c);
 }
 
 /* What to send of the current message, encrypting it first if it is a new one. */

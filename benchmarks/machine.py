@@ -108,6 +108,12 @@ def process_cpu_ns(pid: int) -> int:
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
+def peak_rss_mib(pid: int) -> float:
+    """The most memory that *pid* has had resident so far."""
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found.group(1)) / 1024 if found else 0.0
+
+
 def mount_tracefs() -> None:
     """Mount tracefs, as perf does: counting system calls needs the id of a tracepoint, and mounting needs root."""
     if os.geteuid() == 0 and not os.path.exists("/sys/kernel/tracing/events"):

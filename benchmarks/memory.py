@@ -7,6 +7,7 @@ loopback, and answers one message on each.  Figures per connection, of the serve
    `young_bytes`: the same before the collection, with what waits for it.
  * `kernel_bytes`: growth of `Slab` in /proc/meminfo: sockets, files and requests, both ends of the connections, which
    cost the same on each loop.
+ * `still_us`: CPU time of the process in a second in which nothing happens on them, in us.
 
 And of the process, in MiB more than before the first connection:
 
@@ -42,6 +43,7 @@ COLUMNS = {
     "idle_bytes": "idle B",
     "young_bytes": "uncollected B",
     "kernel_bytes": "kernel B",
+    "still_us": "CPU us of an idle second",
     "peak_mib": "peak MiB",
     "closed_mib": "closed MiB",
     "stays_mib": "stays MiB",
@@ -229,6 +231,9 @@ async def _measure(remote: _Remote, n: int) -> dict[str, float]:
     gc.collect()
     figures["idle_bytes"] = (_private_bytes() - private) / n
     figures["kernel_bytes"] = 1024 * (_kib("/proc/meminfo", "Slab") - slab) / n
+    cpu_ns = time.process_time_ns()
+    await asyncio.sleep(1)
+    figures["still_us"] = (time.process_time_ns() - cpu_ns) / 1000
     await remote.order("close")
     await _all_closed()
     figures["closed_mib"] = (_private_bytes() - private) / MIB

@@ -16,8 +16,15 @@ _TITLES = {
     "echo/unix": "Echo over a UNIX socket, `asyncio.Protocol`",
     "echo/tls": "Echo over TLS, `asyncio.Protocol`",
     "datagram": "Echo of datagrams over UDP, `asyncio.DatagramProtocol`",
+    "pipelined/protocol": "Echo over TCP with 16 messages in flight on each connection, `asyncio.Protocol`",
+    "sock": "Echo over TCP by `loop.sock_recv_into` and `loop.sock_sendall`",
     "churn/tcp": "Connect, echo, close over TCP",
     "churn/unix": "Connect, echo, close over a UNIX socket",
+    "handshakes": "Connect, handshake, echo, close over TLS",
+    "fanout": "One message to 1,000 connections; per delivery",
+    "slow/protocol": "Echo beside 100 slow readers, `asyncio.Protocol` with flow control",
+    "slow/streams": "Echo beside 100 slow readers, asyncio streams",
+    "idle/10000": "Echo with 10,000 connections, of which the others are idle, `asyncio.Protocol`",
     **{
         f"tail/{name}": f"Latency at 70 % of the baseline's maximum, {what}"
         for name, what in (
@@ -64,7 +71,9 @@ def _failed(row: Row, n_columns: int) -> list[str]:
 def _traffic_table(group: list[Row], baseline: str) -> list[str]:
     head = ["case", "loop", f"CPU vs {baseline}", f"rate vs {baseline}", "CPU us", "per second"]
     has_limit = any(row.share for row in group)
-    head += ["share of the limit"] * has_limit + ["p50 us", "p99 us", "system calls", "busy %"]
+    has_memory = any("rss_mib" in row.values for row in group)
+    head += ["share of the limit"] * has_limit + ["p50 us", "p99 us"] + ["peak RSS MiB"] * has_memory
+    head += ["system calls", "busy %"]
     lines = []
     for row in group:
         if not row.n_samples:
@@ -81,6 +90,7 @@ def _traffic_table(group: list[Row], baseline: str) -> list[str]:
                 f"{value['rate']:,.0f}",
                 *[str(row.share or "-")] * has_limit,
                 *(f"{value[key]:,.0f}" if key in value else "-" for key in ("p50_us", "p99_us")),
+                *[f"{value.get('rss_mib', 0):,.0f}"] * has_memory,
                 "-" if row.syscalls is None else f"{row.syscalls:.2f}",
                 f"{100 * value['server_busy']:.0f}/{100 * value['client_busy']:.0f}",
             ]

@@ -126,7 +126,10 @@ def test_the_choices_of_a_server_can_be_named():
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
-@pytest.mark.parametrize("name", ["echo/protocol/1KiB/10", "echo/unix/128KiB/10", "churn/tcp/1KiB/10"])
+@pytest.mark.parametrize(
+    "name",
+    ["echo/protocol/1KiB/10", "echo/unix/128KiB/10", "churn/tcp/1KiB/10", "pipelined/protocol/1KiB/10"],
+)
 @pytest.mark.parametrize(
     "loop",
     [
@@ -175,17 +178,52 @@ def test_the_open_mode_sends_at_its_rate():
     assert found["p50_us"] <= found["p90_us"] <= found["p99_us"] <= found["p999_us"]
 
 
-@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
-def test_the_open_mode_waits_for_encrypted_answers():
-    """After the window, too: the client stops decrypting when it begins. The rate leaves a backlog at its end."""
-    case = replace(BY_NAME["tail/tls/1KiB/100"], rate_per_s=20_000, n_connections=4)
+def measured_on_asyncio(case):
     try:
-        found = client.measure(case, "asyncio", 0.1, 0.1, choose_cpus())
+        return client.measure(case, "asyncio", 0.1, 0.1, choose_cpus())
     except client.SampleFailed as failure:
         if "built without OpenSSL" in str(failure):
             pytest.skip(str(failure))
         raise
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_the_open_mode_waits_for_encrypted_answers():
+    """After the window, too: the client stops decrypting when it begins. The rate leaves a backlog at its end."""
+    case = replace(BY_NAME["tail/tls/1KiB/100"], rate_per_s=20_000, n_connections=4)
+    assert measured_on_asyncio(case)["messages"] > 0
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.parametrize("name", ["sock/1KiB/10", "handshakes/tls/10", "pipelined/protocol/1KiB/100"])
+def test_a_server_of_this_style_is_measured(name):
+    """The client compares what it gets in the warm-up, and fails at a connection that ends early."""
+    found = measured_on_asyncio(BY_NAME[name])
+    assert 0 < found["p50_us"] <= found["p99_us"]
+    assert "rss_mib" not in found
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_a_message_of_the_fanout_reaches_all():
+    """The second is sent when all have the first, so there are about as many deliveries for each connection."""
+    found = measured_on_asyncio(replace(BY_NAME["fanout/1KiB/1000"], n_connections=20))
+    assert found["messages"] >= 20
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.parametrize("name", ["slow/protocol/1KiB/10", "slow/streams/1KiB/10", "idle/10000/1KiB/1"])
+def test_connections_beside_the_measured_ones_do_not_count(name):
+    case = replace(BY_NAME[name], n_connections=1, n_slow=min(3, BY_NAME[name].n_slow), n_idle=5)
+    found = measured_on_asyncio(case)
     assert found["messages"] > 0
+    assert found["rss_mib"] > 1
+
+
+def test_the_report_has_the_memory_of_cases_that_measure_it():
+    document = document_of([{"uringloop": sample(4, rss_mib=56.4)}])
+    document["cases"][0]["name"] = "slow/protocol/1KiB/10"
+    assert "|           56 |" in report.markdown(document)
+    assert "RSS" not in report.markdown(document_of([{"uringloop": sample(4)}]))
 
 
 def test_each_case_of_the_plan_has_loops_that_it_is_for():
