@@ -64,13 +64,9 @@ class ServeMixin(LoopPart):
     """The part of Loop that makes transports and accepts connections."""
 
     _accepted = incoming.accepted
-    _attach = incoming.attach_transport
     _detach = incoming.detach_transport
     _prepare_transport = incoming.prepare_transport
-    _serve = incoming.serve
     _serve_later = incoming.serve_later
-    _serve_soon = incoming.serve_soon
-    _transport_closed = incoming.transport_closed
 
     # -- sockets that the program made: it may still use them, also through an fd or an earlier duplicate -----------
 

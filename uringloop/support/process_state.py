@@ -305,6 +305,13 @@ STATE = (
         Guard.GIL,
     ),
     State(
+        "transports/stream/transport.pyx",
+        ("server_tag",),
+        "the version of asyncio.Server whose methods were its own",
+        "any thread whose loop serves",
+        Guard.GIL,
+    ),
+    State(
         "eventloop/lost_tasks.pyx",
         ("is_explored", "some_wakeup", "step_type", "context_word"),
         "what C tasks have and do not show; found with a task made for it",
@@ -494,6 +501,12 @@ COPIED_NAMES = (
         ("_buffered_protocol", "_streams_protocol"),
         "asyncio: classes that decide how a protocol is called",
         _IGNORED,
+    ),
+    CopiedName(
+        "transports/stream/transport.pyx",
+        ("server_class", "server_methods"),
+        "asyncio.Server, and its methods that count connections",
+        _NOTICED,
     ),
     CopiedName(
         "transports/tls/protocol.pyx",

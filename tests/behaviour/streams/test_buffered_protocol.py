@@ -56,6 +56,37 @@ async def test_a_buffer_may_be_a_different_one_each_time():
         await sending
 
 
+class WithAClass:
+    """A proxy: all it has in common with BufferedProtocol is what `__class__` says."""
+
+    def __init__(self, protocol):
+        self.protocol = protocol
+
+    @property
+    def __class__(self):
+        return asyncio.BufferedProtocol
+
+    def __getattr__(self, name):
+        return getattr(self.protocol, name)
+
+
+class Answering(WithAClass):
+    __class__ = object
+
+    def __getattribute__(self, name):
+        return asyncio.BufferedProtocol if name == "__class__" else super().__getattribute__(name)
+
+
+@KINDS
+@pytest.mark.parametrize("proxy", [WithAClass, Answering])
+async def test_a_proxy_that_says_it_is_one_is_one(kind, proxy):
+    recorder = BufferedRecorder()
+    async with open_transport(proxy(recorder), kind=kind) as (_transport, _, peer):
+        peer.send(b"hello")
+        assert await recorder.received(5) == b"hello"
+        assert recorder.calls == ["connection_made", "buffer_updated"]
+
+
 @pytest.mark.parametrize("buffer", [b"", bytearray(), None, 5])
 async def test_a_bad_buffer_closes_the_connection_and_is_reported(buffer):
     loop = asyncio.get_running_loop()

@@ -143,6 +143,47 @@ async def test_wait_closed_waits_for_close_even_without_clients():
     await waiting
 
 
+async def serve_one(server, protocols):
+    """A client comes and goes."""
+    n_before = len(protocols)
+    _, client = await connect(server)
+    await until(lambda: len(protocols) > n_before and protocols[-1].connected.is_set())
+    client.transport.abort()
+    await protocols[-1].lost.wait()
+    await turns(3)
+
+
+@pytest.mark.parametrize("name", ["_attach", "_detach"])
+async def test_the_methods_with_which_a_server_counts_may_be_replaced(monkeypatch, name):
+    """Tools that count the connections of each server do that, also while it serves."""
+    server, protocols = await make()
+    await serve_one(server, protocols)
+    plain, calls = getattr(asyncio.Server, name), []
+    monkeypatch.setattr(asyncio.Server, name, lambda self, *args: calls.append(self) or plain(self, *args))
+    await serve_one(server, protocols)
+    assert set(calls) == {server}
+    monkeypatch.undo()
+    n_calls = len(calls)
+    await serve_one(server, protocols)
+    assert len(calls) == n_calls
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_closed_server_waits_for_its_last_connection():
+    server, protocols = await make()
+    clients = [await connect(server) for _ in range(2)]
+    await until(lambda: len(protocols) == 2 and protocols[1].connected.is_set())
+    waiting = asyncio.ensure_future(server.wait_closed())
+    await turns(1)  # in Python 3.11 it does not wait after close()
+    server.close()
+    for transport, _ in clients:
+        await turns(5)
+        assert not waiting.done()
+        transport.abort()
+    await waiting
+
+
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="close_clients is new in Python 3.13")
 async def test_close_clients_closes_but_sends_unsent_data():
     server, protocols = await make()

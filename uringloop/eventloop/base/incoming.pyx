@@ -11,9 +11,10 @@ from cpython.object cimport PyObject
 
 from ...support.errors cimport os_error
 from ...transports.stream.endpoint cimport Connection
-from ...transports.stream.transport cimport StreamTransport
+from ...transports.stream.transport cimport StreamTransport, attach_to, detach_from, replace_client
+from ...transports.stream.wire cimport Wire
+from .loop_core cimport LoopCore
 
-import asyncio
 from asyncio.log import logger
 
 from ...transports.plain import ORIGINAL, STREAM_METHODS, is_class_plain, is_plain
@@ -28,9 +29,19 @@ except ImportError:  # a build without liburing: no monitor has requests
 cdef extern from "../../support/type_tag.h":
     unsigned ul_tag_of(PyObject *type) noexcept
 
-# Since Python 3.13 a server knows its connections, before it only counts them.
-cdef bint KNOWS_CLIENTS = hasattr(asyncio.Server, "close_clients")
+cdef extern from *:
+    """
+    static PyObject *ul_new(PyObject *type, PyObject *no_arguments)
+    {
+        return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, no_arguments, NULL);
+    }
+    """
+    object ul_new(object type, tuple no_arguments)   # type.__new__(type), which looks for it in the class
+
 cdef object ACCEPTED_CLASS = _SelectorSocketTransport
+cdef object ring_wire_class = RingWire
+cdef object readiness_wire_class = ReadinessWire
+cdef tuple no_arguments = ()
 
 
 cdef class Listening:
@@ -79,39 +90,26 @@ cdef class Accepted:
 
     Its server counts it: it will be served even if the server is closed meanwhile, and wait_closed() waits for it.
     If serving it fails on the way, for lack of memory, it is closed and no longer counted.
-
-    Parameters:
-        loop: the one whose server accepted it.
-        connection: a Connection, or a socket.
-        extra: what get_extra_info() returns for a socket, a dict.
-        listening: the Listening that accepted it.
     """
 
     cdef object __weakref__
-    cdef object loop
-    cdef object connection
-    cdef object extra
+    cdef object connection             # a Connection, or a socket
+    cdef object extra                  # what get_extra_info() returns for a socket, a dict
     cdef object context                # a copy of the server's; None before Python 3.15
-    cdef Listening listening
+    cdef Listening listening           # that accepted it
     cdef bint is_counted
-
-    def __cinit__(self, loop, connection, extra, Listening listening not None):
-        self.loop = loop
-        self.connection = connection
-        self.extra = extra
-        self.listening = listening
 
     cdef int count(self) except -1:
         server = self.listening.server
         if server is not None:
-            attach(server, self)
+            attach_to(server, self)
             self.is_counted = True
         return 0
 
     cdef int uncount(self) except -1:
         if self.is_counted:
             self.is_counted = False
-            detach(self.listening.server, self)
+            detach_from(self.listening.server, self)
         return 0
 
     def __del__(self):
@@ -132,38 +130,12 @@ cdef class Accepted:
         self.close()
 
 
-cdef int attach(object server, object client) except -1:
-    if KNOWS_CLIENTS:
-        server._attach(client)
-    else:
-        server._attach()
-    return 0
-
-
-cdef int detach(object server, object client) except -1:
-    if KNOWS_CLIENTS:
-        server._detach(client)
-    else:
-        server._detach()
-    return 0
-
-
-def attach_transport(self, server, transport):
-    """The server counts the transport."""
-    attach(server, transport)
-
-
 def detach_transport(self, server, transport):
-    detach(server, transport)
+    """The server no longer counts the transport."""
+    detach_from(server, transport)
 
 
-def transport_closed(self, transport, server):
-    """connection_lost was called and the socket closed."""
-    if server is not None:
-        detach(server, transport)
-
-
-def accepted(self, connection, error, Listening listening not None):
+def accepted(LoopCore self not None, connection, error, Listening listening not None):
     """A new Connection, or an exception instead."""
     if error is not None:
         self._accept_failed(error, listening)
@@ -172,19 +144,24 @@ def accepted(self, connection, error, Listening listening not None):
     try:
         if (
             listening.sslcontext is not None and listening.sslcontext
-            or self._debug
+            or self.is_debug
             or not (<Connection?>connection).kind.is_known
             or not listening.has_plain_sockets()
         ):
             extra = {"peername": connection.peer(), "sockname": connection.name()}
             connection = connection.socket()
-        serve_later(self, connection, extra, listening)
+        begin_serving(self, connection, extra, listening)
     except BaseException:
         connection.close()
         raise
 
 
-def serve_later(self, connection, extra, Listening listening not None):
+def serve_later(LoopCore self not None, connection, extra, Listening listening not None):
+    """The same for a connection that is a socket."""
+    begin_serving(self, connection, extra, listening)
+
+
+cdef int begin_serving(LoopCore self, object connection, object extra, Listening listening) except -1:
     """The application is given the connection three turns from now; by stock asyncio in two.
 
     A server that shuts down closes the connections that it knows and that have no request yet (uvicorn does; the
@@ -198,24 +175,26 @@ def serve_later(self, connection, extra, Listening listening not None):
     server, context = listening.server, listening.context
     if server is not None and server._sockets is None:
         connection.close()  # the kernel accepted it before the server was closed
-        return
-    if self._debug:
+        return 0
+    if self.is_debug:
         logger.debug("%r got a new connection from %r: %r", server, extra["peername"], connection)
     if listening.sslcontext:
         call_in_copy(context, self._serve_tls, connection, extra, listening)
-        return
-    waiting = Accepted(self, connection, extra, listening)
+        return 0
+    waiting = Accepted.__new__(Accepted)
+    waiting.connection = connection
+    waiting.extra = extra
+    waiting.listening = listening
     try:
         waiting.count()
         # by a task in stock asyncio, which is made in this turn and schedules connection_made() in the next
-        if context is None:
-            self.call_soon(self._serve_soon, waiting)
-        else:
+        if context is not None:
             context = waiting.context = context.copy()
-            context.run(serve_in, self, waiting)
+        self.call_own_soon(serve_soon, self, waiting, context)
     except BaseException:
         waiting.uncount()  # at once: keeping the exception keeps this frame
         raise
+    return 0
 
 
 def call_in_copy(context, function, *arguments):
@@ -227,18 +206,11 @@ def call_in_copy(context, function, *arguments):
         context.run(function, *arguments, context)
 
 
-def serve_in(self, Accepted waiting not None):
-    self.call_soon(self._serve_soon, waiting, context=waiting.context)
+def serve_soon(LoopCore self not None, Accepted waiting not None):
+    self.call_own_soon(serve, self, waiting, waiting.context)
 
 
-def serve_soon(self, Accepted waiting not None):
-    if waiting.context is None:
-        self.call_soon(self._serve, waiting)
-    else:
-        self.call_soon(self._serve, waiting, context=waiting.context)
-
-
-def serve(self, Accepted waiting not None):
+def serve(LoopCore self not None, Accepted waiting not None):
     """Make protocol and transport of a connection."""
     cdef object context = waiting.context
     cdef Listening listening = waiting.listening
@@ -256,17 +228,17 @@ def serve(self, Accepted waiting not None):
             self._new_stock_transport(connection, protocol, None, waiting.extra, server, context)
             waiting.uncount()
             return
-        transport = ACCEPTED_CLASS.__new__(ACCEPTED_CLASS)
+        transport = ul_new(ACCEPTED_CLASS, no_arguments)
         if isinstance(connection, Connection):
-            transport._take_connection(connection)
+            transport.take_connection(connection)
         else:
             transport._take_socket(connection, waiting.extra, self._is_given(connection))
-        self._prepare_transport(transport, protocol, server, context, waiting if server is not None else None)
+        prepare(self, transport, protocol, server, context, waiting if server is not None else None)
         try:
-            transport._start(connection_made, None)
+            transport.start(connection_made, None)
         except BaseException:  # MemoryError
             if server is not None:
-                detach(server, transport)
+                detach_from(server, transport)
             raise
     except BaseException as failure:
         if connection is not None:
@@ -277,27 +249,34 @@ def serve(self, Accepted waiting not None):
         self._refused(failure, protocol)
 
 
-def prepare_transport(self, StreamTransport transport not None, protocol, server, context, Accepted waiting=None):
-    """Set up a transport that has its socket, without starting it; on failure close the socket.
+def prepare_transport(LoopCore self not None, StreamTransport transport not None, protocol, server, context):
+    """Set up a transport that has its socket, without starting it; on failure close the socket."""
+    prepare(self, transport, protocol, server, context, None)
+
+
+cdef int prepare(LoopCore self, StreamTransport transport, object protocol, object server, object context,
+                 Accepted waiting) except -1:
+    """The same for an accepted connection.
 
     Parameters:
-        waiting: the Accepted that the server counts until now.
+        waiting: the Accepted that the server counts until now; or None.
     """
     cdef int fd = transport.fd
+    cdef Wire wire
     try:
-        transport._setup(self, self.aio_context, protocol, server, context)
+        transport.setup(self, self.aio_context, protocol, server, context)
         # a record must be received whole, which the ring's provided buffers do not promise
-        by_ring = self.supports_sqe and not transport.keeps_records
-        transport._attach_wire((RingWire if by_ring else ReadinessWire)(transport, fd))
+        by_ring = self.aio_context.engine is not None and not transport.keeps_records
+        wire = ul_new(ring_wire_class if by_ring else readiness_wire_class, no_arguments)
+        wire.begin(transport, fd)
+        transport.wire = wire
         self._transports[fd] = transport
         if waiting is not None:
-            if KNOWS_CLIENTS:
-                # not by its methods, which refuse a server that was closed meanwhile
-                server._clients.add(transport)
-                server._clients.discard(waiting)
+            replace_client(server, waiting, transport)
             waiting.is_counted = False  # the transport counts in its place
         elif server is not None:
-            attach(server, transport)
+            attach_to(server, transport)
     except BaseException:
         transport._close_socket()
         raise
+    return 0

@@ -27,5 +27,6 @@ cdef class LoopCore(FdWatching):
     cdef int follow_program(self) except -1
     cdef int follow_slowness(self) except -1
     cdef int fill_plain(self, Handle handle, object callback, object args, object context) except -1
+    cdef int call_own_soon(self, object callback, object first, object second, object context) except -1
     cdef int check_callback(self, object callback, str method) except -1
     cdef TimerHandle schedule(self, double when_s, object callback, object args, object context, str method)

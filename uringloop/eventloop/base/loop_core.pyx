@@ -156,6 +156,22 @@ cdef class LoopCore(FdWatching):
         self.aio_context.ready.push(handle)
         return handle
 
+    cdef int call_own_soon(self, object callback, object first, object second, object context) except -1:
+        """call_soon(callback, first, second) for a step of the loop's own, which no program has to see."""
+        cdef Handle handle
+        if self.is_debug or self.is_loop_closed:
+            plain_call_soon(self, callback, first, second, context=context)
+            return 0
+        handle = self.aio_context.ready.new_handle()
+        handle.callback = callback
+        handle.first = first
+        handle.second = second
+        handle.n_args = 2
+        handle.loop = self
+        handle.context = PyContext_CopyCurrent() if context is None else context
+        self.aio_context.ready.push(handle)
+        return 0
+
     def call_soon_threadsafe(self, callback, *args, context=None):
         """See asyncio.loop.call_soon_threadsafe; from any thread, and from Python's signal handlers."""
         cdef Handle handle

@@ -249,7 +249,7 @@ cdef class Endpoint(WireEnd):
             sock.setsockopt(IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         self.complete_extra()
 
-    def _take_connection(self, Connection connection not None):
+    cdef int take_connection(self, Connection connection) except -1:
         """Own an accepted connection."""
         cdef Kind kind = connection.kind
         must(connection.fd >= 0, "a connection is taken once")
@@ -265,6 +265,7 @@ cdef class Endpoint(WireEnd):
         self.is_shared = self.keeps_records = keeps_records(kind.proto, kind.type & ~SOCK_NONBLOCK)
         self.fd = self.number = connection.fd
         connection.fd = -1
+        return 0
 
     cdef object python_socket(self):
         """The Python socket, made now if there was none; None when closed."""

@@ -237,7 +237,7 @@ cdef class IdleHandler(FdHandler):
 cdef class RingWire(Wire):
     """Receives and sends of one stream socket by io_uring requests."""
 
-    def __cinit__(self, WireEnd end, int fd):
+    cdef int begin(self, WireEnd end, int fd) except -1:
         self.end = end
         self.monitor = <IoUringMonitor>end.aio_context.monitor
         self.fd = fd
@@ -245,6 +245,7 @@ cdef class RingWire(Wire):
         if end.is_shared:
             self.file = identity(fd)
             self.is_quiet = True
+        return 0
 
     # -- receiving -------------------------------------------------------------------------------------
 

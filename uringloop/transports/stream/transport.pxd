@@ -1,4 +1,5 @@
 # asyncio's interface to a connected stream socket.
+from ...aio.context_core cimport ContextCore
 from ...support.flag cimport flag
 from .endpoint cimport Endpoint
 
@@ -14,6 +15,9 @@ cdef class StreamTransport(Endpoint):
     cdef flag is_connected              # connection_made was called and connection_lost was not
     cdef flag has_eof_received          # the peer closed its side and the protocol keeps ours open
     cdef flag has_scheduled_report
+    cdef int setup(self, object loop, ContextCore aio_context, object protocol, object server,
+                   object context) except -1
+    cdef int start(self, object connection_made, object waiter) except -1
     cdef int set_protocol_(self, object protocol) except -1
     cdef int pause_if_full(self) except -1
     cdef int resume_if_drained(self) except -1
@@ -27,3 +31,9 @@ cdef class StreamTransport(Endpoint):
     cdef int deliver_rest_and_held(self) except -1
     cdef int may_read(self) except -1
     cdef int write_chunk(self, bytes chunk) except -1
+
+cdef int attach_to(object server, object client) except -1
+
+cdef int detach_from(object server, object client) except -1
+
+cdef int replace_client(object server, object old, object new) except -1

@@ -15,7 +15,8 @@ from libc.string cimport memcpy
 from cpython.buffer cimport (PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.contextvars cimport PyContext_CopyCurrent
-from cpython.ref cimport PyObject
+from cpython.object cimport Py_TYPE, PyObject
+from cpython.type cimport PyType_IsSubtype
 
 from ...aio.context_core cimport ContextCore, Resumable
 from ...aio.handles cimport enter_context, leave_context
@@ -33,6 +34,23 @@ from asyncio import constants, streams
 from asyncio.log import logger
 
 from ..flow import buffer_limits
+
+cdef extern from *:
+    """
+    #include <Python.h>
+    /* Whether `instance.__class__` is its type: neither a property of its class nor a __getattribute__ answers. */
+    static int ul_has_plain_class(PyObject *type, PyObject *class_name)
+    {
+        PyTypeObject *kind = (PyTypeObject *)type;
+
+        return kind->tp_getattro == PyObject_GenericGetAttr
+               && _PyType_Lookup(kind, class_name) == _PyType_Lookup(&PyBaseObject_Type, class_name);
+    }
+    """
+    bint ul_has_plain_class(PyObject *type, str class_name) noexcept
+
+cdef extern from "../../support/type_tag.h":
+    unsigned ul_tag_of(PyObject *type) noexcept
 
 cdef extern from "<sys/socket.h>" nogil:
     int SHUT_WR
@@ -57,8 +75,9 @@ cdef object received_name = "data_received"
 cdef class StreamTransport(Endpoint):
     """See asyncio.Transport; made by the loop.  Subclassed in classes.py for asyncio's class."""
 
-    def _setup(self, loop, ContextCore aio_context not None, protocol, server, context=None):
-        """After _take_socket() or _take_connection().
+    cdef int setup(self, object loop, ContextCore aio_context, object protocol, object server,
+                   object context) except -1:
+        """After _take_socket() or take_connection().
 
         Parameters:
             loop, aio_context: those that run it.
@@ -66,7 +85,7 @@ cdef class StreamTransport(Endpoint):
             context: the contextvars.Context in which the protocol is called, as by asyncio since Python 3.15; None:
                 copies are made where asyncio made them before.
 
-        The caller sets `wire` right afterwards (_attach_wire).
+        The caller sets `wire` right afterwards.
         """
         self.loop = loop
         self.aio_context = aio_context
@@ -76,14 +95,16 @@ cdef class StreamTransport(Endpoint):
         self.server = server
         self.given_context = context
         self.aio_ctx = PyContext_CopyCurrent() if context is None else context
+        return 0
 
-    def _attach_wire(self, Wire wire not None):
-        """The wire to use from now on, made for this transport."""
-        self.wire = wire
-
-    def _start(self, connection_made, waiter=None):
+    cdef int start(self, object connection_made, object waiter) except -1:
         """Call connection_made, begin reading, and wake the task that waits for the connection; by call_soon."""
         self.loop.call_soon(self._connection_made, connection_made, waiter, context=self.given_context)
+        return 0
+
+    def _start(self, connection_made, waiter=None):
+        """The same for callers in Python."""
+        self.start(connection_made, waiter)
 
     def _connection_made(self, connection_made, waiter):
         must_not(self.is_started, "connection_made is called once")
@@ -131,7 +152,8 @@ cdef class StreamTransport(Endpoint):
             warn_unclosed(self)
             self.close_fd()
             server, self.server = self.server, None  # another finalizer may still close()
-            self.loop._transport_closed(self, server)
+            if server is not None:
+                detach_from(server, self)
         else:
             self.python_socket()  # if there is an fd, this closes it, and warns
 
@@ -153,8 +175,8 @@ cdef class StreamTransport(Endpoint):
     cdef int set_protocol_(self, object protocol) except -1:
         # Only the kind is remembered: a protocol may replace its methods at any time.
         self.protocol = protocol
-        self.is_buffered = isinstance(protocol, _buffered_protocol)
-        self.is_drained = isinstance(protocol, _streams_protocol)
+        self.is_buffered = is_a(protocol, _buffered_protocol)
+        self.is_drained = is_a(protocol, _streams_protocol)
         return 0
 
     def set_protocol(self, protocol):
@@ -645,8 +667,8 @@ cdef class StreamTransport(Endpoint):
             self.is_buffered = self.is_drained = False
             self.loop = None
             self.server = None
-            if loop is not None:
-                loop._transport_closed(self, server)
+            if server is not None:
+                detach_from(server, self)
 
     # -- what asyncio's own modules access ---------------------------------------------------------------
 
@@ -674,6 +696,70 @@ cdef class StreamTransport(Endpoint):
 
     def _reset_empty_waiter(self):
         self.empty_waiter = None
+
+
+# -- what a server knows of its connections ------------------------------------------------------------------
+
+# Since Python 3.13 a server knows its connections, before it only counts them.
+cdef bint KNOWS_CLIENTS = hasattr(asyncio.Server, "close_clients")
+cdef object server_class = asyncio.Server
+cdef tuple server_methods = (server_class._attach, server_class._detach, server_class._wakeup)
+cdef unsigned server_tag = 0               # while this is the class's, it has these methods
+
+
+cdef bint only_counts(object server) except -1:
+    """Whether this is asyncio's own server, with a plain number of connections."""
+    global server_tag
+    cdef unsigned tag = ul_tag_of(<PyObject *>server_class)
+    if KNOWS_CLIENTS or type(server) is not server_class:
+        return False
+    if tag and tag == server_tag:
+        return True
+    if (server_class._attach, server_class._detach, server_class._wakeup) != server_methods:
+        return False
+    server_tag = ul_tag_of(<PyObject *>server_class)
+    return True
+
+
+cdef int attach_to(object server, object client) except -1:
+    """Server._attach(), without a Python frame for each connection.  Raises AssertionError if the server is closed."""
+    if only_counts(server) and server._sockets is not None:
+        server._active_count += 1
+    elif KNOWS_CLIENTS:
+        server._attach(client)
+    else:
+        server._attach()
+    return 0
+
+
+cdef int detach_from(object server, object client) except -1:
+    """Server._detach(), likewise."""
+    if only_counts(server):
+        count = server._active_count - 1
+        server._active_count = count
+        if not count and server._sockets is None:
+            server._wakeup()
+    elif KNOWS_CLIENTS:
+        server._detach(client)
+    else:
+        server._detach()
+    return 0
+
+
+cdef int replace_client(object server, object old, object new) except -1:
+    """The server has `new` in the place of `old`; not by its methods, which refuse a server that was closed since."""
+    if KNOWS_CLIENTS:
+        server._clients.add(new)
+        server._clients.discard(old)
+    return 0
+
+
+cdef bint is_a(object protocol, object kind) except -1:
+    """isinstance(), without a search for a `__class__` of its own where the object's class has none."""
+    cdef PyObject *of_protocol = <PyObject *>Py_TYPE(protocol)
+    if PyType_IsSubtype(<type>of_protocol, kind):
+        return True
+    return False if ul_has_plain_class(of_protocol, "__class__") else isinstance(protocol, kind)
 
 
 cdef bytes as_bytes(data):

@@ -62,6 +62,7 @@ cdef class Wire:
     cdef list held                 # bytes that the end could not take yet; None mostly
     cdef int held_error            # after `held`: a negated errno, 1 for end of file, 0 for nothing
     cdef flag wants_read           # between start_reading and stop_reading
+    cdef int begin(self, WireEnd end, int fd) except -1
     cdef int start_reading(self) except -1
     cdef int stop_reading(self) except -1
     cdef int send_queued(self) except -1

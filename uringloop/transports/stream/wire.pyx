@@ -286,6 +286,10 @@ cdef class WireEnd(Transport):
 cdef class Wire:
     """The system calls of one connected stream socket."""
 
+    cdef int begin(self, WireEnd end, int fd) except -1:
+        """Carry the bytes of `end`, whose socket is `fd`; called once, before any other method."""
+        raise NotImplementedError
+
     cdef int start_reading(self) except -1:
         """From now on data, end of file and errors are reported to the end.  Idempotent."""
         raise NotImplementedError
@@ -528,7 +532,7 @@ cdef class WireHandler(FdHandler):
 cdef class ReadinessWire(Wire):
     """recv(2) and sendmsg(2) when the monitor reports readiness; for epoll and poll."""
 
-    def __cinit__(self, WireEnd end, int fd):
+    cdef int begin(self, WireEnd end, int fd) except -1:
         global staging
         if staging == NULL:
             staging = <char *>malloc(STAGING_BYTES)
@@ -538,6 +542,7 @@ cdef class ReadinessWire(Wire):
         self.fd = fd
         if end.is_shared:
             self.file = identity(fd)
+        return 0
 
     cdef int shared(self) except -1:
         if self.file is None:
