@@ -124,7 +124,7 @@ CASES: tuple[Case, ...] = (
         Case(
             f"app/{name}",
             "app",
-            "websocket" if not application.path else "",
+            "" if application.path or application.is_smtp else "websocket",
             n_connections=application.n_connections,
         )
         for name, application in APPLICATIONS.items()

@@ -54,7 +54,7 @@ def build_loadgen() -> Path:
     return build("loadgen", PACKAGE / "loadgen.c", headers, flags)
 
 
-def _end(process: subprocess.Popen) -> None:
+def end(process: subprocess.Popen) -> None:
     """End a process that was started here, at once and by its pid."""
     if process.poll() is None:
         process.terminate()
@@ -111,7 +111,7 @@ def serving(
                 raise SampleFailed(f"{failure}; server: {complaint()}") from None
             raise
         finally:
-            _end(server)
+            end(server)
             if server.stdout is not None:
                 server.stdout.close()
 
@@ -233,7 +233,7 @@ def _count_with_strace(
                 tracer.send_signal(signal.SIGINT)
                 tracer.wait(10)
             finally:
-                _end(tracer)
+                end(tracer)
                 tracer.stderr.close()
             total = re.search(r"^\s*[\d.]+\s+[\d.]+\s+\d*\s+(\d+).*\btotal$", table.read(), re.MULTILINE)
     except (SampleFailed, subprocess.TimeoutExpired) as failure:

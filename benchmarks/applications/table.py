@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.applications import postgresql, wrk
+from benchmarks.applications import postgresql, upstream, wrk
 
 GREETING = {"message": "Hello, World!"}
 
@@ -38,9 +38,10 @@ class Application:
 
     program: the module in programs/.
     packages: the distributions that it needs; their versions are part of the result.
-    path: what is requested; "" for WebSockets, whose client is loadgen.
+    path: what is requested; "" for WebSockets, whose client is loadgen, and for SMTP.
     is_right: whether an answer's body is what it must be, judged once before the load.
     depth: requests in one write of a connection.
+    upstream: the server that it is a client of, see upstream.py.
     """
 
     program: str
@@ -50,9 +51,12 @@ class Application:
     n_connections: int = 64
     depth: int = 1
     needs_database: bool = False
+    upstream: str = ""
+    is_smtp: bool = False
 
 
 UVICORN = ("uvicorn", "httptools")
+MODULES = {"grpcio": "grpc"}  # where the name of the module is not that of the distribution
 DATABASE = (*UVICORN, "asyncpg", "jinja2")
 
 APPLICATIONS = {
@@ -62,8 +66,17 @@ APPLICATIONS = {
         "asgi", UVICORN, "/plaintext", lambda body: body == b"Hello, World!", n_connections=256, depth=16
     ),
     "fastapi": Application("fastapi_json", (*UVICORN, "fastapi", "pydantic"), "/json"),
+    "litestar": Application("litestar_json", (*UVICORN, "litestar"), "/json"),
+    "hypercorn": Application("hypercorn_json", ("hypercorn", "starlette"), "/json"),
+    "granian": Application("granian_json", ("granian",), "/json"),
+    "sanic": Application("sanic_json", ("sanic",), "/json"),
     "aiohttp": Application("aiohttp_json", ("aiohttp",), "/json"),
     "websockets": Application("websockets_echo", ("websockets",)),
+    # With more connections than the 20 that httpx keeps alive, it would mostly connect.
+    "httpx": Application("asgi_client", (*UVICORN, "httpx"), "/httpx", n_connections=16, upstream="asgi"),
+    "redis": Application("asgi_client", (*UVICORN, "redis"), "/redis", upstream=upstream.REDIS),
+    "grpc": Application("asgi_client", (*UVICORN, "grpcio"), "/grpc", upstream="grpc_greet"),
+    "smtp": Application("smtp_sink", ("aiosmtpd",), n_connections=16, is_smtp=True),
     "db": Application("asgi_database", DATABASE, "/db", _is_row, needs_database=True),
     "queries": Application("asgi_database", DATABASE, "/queries/20", _are_rows, needs_database=True),
     "fortunes": Application("asgi_database", DATABASE, "/fortunes", _are_fortunes, needs_database=True),
@@ -73,10 +86,14 @@ APPLICATIONS = {
 
 def missing(application: Application) -> str | None:
     """Why it cannot be measured here, if so."""
-    absent = [name for name in application.packages if importlib.util.find_spec(name) is None]
+    absent = [
+        name for name in application.packages if importlib.util.find_spec(MODULES.get(name, name)) is None
+    ]
     if absent:
         return f"not installed: {', '.join(absent)} (the extra bench-applications has them)"
     if application.path and (reason := wrk.missing()):
+        return reason
+    if application.upstream and (reason := upstream.missing(application.upstream)):
         return reason
     return postgresql.missing() if application.needs_database else None
 

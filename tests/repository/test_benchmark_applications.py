@@ -1,12 +1,15 @@
 """The benchmarks of whole applications: what the generator's output means, and what a missing part does."""
 
+import http.server
 import json
 import shutil
+import socket
+import threading
 
 import pytest
 
 from benchmarks import report, runner
-from benchmarks.applications import measuring, postgresql, table, wrk
+from benchmarks.applications import measuring, postgresql, smtp, table, wrk
 from benchmarks.cases import BY_NAME, CASES, is_for
 from benchmarks.client import SampleFailed
 from benchmarks.machine import choose_cpus
@@ -79,7 +82,76 @@ def test_what_is_missing_is_named(monkeypatch):
     assert table.missing(application) == "wrk is not installed (Debian: wrk)"
     monkeypatch.setattr(shutil, "which", lambda name, **_: None if name == "postgres" else name)
     assert table.missing(application) == "postgres not installed (Debian: postgresql)"
+    monkeypatch.setattr(shutil, "which", lambda name, **_: None if name == "redis-server" else name)
+    assert (
+        table.missing(table.APPLICATIONS["redis"]) == "redis-server is not installed (Debian: redis-server)"
+    )
+    assert table.missing(table.APPLICATIONS["httpx"]) is None
     assert table.missing(table.APPLICATIONS["json"]) is None
+
+
+def test_the_module_of_a_distribution_is_looked_for(monkeypatch):
+    monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None if name == "grpc" else name)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: name)
+    assert "not installed: grpcio " in table.missing(table.APPLICATIONS["grpc"])
+
+
+def test_a_request_waits_for_a_server_that_makes_its_own_socket(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    served = []
+
+    class Greet(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(table.GREETING).encode())
+
+        def log_message(self, *_):
+            pass
+
+    def listen(_):
+        server = http.server.HTTPServer(("127.0.0.1", port), Greet)
+        served.append(threading.Thread(target=server.handle_request))
+        served[0].start()
+        served.append(server)
+
+    monkeypatch.setattr(measuring.time, "sleep", listen)  # the first pause: nothing listens yet
+    measuring._check_answer(f"http://127.0.0.1:{port}/", table.APPLICATIONS["json"])
+    thread, server = served
+    thread.join()
+    server.server_close()
+
+
+class Answers:
+    """A socket from which these are received."""
+
+    def __init__(self, *answers):
+        self.answers, self.sent = list(answers), []
+
+    def setsockopt(self, *_):
+        pass
+
+    def recv(self, n):
+        return self.answers.pop(0)
+
+    def sendall(self, data):
+        self.sent.append(data)
+
+
+def test_a_message_is_sent_step_by_step(monkeypatch):
+    sock = Answers(b"220 hi\r\n", *[b"250 OK\r\n"] * 3, b"354 go\r\n", b"250 OK\r\n", b"550 no\r\n")
+    monkeypatch.setattr(smtp.socket, "create_connection", lambda *_: sock)
+    sender = smtp._Sender(1)
+    ends = []
+    for _ in range(4):
+        ends.append(sender.advance())
+        sender.send()
+    assert ends == [False, False, False, True]
+    assert sock.sent == [b"HELO localhost\r\n", *(text for text, _ in smtp.DIALOGUE), smtp.DIALOGUE[0][0]]
+    assert len(smtp.TEXT.removesuffix(b".\r\n")) == 1024
+    with pytest.raises(SystemExit, match="550"):
+        sender.advance()
 
 
 def test_a_case_whose_parts_are_missing_is_left_out_of_the_report_with_the_reason(monkeypatch):
@@ -110,7 +182,7 @@ def test_a_fortune_is_escaped_and_not_ascii():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["json", "websockets", "fortunes"])
+@pytest.mark.parametrize("name", ["json", "websockets", "fortunes", "granian", "httpx", "redis", "smtp"])
 def test_an_application_answers(name):
     if reason := table.missing(table.APPLICATIONS[name]):
         pytest.skip(reason)
