@@ -23,6 +23,7 @@ from cpython.ref cimport Py_DECREF
 
 from ..liburing.liburing cimport *
 from ..support.assertions cimport is_none, must, must_if, must_not
+from ..support.capi cimport PyList_SetSlice
 from ..support.errors cimport os_error
 from ..support.system cimport POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI
 from ..uring.completions cimport Completion, CompletionFifo
@@ -356,7 +357,7 @@ cdef class IoUringMonitor(FDMonitor):
                 raise
             is_complete = False
         finally:
-            del self.to_arm[:n_armed]
+            PyList_SetSlice(self.to_arm, 0, n_armed, NULL)
         if is_any_brief:
             self.begin_sweeps()
         return is_complete

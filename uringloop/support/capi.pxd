@@ -14,4 +14,6 @@ cdef extern from "Python.h":
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET  # args[-1] is the callee's meanwhile
     PyObject *PyObject_Vectorcall(object callable, PyObject **args, size_t n_args, PyObject *names)
     PyObject *PyObject_VectorcallMethod(PyObject *name, PyObject **args, size_t n_args, PyObject *names)
+    # list[low:high] = items; with NULL, del list[low:high] without making a slice.
+    int PyList_SetSlice(object list, Py_ssize_t low, Py_ssize_t high, PyObject *items) except -1
     PyObject *PyObject_CallMethodOneArg(object self, object name, object arg)
