@@ -110,7 +110,9 @@ def use_scratch_twice():
 cdef RingWire new_wire():
     cdef WireEnd end = WireEnd.__new__(WireEnd)
     end.aio_context = AioContext("io_uring")
-    return RingWire(end, -1)
+    cdef RingWire wire = RingWire()
+    wire.begin(end, -1)
+    return wire
 
 
 def settle_send_that_was_not_in_flight():
