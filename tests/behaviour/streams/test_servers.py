@@ -170,6 +170,23 @@ async def test_the_methods_with_which_a_server_counts_may_be_replaced(monkeypatc
     await server.wait_closed()
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="since Python 3.13 a server has a set of connections")
+async def test_a_connection_that_the_server_does_not_count_is_reported():
+    loop = asyncio.get_running_loop()
+    seen = []
+    loop.set_exception_handler(lambda _loop, context: seen.append(type(context["exception"])))
+    server, protocols = await make()
+    _, client = await connect(server)
+    await until(lambda: protocols and protocols[0].connected.is_set())
+    server._active_count = 0
+    client.transport.abort()
+    await protocols[0].lost.wait()
+    await turns(3)
+    assert seen == [AssertionError]
+    assert server._active_count == 0
+    server.close()
+
+
 async def test_a_closed_server_waits_for_its_last_connection():
     server, protocols = await make()
     clients = [await connect(server) for _ in range(2)]

@@ -733,11 +733,11 @@ cdef int attach_to(object server, object client) except -1:
 
 
 cdef int detach_from(object server, object client) except -1:
-    """Server._detach(), likewise."""
-    if only_counts(server):
-        count = server._active_count - 1
-        server._active_count = count
-        if not count and server._sockets is None:
+    """Server._detach(), likewise.  Raises AssertionError if the server counts no connection."""
+    count = server._active_count if only_counts(server) else 0
+    if count > 0:
+        server._active_count = count - 1
+        if count == 1 and server._sockets is None:
             server._wakeup()
     elif KNOWS_CLIENTS:
         server._detach(client)
