@@ -46,6 +46,24 @@ class SampleFailed(Exception):
     """A server or client failed; the text gives the reason."""
 
 
+def run_module(name: str, arguments: list[str], timeout_s: float) -> dict[str, Any]:
+    """The JSON that a module of ours prints, in a process of its own."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", name, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            cwd=REPOSITORY,
+            env=child_environment(),
+        )
+    except subprocess.TimeoutExpired:
+        raise SampleFailed(f"not finished within {timeout_s:g} s") from None
+    if done.returncode:
+        raise SampleFailed(f"exit status {done.returncode}: {_last_line(done.stderr)}")
+    return json.loads(done.stdout)
+
+
 def build_loadgen() -> Path:
     """Compile the client at first use. On epoll it would be near its own limit; without OpenSSL it has no TLS."""
     parts = ("options", "crowd", "datagram", "fanout", "handshakes", "open", "ring", "tls", "websocket")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +15,7 @@ from benchmarks import client, limits
 from benchmarks.applications import measuring, table, wrk
 from benchmarks.cases import Case, is_for
 from benchmarks.loops import BASELINE
-from benchmarks.machine import REPOSITORY, busy_cpu_ns, child_environment, children_cpu_ns, say
+from benchmarks.machine import busy_cpu_ns, children_cpu_ns, say
 
 FORMAT = 1
 Plan = Sequence[tuple[Case, Sequence[str]]]  # each case with the loops that take turns in it
@@ -42,26 +40,11 @@ class Settings:
 
 def measure_micro(case: Case, loop: str, settings: Settings) -> dict[str, Any]:
     """One process of benchmarks.micro."""
-    command = [sys.executable, "-m", "benchmarks.micro", "--loop", loop, "--case", case.name.split("/")[1]]
-    command += ["--scale", str(settings.scale), "--cpu", str(settings.cpus[0])]
-    command += ["--lifetime-s", str(MICRO_TIMEOUT_S)]
+    arguments = ["--loop", loop, "--case", case.name.split("/")[1], "--scale", str(settings.scale)]
+    arguments += ["--cpu", str(settings.cpus[0]), "--lifetime-s", str(MICRO_TIMEOUT_S)]
     begin_ns, busy_ns, ours_ns = time.monotonic_ns(), busy_cpu_ns(settings.cpus[:1]), children_cpu_ns()
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=MICRO_TIMEOUT_S + 5,
-            cwd=REPOSITORY,
-            env=child_environment(),
-        )
-    except subprocess.TimeoutExpired:
-        raise client.SampleFailed(f"not finished within {MICRO_TIMEOUT_S} s") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise client.SampleFailed(f"exit status {done.returncode}: {last}")
+    result = client.run_module("benchmarks.micro", arguments, MICRO_TIMEOUT_S + 5)
     others_ns = busy_cpu_ns(settings.cpus[:1]) - busy_ns - (children_cpu_ns() - ours_ns)
-    result = json.loads(done.stdout)
     if case.group == "micro":  # the others use more CPUs, or leave work to the kernel's threads
         result["others_busy"] = max(0.0, others_ns / (time.monotonic_ns() - begin_ns))
     return {**result, "rate": 1e9 / result["wall_ns"]}

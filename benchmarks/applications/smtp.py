@@ -10,13 +10,12 @@ import json
 import selectors
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
 
-from benchmarks.client import SampleFailed
-from benchmarks.machine import REPOSITORY, child_environment, settle_in
+from benchmarks import client
+from benchmarks.machine import settle_in
 
 TEXT = b"Subject: benchmark\r\n\r\n" + (b"x" * 332 + b"\r\n") * 3 + b".\r\n"
 DIALOGUE = (
@@ -82,28 +81,10 @@ def _load(port: int, n_connections: int, seconds: float) -> dict[str, Any]:
 
 def run(port: int, n_connections: int, seconds: float, cpu: int) -> dict[str, Any]:
     """One run, in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.applications.smtp",
-        *map(str, (port, n_connections, seconds, cpu)),
-    ]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=seconds + 30,
-            cwd=REPOSITORY,
-            env=child_environment(),
-        )
-    except subprocess.TimeoutExpired:
-        raise SampleFailed("the senders did not end in time") from None
-    if done.returncode:
-        raise SampleFailed((done.stderr.strip().splitlines() or ["the senders failed"])[-1])
-    found = json.loads(done.stdout)
+    arguments = [*map(str, (port, n_connections, seconds, cpu))]
+    found = client.run_module("benchmarks.applications.smtp", arguments, seconds + 30)
     if not found["requests"]:
-        raise SampleFailed("no message was accepted in the measured window")
+        raise client.SampleFailed("no message was accepted in the measured window")
     return found
 
 
