@@ -138,6 +138,13 @@ STATE = (
         "the thread of any loop that has datagrams",
         Guard.GIL,
     ),
+    State(
+        "transports/stream/wire.pyx",
+        ("is_shown",),
+        "glibc was shown how large blocks get",
+        "the thread of any loop that reads large chunks",
+        Guard.ATOMIC,
+    ),
     # -- memory that is used for a moment --------------------------------------------------------------------
     State(
         "transports/stream/wire.pyx",

@@ -44,8 +44,8 @@ from ...support.references cimport References
 from ...support.system cimport IOV_MAX, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP
 from ...uring.buffers cimport BufferRing
 from ...uring.request cimport ALL_SENT, KIND_COMPLETION, KIND_SKIP_SEND, Request
-from .wire cimport (READS_PER_EVENT, SendQueue, Wire, WireEnd, chunks_in, consume_bytes, fill_vector, first_chunks,
-                    iovec, read_direct)
+from .wire cimport (READS_PER_EVENT, SendQueue, Wire, WireEnd, chunks_in, consume_bytes, expect_large_reads,
+                    fill_vector, first_chunks, iovec, read_direct)
 
 cdef extern from "../collector.h":
     bint ul_collector_pause()
@@ -462,6 +462,7 @@ cdef class RingWire(Wire):
         self.is_bulk = True
         self.protocol = ul_protocol_of(self.end.fd_at[0]) if self.end is not None else 0
         self.n_short = 0
+        expect_large_reads()
         self.hint = BULK_FIRST
 
     cdef int shared(self) except -1:

@@ -98,4 +98,5 @@ cdef class ReadinessWire(Wire):
     cdef int read(self) except -1
     cdef int learn(self, Py_ssize_t count) except -1
 
+cdef void expect_large_reads() noexcept
 cdef object read_direct(int fd, Py_ssize_t n_bytes, Py_ssize_t *count, int *n_left=?)
