@@ -310,6 +310,36 @@ async def test_hundreds_of_connections_receive_at_once():
         await protocol.lost.wait()
 
 
+async def test_connections_that_find_no_buffer_are_served_beside_those_that_do():
+    """Each peer sends again as soon as the program has read, and all together send more than there are buffers."""
+
+    class Refilled(asyncio.Protocol):
+        n_calls = 0
+
+        def data_received(self, data):
+            self.n_calls += 1
+            peers[self].send(bytes(len(data)))
+
+    peers = {}
+    transports = []
+    for _ in range(400):
+        near, peer = socketpair("unix")
+        peer.setblocking(False)
+        transport, protocol = await connect_unshared(asyncio.get_running_loop(), Refilled, near)
+        transports.append(transport)
+        peers[protocol] = peer
+    for peer in peers.values():
+        assert peer.send(bytes(100_000)) == 100_000
+    await turns(40)
+    for transport in transports:
+        transport.abort()
+    await turns(2)
+    for peer in peers.values():
+        peer.close()
+    calls = sorted(protocol.n_calls for protocol in peers)
+    assert calls[0] > 0, calls
+
+
 async def test_paused_connections_take_no_buffers_from_others():
     loop = asyncio.get_running_loop()
     paused = []
