@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..transports import stock
 from ..transports.plain import DATAGRAM_METHODS, STREAM_METHODS, is_original, is_plain
 from ..transports.stream.classes import _SelectorSocketTransport
-from ..transports.stream.endpoint import Kind, accept
+from ..transports.stream.endpoint import Kind
 from .base import incoming
 from .base.incoming import Listening
 from .base.part import LoopPart
@@ -64,6 +64,7 @@ class ServeMixin(LoopPart):
     """The part of Loop that makes transports and accepts connections."""
 
     _accepted = incoming.accepted
+    _accept_ready = incoming.accept_ready
     _detach = incoming.detach_transport
     _prepare_transport = incoming.prepare_transport
     _serve_later = incoming.serve_later
@@ -318,22 +319,8 @@ class ServeMixin(LoopPart):
         except OSError as error:
             logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
-    def _accept_ready(self, listener: socket.socket, kind: Any, listening: Listening) -> None:
-        """Readiness monitors: accept the connections in the backlog."""
-        for _ in range(listening.backlog):
-            try:
-                accepted = accept(listener.fileno(), kind)
-            except OSError as error:
-                self._accept_failed(error, listening)
-                return
-            if accepted is None:
-                return
-            self._accepted(accepted, None, listening)
-            if listener.fileno() < 0:
-                return  # the protocol factory closed the server
-
     def _accept_by_method(self, listening: Listening) -> None:
-        """The same for a listener that is no socket.socket, or a subclass, and may have its own accept()."""
+        """As _accept_ready, for a listener that is no socket.socket, or a subclass, and may have its own accept()."""
         listener = listening.sock
         for _ in range(listening.backlog):
             try:

@@ -10,7 +10,7 @@ from libc.errno cimport ECONNABORTED
 from cpython.object cimport PyObject
 
 from ...support.errors cimport os_error
-from ...transports.stream.endpoint cimport Connection
+from ...transports.stream.endpoint cimport Connection, Kind, accept
 from ...transports.stream.transport cimport StreamTransport, attach_to, detach_from, replace_client
 from ...transports.stream.wire cimport Wire
 from .loop_core cimport LoopCore
@@ -154,6 +154,22 @@ def accepted(LoopCore self not None, connection, error, Listening listening not 
     except BaseException:
         connection.close()
         raise
+
+
+def accept_ready(LoopCore self not None, listener, Kind kind not None, Listening listening not None):
+    """Readiness monitors: accept the connections in the backlog."""
+    cdef Connection connection
+    for _ in range(<Py_ssize_t>listening.backlog):
+        try:
+            connection = accept(listener.fileno(), kind)
+        except OSError as error:
+            self._accept_failed(error, listening)
+            return
+        if connection is None:
+            return
+        accepted(self, connection, None, listening)
+        if listener.fileno() < 0:
+            return  # the protocol factory closed the server
 
 
 def serve_later(LoopCore self not None, connection, extra, Listening listening not None):
