@@ -67,6 +67,7 @@ def _traffic(prefix: str, **options: object) -> list[Case]:
 
 
 CASES: tuple[Case, ...] = (
+    *(Case(f"echo/protocol/64B/{n}", "traffic", n_connections=n, size_bytes=64) for n in CONNECTIONS),
     *_traffic("echo/protocol"),
     *_traffic("echo/streams", style="streams"),
     *_traffic("echo/unix", is_unix=True),
