@@ -19,12 +19,10 @@ cdef class Connection:
 cdef class Endpoint(WireEnd):
     cdef object kind                   # Kind of an accepted connection; None if it began as a Python socket
     cdef uint64_t peer_four            # packed IPv4 name of the peer, until `extra` has it; or 0
-    cdef uint64_t own_four             # the same of the socket, once it is closed
     cdef int take_connection(self, Connection connection) except -1
     cdef object python_socket(self)
     cdef int complete_extra(self) except -1
-    cdef int unpack_names(self) except -1
-    cdef int keep_own_name(self, int fd) except -1
+    cdef int unpack_peername(self) except -1
     cdef int share(self) except -1
     cdef int close_fd(self) except -1
 

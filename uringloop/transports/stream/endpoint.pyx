@@ -286,7 +286,7 @@ cdef class Endpoint(WireEnd):
 
     cdef int complete_extra(self) except -1:
         """Everything that get_extra_info() can return."""
-        self.unpack_names()
+        self.unpack_peername()
         sock = self.python_socket()
         if "socket" not in self.extra:
             # after the end: a closed one, as it would be by then
@@ -302,31 +302,13 @@ cdef class Endpoint(WireEnd):
                     self.extra[key] = None
         return 0
 
-    cdef int unpack_names(self) except -1:
-        """Make the dict, if there is none, with the addresses that are packed."""
+    cdef int unpack_peername(self) except -1:
+        """Make the dict, if there is none, with an address that is packed."""
         if self.extra is None:
             self.extra = {}
         if self.peer_four:
             self.extra["peername"] = address_of_packed(self.peer_four)
             self.peer_four = 0
-        if self.own_four:
-            self.extra["sockname"] = address_of_packed(self.own_four)
-            self.own_four = 0
-        return 0
-
-    cdef int keep_own_name(self, int fd) except -1:
-        """The last chance to read it, from a socket that is going to be closed."""
-        cdef Kind kind = self.kind
-        cdef ul_peer name
-        cdef unsigned n_bytes = 0
-        if self.extra is not None and "sockname" in self.extra:
-            return 0
-        if kind.is_known and ul_name_of(fd, False, &name, &n_bytes) == 0:
-            self.own_four = packed_four(&name, n_bytes)
-            if self.own_four:
-                return 0
-        self.unpack_names()
-        self.extra["sockname"] = name_of(fd, kind, False)
         return 0
 
     cdef int close_fd(self) except -1:
@@ -346,7 +328,10 @@ cdef class Endpoint(WireEnd):
             sock.close()
         elif fd >= 0:
             try:
-                self.keep_own_name(fd)
+                if self.extra is None:
+                    self.extra = {}
+                if "sockname" not in self.extra:
+                    self.extra["sockname"] = name_of(fd, self.kind, False)
             finally:
                 posix_close(fd)
         return 0
@@ -362,8 +347,8 @@ cdef class Endpoint(WireEnd):
         if self.extra is not None and name in self.extra:
             return self.extra[name]
         # asyncio.streams looks for "sslcontext" in each new connection: nothing is made for that
-        if name == "peername" and self.peer_four or name == "sockname" and self.own_four:
-            self.unpack_names()
+        if name == "peername" and self.peer_four:
+            self.unpack_peername()
         elif name in ("sockname", "peername") and self.kind is not None and self.fd >= 0:
             if self.extra is None:
                 self.extra = {}
