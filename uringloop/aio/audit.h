@@ -4,8 +4,15 @@
 #include <Python.h>
 #include <string.h>
 
+/* Whether the interpreter of this thread has contexts at all: the function looks at its own. */
+#if CYTHON_USE_MODULE_STATE
+static PyObject *ul_own_module(void);
+#define UL_IS_IMPORTED_HERE() (ul_own_module() != NULL)
+#else
+#define UL_IS_IMPORTED_HERE() (PyInterpreterState_Get() == PyInterpreterState_Main())
+#endif
+
 static void (*ul_before_leaving)(void);
-static PyInterpreterState *ul_interpreter;
 
 static int ul_audit(const char *event, PyObject *Py_UNUSED(arguments), void *Py_UNUSED(data))
 {
@@ -15,22 +22,17 @@ static int ul_audit(const char *event, PyObject *Py_UNUSED(arguments), void *Py_
             && strncmp(event, "os.posix_spawn", 14) && strncmp(event, "os.spawn", 8) && strcmp(event, "os.system")
                         : strcmp(event, "subprocess.Popen") && strcmp(event, "signal.pthread_kill"))
         return 0;
-    if (PyInterpreterState_Get() == ul_interpreter)  /* which has the GIL that guards what the function touches */
+    if (UL_IS_IMPORTED_HERE())
         ul_before_leaving();
     return 0;
 }
 
-/* Once per process: a hook cannot be removed.  An older hook may refuse it; then there is none.  Returns whether it was
-   the first time. */
-static int ul_add_audit_hook(void (*function)(void))
+/* Once per process, for all interpreters: a hook cannot be removed.  An older one may refuse it; then there is none. */
+static void ul_add_audit_hook(void (*function)(void))
 {
-    if (ul_before_leaving != NULL)
-        return 0;
-    ul_before_leaving = function;
-    ul_interpreter = PyInterpreterState_Get();
-    if (PySys_AddAuditHook(ul_audit, NULL) < 0)
+    if (__atomic_exchange_n(&ul_before_leaving, function, __ATOMIC_SEQ_CST) == NULL
+        && PySys_AddAuditHook(ul_audit, NULL) < 0)
         PyErr_Clear();
-    return 1;
 }
 
 #endif

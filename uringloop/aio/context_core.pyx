@@ -715,18 +715,24 @@ cdef class ContextCore:
 # -- what may end or replace this process ----------------------------------------------------------------------
 
 cdef extern from "../aio/audit.h":
-    bint ul_add_audit_hook(void (*function)() noexcept)
+    void ul_add_audit_hook(void (*function)() noexcept)
+
+cdef bint is_watching = False
 
 
 cdef int watch_departures() except -1:
-    """Install the hooks, with the first context.
+    """Install the hooks, with the first context of the interpreter.
 
     exec(2) has no other hook than an audit hook.  Counted: some 700 instructions more for each audited one (import,
     open, socket() ...; a socket() with its close() takes 6,700 beside its system calls).  No message is one.
     """
-    if ul_add_audit_hook(before_leaving):
-        os.register_at_fork(before=_send_all)
-        atexit.register(_send_all)
+    global is_watching
+    if is_watching:
+        return 0
+    ul_add_audit_hook(before_leaving)
+    os.register_at_fork(before=_send_all)
+    atexit.register(_send_all)
+    is_watching = True
     return 0
 
 

@@ -8,7 +8,8 @@ support sub-interpreters, by the syntax of Python modules and by the `static` va
 What it is for:
 
 * A free-threaded Python: each entry with Guard.GIL needs its own lock, or has to be one per thread.
-* Sub-interpreters: state in C, including objects, is shared by all of them, and has to move into the modules' state.
+* Sub-interpreters: from Python 3.12 on each has its own state of Python and Cython modules (`support/interpreters.h`),
+  whose guard is its own GIL.  State of C, in headers and in verbatim code, is shared by all of them.
 * A change: before an entry is added here, check whether a loop or a context can have it.
 
 These are data: nothing imports this module at run time.
@@ -65,11 +66,11 @@ STATE = (
         Guard.GIL,
     ),
     State(
-        "uring/ring.pyx",
-        ("open_rings",),
+        "uring/ring_fds.h",
+        ("ul_ring_bits", "ul_n_rings", "ul_highest_ring"),
         "fds of this process's rings: an SQE of a user may not send to them (requests/checks.pyx)",
-        "any thread that opens or closes a ring, or fills an SQE for MSG_RING",
-        Guard.GIL,
+        "any thread of any interpreter that opens or closes a ring, or fills an SQE for MSG_RING",
+        Guard.ATOMIC,
     ),
     State(
         "uring/ring.pyx",
@@ -155,16 +156,9 @@ STATE = (
     ),
     State(
         "transports/datagram/packets.pyx",
-        ("ul_places", "ul_near", "ul_far"),
-        "where a batch of datagrams arrives; copied out before user code runs",
+        ("exchange",),
+        "where a batch of datagrams arrives, copied out before user code runs; message headers of one sendmmsg(2)",
         "the thread of any loop that has datagrams; allocated with the first transport",
-        Guard.GIL,
-    ),
-    State(
-        "transports/datagram/packets.pyx",
-        ("ul_sending", "ul_sending_vectors"),
-        "message headers of one sendmmsg(2)",
-        "the thread of any loop that sends datagrams",
         Guard.GIL,
     ),
     State(
@@ -227,11 +221,18 @@ STATE = (
         Guard.GIL,
     ),
     State(
+        "aio/context_core.pyx",
+        ("is_watching",),
+        "whether the hooks for audit, fork and exit were installed",
+        "any thread that makes a context",
+        Guard.GIL,
+    ),
+    State(
         "aio/audit.h",
-        ("ul_before_leaving", "ul_interpreter"),
-        "what the audit hook calls, and in which interpreter; set once the hooks for audit, fork and exit stand",
+        ("ul_before_leaving",),
+        "what the audit hook calls, in an interpreter that has contexts; set before the hook is added",
         "any thread that makes the first context; each audit event that matters, in any thread of any interpreter",
-        Guard.FIRST_USE,
+        Guard.ATOMIC,
     ),
     State(
         "eventloop/nested/mode.py",
@@ -278,17 +279,24 @@ STATE = (
     ),
     State(
         "eventloop/base/stock_clock.h",
-        ("ul_has_stock_names", "ul_names_seen", "ul_n_changes", "ul_monotonic", "ul_monotonic_code"),
+        ("ul_n_changes",),
+        "how often a dict that leads to asyncio's clock has changed, in any interpreter",
+        "a change of asyncio.base_events or of `time` in any thread; the thread of any loop",
+        Guard.ATOMIC,
+    ),
+    State(
+        "eventloop/base/loop_core.pyx",
+        ("clock",),
         "whether asyncio's clock is `time.monotonic`: what was found last, and what shows that it is out of date",
-        "the thread of any loop; a change of asyncio.base_events or of `time` in any thread",
+        "the thread of any loop",
         Guard.GIL,
     ),
     State(
-        "eventloop/base/stock_clock.h",
-        ("ul_asyncio_names", "ul_time_module", "ul_time_names", "ul_view_type"),
-        "the modules and the class that are looked at",
+        "eventloop/base/loop_core.pyx",
+        ("kept_for_clock",),
+        "a reference to each object that `clock` has; grows when `time.monotonic` is found after the import",
         "the thread of any loop",
-        Guard.IMPORT,
+        Guard.GIL,
     ),
     State(
         "eventloop/base/loop_core.pyx",
@@ -368,6 +376,21 @@ STATE = (
         Guard.FIRST_USE,
     ),
     # -- set at import, in C -----------------------------------------------------------------------------------
+    State(
+        "support/interpreters.h",
+        ("ul_main_state", "ul_has_others", "ul_n_changes_made", "ul_homes", "ul_lock", "last"),
+        "the state of the module in the main interpreter, and a list of those in others, in each module",
+        "ul_lock guards the list, atomic operations the two numbers; `last` is a thread's own, and each state is "
+        "guarded by the GIL of its interpreter",
+        Guard.ATOMIC,
+    ),
+    State(
+        "transports/tls/openssl.h",
+        ("loading", "result"),
+        "whether OpenSSL's functions were found, once for all interpreters",
+        "any interpreter that imports the engine; `loading` is the lock",
+        Guard.ATOMIC,
+    ),
     State(
         "transports/tls/openssl.h",
         ("ul_openssl", "ul_bio_method"),

@@ -23,10 +23,12 @@ from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.long cimport PyLong_CheckExact
-from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from cpython.ref cimport Py_CLEAR, Py_INCREF, Py_XDECREF, PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from ..support.assertions cimport must, references_of
+
+import atexit
 
 cdef extern from "<sys/socket.h>":
     int SOL_SOCKET, SO_DOMAIN
@@ -106,6 +108,17 @@ cdef struct Entry:
 
 cdef Entry known[ENTRIES]     # by the hash of the name
 cdef Entry names[ENTRIES]     # by the tuple's address in memory
+
+
+def _forget():
+    """The interpreter ends: release the tuples, which nothing else does."""
+    cdef int i
+    for i in range(ENTRIES):
+        Py_CLEAR(known[i].address)
+        Py_CLEAR(names[i].address)
+
+
+atexit.register(_forget)
 
 
 cdef inline int enter(Entry *entry, object address, const ul_name *name, unsigned n_bytes) except -1:

@@ -14,7 +14,7 @@ Invariant: only the owner thread calls anything here after `enable`, except `clo
 Not here: what is in flight (`request`), when it is entered (`engine`).
 """
 
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM
+from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, EMFILE, ENOMEM
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
@@ -55,6 +55,13 @@ cdef extern from *:
     """
     int ul_refused_call() noexcept
 
+cdef extern from "../uring/ring_fds.h":
+    bint ul_note_ring(int fd) noexcept
+    void ul_forget_ring(int fd) noexcept
+    int ul_count_rings() noexcept
+    bint ul_is_a_ring(int fd) noexcept
+
+import atexit
 import os
 import time
 
@@ -88,12 +95,11 @@ cdef bint is_worth_waiting = False  # of this process
 cdef list spare_rings = []
 cdef int SPARE_RINGS = 4
 cdef object owner_pid = os.getpid()
-cdef set open_rings = set()  # ring fds of this process's loops; guarded by the GIL
 
 
 cdef bint is_a_loops_ring(int fd) except -1:
     """Completions on it are taken for requests of a loop; also of a duplicate of its fd, where kcmp(2) detects it."""
-    return fd in open_rings or any([ul_is_same_file(fd, ring_fd) for ring_fd in open_rings])
+    return ul_is_a_ring(fd)
 
 
 # Without EXT_ARG (since Linux 5.11) timeouts would need separate SQEs, without NODROP (5.5) completions could be lost,
@@ -149,7 +155,7 @@ cdef class Ring:
         if result == -ENOMEM and is_patient:
             result = self.setup_when_there_is_memory(single_issuer)
         if result < 0:
-            raise MonitorUnavailable("io_uring", -result, explain(-result, len(open_rings)))
+            raise MonitorUnavailable("io_uring", -result, explain(-result, ul_count_rings()))
         return 0
 
     cdef int setup_when_there_is_memory(self, bint single_issuer) except? -1:
@@ -183,6 +189,8 @@ cdef class Ring:
             io_uring_queue_exit(&self.ring)
             return -EINVAL
         result = ul_refused_call()
+        if not result and not ul_note_ring(self.ring.ring_fd):
+            result = EMFILE
         if result:
             io_uring_queue_exit(&self.ring)
             return -result
@@ -196,7 +204,6 @@ cdef class Ring:
             self.wait_flags |= IORING_ENTER_NO_IOWAIT
         ul_identity_sq_array(&self.ring)
         self.inode = ul_inode(self.ring.ring_fd)
-        open_rings.add(self.ring.ring_fd)
         is_worth_waiting = True
         return 0
 
@@ -213,7 +220,7 @@ cdef class Ring:
     cdef void unmap_and_close(self) noexcept:
         global is_worth_waiting
         must_not(self.is_open, "a ring that is unmapped is not open any more")
-        open_rings.discard(self.ring.ring_fd)
+        ul_forget_ring(self.ring.ring_fd)
         if not self.has_its_fd():
             self.ring.ring_fd = -1  # the number may be another file's, which must stay open
         io_uring_queue_exit(&self.ring)
@@ -342,10 +349,10 @@ cdef class Ring:
         cdef int taken = fcntl(self.ring.ring_fd, F_DUPFD_CLOEXEC, number)
         if taken < 0:
             return
-        open_rings.discard(self.ring.ring_fd)
+        ul_forget_ring(self.ring.ring_fd)
         close_fd(self.ring.ring_fd)
         self.ring.ring_fd = self.ring.enter_ring_fd = taken
-        open_rings.add(taken)
+        ul_note_ring(taken)
 
     cdef int enter(self, unsigned wait_count, int64_t timeout_ns) except? -1:
         """Submit everything and wait; the only place where the ring's owner releases the GIL.
@@ -493,6 +500,14 @@ cdef int close_spare_rings() except -1:
         ring = spare_rings.pop()
         ring.close()
     return 0
+
+
+def end_spare_rings():
+    """The interpreter ends; another one of this process may go on, and needs the locked memory."""
+    close_spare_rings()
+
+
+atexit.register(end_spare_rings)
 
 
 def forget_spare_rings():

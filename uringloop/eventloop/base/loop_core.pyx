@@ -108,12 +108,12 @@ cdef class LoopCore(FdWatching):
         self.has_own_turn = kind._run_once is not plain_run_once or "_run_once" in own
         self.has_own_select = view is not None and (
             type(view) is not SelectorView or SelectorView.select is not plain_select or "select" in view.__dict__)
-        self.has_own_clock = self.has_own_time or not ul_is_clock_stock_by("time", "monotonic")
+        self.has_own_clock = self.has_own_time or not ul_is_clock_stock_by(&clock, "time", "monotonic")
         self.has_own_timers = self.has_own_clock or self.has_own_call_at
         self.is_followed = False
         # last: a lookup assigns the tags
-        self.known_clock = ul_clock_version() or UNKNOWN_VERSION
-        self.known_view_tag = ul_view_tag() or <unsigned>UNKNOWN_TAG
+        self.known_clock = ul_clock_version(&clock) or UNKNOWN_VERSION
+        self.known_view_tag = ul_view_tag(&clock) or <unsigned>UNKNOWN_TAG
         self.known_tag = ul_class_tag(self) or <unsigned>UNKNOWN_TAG
         return 0
 
@@ -229,7 +229,7 @@ cdef class LoopCore(FdWatching):
 
     def time(self):
         """Seconds of time.monotonic()."""
-        if has_own_timers(self) and (self.has_own_base_time or not ul_is_clock_stock_by("time", "monotonic")):
+        if has_own_timers(self) and (self.has_own_base_time or not ul_is_clock_stock_by(&clock, "time", "monotonic")):
             return base_events.BaseEventLoop.time(self)
         return <double>ul_monotonic_ns() / 1e9
 
@@ -533,16 +533,19 @@ cdef class LoopCore(FdWatching):
 # the clock when one of the two dictionaries that lead to it has changed: a few comparisons for each timer and turn.
 
 cdef extern from "../base/stock_clock.h":
-    int ul_learn_clock(object asyncio_names, object time_module) except -1
-    bint ul_is_clock_stock_by(object name_time, object name_monotonic) noexcept
-    uint64_t ul_clock_version() noexcept
-    void ul_learn_view(object type) noexcept
-    unsigned ul_view_tag() noexcept
+    struct ul_stock_clock:
+        pass
+    int ul_learn_clock(ul_stock_clock *, list kept, object asyncio_names, object time_module, object view) except -1
+    bint ul_is_clock_stock_by(ul_stock_clock *, object name_time, object name_monotonic) noexcept
+    uint64_t ul_clock_version(const ul_stock_clock *) noexcept
+    unsigned ul_view_tag(const ul_stock_clock *) noexcept
     unsigned ul_class_tag(object) noexcept
 
 cdef enum:
     UNKNOWN_TAG = 0xFFFFFFFF
 
+cdef ul_stock_clock clock
+cdef list kept_for_clock = []
 cdef object plain_time = LoopCore.__dict__["time"]
 cdef object plain_call_at = LoopCore.__dict__["call_at"]
 cdef object plain_run_once = LoopCore.__dict__["_run_once"]
@@ -555,8 +558,7 @@ cdef str SELECTOR = sys.intern("_selector")
 
 cdef uint64_t UNKNOWN_VERSION = 0xFFFFFFFFFFFFFFFF
 
-ul_learn_clock(base_events.__dict__, time)
-ul_learn_view(SelectorView)
+ul_learn_clock(&clock, kept_for_clock, base_events.__dict__, time, SelectorView)
 
 
 cdef inline bint is_looked_up(object name):
@@ -567,8 +569,8 @@ cdef inline bint is_looked_up(object name):
 
 cdef inline bint is_as_known(LoopCore loop) noexcept:
     """Whether nothing has changed since look_up_again(); "cannot be known" and "not known" are different numbers."""
-    return (ul_class_tag(loop) == loop.known_tag and ul_view_tag() == loop.known_view_tag
-            and ul_clock_version() == loop.known_clock)
+    return (ul_class_tag(loop) == loop.known_tag and ul_view_tag(&clock) == loop.known_view_tag
+            and ul_clock_version(&clock) == loop.known_clock)
 
 
 cdef inline bint has_own_timers(LoopCore loop) except -1:

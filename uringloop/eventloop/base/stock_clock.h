@@ -2,7 +2,7 @@
  * Is the clock of asyncio, `time.monotonic` as asyncio.base_events finds it, still the C function?  And has a class
  * changed?  Programs replace both at any time, and stock asyncio looks them up each time; these cost a few comparisons.
  *
- * With the GIL.  State is per process: sub-interpreters have no loops of ours.
+ * With the GIL.  Each interpreter has a clock: its asyncio and its `time`.
  */
 #ifndef URINGLOOP_STOCK_CLOCK_H
 #define URINGLOOP_STOCK_CLOCK_H
@@ -10,97 +10,112 @@
 #include <stdint.h>
 #include <string.h>
 
-static PyObject *ul_asyncio_names;     /* these five are owned for ever */
-static PyObject *ul_time_module;
-static PyObject *ul_time_names;
-static PyTypeObject *ul_view_type;
-static PyObject *ul_monotonic;         /* the C function; NULL as long as only another one was seen */
-static PyCFunction ul_monotonic_code;  /* some tools replace this, and leave the object */
-static int ul_has_stock_names;         /* what the last lookup in the two dictionaries found */
-static uint64_t ul_names_seen;         /* their version at that lookup */
+/* `kept` has a reference to each of the objects. */
+struct ul_stock_clock {
+    PyObject *kept;                    /* a list, borrowed as they are */
+    PyObject *asyncio_names;
+    PyObject *time_module;
+    PyObject *time_names;
+    PyTypeObject *view_type;
+    PyObject *monotonic;               /* the C function; NULL as long as only another one was seen */
+    PyCFunction monotonic_code;        /* some tools replace this, and leave the object */
+    int has_stock_names;               /* what the last lookup in the two dictionaries found */
+    uint64_t names_seen;               /* their version at that lookup */
+};
 
 #if PY_VERSION_HEX >= 0x030C0000
-static uint64_t ul_n_changes = 1;
+static uint64_t ul_n_changes = 1;      /* atomic; in any interpreter */
 
 static int ul_on_change(PyDict_WatchEvent event, PyObject *names, PyObject *name, PyObject *value)
 {
     (void)event, (void)names, (void)name, (void)value;
-    ul_n_changes++;                    /* before the change; nothing is looked up until it is made */
+    /* before the change; nothing is looked up until it is made */
+    __atomic_fetch_add(&ul_n_changes, 1, __ATOMIC_RELAXED);
     return 0;
 }
-static int ul_watch_names(void)
+static int ul_watch_names(const struct ul_stock_clock *clock)
 {
     int id = PyDict_AddWatcher(ul_on_change);
-    return id < 0 || PyDict_Watch(id, ul_asyncio_names) < 0 || PyDict_Watch(id, ul_time_names) < 0 ? -1 : 0;
+    return id < 0 || PyDict_Watch(id, clock->asyncio_names) < 0 || PyDict_Watch(id, clock->time_names) < 0 ? -1 : 0;
 }
-static inline uint64_t ul_names_version(void)
+static inline uint64_t ul_names_version(const struct ul_stock_clock *clock)
 {
-    return ul_n_changes;
+    (void)clock;
+    return __atomic_load_n(&ul_n_changes, __ATOMIC_RELAXED);
 }
 #else
-static int ul_watch_names(void)
+static int ul_watch_names(const struct ul_stock_clock *clock)
 {
+    (void)clock;
     return 0;
 }
-static inline uint64_t ul_names_version(void)
+static inline uint64_t ul_names_version(const struct ul_stock_clock *clock)
 {
     /* Both only ever grow. */
-    return ((PyDictObject *)ul_asyncio_names)->ma_version_tag + ((PyDictObject *)ul_time_names)->ma_version_tag;
+    return ((PyDictObject *)clock->asyncio_names)->ma_version_tag + ((PyDictObject *)clock->time_names)->ma_version_tag;
 }
 #endif
 
-static int ul_learn_clock(PyObject *asyncio_names, PyObject *time_module)
+/* An object that stays, or NULL with an exception. */
+static PyObject *ul_keep(struct ul_stock_clock *clock, PyObject *object)
 {
-    ul_asyncio_names = Py_NewRef(asyncio_names);
-    ul_time_module = Py_NewRef(time_module);
-    ul_time_names = Py_NewRef(PyModule_GetDict(time_module));
-    return ul_watch_names();
+    return PyList_Append(clock->kept, object) < 0 ? NULL : object;
+}
+
+static int ul_learn_clock(struct ul_stock_clock *clock, PyObject *kept, PyObject *asyncio_names, PyObject *time_module,
+                          PyObject *view_type)
+{
+    clock->kept = kept;
+    clock->asyncio_names = ul_keep(clock, asyncio_names);
+    clock->time_module = ul_keep(clock, time_module);
+    clock->time_names = ul_keep(clock, PyModule_GetDict(time_module));
+    clock->view_type = (PyTypeObject *)ul_keep(clock, view_type);
+    return PyErr_Occurred() ? -1 : ul_watch_names(clock);
 }
 
 /* Whether the function is the module's own; the first such function is remembered. */
-static int ul_is_own_monotonic(PyObject *function)
+static int ul_is_own_monotonic(struct ul_stock_clock *clock, PyObject *function)
 {
-    if (ul_monotonic != NULL || function == NULL || !PyCFunction_CheckExact(function)
-        || PyCFunction_GET_SELF(function) != ul_time_module
+    if (clock->monotonic != NULL || function == NULL || !PyCFunction_CheckExact(function)
+        || PyCFunction_GET_SELF(function) != clock->time_module
         || strcmp(((PyCFunctionObject *)function)->m_ml->ml_name, "monotonic") != 0)
-        return function != NULL && function == ul_monotonic;
-    ul_monotonic = Py_NewRef(function);
-    ul_monotonic_code = PyCFunction_GET_FUNCTION(function);
+        return function != NULL && function == clock->monotonic;
+    if (ul_keep(clock, function) == NULL) {
+        PyErr_Clear();                 /* looked at again with the next question */
+        return 0;
+    }
+    clock->monotonic = function;
+    clock->monotonic_code = PyCFunction_GET_FUNCTION(function);
     return 1;
 }
 
-static inline int ul_has_stock_code(void)
+static inline int ul_has_stock_code(const struct ul_stock_clock *clock)
 {
-    return ul_monotonic == NULL || PyCFunction_GET_FUNCTION(ul_monotonic) == ul_monotonic_code;
+    return clock->monotonic == NULL || PyCFunction_GET_FUNCTION(clock->monotonic) == clock->monotonic_code;
 }
 
 /* Whether asyncio.base_events' time.monotonic is the C function. */
-static int ul_is_clock_stock_by(PyObject *name_time, PyObject *name_monotonic)
+static int ul_is_clock_stock_by(struct ul_stock_clock *clock, PyObject *name_time, PyObject *name_monotonic)
 {
-    uint64_t version = ul_names_version();
-    if (version != ul_names_seen) {
-        ul_has_stock_names = PyDict_GetItemWithError(ul_asyncio_names, name_time) == ul_time_module
-            && ul_is_own_monotonic(PyDict_GetItemWithError(ul_time_names, name_monotonic));
-        ul_names_seen = version;
+    uint64_t version = ul_names_version(clock);
+    if (version != clock->names_seen) {
+        clock->has_stock_names = PyDict_GetItemWithError(clock->asyncio_names, name_time) == clock->time_module
+            && ul_is_own_monotonic(clock, PyDict_GetItemWithError(clock->time_names, name_monotonic));
+        clock->names_seen = version;
     }
-    return ul_has_stock_names && ul_has_stock_code();
+    return clock->has_stock_names && ul_has_stock_code(clock);
 }
 
 /* As long as it is the same, so is the result of the function above; 0: call that. */
-static inline uint64_t ul_clock_version(void)
+static inline uint64_t ul_clock_version(const struct ul_stock_clock *clock)
 {
-    return ul_has_stock_code() ? ul_names_version() : 0;
-}
-
-static void ul_learn_view(PyObject *type)
-{
-    ul_view_type = (PyTypeObject *)Py_NewRef(type);
+    return ul_has_stock_code(clock) ? ul_names_version(clock) : 0;
 }
 
 /* A different number after each change of the type or its bases; 0: changed, and not looked up since. */
-static inline unsigned ul_view_tag(void)
+static inline unsigned ul_view_tag(const struct ul_stock_clock *clock)
 {
-    return ul_view_type->tp_version_tag;
+    return clock->view_type->tp_version_tag;
 }
 static inline unsigned ul_class_tag(PyObject *object)
 {

@@ -21,6 +21,7 @@ from ..addresses cimport AF_INET, AF_INET6, address_of, ul_name, ul_peer
 cdef extern from "<sys/socket.h>" nogil:
     """
     #include <errno.h>
+    #include <stddef.h>
     #include <stdlib.h>
     #include <string.h>
     #include <sys/socket.h>
@@ -28,55 +29,54 @@ cdef extern from "<sys/socket.h>" nogil:
     #include <sys/un.h>
 
     /*
-     * Where datagrams arrive, shared by all loops: they are copied out before any Python code runs (the GIL is held).
-     * Each has two places.  Most fit into the first; these lie close together, so that a batch of small datagrams
-     * touches little memory.  A longer one continues in the second, whose pages exist only once they were used.
+     * Where datagrams arrive, and the headers of those that leave, shared by the loops of an interpreter: they are
+     * copied out before any Python code runs (the GIL is held).
+     * Each arrives in two places.  Most fit into the first; these lie close together, so that a batch of small
+     * datagrams touches little memory.  A longer one continues in the second, whose pages exist only once they were
+     * used.
      */
     #define UL_NEAR_BYTES 2048
     #define UL_NEAR_STRIDE (UL_NEAR_BYTES + 64)      /* not all at the same place in the cache */
     #define UL_INTERNET_BYTES (64 * 1024)            /* no UDP datagram is longer */
     #define UL_BATCH_LARGE 16
-    #define UL_FAR_BYTES ((size_t)UL_BATCH * UL_INTERNET_BYTES)
 
     struct ul_place {
         struct mmsghdr messages[UL_BATCH];
         struct iovec vectors[UL_BATCH][2];
         ul_peer names[UL_BATCH];
     };
-    static struct ul_place *ul_places[2];            /* of internet sockets, and of others */
-    static char *ul_near, *ul_far;
+    struct ul_exchange {
+        struct ul_place places[2];                   /* of internet sockets, and of others */
+        struct mmsghdr sending[UL_BATCH];
+        struct iovec sending_vectors[UL_BATCH];
+        char near[UL_BATCH * UL_NEAR_STRIDE];
+        char far[(size_t)UL_BATCH * UL_INTERNET_BYTES];
+    };
 
-    /* Once per process; returns -1 without memory. */
-    static int ul_places_setup(void)
+    /* NULL without memory. */
+    static struct ul_exchange *ul_new_exchange(void)
     {
-        if (ul_places[1])
-            return 0;
-        for (int kind = 0; kind < 2; kind++) {
-            int count = kind ? UL_BATCH_LARGE : UL_BATCH;
-            size_t n_bytes = kind ? UL_MOST_BYTES : UL_INTERNET_BYTES;
-            struct ul_place *place = calloc(1, sizeof *place);
+        struct ul_exchange *made = malloc(sizeof *made);
 
-            if (!ul_near)
-                ul_near = malloc((size_t)UL_BATCH * UL_NEAR_STRIDE);
-            if (!ul_far)
-                ul_far = malloc(UL_FAR_BYTES);
-            if (!place || !ul_near || !ul_far) {
-                free(place);
-                return -1;
-            }
-            for (int i = 0; i < count; i++) {
-                place->vectors[i][0].iov_base = ul_near + (size_t)i * UL_NEAR_STRIDE;
+        if (made == NULL)
+            return NULL;
+        memset(made, 0, offsetof(struct ul_exchange, near));
+        for (int kind = 0; kind < 2; kind++) {
+            struct ul_place *place = &made->places[kind];
+            size_t n_bytes = kind ? UL_MOST_BYTES : UL_INTERNET_BYTES;
+
+            for (int i = 0; i < (kind ? UL_BATCH_LARGE : UL_BATCH); i++) {
+                place->vectors[i][0].iov_base = made->near + (size_t)i * UL_NEAR_STRIDE;
                 place->vectors[i][0].iov_len = UL_NEAR_BYTES;
-                place->vectors[i][1].iov_base = ul_far + (size_t)i * n_bytes;
+                place->vectors[i][1].iov_base = made->far + (size_t)i * n_bytes;
                 place->vectors[i][1].iov_len = n_bytes - UL_NEAR_BYTES;
                 place->messages[i].msg_hdr.msg_name = &place->names[i];
                 place->messages[i].msg_hdr.msg_namelen = sizeof place->names[i];
                 place->messages[i].msg_hdr.msg_iov = place->vectors[i];
                 place->messages[i].msg_hdr.msg_iovlen = 2;
             }
-            ul_places[kind] = place;
         }
-        return 0;
+        return made;
     }
 
     /*
@@ -92,9 +92,9 @@ cdef extern from "<sys/socket.h>" nogil:
     }
 
     /* Returns the number of datagrams, or a negated errno. */
-    static int ul_receive(int fd, int kind)
+    static int ul_receive(struct ul_exchange *here, int fd, int kind)
     {
-        struct mmsghdr *messages = ul_places[kind]->messages;
+        struct mmsghdr *messages = here->places[kind].messages;
         int n;
         ssize_t n_bytes;
 
@@ -114,45 +114,44 @@ cdef extern from "<sys/socket.h>" nogil:
         return 1;
     }
 
-    #define ul_received_bytes(kind, i) ((Py_ssize_t)ul_places[kind]->messages[i].msg_len)
-    #define ul_received_near(kind, i) ((char *)ul_places[kind]->vectors[i][0].iov_base)
-    #define ul_received_far(kind, i) ((char *)ul_places[kind]->vectors[i][1].iov_base)
-    #define ul_received_name(kind, i) (&ul_places[kind]->names[i])
+    #define ul_received_bytes(here, kind, i) ((Py_ssize_t)(here)->places[kind].messages[i].msg_len)
+    #define ul_received_near(here, kind, i) ((char *)(here)->places[kind].vectors[i][0].iov_base)
+    #define ul_received_far(here, kind, i) ((char *)(here)->places[kind].vectors[i][1].iov_base)
+    #define ul_received_name(here, kind, i) (&(here)->places[kind].names[i])
     /* The length of the name; restores the length of the room for the next batch. */
-    static unsigned ul_received_name_bytes(int kind, int i)
+    static unsigned ul_received_name_bytes(struct ul_exchange *here, int kind, int i)
     {
-        struct msghdr *header = &ul_places[kind]->messages[i].msg_hdr;
+        struct msghdr *header = &here->places[kind].messages[i].msg_hdr;
         unsigned n_bytes = header->msg_namelen;
-        header->msg_namelen = sizeof ul_places[kind]->names[i];
+        header->msg_namelen = sizeof here->places[kind].names[i];
         return n_bytes;
     }
 
-    static struct mmsghdr ul_sending[UL_BATCH];
-    static struct iovec ul_sending_vectors[UL_BATCH];
-    static void ul_fill_sending(int i, void *name, unsigned name_bytes, char *data, size_t n_bytes)
+    static void ul_fill_sending(struct ul_exchange *here, int i, void *name, unsigned name_bytes,
+                                char *data, size_t n_bytes)
     {
-        ul_sending_vectors[i].iov_base = data;
-        ul_sending_vectors[i].iov_len = n_bytes;
-        ul_sending[i].msg_hdr.msg_name = name;
-        ul_sending[i].msg_hdr.msg_namelen = name_bytes;
-        ul_sending[i].msg_hdr.msg_iov = &ul_sending_vectors[i];
-        ul_sending[i].msg_hdr.msg_iovlen = 1;
+        here->sending_vectors[i].iov_base = data;
+        here->sending_vectors[i].iov_len = n_bytes;
+        here->sending[i].msg_hdr.msg_name = name;
+        here->sending[i].msg_hdr.msg_namelen = name_bytes;
+        here->sending[i].msg_hdr.msg_iov = &here->sending_vectors[i];
+        here->sending[i].msg_hdr.msg_iovlen = 1;
     }
-    static int ul_send_filled(int fd, int count)
+    static int ul_send_filled(struct ul_exchange *here, int fd, int count)
     {
         int n;
 
         if (ul_has_sendmmsg) {
-            n = sendmmsg(fd, ul_sending, (unsigned)count, MSG_DONTWAIT | MSG_NOSIGNAL);
+            n = sendmmsg(fd, here->sending, (unsigned)count, MSG_DONTWAIT | MSG_NOSIGNAL);
             if (n >= 0)
                 return n;
             n = errno;
-            if (ul_is_usual(n) || sendmmsg(-1, ul_sending, 1, MSG_DONTWAIT) >= 0 || errno == EBADF)
+            if (ul_is_usual(n) || sendmmsg(-1, here->sending, 1, MSG_DONTWAIT) >= 0 || errno == EBADF)
                 return -n;
             ul_has_sendmmsg = 0;
         }
         for (n = 0; n < count; n++)
-            if (sendmsg(fd, &ul_sending[n].msg_hdr, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+            if (sendmsg(fd, &here->sending[n].msg_hdr, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
                 return n ? n : -errno;               /* as sendmmsg(2): the next call returns the error */
         return n;
     }
@@ -162,15 +161,17 @@ cdef extern from "<sys/socket.h>" nogil:
         return send(fd, data, n_bytes, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 1;
     }
     """
-    int ul_places_setup()
-    int ul_receive(int fd, int kind)
-    Py_ssize_t ul_received_bytes(int kind, int i)
-    char *ul_received_near(int kind, int i)
-    char *ul_received_far(int kind, int i)
-    ul_peer *ul_received_name(int kind, int i)
-    unsigned ul_received_name_bytes(int kind, int i)
-    void ul_fill_sending(int i, void *name, unsigned name_bytes, char *data, size_t n_bytes)
-    int ul_send_filled(int fd, int count)
+    struct ul_exchange:
+        pass
+    ul_exchange *ul_new_exchange()
+    int ul_receive(ul_exchange *, int fd, int kind)
+    Py_ssize_t ul_received_bytes(ul_exchange *, int kind, int i)
+    char *ul_received_near(ul_exchange *, int kind, int i)
+    char *ul_received_far(ul_exchange *, int kind, int i)
+    ul_peer *ul_received_name(ul_exchange *, int kind, int i)
+    unsigned ul_received_name_bytes(ul_exchange *, int kind, int i)
+    void ul_fill_sending(ul_exchange *, int i, void *name, unsigned name_bytes, char *data, size_t n_bytes)
+    int ul_send_filled(ul_exchange *, int fd, int count)
     int ul_send_one(int fd, const char *data, size_t n_bytes)
     enum:
         NEAR_BYTES "UL_NEAR_BYTES"
@@ -179,13 +180,23 @@ cdef enum:
     INTERNET = 0  # kinds of places
     OTHER = 1
 
+cdef ul_exchange *exchange = NULL  # made with the first transport
+
+
+cdef int need_exchange() except -1:
+    global exchange
+    if exchange == NULL:
+        exchange = ul_new_exchange()
+        if exchange == NULL:
+            raise MemoryError()
+    return 0
+
 
 cdef class Batch:
     """Received datagrams, oldest first: items[next:count]."""
 
     def __cinit__(self):
-        if ul_places_setup() < 0:
-            raise MemoryError()
+        need_exchange()
         self.items = <Incoming *>malloc(BATCH * sizeof(Incoming))
         if self.items == NULL:
             raise MemoryError()
@@ -206,17 +217,18 @@ cdef class Batch:
         cdef unsigned name_bytes
         cdef object data, address
         must(self.next == self.count, "a batch is filled when all of the last one was delivered")
-        cdef int count = ul_receive(fd, kind)
+        cdef ul_exchange *here = exchange
+        cdef int count = ul_receive(here, fd, kind)
         for i in range(count):
-            n_bytes = ul_received_bytes(kind, i)
-            name_bytes = ul_received_name_bytes(kind, i)
+            n_bytes = ul_received_bytes(here, kind, i)
+            name_bytes = ul_received_name_bytes(here, kind, i)
             if n_bytes <= NEAR_BYTES:
-                data = PyBytes_FromStringAndSize(ul_received_near(kind, i), n_bytes)
+                data = PyBytes_FromStringAndSize(ul_received_near(here, kind, i), n_bytes)
             else:
                 data = PyBytes_FromStringAndSize(NULL, n_bytes)
-                memcpy(PyBytes_AS_STRING(data), ul_received_near(kind, i), NEAR_BYTES)
-                memcpy(PyBytes_AS_STRING(data) + NEAR_BYTES, ul_received_far(kind, i), n_bytes - NEAR_BYTES)
-            address = address_of(ul_received_name(kind, i), name_bytes)
+                memcpy(PyBytes_AS_STRING(data), ul_received_near(here, kind, i), NEAR_BYTES)
+                memcpy(PyBytes_AS_STRING(data) + NEAR_BYTES, ul_received_far(here, kind, i), n_bytes - NEAR_BYTES)
+            address = address_of(ul_received_name(here, kind, i), name_bytes)
             self.keep(data, address)
         return -count if count < 0 else 0
 
@@ -246,6 +258,7 @@ cdef class DatagramQueue:
     """
 
     def __cinit__(self, Py_ssize_t header_bytes):
+        need_exchange()
         self.header_bytes = header_bytes
 
     def __dealloc__(self):
@@ -308,15 +321,16 @@ cdef class DatagramQueue:
     cdef int send_named(self, int fd) noexcept:
         """Send those at the front that have names, as the first does; returns how many, or a negated errno."""
         cdef int count = 0
+        cdef ul_exchange *here = exchange
         cdef Outgoing *item = &self.items[self.first]
         cdef Outgoing *end = &self.items[self.end]
         must(self.first < self.end, "what is sent is queued")
         while item < end and item.name_bytes and count < BATCH:
-            ul_fill_sending(count, &item.name, item.name_bytes, PyBytes_AS_STRING(<object>item.data),
+            ul_fill_sending(here, count, &item.name, item.name_bytes, PyBytes_AS_STRING(<object>item.data),
                             PyBytes_GET_SIZE(<object>item.data))
             count += 1
             item += 1
-        return ul_send_filled(fd, count)
+        return ul_send_filled(here, fd, count)
 
 
 cdef int send_to_peer(int fd, object data) noexcept:

@@ -11,6 +11,7 @@
  * it), always in the thread that uses the session, and touch no Python object.
  */
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -154,7 +155,7 @@ static int ul_bio_destroy(void *bio)
 static void *ul_bio_method;
 
 /* Fill ul_openssl from the shared object `path`, which is loaded already.  Returns 0, or -1 if anything is missing. */
-static int ul_openssl_load(const char *path)
+static int ul_openssl_find(const char *path)
 {
 #define WANTED(symbol, member) {symbol, offsetof(__typeof__(ul_openssl), member)}
     static const struct {
@@ -202,6 +203,19 @@ static int ul_openssl_load(const char *path)
         || !ul_openssl.bio_meth_set_destroy(ul_bio_method, ul_bio_destroy))
         return -1;
     return 0;
+}
+
+/* The same once for all interpreters, which have one OpenSSL. */
+static int ul_openssl_load(const char *path)
+{
+    static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
+    static int result = 1;
+
+    pthread_mutex_lock(&loading);
+    if (result > 0)
+        result = ul_openssl_find(path);
+    pthread_mutex_unlock(&loading);
+    return result;
 }
 
 /* A BIO with an empty pipe, or NULL without memory. */
