@@ -25,7 +25,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-from building import liburing, sbom
+from building import interpreters, liburing, sbom
 from building.pth import Build, BuildPth
 
 WITHOUT_LIBURING = os.environ.get("URINGLOOP_WITHOUT_LIBURING", "") not in ("", "0")
@@ -59,6 +59,7 @@ HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloo
 HEADERS += ["uringloop/support/assertions.h", "uringloop/support/fastcall.h", "uringloop/support/statx.h"]
 HEADERS += ["uringloop/support/preadv2.h", "uringloop/support/openat2.h", "uringloop/support/type_tag.h"]
 HEADERS += ["uringloop/transports/tls/openssl.h", "uringloop/eventloop/base/stock_clock.h"]
+HEADERS += ["uringloop/support/interpreters.h", "uringloop/uring/ring_fds.h", "uringloop/aio/audit.h"]
 
 # Modules of the package that link liburing: those above, and the cffi module for raw requests.
 LINKS_LIBURING = {f"uringloop.{name}" for name in RING} | {"uringloop.liburing._ffi"}
@@ -91,6 +92,7 @@ def extensions() -> list[Extension]:
             f"uringloop.{name}",
             ["uringloop/" + name.replace(".", "/") + ".pyx"],
             define_macros=macros,
+            include_dirs=["uringloop/support"],  # for what is not beside a .pyx: building/interpreters.py
             depends=HEADERS,
             extra_compile_args=list(compile_args),
             extra_link_args=list(link_args),
@@ -109,7 +111,7 @@ def translated() -> list[Extension]:
         return extensions()
     from Cython.Build import cythonize
 
-    return cythonize(
+    made = cythonize(
         extensions(),
         # An assertion that fails names the line of the .pyx; so the C sources of that build are others.
         build_dir="build/cython-debug" if DEBUG else "build/cython",
@@ -125,6 +127,12 @@ def translated() -> list[Extension]:
         },
         show_all_warnings=False,
     )
+    for one in made:
+        source, why_not = interpreters.rewrite(Path(one.sources[0]))
+        one.sources[0] = str(source)
+        if why_not:
+            print(f"{one.name}: not for sub-interpreters: {why_not}", file=sys.stderr)
+    return made
 
 
 class BuildExt(build_ext):

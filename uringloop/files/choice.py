@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from .backend import Backend
 
@@ -21,12 +22,20 @@ _kinds: dict[bool, type[Backend]] = {}
 
 
 def _load(supports_sqe: bool) -> type[Backend]:
-    if supports_sqe:
-        from .ring_backend import RingBackend
-
-        _kinds[True] = RingBackend
-    else:
-        from .thread_backend import ThreadBackend
-
-        _kinds[False] = ThreadBackend
+    _kinds[supports_sqe] = (_ring_backend() if supports_sqe else None) or _thread_backend()
     return _kinds[supports_sqe]
+
+
+def _ring_backend() -> type[Backend] | None:
+    try:
+        from .ring_backend import RingBackend
+    except ImportError as error:  # in a sub-interpreter, where cffi cannot be imported
+        logging.getLogger("uringloop").debug("files are read and written by threads: %s", error)
+        return None
+    return RingBackend
+
+
+def _thread_backend() -> type[Backend]:
+    from .thread_backend import ThreadBackend
+
+    return ThreadBackend

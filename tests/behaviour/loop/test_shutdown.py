@@ -223,14 +223,12 @@ def test_ctrl_c_in_run_forever_ends_the_process_as_in_stock_asyncio(monitor):
     assert "Exception ignored" not in errors
 
 
-def test_import_in_a_subinterpreter_is_refused(monitor):
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="tests/repository/test_sub_interpreters.py")
+def test_before_python_3_12_import_in_a_sub_interpreter_is_refused(monitor):
     if monitor == STOCK:
         pytest.skip("about compiled modules")
     source = """
-        try:
-            import _interpreters
-        except ImportError:
-            import _xxsubinterpreters as _interpreters
+        import _xxsubinterpreters as interpreters
         import uringloop
         code = (
             "import sys\\n"
@@ -238,9 +236,9 @@ def test_import_in_a_subinterpreter_is_refused(monitor):
             "try: import uringloop\\n"
             "except ImportError as error: print('refused:', error, flush=True)\\n"
         )
-        ident = _interpreters.create()
-        _interpreters.run_string(ident, code)
-        _interpreters.destroy(ident)
+        ident = interpreters.create()
+        interpreters.run_string(ident, code)
+        interpreters.destroy(ident)
         loop = make_loop(MONITOR)
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
