@@ -29,7 +29,9 @@ def _load(supports_sqe: bool) -> type[Backend]:
 def _ring_backend() -> type[Backend] | None:
     try:
         from .ring_backend import RingBackend
-    except ImportError as error:  # in a sub-interpreter, where cffi cannot be imported
+    except ImportError as error:
+        if "interpreter" not in str(error):
+            raise  # a broken installation, not cffi's refusal of sub-interpreters
         logging.getLogger("uringloop").debug("files are read and written by threads: %s", error)
         return None
     return RingBackend
