@@ -22,8 +22,9 @@ static int ul_note_ring(int fd)
     while (fd > highest && !__atomic_compare_exchange_n(&ul_highest_ring, &highest, fd, 0, __ATOMIC_SEQ_CST,
                                                         __ATOMIC_SEQ_CST))
         ;
-    __atomic_fetch_or(&ul_ring_bits[fd / 64], 1ull << fd % 64, __ATOMIC_SEQ_CST);
-    __atomic_fetch_add(&ul_n_rings, 1, __ATOMIC_SEQ_CST);
+    /* Set already, if the program closed that ring's fd behind our back, and the number is used again. */
+    if (!(__atomic_fetch_or(&ul_ring_bits[fd / 64], 1ull << fd % 64, __ATOMIC_SEQ_CST) & 1ull << fd % 64))
+        __atomic_fetch_add(&ul_n_rings, 1, __ATOMIC_SEQ_CST);
     return 1;
 }
 
