@@ -147,7 +147,7 @@ def test_zones_of_ipv6_addresses_survive(monitor):
     """In a network namespace of its own, where the loopback gets a link-local address."""
     output = run_script(
         """
-        import fcntl
+        import errno, fcntl
 
         new_user, new_net = 0x10000000, 0x40000000
         libc = ctypes.CDLL(None, use_errno=True)
@@ -158,6 +158,17 @@ def test_zones_of_ipv6_addresses_survive(monitor):
             fcntl.ioctl(sock, 0x8914, struct.pack("16sH14x", b"lo", 0x49))  # SIOCSIFFLAGS: up, running
             address = socket.inet_pton(socket.AF_INET6, "fe80::7") + struct.pack("Ii", 64, 1)
             fcntl.ioctl(sock, 0x8916, address)  # SIOCSIFADDR
+
+        # the kernel's workqueue makes the address usable, later where others use the CPUs
+        deadline = time.monotonic() + 30
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            while True:
+                try:
+                    sock.bind(("fe80::7", 0, 0, 1))
+                    break
+                except OSError as error:
+                    assert error.errno == errno.EADDRNOTAVAIL and time.monotonic() < deadline, error
+                    os.sched_yield()
 
         async def main():
             loop = asyncio.get_running_loop()
