@@ -14,9 +14,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-# `cdef` variables.  Those in capitals are constants: the same for all interpreters, also without the GIL.
+# `cdef` variables, and built-in functions, of which each interpreter has its own.  Variables in capitals are constants:
+# the same for all interpreters, also without the GIL.
 VARIABLE = re.compile(
-    r"^static (?P<type>[^=;(]*?[ *])(?P<name>__pyx_v_\w+?)(?P<array>\[\w+\])?(?: = 0)?;$", re.MULTILINE
+    r"^static (?P<type>[^=;(]*?[ *])(?P<name>__pyx_(?:v|builtin)_\w+?)(?P<array>\[\w+\])?(?: = 0)?;$",
+    re.MULTILINE,
+)
+# The methods of a class, which all interpreters share: code is at one address.  A second interpreter must not fill the
+# table again, which has the methods of the base class for a moment; others call through it meanwhile.
+METHODS = re.compile(
+    r"^(?P<known>  __pyx_vtabptr_(?P<name>\w+) = &__pyx_vtable_(?P=name);\n)"
+    r"(?P<filled>(?:  __pyx_vtable_(?P=name)\..*\n)+)",
+    re.MULTILINE,
 )
 FREE_LIST = re.compile(r"^struct \w+ \*__pyx_freelist_(\w+)\[\d+\];$", re.MULTILINE)
 CONSTANT = re.compile(r"_[A-Z][A-Z0-9_]*$")
@@ -59,6 +68,25 @@ def rewritten(text: str) -> str:
         "#define __pyx_m (__Pyx_State_FindModule(&__pyx_moduledef))\n",
         "#define __pyx_m (ul_own_module())\n",
     )
+    n_tables = len(METHODS.findall(text))
+    if n_tables != len(re.findall(r"^static struct \w+ __pyx_vtable_\w+;$", text, re.MULTILINE)):
+        raise UnknownSource(f"{n_tables} tables of methods are filled, others are not")
+    text = METHODS.sub(
+        "#if CYTHON_USE_MODULE_STATE\n"
+        "  if (ul_begin_filling((void **)&__pyx_vtabptr_\\g<name>)) {\n"
+        "#endif\n"
+        "\\g<filled>\\g<known>"
+        "#if CYTHON_USE_MODULE_STATE\n"
+        "  }\n"
+        "  ul_end_filling();\n"
+        "#endif\n",
+        text,
+    )
+    if "static int __Pyx_GetVtable(PyTypeObject *type, void** table) {" in text:
+        # not NULL for a moment: others use it
+        text = _once(text, "    void* ptr;\n    *table = NULL;\n", "    void* ptr;\n")
+        found = "    *table = ptr;\n    return 1;\nno_attr:\n"
+        text = _once(text, found, f"{found}    *table = NULL;\n")
     text = _once(text, "= __Pyx_State_AddModule(__pyx_t_1, &__pyx_moduledef);", "= ul_add_module(__pyx_t_1);")
     text = _once(text, "__Pyx_State_RemoveModule(&__pyx_moduledef);", "ul_remove_module();")
     text = _once(text, "  __Pyx_State_RemoveModule(NULL);\n", "  ul_remove_module();\n")
@@ -81,7 +109,7 @@ def rewritten(text: str) -> str:
 
 
 def _field(one: re.Match[str]) -> str:
-    return one["name"].replace("__pyx_v_", "ul_v_", 1)
+    return one["name"].replace("__pyx_", "ul_", 1)
 
 
 def _free_lists(text: str) -> str:

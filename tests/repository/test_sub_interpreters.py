@@ -277,3 +277,44 @@ def test_an_unchanged_source_is_not_written_again(tmp_path):
     before = source.stat().st_mtime_ns
     interpreters.rewrite(path)
     assert source.stat().st_mtime_ns == before
+
+
+CLASSES = """
+static struct __pyx_vtabstruct_m_A __pyx_vtable_m_A;
+static PyObject *__pyx_builtin_min;
+  __pyx_vtabptr_m_A = &__pyx_vtable_m_A;
+  __pyx_vtable_m_A.__pyx_base = *__pyx_vtabptr_m_Base;
+  __pyx_vtable_m_A.run = (int (*)(struct __pyx_obj_m_A *))__pyx_f_m_A_run;
+static int __Pyx_GetVtable(PyTypeObject *type, void** table) {
+    void* ptr;
+    *table = NULL;
+    *table = ptr;
+    return 1;
+no_attr:
+"""
+
+
+def test_methods_of_classes_are_filled_in_once_for_all_interpreters():
+    """Others call through the table meanwhile, which has the methods of the base for a moment."""
+    text = interpreters.rewritten(SOURCE + CLASSES)
+    begin, end = (
+        text.index("  if (ul_begin_filling((void **)&__pyx_vtabptr_m_A)) {\n"),
+        text.index("ul_end_filling();"),
+    )
+    filled = text[begin:end]
+    assert filled.index(".__pyx_base = ") < filled.index(".run = ") < filled.index("__pyx_vtabptr_m_A = &")
+    assert text.count("__pyx_vtable_m_A.") == 2
+    assert text.index("*table = ptr;") < text.index("*table = NULL;")
+
+
+def test_a_table_of_methods_that_is_filled_in_another_way_is_not_known(tmp_path):
+    path = tmp_path / "m.c"
+    path.write_text(SOURCE + CLASSES.replace("  __pyx_vtabptr_m_A = &", "  other = &"))
+    assert interpreters.rewrite(path) == (path, "0 tables of methods are filled, others are not")
+
+
+def test_each_interpreter_has_its_own_built_in_functions():
+    text = interpreters.rewritten(SOURCE + CLASSES)
+    assert "  PyObject *ul_builtin_min;\n" in text[: text.index("} __pyx_mstatetype;")]
+    assert "#define __pyx_builtin_min (ul_state()->ul_builtin_min)\n" in text
+    assert "#if !CYTHON_USE_MODULE_STATE\nstatic PyObject *__pyx_builtin_min;\n#endif" in text

@@ -6,7 +6,8 @@
  * interpreter, and pay a comparison.  The state of another one is on the heap.  It outlives the module object: objects
  * of our types may be freed after that, when the interpreter ends and all that it has is garbage.
  *
- * Locks: `ul_lock` guards the list of states.  A state itself is guarded by the GIL of its interpreter.
+ * Locks: `ul_lock` guards the list of states, and what is filled in once for all interpreters.  A state itself is guarded
+ * by the GIL of its interpreter.
  */
 #ifndef URINGLOOP_INTERPRETERS_H
 #define URINGLOOP_INTERPRETERS_H
@@ -139,6 +140,18 @@ static int ul_add_module(PyObject *module)
 /* Cython's own code has the module object in hand, of this interpreter. */
 #undef __Pyx_PyModule_GetState
 #define __Pyx_PyModule_GetState(module) ((void)(module), ul_state())
+
+/* Whether the methods of a class have to be filled in, by the first interpreter that imports it. */
+static int ul_begin_filling(void **table)
+{
+    pthread_mutex_lock(&ul_lock);
+    return *table == NULL;
+}
+
+static void ul_end_filling(void)
+{
+    pthread_mutex_unlock(&ul_lock);
+}
 
 static void ul_remove_module(void)
 {
