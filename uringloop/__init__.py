@@ -20,7 +20,7 @@ except ModuleNotFoundError as _error:
     ) from _error
 from ._version import __version__
 from .eventloop.nested.mode import allow_nested, disallow_nested
-from .exceptions import MonitorUnavailable, SqeNotSupported, UringLoopError
+from .exceptions import MemberEnded, MonitorUnavailable, SqeNotSupported, UringLoopError
 from .policy import get_running_loop, new_event_loop, run
 
 # A free-threaded Python has switched its GIL on by now, for our compiled modules, unless PYTHON_GIL=0 forbids it.
@@ -33,6 +33,7 @@ if not getattr(_sys, "_is_gil_enabled", lambda: True)():
 
 __all__ = [
     "Loop",
+    "MemberEnded",
     "MonitorUnavailable",
     "SqeNotSupported",
     "UringLoopError",
@@ -55,6 +56,8 @@ _ON_FIRST_USE = {
     "GcPauses": ".gcpolicy",
     "GcPolicy": ".gcpolicy",
     "GcStatistics": ".gcpolicy",
+    "LoopGroup": ".group.loop_group",
+    "Member": ".group.member",
     "PollHandler": ".aio.poll_handlers",
     "Statistics": ".aiocontext.statistics",
     "gc_policy": ".gcpolicy",

@@ -72,6 +72,7 @@ def _seen_of_ours() -> None:
     from .eventloop.nested import levels
     from .fdmon import adaptive_polling, base, epoll, io_uring, poll, select
     from .files import ring_requests
+    from .group import balancer, loop_group, member, server
     from .liburing import _ffi, enums, features, probing, refusal
     from .requests import awaiting, checks, registered, submit
     from .requests import request as raw_request

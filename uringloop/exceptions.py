@@ -3,11 +3,26 @@
 import errno as _errno
 import os as _os
 
-__all__ = ["MonitorUnavailable", "SqeNotSupported", "UringLoopError"]
+__all__ = ["MemberEnded", "MonitorUnavailable", "SqeNotSupported", "UringLoopError"]
 
 
 class UringLoopError(Exception):
     """Base of all exceptions that only uringloop raises."""
+
+
+class MemberEnded(UringLoopError):
+    """A member of a LoopGroup ended before it had done what it was asked to; the reason, if any, is the cause.
+
+    Parameters:
+        index: the member's number.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
+
+    def __str__(self) -> str:
+        return f"member {self.index} of the LoopGroup has ended"
 
 
 class MonitorUnavailable(UringLoopError, OSError):

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 
 import pytest
 
@@ -226,10 +227,25 @@ def test_a_queue_in_shared_memory_keeps_messages_whole_and_in_order(environment)
 
 
 # Prints the outputs of the cells; an exception in a cell ends it.
+@needs("uvicorn", "starlette")
+def test_one_application_is_served_by_several_loops(environment):
+    with running(environment, "many_loops_asgi.py", "--members", 3, "--port", 0, "--kind", "thread") as child:
+        line = line_of(child.stdout)
+        assert line.startswith("3 threads serve http://127.0.0.1:")
+        for _ in range(6):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port_in(line)}/", timeout=PATIENCE_S) as answer:
+                assert answer.read() == b"Hello, World!"
+        child.send_signal(signal.SIGTERM)
+        assert line_of(child.stdout) == "connections: 2 2 2"
+
+
+# By UNIX sockets: the ports that Jupyter chooses may be those of another test when the kernel binds them, or, worse,
+# when the client connects.
 NOTEBOOK = """
-import nbclient, nbformat, sys
+import jupyter_client, nbclient, nbformat, sys
 notebook = nbformat.read(sys.argv[1], 4)
-nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+manager = jupyter_client.AsyncKernelManager(kernel_name="python3", transport="ipc", ip=sys.argv[2])
+nbclient.NotebookClient(notebook, timeout=60, km=manager).execute()
 for cell in notebook.cells:
     for output in cell.get("outputs", []):
         print(output["data"]["text/plain"])
@@ -242,7 +258,7 @@ def test_the_notebook_runs_on_the_loop_of_its_kernel(environment, tmp_path):
     config.parent.mkdir()
     config.write_text("import uringloop.adopt\nuringloop.adopt.make_default()\n")
     environment["IPYTHONDIR"] = str(tmp_path)
-    outputs = run(environment, "-c", NOTEBOOK, EXAMPLES / "notebook.ipynb").splitlines()
+    outputs = run(environment, "-c", NOTEBOOK, EXAMPLES / "notebook.ipynb", tmp_path / "kernel").splitlines()
     assert outputs[0] == repr(environment["URINGLOOP_FDMON"])
     assert outputs[1:4] == ["(100, 'NUMBER 42')", repr(os_release_key()), "'done'"]
 

@@ -27,6 +27,7 @@ LAYERS = {
     "policy": 8,
     "gcpolicy": 9,
     "adopt": 8,
+    "group": 9,
     "gunicorn": 8,
     "_frozen": 10,  # names all of them, and runs nothing
     "__init__": 10,

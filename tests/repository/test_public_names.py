@@ -21,7 +21,7 @@ from repository.documents import ROOT
 NAMES = tomllib.loads((pathlib.Path(__file__).parent / "public_names.toml").read_text())
 MODULES, CLASSES = NAMES["modules"], NAMES["classes"]
 
-ALWAYS = {"Loop", "MonitorUnavailable", "SqeNotSupported", "UringLoopError", "__version__"}
+ALWAYS = {"Loop", "MemberEnded", "MonitorUnavailable", "SqeNotSupported", "UringLoopError", "__version__"}
 ALWAYS |= {"allow_nested", "disallow_nested", "get_running_loop", "new_event_loop", "run"}
 WHILE_THERE_ARE_POLICIES = {"EventLoopPolicy", "install"}
 EXPECTED = ALWAYS | (WHILE_THERE_ARE_POLICIES if sys.version_info < (3, 16) else set())

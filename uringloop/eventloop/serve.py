@@ -69,6 +69,10 @@ class ServeMixin(LoopPart):
     _prepare_transport = incoming.prepare_transport
     _serve_later = incoming.serve_later
 
+    # Accepts on the sockets of a LoopGroup of which this loop is a member: group/balancer.pyx has serve(),
+    # stop_serving(), before_handshake().
+    _seat: Any = None
+
     # -- sockets that the program made: it may still use them, also through an fd or an earlier duplicate -----------
 
     # A WeakSet, made for the first one: it takes a while to make, and few loops need it.
@@ -279,6 +283,8 @@ class ServeMixin(LoopPart):
             ssl_shutdown_timeout,
             context,
         )
+        if self._seat is not None and self._seat.serve(sock, listening):
+            return
         # objects other than socket.socket count as given, too: gunicorn's listeners are wrappers of sockets
         if self.supports_sqe and is_original(sock) and sock not in self._given_sockets:
             kind = Kind(sock)
@@ -302,6 +308,8 @@ class ServeMixin(LoopPart):
             acceptor = self._acceptors.pop(sock, None)
             if acceptor is not None:
                 acceptor.close()
+        if self._seat is not None:
+            self._seat.stop_serving(sock)
         self._remove_reader(fd)
         sock.close()
         if path is not None:
@@ -372,17 +380,20 @@ class ServeMixin(LoopPart):
         self, connection: Any, extra: Any, listening: Listening, context: contextvars.Context | None
     ) -> None:
         since_3_15 = {} if context is None else {"context": context}
+        server = listening.server if self._seat is None else self._seat.before_handshake(listening.server)
         accept = self._accept_connection2(
             listening.protocol_factory,
             connection,
             extra,
             listening.sslcontext,
-            listening.server,
+            server,
             listening.handshake_timeout,
             listening.shutdown_timeout,
             **since_3_15,
         )
-        self.create_task(accept, **since_3_15)
+        task = self.create_task(accept, **since_3_15)
+        if server is not listening.server:
+            task.add_done_callback(server.handshake_ended)
 
     def _refused(self, failure: BaseException, protocol: object) -> None:
         """The application could not take a connection, which was closed."""

@@ -213,6 +213,14 @@ STATE = (
         "any thread that makes a loop; a fork child",
         Guard.GIL,
     ),
+    # -- groups of loops -----------------------------------------------------------------------------------------
+    State(
+        "group/members.py",
+        ("_running",),
+        "members of LoopGroups that may still run: they end when the program does",
+        "the loop of a group that starts a member; the main thread at its end",
+        Guard.GIL,
+    ),
     State(
         "gcpolicy.py",
         ("_collector",),
