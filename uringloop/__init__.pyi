@@ -12,6 +12,7 @@ from .aiocontext.statistics import Statistics as Statistics
 from .eventloop.loop import Loop as Loop
 from .eventloop.nested.mode import allow_nested as allow_nested
 from .eventloop.nested.mode import disallow_nested as disallow_nested
+from .exceptions import MemberEnded as MemberEnded
 from .exceptions import MonitorUnavailable as MonitorUnavailable
 from .exceptions import SqeNotSupported as SqeNotSupported
 from .exceptions import UringLoopError as UringLoopError
@@ -20,6 +21,8 @@ from .gcpolicy import GcPauses as GcPauses
 from .gcpolicy import GcPolicy as GcPolicy
 from .gcpolicy import GcStatistics as GcStatistics
 from .gcpolicy import gc_policy as gc_policy
+from .group.loop_group import LoopGroup as LoopGroup
+from .group.member import Member as Member
 from .policy import get_running_loop as get_running_loop
 from .policy import new_event_loop as new_event_loop
 from .policy import run as run
@@ -32,6 +35,7 @@ FIRST_RESERVED_GROUP: int
 if sys.version_info >= (3, 16):
     __all__ = [
         "Loop",
+        "MemberEnded",
         "MonitorUnavailable",
         "SqeNotSupported",
         "UringLoopError",
@@ -46,6 +50,7 @@ else:
     __all__ = [
         "EventLoopPolicy",
         "Loop",
+        "MemberEnded",
         "MonitorUnavailable",
         "SqeNotSupported",
         "UringLoopError",

@@ -59,8 +59,13 @@ class PickleLink(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
 
-    dumps = staticmethod(pickle.dumps)
-    loads = staticmethod(pickle.loads)
+    @staticmethod
+    def dumps(value: Any) -> bytes:
+        return pickle.dumps(value)
+
+    @staticmethod
+    def loads(data: bytes) -> Any:
+        return pickle.loads(data)
 
 
 class DirectLink:
