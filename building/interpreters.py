@@ -27,7 +27,7 @@ METHODS = re.compile(
     r"(?P<filled>(?:  __pyx_vtable_(?P=name)\..*\n)+)",
     re.MULTILINE,
 )
-FREE_LIST = re.compile(r"^struct \w+ \*__pyx_freelist_(\w+)\[\d+\];$", re.MULTILINE)
+FREE_LIST = re.compile(r"^struct \w+ \*__pyx_freelist_(\w+)\[(\d+)\];$", re.MULTILINE)
 CONSTANT = re.compile(r"_[A-Z][A-Z0-9_]*$")
 
 
@@ -61,13 +61,17 @@ def rewritten(text: str) -> str:
     text = _once(
         text,
         "#define __pyx_mstate_global (__Pyx_PyModule_GetState(__Pyx_State_FindModule(&__pyx_moduledef)))\n",
-        f'{free}#include "interpreters.h"\n#define __pyx_mstate_global ul_state()\n{names}',
+        f'{free}{_kept(text)}#include "interpreters.h"\n#define __pyx_mstate_global ul_state()\n{names}',
     )
     text = _once(
         text,
         "#define __pyx_m (__Pyx_State_FindModule(&__pyx_moduledef))\n",
         "#define __pyx_m (ul_own_module())\n",
     )
+    if "struct wrapperbase __pyx_wrapperbase_" in text:
+        raise UnknownSource(
+            "the wrapper of a special method that has a docstring is never released: use a comment"
+        )
     n_tables = len(METHODS.findall(text))
     if n_tables != len(re.findall(r"^static struct \w+ __pyx_vtable_\w+;$", text, re.MULTILINE)):
         raise UnknownSource(f"{n_tables} tables of methods are filled, others are not")
@@ -101,6 +105,11 @@ def rewritten(text: str) -> str:
         if verb == "clear":
             own += _free_lists(text)
         text = _once(text, first, first.replace("__Pyx_PyModule_GetState(m)", "ul_state_of(m)") + own)
+    text = _once(text, *_clearing(text))
+    # Python does not release the metaclass of a type that C has made (3.14), and keeps all memory of an interpreter of
+    # which one object is left.  That of Cython's own types only says where they are from.
+    metaclass = "mstate->__pyx_CommonTypesMetaclassType, module, "
+    text = text.replace(metaclass, f"CYTHON_USE_MODULE_STATE ? NULL : {metaclass}")
     switch = "".join(
         f"#define {name} (PY_VERSION_HEX >= 0x030C0000)\n"
         for name in ("CYTHON_USE_MODULE_STATE", "CYTHON_USE_TYPE_SPECS")
@@ -108,8 +117,31 @@ def rewritten(text: str) -> str:
     return f"#include <patchlevel.h>\n{switch}{text}"
 
 
+def _clearing(text: str) -> tuple[str, str]:
+    """What clears a module object, and what to do instead: nothing; all of it is cleared at the end of the state."""
+    begin = "static CYTHON_SMALL_CODE int __pyx_m_clear(PyObject *m) {\n"
+    end = "\nreturn 0;\n}\n"
+    start = text.find(begin)
+    stop = text.find(end, start)
+    if start < 0 or stop < 0:
+        raise UnknownSource("nothing clears the module")
+    body = text[start + len(begin) : stop]
+    first = "  __pyx_mstatetype *clear_module_state = ul_state_of(m);\n  if (!clear_module_state) return 0;\n"
+    if not body.startswith(first):
+        raise UnknownSource("the module is cleared in another way")
+    all_of_it = f"static void ul_clear_all(__pyx_mstatetype *clear_module_state)\n{{\n{body.removeprefix(first)}\n}}\n"
+    return text[start : stop + len(end)], f"{all_of_it}{begin}  (void)m;{end}"
+
+
 def _field(one: re.Match[str]) -> str:
     return one["name"].replace("__pyx_", "ul_", 1)
+
+
+def _kept(text: str) -> str:
+    """How the state of an ended interpreter keeps no freed objects: as many as there may be are there already."""
+    counts = "".join(f".__pyx_freecount_{name} = {size}, " for name, size in FREE_LIST.findall(text))
+    declared = "static void ul_clear_all(__pyx_mstatetype *state);\n"
+    return f"{declared}#define UL_KEEPS_NOTHING {counts}.ul_module = NULL\n"
 
 
 def _free_lists(text: str) -> str:
@@ -122,7 +154,7 @@ def _free_lists(text: str) -> str:
         "    type->tp_free(o);\n"
         "    Py_DECREF(type);\n"
         "  }\n"
-        for name in FREE_LIST.findall(text)
+        for name, _ in FREE_LIST.findall(text)
     )
 
 

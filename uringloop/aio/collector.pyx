@@ -154,8 +154,8 @@ cdef class Collector(IdleWork):
             self.kind = IN_WORK
         return True
 
+    # For gc.callbacks.
     def __call__(self, str phase, dict info):
-        """For gc.callbacks."""
         cdef int generation
         if phase == "start":
             self.n_young = gc.get_count()[0]

@@ -86,8 +86,8 @@ cdef class Block:
         self.memory = UL_BYTES(self.data)
         return 0
 
+    # The rest, for a call that reads into it in a thread; that call holds the block.
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        """The rest, for a call that reads into it in a thread; that call holds the block."""
         self.make()
         PyBuffer_FillInfo(buffer, self, self.memory + self.filled, self.size - self.filled, False, flags)
 

@@ -3,8 +3,10 @@
  * variables of the module.  building/interpreters.py puts it into the C sources that Cython makes.
  *
  * The main interpreter's state is in static memory, and lives as long as the process: most processes have no other
- * interpreter, and pay a comparison.  The state of another one is on the heap.  It outlives the module object: objects
- * of our types may be freed after that, when the interpreter ends and all that it has is garbage.
+ * interpreter, and pay a comparison.  The state of another one is on the heap, and holds the module object.  It ends
+ * with the interpreter's dictionary, after the modules' own end but before the last garbage collection, which collects
+ * the types then: one object that stayed would keep all memory of the interpreter.  Objects of our types that are freed
+ * even later find `ul_ended_state`, in which there is nothing, and which keeps no freed objects.
  *
  * Locks: `ul_lock` guards the list of states, and what is filled in once for all interpreters.  A state itself is guarded
  * by the GIL of its interpreter.
@@ -22,6 +24,7 @@ typedef struct ul_home {
 } ul_home;
 
 static __pyx_mstatetype ul_main_state;
+static __pyx_mstatetype ul_ended_state = {UL_KEEPS_NOTHING};  /* never changes */
 static int ul_has_others;           /* atomic; once set it stays: any other interpreter has imported this module */
 static unsigned ul_n_changes_made;  /* atomic; changes with each state that is made or freed */
 static ul_home *ul_homes;           /* under ul_lock */
@@ -49,36 +52,41 @@ static __attribute__((noinline, cold)) __pyx_mstatetype *ul_state_elsewhere(void
     return last.state = home != NULL ? &home->state : NULL;
 }
 
+static __attribute__((noinline, cold)) __pyx_mstatetype *ul_some_state_elsewhere(void)
+{
+    __pyx_mstatetype *state = ul_state_elsewhere();
+    return state != NULL ? state : &ul_ended_state;
+}
+
 static inline __attribute__((always_inline)) __pyx_mstatetype *ul_state(void)
 {
     if (__builtin_expect(!__atomic_load_n(&ul_has_others, __ATOMIC_RELAXED), 1))
         return &ul_main_state;
-    return ul_state_elsewhere();
+    return ul_some_state_elsewhere();
 }
 
 /* The module object in this interpreter, NULL if it has none. */
 static PyObject *ul_own_module(void)
 {
-    __pyx_mstatetype *state;
-
     if (!__atomic_load_n(&ul_has_others, __ATOMIC_RELAXED) && PyThreadState_Get()->interp != PyInterpreterState_Main())
         return NULL;  /* the first import by another interpreter begins */
-    state = ul_state();
-    return state != NULL ? state->ul_module : NULL;
+    return ul_state()->ul_module;
 }
 
 /* For the garbage collector: the main interpreter's state is no garbage, and is not looked through. */
 static __pyx_mstatetype *ul_state_of(PyObject *module)
 {
     __pyx_mstatetype *state = ul_state();
-    return state == &ul_main_state || state == NULL || state->ul_module != module ? NULL : state;
+    return state == &ul_main_state || state->ul_module != module ? NULL : state;
 }
 
-/* Called when the interpreter's dictionary is cleared, after its modules and its last garbage collection. */
+/* Called when the interpreter's dictionary is cleared. */
 static void ul_free_home(PyObject *capsule)
 {
     ul_home **at, *home = PyCapsule_GetPointer(capsule, NULL);
 
+    ul_clear_all(&home->state);
+    Py_CLEAR(home->state.ul_module);
     pthread_mutex_lock(&ul_lock);
     for (at = &ul_homes; *at != home; at = &(*at)->next)
         ;
@@ -128,7 +136,7 @@ static int ul_add_module(PyObject *module)
 
     if (interpreter != PyInterpreterState_Main()) {
         __atomic_store_n(&ul_has_others, 1, __ATOMIC_SEQ_CST);
-        if (ul_state() == NULL && ul_make_home(interpreter) < 0) {
+        if (ul_state_elsewhere() == NULL && ul_make_home(interpreter) < 0) {
             Py_DECREF(module);
             return -1;
         }
@@ -155,8 +163,6 @@ static void ul_end_filling(void)
 
 static void ul_remove_module(void)
 {
-    __pyx_mstatetype *state = ul_state();
-    if (state != NULL)
-        state->ul_module = NULL;
+    /* Where the exec of the module failed.  The reference stays: with the main interpreter, or until the state ends. */
 }
 #endif

@@ -82,8 +82,8 @@ cdef class LoopCore(FdWatching):
         self.follow_slowness()
         self.aio_context.program = LoopProgram(self)
 
+    # Look up again what applications' tests replace to travel in time.
     def __setattr__(self, name, value):
-        """Look up again what applications' tests replace to travel in time."""
         PyObject_GenericSetAttr(self, name, <PyObject *>value)
         if is_looked_up(name):
             self.known_tag = UNKNOWN_TAG
