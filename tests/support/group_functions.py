@@ -23,6 +23,11 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
+class Exits(asyncio.Protocol):
+    def connection_made(self, transport):
+        raise SystemExit("by request")
+
+
 def fails():
     raise ValueError("no protocol")
 
@@ -98,6 +103,13 @@ async def deaf_service(member, fd):
         await asyncio.get_running_loop().create_future()
     finally:
         os.write(fd, b"c")
+
+
+async def service_that_fails_while_there_is(member, path):
+    if os.path.exists(path):
+        raise LookupError("not now")
+    member.started()
+    await member.draining()
 
 
 async def failing_service(member):

@@ -189,7 +189,8 @@ cdef class Seat:
 
     def end(self):
         """Take no more; those that wait go to other members."""
-        self.loop._remove_reader(self.its.seats[self.member].wake_fd)
+        if self.its.seats[self.member].wake_fd >= 0:  # else the balancer is closed
+            self.loop._remove_reader(self.its.seats[self.member].wake_fd)
         for listener in list(self.served):
             self.leave(listener)
 

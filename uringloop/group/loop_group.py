@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import time
@@ -47,7 +48,6 @@ class _Service:
         self.function = function
         self.arguments = arguments
         self.listeners: list[tuple[int, socket.socket]] = []
-        self.is_over = False  # it could not be started
 
 
 class _Place:
@@ -62,7 +62,9 @@ class _Place:
         self.started_at = 0.0
         self.pause_s = FIRST_PAUSE_S
         self.keeper: asyncio.Task[None] | None = None
-        self.lock = asyncio.Lock()  # one start, or end, at a time
+        self.lock = (
+            asyncio.Lock()
+        )  # held from the beginning of an end, or start, to the end of what follows it
 
     @property
     def state(self) -> str:
@@ -114,9 +116,13 @@ class LoopGroup:
         self.linger_s = linger_s
         self.restarts = restart
         self._places = [_Place(index) for index in range(members)]
-        self._services: list[_Service] = []
+        self._services: dict[int, _Service] = {}
+        self._n_services = 0
         self._sockets: list[socket.socket] = []
-        self._paths: list[tuple[str, int]] = []  # of UNIX sockets, with their inodes
+        self._paths: list[tuple[str, int, int]] = []  # of UNIX sockets, with their inodes and who made them
+        self._tasks: set[asyncio.Task[None]] = set()  # restarts, which go on when their caller is cancelled
+        self._stop_at = math.inf  # in the loop's time: what is open then is aborted
+        self._hurried = asyncio.Event()  # _stop_at has changed
         self._balancer: Balancer | None = None
         self._is_ending = False
         self._failed: asyncio.Future[None] | None = None
@@ -146,6 +152,8 @@ class LoopGroup:
         """
         if self._balancer is not None:
             raise RuntimeError("this LoopGroup was started before; make another one")
+        if self._is_ending:
+            raise RuntimeError("this LoopGroup was stopped; make another one")
         self._balancer = Balancer(len(self._places))
         self._failed = asyncio.get_running_loop().create_future()
         self._failed.add_done_callback(lambda failed: failed.cancelled() or failed.exception())
@@ -159,39 +167,72 @@ class LoopGroup:
     async def stop(self, timeout_s: float | None = None) -> None:
         """Accept nothing more, wait for what is open, at most `timeout_s` seconds, and end all members.
 
-        Parameters: timeout_s: None: the group's drain_timeout_s.  What is open then is aborted.
+        Parameters: timeout_s: None: the group's drain_timeout_s.  What is open then is aborted, also for another call
+            of stop() that waits longer.
         """
+        loop = asyncio.get_running_loop()
         self._is_ending = True
         timeout_s = self.drain_timeout_s if timeout_s is None else timeout_s
+        self._stop_at = min(self._stop_at, loop.time() + timeout_s)
+        self._hurried.set()
+        self._hurried = asyncio.Event()
+        keepers = [place.keeper for place in self._places if place.keeper is not None]
+        for keeper in keepers:
+            keeper.cancel()
         try:
-            await asyncio.gather(*[self._end_member(place, timeout_s) for place in self._places])
+            await asyncio.gather(*keepers, return_exceptions=True)
+            await asyncio.gather(*[self._end_for_good(place) for place in self._places])
         finally:
-            for place in self._places:
-                if place.life is not None:
-                    place.life.end()  # after a cancellation
-            if self._balancer is not None:
-                self._balancer.stop()
-                if not any(place.is_blocked or place.life is not None for place in self._places):
-                    self._balancer.close()
-            for sock in self._sockets:
-                sock.close()
-            self._sockets.clear()
-            for path, inode in self._paths:
+            self._release()
+
+    def _release(self) -> None:
+        """The end of stop(), also where that is cancelled."""
+        for task in self._tasks:
+            task.cancel()
+        for place in self._places:
+            if place.life is not None:
+                place.life.end()
+        if self._balancer is not None:
+            self._balancer.stop()
+            if not any(place.is_blocked or place.life is not None for place in self._places):
+                self._balancer.close()
+        for sock in [
+            *self._sockets,
+            *(one for service in self._services.values() for _, one in service.listeners),
+        ]:
+            sock.close()
+        self._sockets.clear()
+        for path, inode, pid in self._paths:
+            if pid == os.getpid():  # not in a fork child
                 _unlink(path, inode)
-            self._paths.clear()
-            if self._failed is not None and not self._failed.done():
-                self._failed.set_result(None)
+        self._paths.clear()
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_result(None)
 
     async def restart(self, index: int, timeout_s: float | None = None) -> None:
         """Replace a member by a new one; the others serve meanwhile.
 
-        Connections that come meanwhile go to the others; those of the member have `timeout_s` to end.
+        Connections that come meanwhile go to the others; those of the member have `timeout_s` to end.  A call that is
+        cancelled is finished nevertheless.
         """
         place = self._places[index]
         self._check_running()
-        await self._end_member(place, self.drain_timeout_s if timeout_s is None else timeout_s)
-        await self._start_member(place)
-        place.n_restarts += 1
+        timeout_s = self.drain_timeout_s if timeout_s is None else timeout_s
+        task = asyncio.get_running_loop().create_task(self._restart(place, timeout_s))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def _restart(self, place: _Place, timeout_s: float) -> None:
+        async with place.lock:
+            await self._end_member(place, asyncio.get_running_loop().time() + timeout_s)
+            try:
+                await self._begin_member(place)
+            except BaseException:
+                if not self._is_ending:
+                    place.keeper = asyncio.get_running_loop().create_task(self._start_again(place))
+                raise
+            place.n_restarts += 1
 
     async def wait(self) -> None:
         """Wait until stop() is called.
@@ -203,100 +244,149 @@ class LoopGroup:
         await asyncio.shield(self._failed)
 
     def _check_running(self) -> None:
-        if self._balancer is None:
-            raise RuntimeError("this LoopGroup was not started: use `async with`, or await start()")
         if self._is_ending:
             raise RuntimeError("this LoopGroup was stopped")
+        if self._balancer is None:
+            raise RuntimeError("this LoopGroup was not started: use `async with`, or await start()")
 
     async def _start_member(self, place: _Place) -> None:
-        assert self._balancer is not None
         async with place.lock:
-            if self._is_ending:
-                return
-            settings = Settings(place.index, self._balancer.address, place.generation, self.fdmon)
-            life = KINDS[self.kind](
-                settings, lambda number, error: self._service_ended(place, life, number, error)
-            )
-            place.life = life
-            place.started_at = time.monotonic()
-            try:
-                await life.start()
-                await _all(self._start_service(life, one) for one in self._services if not one.is_over)
-            except BaseException:
-                life.end()
-                await life.ended
-                self._vacate(place)
-                raise
-            place.keeper = asyncio.get_running_loop().create_task(self._keep(place, life))
+            await self._begin_member(place)
+
+    async def _begin_member(self, place: _Place) -> None:
+        """Start a member, unless there is one.  With the lock."""
+        assert self._balancer is not None
+        if self._is_ending or place.life is not None:
+            return
+        settings = Settings(place.index, self._balancer.address, place.generation, self.fdmon)
+        life = KINDS[self.kind](
+            settings, lambda number, error: self._service_ended(place, life, number, error)
+        )
+        place.life = life
+        place.started_at = time.monotonic()
+        try:
+            await life.start()
+            await _all(self._start_service(life, service) for service in list(self._services.values()))
+        except BaseException:
+            await self._await_end(place, life)
+            raise
+        place.keeper = asyncio.get_running_loop().create_task(self._keep(place, life))
 
     async def _start_service(self, life: MemberThread, service: _Service) -> None:
         listeners = [(number, sock.fileno()) for number, sock in service.listeners]
         await life.call("start_service", service.number, service.function, service.arguments, listeners)
 
-    def _vacate(self, place: _Place) -> None:
-        """The member in this place has ended."""
+    async def _await_end(self, place: _Place, life: MemberThread) -> None:
+        """End a member at once; one that is blocked is left alone.  With the lock."""
         assert self._balancer is not None
-        place.life = None
-        place.generation = self._balancer.vacate(place.index)
-
-    async def _end_member(self, place: _Place, timeout_s: float) -> None:
-        async with place.lock:
-            life = place.life
-            if life is None:
-                return
-            keeper, place.keeper = place.keeper, None
-            if keeper is not None:
-                keeper.cancel()
-            try:
-                if life.state == SERVING:
-                    life.state = DRAINING
-                    await asyncio.wait_for(life.call("drain", self.linger_s), timeout_s)
-            except (TimeoutError, MemberEnded):
-                pass  # what is open is aborted
-            finally:
-                life.end()
-            await asyncio.wait([life.ended], timeout=GRACE_S)
-            self._vacate(place)
+        life.end()
+        try:
+            await asyncio.wait([life.ended], timeout=GRACE_S)  # which a cancellation does not cancel
+        finally:
             if not life.ended.done():  # a thread cannot be ended from outside
                 place.is_blocked = True
                 logger.error(
                     "member %d of a LoopGroup is blocked and does not end; it is left alone", place.index
                 )
+            place.life = None
+            place.generation = self._balancer.vacate(place.index)
+
+    async def _end_member(self, place: _Place, until: float) -> None:
+        """Let a member drain, and end it.  With the lock.  Parameters: until: in the loop's time, at the latest."""
+        life = place.life
+        keeper, place.keeper = place.keeper, None
+        if keeper is not None:
+            keeper.cancel()
+        if life is None:
+            return
+        try:
+            if life.state == SERVING:
+                life.state = DRAINING
+                await self._wait_for(life.call("drain", self.linger_s), until)
+        finally:
+            await self._await_end(place, life)
+
+    async def _end_for_good(self, place: _Place) -> None:
+        """End a member for stop(), also one whose start is blocked."""
+        if not place.lock.locked():
+            await place.lock.acquire()
+        elif not await self._wait_for(asyncio.ensure_future(place.lock.acquire()), math.inf):
+            if place.life is not None:
+                place.life.end()
+            place.is_blocked = True
+            logger.error("member %d of a LoopGroup is blocked while it starts; it is left alone", place.index)
+            return
+        try:
+            await self._end_member(place, math.inf)
+        finally:
+            place.lock.release()
+
+    async def _wait_for(self, future: asyncio.Future[Any], until: float) -> bool:
+        """Wait for a future, but not beyond `until` nor beyond the end of stop().  Returns: whether it is done."""
+        loop = asyncio.get_running_loop()
+        try:
+            while not future.done() and (left_s := min(until, self._stop_at) - loop.time()) > 0:
+                hurried = loop.create_task(self._hurried.wait())
+                try:
+                    await asyncio.wait(
+                        [future, hurried],
+                        timeout=None if left_s == math.inf else left_s,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                finally:
+                    hurried.cancel()
+        finally:
+            if not future.done():
+                future.cancel()
+        if future.done() and not future.cancelled():
+            error = future.exception()
+            if error is not None and not isinstance(error, MemberEnded):
+                logger.error("a member of a LoopGroup failed while it drained", exc_info=error)
+            return True
+        return False
 
     async def _keep(self, place: _Place, life: MemberThread) -> None:
         """Start the member again when it ends by itself."""
+        assert self._balancer is not None
         failure = await asyncio.shield(life.ended)
-        place.keeper = None
-        self._vacate(place)
+        place.life = None
+        place.generation = self._balancer.vacate(place.index)
         logger.error("member %d of a LoopGroup has ended", place.index, exc_info=failure)
-        if not self.restarts:
+        if self.restarts:
+            await self._start_again(place)
+        else:
+            place.keeper = None
             self._fail(failure)
-            return
+
+    async def _start_again(self, place: _Place) -> None:
+        """Start a member until that succeeds, with pauses."""
+        this = asyncio.current_task()
         while not self._is_ending:
             if time.monotonic() - place.started_at > LONG_LIFE_S:
                 place.pause_s = FIRST_PAUSE_S
             await asyncio.sleep(place.pause_s)
             place.pause_s = min(2 * place.pause_s, LAST_PAUSE_S)
-            try:
-                await self._start_member(place)
-            except Exception:
-                logger.exception("member %d of a LoopGroup could not be started again", place.index)
-                continue
-            place.n_restarts += 1
-            return
+            async with place.lock:
+                if place.keeper is not this:
+                    return  # restart() has started one meanwhile
+                try:
+                    await self._begin_member(place)
+                except Exception:
+                    logger.exception("member %d of a LoopGroup could not be started again", place.index)
+                    continue
+                place.n_restarts += 1
+                return
 
     def _service_ended(
         self, place: _Place, life: MemberThread, number: int, error: BaseException | None
     ) -> None:
         """A function of run() has ended in a member."""
-        if life.state != SERVING or error is None:
+        if error is None or number not in self._services:
             return
-        logger.error(
-            "%r has failed in member %d of a LoopGroup",
-            self._services[number].function,
-            place.index,
-            exc_info=error,
-        )
+        function = self._services[number].function
+        logger.error("%r has failed in member %d of a LoopGroup", function, place.index, exc_info=error)
+        if life.state != SERVING:
+            return
         if self.restarts:
             life.end()  # and _keep() starts it again
         else:
@@ -326,17 +416,22 @@ class LoopGroup:
         Raises: MemberEnded by the future.
         """
         self._check_running()
-        if self.kind == "interpreter" and getattr(function, "__module__", None) == "__main__":
-            raise ValueError(
-                f"{function!r} is in __main__, which another interpreter cannot import: move it to a module, "
-                "or use kind='thread'"
-            )
+        self._check_function(function)
         place = self._least_busy() if member is None else self._places[member]
         if place is None or place.life is None:
             future = asyncio.get_running_loop().create_future()
             future.set_exception(MemberEnded(-1 if place is None else place.index))
             return future
         return place.life.call(function, *args, **kwargs)
+
+    def _check_function(self, function: Any) -> None:
+        if not callable(function):
+            raise TypeError(f"a coroutine function was expected, got {function!r}")
+        if self.kind == "interpreter" and getattr(function, "__module__", None) == "__main__":
+            raise ValueError(
+                f"{function!r} is in __main__, which another interpreter cannot import: move it to a module, "
+                "or use kind='thread'"
+            )
 
     def _least_busy(self) -> _Place | None:
         assert self._balancer is not None
@@ -355,7 +450,7 @@ class LoopGroup:
         host: str | Sequence[str] | None = None,
         port: int | None = None,
         *,
-        path: str | None = None,
+        path: str | bytes | os.PathLike[str] | None = None,
         sock: socket.socket | None = None,
         backlog: int = 1024,
         ssl: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
@@ -371,6 +466,7 @@ class LoopGroup:
 
         Returns: the listening sockets; they are the group's.
         """
+        self._check_function(protocol_factory)
         return await self.run(
             serve_protocol,
             protocol_factory,
@@ -389,7 +485,7 @@ class LoopGroup:
         *args: Any,
         host: str | Sequence[str] | None = None,
         port: int | None = None,
-        path: str | None = None,
+        path: str | bytes | os.PathLike[str] | None = None,
         sock: socket.socket | None = None,
         backlog: int = 1024,
     ) -> list[socket.socket]:
@@ -408,25 +504,38 @@ class LoopGroup:
         """
         self._check_running()
         assert self._balancer is not None
-        service = _Service(len(self._services), function, args)
+        self._check_function(function)
+        path = None if path is None else os.fsdecode(path)
+        service = _Service(self._n_services, function, args)
+        self._n_services += 1
         made = await _listen(host, port, path, sock, backlog)
-        self._sockets += made
-        if path is not None and not path.startswith("\0"):
-            self._paths.append((path, os.stat(path).st_ino))
-        for one in made:
-            service.listeners.append((self._balancer.listen(one.fileno()), one))
-        self._services.append(service)
-        lives = [place.life for place in self._places if place.life is not None and place.state == SERVING]
+        lives: list[MemberThread] = []
         try:
+            self._check_running()
+            if path is not None and not path.startswith("\0"):
+                self._paths.append((path, os.stat(path).st_ino, os.getpid()))
+            for one in made:
+                copy = one.dup()  # stays, whatever the caller does with the socket
+                service.listeners.append((self._balancer.listen(copy.fileno()), copy))
+            self._services[service.number] = service
+            self._sockets += made
+            lives += [
+                place.life for place in self._places if place.life is not None and place.state == SERVING
+            ]
             await _all(self._start_service(life, service) for life in lives)
+            self._check_running()
         except BaseException:
-            service.is_over = True
-            await asyncio.gather(
-                *[life.call("end_service", service.number) for life in lives], return_exceptions=True
-            )
-            for number, one in service.listeners:
+            self._services.pop(service.number, None)
+            ends = [life.call("end_service", service.number) for life in lives]
+            await asyncio.wait([*ends, asyncio.ensure_future(asyncio.sleep(0))], timeout=GRACE_S)
+            for end in ends:
+                end.cancel()
+            for number, copy in service.listeners:
                 self._balancer.unlisten(number)
-                self._sockets.remove(one)
+                copy.close()
+            for one in made:
+                if one in self._sockets:
+                    self._sockets.remove(one)
                 one.close()
             raise
         return made

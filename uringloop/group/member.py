@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import pickle
@@ -134,6 +135,14 @@ class MemberMain:
         self._services: dict[Member, asyncio.Task[Any]] = {}
         self._main_task: Any = None
 
+    def run(self, connect: Callable[[MemberMain], Coroutine[Any, Any, Any]]) -> None:
+        """Run main() on a new loop, and leave nothing open."""
+        with asyncio.Runner(loop_factory=lambda: new_event_loop(self.settings.fdmon)) as runner:
+            try:
+                runner.run(self.main(connect))
+            finally:
+                self.release()
+
     async def main(self, connect: Callable[[MemberMain], Coroutine[Any, Any, Any]]) -> None:
         """Parameters: connect: a coroutine function that returns this end of the link."""
         self.loop = asyncio.get_running_loop()
@@ -143,20 +152,30 @@ class MemberMain:
         self.loop._seat = self.seat  # type: ignore[attr-defined]
         self.link = await connect(self)
         self.seat.begin()
-        try:
-            self.link.send(("ready", 0, None))
-            await self._end
-        finally:
-            self.seat.end()
-            self._abort_connections()
-            self.link.close()
-            await asyncio.sleep(0)  # they are closed in this turn
+        self.link.send(("ready", 0, None))
+        await self._end
 
-    def _abort_connections(self) -> None:
+    def release(self) -> None:
+        """Close what is left, after main() has returned or raised; whatever callbacks raise meanwhile."""
+        if self.link is None:
+            return
+        self.seat.end()
+        for _ in range(100):  # connections that were accepted get their transports in a few turns
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                self.loop.run_until_complete(asyncio.sleep(0))
+            if not self._abort_connections():
+                break
+        self.link.close()
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            self.loop.run_until_complete(asyncio.sleep(0))
+
+    def _abort_connections(self) -> bool:
+        """Returns: whether there were any."""
         transports = self.loop._transports  # type: ignore[attr-defined]
-        for transport in [transports[fd] for fd in list(transports)]:
-            if transport is not self.link.transport:
-                transport.abort()
+        found = [one for one in [transports[fd] for fd in list(transports)] if one is not self.link.transport]
+        for transport in found:
+            transport.abort()
+        return bool(found)
 
     def received(self, message: tuple[Any, ...]) -> None:
         """A message of the group."""
@@ -209,7 +228,11 @@ class MemberMain:
             data = pickle.dumps(error)
             pickle.loads(data)
         except Exception:
-            data = pickle.dumps(RuntimeError(f"{type(error).__qualname__}: {error}"))
+            try:
+                said = f"{type(error).__qualname__}: {error}"
+            except Exception:
+                said = type(error).__qualname__
+            data = pickle.dumps(RuntimeError(said))
         return data, text
 
     # -- what the group calls --------------------------------------------------------------------------
@@ -236,7 +259,7 @@ class MemberMain:
 
     def _service_ended(self, number: int, member: Member, task: asyncio.Task[Any]) -> None:
         del self._services[member]
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        error = RuntimeError("it was cancelled") if task.cancelled() else task.exception()
         for sock in member.sockets:
             sock.close()
         if error is not None and not member._started.done():
@@ -303,8 +326,7 @@ def run_in_thread(settings: Settings, loop: asyncio.AbstractEventLoop, to_group:
         loop.call_soon_threadsafe(attach, DirectLink(main.loop, main.received))
         return DirectLink(loop, to_group)
 
-    with asyncio.Runner(loop_factory=lambda: new_event_loop(settings.fdmon)) as runner:
-        runner.run(main.main(connect))
+    main.run(connect)
 
 
 def run_in_interpreter(*fields: Any) -> None:
@@ -318,5 +340,4 @@ def run_in_interpreter(*fields: Any) -> None:
         _, link = await main.loop.create_connection(lambda: PickleLink(main.received, main.end), sock=sock)
         return link
 
-    with asyncio.Runner(loop_factory=lambda: new_event_loop(settings.fdmon)) as runner:
-        runner.run(main.main(connect))
+    main.run(connect)

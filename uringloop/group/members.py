@@ -57,8 +57,13 @@ class MemberThread:
     async def start(self) -> None:
         """Wait until it is ready.  Raises: what it raised instead."""
         self.calls[0] = self._ready
-        await self._connect()
-        self._thread.start()
+        try:
+            await self._connect()
+            self._thread.start()
+        except BaseException as error:  # no descriptors, or no threads, are left
+            self.state = ENDED
+            self._close_link(error)
+            raise
         _running.add(self)
         try:
             await self._ready
@@ -73,7 +78,7 @@ class MemberThread:
         Raises: what pickle raises for functions and arguments that cannot go to another interpreter.
         """
         future = self.loop.create_future()
-        if self.ended.done() or self._link is None:
+        if self.state == ENDED or self._link is None:
             future.set_exception(MemberEnded(self.settings.index))
             return future
         number = next(self._numbers)
@@ -111,6 +116,7 @@ class MemberThread:
     def _received(self, message: tuple[Any, ...]) -> None:
         """A message of the member."""
         kind, number, outcome = message
+        error: BaseException
         if kind == "service ended":
             self._service_ended(number, None if outcome is None else self._exception(outcome))
             return
@@ -118,14 +124,17 @@ class MemberThread:
         if future is None or future.done():
             return
         if kind == "failed":
-            future.set_exception(self._exception(outcome))
+            error = self._exception(outcome)
+            if isinstance(error, StopIteration):  # a future refuses it
+                error = RuntimeError(f"a call of a LoopGroup raised {error!r}")
+            future.set_exception(error)
         elif kind == "cancelled":
             future.cancel()
         else:
             try:
                 future.set_result(None if number == 0 else self._link.loads(outcome))
-            except Exception as error:  # of the unpickling
-                future.set_exception(error)
+            except Exception as failure:  # of the unpickling
+                future.set_exception(failure)
 
     def _exception(self, outcome: Any) -> BaseException:
         error: BaseException = outcome
@@ -150,10 +159,10 @@ class MemberThread:
 
     def _thread_ended(self, failure: BaseException | None) -> None:
         self._thread.join()
-        self.state = ENDED
+        was, self.state = self.state, ENDED
         if failure is None and not self._is_asked_to_end:
             failure = MemberEnded(self.settings.index)
-        elif failure is not None and self._is_asked_to_end:
+        elif failure is not None and (self._is_asked_to_end or was == DRAINING):
             logger.error("member %d of a LoopGroup failed at its end", self.settings.index, exc_info=failure)
         reason = MemberEnded(self.settings.index)
         reason.__cause__ = failure
@@ -161,6 +170,10 @@ class MemberThread:
             if not future.done():
                 future.set_exception(failure if future is self._ready and failure is not None else reason)
         self.calls.clear()
+        self._close_link(failure)
+
+    def _close_link(self, failure: BaseException | None) -> None:
+        """The end: of the thread, or before there was one."""
         self._failure = failure
         if self._link is not None:
             self._link.close()
@@ -181,6 +194,9 @@ class ThreadMember(MemberThread):
 
 class InterpreterMember(MemberThread):
     """A member in an interpreter of its own."""
+
+    _own_end: socket.socket
+    _others_end: socket.socket | None = None
 
     async def _connect(self) -> None:
         own, others = socket.socketpair()
@@ -208,9 +224,10 @@ class InterpreterMember(MemberThread):
         with contextlib.suppress(OSError):  # closed: it has ended
             self._own_end.shutdown(socket.SHUT_RDWR)
 
-    def _thread_ended(self, failure: BaseException | None) -> None:
-        self._others_end.close()
-        super()._thread_ended(failure)
+    def _close_link(self, failure: BaseException | None) -> None:
+        if self._others_end is not None:
+            self._others_end.close()
+        super()._close_link(failure)
 
     def _exception(self, outcome: Any) -> BaseException:
         data, text = outcome
@@ -219,13 +236,15 @@ class InterpreterMember(MemberThread):
         except Exception as failure:
             failure.add_note(text)
             return failure
+        if not isinstance(error, BaseException):
+            error = RuntimeError(f"what was raised was pickled as {type(error).__qualname__}")
         error.add_note(f'in member {self.settings.index} of the LoopGroup:\n\n"""\n{text}"""')
         return error
 
     def _run_member(self) -> None:
         fields = dataclasses.astuple(self.settings)
         code = (
-            f"import sys\nsys.path[:] = {sys.path!r}\n"
+            f"import sys\nsys.path[:] = {[entry for entry in sys.path if type(entry) is str]!r}\n"
             f"from {run_in_interpreter.__module__} import run_in_interpreter as run\nrun(*{fields!r})\n"
         )
         interpreter = interpreters.create()

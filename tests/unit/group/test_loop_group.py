@@ -266,6 +266,108 @@ async def test_restart_replaces_a_member_and_runs_its_services_again(new_group, 
     assert sorted([await read(pipe[0], 2), await read(pipe[0], 2)]) == [b"-5", b"-6"]
 
 
+async def test_restarts_at_the_same_time_leave_one_member_in_the_place(new_group):
+    async with new_group() as group:
+        await asyncio.gather(group.restart(0), group.restart(0), group.restart(1))
+        assert (await group.statistics()).restarts == 3
+        assert await group.submit(functions.add, 1, member=0) == 1
+    assert [thread.name for thread in threading.enumerate() if "member" in thread.name] == []
+
+
+async def test_a_restart_that_is_cancelled_goes_on(new_group, pipe):
+    async with new_group(1) as group:
+        await group.run(functions.service, pipe[1], 5)
+        assert await read(pipe[0], 2) == b"+5"
+        restart = asyncio.ensure_future(group.restart(0))
+        while (await group.statistics()).members[0].state == "serving":
+            await asyncio.sleep(0)
+        restart.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await restart
+        assert await read(pipe[0], 4) == b"-5+5"
+        while (await group.statistics()).restarts == 0:
+            await asyncio.sleep(0)
+
+
+async def test_a_restart_that_fails_is_tried_again(new_group, pipe, said, tmp_path):
+    fails = tmp_path / "fails"
+    async with new_group(1) as group:
+        await group.run(functions.service_that_fails_while_there_is, str(fails))
+        fails.touch()
+        with pytest.raises(LookupError, match="not now"):
+            await group.restart(0)
+        fails.unlink()
+        while (await group.statistics()).members[0].state != "serving":
+            await asyncio.sleep(0.001)
+        assert await group.submit(functions.add, 1) == 1
+
+
+async def test_one_call_of_run_that_fails_does_not_end_another(new_group):
+    async with new_group() as group:
+        served, failed = await asyncio.gather(
+            group.serve(functions.Echo, "127.0.0.1", 0),
+            group.run(functions.failing_service, host="127.0.0.1", port=0),
+            return_exceptions=True,
+        )
+        assert isinstance(failed, LookupError)
+        connection = await connect(served[0])
+        assert await ask(connection, b"hello") == b"hello"
+        await close(connection)
+
+
+async def test_a_member_whose_thread_cannot_be_made_fails_the_start(new_group, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    group = new_group()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        await group.start()
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="started before"):
+        await group.start()
+
+
+@pytest.mark.expects_loop_errors
+async def test_connections_of_a_member_that_exits_are_closed(new_group, said):
+    async with new_group(1) as group:
+        [sock] = await group.serve(functions.Exits, "127.0.0.1", 0)
+        connections = [await connect(sock) for _ in range(4)]
+        for connection in connections:
+            try:
+                assert await connection[0].read() == b""
+            except ConnectionResetError:
+                pass
+            await close(connection)
+
+
+async def test_an_earlier_end_counts_for_all_calls_of_stop(new_group, pipe):
+    group = new_group(1)
+    await group.start()
+    call = group.submit(functions.wait_for_ever, pipe[1])
+    await read(pipe[0], 1)
+    patient = asyncio.ensure_future(group.stop(1000))
+    while (await group_state(group)) == "serving":
+        await asyncio.sleep(0)
+    await group.stop(0)
+    await patient
+    with pytest.raises(uringloop.MemberEnded):
+        await call
+
+
+async def group_state(group):
+    await asyncio.sleep(0)
+    return "serving" if "serving" in repr(group) else "draining"
+
+
+async def test_names_and_functions_of_the_wrong_kind_are_refused(new_group):
+    async with new_group(1) as group:
+        for call in (group.submit, group.run, group.serve):
+            with pytest.raises(TypeError, match="a coroutine function was expected"):
+                found = call("statistics")
+                await found
+
+
 async def test_stop_waits_for_calls_and_aborts_them_after_the_timeout(new_group, pipe):
     group = new_group(1)
     await group.start()
