@@ -1,6 +1,7 @@
 # make demo   the show: two unmodified web applications on uringloop, checked and compared
 # make test   the test suite
 # make test-glib  most of it once more, inside GLib's main loops
+# make test-in-interpreter  the behaviour tests inside a sub-interpreter (Python 3.13 and newer)
 # make test-integrations  web servers, frameworks and clients on it, each in an environment of its own
 # They prepare everything themselves (Debian packages where missing, a virtual environment, the build) and are
 # quick the second time. Variables: PYTHON (3.11 or newer), VENV, DEMO_ARGS, PYTEST_ARGS, BENCH_ARGS, and PROCESSES:
@@ -31,12 +32,13 @@ PYTEST := $(VPYTHON) -m pytest --numprocesses $(PROCESSES) --maxprocesses 8
 SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -not -name '*.pyc') $(shell find uringloop -type f \
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
-.PHONY: help wheels build drivers demo test test-glib test-integrations check-all lint docs bench gate clean
+.PHONY: help wheels build drivers demo test test-glib test-in-interpreter test-integrations check-all lint docs bench gate clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
 	@echo "make test    the test suite (PYTEST_ARGS='-k tcp')"
 	@echo "make test-glib  most tests of what users see once more, with GLib (PyGObject) as the outer loop"
+	@echo "make test-in-interpreter  the behaviour tests inside a sub-interpreter (Python 3.13 and newer)"
 	@echo "make test-integrations  frameworks on uringloop: docs/integrations.md (INTEGRATIONS_ARGS='--only fastapi')"
 	@echo "make check-all  lint, both of these, and the tests of four other builds (LANES): an hour"
 	@echo "make lint    ruff, cython-lint, mypy, codespell, the forms of workflows"
@@ -73,6 +75,12 @@ test-glib: $(STAMPS)/drivers $(STAMPS)/test
 	@$(PYTEST) --glib-outer --junitxml=build/tests-glib-outer.xml --monitor uringloop $(PYTEST_ARGS) \
 		tests/behaviour $(addprefix --ignore=,$(GLIB_INNER))
 	@$(PYTEST) --glib --junitxml=build/tests-glib.xml --monitor uringloop $(PYTEST_ARGS) $(GLIB_INNER)
+
+# The behaviour tests inside a sub-interpreter with a GIL of its own, from Python 3.13 on. Those of signals, daemon
+# threads and preexec_fn fail there, with stock asyncio as well.
+test-in-interpreter: $(STAMPS)/drivers $(STAMPS)/test
+	@$(VPYTHON) tests/in_interpreter.py -q -p no:cacheprovider --continue-on-collection-errors $(PYTEST_ARGS) \
+		tests/behaviour
 
 # Each framework in an environment below build/integrations, with a wheel of this checkout; downloads a lot.
 test-integrations: $(STAMPS)/package

@@ -231,8 +231,8 @@ cdef class TimersDriver:
     def __init__(self):
         self.timers = Timers()
 
+    # Entries of the heap, cancelled ones included.
     def __len__(self):
-        """Entries of the heap, cancelled ones included."""
         return self.timers.count
 
     def push(self, int64_t when_ns, callback=None, *args, context=None):

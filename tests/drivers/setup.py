@@ -33,7 +33,7 @@ HAS_LIBURING = any((PACKAGE / "uring").glob("ring.*.so"))
 
 sys.path.append(str(TESTS.parent))
 
-from building import liburing
+from building import interpreters, liburing
 
 
 def extension(name: str, flags: liburing.Flags | None) -> Extension:
@@ -63,6 +63,22 @@ def extensions() -> list[Extension]:
     return made
 
 
+def translated() -> list[Extension]:
+    """The extensions with C sources, which other interpreters can import, too."""
+    made: list[Extension] = cythonize(
+        extensions(),
+        build_dir="../build/cython-drivers",
+        include_path=[str(PACKAGE.parent)],
+        compiler_directives={"language_level": 3, "binding": True, "embedsignature": True, "cdivision": True},
+    )
+    for one in made:
+        source, why_not = interpreters.rewrite(pathlib.Path(one.sources[0]))
+        one.sources[0] = str(source)
+        if why_not:
+            print(f"{one.name}: not for sub-interpreters: {why_not}", file=sys.stderr)
+    return made
+
+
 class BuildExt(build_ext):
     """With the copy of liburing in those that use it."""
 
@@ -81,11 +97,6 @@ setup(
     packages=["drivers"],
     # A debug build does not use the objects of another build.
     options={"build": {"build_base": "../build/drivers-debug" if IS_DEBUG else "../build/drivers"}},
-    ext_modules=cythonize(
-        extensions(),
-        build_dir="../build/cython-drivers",
-        include_path=[str(PACKAGE.parent)],
-        compiler_directives={"language_level": 3, "binding": True, "embedsignature": True, "cdivision": True},
-    ),
+    ext_modules=translated(),
     cmdclass={"build_ext": BuildExt},
 )
