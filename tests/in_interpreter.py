@@ -11,7 +11,7 @@ import _interpreters
 CODE = """
 import os, sys, types
 sys.path[:] = {path!r}
-# Python has none for other interpreters: a test that hangs is ended by whoever runs this program
+# Python has none for other interpreters: a test that hangs is ended by a time limit for this program
 sys.modules["faulthandler"] = stub = types.ModuleType("faulthandler")
 stub.dump_traceback_later = stub.cancel_dump_traceback_later = lambda *arguments, **keywords: None
 sys.argv[:] = {argv!r}
