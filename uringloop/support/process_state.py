@@ -386,7 +386,15 @@ STATE = (
     # -- set at import, in C -----------------------------------------------------------------------------------
     State(
         "support/interpreters.h",
-        ("ul_main_state", "ul_has_others", "ul_n_changes_made", "ul_homes", "ul_lock", "last"),
+        (
+            "ul_main_state",
+            "ul_ended_state",
+            "ul_has_others",
+            "ul_n_changes_made",
+            "ul_homes",
+            "ul_lock",
+            "last",
+        ),
         "the state of the module in the main interpreter, and a list of those in others, in each module",
         "ul_lock guards the list, atomic operations the two numbers; `last` is a thread's own, and each state is "
         "guarded by the GIL of its interpreter",
