@@ -129,7 +129,17 @@ def _clearing(text: str) -> tuple[str, str]:
     first = "  __pyx_mstatetype *clear_module_state = ul_state_of(m);\n  if (!clear_module_state) return 0;\n"
     if not body.startswith(first):
         raise UnknownSource("the module is cleared in another way")
-    all_of_it = f"static void ul_clear_all(__pyx_mstatetype *clear_module_state)\n{{\n{body.removeprefix(first)}\n}}\n"
+    cache = "clear_module_state->__pyx_code_cache"
+    traced = (  # code objects for tracebacks, one for each line that an exception has passed
+        f"  while ({cache}.count > 0)\n    Py_DECREF({cache}.entries[--{cache}.count].code_object);\n"
+        f"  PyMem_Free({cache}.entries);\n  {cache}.entries = NULL;\n  {cache}.max_count = 0;\n"
+    )
+    if "struct __Pyx_CodeObjectCache __pyx_code_cache;" not in text:
+        traced = ""
+    all_of_it = (
+        "static void ul_clear_all(__pyx_mstatetype *clear_module_state)\n"
+        f"{{\n{body.removeprefix(first)}\n{traced}}}\n"
+    )
     return text[start : stop + len(end)], f"{all_of_it}{begin}  (void)m;{end}"
 
 

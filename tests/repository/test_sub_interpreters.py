@@ -323,6 +323,13 @@ def test_each_interpreter_has_its_own_built_in_functions():
     assert "#if !CYTHON_USE_MODULE_STATE\nstatic PyObject *__pyx_builtin_min;\n#endif" in text
 
 
+def test_code_objects_of_tracebacks_are_released():
+    declared = "PyObject *__pyx_d;\nstruct __Pyx_CodeObjectCache __pyx_code_cache;"
+    text = interpreters.rewritten(SOURCE.replace("PyObject *__pyx_d;", declared))
+    assert "Py_DECREF(clear_module_state->__pyx_code_cache.entries[--" in text
+    assert "__pyx_code_cache" not in interpreters.rewritten(SOURCE)
+
+
 def test_special_methods_have_no_docstrings(tmp_path):
     """Cython keeps a reference to the wrapper of one that has, and with it all memory of an interpreter."""
     path = tmp_path / "m.c"
@@ -353,7 +360,7 @@ def test_interpreters_that_end_leave_no_memory_behind():
 
         def life(number):
             one = create()
-            run_in(one, ECHO.replace("MONITOR", repr(("epoll", "poll")[number % 2])))
+            run_in(one, ECHO.replace("MONITOR", repr(("io_uring", "epoll", "poll")[number % 3])))
             interpreters.destroy(one)
 
         for number in range(6):
