@@ -298,7 +298,7 @@ async def test_a_restart_that_fails_is_tried_again(new_group, pipe, said, tmp_pa
             await group.restart(0)
         fails.unlink()
         while (await group.statistics()).members[0].state != "serving":
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         assert await group.submit(functions.add, 1) == 1
 
 
