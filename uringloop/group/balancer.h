@@ -330,7 +330,7 @@ static void ul_relieve_stalled(ul_balancer *balancer, int64_t now_ns)
 
 /* -- the thread --------------------------------------------------------------------------------------------- */
 
-/* Accept what is there.  */
+/* Accept what is there. */
 static void ul_accept_for(ul_balancer *balancer, int listener)
 {
     for (int n = 0; n < UL_ACCEPTS_AT_ONCE; n++) {

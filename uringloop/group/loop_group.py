@@ -62,9 +62,8 @@ class _Place:
         self.started_at = 0.0
         self.pause_s = FIRST_PAUSE_S
         self.keeper: asyncio.Task[None] | None = None
-        self.lock = (
-            asyncio.Lock()
-        )  # held from the beginning of an end, or start, to the end of what follows it
+        # Held from the beginning of an end, or of a start, to the end of what follows it.
+        self.lock = asyncio.Lock()
 
     @property
     def state(self) -> str:
