@@ -60,7 +60,7 @@ HEADERS += ["uringloop/support/assertions.h", "uringloop/support/fastcall.h", "u
 HEADERS += ["uringloop/support/preadv2.h", "uringloop/support/openat2.h", "uringloop/support/type_tag.h"]
 HEADERS += ["uringloop/transports/tls/openssl.h", "uringloop/eventloop/base/stock_clock.h"]
 HEADERS += ["uringloop/support/interpreters.h", "uringloop/uring/ring_fds.h", "uringloop/aio/audit.h"]
-HEADERS += ["uringloop/group/balancer.h"]
+HEADERS += ["uringloop/group/balancer.h", "uringloop/support/guard.h"]
 
 # Modules of the package that link liburing: those above, and the cffi module for raw requests.
 LINKS_LIBURING = {f"uringloop.{name}" for name in RING} | {"uringloop.liburing._ffi"}
@@ -124,12 +124,12 @@ def translated() -> list[Extension]:
             "binding": True,
             "cdivision": True,
             "initializedcheck": False,
-            "freethreading_compatible": False,
+            "freethreading_compatible": True,
         },
         show_all_warnings=False,
     )
     for one in made:
-        source, why_not = interpreters.rewrite(Path(one.sources[0]))
+        source, why_not = interpreters.rewrite(Path(one.sources[0]), one.name.partition(".")[2])
         one.sources[0] = str(source)
         if why_not:
             print(f"{one.name}: not for sub-interpreters: {why_not}", file=sys.stderr)

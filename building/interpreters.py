@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from . import guards
+
 # `cdef` variables, and built-in functions, of which each interpreter has its own.  Variables in capitals are constants:
 # the same for all interpreters, also without the GIL.
 VARIABLE = re.compile(
@@ -101,7 +103,7 @@ def rewritten(text: str) -> str:
     for verb, macro in (("clear", "Py_CLEAR"), ("traverse", "Py_VISIT")):
         state = f"{verb}_module_state"
         first = f"  __pyx_mstatetype *{state} = __Pyx_PyModule_GetState(m);\n  if (!{state}) return 0;\n"
-        own = "".join(f"  {macro}(*(PyObject **)&{state}->{name});\n" for name in objects)
+        own = "".join(f"  {macro}({state}->{name});\n" for name in objects)
         if verb == "clear":
             own += _free_lists(text)
         text = _once(text, first, first.replace("__Pyx_PyModule_GetState(m)", "ul_state_of(m)") + own)
@@ -151,12 +153,15 @@ def _kept(text: str) -> str:
     """How the state of an ended interpreter keeps no freed objects: as many as there may be are there already."""
     counts = "".join(f".__pyx_freecount_{name} = {size}, " for name, size in FREE_LIST.findall(text))
     declared = "static void ul_clear_all(__pyx_mstatetype *state);\n"
-    return f"{declared}#define UL_KEEPS_NOTHING {counts}.ul_module = NULL\n"
+    return (
+        f"{declared}#if CYTHON_USE_FREELISTS\n#define UL_KEEPS_NOTHING {counts}.ul_module = NULL\n"
+        "#else\n#define UL_KEEPS_NOTHING .ul_module = NULL\n#endif\n"
+    )
 
 
 def _free_lists(text: str) -> str:
     """Freed objects that are kept for the next ones: memory, and a reference to their type."""
-    return "".join(
+    loops = "".join(
         f"  while (clear_module_state->__pyx_freecount_{name} > 0) {{\n"
         f"    PyObject *o = (PyObject *)clear_module_state->__pyx_freelist_{name}"
         f"[--clear_module_state->__pyx_freecount_{name}];\n"
@@ -166,6 +171,7 @@ def _free_lists(text: str) -> str:
         "  }\n"
         for name, _ in FREE_LIST.findall(text)
     )
+    return f"#if CYTHON_USE_FREELISTS\n{loops}#endif\n" if loops else ""
 
 
 def _is_object(one: re.Match[str]) -> bool:
@@ -179,13 +185,18 @@ def _is_memory(one: re.Match[str]) -> bool:
     return not one["array"] and not _is_object(one) and "*" in one["type"] and "const" not in one["type"]
 
 
-def rewrite(path: Path) -> tuple[Path, str | None]:
-    """What to compile instead of a file that Cython has written, and why that is the file itself, or None."""
+def rewrite(path: Path, module: str) -> tuple[Path, str | None]:
+    """What to compile instead of a file that Cython has written, and why it is not for sub-interpreters, or None."""
+    why_not = None
+    source = path.read_text(encoding="utf-8")
+    text = guards.guarded(source, module)
     try:
-        text = rewritten(path.read_text(encoding="utf-8"))
+        text = rewritten(text)
     except UnknownSource as error:
-        return path, str(error)
+        why_not = str(error)
+    if text == source:
+        return path, why_not
     ours = path.with_suffix(".interpreters.c")
     if not ours.exists() or ours.read_text(encoding="utf-8") != text:  # else it is compiled again
         ours.write_text(text, encoding="utf-8")
-    return ours, None
+    return ours, why_not

@@ -23,14 +23,6 @@ from .eventloop.nested.mode import allow_nested, disallow_nested
 from .exceptions import MemberEnded, MonitorUnavailable, SqeNotSupported, UringLoopError
 from .policy import get_running_loop, new_event_loop, run
 
-# A free-threaded Python has switched its GIL on by now, for our compiled modules, unless PYTHON_GIL=0 forbids it.
-# Without a GIL they are not safe: a second thread in call_soon_threadsafe() would corrupt memory.
-if not getattr(_sys, "_is_gil_enabled", lambda: True)():
-    raise ImportError(
-        "uringloop needs the GIL, which PYTHON_GIL=0 or -X gil=0 keeps off in this free-threaded Python; without that "
-        "option importing uringloop switches it on, and with PYTHON_GIL=1 or -X gil=1 it is on from the start"
-    )
-
 __all__ = [
     "Loop",
     "MemberEnded",

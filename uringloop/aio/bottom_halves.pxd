@@ -1,4 +1,5 @@
 # Callbacks that are made once and scheduled many times, from any thread.
+from ..support.guard cimport short_lock
 from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
@@ -15,6 +16,8 @@ cdef class BottomHalves:
     cdef size_t n_idle_taken      # from the idle list, ever
     cdef object reporter          # a weak reference to what reports exceptions; None: they are logged
     cdef bint is_closed
+    cdef object guard             # the context's
+    cdef short_lock lock          # of `idle`, and of the flags of each bottom half
     cdef object who_reports(self)
     cdef Handle new_handle(self, object callback, tuple args)
     cdef int run_idle(self, size_t end) except -1
@@ -30,4 +33,6 @@ cdef class BottomHalf:
     cdef bint is_one_shot
     cdef bint is_deleted
     cdef int enqueue(self, bint idle) except -1
+    cdef object put_in_place(self, bint idle)
+    cdef bint begins(self) noexcept
     cdef int fire(self, Run run) except -1

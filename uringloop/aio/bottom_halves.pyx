@@ -11,12 +11,15 @@ How it works (QEMU: QEMUBH):
 
 Invariant: it is in the queue at most once (is_queued), and on the idle list at most once.
 
-Thread: schedule, schedule_idle, cancel and delete from any; the callback runs in the context's.
+Thread: schedule, schedule_idle, cancel and delete from any; the callback runs in the context's.  Where there is no GIL
+a lock of the context keeps the flags and the list together; no code of the program runs under it.
 """
 
+cimport cython
 from cpython.contextvars cimport PyContext_CopyCurrent
 
-from ..support.assertions cimport is_none, length_of_list, must, must_if, must_not
+from ..support.assertions cimport is_none, length_of_list, must, must_if
+from ..support.guard cimport acquire, poke_size, release
 from .handles cimport Handle
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
@@ -41,19 +44,23 @@ cdef class Run(Handle):
 
     cdef int run(self) except -1:
         cdef BottomHalf bottom_half = self.bottom_half
+        cdef BottomHalves owner = bottom_half.owner
+        acquire(&owner.lock)
         must(bottom_half.is_queued, "a bottom half is in the queue once")
         bottom_half.is_queued = False
         if not bottom_half.is_scheduled or bottom_half.is_idle:
-            bottom_half.owner.ready.n_void += 1
+            owner.ready.n_void += 1
+        release(&owner.lock)
         return bottom_half.fire(self)
 
 
 cdef class BottomHalves:
     """The bottom halves of one context, and the parts of it that they need."""
 
-    def __cinit__(self, ReadyQueue ready, Notifier notifier):
+    def __cinit__(self, ReadyQueue ready, Notifier notifier, object guard):
         self.ready = ready
         self.notifier = notifier
+        self.guard = guard
         self.idle = []
 
     cdef object who_reports(self):
@@ -76,21 +83,28 @@ cdef class BottomHalves:
         """Run the idle ones before position `end`; a nested turn may have taken some of them."""
         cdef Run run
         cdef BottomHalf bottom_half
+        cdef bint is_queued
         while self.idle and <Py_ssize_t>(end - self.n_idle_taken) > 0:
+            acquire(&self.lock)
             run = <Run>self.idle.pop(0)
             self.n_idle_taken += 1
-            self.ready.n_idle = len(self.idle)
+            poke_size(&self.ready.n_idle, <size_t>len(self.idle))
             bottom_half = run.bottom_half
             must(bottom_half.is_idle_queued, "an idle bottom half stands on the list once")
             bottom_half.is_idle_queued = False
-            if not bottom_half.is_queued:  # else it has its own place in the queue
+            is_queued = bottom_half.is_queued
+            release(&self.lock)
+            if not is_queued:  # else it has its own place in the queue
                 bottom_half.fire(run)
         return 0
 
     cdef int close(self) except -1:
+        cdef list left = []
+        acquire(&self.lock)
         self.is_closed = True
-        self.idle = []
-        self.ready.n_idle = 0
+        left, self.idle = self.idle, left  # released after the lock: that may run code of the program
+        poke_size(&self.ready.n_idle, 0)
+        release(&self.lock)
         return 0
 
 
@@ -130,20 +144,40 @@ cdef class BottomHalf:
 
     def cancel(self):
         """Do not run it, unless it is scheduled again.  Thread: any."""
+        acquire(&self.owner.lock)
         self.is_scheduled = self.is_idle = False
+        release(&self.owner.lock)
 
     def delete(self):
         """Never run it again, and release its callback.  Idempotent; also from that callback.  Thread: any."""
+        acquire(&self.owner.lock)
         self.is_deleted = True
         self.is_scheduled = self.is_idle = False
-        if self.waiting is not None:
-            self.waiting.callback = self.waiting.args = None  # a run in progress has its own references
+        release(&self.owner.lock)
+        with cython.critical_section(self.owner.guard):  # the context's thread may be about to call it
+            if self.waiting is not None:
+                self.waiting.callback = self.waiting.args = None  # a run in progress has its own references
 
     cdef int enqueue(self, bint idle) except -1:
+        acquire(&self.owner.lock)
+        try:
+            problem = self.put_in_place(idle)
+        finally:
+            release(&self.owner.lock)
+        if problem is not None:
+            raise RuntimeError(problem)
+        # An idle one only has to wake a thread that sleeps: awake, the context bounds its next wait, and looks at the
+        # list once more when notify_me is set.
+        if not self.is_idle or self.owner.notifier.may_sleep():
+            self.owner.notifier.notify()
+        return 0
+
+    cdef object put_in_place(self, bint idle):
+        """Under the lock.  Returns why it cannot be scheduled, or None."""
         if self.is_deleted:
-            raise RuntimeError("this bottom half was deleted")
+            return "this bottom half was deleted"
         if self.owner.is_closed:
-            raise RuntimeError("the AioContext is closed")
+            return "the AioContext is closed"
         # one that is scheduled for the next turn stays so
         self.is_idle = idle and (self.is_idle or not self.is_scheduled)
         self.is_scheduled = True
@@ -151,27 +185,19 @@ cdef class BottomHalf:
             if not self.is_idle_queued and not self.is_queued:
                 self.owner.idle.append(self.waiting)
                 self.is_idle_queued = True
-                self.owner.ready.n_idle += 1
+                poke_size(&self.owner.ready.n_idle, self.owner.ready.n_idle + 1)
         elif not self.is_queued:
-            self.owner.ready.push(self.waiting)
+            self.owner.ready.push_from_any(self.owner.guard, self.waiting)
             self.is_queued = True
         must(length_of_list(<void *>self.owner.idle) == <Py_ssize_t>self.owner.ready.n_idle,
              "the idle bottom halves that wait are counted")
         must_if(self.is_scheduled, not is_none(<void *>self.waiting), "a bottom half that is scheduled has its place")
-        # An idle one only has to wake a thread that sleeps: awake, the context bounds its next wait.  It holds the
-        # GIL from there until notify_me is set.
-        if not self.is_idle or self.owner.notifier.notify_me:
-            self.owner.notifier.notify()
-        return 0
+        return None
 
     cdef int fire(self, Run run) except -1:
         """Its turn has come."""
-        if not self.is_scheduled:
+        if not self.begins():
             return 0
-        must_not(self.is_deleted, "a bottom half that was deleted does not run")
-        self.is_scheduled = self.is_idle = False
-        if self.is_one_shot:
-            self.is_deleted = True
         try:
             return Handle.run(run)
         finally:
@@ -179,6 +205,18 @@ cdef class BottomHalf:
                 self.delete()
                 if not self.is_queued and not self.is_idle_queued:
                     run.bottom_half = self.waiting = None  # they hold each other
+
+    cdef bint begins(self) noexcept:
+        """Whether it is to run now; from now on it may be scheduled again."""
+        cdef bint is_scheduled
+        acquire(&self.owner.lock)
+        is_scheduled = self.is_scheduled
+        must_if(is_scheduled, not self.is_deleted, "a bottom half that was deleted does not run")
+        self.is_scheduled = self.is_idle = False
+        if self.is_one_shot and is_scheduled:
+            self.is_deleted = True
+        release(&self.owner.lock)
+        return is_scheduled
 
 
 def new_bottom_half(BottomHalves owner not None, callback, tuple args not None, bint one_shot):

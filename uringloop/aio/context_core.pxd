@@ -32,6 +32,7 @@ cdef class IdleWork:
 
 cdef class ContextCore:
     cdef object __weakref__
+    cdef object guard                 # see support/guard.h
     cdef FDMonitor monitor            # owned; closed by close()
     cdef object engine                # the monitor's uring Engine; None: there are no requests of the ring
     cdef Notifier notifier

@@ -14,10 +14,11 @@ it runs, so the inner turn delivers what the outer one has pending, each once.
 Invariant: the loop never blocks while a callback is ready, a completion or an fd is undispatched, or a notification is
 published (notifier).
 
-Thread: the loop's; `ready.push` with the GIL and `notifier.notify` from any.
+Thread: the loop's; `ready.push_from_any` and `notifier.notify` from any.
 Not here: what users call (AioContext); asyncio.  This file knows callbacks (Handle) but no event loop.
 """
 
+cimport cython
 from libc.stdint cimport int64_t
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.exc cimport PyErr_CheckSignals
@@ -26,6 +27,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from ..fdmon.adaptive_polling cimport PollList
 from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
 from ..support.assertions cimport is_none, must, must_if, must_not
+from ..support.guard cimport FREE_THREADED, is_wanted, let_others_in, peek_int, peek_size
 from ..support.references cimport References
 from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
@@ -59,7 +61,10 @@ cdef enum:
 cdef enum:
     IDLE_WAIT_NS = 10_000_000  # the longest wait of an idle bottom half
 
-cdef object live_contexts = weakref.WeakSet()  # for a fork child
+# Weak references, which leave it by themselves.  For a fork child, and before a process ends.  A list of them is made
+# at once, also without a GIL.
+cdef dict live_contexts = {}
+cdef object forget_context = live_contexts.pop
 
 
 cdef class Resumable:
@@ -106,6 +111,7 @@ cdef class ContextCore:
 
     def __cinit__(self, fdmon=None):
         cdef FDMonitor monitor
+        self.guard = object()
         if not isinstance(fdmon, FDMonitor):
             from ..fdmon.select import make_monitor  # here: it imports all monitors
             fdmon, self.fdmon_reason = make_monitor(fdmon)
@@ -113,13 +119,14 @@ cdef class ContextCore:
         self.engine = monitor.get_engine()
         self.ready = ReadyQueue()
         self.timers = Timers()
+        self.timers.guard = self.guard
         self.due = ReadyQueue()
         self.ready_list = ReadyList()
         self.notifier = Notifier()
-        self.bottom_halves = BottomHalves(self.ready, self.notifier)
+        self.bottom_halves = BottomHalves(self.ready, self.notifier, self.guard)
         self.dirty = References()
         monitor.update(None, self.notifier)
-        live_contexts.add(self)
+        live_contexts[weakref.ref(self, forget_context)] = None
         watch_departures()
 
     cdef int check_open(self) except -1:
@@ -162,6 +169,10 @@ cdef class ContextCore:
         must_not(self.is_elsewhere(), "turns are made by the thread that runs the loop")
         if self.monitor.is_closed:
             self.check_open()  # a loop whose context was closed would turn endlessly, since it cannot block
+        if is_wanted(self.guard):
+            let_others_in()
+        if FREE_THREADED and peek_size(&self.ready.n_arrived):
+            self.ready.take_arrived()
         self.n_turns += 1
         if self.in_delivery is not None:
             self.resume_below()
@@ -175,8 +186,8 @@ cdef class ContextCore:
             self.take_due_timers()
         # an io_poll, or the program's clock or select, may have run a nested turn, which took some of them
         n_ready = <Py_ssize_t>(ready_end - self.ready.head)
-        if self.ready.n_idle:
-            idle_end = self.bottom_halves.n_idle_taken + self.ready.n_idle
+        if peek_size(&self.ready.n_idle):
+            idle_end = self.bottom_halves.n_idle_taken + peek_size(&self.ready.n_idle)
         try:
             if n_ready > 0:
                 self.n_dispatched += n_ready
@@ -212,16 +223,17 @@ cdef class ContextCore:
         if not blocking or not self.may_block():
             return 0
         if self.has_own_clock:
-            return self.program.timeout_ns(self.timers, IDLE_WAIT_NS / 1e9 if self.ready.n_idle else -1)
+            return self.program.timeout_ns(self.timers, IDLE_WAIT_NS / 1e9 if peek_size(&self.ready.n_idle) else -1)
         when_ns = self.timers.next_when_ns()
         if when_ns < 0:
-            return IDLE_WAIT_NS if self.ready.n_idle else -1
+            return IDLE_WAIT_NS if peek_size(&self.ready.n_idle) else -1
         when_ns = max(when_ns - ul_monotonic_ns(), 0)
-        return min(when_ns, IDLE_WAIT_NS) if self.ready.n_idle else when_ns
+        return min(when_ns, IDLE_WAIT_NS) if peek_size(&self.ready.n_idle) else when_ns
 
     cdef bint may_block(self) noexcept:
         """Whether only callbacks and timers wait for this turn."""
-        return not (self.wants_return or self.dirty.head != self.dirty.tail or self.due.count()
+        return not (self.wants_return or FREE_THREADED and peek_size(&self.ready.n_arrived)
+                    or self.dirty.head != self.dirty.tail or self.due.count()
                     or self.monitor.has_undispatched() or self.ready_list.head != self.ready_list.tail)
 
     cdef int wait_for(self, int64_t timeout_ns) except -1:
@@ -238,8 +250,11 @@ cdef class ContextCore:
 
     cdef int block(self, int64_t timeout_ns) except -1:
         """Wait on the monitor; not at all if a notification is already pending."""
-        if timeout_ns != 0 and not self.notifier.begin_wait():
-            timeout_ns = 0
+        if timeout_ns != 0:
+            if not self.notifier.begin_wait():
+                timeout_ns = 0
+            elif peek_size(&self.ready.n_idle):  # by another thread, a moment ago
+                timeout_ns = min(timeout_ns, IDLE_WAIT_NS) if timeout_ns > 0 else IDLE_WAIT_NS
         must_if(timeout_ns != 0, not self.monitor.has_undispatched(), "no wait sleeps on a completion that is there")
         must_if(timeout_ns != 0, self.ready_list.head == self.ready_list.tail, "no wait sleeps on a ready fd")
         try:
@@ -330,7 +345,7 @@ cdef class ContextCore:
         """What is there, without blocking."""
         if self.monitor.is_closed:
             return 0  # by an io_poll, the program's select, or the handler of a signal
-        if self.notifier.notified:  # spares two fences in a turn that does not block
+        if peek_int(&self.notifier.notified):  # spares two fences in a turn that does not block
             self.notifier.end_wait()
         if self.monitor.need_wait():
             self.monitor.wait(self.ready_list, 0)
@@ -353,7 +368,7 @@ cdef class ContextCore:
                 polling.n_misses += 1
             return timeout_ns
         polling.n_hits += 1
-        if self.notifier.notified:
+        if peek_int(&self.notifier.notified):
             # the eventfd was not written: only `notified` shows it
             self.notifier.polled = polling.touch(self.notifier.polled)
         return 0
@@ -402,7 +417,7 @@ cdef class ContextCore:
                 return 0
             if is_found or self.poll_once(now_ns, &next_wait_ns):
                 polling.n_hits += 1
-                if self.notifier.notified:
+                if peek_int(&self.notifier.notified):
                     self.notifier.polled = polling.touch(self.notifier.polled)
                 return 0
             PyErr_CheckSignals()
@@ -417,8 +432,10 @@ cdef class ContextCore:
 
     cdef bint poll_once(self, int64_t now_ns, int64_t *next_wait_ns) except -1:
         """One short poll of the monitor, between two rounds of the handlers' io_poll."""
-        if self.engine is not None or self.notifier.notified:
-            return self.notifier.notified or self.monitor.spin(self.ready_list, &self.notifier.notified, now_ns)
+        if peek_int(&self.notifier.notified):
+            return True
+        if self.engine is not None:
+            return self.monitor.spin(self.ready_list, &self.notifier.notified, now_ns)
         if now_ns < next_wait_ns[0]:
             return False
         next_wait_ns[0] = now_ns + SPIN_WAIT_NS
@@ -653,7 +670,7 @@ cdef class ContextCore:
         self.bottom_halves.close()
         if self.pollers is not None:
             self.pollers.close()
-        self.ready.clear()
+        self.ready.shut()
         self.timers.clear()
         self.due.clear()
         while self.ready_list.count():
@@ -718,6 +735,7 @@ cdef extern from "../aio/audit.h":
     void ul_add_audit_hook(void (*function)() noexcept)
 
 cdef bint is_watching = False
+cdef object departures = object()  # of the critical section
 
 
 cdef int watch_departures() except -1:
@@ -727,21 +745,29 @@ cdef int watch_departures() except -1:
     open, socket() ...; a socket() with its close() takes 6,700 beside its system calls).  No message is one.
     """
     global is_watching
-    if is_watching:
-        return 0
-    ul_add_audit_hook(before_leaving)
+    with cython.critical_section(departures):
+        if is_watching:
+            return 0
+        is_watching = True  # before another thread can come
+    try:
+        ul_add_audit_hook(before_leaving)
+    except BaseException:
+        is_watching = False
+        raise
     os.register_at_fork(before=_send_all)
     atexit.register(_send_all)
-    is_watching = True
     return 0
 
 
 def _send_all():
     """Give the collected output of all contexts of the process to the kernel."""
     cdef ContextCore context
-    for context in list(live_contexts):
-        if not context.monitor.is_closed and not context.is_forgotten and not context.is_left():
-            context.send_all()
+    for reference in list(live_contexts):
+        context = reference()
+        if context is not None:
+            with cython.critical_section(context.guard):
+                if not context.monitor.is_closed and not context.is_forgotten and not context.is_left():
+                    context.send_all()
 
 
 cdef void before_leaving() noexcept:
@@ -756,8 +782,9 @@ cdef void before_leaving() noexcept:
 def _forget_contexts():
     """In a fork child: see ContextCore.forget.  Loops have more to forget, and do it themselves."""
     cdef ContextCore context
-    for context in list(live_contexts):
-        if context.bottom_halves.reporter is None:
+    for reference in list(live_contexts):
+        context = reference()
+        if context is not None and context.bottom_halves.reporter is None:
             context.forget()
 
 

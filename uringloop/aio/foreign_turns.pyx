@@ -24,6 +24,7 @@ from libc.stdint cimport int64_t
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..support.assertions cimport must
+from ..support.guard cimport peek_size
 from .context_core cimport ContextCore, ul_monotonic_ns
 
 cdef enum:
@@ -65,7 +66,8 @@ cdef class ForeignTurns:
     cdef bint must_ask(self) noexcept:
         """Whether a turn is due after each sleep: for idle bottom halves, or for handlers without an fd to wake us."""
         cdef ContextCore aio_context = self.aio_context
-        return aio_context.ready.n_idle != 0 or (aio_context.pollers is not None and aio_context.pollers.has_bare())
+        return (peek_size(&aio_context.ready.n_idle) != 0
+                or (aio_context.pollers is not None and aio_context.pollers.has_bare()))
 
     cdef bint prepare(self, int64_t *timeout_ns) except -1:
         """Before the foreign loop sleeps.

@@ -5,7 +5,11 @@ cdef extern from "Python.h":
     int PyContext_Enter(object)  # -1 with an exception set, which the caller handles
     int PyContext_Exit(object) except -1
 
+cdef class Guarded:
+    cdef object guard              # of its context; None: it belongs to none yet
+
 cdef class TimerOwner:
+    cdef object guard              # its context's
     cdef void handle_cancelled(self) noexcept
 
 cdef class Handle:

@@ -86,6 +86,10 @@ cdef int enter_again(list left) except -1:
     return 0
 
 
+cdef class Guarded:
+    """The base of a loop, in which a Handle finds the guard of its context: see support/guard.h."""
+
+
 cdef class TimerOwner:
     """The holder of scheduled timers (aio/timers); a separate base class keeps the modules a tree."""
 

@@ -16,6 +16,8 @@ two full barriers both could miss the other's store, and the loop would sleep on
 Model-checked: docs/spin.
 
 Invariant: with notify_me 0 the loop checks everything again before its next block.
+
+Lock: none for the protocol; `lock`, where there is no GIL, keeps the fd from being closed while it is written to.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -23,8 +25,9 @@ from libc.stdint cimport uint64_t
 from posix.unistd cimport close as close_fd, read as read_fd, write as write_fd
 
 from ..fdmon.base cimport FdHandler
-from ..support.assertions cimport must, must_not
+from ..support.assertions cimport must, must_if, must_not
 from ..support.errors cimport os_error
+from ..support.guard cimport FREE_THREADED, acquire, release
 from ..support.system cimport POLLIN
 
 cdef extern from "<sys/eventfd.h>" nogil:
@@ -74,18 +77,33 @@ cdef class Notifier(FdHandler):
 
     cdef int notify(self) except -1:
         """Something was published; wake the loop if it may sleep.  Any thread, also a signal handler's."""
-        cdef uint64_t one = 1
+        cdef int error
         ul_store(&self.notified, 1)
         ul_full_barrier()
         if ul_load(&self.notify_me):
-            must(self.writing_fd >= 0, "a thread that may sleep can be woken")
-            # EAGAIN: the counter, or the pipe, is full, so the loop wakes anyway
-            while write_fd(self.writing_fd, &one, sizeof(one)) < 0:
-                if errno != EINTR:
-                    if errno != EAGAIN:
-                        raise os_error(errno, "eventfd")
-                    break
+            must_if(not FREE_THREADED, self.writing_fd >= 0, "a thread that may sleep can be woken")
+            acquire(&self.lock)
+            error = self.write()
+            release(&self.lock)
+            if error:
+                raise os_error(error, "eventfd")
         return 0
+
+    cdef int write(self) noexcept:
+        """Returns an errno, or 0."""
+        cdef uint64_t one = 1
+        if self.writing_fd < 0:
+            return 0  # the loop was closed meanwhile
+        while write_fd(self.writing_fd, &one, sizeof(one)) < 0:
+            # EAGAIN: the counter, or the pipe, is full, so the loop wakes anyway
+            if errno != EINTR:
+                return 0 if errno == EAGAIN else errno
+        return 0
+
+    cdef bint may_sleep(self) noexcept:
+        """Whether the loop's thread may be asleep without having seen what was published.  Any thread."""
+        ul_full_barrier()
+        return ul_load(&self.notify_me) != 0
 
     cdef bint begin_wait(self) noexcept:
         """The loop wants to block; False where it must not."""
@@ -109,9 +127,11 @@ cdef class Notifier(FdHandler):
         return 0
 
     cdef int close(self) except -1:
+        acquire(&self.lock)
         if self.fd >= 0:
             close_fd(self.fd)
         if self.writing_fd >= 0 and self.writing_fd != self.fd:
             close_fd(self.writing_fd)
         self.fd = self.writing_fd = -1
+        release(&self.lock)
         return 0

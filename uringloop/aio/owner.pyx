@@ -5,5 +5,5 @@ such code needs at full speed; its other calls (call_soon_threadsafe, call_excep
 """
 
 
-cdef class ContextOwner:
+cdef class ContextOwner(Guarded):
     """The base of FdWatching, and so of the loop."""

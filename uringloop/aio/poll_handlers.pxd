@@ -19,6 +19,7 @@ cdef class CallbackHandler(PollHandler):
     cdef Handle io_write
 
 cdef class PollHandlers:
+    cdef object guard              # the context's
     cdef list active               # with an fd: called while the loop polls
     cdef list bare                 # without an fd: also polled in each turn
     cdef list resting              # without an fd and idle: polled now and then

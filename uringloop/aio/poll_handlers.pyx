@@ -110,7 +110,8 @@ cdef class CallbackHandler(PollHandler):
 cdef class PollHandlers:
     """The handlers of one context that have an io_poll."""
 
-    def __cinit__(self):
+    def __cinit__(self, object guard):
+        self.guard = guard
         self.active = []
         self.bare = []
         self.resting = []

@@ -6,13 +6,15 @@ A handle that ran and is not referenced any more is emptied and used again: maki
 eight fields costs more than all the rest of scheduling it (sleep(0) among 100 tasks: 1.27 times uvloop, 1.22 before).
 
 Invariant: tail - head handles are queued and each holds one reference of ours; so do n_spare empty ones.
-Thread: any thread that holds the GIL may push (call_soon_threadsafe does); the loop's thread pops.
+Thread: the loop's, which has the guard; push_from_any any.  Where there is no GIL, what other threads push waits in a
+queue of its own, behind a lock, until the loop's thread looks: when a turn begins, and before each push of its own.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..support.assertions cimport is_none, must, must_not
 from ..support.collect cimport ul_traverse_own, visitproc
+from ..support.guard cimport FREE_THREADED, acquire, is_held, peek_size, poke_size, release
 from ..support.references cimport References
 from .handles cimport Handle
 
@@ -24,8 +26,9 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     """
+    #include "guard.h"
     /* Ours is the only reference, of an exact Handle, and no weak reference knows it. */
-    #define UL_IS_OURS_ALONE(o, type) (Py_REFCNT(o) == 1 && Py_IS_TYPE((o), (PyTypeObject *)(type)) \\
+    #define UL_IS_OURS_ALONE(o, type) (ul_is_ours_alone((PyObject *)(o)) && Py_IS_TYPE((o), (PyTypeObject *)(type)) \\
         && *(PyObject **)((char *)(o) + Py_TYPE(o)->tp_weaklistoffset) == NULL)
     """
     bint UL_IS_OURS_ALONE(Handle, type) noexcept
@@ -36,6 +39,10 @@ cdef enum:
 
 cdef class ReadyQueue(References):
     """FIFO of Handles."""
+
+    def __cinit__(self):
+        if FREE_THREADED:
+            self.arrived = References()
 
     def __dealloc__(self):
         self.clear()
@@ -49,12 +56,60 @@ cdef class ReadyQueue(References):
 
     cdef int push(self, Handle handle) except -1:
         """Queue it as the last one."""
+        if FREE_THREADED and peek_size(&self.n_arrived):
+            self.take_arrived()
         if self.tail - self.head > self.mask:
             self.grow()
         Py_INCREF(handle)  # undone by pop or clear
         self.items[self.tail & self.mask] = <PyObject *>handle
         self.tail += 1
         must(self.tail - self.head <= self.mask + 1, "the queue holds no more than it has room for")
+        return 0
+
+    cdef int push_from_any(self, object guard, Handle handle) except -1:
+        """The same from any thread; `guard`: the context's.  RuntimeError when the queue was shut."""
+        cdef bint is_shut
+        if is_held(guard):
+            return self.push(handle)
+        acquire(&self.lock)
+        try:
+            is_shut = self.is_shut
+            if not is_shut:
+                self.arrived.put(handle)
+                poke_size(&self.n_arrived, self.arrived.count())
+        finally:
+            release(&self.lock)
+        if is_shut:
+            raise RuntimeError("Event loop is closed")
+        return 0
+
+    cdef int take_arrived(self) except -1:
+        """Queue what other threads have pushed."""
+        cdef size_t _i
+        if not FREE_THREADED or not peek_size(&self.n_arrived):
+            return 0
+        cdef References arrived = self.arrived
+        acquire(&self.lock)
+        try:
+            while self.tail - self.head + arrived.count() > self.mask + 1:
+                self.grow()
+            for _i in range(arrived.count()):  # with their references
+                self.items[self.tail & self.mask] = arrived.items[arrived.head & arrived.mask]
+                arrived.head += 1
+                self.tail += 1
+            poke_size(&self.n_arrived, 0)
+        finally:
+            release(&self.lock)
+        return 0
+
+    cdef int shut(self) except -1:
+        """The context closes: other threads can push no more, and what they have pushed is dropped."""
+        if FREE_THREADED:
+            acquire(&self.lock)
+            self.is_shut = True
+            release(&self.lock)
+            self.take_arrived()
+        self.clear()
         return 0
 
     cdef Handle pop(self):
@@ -71,6 +126,7 @@ cdef class ReadyQueue(References):
         """The queued handles, the oldest first: a copy."""
         cdef list copy = []  # first: it may run user code, as nothing below does
         cdef size_t at
+        self.take_arrived()
         for at in range(self.head, self.tail):
             copy.append(<object>self.items[at & self.mask])
         return copy

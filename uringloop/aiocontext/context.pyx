@@ -187,7 +187,7 @@ cdef class AioContext(ContextCore):
         handler.io_poll_ready = self.bottom_halves.new_handle(io_poll_ready, ())
         handler.io_poll = io_poll
         if self.pollers is None:
-            self.pollers = PollHandlers()
+            self.pollers = PollHandlers(self.guard)
             self.pollers.thread = self.thread
         handler.owner = self.pollers
         return 0
@@ -255,6 +255,7 @@ cdef class AioContext(ContextCore):
         self.polling = None
         if params[0]:
             self.polling = PollList(*(params[:3] if idle_ns is None else params))
+            self.polling.guard = self.guard
         self.measured = None
         if is_measured:
             self.poll_if_cheap()

@@ -32,7 +32,7 @@ except ModuleNotFoundError as _error:
         raise
     from .base.loop_core import LoopCore as Core  # a build without liburing
 
-_live_loops = weakref.WeakSet()
+_live_loops = {}  # weak references, which leave it by themselves
 
 
 class Loop(
@@ -69,7 +69,7 @@ class Loop(
         self._setup_stdlib()
         self._setup_processes()
         self._setup_nested(nested)
-        _live_loops.add(self)
+        _live_loops[weakref.ref(self, _forget_loop)] = None
 
     @property
     def fdmon(self):
@@ -248,11 +248,16 @@ class Loop(
         return any(self._transports[fd].get_write_buffer_size() for fd in self._transports)
 
 
+def _forget_loop(reference):
+    _live_loops.pop(reference, None)
+
+
 def _part_with_parent():
     """In a fork child: no loop of the parent may be touched, and none of its kernel objects kept alive."""
-    for loop in list(_live_loops):
-        if not loop._after_fork_in_child():
-            _live_loops.discard(loop)
+    for reference in list(_live_loops):
+        loop = reference()
+        if loop is not None and not loop._after_fork_in_child():
+            _forget_loop(reference)
     if sys.version_info < (3, 12):  # since then asyncio does it
         policy = events._event_loop_policy
         loop = getattr(getattr(policy, "_local", None), "_loop", None)

@@ -64,6 +64,7 @@ cdef class RawCore(LoopCore):
         self.check_ready()
         request = RawRequest.__new__(RawRequest)
         request.loop = self
+        request.guard = self.guard
         request.is_multishot = is_multishot
         submit(request, call, keepalive, callback, self.is_debug)
         return request
@@ -100,6 +101,7 @@ cdef class RawCore(LoopCore):
                 try:
                     request = RawRequest.__new__(RawRequest)
                     request.loop = self
+                    request.guard = self.guard
                     prepare(request, scratch, part, keepalive, True, is_debug)
                     request.keepalive = what_lives(part, keepalive, self._registered_buffers)
                     requests.append(request)

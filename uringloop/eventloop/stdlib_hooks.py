@@ -62,7 +62,7 @@ class StdlibHooks(LoopPart):
         """The attributes that the borrowed functions expect."""
         self._signal_handlers: dict[int, Any] = {}
         self._unix_server_sockets: dict[socket.socket, int] = {}
-        self._transports = TransportTable()
+        self._transports = TransportTable(self.aio_context)
         self._ssock: Any = None
         self._csock: Any = None
         watcher = getattr(unix_events, "_PidfdChildWatcher", None)

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 from cpython.ref cimport PyObject
 
 cdef class PolledEvent:
+    cdef object guard             # of the context whose list it was on first; None until then
     cdef int64_t ns               # how long polling for this one pays; 0: not on the list
     cdef int64_t last_ns          # the time of the last event
     cdef PollList owner           # the one whose list it is on; None while ns is 0
@@ -18,6 +19,7 @@ cdef class PolledEvent:
     cdef bint is_of(self, int fd, object file) except -1
 
 cdef class PollList:
+    cdef object guard             # the context's; see support/guard.h
     cdef readonly int64_t max_ns  # poll_max_ns
     cdef readonly int64_t grow    # poll_grow
     cdef readonly int64_t shrink  # poll_shrink

@@ -80,8 +80,10 @@ cdef class PolledEvent:
         return fstat(fd, &st) == 0 and st.st_dev == self.device and st.st_ino == self.inode
 
     def __dealloc__(self):
-        if self.owner is not None:
-            self.owner.unlink(self)
+        if self.guard is not None:
+            with cython.critical_section(self.guard):  # where there is no GIL, any thread may drop the last reference
+                if self.owner is not None:
+                    self.owner.unlink(self)
         must(self.ns == 0, "an event that is freed is on no list")
 
 
@@ -95,6 +97,7 @@ cdef class PollList:
         self.max_ns, self.grow, self.shrink, self.idle_ns = max_ns, grow, shrink, idle_ns
         self.touched = []
         self.parted = {}
+        self.guard = object()  # until its context says which
 
     def __dealloc__(self):
         # events hold their list while they are on it, so there are none
@@ -188,6 +191,7 @@ cdef class PollList:
             return
         if event.owner is None:
             event.owner = self
+            event.guard = self.guard
             event.before = NULL
             event.after = self.head
             if self.head != NULL:

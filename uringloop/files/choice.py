@@ -30,8 +30,8 @@ def _ring_backend() -> type[Backend] | None:
     try:
         from .ring_backend import RingBackend
     except ImportError as error:
-        if "interpreter" not in str(error):
-            raise  # a broken installation, not cffi's refusal of sub-interpreters
+        if "interpreter" not in str(error) and "free-threaded" not in str(error):
+            raise  # a broken installation, not cffi's refusal of this interpreter
         logging.getLogger("uringloop").debug("files are read and written by threads: %s", error)
         return None
     return RingBackend

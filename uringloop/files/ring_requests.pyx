@@ -135,6 +135,7 @@ cdef class RingFiles:
         self.loop.check_ready()
         request = RawRequest.__new__(RawRequest)
         request.loop = self.loop
+        request.guard = self.loop.guard
         request.opcode = sqe.opcode
         request.fd = sqe.fd
         request.makes_fds = makes_fds

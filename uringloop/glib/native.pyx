@@ -401,17 +401,18 @@ cdef int on_prepare(void *source, int *timeout_ms) noexcept with gil:
     if is_dead(source):
         return False
     owner = <Source>(<ul_glib_source *>source).owner
-    if not owner.handle_signals():
-        timeout_ms[0] = 0
-        return False
-    if is_dead(source):
-        return False
-    try:
-        return owner.prepare(timeout_ms)
-    except BaseException as error:
-        owner.fail(error, True)
-        timeout_ms[0] = 0
-        return False
+    with cython.critical_section(owner.turns.aio_context.guard):
+        if not owner.handle_signals():
+            timeout_ms[0] = 0
+            return False
+        if is_dead(source):
+            return False
+        try:
+            return owner.prepare(timeout_ms)
+        except BaseException as error:
+            owner.fail(error, True)
+            timeout_ms[0] = 0
+            return False
 
 
 cdef int on_check(void *source) noexcept with gil:
@@ -419,11 +420,12 @@ cdef int on_check(void *source) noexcept with gil:
     if is_dead(source):
         return False
     owner = <Source>(<ul_glib_source *>source).owner
-    try:
-        return owner.check()
-    except BaseException as error:
-        owner.fail(error, True)
-        return False
+    with cython.critical_section(owner.turns.aio_context.guard):
+        try:
+            return owner.check()
+        except BaseException as error:
+            owner.fail(error, True)
+            return False
 
 
 cdef int on_dispatch(void *source, void *callback, void *user_data) noexcept with gil:
@@ -431,8 +433,9 @@ cdef int on_dispatch(void *source, void *callback, void *user_data) noexcept wit
     if is_dead(source):
         return False
     owner = <Source>(<ul_glib_source *>source).owner
-    try:
-        owner.dispatch()
-    except BaseException as error:
-        owner.fail(error, owner.turns.aio_context.monitor.is_closed)
-    return True
+    with cython.critical_section(owner.turns.aio_context.guard):
+        try:
+            owner.dispatch()
+        except BaseException as error:
+            owner.fail(error, owner.turns.aio_context.monitor.is_closed)
+        return True

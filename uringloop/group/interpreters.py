@@ -5,9 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-# From 3.13 on uringloop's tests run in sub-interpreters; Python 3.12's own support is a preview.
+# From 3.13 on uringloop's tests run in sub-interpreters; Python 3.12's own support is a preview.  Without a GIL threads
+# run at the same time, and share what they have imported.
 ARE_THERE = sys.version_info >= (3, 12)
-ARE_DEFAULT = sys.version_info >= (3, 13)
+
+
+def are_default() -> bool:
+    """Whether a group takes them, if it may choose."""
+    return sys.version_info >= (3, 13) and getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def _module() -> Any:

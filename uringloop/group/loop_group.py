@@ -77,7 +77,8 @@ class LoopGroup:
         members: how many; None: one for each CPU that this process may use.
         kind: "interpreter": each in a sub-interpreter with a GIL of its own (from Python 3.12 on): they run at the same
             time and share no objects, so functions, arguments and results are pickled.  "thread": each in a thread of
-            this interpreter, under its GIL.  None: "interpreter" from Python 3.13 on, else "thread".
+            this interpreter, under its GIL if it has one.  None: "interpreter" from Python 3.13 on, "thread" before
+            and without a GIL.
         fdmon: the monitor of the members' loops, see new_event_loop().
         drain_timeout_s: how long stop(), restart() and `async with` wait for what is still open.
         linger_s: how long of that connections may end by themselves, before what runs in a member is notified.
@@ -102,7 +103,7 @@ class LoopGroup:
         if not 1 <= members <= 1024:
             raise ValueError(f"a LoopGroup has 1 to 1024 members, not {members}")
         if kind is None:
-            kind = "interpreter" if interpreters.ARE_DEFAULT else "thread"
+            kind = "interpreter" if interpreters.are_default() else "thread"
         if kind not in KINDS:
             raise ValueError(f"kind must be 'interpreter', 'thread' or None, not {kind!r}")
         if kind == "interpreter" and not interpreters.ARE_THERE:

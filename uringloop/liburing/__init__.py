@@ -12,6 +12,7 @@ access to them then raises ImportError.
 """
 
 import importlib as _importlib
+import sys as _sys
 from typing import Any as _Any
 
 # Where each name is defined.
@@ -87,6 +88,10 @@ def __getattr__(name: str) -> _Any:
     except ModuleNotFoundError as error:
         if error.name == "_cffi_backend":
             raise ImportError("uringloop.liburing needs cffi at run time: pip install cffi") from error
+        if _sys.version_info[:2] == (3, 13) and "free-threading" in _sys.version:
+            raise ImportError(
+                "uringloop.liburing needs cffi, which has no version for the free-threaded Python 3.13, but for 3.14t"
+            ) from error
         raise ImportError(
             "this build of uringloop has no liburing (URINGLOOP_WITHOUT_LIBURING was set when it was built, "
             "or the source tree was not built); build it again without that variable",

@@ -1,6 +1,5 @@
 # One raw request of a loop: awaited or iterated, or reported to a callback.
 from libc.stdint cimport int32_t
-from cpython.ref cimport PyObject
 
 from ..aio.owner cimport ContextOwner
 from ..uring.request cimport Request
@@ -21,6 +20,7 @@ cdef class RawRequest(SqeRequest):
     cdef int drop_in_flight(self) except -1
 
 cdef class RequestProxy(Request):
-    cdef PyObject *request             # the RawRequest, borrowed; NULL when it is gone
+    cdef object request                # the RawRequest, a weak reference; None when it is gone
     cdef RawRequest kept               # the same, owned, while a task waits for it or its end is coming
     cdef bint makes_fds
+    cdef RawRequest known(self)

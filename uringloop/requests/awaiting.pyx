@@ -4,7 +4,7 @@ How it works:
  1. Awaiting makes a RequestWait, which hands the task a plain asyncio.Future that the next completion resolves.
  2. A task that is cancelled there asks the kernel to cancel, and keeps waiting: only the final completion shows that
     the kernel has released the memory.  Then it raises the CancelledError.
- 3. The kernel has not the iterated request itself, but a RequestProxy, which borrows it.  So dropping the last
+ 3. The kernel has not the iterated request itself, but a RequestProxy, which knows it weakly.  So dropping the last
     reference is noticed although the request is in flight; nothing could stop it any more, so it is cancelled.
 
 Invariant: a RequestProxy keeps its RawRequest alive while a task waits for it, and from its closing until the final
@@ -17,6 +17,7 @@ Not here: completions and callbacks (`request`), SQEs (`submit`), hold and relea
 cimport cython
 from libc.stdint cimport int32_t, uint32_t
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.weakref cimport PyWeakref_NewRef
 from posix.unistd cimport close as close_fd
 
 from ..aio.context_core cimport ContextCore
@@ -108,7 +109,7 @@ cdef class RawRequest(SqeRequest):
         self.arrived = deque()
         self.proxy = RequestProxy.__new__(RequestProxy)
         self.proxy.makes_fds = self.makes_fds
-        self.proxy.request = <PyObject *>self
+        self.proxy.request = PyWeakref_NewRef(self, None)
         return 0
 
     def __await__(self):
@@ -221,7 +222,7 @@ cdef class RawRequest(SqeRequest):
         if self.proxy is not None:
             if not is_finalizing() and self.drop_in_flight():
                 return
-            self.proxy.request = NULL  # here, as __del__ runs anyhow: a __dealloc__ would cost every request 20 ns
+            self.proxy.request = None
         if self.makes_fds:
             for cqe in self.arrived if self.arrived is not None else (() if self.is_seen else (self.last_cqe,)):
                 if cqe is not None:
@@ -262,17 +263,19 @@ cdef class RequestProxy(Request):
     def __cinit__(self):
         self.kind = KIND_RAW
 
+    cdef RawRequest known(self):
+        """The request; None when it is gone."""
+        return self.kept if self.kept is not None or self.request is None else self.request()
+
     cdef int complete(self, int32_t res, uint32_t flags, char *data) except -1:
-        cdef RawRequest request
-        must_if(self.request == NULL, is_none(<void *>self.kept), "a request that is kept alive is not gone")
-        if self.request == NULL:
+        cdef RawRequest request = self.known()
+        if request is None:
             # it was freed with the interpreter, or with a loop that was left open
             if self.makes_fds and res >= 0:
                 close_fd(res)
             if not flags & IORING_CQE_F_MORE:
                 self.keepalive = None
             return 0
-        request = <RawRequest>self.request
         return request.complete(res, flags, data)
 
     cdef void drop(self, int32_t res, uint32_t flags) noexcept:
@@ -280,7 +283,7 @@ cdef class RequestProxy(Request):
             close_fd(res)
 
     cdef object subject(self):
-        return None if self.request == NULL else <object>self.request
+        return self.known()
 
     def __repr__(self):
         return repr(self.subject())

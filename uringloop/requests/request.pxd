@@ -10,6 +10,7 @@ cdef class Cqe:
     cdef readonly uint32_t flags       # IORING_CQE_F_*
 
 cdef class SqeRequest(Request):
+    cdef object guard                  # of its context; see support/guard.h
     cdef object callback               # of the callback form, or None
     cdef object callback_context       # contextvars.Context to call it in
     cdef Cqe last_cqe                  # the result; of a multishot request and with a callback the newest one

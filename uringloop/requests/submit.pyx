@@ -15,6 +15,7 @@ Thread: the context's; before the first turn any one thread.
 Not here: what a completion becomes (`request`, `awaiting`); chains and tables (`eventloop/raw`).
 """
 
+cimport cython
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset
 from cpython.contextvars cimport PyContext_CopyCurrent
@@ -33,6 +34,7 @@ cdef enum:
 
 # Scratches that no prep function uses at the moment.
 cdef list spare_scratches = []
+cdef object of_spares = object()  # of the critical section: the list itself is locked by its own methods
 
 
 cdef class Scratch:
@@ -55,10 +57,12 @@ cdef class Scratch:
 
 cdef Scratch take_scratch(bint is_debug):
     """Memory for one SQE.  In debug mode it is used once, so that a later write to it can be detected."""
-    cdef Scratch scratch
-    if spare_scratches and not is_debug:
-        scratch = <Scratch>spare_scratches.pop()
-    else:
+    cdef Scratch scratch = None
+    if not is_debug:
+        with cython.critical_section(of_spares):
+            if spare_scratches:
+                scratch = <Scratch>spare_scratches.pop()
+    if scratch is None:
         scratch = Scratch()
     must_not(scratch.is_taken, "a prep function has its scratch to itself")
     scratch.is_taken = True
@@ -131,6 +135,7 @@ def add_sqe(ContextCore context not None, tuple call, callback, keepalive, bint 
     check_callback(callback)
     request = ContextRequest.__new__(ContextRequest)
     request.aio_context = context
+    request.guard = context.guard
     request.is_multishot = is_multishot
     submit(request, call, keepalive, callback, False)
     return request

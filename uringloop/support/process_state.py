@@ -7,7 +7,7 @@ support sub-interpreters, by the syntax of Python modules and by the `static` va
 
 What it is for:
 
-* A free-threaded Python: each entry with Guard.GIL needs its own lock, or has to be one per thread.
+* A free-threaded Python: what a GIL guards has a lock there, or is one per thread.
 * Sub-interpreters: from Python 3.12 on each has its own state of Python and Cython modules (`support/interpreters.h`),
   whose guard is its own GIL.  State of C, in headers and in verbatim code, is shared by all of them.
 * A change: before an entry is added here, check whether a loop or a context can have it.
@@ -26,9 +26,16 @@ __all__ = ["COPIED_NAMES", "STATE", "CopiedName", "Guard", "State"]
 class Guard(Enum):
     """What keeps two threads from touching it at once."""
 
-    GIL = "the GIL, which is kept until the thread has done with it: no wait and no user code in between"
+    SECTION = "the GIL, which is kept until the thread has done with it; without one a critical section"
+    LOCK = (
+        "the GIL, in the same way; without one a lock that is held for a few instructions (support/guard.h)"
+    )
+    ITSELF = "the GIL; without one that of the dict, list or object: each use is one operation of it"
+    NUMBER = "the GIL; without one nothing: a number, and threads that change it at once all write what holds"
+    OWN_COPY = "the GIL, in the same way; without one each thread has its own"
+    NONE_WITHOUT = "the GIL; without one there is none"
     IMPORT = "the import lock: set while the module is imported, only read afterwards"
-    FIRST_USE = "the GIL; set by the first thread that needs it, the same by whichever, only read afterwards"
+    FIRST_USE = "none: set by the first thread that needs it, the same by whichever, only read afterwards"
     ATOMIC = "none: atomic operations, also without the GIL"
     THREAD = "none: each thread has its own"
 
@@ -63,7 +70,7 @@ STATE = (
         ("spare_rings",),
         "empty rings of closed loops, for the next loop; an enabled one only for the thread that owns it",
         "any thread that makes or closes a loop; a fork child drops them",
-        Guard.GIL,
+        Guard.SECTION,
     ),
     State(
         "uring/ring_fds.h",
@@ -77,7 +84,7 @@ STATE = (
         ("owner_pid",),
         "whose the spare rings are: after a fork without hooks they are dropped",
         "any thread that takes a ring; a fork child",
-        Guard.GIL,
+        Guard.SECTION,
     ),
     State(
         "uring/ring.pyx",
@@ -85,7 +92,7 @@ STATE = (
         "a ring was made or closed since locked memory ran out last: some is on its way back",
         "any thread that makes or closes a ring; a pause between two attempts releases the GIL, and only delays "
         "what another thread has set meanwhile",
-        Guard.GIL,
+        Guard.NUMBER,
     ),
     State(
         "liburing/compat.h",
@@ -94,6 +101,13 @@ STATE = (
         "only uring/ring.pyx asks",
         "each thread, when it asks for the first time",
         Guard.ATOMIC,
+    ),
+    State(
+        "support/guard.h",
+        ("mine", "ul_memory_key", "ul_memory_once"),
+        "memory that a module needs for a moment, in a Python without a GIL; freed with the thread",
+        "the thread itself; the key is made once by whichever needs it first",
+        Guard.THREAD,
     ),
     State("liburing/compat.h", ("mine",), "the number of this thread", "the thread itself", Guard.THREAD),
     State(
@@ -108,14 +122,14 @@ STATE = (
         ("_kept",),
         "the answer of `probe()`, with the pid that asked",
         "any thread that calls it; two at once ask twice, and keep either answer",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "fdmon/select.py",
         ("_history", "_history.is_announced", "_history.all_named", "_history.has_warned"),
         "monitors that loops got: with io_uring among them the next loop must have it, too; what was logged",
         "any thread that makes a loop; a fork child starts clean",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     # -- what a sandbox refuses ------------------------------------------------------------------------------
     State(
@@ -130,14 +144,14 @@ STATE = (
         ("has_accept4",),
         "accept4(2) is not refused",
         "the thread of any loop that accepts",
-        Guard.GIL,
+        Guard.NUMBER,
     ),
     State(
         "transports/datagram/packets.pyx",
         ("ul_has_recvmmsg", "ul_has_sendmmsg"),
         "recvmmsg(2), sendmmsg(2) are not refused",
         "the thread of any loop that has datagrams",
-        Guard.GIL,
+        Guard.NUMBER,
     ),
     State(
         "transports/stream/wire.pyx",
@@ -149,69 +163,75 @@ STATE = (
     # -- memory that is used for a moment --------------------------------------------------------------------
     State(
         "transports/stream/wire.pyx",
-        ("staging",),
+        ("shared_staging",),
         "where small reads arrive; copied out before user code runs",
         "the thread of any loop whose streams are read by recv(2); allocated with the first of these",
-        Guard.GIL,
+        Guard.OWN_COPY,
     ),
     State(
         "transports/datagram/packets.pyx",
-        ("exchange",),
+        ("shared_exchange",),
         "where a batch of datagrams arrives, copied out before user code runs; message headers of one sendmmsg(2)",
         "the thread of any loop that has datagrams; allocated with the first transport",
-        Guard.GIL,
+        Guard.OWN_COPY,
     ),
     State(
         "requests/submit.pyx",
         ("spare_scratches",),
         "memory for one SQE each; out of the list while a prep function, which is user code, has it",
         "the thread of any loop or context that adds SQEs",
-        Guard.GIL,
+        Guard.SECTION,
     ),
     State(
         "transports/addresses.pyx",
-        ("known",),
+        ("known", "locks"),
         "the kernel's names of peers, with the tuple of each; a newcomer replaces what is in its place",
         "the thread of any loop that has datagrams or accepts",
-        Guard.GIL,
+        Guard.LOCK,
     ),
     State(
         "transports/addresses.pyx",
         ("names",),
         "address tuples, with the kernel's name of each; keeps its tuples alive",
         "the thread of any loop that sends datagrams",
-        Guard.GIL,
+        Guard.LOCK,
     ),
-    State("aio/handles.pyx", ("freelist(Handle)",), "freed handles, for the next", "any thread", Guard.GIL),
-    State("requests/request.pyx", ("freelist(Cqe)",), "the same for `Cqe`", "any thread", Guard.GIL),
+    State(
+        "aio/handles.pyx",
+        ("freelist(Handle)",),
+        "freed handles, for the next",
+        "any thread",
+        Guard.NONE_WITHOUT,
+    ),
+    State("requests/request.pyx", ("freelist(Cqe)",), "the same for `Cqe`", "any thread", Guard.NONE_WITHOUT),
     State(
         "requests/awaiting.pyx",
         ("freelist(RequestWait)",),
         "the same for `RequestWait`",
         "any thread",
-        Guard.GIL,
+        Guard.NONE_WITHOUT,
     ),
     State(
         "transports/stream/endpoint.pyx",
         ("freelist(Connection)",),
         "the same for `Connection`",
         "any thread",
-        Guard.GIL,
+        Guard.NONE_WITHOUT,
     ),
     # -- registries ------------------------------------------------------------------------------------------
     State(
         "aio/context_core.pyx",
-        ("live_contexts",),
+        ("live_contexts", "forget_context"),
         "all contexts, weakly: for a fork, an exec and the end of the process",
         "any thread that makes a context, forks, starts or ends a process",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "eventloop/loop.py",
         ("_live_loops",),
         "all loops, weakly: a fork child parts them from the parent",
         "any thread that makes a loop; a fork child",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     # -- groups of loops -----------------------------------------------------------------------------------------
     State(
@@ -219,21 +239,21 @@ STATE = (
         ("_running",),
         "members of LoopGroups that may still run: they end when the program does",
         "the loop of a group that starts a member; the main thread at its end",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "gcpolicy.py",
         ("_collector",),
         "the last garbage-collection policy's, so that the process has one at a time; it has changed gc's thresholds",
         "any thread that calls gc_policy(); a fork child ends it",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "aio/context_core.pyx",
         ("is_watching",),
         "whether the hooks for audit, fork and exit were installed",
         "any thread that makes a context",
-        Guard.GIL,
+        Guard.SECTION,
     ),
     State(
         "aio/audit.h",
@@ -247,28 +267,28 @@ STATE = (
         ("_stock", "allow_nested: setattr()", "disallow_nested: setattr()"),
         "what `allow_nested()` has replaced in asyncio: `asyncio.run`, `asyncio.runners.run`, `asyncio.Runner.run`",
         "a thread that calls allow_nested() or disallow_nested(); all loops read whether it is empty",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "__init__.py",
         ("globals()",),
         "public names that are made or loaded on first access",
         "any thread; of the policy classes that two at once make, the first is kept",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "pytest.py",
         ("os",),
         "`URINGLOOP_FDMON` in the environment, from --uringloop-fdmon",
         "pytest, before it imports the tests",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "gunicorn.py",
         ("globals()",),
         "worker classes that were made on first access",
         "gunicorn, before it forks",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "liburing/__init__.py",
@@ -297,42 +317,43 @@ STATE = (
         ("clock",),
         "whether asyncio's clock is `time.monotonic`: what was found last, and what shows that it is out of date",
         "the thread of any loop",
-        Guard.GIL,
+        Guard.ATOMIC,
     ),
     State(
         "eventloop/base/loop_core.pyx",
         ("kept_for_clock",),
         "a reference to each object that `clock` has; grows when `time.monotonic` is found after the import",
         "the thread of any loop",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "eventloop/base/loop_core.pyx",
         ("known_names",),
-        "the last tuple of keyword names that held only `context`; owned",
+        "the last tuple of keyword names that held only `context`; owned.  Without a GIL the first one, for good",
         "any thread that calls call_soon() or call_later()",
-        Guard.GIL,
+        Guard.ATOMIC,
     ),
     State(
         "eventloop/base/loop_core.pyx",
         ("known_task_names", "task_names_after_known"),
-        "the last tuple of keyword names of create_task(), owned; and those for the class of tasks",
+        "the last tuple of keyword names of create_task(), owned; and those for the class of tasks.  Without a GIL the "
+        "first one, for good",
         "any thread that calls create_task()",
-        Guard.GIL,
+        Guard.SECTION,
     ),
     State(
         "eventloop/base/loop_core.pyx",
         ("base_class_tag",),
         "the version of asyncio.BaseEventLoop whose create_task() was its own",
         "any thread that calls create_task()",
-        Guard.GIL,
+        Guard.NUMBER,
     ),
     State(
         "transports/stream/transport.pyx",
         ("server_tag",),
         "the version of asyncio.Server whose methods were its own",
         "any thread whose loop serves",
-        Guard.GIL,
+        Guard.NUMBER,
     ),
     State(
         "eventloop/lost_tasks.pyx",
@@ -367,7 +388,7 @@ STATE = (
         ("_known",),
         "mode strings of open() and what they mean",
         "any thread that opens a file",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "glib/native.pyx",
@@ -419,7 +440,7 @@ STATE = (
         ("_no_engine",),
         "the engine of connections whose session is gone: it has nothing, and reading from it fails",
         "the thread of any loop that has TLS",
-        Guard.GIL,
+        Guard.ITSELF,
     ),
     State(
         "glib/native.pyx",

@@ -2,7 +2,7 @@
 
 A datagram server needs both per packet: the address of a known peer is the same tuple object again, and a tuple that
 was sent to before has its name ready.  Both directions use a direct-mapped table, shared by all loops, in which a new
-entry replaces the old one in its place.
+entry replaces the old one in its place.  Where there is no GIL, threads share eight of them.
 
 Invariant: an entry of `names` keeps its tuple alive, so that no other tuple can have its address in memory.  Only
 tuples of exact str and int are entered: those never change.
@@ -16,7 +16,7 @@ converted here, the rest is left to those methods: names to resolve, "<broadcast
 Streams convert the names of their peers without the table: each is needed once, and what an entry keeps alive would be
 spread over the memory of many connections, none of which could then be returned to the system.
 
-Thread: any, with the GIL.
+Thread: any.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
@@ -27,6 +27,7 @@ from cpython.ref cimport Py_CLEAR, Py_INCREF, Py_XDECREF, PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 
 from ..support.assertions cimport must, references_of
+from ..support.guard cimport acquire, release, short_lock
 
 import atexit
 
@@ -101,41 +102,62 @@ cdef extern from *:
 cdef enum:
     ENTRIES = 1024  # a power of two
 
+# Where there is no GIL, threads take one of several tables, each with a lock, by their number.
+cdef extern from *:
+    """
+    #include "guard.h"
+    #ifdef Py_GIL_DISABLED
+    #define UL_TABLES 8
+    #define ul_own_table() ((unsigned)((_Py_ThreadId() >> 12) * 0x9E3779B1u >> 16) % UL_TABLES)
+    #else
+    #define UL_TABLES 1
+    #define ul_own_table() 0u
+    #endif
+    """
+    enum:
+        TABLES "UL_TABLES"
+    unsigned ul_own_table() noexcept
+
 cdef struct Entry:
     PyObject *address         # an owned tuple, or NULL
     unsigned n_bytes          # of name
     ul_name name
 
-cdef Entry known[ENTRIES]     # by the hash of the name
-cdef Entry names[ENTRIES]     # by the tuple's address in memory
+cdef Entry known[TABLES][ENTRIES]     # by the hash of the name
+cdef Entry names[TABLES][ENTRIES]     # by the tuple's address in memory
+cdef short_lock locks[TABLES]         # of both
 
 
 def _forget():
     """The interpreter ends: release the tuples, which nothing else does."""
-    cdef int i
-    for i in range(ENTRIES):
-        Py_CLEAR(known[i].address)
-        Py_CLEAR(names[i].address)
+    cdef int i, table
+    for table in range(TABLES):
+        for i in range(ENTRIES):
+            Py_CLEAR(known[table][i].address)
+            Py_CLEAR(names[table][i].address)
 
 
 atexit.register(_forget)
 
 
-cdef inline int enter(Entry *entry, object address, const ul_name *name, unsigned n_bytes) except -1:
-    cdef PyObject *old = entry.address
+cdef inline int enter(unsigned table, Entry *entry, object address, const ul_name *name, unsigned n_bytes) except -1:
+    cdef PyObject *old
     must(n_bytes <= sizeof(ul_name), "a name that is kept fits into its entry")
     must(PyTuple_CheckExact(address), "only tuples are kept, which never change")
     Py_INCREF(address)  # undone by the next enter() here
+    acquire(&locks[table])
+    old = entry.address
     entry.address = <PyObject *>address
     entry.n_bytes = n_bytes
     memcpy(&entry.name, name, n_bytes)
+    release(&locks[table])
     Py_XDECREF(old)
     return 0
 
 
-cdef inline Entry *entry_of(object address) noexcept:
+cdef inline Entry *entry_of(unsigned table, object address) noexcept:
     cdef uintptr_t place = <uintptr_t><PyObject *>address
-    return &names[(place >> 4 ^ place >> 14) & (ENTRIES - 1)]
+    return &names[table][(place >> 4 ^ place >> 14) & (ENTRIES - 1)]
 
 
 cdef object address_of(const ul_peer *name, unsigned n_bytes):
@@ -183,13 +205,19 @@ cdef int real_family(int fd, int family) noexcept:
 
 cdef object internet_address(const ul_name *name, unsigned n_bytes):
     """The address of an IPv4 or IPv6 name: (host, port), or (host, port, flow information, zone)."""
-    cdef Entry *entry = &known[ul_name_hash(name) & (ENTRIES - 1)]
+    cdef unsigned table = ul_own_table()
+    cdef Entry *entry = &known[table][ul_name_hash(name) & (ENTRIES - 1)]
+    cdef object address = None
+    acquire(&locks[table])
     if entry.address != NULL and entry.n_bytes == n_bytes and memcmp(&entry.name, name, n_bytes) == 0:
         must(references_of(<void *>entry.address) > 0, "an entry keeps its tuple alive")
-        return <object>entry.address
+        address = <object>entry.address
+    release(&locks[table])
+    if address is not None:
+        return address
     address = new_internet_address(name)
-    enter(entry, address, name, n_bytes)
-    enter(entry_of(address), address, name, n_bytes)  # an answer to it is likely
+    enter(table, entry, address, name, n_bytes)
+    enter(table, entry_of(table, address), address, name, n_bytes)  # an answer to it is likely
     return address
 
 
@@ -237,13 +265,18 @@ cdef unsigned internet_name(object address, int family, ul_name *name) except? 9
     cdef long long port
     cdef long long flow = 0
     cdef long long scope = 0
-    cdef unsigned n_bytes
+    cdef unsigned n_bytes = 0
+    cdef unsigned table = ul_own_table()
     if not PyTuple_CheckExact(address):
         return 0
-    entry = entry_of(address)
+    entry = entry_of(table, address)
+    acquire(&locks[table])
     if entry.address == <PyObject *>address and ul_family(&entry.name) == family:
-        memcpy(name, &entry.name, entry.n_bytes)
-        return entry.n_bytes
+        n_bytes = entry.n_bytes
+        memcpy(name, &entry.name, n_bytes)
+    release(&locks[table])
+    if n_bytes:
+        return n_bytes
     n_items = PyTuple_GET_SIZE(address)
     if n_items < 2 or n_items > (2 if family == AF_INET else 4):
         return 0
@@ -267,5 +300,5 @@ cdef unsigned internet_name(object address, int family, ul_name *name) except? 9
     if family == AF_INET6:
         ul_set_six(name, flow, scope)
         n_bytes = SIX_BYTES
-    enter(entry, address, name, n_bytes)
+    enter(table, entry, address, name, n_bytes)
     return n_bytes

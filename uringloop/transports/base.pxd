@@ -30,6 +30,7 @@ cdef class Transport(Flushable):
 cdef class TransportTable:
     cdef PyObject **by_fd              # fd -> the Transport that has it, borrowed, or NULL; owned array
     cdef int capacity                  # of by_fd
+    cdef object guard                  # of the loop's context; see support/guard.h
     cdef dict others                   # fd -> weak reference to a transport that is not one of ours; None without one
     cdef int reserve(self, int fd) except -1
     cdef list fds(self)

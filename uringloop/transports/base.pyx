@@ -13,6 +13,8 @@ from cpython.object cimport PyObject
 from cpython.weakref cimport PyWeakref_NewRef
 
 from ..support.assertions cimport must, must_if, must_not, references_of
+from ..support.capi cimport decref
+from ..support.guard cimport FREE_THREADED, know_weakly, try_incref
 
 import _socket
 import warnings
@@ -198,6 +200,9 @@ cdef class TransportTable:
     Invariant: what is in the array is alive, and has this table and its place there.
     """
 
+    def __cinit__(self, ContextCore aio_context not None):
+        self.guard = aio_context.guard
+
     def __dealloc__(self):
         # each transport that is in the array owns a reference to the table
         free(self.by_fd)
@@ -234,6 +239,7 @@ cdef class TransportTable:
             self.others.pop(fd, None)
         ours.leave_table()
         ours.table, ours.table_fd = self, fd
+        know_weakly(ours)
         self.by_fd[fd] = <PyObject *>ours
         must_if(self.by_fd[fd] != NULL, references_of(self.by_fd[fd]) > 0, "a transport in the table is alive")
 
@@ -265,8 +271,13 @@ cdef class TransportTable:
         if isinstance(fd, int) and 0 <= fd < self.capacity:
             ours = self.by_fd[<int>fd]
         if ours != NULL:
-            must(references_of(ours) > 0, "a transport in the table is alive")
-            return <object>ours
+            must_if(not FREE_THREADED, references_of(ours) > 0, "a transport in the table is alive")
+            # Without a GIL another thread may have dropped the last reference to it; then it waits in __del__ for us.
+            if try_incref(ours):
+                transport = <object>ours
+                decref(ours)  # taken by try_incref
+                return transport
+            return default
         reference = None if self.others is None else self.others.get(fd)
         transport = None if reference is None else reference()
         return default if transport is None else transport

@@ -14,6 +14,7 @@ Invariant: only the owner thread calls anything here after `enable`, except `clo
 Not here: what is in flight (`request`), when it is entered (`engine`).
 """
 
+cimport cython
 from libc.errno cimport EAGAIN, EBUSY, EINTR, EINVAL, EMFILE, ENOMEM
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -91,8 +92,9 @@ cdef bint is_worth_waiting = False  # of this process
 
 # Empty rings of closed loops, ready for the next loop: never enabled, for any thread, or enabled, for the one thread
 # that owns it for ever.  Besides the time, this saves locked memory, which the kernel returns late: as an
-# unprivileged user with 8 MiB, thousands of loops in a row would fail.  Oldest first; guarded by the GIL.
+# unprivileged user with 8 MiB, thousands of loops in a row would fail.  Oldest first; in a critical section.
 cdef list spare_rings = []
+cdef object of_spare_rings = object()  # of that section: the list itself is locked by its own methods
 cdef int SPARE_RINGS = 4
 cdef object owner_pid = os.getpid()
 
@@ -450,6 +452,14 @@ cdef class Ring:
 
 def take_ring(bint single_issuer=True, bint only_disabled=False, bint is_patient=True):
     """A ring for the calling thread, or a disabled one for any thread.  Raises MonitorUnavailable, as Ring."""
+    cdef Ring ring = None
+    with cython.critical_section(of_spare_rings):
+        ring = take_spare(single_issuer, only_disabled)
+    return ring if ring is not None else Ring(single_issuer, is_patient=is_patient)
+
+
+cdef Ring take_spare(bint single_issuer, bint only_disabled):
+    """None where there is none."""
     cdef Ring ring
     global owner_pid
     if os.getpid() != owner_pid:
@@ -465,7 +475,7 @@ def take_ring(bint single_issuer=True, bint only_disabled=False, bint is_patient
                 spare_rings.remove(ring)
                 return ring
     close_ownerless_rings()
-    return Ring(single_issuer, is_patient=is_patient)
+    return None
 
 
 def give_back(Ring ring not None):
@@ -475,12 +485,13 @@ def give_back(Ring ring not None):
             or not ring.setup_flags & IORING_SETUP_SINGLE_ISSUER):
         return False
     ring.n_syscalls = ring.n_submitted = 0
-    close_ownerless_rings()
-    spare_rings.append(ring)
-    if len(spare_rings) > SPARE_RINGS:
-        oldest = spare_rings.pop(0)
-        oldest.close()
-    must(length_of_list(<void *>spare_rings) <= SPARE_RINGS, "few rings are kept")
+    with cython.critical_section(of_spare_rings):
+        close_ownerless_rings()
+        spare_rings.append(ring)
+        if len(spare_rings) > SPARE_RINGS:
+            oldest = spare_rings.pop(0)
+            oldest.close()
+        must(length_of_list(<void *>spare_rings) <= SPARE_RINGS, "few rings are kept")
     return True
 
 
@@ -496,9 +507,10 @@ cdef int close_ownerless_rings() except -1:
 
 cdef int close_spare_rings() except -1:
     cdef Ring ring
-    while spare_rings:
-        ring = spare_rings.pop()
-        ring.close()
+    with cython.critical_section(of_spare_rings):
+        while spare_rings:
+            ring = spare_rings.pop()
+            ring.close()
     return 0
 
 

@@ -7,6 +7,7 @@ properties at the end, which keep asyncio's private names true.
 Thread: the loop's, except call_soon_threadsafe and _write_to_self.
 """
 
+cimport cython
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from cpython.contextvars cimport PyContext_CopyCurrent
 from cpython.float cimport PyFloat_CheckExact
@@ -18,6 +19,7 @@ from ...aio.context_core cimport ContextCore, ul_monotonic_ns
 from ...aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
 from ...aio.program cimport Program
 from ...fdmon.base cimport FDMonitor, FdHandler, Stopwatch
+from ...support.guard cimport FREE_THREADED, is_held, peek_object, peek_size, set_once
 from ...support.fastcall cimport PyMethodDef, call_slowly, put_fast_method
 from ...support.system cimport POLLIN, POLLOUT
 from .watching cimport EVENT_READ, EVENT_WRITE, FdWatching
@@ -77,6 +79,7 @@ cdef class LoopCore(FdWatching):
     def _adopt_monitor(self, FDMonitor monitor not None):
         """Make the context on this monitor; called once, by Loop.__init__."""
         self.aio_context = AioContext(monitor)
+        self.guard = self.aio_context.guard
         self.aio_context.poll_if_cheap()
         self.aio_context.report_to(weakref.ref(self))
         self.follow_slowness()
@@ -184,9 +187,13 @@ cdef class LoopCore(FdWatching):
         if self.is_loop_closed:
             # closed meanwhile: debug mode makes its traceback in Python code, during which other threads may run
             raise RuntimeError("Event loop is closed")
-        self.aio_context.ready.push(handle)
+        self.aio_context.ready.push_from_any(self.guard, handle)
         self.aio_context.notifier.notify()
-        if self.aio_context.ready.count() > FLOOD and self.aio_context.is_other_thread():
+        if FREE_THREADED:
+            if peek_size(&self.aio_context.ready.n_arrived) > FLOOD and not is_held(self.guard):
+                with nogil:
+                    sched_yield()
+        elif self.aio_context.ready.count() > FLOOD and self.aio_context.is_other_thread():
             # A thread that schedules faster than the loop runs would keep the GIL; the queue would grow, and with it
             # the wait of each callback and timer.  asyncio releases the GIL here each time, to write to a pipe.
             with nogil:
@@ -508,6 +515,7 @@ cdef class LoopCore(FdWatching):
     def _take_ready(self):
         """Remove the first of _list_ready(); the caller runs it."""
         if self.aio_context is not None:
+            self.aio_context.ready.take_arrived()
             if self.aio_context.ready.count():
                 return self.aio_context.ready.pop()
             if self.aio_context.due.count():
@@ -666,25 +674,39 @@ cdef inline int fill_handle(LoopCore loop, Handle handle, PyObject **args, Py_ss
 
 
 cdef inline bint is_plain(LoopCore loop, Py_ssize_t n_args, PyObject *names) noexcept:
-    """At most two arguments, no keyword but `context`, no debug mode, loop open."""
+    """At most two arguments, no keyword but `context`, no debug mode, loop open; and this thread has the guard."""
+    if FREE_THREADED and (loop.guard is None or not is_held(loop.guard)):
+        return False
     if loop.is_debug or loop.is_loop_closed or n_args < 1 or n_args > 3:
         return False
-    return names == NULL or names == known_names or is_context_only(names)
+    return names == NULL or names == peek_object(&known_names) or is_context_only(names)
 
 
 cdef bint is_context_only(PyObject *names) noexcept:
     """Whether the one keyword is `context`; by value, since _asyncio's C code has its own string for it.
 
-    The last tuple is kept: almost all calls pass the one of asyncio's tasks.
+    The last tuple is kept: almost all calls pass the one of asyncio's tasks.  Without a GIL it is the first one.
     """
     global known_names
     if PyTuple_GET_SIZE(<tuple>names) != 1 or PyUnicode_CompareWithASCIIString(
             <object>PyTuple_GET_ITEM(<tuple>names, 0), "context") != 0:
         return False
+    keep_names(&known_names, names)
+    return True
+
+
+cdef int keep_names(PyObject **kept, PyObject *names) noexcept:
+    """Returns whether they are kept now, with a reference."""
+    cdef PyObject *old = kept[0]
     Py_INCREF(<object>names)
-    if known_names != NULL:
-        Py_DECREF(<object>known_names)
-    known_names = names
+    if FREE_THREADED:
+        if set_once(kept, names):
+            return True
+        Py_DECREF(<object>names)
+        return False
+    kept[0] = names
+    if old != NULL:
+        Py_DECREF(<object>old)
     return True
 
 
@@ -747,19 +769,20 @@ cdef tuple names_for_task(PyObject *names):
     global known_task_names, task_names_after_known
     if names == NULL:
         return task_names
-    if names == known_task_names:
+    if names == peek_object(&known_task_names):
         return task_names_after_known
     if PyTuple_GET_SIZE(<tuple>names) > 2:
         return None
+    cdef tuple all_names
     for one in <tuple>names:
         if one not in ("name", "context"):
             return None
-    task_names_after_known = task_names + <tuple>names
-    Py_INCREF(<object>names)
-    if known_task_names != NULL:
-        Py_DECREF(<object>known_task_names)
-    known_task_names = names
-    return task_names_after_known
+    all_names = task_names + <tuple>names
+    with cython.critical_section(task_names):
+        if not FREE_THREADED or known_task_names == NULL:  # without a GIL the first ones are kept, for good
+            task_names_after_known = all_names
+            keep_names(&known_task_names, names)
+    return all_names
 
 
 cdef object fast_create_task(LoopCore loop, PyObject **args, Py_ssize_t n_args, PyObject *names):

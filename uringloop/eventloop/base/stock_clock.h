@@ -2,7 +2,7 @@
  * Is the clock of asyncio, `time.monotonic` as asyncio.base_events finds it, still the C function?  And has a class
  * changed?  Programs replace both at any time, and stock asyncio looks them up each time; these cost a few comparisons.
  *
- * With the GIL.  Each interpreter has a clock: its asyncio and its `time`.
+ * Each interpreter has a clock: its asyncio and its `time`.  Any thread may ask; without a GIL two at once find the same.
  */
 #ifndef URINGLOOP_STOCK_CLOCK_H
 #define URINGLOOP_STOCK_CLOCK_H
@@ -73,6 +73,21 @@ static int ul_learn_clock(struct ul_stock_clock *clock, PyObject *kept, PyObject
     return PyErr_Occurred() ? -1 : ul_watch_names(clock);
 }
 
+/* An own reference, or NULL. */
+static PyObject *ul_look_up(PyObject *names, PyObject *name)
+{
+    PyObject *found = NULL;
+
+#if PY_VERSION_HEX >= 0x030D0000
+    if (PyDict_GetItemRef(names, name, &found) < 0)
+        PyErr_Clear();                 /* as if it were not there */
+#else
+    found = PyDict_GetItemWithError(names, name);
+    Py_XINCREF(found);
+#endif
+    return found;
+}
+
 /* Whether the function is the module's own; the first such function is remembered. */
 static int ul_is_own_monotonic(struct ul_stock_clock *clock, PyObject *function)
 {
@@ -84,26 +99,33 @@ static int ul_is_own_monotonic(struct ul_stock_clock *clock, PyObject *function)
         PyErr_Clear();                 /* looked at again with the next question */
         return 0;
     }
-    clock->monotonic = function;
-    clock->monotonic_code = PyCFunction_GET_FUNCTION(function);
+    __atomic_store_n(&clock->monotonic_code, PyCFunction_GET_FUNCTION(function), __ATOMIC_RELAXED);
+    __atomic_store_n(&clock->monotonic, function, __ATOMIC_RELEASE);
     return 1;
 }
 
 static inline int ul_has_stock_code(const struct ul_stock_clock *clock)
 {
-    return clock->monotonic == NULL || PyCFunction_GET_FUNCTION(clock->monotonic) == clock->monotonic_code;
+    PyObject *monotonic = __atomic_load_n(&clock->monotonic, __ATOMIC_ACQUIRE);
+
+    return monotonic == NULL || PyCFunction_GET_FUNCTION(monotonic) == clock->monotonic_code;
 }
 
 /* Whether asyncio.base_events' time.monotonic is the C function. */
 static int ul_is_clock_stock_by(struct ul_stock_clock *clock, PyObject *name_time, PyObject *name_monotonic)
 {
     uint64_t version = ul_names_version(clock);
-    if (version != clock->names_seen) {
-        clock->has_stock_names = PyDict_GetItemWithError(clock->asyncio_names, name_time) == clock->time_module
-            && ul_is_own_monotonic(clock, PyDict_GetItemWithError(clock->time_names, name_monotonic));
-        clock->names_seen = version;
+    if (version != __atomic_load_n(&clock->names_seen, __ATOMIC_ACQUIRE)) {
+        PyObject *module = ul_look_up(clock->asyncio_names, name_time);
+        PyObject *function = ul_look_up(clock->time_names, name_monotonic);
+        int is_stock = module == clock->time_module && ul_is_own_monotonic(clock, function);
+
+        Py_XDECREF(module);
+        Py_XDECREF(function);
+        __atomic_store_n(&clock->has_stock_names, is_stock, __ATOMIC_RELAXED);
+        __atomic_store_n(&clock->names_seen, version, __ATOMIC_RELEASE);
     }
-    return clock->has_stock_names && ul_has_stock_code(clock);
+    return __atomic_load_n(&clock->has_stock_names, __ATOMIC_RELAXED) && ul_has_stock_code(clock);
 }
 
 /* As long as it is the same, so is the result of the function above; 0: call that. */

@@ -6,9 +6,10 @@ recvmsg(2), and a sendmsg(2) for each.
 Invariant: an entry of either owns a reference to its data and its address, and is in there once.
 
 No user code runs here.  Thread: the loop's; the memory of both system calls is shared by all loops, and used only
-while the GIL is held.
+while the GIL is held; without a GIL each thread has its own.
 """
 
+from libc.errno cimport ENOMEM
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -16,6 +17,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
 
 from ...support.assertions cimport must, must_if
 from ...support.collect cimport ul_traverse_own, visitproc
+from ...support.guard cimport FREE_THREADED, own_memory
 from ..addresses cimport AF_INET, AF_INET6, address_of, ul_name, ul_peer
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -163,7 +165,7 @@ cdef extern from "<sys/socket.h>" nogil:
     """
     struct ul_exchange:
         pass
-    ul_exchange *ul_new_exchange()
+    ul_exchange *ul_new_exchange() noexcept
     int ul_receive(ul_exchange *, int fd, int kind)
     Py_ssize_t ul_received_bytes(ul_exchange *, int kind, int i)
     char *ul_received_near(ul_exchange *, int kind, int i)
@@ -180,15 +182,26 @@ cdef enum:
     INTERNET = 0  # kinds of places
     OTHER = 1
 
-cdef ul_exchange *exchange = NULL  # made with the first transport
+cdef ul_exchange *shared_exchange = NULL  # made with the first transport
+
+
+cdef void *new_exchange() noexcept nogil:
+    return ul_new_exchange()
+
+
+cdef ul_exchange *exchange() noexcept:
+    """That of all loops, or without a GIL of this thread; NULL without memory."""
+    global shared_exchange
+    if FREE_THREADED:
+        return <ul_exchange *>own_memory(new_exchange)
+    if shared_exchange == NULL:
+        shared_exchange = ul_new_exchange()
+    return shared_exchange
 
 
 cdef int need_exchange() except -1:
-    global exchange
-    if exchange == NULL:
-        exchange = ul_new_exchange()
-        if exchange == NULL:
-            raise MemoryError()
+    if exchange() == NULL:
+        raise MemoryError()
     return 0
 
 
@@ -217,8 +230,8 @@ cdef class Batch:
         cdef unsigned name_bytes
         cdef object data, address
         must(self.next == self.count, "a batch is filled when all of the last one was delivered")
-        cdef ul_exchange *here = exchange
-        cdef int count = ul_receive(here, fd, kind)
+        cdef ul_exchange *here = exchange()
+        cdef int count = ul_receive(here, fd, kind) if here != NULL else -ENOMEM
         for i in range(count):
             n_bytes = ul_received_bytes(here, kind, i)
             name_bytes = ul_received_name_bytes(here, kind, i)
@@ -321,10 +334,12 @@ cdef class DatagramQueue:
     cdef int send_named(self, int fd) noexcept:
         """Send those at the front that have names, as the first does; returns how many, or a negated errno."""
         cdef int count = 0
-        cdef ul_exchange *here = exchange
+        cdef ul_exchange *here = exchange()
         cdef Outgoing *item = &self.items[self.first]
         cdef Outgoing *end = &self.items[self.end]
         must(self.first < self.end, "what is sent is queued")
+        if here == NULL:
+            return -ENOMEM  # another thread than the one that made the queue, and no memory for it
         while item < end and item.name_bytes and count < BATCH:
             ul_fill_sending(here, count, &item.name, item.name_bytes, PyBytes_AS_STRING(<object>item.data),
                             PyBytes_GET_SIZE(<object>item.data))

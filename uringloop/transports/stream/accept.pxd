@@ -13,6 +13,7 @@ cdef class ListenerHandler(FdHandler):
     cdef Acceptor acceptor
 
 cdef class Acceptor:
+    cdef object guard                # the context's; see support/guard.h
     cdef IoUringMonitor monitor
     cdef Engine engine
     cdef AcceptRequest request       # armed, or None

@@ -91,6 +91,7 @@ cdef class Acceptor:
     """
 
     def __cinit__(self, ContextCore aio_context not None, listener, Kind kind not None, on_accept, argument):
+        self.guard = aio_context.guard
         self.monitor = <IoUringMonitor>aio_context.monitor
         self.engine = self.monitor.engine
         self.listener = listener

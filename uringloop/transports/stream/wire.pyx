@@ -23,6 +23,7 @@ from ...aio.handles cimport enter_context, leave_context
 from ...fdmon.base cimport FdHandler, check_held, identity
 from ...support.assertions cimport is_none, length_of_list, must, must_if, must_not
 from ...support.capi cimport decref, incref
+from ...support.guard cimport FREE_THREADED, own_memory
 from ...support.errors cimport os_error
 from ...support.system cimport IOV_MAX, POLLIN, POLLOUT
 from ..base cimport Transport
@@ -100,8 +101,27 @@ cdef enum:
     DIRECT_MOST = 256 * 1024
     DIRECT_FIRST = 64 * 1024
 
-# Shared by all loops: a read ends in a copy before any Python code can run (the GIL is held).
-cdef char *staging = NULL
+# Shared by all loops, or without a GIL by those of a thread: a read ends in a copy before any Python code can run.
+cdef char *shared_staging = NULL
+
+
+cdef void *new_staging() noexcept nogil:
+    return malloc(STAGING_BYTES)
+
+
+cdef char *small_reads() except NULL:
+    """Where small reads arrive."""
+    global shared_staging
+    cdef char *staging
+    if FREE_THREADED:
+        staging = <char *>own_memory(new_staging)
+    else:
+        if shared_staging == NULL:
+            shared_staging = <char *>new_staging()
+        staging = shared_staging
+    if staging == NULL:
+        raise MemoryError()
+    return staging
 
 
 # -- the send queue: chunks to send, first in first out ---------------------------------------------------------
@@ -556,11 +576,7 @@ cdef class ReadinessWire(Wire):
     """recv(2) and sendmsg(2) when the monitor reports readiness; for epoll and poll."""
 
     cdef int begin(self, WireEnd end, int fd) except -1:
-        global staging
-        if staging == NULL:
-            staging = <char *>malloc(STAGING_BYTES)
-            if staging == NULL:
-                raise MemoryError()
+        small_reads()
         self.end = end
         self.fd = fd
         if end.is_shared:
@@ -610,6 +626,7 @@ cdef class ReadinessWire(Wire):
         cdef Py_ssize_t asked
         cdef int rounds = READS_PER_EVENT
         cdef object data = None
+        cdef char *staging = NULL
         cdef WireEnd end
         # while something is held back, new bytes wait in the socket
         while rounds and self.wants_read and self.end is not None and not self.has_held():
@@ -620,6 +637,7 @@ cdef class ReadinessWire(Wire):
                 data = read_direct(self.end.fd_at[0], asked, &count)
             else:
                 asked = STAGING_BYTES
+                staging = small_reads()
                 count = recv(self.end.fd_at[0], staging, asked, MSG_DONTWAIT)
                 if count < 0:
                     count = -errno

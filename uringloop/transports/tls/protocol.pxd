@@ -4,6 +4,7 @@ from .engine cimport TlsEngine
 
 cdef class TlsProtocol(Resumable):
     cdef object __weakref__
+    cdef object guard                   # the loop's; see support/guard.h
     cdef object loop
     cdef TlsEngine engine
     cdef object transport               # the transport below; None before connection_made and after connection_lost

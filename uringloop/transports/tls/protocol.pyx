@@ -26,6 +26,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
 from ...aio.context_core cimport ContextCore, Resumable
+from ...aio.handles cimport Guarded
 from ...support.assertions cimport is_none, must, must_if, must_not
 from ..base cimport call_flow_control
 from .engine cimport RECORD_BYTES, TlsEngine, make_engine
@@ -97,6 +98,7 @@ cdef class TlsProtocol(Resumable):
         self.extra = {"sslcontext": sslcontext}
         self.waiter = waiter
         self.loop = loop
+        self.guard = (<Guarded>loop).guard if isinstance(loop, Guarded) else None
         self.set_app_protocol(app_protocol)
         self.state = UNWRAPPED
         self.app_state = APP_INIT if call_connection_made else APP_CONNECTED
