@@ -69,10 +69,16 @@ def translated() -> list[Extension]:
         extensions(),
         build_dir="../build/cython-drivers",
         include_path=[str(PACKAGE.parent)],
-        compiler_directives={"language_level": 3, "binding": True, "embedsignature": True, "cdivision": True},
+        compiler_directives={
+            "language_level": 3,
+            "binding": True,
+            "embedsignature": True,
+            "cdivision": True,
+            "freethreading_compatible": True,
+        },
     )
     for one in made:
-        source, why_not = interpreters.rewrite(pathlib.Path(one.sources[0]))
+        source, why_not = interpreters.rewrite(pathlib.Path(one.sources[0]), one.name)
         one.sources[0] = str(source)
         if why_not:
             print(f"{one.name}: not for sub-interpreters: {why_not}", file=sys.stderr)

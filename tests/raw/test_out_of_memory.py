@@ -1,9 +1,17 @@
 """One allocation after the other fails: see out_of_memory.py and unit/test_out_of_memory.py."""
 
+import sysconfig
+
 import pytest
 from support.helpers import run_script
 
 pytest.importorskip("_testcapi")
+
+# PyList_New() uses what it has not got.
+makes_lists = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="free-threaded Pythons crash where they cannot make a list",
+)
 
 
 @pytest.mark.slow
@@ -41,6 +49,7 @@ def test_the_fd_of_a_raw_request_is_never_lost(monitor):
     assert int(run_script(source, monitor)) > 30
 
 
+@makes_lists
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["awaited", "callback", "iterated", "cancelled"])
 def test_every_completion_is_delivered(monitor, form):

@@ -252,8 +252,8 @@ def test_only_a_source_that_was_rewritten_allows_other_interpreters():
 
 def test_objects_are_released_and_memory_is_freed():
     text = interpreters.rewritten(SOURCE)
-    assert "  Py_CLEAR(*(PyObject **)&clear_module_state->ul_v_m_names);\n" in text
-    assert "  Py_VISIT(*(PyObject **)&traverse_module_state->ul_v_m_names);\n" in text
+    assert "  Py_CLEAR(clear_module_state->ul_v_m_names);\n" in text
+    assert "  Py_VISIT(traverse_module_state->ul_v_m_names);\n" in text
     assert text.count("free(state->") == 1
     assert "  free(state->ul_v_m_staging);\n" in text
 
@@ -267,7 +267,7 @@ def test_objects_that_are_kept_for_the_next_ones_are_freed_with_their_references
 def test_an_unknown_source_is_compiled_as_it_is(tmp_path):
     path = tmp_path / "m.c"
     path.write_text(SOURCE.replace("#define __pyx_m ", "#define __pyx_module "))
-    source, why_not = interpreters.rewrite(path)
+    source, why_not = interpreters.rewrite(path, "m")
     assert source == path
     assert "__pyx_m" in why_not
 
@@ -275,10 +275,10 @@ def test_an_unknown_source_is_compiled_as_it_is(tmp_path):
 def test_an_unchanged_source_is_not_written_again(tmp_path):
     path = tmp_path / "m.c"
     path.write_text(SOURCE)
-    source, why_not = interpreters.rewrite(path)
+    source, why_not = interpreters.rewrite(path, "m")
     assert (source.name, why_not) == ("m.interpreters.c", None)
     before = source.stat().st_mtime_ns
-    interpreters.rewrite(path)
+    interpreters.rewrite(path, "m")
     assert source.stat().st_mtime_ns == before
 
 
@@ -313,7 +313,7 @@ def test_methods_of_classes_are_filled_in_once_for_all_interpreters():
 def test_a_table_of_methods_that_is_filled_in_another_way_is_not_known(tmp_path):
     path = tmp_path / "m.c"
     path.write_text(SOURCE + CLASSES.replace("  __pyx_vtabptr_m_A = &", "  other = &"))
-    assert interpreters.rewrite(path) == (path, "0 tables of methods are filled, others are not")
+    assert interpreters.rewrite(path, "m") == (path, "0 tables of methods are filled, others are not")
 
 
 def test_each_interpreter_has_its_own_built_in_functions():
@@ -334,7 +334,7 @@ def test_special_methods_have_no_docstrings(tmp_path):
     """Cython keeps a reference to the wrapper of one that has, and with it all memory of an interpreter."""
     path = tmp_path / "m.c"
     path.write_text(SOURCE + "struct wrapperbase __pyx_wrapperbase_m_1A_2__call__;\n")
-    source, why_not = interpreters.rewrite(path)
+    source, why_not = interpreters.rewrite(path, "m")
     assert source == path
     assert "special method" in why_not
 
@@ -342,9 +342,7 @@ def test_special_methods_have_no_docstrings(tmp_path):
 def test_the_state_is_cleared_at_its_end_and_not_with_the_module():
     text = interpreters.rewritten(SOURCE)
     cleared = text[text.index("static void ul_clear_all(__pyx_mstatetype *clear_module_state)\n{") :]
-    assert cleared.index("Py_CLEAR(*(PyObject **)&clear_module_state->ul_v_m_names)") < cleared.index(
-        "__pyx_m_clear("
-    )
+    assert cleared.index("Py_CLEAR(clear_module_state->ul_v_m_names)") < cleared.index("__pyx_m_clear(")
     assert "  (void)m;\nreturn 0;\n}" in cleared[cleared.index("__pyx_m_clear(") :]
     assert "#define UL_KEEPS_NOTHING .__pyx_freecount_A = 8, .ul_module = NULL\n" in text
 

@@ -2,10 +2,9 @@
 
 import asyncio
 import os
+import sys
 
-from uringloop.group import interpreters
-
-KINDS = ["thread", *(["interpreter"] if interpreters.ARE_DEFAULT else [])]
+KINDS = ["thread", *(["interpreter"] if sys.version_info >= (3, 13) else [])]
 
 
 async def read(fd, n_bytes):

@@ -1,6 +1,7 @@
 """One allocation after the other fails: no fd is lost, nothing crashes, and the loop keeps working."""
 
 import sys
+import sysconfig
 
 import pytest
 from support.helpers import run_script
@@ -10,6 +11,11 @@ pytest.importorskip("_testcapi")
 # Seen from 3.13.0 to 3.13.18, without uringloop, too: a coroutine or a generator for which there is no memory.
 makes_coroutines = pytest.mark.skipif(
     sys.version_info[:2] == (3, 13), reason="Python 3.13 crashes where it cannot make a coroutine"
+)
+# PyList_New() uses what it has not got.
+makes_lists = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="free-threaded Pythons crash where they cannot make a list",
 )
 
 
@@ -169,6 +175,7 @@ def test_open_loses_no_descriptor(monitor, kind, width, tmp_path):
     )  # CLEAN_RUNS runs without any effect end it
 
 
+@makes_lists
 @makes_coroutines
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -333,6 +340,7 @@ def test_a_bottom_half_runs_however_often_scheduling_failed(monitor):
     assert int(run_script(source, monitor)) > 30
 
 
+@makes_lists
 @makes_coroutines
 @pytest.mark.slow
 @pytest.mark.parametrize("made_by", ["sock_accept", "create_connection", "create_datagram_endpoint"])

@@ -120,6 +120,7 @@ def test_install_warns_once_where_asyncio_warns_too():
             warnings.simplefilter("always")
             uringloop.install()
         assert ["uringloop.install()" in str(w.message) for w in caught] == [True], caught
+        warnings.simplefilter("ignore", DeprecationWarning)  # asyncio's own, from Python 3.14 on
         assert isinstance(asyncio.get_event_loop_policy(), uringloop.EventLoopPolicy)
         """
     )

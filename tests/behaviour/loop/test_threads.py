@@ -382,6 +382,8 @@ def test_threads_that_schedule_faster_than_the_loop_runs_wait_for_it(loop):
             await asyncio.sleep(0)
         for thread in threads:
             thread.join()
-        assert most_queued < 15_000
+        # without a GIL nothing holds a thread back, as with stock asyncio
+        if getattr(sys, "_is_gil_enabled", lambda: True)():
+            assert most_queued < 15_000
 
     run(loop, main())

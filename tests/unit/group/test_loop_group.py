@@ -380,5 +380,8 @@ async def test_stop_waits_for_calls_and_aborts_them_after_the_timeout(new_group,
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sub-interpreters with a GIL of their own")
-def test_an_interpreter_is_the_default_from_python_3_13_on():
-    assert uringloop.LoopGroup(1).kind == ("interpreter" if sys.version_info >= (3, 13) else "thread")
+def test_an_interpreter_is_the_default_from_python_3_13_on_with_a_gil():
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    assert uringloop.LoopGroup(1).kind == (
+        "interpreter" if sys.version_info >= (3, 13) and has_gil else "thread"
+    )
