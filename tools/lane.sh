@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Run the tests against another build of the package, in a copy of the tree, with the packages of $VENV:
 #
-#     tools/lane.sh debug|sanitized|without-liburing|wheel [pytest arguments]
+#     tools/lane.sh debug|sanitized|without-liburing|wheel|free-threaded [pytest arguments]
 #
 #   debug             assertions compiled in
 #   sanitized         AddressSanitizer and UBSan, with assertions: tests of memory that the kernel reads and writes
 #   without-liburing  only epoll and poll
 #   wheel             a wheel in a virtual environment of its own, without the package's source
+#   free-threaded     without a GIL, by $PYTHON_FREE_THREADED, for which it makes a virtual environment
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,6 +35,11 @@ case $lane in
         tests=(tests/unit tests/behaviour --monitor epoll --monitor poll)
         ;;
     wheel) tests=(tests/unit tests/raw tests/behaviour --monitor io_uring) ;;
+    free-threaded)
+        tests=(tests/unit tests/raw tests/behaviour tests/stress --monitor uringloop)
+        # Warnings that are caught count for all contexts, as with a GIL: a finalizer may run in any.
+        export PYTHON_GIL=0 PYTHON_CONTEXT_AWARE_WARNINGS=0
+        ;;
     *)
         echo "unknown lane: $lane" >&2
         exit 2
@@ -61,6 +67,18 @@ if [[ $lane == wheel ]]; then
     export PYTHONPATH=$PWD/build/tests-need
     "$python" -m pip --disable-pip-version-check install -q --no-deps --no-index build/dist/*.whl
     rm -rf uringloop setup.py _uringloop_startup.py uringloop.pth
+elif [[ $lane == free-threaded ]]; then
+    version=$("${PYTHON_FREE_THREADED:?make python-free-threaded}" -c 'import sys; print("%d.%dt" % sys.version_info[:2])')
+    python=$OLDPWD/build/free-threaded/venv-$version/bin/python
+    [[ -x $python ]] || "$PYTHON_FREE_THREADED" -m venv "${python%/bin/python}"
+    # cffi has no version for 3.13t; wheels, where the newest version of a package cannot be compiled for it
+    for one in build test; do
+        "$python" tools/requirements.py $one | grep -v "$([[ $version == 3.13t ]] && echo '^cffi' || echo '^$')"
+    done >build/requirements.txt
+    "$python" -m pip --disable-pip-version-check install -q --prefer-binary -r build/requirements.txt \
+        >build/install.log 2>&1 || { tail -n 60 build/install.log; exit 1; }
+    "$python" -m pip --disable-pip-version-check install -v --no-deps --no-build-isolation --editable . \
+        >build/build.log 2>&1 || { tail -n 60 build/build.log; exit 1; }
 else
     export PYTHONPATH=$PWD
     "$python" setup.py build_ext --inplace >build/build.log 2>&1 || { tail -n 60 build/build.log; exit 1; }
