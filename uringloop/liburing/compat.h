@@ -36,31 +36,36 @@ static inline unsigned ul_sq_flags(struct io_uring *ring)
     return IO_URING_READ_ONCE(*ring->sq.kflags);
 }
 
+/* Show the kernel the filled SQEs; returns how many there are to submit. */
+static inline unsigned ul_publish(struct io_uring *ring)
+{
+    ring->sq.sqe_head = ring->sq.sqe_tail;
+    io_uring_smp_store_release(ring->sq.ktail, ring->sq.sqe_tail);
+    return io_uring_sq_ready(ring);
+}
+
 /*
- * io_uring_enter(2): publish the filled SQEs, submit them, and wait for `wait_count` completions at most
+ * io_uring_enter(2): submit `to_submit` published SQEs, and wait for `wait_count` completions at most
  * `timeout_ns` nanoseconds (-1: for ever).  Returns the number of SQEs consumed or a negated errno.
+ * Reads nothing that another thread may write meanwhile: it runs without the GIL.
  * The timespec may live on this stack: the kernel reads it before the call returns (EXT_ARG, since 5.11).
  */
-static inline int ul_enter(struct io_uring *ring, unsigned wait_count, unsigned flags, int64_t timeout_ns)
+static inline int ul_enter(int ring_fd, unsigned to_submit, unsigned wait_count, unsigned flags, int64_t timeout_ns)
 {
     struct __kernel_timespec timeout;
     struct io_uring_getevents_arg arg;
-    unsigned to_submit;
     long done;
 
-    ring->sq.sqe_head = ring->sq.sqe_tail;
-    io_uring_smp_store_release(ring->sq.ktail, ring->sq.sqe_tail);
-    to_submit = io_uring_sq_ready(ring);
     if (timeout_ns >= 0) {
         timeout.tv_sec = timeout_ns / 1000000000;
         timeout.tv_nsec = timeout_ns % 1000000000;
         memset(&arg, 0, sizeof arg);
         arg.sigmask_sz = 8;
         arg.ts = (uint64_t)(uintptr_t)&timeout;
-        done = syscall(__NR_io_uring_enter, ring->ring_fd, to_submit, wait_count,
+        done = syscall(__NR_io_uring_enter, ring_fd, to_submit, wait_count,
                        flags | IORING_ENTER_EXT_ARG, &arg, sizeof arg);
     } else {
-        done = syscall(__NR_io_uring_enter, ring->ring_fd, to_submit, wait_count, flags, NULL, 8);
+        done = syscall(__NR_io_uring_enter, ring_fd, to_submit, wait_count, flags, NULL, 8);
     }
     return done < 0 ? -errno : (int)done;
 }

@@ -84,7 +84,8 @@ cdef extern from "../liburing/compat.h" nogil:
     unsigned io_uring_sq_space_left(io_uring *ring)
     unsigned io_uring_cq_ready(io_uring *ring)
     unsigned ul_sq_flags(io_uring *ring)
-    int ul_enter(io_uring *ring, unsigned wait_count, unsigned flags, int64_t timeout_ns)
+    unsigned ul_publish(io_uring *ring)
+    int ul_enter(int ring_fd, unsigned to_submit, unsigned wait_count, unsigned flags, int64_t timeout_ns)
     int io_uring_enable_rings(io_uring *ring)
     int ul_register_buffer_ring(io_uring *ring, void *address, unsigned entries, unsigned group, unsigned flags)
     void io_uring_buf_ring_add(io_uring_buf_ring *, void *address, unsigned n_bytes, unsigned short, unsigned mask,

@@ -271,7 +271,11 @@ cdef class Engine:
         else:
             if timeout_ns > FAKED_WAIT_NS and ul_is_clock_faked():
                 timeout_ns = FAKED_WAIT_NS  # in real time, whatever the clock does: then the clock is read again
-            total = harvested = self.enter_and_harvest(1, timeout_ns)
+            self.ring.may_detach = True
+            try:
+                total = harvested = self.enter_and_harvest(1, timeout_ns)
+            finally:
+                self.ring.may_detach = False
         while (harvested >= DEFERRED_PER_ENTER and total < HARVEST_TARGET
                and self.harvested_bytes < HARVEST_BYTES and self.ring.has_completions()):
             harvested = self.enter_and_harvest(0, -1)

@@ -26,6 +26,7 @@ from posix.unistd cimport close as close_fd
 from ..liburing.liburing cimport *
 from ..support.assertions cimport length_of_list, must, must_if, must_not
 from ..support.errors cimport os_error
+from ..support.guard cimport FREE_THREADED
 
 cdef extern from "<sys/stat.h>" nogil:
     """
@@ -368,14 +369,22 @@ cdef class Ring:
             -EINTR (a signal), -ETIME (the time is over), -EAGAIN and -EBUSY (harvest, then try again).
         Raises: OSError for any other errno.
         """
-        cdef int done
+        cdef int done, ring_fd
+        cdef unsigned to_submit
         if not self.is_open:
             raise RuntimeError("the loop is closed: its ring cannot be entered")
         must_if(self.is_enabled, self.is_mine(), "only its owner enters a ring")
         must_if(wait_count != 0, timeout_ns != 0, "a wait without time is none: wait_count is 0 then")
-        with nogil:
-            # Only this thread touches the ring; other threads touch nothing but the notifier.
-            done = ul_enter(&self.ring, wait_count, self.wait_flags, timeout_ns)
+        # Before the GIL is released: a finalizer that another thread calls may have the next SQE half filled meanwhile.
+        to_submit = ul_publish(&self.ring)
+        if FREE_THREADED and not self.may_detach:
+            # In a method that a task calls, whose own critical section Python takes back after a wait in place of the
+            # guard.  It does not wait for long.
+            done = ul_enter(self.ring.ring_fd, to_submit, wait_count, self.wait_flags, timeout_ns)
+        else:
+            ring_fd = self.ring.ring_fd
+            with nogil:
+                done = ul_enter(ring_fd, to_submit, wait_count, self.wait_flags, timeout_ns)
         self.n_syscalls += 1
         if done >= 0:
             self.n_submitted += done
