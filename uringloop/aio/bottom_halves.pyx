@@ -168,7 +168,7 @@ cdef class BottomHalf:
             raise RuntimeError(problem)
         # An idle one only has to wake a thread that sleeps: awake, the context bounds its next wait, and looks at the
         # list once more when notify_me is set.
-        if not self.is_idle or self.owner.notifier.may_sleep():
+        if not idle or self.owner.notifier.may_sleep():
             self.owner.notifier.notify()
         return 0
 

@@ -91,10 +91,12 @@ static PyObject *ul_look_up(PyObject *names, PyObject *name)
 /* Whether the function is the module's own; the first such function is remembered. */
 static int ul_is_own_monotonic(struct ul_stock_clock *clock, PyObject *function)
 {
-    if (clock->monotonic != NULL || function == NULL || !PyCFunction_CheckExact(function)
+    PyObject *known = __atomic_load_n(&clock->monotonic, __ATOMIC_ACQUIRE);
+
+    if (known != NULL || function == NULL || !PyCFunction_CheckExact(function)
         || PyCFunction_GET_SELF(function) != clock->time_module
         || strcmp(((PyCFunctionObject *)function)->m_ml->ml_name, "monotonic") != 0)
-        return function != NULL && function == clock->monotonic;
+        return function != NULL && function == known;
     if (ul_keep(clock, function) == NULL) {
         PyErr_Clear();                 /* looked at again with the next question */
         return 0;
