@@ -236,7 +236,9 @@ def test_one_application_is_served_by_several_loops(environment):
             with urllib.request.urlopen(f"http://127.0.0.1:{port_in(line)}/", timeout=PATIENCE_S) as answer:
                 assert answer.read() == b"Hello, World!"
         child.send_signal(signal.SIGTERM)
-        assert line_of(child.stdout) == "connections: 2 2 2"
+        given = [int(number) for number in line_of(child.stdout).removeprefix("connections: ").split()]
+        assert sum(given) == 6
+        assert min(given) > 0  # 2 each, unless a member has not yet noticed that its last one was closed
 
 
 # By UNIX sockets: the ports that Jupyter chooses may be those of another test when the kernel binds them, or, worse,
