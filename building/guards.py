@@ -60,11 +60,8 @@ INTERNAL = {  # an object that no program has, or that only its own thread uses
     "transports.tls.protocol._NoSession",
 }
 
-# Functions of modules that wait, with the argument that has the guard.
+# Functions of modules that are guarded, too, with the argument that has the guard.
 FUNCTIONS = {"eventloop.nested.levels.run_level": "loop"}
-
-# Methods that wait, and need the guard afterwards.
-RUNS = {"run_forever", "_run_once", "_select", "poll", "run_level", "_run_loop"}
 
 # Not guarded: any thread may call them at any time, and waits for nothing.  They read numbers and what never changes.
 # By the class that defines the method: one that overrides it is guarded.
@@ -203,7 +200,7 @@ def guarded(text: str, module: str) -> str:
         if dotted is None:
             return one[0]
         used.add(dotted)
-        return _wrapped(one, dotted, found, arguments, is_run=name in RUNS)
+        return _wrapped(one, dotted, found, arguments)
 
     text = DEFINITION.sub(two_functions, text)
     if not used:
@@ -215,15 +212,12 @@ def guarded(text: str, module: str) -> str:
     return text.replace(SECTION, block + SECTION)
 
 
-def _wrapped(
-    one: re.Match[str], dotted: str, found: str, arguments: list[tuple[str, str]], is_run: bool
-) -> str:
+def _wrapped(one: re.Match[str], dotted: str, found: str, arguments: list[tuple[str, str]]) -> str:
     inner = one["name"].replace("__pyx_pf_", "ul_in_", 1)
     passed = ", ".join(name for _, name in arguments)
     declared = ", ".join(f"{kind}{name}" for kind, name in arguments)
     has_result = one["type"].strip() != "void"
     call = f"{inner}({passed});"
-    begin = "ul_begin_run" if is_run else "ul_begin_visit"
     root = f"(struct {_struct(dotted)} *){found}"
     return (
         "#ifdef Py_GIL_DISABLED\n"
@@ -231,7 +225,7 @@ def _wrapped(
         f"static {one['type']}{one['name']}({declared}) {{\n"
         + (f"  {one['type']}result;\n" if has_result else "")
         + "  ul_visit visit;\n"
-        f"  {begin}(&visit, ul_guard_of_{dotted.split('.')[-1]}({root}));\n"
+        f"  ul_begin_visit(&visit, ul_guard_of_{dotted.split('.')[-1]}({root}));\n"
         f"  {'result = ' if has_result else ''}{call}\n"
         "  ul_end_visit(&visit);\n" + ("  return result;\n" if has_result else "") + "}\n#else\n"
         f"#define {inner} {one['name']}\n"

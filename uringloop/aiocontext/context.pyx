@@ -226,8 +226,7 @@ cdef class AioContext(ContextCore):
 
     def notify(self):
         """End the wait of the current turn, or else keep the next one from sleeping.  Thread: any."""
-        if not self.monitor.is_closed:
-            self.notifier.notify()
+        self.notifier.notify()
 
     def set_poll_params(self, max_ns, grow=2, shrink=0, *, idle_ns=None):
         """Adaptive polling: busy-poll for a while before blocking, as long as that pays.

@@ -22,7 +22,6 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
 from cpython.ref cimport PyObject, Py_XDECREF
 
 from ..aio.owner cimport ContextOwner
-from ..support.guard cimport FREE_THREADED
 
 from collections import deque
 
@@ -234,7 +233,7 @@ cdef Py_ssize_t read_some(int fd, Block block, Py_ssize_t count, int64_t offset)
     """Returns: the number of bytes; -1 if nothing can be read in this way."""
     cdef void *memory = block.memory + block.filled
     cdef Py_ssize_t n
-    if FREE_THREADED or count < WITHOUT_GIL_BYTES:  # see uring/ring.pyx: Ring.enter
+    if count < WITHOUT_GIL_BYTES:
         return ul_read_cached(fd, memory, <size_t>count, offset)
     with nogil:
         n = ul_read_cached(fd, memory, <size_t>count, offset)

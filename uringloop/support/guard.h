@@ -23,70 +23,85 @@
 #include <pthread.h>
 #define UL_FREE_THREADED 1
 
-/* In the pointers that link critical sections; Python's pycore_critical_section.h, the same in 3.13, 3.14 and 3.15. */
+/* In the pointers that link critical sections, see Python's pycore_critical_section.h: the same in 3.13 and 3.14. */
 #define UL_SECTION_IS_INACTIVE 1
 #define UL_SECTION_TAGS 3
 
 typedef struct {
     PyCriticalSection section;
+    PyCriticalSection *below;          /* what has the guard below other sections, for the time of the visit not; or NULL */
     PyObject *guard;                   /* owned; NULL where nothing was taken */
 } ul_visit;
 
-/* Whether this thread has the guard now. */
-static inline int ul_is_held(PyObject *guard)
+/* The section of this thread that has the guard now, or NULL. */
+static inline PyCriticalSection *ul_section_with(uintptr_t at, PyObject *guard)
 {
-    uintptr_t at = PyThreadState_GetUnchecked()->critical_section;
-
     /* What is below an inactive one is inactive as well: released, until the one above ends. */
     while ((at & ~(uintptr_t)UL_SECTION_TAGS) && !(at & UL_SECTION_IS_INACTIVE)) {
         PyCriticalSection *section = (PyCriticalSection *)(at & ~(uintptr_t)UL_SECTION_TAGS);
 
         if (section->_cs_mutex == &guard->ob_mutex)
-            return 1;
+            return section;
         at = section->_cs_prev;
     }
-    return 0;
+    return NULL;
 }
 
-/* Whether it is the last one that this thread has taken: the one that it gets back after a wait. */
-static inline int ul_is_uppermost(PyObject *guard)
+/* Whether this thread has the guard now. */
+static inline int ul_is_held(PyObject *guard)
 {
-    uintptr_t at = PyThreadState_GetUnchecked()->critical_section;
-
-    return (at & ~(uintptr_t)UL_SECTION_TAGS) && !(at & UL_SECTION_IS_INACTIVE)
-        && ((PyCriticalSection *)(at & ~(uintptr_t)UL_SECTION_TAGS))->_cs_mutex == &guard->ob_mutex;
+    return ul_section_with(PyThreadState_GetUnchecked()->critical_section, guard) != NULL;
 }
 
 static __attribute__((noinline)) void ul_take_guard(ul_visit *visit, PyObject *guard)
 {
     visit->guard = Py_NewRef(guard);
+    visit->below = NULL;
     PyCriticalSection_Begin(&visit->section, guard);
+}
+
+/*
+ * The guard is held, but below another section: that of a task, in which asyncio calls each step.  Python takes back only
+ * the uppermost one when a thread has been detached, so for the time of the visit the guard moves up.
+ */
+static inline void ul_lift_guard(ul_visit *visit, PyObject *guard, PyThreadState *state, PyCriticalSection *below)
+{
+    visit->guard = Py_NewRef(guard);
+    visit->below = below;
+    visit->section._cs_mutex = below->_cs_mutex;
+    visit->section._cs_prev = state->critical_section;
+    below->_cs_mutex = NULL;
+    state->critical_section = (uintptr_t)&visit->section;
 }
 
 /* NULL or None: the object belongs to no context, or not any more. */
 static inline void ul_begin_visit(ul_visit *visit, PyObject *guard)
 {
-    if (guard == NULL || guard == Py_None || ul_is_held(guard))
-        visit->guard = NULL;
-    else
-        ul_take_guard(visit, guard);
-}
+    PyThreadState *state;
+    PyCriticalSection *held;
 
-/* For code that waits: afterwards it has to have the guard again. */
-static inline void ul_begin_run(ul_visit *visit, PyObject *guard)
-{
-    if (guard == NULL || guard == Py_None || ul_is_uppermost(guard))
-        visit->guard = NULL;
-    else
+    visit->guard = NULL;
+    if (guard == NULL || guard == Py_None)
+        return;
+    state = PyThreadState_GetUnchecked();
+    held = ul_section_with(state->critical_section, guard);
+    if (held == NULL)
         ul_take_guard(visit, guard);
+    else if ((uintptr_t)held != (state->critical_section & ~(uintptr_t)UL_SECTION_TAGS))
+        ul_lift_guard(visit, guard, state, held);
 }
 
 static inline void ul_end_visit(ul_visit *visit)
 {
-    if (visit->guard != NULL) {
-        PyCriticalSection_End(&visit->section);
-        Py_DECREF(visit->guard);
-    }
+    if (visit->guard == NULL)
+        return;
+    if (visit->below != NULL)
+        visit->below->_cs_mutex = visit->section._cs_mutex;
+    if (visit->below != NULL && !(visit->section._cs_prev & UL_SECTION_IS_INACTIVE))
+        PyThreadState_GetUnchecked()->critical_section = visit->section._cs_prev;  /* never detached: it stays locked */
+    else
+        PyCriticalSection_End(&visit->section);  /* the one below takes the guard again when it is the uppermost */
+    Py_DECREF(visit->guard);
 }
 
 /* Whether another thread waits for it: bit 1 of a PyMutex, the same in all versions so far. */

@@ -21,6 +21,7 @@ cdef extern from "../support/guard.h":
     size_t peek_size "ul_peek" (const size_t *) noexcept nogil
     int peek_int "ul_peek" (const int *) noexcept nogil
     PyObject *peek_object "ul_peek" (PyObject *const *) noexcept nogil
+    void poke_int "ul_poke" (int *, int) noexcept nogil
     void poke_size "ul_poke" (size_t *, size_t) noexcept nogil
     bint set_once "ul_set_once" (void *place, void *value) noexcept nogil
     void know_weakly "ul_know_weakly" (object) noexcept

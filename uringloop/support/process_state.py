@@ -92,7 +92,7 @@ STATE = (
         "a ring was made or closed since locked memory ran out last: some is on its way back",
         "any thread that makes or closes a ring; a pause between two attempts releases the GIL, and only delays "
         "what another thread has set meanwhile",
-        Guard.NUMBER,
+        Guard.ATOMIC,
     ),
     State(
         "liburing/compat.h",
@@ -113,9 +113,9 @@ STATE = (
     State(
         "uring/engine.pyx",
         ("sends_report_count",),
-        "whether a send may go without a completion on this kernel; None until asked",
+        "whether a send may go without a completion on this kernel; -1 until asked",
         "any thread that begins to run its first loop with a ring",
-        Guard.FIRST_USE,
+        Guard.ATOMIC,
     ),
     State(
         "liburing/probing.py",

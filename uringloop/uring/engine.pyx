@@ -28,6 +28,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from ..liburing.liburing cimport *
 from ..support.assertions cimport is_none, must, must_if, must_not
+from ..support.guard cimport peek_int, poke_int
 from ..support.references cimport References
 from .buffers cimport BufferRing, LentBuffers
 from .completions cimport Completion, CompletionFifo
@@ -54,8 +55,8 @@ cdef enum:
     DRAIN_ROUNDS = 1000
     FAKED_WAIT_NS = 1_000_000
 
-# Once per process: None until it could be probed.
-cdef object sends_report_count = None
+# Once per process: -1 until it could be probed.
+cdef int sends_report_count = -1
 
 
 cdef class Engine:
@@ -271,11 +272,7 @@ cdef class Engine:
         else:
             if timeout_ns > FAKED_WAIT_NS and ul_is_clock_faked():
                 timeout_ns = FAKED_WAIT_NS  # in real time, whatever the clock does: then the clock is read again
-            self.ring.may_detach = True
-            try:
-                total = harvested = self.enter_and_harvest(1, timeout_ns)
-            finally:
-                self.ring.may_detach = False
+            total = harvested = self.enter_and_harvest(1, timeout_ns)
         while (harvested >= DEFERRED_PER_ENTER and total < HARVEST_TARGET
                and self.harvested_bytes < HARVEST_BYTES and self.ring.has_completions()):
             harvested = self.enter_and_harvest(0, -1)
@@ -379,9 +376,11 @@ cdef class Engine:
         must(self.ring.is_mine(), "the thread that runs the loop owns the ring")
         must(self.ring.n_overflow == 0, "what waited for `enable` is in the SQ before the first wait")
         self.has_run = True
-        if sends_report_count is None:
-            sends_report_count = failed_send_reports_count()
-        self.skip_sends = sends_report_count is True
+        if peek_int(&sends_report_count) < 0:
+            found = failed_send_reports_count()
+            if found is not None:
+                poke_int(&sends_report_count, found is True)
+        self.skip_sends = peek_int(&sends_report_count) == 1
         return 0
 
     cdef int settle(self) except -1:

@@ -17,7 +17,6 @@ cdef class Ring:
     cdef readonly unsigned long long n_syscalls
     cdef readonly unsigned long long n_submitted
     cdef unsigned wait_flags           # GETEVENTS, and NO_IOWAIT where the kernel has it
-    cdef bint may_detach               # where there is no GIL: a turn waits, and has the guard on top of the stack
     cdef bint has_taskrun_flag         # IORING_SQ_TASKRUN reports deferred completions
     cdef io_uring_sqe *overflow        # SQEs beyond the SQ while the ring is disabled; owned
     cdef unsigned n_overflow

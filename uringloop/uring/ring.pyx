@@ -26,7 +26,7 @@ from posix.unistd cimport close as close_fd
 from ..liburing.liburing cimport *
 from ..support.assertions cimport length_of_list, must, must_if, must_not
 from ..support.errors cimport os_error
-from ..support.guard cimport FREE_THREADED
+from ..support.guard cimport peek_int, poke_int
 
 cdef extern from "<sys/stat.h>" nogil:
     """
@@ -89,7 +89,7 @@ ENOMEM_PAUSES_MS = (1, 2, 4, 8) + (10,) * 18
 # The rest, up to a second, where a ring was made or closed since the last such wait: memory does come back then, and
 # without a ring a loop is an error, where the first of a process would fall back.
 ENOMEM_MORE_PAUSES_MS = (10,) * 80
-cdef bint is_worth_waiting = False  # of this process
+cdef int is_worth_waiting = False  # of this process; any thread writes it
 
 # Empty rings of closed loops, ready for the next loop: never enabled, for any thread, or enabled, for the one thread
 # that owns it for ever.  Besides the time, this saves locked memory, which the kernel returns late: as an
@@ -163,15 +163,14 @@ cdef class Ring:
 
     cdef int setup_when_there_is_memory(self, bint single_issuer) except? -1:
         """Locked memory is used up: close the spare rings, and wait for memory that is on its way back."""
-        global is_worth_waiting
         close_spare_rings()
-        pauses_ms = ENOMEM_PAUSES_MS + ENOMEM_MORE_PAUSES_MS if is_worth_waiting else ENOMEM_PAUSES_MS
+        pauses_ms = ENOMEM_PAUSES_MS + ENOMEM_MORE_PAUSES_MS if peek_int(&is_worth_waiting) else ENOMEM_PAUSES_MS
         for pause_ms in pauses_ms:
             time.sleep(pause_ms / 1000)
             result = self.setup(single_issuer)
             if result != -ENOMEM:
                 return result
-        is_worth_waiting = False
+        poke_int(&is_worth_waiting, False)
         return -ENOMEM
 
     cdef int setup(self, bint single_issuer):
@@ -207,7 +206,7 @@ cdef class Ring:
             self.wait_flags |= IORING_ENTER_NO_IOWAIT
         ul_identity_sq_array(&self.ring)
         self.inode = ul_inode(self.ring.ring_fd)
-        is_worth_waiting = True
+        poke_int(&is_worth_waiting, True)
         return 0
 
     def __dealloc__(self):
@@ -221,13 +220,12 @@ cdef class Ring:
         return ul_inode(self.ring.ring_fd) == self.inode  # a ring's inode is its own, since Linux 5.16
 
     cdef void unmap_and_close(self) noexcept:
-        global is_worth_waiting
         must_not(self.is_open, "a ring that is unmapped is not open any more")
         ul_forget_ring(self.ring.ring_fd)
         if not self.has_its_fd():
             self.ring.ring_fd = -1  # the number may be another file's, which must stay open
         io_uring_queue_exit(&self.ring)
-        is_worth_waiting = True
+        poke_int(&is_worth_waiting, True)
 
     cdef io_uring_sqe *get_sqe(self) except NULL:
         """A cleared-by-prep SQE to fill before anything else is called here.
@@ -377,14 +375,9 @@ cdef class Ring:
         must_if(wait_count != 0, timeout_ns != 0, "a wait without time is none: wait_count is 0 then")
         # Before the GIL is released: a finalizer that another thread calls may have the next SQE half filled meanwhile.
         to_submit = ul_publish(&self.ring)
-        if FREE_THREADED and not self.may_detach:
-            # In a method that a task calls, whose own critical section Python takes back after a wait in place of the
-            # guard.  It does not wait for long.
-            done = ul_enter(self.ring.ring_fd, to_submit, wait_count, self.wait_flags, timeout_ns)
-        else:
-            ring_fd = self.ring.ring_fd
-            with nogil:
-                done = ul_enter(ring_fd, to_submit, wait_count, self.wait_flags, timeout_ns)
+        ring_fd = self.ring.ring_fd
+        with nogil:
+            done = ul_enter(ring_fd, to_submit, wait_count, self.wait_flags, timeout_ns)
         self.n_syscalls += 1
         if done >= 0:
             self.n_submitted += done
@@ -533,7 +526,7 @@ atexit.register(end_spare_rings)
 
 def forget_spare_rings():
     """In a fork child: release the parent's rings."""
-    global owner_pid, is_worth_waiting
+    global owner_pid
     owner_pid = os.getpid()
     close_spare_rings()
-    is_worth_waiting = False
+    poke_int(&is_worth_waiting, False)

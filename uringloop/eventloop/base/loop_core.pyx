@@ -19,7 +19,7 @@ from ...aio.context_core cimport ContextCore, ul_monotonic_ns
 from ...aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
 from ...aio.program cimport Program
 from ...fdmon.base cimport FDMonitor, FdHandler, Stopwatch
-from ...support.guard cimport FREE_THREADED, is_held, peek_object, peek_size, set_once
+from ...support.guard cimport FREE_THREADED, is_held, peek_int, peek_object, peek_size, poke_int, set_once
 from ...support.fastcall cimport PyMethodDef, call_slowly, put_fast_method
 from ...support.system cimport POLLIN, POLLOUT
 from .watching cimport EVENT_READ, EVENT_WRITE, FdWatching
@@ -178,13 +178,13 @@ cdef class LoopCore(FdWatching):
     def call_soon_threadsafe(self, callback, *args, context=None):
         """See asyncio.loop.call_soon_threadsafe; from any thread, and from Python's signal handlers."""
         cdef Handle handle
-        if self.is_loop_closed:
+        if peek_int(<const int *>&self.is_loop_closed):
             raise RuntimeError("Event loop is closed")
-        if self.is_debug:
+        if peek_int(<const int *>&self.is_debug):
             self.check_callback(callback, "call_soon_threadsafe")
         handle = ThreadSafeHandle.__new__(ThreadSafeHandle) if has_thread_safe_handles else Handle.__new__(Handle)
         self.fill_plain(handle, callback, args, context)
-        if self.is_loop_closed:
+        if peek_int(<const int *>&self.is_loop_closed):
             # closed meanwhile: debug mode makes its traceback in Python code, during which other threads may run
             raise RuntimeError("Event loop is closed")
         self.aio_context.ready.push_from_any(self.guard, handle)
@@ -356,10 +356,10 @@ cdef class LoopCore(FdWatching):
         return self.running_thread is not None
 
     def is_closed(self):
-        return self.is_loop_closed
+        return peek_int(<const int *>&self.is_loop_closed) != 0
 
     def _check_closed(self):
-        if self.is_loop_closed:
+        if peek_int(<const int *>&self.is_loop_closed):
             raise RuntimeError("Event loop is closed")
 
     def _check_thread(self):
@@ -369,7 +369,7 @@ cdef class LoopCore(FdWatching):
             raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one")
 
     def get_debug(self):
-        return self.is_debug
+        return peek_int(<const int *>&self.is_debug) != 0
 
     def _close_aio_context(self):
         """Close monitor and notifier; callbacks and timers are dropped."""
@@ -449,20 +449,20 @@ cdef class LoopCore(FdWatching):
 
     @property
     def _debug(self):
-        return self.is_debug
+        return peek_int(<const int *>&self.is_debug) != 0
 
     @_debug.setter
     def _debug(self, enabled):
-        self.is_debug = bool(enabled)
+        poke_int(<int *>&self.is_debug, bool(enabled))
         self.follow_slowness()
 
     @property
     def _closed(self):
-        return self.is_loop_closed
+        return peek_int(<const int *>&self.is_loop_closed) != 0
 
     @_closed.setter
     def _closed(self, value):
-        self.is_loop_closed = value
+        poke_int(<int *>&self.is_loop_closed, bool(value))
 
     @property
     def _stopping(self):
