@@ -142,7 +142,7 @@ def run_bottom_half_twice():
 
 
 def poll_running_handler():
-    cdef PollHandlers handlers = PollHandlers()
+    cdef PollHandlers handlers = PollHandlers(None)
     cdef PollHandler handler = PollHandler(-1, 0)
     handler.is_busy = True
     handlers.ask_one(handler, ReadyList())
