@@ -1,7 +1,7 @@
 """Guard what belongs to one context, in a free-threaded Python: support/guard.h says what a guard is.
 
 Every method, property and special method of the classes below is compiled as two functions: one takes the guard of the
-object's context, and calls the other.  It is written here, and not at the top of some 400 methods, so that none is
+object's context, and calls the other.  It is written here, and not at the top of some 300 methods, so that none is
 forgotten: a new method of such a class is guarded unless ANY_THREAD names it.  With a GIL the C code is as Cython has
 written it.
 

@@ -81,8 +81,8 @@ cdef class BottomHalves:
 
     cdef int run_idle(self, size_t end) except -1:
         """Run the idle ones before position `end`; a nested turn may have taken some of them."""
-        cdef Run run
-        cdef BottomHalf bottom_half
+        cdef Run run = None
+        cdef BottomHalf bottom_half = None
         cdef bint is_queued
         while self.idle and <Py_ssize_t>(end - self.n_idle_taken) > 0:
             acquire(&self.lock)
@@ -96,6 +96,7 @@ cdef class BottomHalves:
             release(&self.lock)
             if not is_queued:  # else it has its own place in the queue
                 bottom_half.fire(run)
+            run = bottom_half = None  # not under the lock: that may run code of the program
         return 0
 
     cdef int close(self) except -1:
