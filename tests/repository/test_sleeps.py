@@ -49,7 +49,7 @@ SLEEPS = {
     "integrations/running.py": (2, POLLS),
     "integrations/services.py": (1, POLLS),
     "integrations/traffic.py": (1, POLLS),
-    "stress/crossing_threads.py": (2, A_TIMER),
+    "stress/crossing_threads.py": (2, POLLS),
     "stress/integrity.py": (4, A_TIMER),
     "stress/test_storms.py": (4, POLLS),
     "stress/test_wakeups.py": (1, POLLS),

@@ -98,23 +98,3 @@ def test_callbacks_of_other_threads_keep_their_order_with_ones_own(loop):
     loop.call_soon(work)
     loop.run_forever()
     assert seen == ["theirs", "own"]
-
-
-def test_callbacks_that_come_while_the_loop_closes_are_refused_or_dropped(new_loop):
-    loop = new_loop()
-    texts = []
-
-    def schedule():
-        try:
-            while True:
-                loop.call_soon_threadsafe(int)
-        except RuntimeError as error:
-            texts.append(str(error))
-
-    thread = threading.Thread(target=schedule)
-    thread.start()
-    loop.call_soon(loop.stop)
-    loop.run_forever()
-    loop.close()
-    thread.join()
-    assert texts == ["Event loop is closed"]
