@@ -810,8 +810,11 @@ put_fast_method(
     b"See asyncio.loop.call_later; resolution is a nanosecond, never early.")
 cdef const char *create_task_documentation = (
     b"create_task($self, coro, *, name=None, context=None)\n--\n\nSee asyncio.loop.create_task.")
-if "kwargs" in inspect.signature(plain_create_task).parameters:  # since Python 3.13.3
+if "name" not in inspect.signature(plain_create_task).parameters:  # since Python 3.14
     create_task_documentation = b"create_task($self, coro, **kwargs)\n--\n\nSee asyncio.loop.create_task."
+elif "kwargs" in inspect.signature(plain_create_task).parameters:  # late releases of 3.13
+    create_task_documentation = (
+        b"create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\nSee asyncio.loop.create_task.")
 put_fast_method(
     LoopCore, &create_task_definition, b"create_task", <void *>fast_create_task, create_task_documentation)
 
