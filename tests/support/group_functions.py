@@ -76,6 +76,27 @@ async def wait_for_ever(fd):
         os.write(fd, b"2")
 
 
+async def take_all_memory(began_fd, until_fd):
+    """All but 4 MiB, until something can be read."""
+    reserve = bytearray(1 << 22)
+    taken = []
+    size = 1 << 28
+    while size > 1 << 16:
+        try:
+            taken.append(bytearray(size))
+        except MemoryError:
+            size //= 2
+    del reserve
+    os.write(began_fd, b"1")
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(until_fd, readable.set_result, None)
+    await readable
+    loop.remove_reader(until_fd)
+    taken.clear()
+    bytearray(1 << 29)  # raises MemoryError
+
+
 async def block(began_fd, until_fd):
     """The loop does not run until something can be read."""
     os.write(began_fd, b"1")

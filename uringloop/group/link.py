@@ -51,8 +51,13 @@ class PickleLink(asyncio.Protocol):
     def send(self, message: tuple[Any, ...]) -> None:
         """Send numbers, strings and what dumps() made, which the other end gives to loads()."""
         if self.transport is not None and not self.is_lost:
-            data = pickle.dumps(message)
-            self.transport.write(len(data).to_bytes(LENGTH_BYTES) + data)
+            self.transport.write(self.frame(message))
+
+    @staticmethod
+    def frame(message: tuple[Any, ...]) -> bytes:
+        """What goes through the sockets."""
+        data = pickle.dumps(message)
+        return len(data).to_bytes(LENGTH_BYTES) + data
 
     def close(self) -> None:
         """What was sent still arrives."""

@@ -119,12 +119,13 @@ class LoopGroup:
         self._services: dict[int, _Service] = {}
         self._n_services = 0
         self._sockets: list[socket.socket] = []
-        self._paths: list[tuple[str, int, int]] = []  # of UNIX sockets, with their inodes and who made them
+        self._paths: list[tuple[str, int]] = []  # of UNIX sockets, with their inodes
         self._tasks: set[asyncio.Task[None]] = set()  # restarts, which go on when their caller is cancelled
         self._stop_at = math.inf  # in the loop's time: what is open then is aborted
         self._hurried = asyncio.Event()  # _stop_at has changed
         self._balancer: Balancer | None = None
         self._is_ending = False
+        self._pid = os.getpid()
         self._failed: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -169,7 +170,11 @@ class LoopGroup:
 
         Parameters: timeout_s: None: the group's drain_timeout_s.  What is open then is aborted, also for another call
             of stop() that waits longer.
+
+        In a fork child it does nothing: the members are the parent's.
         """
+        if self._pid != os.getpid():
+            return
         loop = asyncio.get_running_loop()
         self._is_ending = True
         timeout_s = self.drain_timeout_s if timeout_s is None else timeout_s
@@ -202,9 +207,8 @@ class LoopGroup:
         ]:
             sock.close()
         self._sockets.clear()
-        for path, inode, pid in self._paths:
-            if pid == os.getpid():  # not in a fork child
-                _unlink(path, inode)
+        for path, inode in self._paths:
+            _unlink(path, inode)
         self._paths.clear()
         if self._failed is not None and not self._failed.done():
             self._failed.set_result(None)
@@ -244,6 +248,8 @@ class LoopGroup:
         await asyncio.shield(self._failed)
 
     def _check_running(self) -> None:
+        if self._pid != os.getpid():
+            raise RuntimeError("this LoopGroup is the parent process's; make another one")
         if self._is_ending:
             raise RuntimeError("this LoopGroup was stopped")
         if self._balancer is None:
@@ -513,7 +519,7 @@ class LoopGroup:
         try:
             self._check_running()
             if path is not None and not path.startswith("\0"):
-                self._paths.append((path, os.stat(path).st_ino, os.getpid()))
+                self._paths.append((path, os.stat(path).st_ino))
             for one in made:
                 copy = one.dup()  # stays, whatever the caller does with the socket
                 service.listeners.append((self._balancer.listen(copy.fileno()), copy))

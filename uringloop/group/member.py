@@ -220,20 +220,8 @@ class MemberMain:
         self.link.send(outcome)
 
     def _portable(self, error: BaseException) -> Any:
-        """The exception for the other end; as text where it cannot be pickled."""
-        if isinstance(self.link, DirectLink):
-            return error
-        text = "".join(traceback.format_exception(error))
-        try:
-            data = pickle.dumps(error)
-            pickle.loads(data)
-        except Exception:
-            try:
-                said = f"{type(error).__qualname__}: {error}"
-            except Exception:
-                said = type(error).__qualname__
-            data = pickle.dumps(RuntimeError(said))
-        return data, text
+        """The exception for the other end."""
+        return error if isinstance(self.link, DirectLink) else portable(error)
 
     # -- what the group calls --------------------------------------------------------------------------
 
@@ -329,6 +317,21 @@ def run_in_thread(settings: Settings, loop: asyncio.AbstractEventLoop, to_group:
     main.run(connect)
 
 
+def portable(error: BaseException) -> tuple[bytes, str]:
+    """An exception for another interpreter: pickled, as RuntimeError where it cannot be, and the traceback as text."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:
+        try:
+            said = f"{type(error).__qualname__}: {error}"
+        except Exception:
+            said = type(error).__qualname__
+        data = pickle.dumps(RuntimeError(said))
+    return data, text
+
+
 def run_in_interpreter(*fields: Any) -> None:
     """The main function of a member's interpreter.  Parameters: those of Settings."""
     settings = Settings(*fields)
@@ -340,4 +343,10 @@ def run_in_interpreter(*fields: Any) -> None:
         _, link = await main.loop.create_connection(lambda: PickleLink(main.received, main.end), sock=sock)
         return link
 
-    main.run(connect)
+    try:
+        main.run(connect)
+    except Exception as error:
+        if main.link is None:  # no loop, or none that could use the link: the group has to learn why
+            with socket.socket(fileno=os.dup(settings.link_fd)) as sock:
+                sock.sendall(PickleLink.frame(("failed", 0, portable(error))))
+        raise

@@ -10,6 +10,7 @@ import logging
 import socket
 import sys
 import threading
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ class MemberThread:
         was, self.state = self.state, ENDED
         if failure is None and not self._is_asked_to_end:
             failure = MemberEnded(self.settings.index)
-        elif failure is not None and (self._is_asked_to_end or was == DRAINING):
+        elif failure is not None and was != STARTING and (self._is_asked_to_end or was == DRAINING):
             logger.error("member %d of a LoopGroup failed at its end", self.settings.index, exc_info=failure)
         reason = MemberEnded(self.settings.index)
         reason.__cause__ = failure
@@ -197,6 +198,8 @@ class InterpreterMember(MemberThread):
 
     _own_end: socket.socket
     _others_end: socket.socket | None = None
+    _is_over = False  # the thread has ended
+    _thread_failure: BaseException | None = None
 
     async def _connect(self) -> None:
         own, others = socket.socketpair()
@@ -216,9 +219,20 @@ class InterpreterMember(MemberThread):
         )
         self.settings = dataclasses.replace(self.settings, link_fd=others.fileno())
 
+    def _thread_ended(self, failure: BaseException | None) -> None:
+        """Only after the last message, which can be the reason, or the outcome of a call."""
+        self._is_over, self._thread_failure = True, failure
+        if self._link is None or self._link.is_lost:
+            super()._thread_ended(failure)
+        elif self._others_end is not None:
+            with contextlib.suppress(OSError):  # the member has done so
+                self._others_end.shutdown(socket.SHUT_WR)  # also where a fork child has a copy of it
+
     def _link_lost(self) -> None:
         if self.state == ENDED:  # else the member has closed its end, and its thread will end
             self._link_is_closed()
+        elif self._is_over:
+            super()._thread_ended(self._thread_failure)
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):  # closed: it has ended
@@ -261,9 +275,11 @@ _running: weakref.WeakSet[MemberThread] = weakref.WeakSet()
 
 def _end_all() -> None:
     """The program ends without having stopped its groups: Python waits for their threads."""
-    for member in list(_running):
-        if member.state != ENDED:
-            member.abandon()
+    left = [member for member in list(_running) if member.state != ENDED]
+    for member in left:
+        member.abandon()
+    if left:
+        warnings.warn(f"a LoopGroup was not stopped: {len(left)} members", ResourceWarning, stacklevel=1)
 
 
 # as concurrent.futures does: before Python joins the threads

@@ -282,6 +282,57 @@ def test_accepting_goes_on_after_descriptors_ran_out(monitor, kind):
     assert run_script(SHORT_OF_DESCRIPTORS.replace("KIND", repr(kind)), monitor) == "served\n"
 
 
+SHORT_OF_MEMORY = """
+    import resource
+    from support import group_functions
+    from support.group_tools import ask, close, connect
+    import uringloop
+
+    async def main():
+        async with uringloop.LoopGroup(2, kind=KIND, fdmon=MONITOR) as group:
+            [sock] = await group.serve(group_functions.Echo, "127.0.0.1", 0)
+            clients = [await connect(sock) for _ in range(4)]
+            for client in clients:  # the buffers of a loop are made for its first connection
+                assert await ask(client, b"before") == b"before"
+            has_taken, taken = os.pipe()
+            released, release = os.pipe()
+            with open("/proc/self/statm") as numbers:
+                size = int(numbers.read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 28), resource.RLIM_INFINITY))
+            taking = group.submit(group_functions.take_all_memory, taken, released, member=0)
+            await readable(has_taken)
+            for _ in range(50):
+                for client in clients:
+                    assert await ask(client, b"meanwhile") == b"meanwhile"
+                late = await connect(sock)
+                assert await ask(late, b"late") == b"late"
+                await close(late)
+            assert not taking.done()
+            os.write(release, b"1")
+            try:
+                await taking
+            except MemoryError:
+                print("served")
+            assert await group.submit(group_functions.add, 1, member=0) == 1
+            for client in clients:
+                await close(client)
+
+    async def readable(fd):
+        loop = asyncio.get_running_loop()
+        found = loop.create_future()
+        loop.add_reader(fd, found.set_result, None)
+        await found
+        loop.remove_reader(fd)
+
+    run(make_loop(MONITOR), main())
+"""
+
+
+def test_a_member_that_takes_all_memory_leaves_the_others_serving(monitor, kind):
+    """But 4 MiB: a read takes up to 256 KiB, as in asyncio, and an interpreter gets its objects' memory by the MiB."""
+    assert run_script(SHORT_OF_MEMORY.replace("KIND", repr(kind)), monitor) == "served\n"
+
+
 FORKED = """
     from support import group_functions
     from support.group_tools import ask, close, connect
@@ -294,6 +345,13 @@ FORKED = """
             assert await ask(first, b"hello") == b"hello"
             pid = os.fork()
             if not pid:
+                asyncio.events._set_running_loop(None)
+                try:
+                    group.submit(group_functions.add, 1)
+                except RuntimeError as error:
+                    assert "parent" in str(error)
+                with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                    runner.run(group.stop())
                 del group
                 gc.collect()
                 os._exit(7)
