@@ -1,6 +1,7 @@
 """Loops in sub-interpreters with a GIL of their own, from Python 3.12 on; and the C sources made for them."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -129,6 +130,44 @@ def test_interpreters_that_end_leave_no_descriptor_behind():
     """
     numbers = script(source)
     assert numbers == [numbers[0]] * 6
+
+
+FIFOS = """
+import asyncio, uringloop
+from uringloop import files
+
+async def main():
+    asyncio.ensure_future(files.open("LONELY", "rb"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    reader, writer = await asyncio.gather(files.open("FIFO", "rb"), files.open("FIFO", "wb"))
+    async with reader, writer:
+        await writer.write(b"through")
+        await writer.flush()
+        assert await reader.read(7) == b"through"
+
+loop = uringloop.new_event_loop(MONITOR)
+loop.run_until_complete(main())
+loop.set_exception_handler(lambda loop, context: None)  # the task that waits
+loop.close()
+"""
+
+
+@has_own_gil
+@pytest.mark.parametrize("fdmon", MONITORS)
+def test_fifos_are_opened_and_an_interpreter_ends_although_one_waits(tmp_path, fdmon):
+    """There are no daemon threads."""
+    code = FIFOS.replace("MONITOR", repr(fdmon))
+    for name in ("lonely", "fifo"):
+        os.mkfifo(tmp_path / name)
+        code = code.replace(name.upper(), str(tmp_path / name))
+    source = f"""
+        one = create()
+        run_in(one, {code!r})
+        interpreters.destroy(one)
+        print(json.dumps("ended"))
+    """
+    assert script(source, 30) == "ended"
 
 
 @has_own_gil

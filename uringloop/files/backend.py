@@ -17,6 +17,7 @@ O_APPEND: at the end).
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import select
@@ -264,6 +265,7 @@ class Backend:
         The executor and the kernel have few threads for all files: some FIFOs that stay unopened would take them all.
         Cancelled: the other end is opened for a moment, which ends the thread; if the FIFO's name is gone, it stays
         until a process that has the FIFO releases it. No memory of a caller depends on it, and what it opens is closed.
+        The end of an interpreter without daemon threads, which waits for its threads, releases them in the same way.
         """
 
         def open_it() -> Opened:
@@ -272,7 +274,7 @@ class Backend:
             return opened
 
         call = _Call(self.loop, open_it, ())
-        threading.Thread(target=call.run, name=f"open {os.fsdecode(path)}", daemon=True).start()
+        _FifoThread(call, path, dir_fd).start()
         try:
             await call.over()
         except asyncio.CancelledError:
@@ -372,6 +374,38 @@ class _Call:
             raise error
         finally:
             del error
+
+
+class _FifoThread(threading.Thread):
+    """A thread that opens a FIFO."""
+
+    def __init__(self, call: _Call, path: Path, dir_fd: int | None) -> None:
+        super().__init__(target=call.run, name=f"open {os.fsdecode(path)}", daemon=_has_daemon_threads())
+        self._path = path
+        self._dir_fd = dir_fd
+
+    def release(self) -> None:
+        """End it, if the FIFO's name is still there."""
+        while self.is_alive() and _release_fifo(self._path, self._dir_fd):
+            self.join(_RELEASE_AGAIN_S)
+
+
+def _release_fifos() -> None:
+    """The interpreter is going to wait for its threads."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _FifoThread):
+            thread.release()
+
+
+def _has_daemon_threads() -> bool:
+    """Sub-interpreters of LoopGroup's kind have none."""
+    allowed: bool = getattr(_thread, "daemon_threads_allowed", lambda: True)()
+    return allowed
+
+
+if not _has_daemon_threads():
+    # as concurrent.futures does: before Python joins the threads
+    threading._register_atexit(_release_fifos)  # type: ignore[attr-defined]
 
 
 def _release_fifo(path: Path, dir_fd: int | None) -> bool:
