@@ -47,7 +47,12 @@ def document(name: str, version: str, has_liburing: bool) -> dict[str, Any]:
     """
     parts = [_copy_of_liburing()] if has_liburing else []
     for generator, licence in (("Cython", "Apache-2.0"), ("cffi", "MIT")):
-        made_by = metadata.version(generator)
+        try:
+            made_by = metadata.version(generator)
+        except (
+            metadata.PackageNotFoundError
+        ):  # cffi, which does not exist for 3.13t: the wheel has no module of it
+            continue
         parts.append(_library(generator, made_by, licence, f"pkg:pypi/{generator.lower()}@{made_by}"))
     itself = _library(name, version, "MIT", f"pkg:generic/{name}@{version}")
     itself["bom-ref"] = name

@@ -21,6 +21,7 @@ import logging
 import os
 import pathlib
 import sys
+import sysconfig
 import time
 import traceback
 import warnings
@@ -282,6 +283,8 @@ def _is_counted(kind):
 
 
 def _live_objects():
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 14):
+        return Counter()  # classes are immortal there, and keep what the functions in them refer to
     return Counter(
         f"{_package(type(thing))} {type(thing).__name__}"
         for thing in gc.get_objects()
@@ -378,6 +381,10 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("needs_liburing") is not None:
                 item.add_marker(pytest.mark.skip(reason="a build without liburing"))
+    if not helpers.HAS_CFFI:
+        for item in items:
+            if item.get_closest_marker("needs_cffi") is not None:
+                item.add_marker(pytest.mark.skip(reason="no cffi for this Python"))
     for item in items:
         if helpers.glib_is_outer and SystemExit in _parameters(item):
             item.add_marker(

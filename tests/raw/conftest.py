@@ -5,6 +5,9 @@ import os
 import socket
 
 import pytest
+from support.helpers import HAS_CFFI
+
+collect_ignore_glob = [] if HAS_CFFI else ["test_*.py"]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import weakref
 import pytest
 from support.helpers import turns
 
+pytest.importorskip("cffi")  # not for 3.13t
 from uringloop.liburing import ffi, lib
 
 PATTERN = b"\xa5"

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import importlib.util
 import os
 import pathlib
 import socket
@@ -19,6 +20,7 @@ import time
 from uringloop.fdmon import select
 
 URING_MONITORS = select.NAMES
+HAS_CFFI = importlib.util.find_spec("cffi") is not None  # not for 3.13t
 STOCK = "asyncio"
 TESTS = pathlib.Path(__file__).parents[1]
 DATA = TESTS / "support" / "data"

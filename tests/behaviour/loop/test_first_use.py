@@ -128,6 +128,7 @@ def test_what_is_loaded_on_first_use_fails_alone_without_a_free_descriptor(monit
     run_script(PRELUDE + use, monitor)
 
 
+@pytest.mark.needs_cffi
 def test_raw_requests_wait_for_a_free_descriptor_to_be_loaded(monitor):
     if monitor != "io_uring":
         pytest.skip("raw requests need io_uring")

@@ -344,6 +344,7 @@ def test_the_threads_of_an_idle_loops_executor_are_not_awaited_in_the_child(moni
 
 
 @pytest.mark.needs_liburing
+@pytest.mark.needs_cffi
 def test_a_loop_with_raw_requests_in_flight_is_closed_in_the_child():
     run_forking(
         """

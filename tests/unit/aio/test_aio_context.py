@@ -574,6 +574,7 @@ def test_a_later_context_is_refused_after_an_earlier_one_got_io_uring(first):
     )
 
 
+@pytest.mark.needs_cffi
 def test_an_idle_context_is_not_counted_as_waiting_for_io(new_context, fds):
     """A sleeping ring has requests in flight, which the kernel would count as I/O wait: the CPU would look busy."""
     with open("/proc/stat") as file:
