@@ -13,6 +13,7 @@ from benchmarks.imports import IMPORTS
 from benchmarks.memory import MEMORY
 from benchmarks.micro import LIFECYCLES, OPERATIONS, OWN, SENDFILE
 from benchmarks.polling import POLLING
+from benchmarks.wakeups import WAKEUPS
 
 CONNECTIONS = (1, 10, 100, 1000)
 SIZES_BYTES = {"1KiB": 1024, "16KiB": 16 * 1024, "128KiB": 128 * 1024}
@@ -120,6 +121,7 @@ CASES: tuple[Case, ...] = (
     Case(f"sendfile/{SENDFILE}", "micro"),
     *(Case(f"files/{name}", "micro") for name in FILES),
     *(Case(f"polling/{name}", "micro") for name in POLLING),
+    *(Case(f"threads/{name}", "micro") for name in WAKEUPS),
     *(Case(f"memory/{name}", "micro") for name in MEMORY),
     *(
         Case(

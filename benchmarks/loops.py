@@ -54,6 +54,7 @@ LOOPS = {
         LoopSpec("uringloop-poll", "uringloop", {"fdmon": "poll"}),
         LoopSpec("uringloop-polling", "uringloop", {"fdmon": "io_uring"}, poll_max_ns=POLL_MAX_NS),
         LoopSpec("uringloop-sleeping", "uringloop", {"fdmon": "io_uring"}, poll_max_ns=0),  # never polls
+        LoopSpec("uringloop-epoll-sleeping", "uringloop", {"fdmon": "epoll"}, poll_max_ns=0),
         LoopSpec("asyncio", None),
         LoopSpec("asyncio-anyio", None),  # for files only, which are then anyio's
         LoopSpec("uvloop", "uvloop"),

@@ -22,6 +22,7 @@ from benchmarks.machine import settle_in
 from benchmarks.memory import MEMORY, measure_memory
 from benchmarks.polling import POLLING, measure_polling
 from benchmarks.sendfile import measure_sendfile
+from benchmarks.wakeups import WAKEUPS, measure_wakeups
 
 Loop = asyncio.AbstractEventLoop
 Elapsed = tuple[int, int]
@@ -235,7 +236,7 @@ def main() -> None:
     parser.add_argument("--loop", required=True)
     parser.add_argument(
         "--case",
-        choices=[*OPERATIONS, *LIFECYCLES, *FILES, *POLLING, *IMPORTS, *MEMORY, *OWN, SENDFILE],
+        choices=[*OPERATIONS, *LIFECYCLES, *FILES, *POLLING, *WAKEUPS, *IMPORTS, *MEMORY, *OWN, SENDFILE],
         required=True,
     )
     parser.add_argument("--scale", type=float, default=1.0)
@@ -253,6 +254,8 @@ def main() -> None:
         result = measure_memory(options.loop, options.case, options.scale)
     elif options.case in POLLING:
         result = measure_polling(options.loop, options.case, options.scale)
+    elif options.case in WAKEUPS:
+        result = measure_wakeups(options.loop, options.case, options.scale)
     elif options.case in FILES:
         result = measure_files(options.loop, options.case, options.scale)
     elif options.case in LIFECYCLES:
