@@ -58,6 +58,7 @@ PLAIN = [
 HEADERS = ["uringloop/liburing/compat.h", "uringloop/support/clock.h", "uringloop/support/collect.h"]
 HEADERS += ["uringloop/support/assertions.h", "uringloop/support/fastcall.h", "uringloop/support/statx.h"]
 HEADERS += ["uringloop/support/preadv2.h", "uringloop/support/openat2.h", "uringloop/support/type_tag.h"]
+HEADERS += ["uringloop/support/pause.h"]
 HEADERS += ["uringloop/transports/tls/openssl.h", "uringloop/eventloop/base/stock_clock.h"]
 HEADERS += ["uringloop/support/interpreters.h", "uringloop/uring/ring_fds.h", "uringloop/aio/audit.h"]
 HEADERS += ["uringloop/group/balancer.h", "uringloop/support/guard.h"]

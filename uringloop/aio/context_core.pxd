@@ -77,7 +77,8 @@ cdef class ContextCore:
     cdef int64_t wait(self, int64_t timeout_ns) except -1
     cdef int64_t use_idle_time(self, int64_t timeout_ns) except? -2
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2
-    cdef int64_t spin_for(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns, bint *is_hit) except? -2
+    cdef int64_t spin_for(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns, bint with_calls,
+                          bint *is_hit) except? -2
     cdef int measured_wait(self, int64_t timeout_ns) except -1
     cdef int sleep(self, int64_t timeout_ns) except -1
     cdef int take(self) except -1

@@ -316,7 +316,7 @@ cdef class ContextCore:
         started_ns = ul_monotonic_ns()
         spin_ns = measured.spin_ns(started_ns)
         if spin_ns:
-            timeout_ns = self.spin_for(started_ns, spin_ns, timeout_ns, &is_hit)
+            timeout_ns = self.spin_for(started_ns, spin_ns, timeout_ns, True, &is_hit)
             spun_ns = ul_monotonic_ns() - started_ns
         self.sleep(timeout_ns)
         measured.waited(started_ns, spun_ns, is_hit, self.monitor.received_bytes())
@@ -362,7 +362,7 @@ cdef class ContextCore:
             return self.spin_asking(started_ns, spin_ns - self.pollers.carried_ns, timeout_ns)
         if spin_ns <= 0:
             return timeout_ns
-        timeout_ns = self.spin_for(started_ns, spin_ns, timeout_ns, &is_hit)
+        timeout_ns = self.spin_for(started_ns, spin_ns, timeout_ns, False, &is_hit)
         if not is_hit:
             if timeout_ns != 0:
                 polling.n_misses += 1
@@ -373,10 +373,13 @@ cdef class ContextCore:
             self.notifier.polled = polling.touch(self.notifier.polled)
         return 0
 
-    cdef int64_t spin_for(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns, bint *is_hit) except? -2:
+    cdef int64_t spin_for(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns, bint with_calls,
+                          bint *is_hit) except? -2:
         """Busy-poll the monitor for that long at most; returns the rest of the timeout, 0 when there is work.
 
-        is_hit: set where an event ended it.
+        Parameters:
+            with_calls: also by system calls, see FDMonitor.spin_with_calls.
+            is_hit: set where an event ended it.
         """
         cdef int64_t now_ns = started_ns
         cdef int64_t slice_end_ns, end_ns
@@ -385,7 +388,8 @@ cdef class ContextCore:
         end_ns = started_ns + spin_ns
         while now_ns < end_ns:
             slice_end_ns = min(end_ns, now_ns + SPIN_SLICE_NS)
-            if self.monitor.spin(self.ready_list, &self.notifier.notified, slice_end_ns):
+            if (self.monitor.spin_with_calls(self.ready_list, &self.notifier.notified, slice_end_ns) if with_calls
+                    else self.monitor.spin(self.ready_list, &self.notifier.notified, slice_end_ns)):
                 is_hit[0] = True
                 return 0
             # A signal does not end the polling, but its handler may schedule; so may a send that was settled.
@@ -443,8 +447,8 @@ cdef class ContextCore:
         return self.ready_list.head != self.ready_list.tail
 
     cdef int poll_if_cheap(self) except -1:
-        """Busy-poll from now on while that is measured to cost no more than to sleep; only a ring can be polled."""
-        if self.engine is not None:
+        """Busy-poll from now on while that is measured to cost no more than to sleep, if the monitor can."""
+        if self.monitor.may_poll_by_default():
             self.measured = MeasuredPolling()
         return 0
 

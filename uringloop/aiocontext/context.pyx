@@ -233,7 +233,7 @@ cdef class AioContext(ContextCore):
 
         Parameters:
             max_ns: nanoseconds to busy-poll at most; 0 switches it off; None: only while that is measured to cost no
-                more CPU time than to sleep (io_uring only), the default of loops.
+                more CPU time than to sleep (io_uring and epoll), the default of loops.
             grow, shrink: the factor by which an event's time grows while it comes soon after we stopped polling, and
                 the divisor by which it shrinks when it comes late; 0 means 2, and "to 0".
             idle_ns: nanoseconds without an event after which we no longer poll for it; None for 7 s.

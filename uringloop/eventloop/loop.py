@@ -111,8 +111,8 @@ class Loop(
         """Adaptive polling: busy-poll for a while before blocking; see AioContext.set_poll_params.
 
         Parameters:
-            max_ns: nanoseconds to poll at most; 0 switches it off; None, the default of loops on io_uring: only while
-                that is measured to cost no more CPU time than to sleep.
+            max_ns: nanoseconds to poll at most (io_uring only); 0 switches it off; None, the default of loops on
+                io_uring and epoll: only while that is measured to cost no more CPU time than to sleep.
             grow, shrink: factor and divisor by which that time adapts to events; 0 means 2, and "to 0".
         """
         self._check_closed()

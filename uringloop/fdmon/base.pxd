@@ -70,6 +70,8 @@ cdef class FDMonitor:
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1
     cdef bint need_wait(self) noexcept
     cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1
+    cdef bint may_poll_by_default(self) noexcept
+    cdef bint spin_with_calls(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1
     cdef long long received_bytes(self) noexcept
     cdef bint has_undispatched(self) noexcept
     cdef int dispatch(self) except -1

@@ -151,8 +151,16 @@ cdef class FDMonitor:
         """
         return False
 
+    cdef bint may_poll_by_default(self) noexcept:
+        """Whether a loop may poll while that is measured to be cheap: one look takes the same for any number of fds."""
+        return False
+
+    cdef bint spin_with_calls(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
+        """The same, also by system calls that do not block: only where its cost is measured."""
+        return self.spin(ready_list, notified, until_ns)
+
     cdef long long received_bytes(self) noexcept:
-        """How much the loop has received so far, as far as it counts that: by transports on io_uring."""
+        """How much the loop has received so far, as far as it counts that: by transports."""
         return self.n_bytes
 
     cdef bint has_undispatched(self) noexcept:

@@ -25,6 +25,7 @@ from ..exceptions import MonitorUnavailable
 
 cdef extern from "<sys/epoll.h>" nogil:
     """
+    #include "../support/pause.h"
     #include <sys/epoll.h>
     #include <sys/syscall.h>
     #include <unistd.h>
@@ -39,7 +40,30 @@ cdef extern from "<sys/epoll.h>" nogil:
         struct timespec timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
         return (int)syscall(__NR_epoll_pwait2, epoll_fd, events, count, &timeout, NULL, 8);
     }
+    /*
+     * Poll until an event is there, `notified` is set, or the monotonic clock passes until_ns: 1, 1 and 0.  An error is
+     * for the next wait: 1.  Between two calls only `notified` is read, for about as long as a call takes.
+     */
+    static int ul_epoll_spin(int epoll_fd, const int *notified, int64_t until_ns, int *n_calls)
+    {
+        struct epoll_event event;
+        struct timespec now;
+        for (;;) {
+            ++*n_calls;
+            if (epoll_wait(epoll_fd, &event, 1, 0) != 0)
+                return 1;
+            for (int i = 0; i < 8; i++) {
+                if (__atomic_load_n(notified, __ATOMIC_SEQ_CST))
+                    return 1;
+                ul_cpu_pause();
+            }
+            clock_gettime(CLOCK_MONOTONIC, &now); /* vDSO */
+            if ((int64_t)now.tv_sec * 1000000000 + now.tv_nsec >= until_ns)
+                return 0;
+        }
+    }
     """
+    int ul_epoll_spin(int epoll_fd, const int *notified, int64_t until_ns, int *n_calls)
     int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     int epoll_create1(int flags)
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
@@ -185,6 +209,18 @@ cdef class EpollMonitor(FDMonitor):
                 return 0
             raise os_error(error, "epoll_wait")
         return self.report(ready_list, n_ready, events)
+
+    cdef bint may_poll_by_default(self) noexcept:
+        return True
+
+    cdef bint spin_with_calls(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
+        """Level-triggered: what it sees is reported again, by the wait that follows."""
+        cdef int n_calls = 0
+        cdef bint is_hit
+        with nogil:
+            is_hit = ul_epoll_spin(self.epoll_fd, notified, until_ns, &n_calls)
+        self.n_syscalls += n_calls
+        return is_hit
 
     cdef int collect(self, ReadyList ready_list) except -1:
         """wait(0) for a caller that knows of an event: without releasing the GIL, which costs more."""

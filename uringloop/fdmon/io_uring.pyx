@@ -365,6 +365,9 @@ cdef class IoUringMonitor(FDMonitor):
     cdef bint need_wait(self) noexcept:
         return self.engine.has_work() or len(self.to_arm) != 0 or self.is_to_arm_short or self.must_sweep
 
+    cdef bint may_poll_by_default(self) noexcept:
+        return True
+
     cdef bint spin(self, ReadyList ready_list, const int *notified, int64_t until_ns) except -1:
         self.ready_list = ready_list
         if (self.to_arm or self.is_to_arm_short) and not self.arm_polls():

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #endif
 
+#include "../support/pause.h"
 #include <liburing.h>
 #include <errno.h>
 #include <poll.h>
@@ -123,15 +124,6 @@ static inline int ul_is_same_file(int one, int other)
 static inline int ul_is_main_thread(void)
 {
     return syscall(SYS_gettid) == getpid();
-}
-
-static inline void ul_cpu_pause(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
 }
 
 /*

@@ -647,6 +647,7 @@ cdef class ReadinessWire(Wire):
                 elif count != -EAGAIN and count != -EINTR:
                     end.read_failed(<int>-count)
                 return 0
+            end.aio_context.monitor.n_bytes += count
             if not end.keeps_records:  # a smaller read would cut off a record
                 self.learn(count)
             if data is None:
