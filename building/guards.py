@@ -23,6 +23,7 @@ GUARDS = {
     "aio.handles.Handle": "loop?",  # the loop's, if that has one; else that of the timers it is on
     "aio.poll_handlers.PollHandler": "owner.guard",
     "files.page_cache.CachedReads": "aio_context.guard",
+    "files.read_ahead.ReadAhead": "_cached.aio_context.guard",
     "files.ring_requests.RingFiles": "loop.guard",
     "glib.native.Source": "turns.aio_context.guard",
     "requests.awaiting.RequestWait": "request.guard",

@@ -3,10 +3,10 @@
 How it works:
 1. Reading takes from `_ahead`, bytes that were read already; `_at` is the first not returned yet. Other bytes are
    read in chunks. A chunk that follows the one before it is twice as large, up to READ_AHEAD_MOST_BYTES; after a
-   jump it is small again. An explicit `buffering=` fixes the size of chunks.
+   jump it is small again, or no larger than what is requested. An explicit `buffering=` fixes the size of chunks.
 2. Writing collects in `_dirty`, which is written when it would grow beyond the size of the buffer, and by flush().
    Data larger than the buffer is written at once, from the caller's memory.
-3. A call that needs only memory, or data that is cached (page_cache), returns without yielding control.
+3. A call that needs only memory, or data that is cached (page_cache), returns without yielding control (read_ahead).
 
 Invariant: there are bytes in `_ahead` or in `_dirty`, never in both; for a seekable file `_position` is that of
 `_ahead[_at]`, or the end of `_dirty`. A cancelled read leaves `_ahead` and `_position` as if it had not begun (bytes
@@ -25,15 +25,16 @@ from asyncio.events import _get_running_loop
 from typing import Any
 
 from .backend import OFFSET_MOST, STREAM, Backend, Buffer, Opened, outcome_of
-from .common import ALWAYS_MOST, BinaryFile, bytes_view, writable_view
+from .common import BinaryFile, bytes_view, writable_view
 from .modes import Mode, c_int, c_size, optional_size
+from .read_ahead import ReadAhead
 
 READ_AHEAD_FIRST_BYTES = 8 * 1024
 READ_AHEAD_MOST_BYTES = 256 * 1024
 WRITE_BUFFER_BYTES = 128 * 1024
 
 
-class BufferedFile(BinaryFile):
+class BufferedFile(ReadAhead, BinaryFile):
     """The file object of `open(..., "rb")` and other binary modes."""
 
     def __init__(
@@ -47,9 +48,7 @@ class BufferedFile(BinaryFile):
         buffering: int = -1,
     ) -> None:
         super().__init__(backend, opened, mode, name, closefd, is_foreign)
-        self._ahead = b""
-        self._at = 0
-        self._dirty = bytearray()
+        self._is_readable = mode.is_readable
         if buffering > 1:
             self._chunk_first_bytes = self._chunk_most_bytes = self._most_dirty_bytes = buffering
         else:
@@ -57,7 +56,6 @@ class BufferedFile(BinaryFile):
             self._chunk_most_bytes = READ_AHEAD_MOST_BYTES
             self._most_dirty_bytes = WRITE_BUFFER_BYTES
         self._chunk_bytes = self._chunk_first_bytes
-        self._chunk_end = -1  # where the last chunk ended: the next one begins there if reading is sequential
 
     def _check_readable(self, what: str) -> None:
         if not self._mode.is_readable:
@@ -71,18 +69,9 @@ class BufferedFile(BinaryFile):
 
     async def read(self, size: int | None = -1, /) -> bytes:
         """`size` bytes, fewer only at the end; or everything to the end."""
-        if type(size) is not int:
-            size = optional_size(size)
-        if self._lock.is_idle() and not self._is_closing:
-            end = self._at + size
-            if size > 0 and end <= len(self._ahead):
-                data = self._ahead[self._at : end]
-                self._at = end
-                self._position += size
-                return data
-            found = None if self._cached is None else self._read_now(size)
-            if found is not None:
-                return found
+        found: bytes | None = self._read_now(size)
+        if found is not None:
+            return found
         self._check_readable("read")
         size = optional_size(size)
         if size < -1:
@@ -90,44 +79,6 @@ class BufferedFile(BinaryFile):
         self._check_open("read of closed file")
         async with self._lock:
             return await (self._read_everything() if size < 0 else self._read(size))
-
-    def _read_now(self, size: int) -> bytes | None:
-        """What read() returns, without a lock and without waiting; None: it has to wait, or to refuse."""
-        if (
-            self._dirty
-            or self._read_errno
-            or not size
-            or not -1 <= size <= ALWAYS_MOST
-            or not self._mode.is_readable
-            or _get_running_loop() is not self._loop
-        ):
-            return None
-        assert self._cached is not None
-        data: bytes | None
-        have = len(self._ahead) - self._at
-        position = self._position + have
-        if size < 0:
-            count = self._size_hint_bytes - position + 1
-            if count <= 1:
-                return None
-        elif size >= self._chunk_most_bytes:
-            count = size - have
-        else:
-            chunk_bytes = self._next_chunk_bytes(position)
-            data = self._cached.read_now(self._fd, max(chunk_bytes, size - have), position)
-            if data is None:
-                return None
-            self._chunk_bytes = chunk_bytes
-            self._chunk_end = position + len(data)
-            self._ahead, self._at = self._ahead[self._at :] + data if have else data, 0
-            return self._take(min(size, len(self._ahead)))
-        data = self._cached.read_now(self._fd, count, position)
-        if data is None or (size < 0 and len(data) == count):
-            return None  # the file has grown
-        ahead = self._ahead[self._at :]
-        self._forget_ahead()
-        self._position = self._chunk_end = position + len(data)
-        return ahead + data if ahead else data
 
     async def _read(self, size: int) -> bytes:
         if self._dirty:
@@ -433,17 +384,9 @@ class BufferedFile(BinaryFile):
     # Positions
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        if (
-            type(offset) is int
-            and whence == os.SEEK_SET
-            and 0 <= offset <= ALWAYS_MOST
-            and self._cached is not None
-            and self._size_hint_bytes
-            and not self._is_closing
-            and not self._dirty
-            and self._lock.is_idle()
-        ):
-            return self._move(offset)
+        moved: int | None = self._seek_now(offset, whence)
+        if moved is not None:
+            return moved
         whence = c_int(whence)
         self._check_open("seek of closed file")
         if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
@@ -461,16 +404,6 @@ class BufferedFile(BinaryFile):
                 self._forget_ahead()
                 return self._position
             return self._move(await self._target(offset, whence))
-
-    def _move(self, position: int) -> int:
-        """Go to a position, with nothing to write; bytes ahead stay if it is among them."""
-        at = self._at + position - self._position
-        if 0 <= at <= len(self._ahead):
-            self._at = at
-        else:
-            self._forget_ahead()
-        self._position = position
-        return position
 
     async def truncate(self, size: int | None = None, /) -> int:
         """Cut or extend the file, to the position if no size is given; the position stays."""

@@ -23,6 +23,7 @@ cdef class CachedReads:
     cdef Py_ssize_t left            # bytes that reads may copy in it
     cdef unsigned long long promised_turn
     cdef Py_ssize_t promised        # bytes of that turn for reads that have waited
+    cdef bytes read_cached(self, int fd, Py_ssize_t count, int64_t offset)
     cdef int begin_turn(self) except -1
     cdef bint has_room(self, Py_ssize_t wanted) except -1
     cdef int fill(self, int fd, Block block, int64_t offset, bint is_granted) except -1

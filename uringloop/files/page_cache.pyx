@@ -135,6 +135,9 @@ cdef class CachedReads:
 
     def read_now(self, int fd, Py_ssize_t count, int64_t offset):
         """The same; None if not all of it can be read at once."""
+        return self.read_cached(fd, count, offset)
+
+    cdef bytes read_cached(self, int fd, Py_ssize_t count, int64_t offset):
         cdef Block block
         if count > TURN_BYTES + END_BYTES or not self.has_room(count):
             return None

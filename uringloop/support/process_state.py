@@ -491,6 +491,7 @@ COPIED_NAMES = (
     ),
     CopiedName("aio/context_core.pyx", ("is_finalizing",), "sys", _IGNORED),
     CopiedName("aiocontext/context.pyx", ("is_finalizing",), "sys", _IGNORED),
+    CopiedName("files/read_ahead.pyx", ("get_running_loop",), "asyncio.events", _IGNORED),
     CopiedName("requests/awaiting.pyx", ("is_finalizing",), "sys", _IGNORED),
     CopiedName(
         "requests/awaiting.pyx",

@@ -197,3 +197,35 @@ async def test_an_opened_file_has_the_flags_of_the_builtin_open(path, mode):
         with open(path, mode) as expected:
             assert fcntl.fcntl(file.fileno(), fcntl.F_GETFL) == fcntl.fcntl(expected.fileno(), fcntl.F_GETFL)
         assert fcntl.fcntl(file.fileno(), fcntl.F_GETFD) == fcntl.FD_CLOEXEC
+
+
+async def test_after_a_jump_a_read_of_some_size_takes_no_more_than_that(path):
+    """Bytes ahead would be copied for nothing by who reads here and there; the next in sequence fetches some."""
+    skip_unless_read_at_once(path)
+    content = path.read_bytes()
+    async with files.open(path, "rb") as file:
+        for position in (MIB, 3 * MIB, 5 * KIB):
+            assert at_once(file.seek(position)) == position
+            assert at_once(file.read(4 * KIB)) == content[position : position + 4 * KIB]
+            assert file._n_ahead() == 0
+        assert at_once(file.read(4 * KIB)) == content[9 * KIB : 13 * KIB]
+        assert file._n_ahead() == 12 * KIB
+        assert at_once(file.seek(MIB)) == MIB
+        assert at_once(file.read(100)) == content[MIB : MIB + 100]
+        assert file._n_ahead() == 8 * KIB - 100
+        assert at_once(file.seek(MIB + 10)) == MIB + 10  # among them
+        assert await file.read(-1) == content[MIB + 10 :]
+        assert await file.seek(4 * MIB - 7) == 4 * MIB - 7
+        assert await file.read(4 * KIB) == content[-7:]
+
+
+async def test_sizes_and_positions_that_no_file_has_are_refused_as_ever(path):
+    skip_unless_read_at_once(path)
+    async with files.open(path, "rb") as file:
+        with pytest.raises(OverflowError):
+            await file.read(1 << 80)
+        with pytest.raises(ValueError, match="offset-sized"):
+            await file.seek(1 << 80)
+        with pytest.raises(TypeError):
+            await file.read("1")
+        assert await file.read(True) == path.read_bytes()[:1]
