@@ -3,6 +3,7 @@
 # make test-glib  most of it once more, inside GLib's main loops
 # make test-in-interpreter  the behaviour tests inside a sub-interpreter (Python 3.13 and newer)
 # make test-free-threaded  the tests without a GIL; make python-free-threaded compiles the Pythons
+# make test-thread-sanitizer  loops in threads that call each other, under ThreadSanitizer
 # make test-integrations  web servers, frameworks and clients on it, each in an environment of its own
 # They prepare everything themselves (Debian packages where missing, a virtual environment, the build) and are
 # quick the second time. Variables: PYTHON (3.11 or newer), VENV, DEMO_ARGS, PYTEST_ARGS, BENCH_ARGS, and PROCESSES:
@@ -33,8 +34,8 @@ PYTEST := $(VPYTHON) -m pytest --numprocesses $(PROCESSES) --maxprocesses 8
 SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -not -name '*.pyc') $(shell find uringloop -type f \
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
-.PHONY: help wheels build drivers demo test test-glib test-in-interpreter test-free-threaded python-free-threaded \
-	test-integrations check-all lint docs bench gate clean
+.PHONY: help wheels build drivers demo test test-glib test-in-interpreter test-free-threaded test-thread-sanitizer \
+	python-free-threaded test-integrations check-all lint docs bench gate clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -42,6 +43,7 @@ help:
 	@echo "make test-glib  most tests of what users see once more, with GLib (PyGObject) as the outer loop"
 	@echo "make test-in-interpreter  the behaviour tests inside a sub-interpreter (Python 3.13 and newer)"
 	@echo "make test-free-threaded  the tests without a GIL (FREE_THREADED='3.13 3.14'); make python-free-threaded compiles these"
+	@echo "make test-thread-sanitizer  loops in threads that call each other, without a GIL, under ThreadSanitizer"
 	@echo "make test-integrations  frameworks on uringloop: docs/integrations.md (INTEGRATIONS_ARGS='--only fastapi')"
 	@echo "make check-all  lint, both of these, the tests of four other builds (LANES) and without a GIL: two hours"
 	@echo "make lint    ruff, cython-lint, mypy, codespell, the forms of workflows"
@@ -97,6 +99,14 @@ test-free-threaded: python-free-threaded
 	@for python in $(PYTHON_FREE_THREADED); do \
 		PYTHON_FREE_THREADED=$$python PROCESSES=$(PROCESSES) tools/lane.sh free-threaded $(PYTEST_ARGS); done
 
+# The same under ThreadSanitizer, which the Python needs as well: compiled with it, as above.
+PYTHON_SANITIZED ?= $(CURDIR)/build/free-threaded/3.14t-sanitized/bin/python3.14t
+
+test-thread-sanitizer: $(STAMPS)/package
+	@$(if $(filter environment command,$(origin PYTHON_SANITIZED)),,PYTHON_CONFIGURE=--with-thread-sanitizer \
+		tools/free_threaded_python.sh 3.14 build/free-threaded/3.14t-sanitized)
+	@PYTHON_FREE_THREADED=$(PYTHON_SANITIZED) tools/lane.sh thread-sanitizer
+
 # Each framework in an environment below build/integrations, with a wheel of this checkout; downloads a lot.
 test-integrations: $(STAMPS)/package
 	@$(VPYTHON) -m tests.integrations $(INTEGRATIONS_ARGS)
@@ -104,7 +114,7 @@ test-integrations: $(STAMPS)/package
 # The tests against other builds, see tools/lane.sh: `make lane-debug PYTEST_ARGS=tests/unit`.
 LANES ?= debug sanitized without-liburing wheel
 
-check-all: lint test test-glib $(addprefix lane-,$(LANES)) test-free-threaded
+check-all: lint test test-glib $(addprefix lane-,$(LANES)) test-free-threaded test-thread-sanitizer
 
 lane-%: $(STAMPS)/drivers $(STAMPS)/test
 	@PROCESSES=$(PROCESSES) tools/lane.sh $* $(PYTEST_ARGS)

@@ -5,6 +5,7 @@ Environment:
   URINGLOOP_WITHOUT_LIBURING=1   build epoll and poll only
   URINGLOOP_DEBUG=1              compile assertions in
   URINGLOOP_SANITIZE=1           AddressSanitizer and UBSan (run with LD_PRELOAD of libasan)
+  URINGLOOP_SANITIZE=thread      ThreadSanitizer, for a Python that was compiled with it
 """
 
 import os
@@ -30,7 +31,7 @@ from building.pth import Build, BuildPth
 
 WITHOUT_LIBURING = os.environ.get("URINGLOOP_WITHOUT_LIBURING", "") not in ("", "0")
 DEBUG = os.environ.get("URINGLOOP_DEBUG", "") not in ("", "0")
-SANITIZE = os.environ.get("URINGLOOP_SANITIZE", "") not in ("", "0")
+SANITIZE = os.environ.get("URINGLOOP_SANITIZE", "").removesuffix("0")
 
 # Modules that need liburing.
 RING = [
@@ -82,7 +83,8 @@ def extensions() -> list[Extension]:
         compile_args.append("-g0")  # Python's own flags say -g, which makes the modules eight times as large
     link_args: list[str] = []
     if SANITIZE:
-        sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
+        kinds = "thread" if SANITIZE == "thread" else "address,undefined"
+        sanitize = [f"-fsanitize={kinds}", "-fno-omit-frame-pointer", "-g"]
         compile_args += sanitize
         link_args += sanitize
     macros = [("URINGLOOP_DEBUG", "1" if DEBUG else "0")]

@@ -6,6 +6,7 @@
 #   VERSION  3.13 or newer
 #   FOLDER   where it is installed; FOLDER/bin/pythonVERSIONt
 #
+# PYTHON_CONFIGURE and PYTHON_CFLAGS are more options of configure and of the compiler.
 # The source is that of Debian's next releases, from the mirror that this machine has packages from.
 set -euo pipefail
 
@@ -52,5 +53,6 @@ echo "compiling Python $version without a GIL"
 make -s -j"$(nproc)" >../make.log 2>&1
 make -s install >../install.log 2>&1
 cd "$folder"
+cp source/Python-*/Tools/tsan/suppressions_free_threading.txt . 2>/dev/null || true # 3.13 and 3.14 have it
 rm -rf source
 "bin/python${version}t" -c 'import sys; assert not sys._is_gil_enabled(); print(sys.version)'

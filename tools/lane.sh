@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Run the tests against another build of the package, in a copy of the tree, with the packages of $VENV:
 #
-#     tools/lane.sh debug|sanitized|without-liburing|wheel|free-threaded [pytest arguments]
+#     tools/lane.sh debug|sanitized|without-liburing|wheel|free-threaded|thread-sanitizer [pytest arguments]
 #
 #   debug             assertions compiled in
 #   sanitized         AddressSanitizer and UBSan, with assertions: tests of memory that the kernel reads and writes
 #   without-liburing  only epoll and poll
 #   wheel             a wheel in a virtual environment of its own, without the package's source
 #   free-threaded     without a GIL, by $PYTHON_FREE_THREADED, for which it makes a virtual environment
+#   thread-sanitizer  the same under ThreadSanitizer, by a Python that was compiled with it: loops in threads that call
+#                     each other, for $SECONDS_EACH seconds on each monitor
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -40,6 +42,7 @@ case $lane in
         # Warnings that are caught count for all contexts, as with a GIL: a finalizer may run in any.
         export PYTHON_GIL=0 PYTHON_CONTEXT_AWARE_WARNINGS=0
         ;;
+    thread-sanitizer) export PYTHON_GIL=0 URINGLOOP_SANITIZE=thread ;;
     *)
         echo "unknown lane: $lane" >&2
         exit 2
@@ -67,18 +70,27 @@ if [[ $lane == wheel ]]; then
     export PYTHONPATH=$PWD/build/tests-need
     "$python" -m pip --disable-pip-version-check install -q --no-deps --no-index build/dist/*.whl
     rm -rf uringloop setup.py _uringloop_startup.py uringloop.pth
-elif [[ $lane == free-threaded ]]; then
+elif [[ $lane == free-threaded || $lane == thread-sanitizer ]]; then
     version=$("${PYTHON_FREE_THREADED:?make python-free-threaded}" -c 'import sys; print("%d.%dt" % sys.version_info[:2])')
+    [[ $lane == free-threaded ]] || version+=-sanitized
     python=$OLDPWD/build/free-threaded/venv-$version/bin/python
     [[ -x $python ]] || "$PYTHON_FREE_THREADED" -m venv "${python%/bin/python}"
     # cffi has no version for 3.13t; wheels, where the newest version of a package cannot be compiled for it
-    for one in build test; do
+    for one in build $([[ $lane == free-threaded ]] && echo test); do
         "$python" tools/requirements.py $one | grep -v "$([[ $version == 3.13t ]] && echo '^cffi' || echo '^$')"
     done >build/requirements.txt
     "$python" -m pip --disable-pip-version-check install -q --prefer-binary -r build/requirements.txt \
         >build/install.log 2>&1 || { tail -n 60 build/install.log; exit 1; }
-    "$python" -m pip --disable-pip-version-check install -v --no-deps --no-build-isolation --editable . \
-        >build/build.log 2>&1 || { tail -n 60 build/build.log; exit 1; }
+    if [[ $lane == thread-sanitizer ]]; then
+        # Cython by the other Python: under ThreadSanitizer it takes half an hour
+        URINGLOOP_SANITIZE= "$OLDPWD/${VENV:-.venv}/bin/python" setup.py build_ext --inplace >build/cython.log 2>&1 \
+            || { tail -n 60 build/cython.log; exit 1; }
+        export PYTHONPATH=$PWD
+        "$python" setup.py build_ext --inplace >build/build.log 2>&1 || { tail -n 60 build/build.log; exit 1; }
+    else
+        "$python" -m pip --disable-pip-version-check install -v --no-deps --no-build-isolation --editable . \
+            >build/build.log 2>&1 || { tail -n 60 build/build.log; exit 1; }
+    fi
 else
     export PYTHONPATH=$PWD
     "$python" setup.py build_ext --inplace >build/build.log 2>&1 || { tail -n 60 build/build.log; exit 1; }
@@ -87,6 +99,23 @@ fi
 import importlib.util, sys
 found = importlib.util.find_spec("uringloop").origin
 sys.exit(None if found.startswith(sys.argv[1]) else f"the tests would run against {found}")' "$folder"
+if [[ $lane == thread-sanitizer ]]; then
+    status=0
+    export TSAN_OPTIONS="history_size=4 log_path=$PWD/build/tsan"
+    # CPython's own: what its tests run with, and its list of audit hooks, which may become longer at any time
+    cat "$(dirname "$PYTHON_FREE_THREADED")/../suppressions_free_threading.txt" >build/known.txt 2>/dev/null || true
+    echo "race_top:add_audit_hook_entry_unlocked" >>build/known.txt
+    TSAN_OPTIONS+=" suppressions=$PWD/build/known.txt"
+    for monitor in io_uring epoll poll; do
+        for misuse in "" --misuse; do
+            echo "$monitor $misuse"
+            "$python" -m tests.stress.crossing_threads --monitor $monitor --threads 4 --seconds "${SECONDS_EACH:-30}" \
+                --seed 3 $misuse >build/stress.log 2>&1 || { status=1; tail -n 20 build/stress.log; }
+        done
+    done
+    grep -h '^SUMMARY' build/tsan.* 2>/dev/null | sort | uniq -c | sort -rn || true
+    exit $status
+fi
 "$python" tests/drivers/setup.py build_ext --inplace >build/drivers.log 2>&1 || { tail -n 60 build/drivers.log; exit 1; }
 if [[ $lane == sanitized ]]; then
     LD_PRELOAD=$(gcc -print-file-name=libasan.so)

@@ -143,7 +143,7 @@ cdef class LoopCore(FdWatching):
         handle.n_args = -1
         handle.loop = self
         handle.context = PyContext_CopyCurrent() if context is None else context
-        if self.is_debug:
+        if peek_int(<const int *>&self.is_debug):
             handle.debug_info = format_helpers.extract_stack(sys._getframe(0))
         return 0
 
