@@ -324,6 +324,26 @@ async def test_a_burst_of_clients_is_accepted():
     await close_all(server)
 
 
+async def test_a_burst_after_single_clients_is_accepted_in_a_few_turns():
+    """A server that is used to one client at a time does not ask for a second each time, and learns quickly."""
+    server, protocols = await make(backlog=200)
+    address = server.sockets[0].getsockname()
+    socks = []
+    for _ in range(5):
+        socks.append(socket.create_connection(address))
+        await until(lambda: len(protocols) == len(socks) and protocols[-1].connected.is_set())
+        await turns(5)
+    socks += [socket.create_connection(address) for _ in range(60)]
+    await turns(20)  # 1, 2, 4, 8, 16, 29 connections, and until the last are made
+    assert len(protocols) == 65
+    for sock in socks:
+        sock.close()
+    for protocol in protocols:
+        await protocol.connected.wait()
+        await protocol.lost.wait()
+    await close_all(server)
+
+
 async def test_client_that_resets_before_it_is_accepted_does_not_stop_the_server():
     from support.helpers import reset_on_close
 

@@ -60,6 +60,8 @@ cdef class Listening:
     cdef readonly object shutdown_timeout
     cdef readonly object context       # each connection gets a copy; None before Python 3.15
     cdef unsigned plain_tag            # of socket.socket when its methods were Python's own
+    cdef Py_ssize_t n_likely           # connections that wait when there are some, as far as is known; 0: not at all
+    cdef unsigned long long full_turn  # in which there were at least so many
 
     def __init__(self, *arguments):
         self.arguments = arguments
@@ -157,19 +159,30 @@ def accepted(LoopCore self not None, connection, error, Listening listening not 
 
 
 def accept_ready(LoopCore self not None, listener, Kind kind not None, Listening listening not None):
-    """Readiness monitors: accept the connections in the backlog."""
+    """Readiness monitors: accept the connections in the backlog.
+
+    Mostly one waits, and to ask for the next costs as much as to accept one.  If there are more than was likely, the
+    next wait reports them at once; then twice as many are.
+    """
     cdef Connection connection
-    for _ in range(<Py_ssize_t>listening.backlog):
+    cdef Py_ssize_t i, most = listening.backlog
+    cdef unsigned long long turn = self.aio_context.n_turns
+    if listening.n_likely:
+        most = min(most, listening.n_likely if listening.full_turn + 1 != turn else 2 * listening.n_likely)
+    for i in range(most):
         try:
             connection = accept(listener.fileno(), kind)
         except OSError as error:
             self._accept_failed(error, listening)
             return
         if connection is None:
+            listening.n_likely = max(i, 1)
             return
         accepted(self, connection, None, listening)
         if listener.fileno() < 0:
             return  # the protocol factory closed the server
+    listening.n_likely = max(most, 1)
+    listening.full_turn = turn
 
 
 def serve_later(LoopCore self not None, connection, extra, Listening listening not None):
