@@ -19,9 +19,10 @@ from . import guards
 # `cdef` variables, and built-in functions, of which each interpreter has its own.  Variables in capitals are constants:
 # the same for all interpreters, also without the GIL.
 VARIABLE = re.compile(
-    r"^static (?P<type>[^=;(]*?[ *])(?P<name>__pyx_(?:v|builtin)_\w+?)(?P<array>\[\w+\])?(?: = 0)?;$",
+    r"^static (?P<type>[^=;(]*?[ *])(?P<name>__pyx_(?:v|builtin)_\w+?)(?P<array>(?:\[\w+\])+)?(?: = 0)?;$",
     re.MULTILINE,
 )
+ANY_VARIABLE = re.compile(r"^static [^(\n]*\b__pyx_v_[^(\n]*;$", re.MULTILINE)
 # The methods of a class, which all interpreters share: code is at one address.  A second interpreter must not fill the
 # table again, which has the methods of the base class for a moment; others call through it meanwhile.
 METHODS = re.compile(
@@ -49,6 +50,9 @@ def _is_constant(one: re.Match[str]) -> bool:
 
 def rewritten(text: str) -> str:
     """The source with its state in each interpreter.  Raises UnknownSource."""
+    for line in ANY_VARIABLE.findall(text):
+        if not VARIABLE.fullmatch(line):
+            raise UnknownSource(f"a variable of another kind: {line[:70]!r}")
     variables = [one for one in VARIABLE.finditer(text) if not _is_constant(one)]
     objects = [_field(one) for one in variables if _is_object(one)]
     memory = [_field(one) for one in variables if _is_memory(one)]

@@ -282,6 +282,48 @@ def test_variables_move_into_the_state_of_an_interpreter_and_constants_stay():
     assert "\nstatic unsigned int __pyx_v_m_MOST;\n" in text
 
 
+def test_arrays_of_any_dimension_are_state():
+    number = "static int __pyx_v_m_n_seen;\n"
+    source = SOURCE.replace(number, f"{number}static struct entry __pyx_v_m_known[8][16];\n")
+    text = interpreters.rewritten(source)
+    assert "  struct entry ul_v_m_known[8][16];\n" in text
+    assert "#define __pyx_v_m_known (ul_state()->ul_v_m_known)\n" in text
+    with pytest.raises(interpreters.UnknownSource, match="another kind"):
+        interpreters.rewritten(source.replace("known[8][16];", "known[8][16] = {1};"))
+
+
+@has_own_gil
+def test_names_of_peers_are_each_interpreters_own():
+    source = """
+        import asyncio, socket, uringloop
+
+        class Datagrams(asyncio.DatagramProtocol):
+            def datagram_received(self, data, address):
+                seen.append(address)
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_datagram_endpoint(Datagrams, ("127.0.0.1", 0))
+            peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            for _ in range(3):
+                peer.sendto(b"x", transport.get_extra_info("sockname"))
+                while not seen:
+                    await asyncio.sleep(0)
+                good.append(seen.pop()[0] == "127.0.0.1")  # the table of names has the only reference
+            transport.close()
+            peer.close()
+
+        seen, good = [], []
+        for _ in range(3):
+            uringloop.run(main())
+            one = create()
+            run_in(one, "import uringloop")
+            interpreters.destroy(one)
+        print(json.dumps(good))
+    """
+    assert script(source) == [True] * 9
+
+
 def test_only_a_source_that_was_rewritten_allows_other_interpreters():
     assert "Py_MOD_PER_INTERPRETER_GIL_SUPPORTED" not in SOURCE
     assert "{Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED}," in interpreters.rewritten(
