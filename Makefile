@@ -112,7 +112,7 @@ test-integrations: $(STAMPS)/package
 	@$(VPYTHON) -m tests.integrations $(INTEGRATIONS_ARGS)
 
 # The tests against other builds, see tools/lane.sh: `make lane-debug PYTEST_ARGS=tests/unit`.
-LANES ?= debug sanitized without-liburing wheel
+LANES ?= debug sanitized without-liburing wheel sub-interpreters
 
 check-all: lint test test-glib $(addprefix lane-,$(LANES)) test-free-threaded test-thread-sanitizer
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Run the tests against another build of the package, in a copy of the tree, with the packages of $VENV:
 #
-#     tools/lane.sh debug|sanitized|without-liburing|wheel|free-threaded|thread-sanitizer [pytest arguments]
+#     tools/lane.sh LANE [pytest arguments]
 #
 #   debug             assertions compiled in
 #   sanitized         AddressSanitizer and UBSan, with assertions: tests of memory that the kernel reads and writes
 #   without-liburing  only epoll and poll
 #   wheel             a wheel in a virtual environment of its own, without the package's source
+#   sub-interpreters  what only a newer Python has, by $PYTHON_NEWER or the newest that tools/newer_python.sh finds
 #   free-threaded     without a GIL, by $PYTHON_FREE_THREADED, for which it makes a virtual environment
 #   thread-sanitizer  the same under ThreadSanitizer, by a Python that was compiled with it: loops in threads that call
 #                     each other, for $SECONDS_EACH seconds on each monitor
@@ -37,6 +38,9 @@ case $lane in
         tests=(tests/unit tests/behaviour --monitor epoll --monitor poll)
         ;;
     wheel) tests=(tests/unit tests/raw tests/behaviour --monitor io_uring) ;;
+    sub-interpreters)
+        tests=(tests/unit/group tests/repository/test_sub_interpreters.py tests/behaviour/loop --monitor uringloop)
+        ;;
     free-threaded)
         tests=(tests/unit tests/raw tests/behaviour tests/stress --monitor uringloop)
         # Warnings that are caught count for all contexts, as with a GIL: a finalizer may run in any.
@@ -70,13 +74,18 @@ if [[ $lane == wheel ]]; then
     export PYTHONPATH=$PWD/build/tests-need
     "$python" -m pip --disable-pip-version-check install -q --no-deps --no-index build/dist/*.whl
     rm -rf uringloop setup.py _uringloop_startup.py uringloop.pth
-elif [[ $lane == free-threaded || $lane == thread-sanitizer ]]; then
-    version=$("${PYTHON_FREE_THREADED:?make python-free-threaded}" -c 'import sys; print("%d.%dt" % sys.version_info[:2])')
-    [[ $lane == free-threaded ]] || version+=-sanitized
-    python=$OLDPWD/build/free-threaded/venv-$version/bin/python
-    [[ -x $python ]] || "$PYTHON_FREE_THREADED" -m venv "${python%/bin/python}"
+elif [[ $lane == free-threaded || $lane == thread-sanitizer || $lane == sub-interpreters ]]; then
+    if [[ $lane == sub-interpreters ]]; then
+        other=${PYTHON_NEWER:-$(tools/newer_python.sh)}
+    else
+        other=${PYTHON_FREE_THREADED:?make python-free-threaded}
+    fi
+    version=$("$other" -c 'import sys; print("%d.%d%s" % (*sys.version_info[:2], sys.abiflags))')
+    [[ $lane != thread-sanitizer ]] || version+=-sanitized
+    python=$OLDPWD/build/other-pythons/venv-$version/bin/python
+    [[ -x $python ]] || "$other" -m venv "${python%/bin/python}"
     # cffi has no version for 3.13t; wheels, where the newest version of a package cannot be compiled for it
-    for one in build $([[ $lane == free-threaded ]] && echo test); do
+    for one in build $([[ $lane == thread-sanitizer ]] || echo test); do
         "$python" tools/requirements.py $one | grep -v "$([[ $version == 3.13t ]] && echo '^cffi' || echo '^$')"
     done >build/requirements.txt
     "$python" -m pip --disable-pip-version-check install -q --prefer-binary -r build/requirements.txt \
