@@ -14,7 +14,7 @@ class MemberEnded(UringLoopError):
     """A member of a LoopGroup ended before it had done what it was asked to; the reason, if any, is the cause.
 
     Parameters:
-        index: the member's number.
+        index: the member's number; -1: there was none to ask.
     """
 
     def __init__(self, index: int) -> None:
@@ -22,6 +22,8 @@ class MemberEnded(UringLoopError):
         self.index = index
 
     def __str__(self) -> str:
+        if self.index < 0:
+            return "no member of the LoopGroup is running"
         return f"member {self.index} of the LoopGroup has ended"
 
 

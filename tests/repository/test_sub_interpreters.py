@@ -133,13 +133,19 @@ def test_interpreters_that_end_leave_no_descriptor_behind():
 
 
 FIFOS = """
-import asyncio, uringloop
+import asyncio, os, uringloop
 from uringloop import files
 
 async def main():
+    os.chdir(os.path.dirname("LONELY"))
+    for number in range(2):
+        os.mkfifo(str(number))
+        asyncio.ensure_future(files.open(str(number), "rb"))
     asyncio.ensure_future(files.open("LONELY", "rb"))
     for _ in range(20):
         await asyncio.sleep(0)
+    os.chdir("/")  # 0 is another name now, and 1 is gone
+    os.unlink(os.path.dirname("LONELY") + "/1")
     reader, writer = await asyncio.gather(files.open("FIFO", "rb"), files.open("FIFO", "wb"))
     async with reader, writer:
         await writer.write(b"through")

@@ -1,6 +1,7 @@
 """What the tests of LoopGroup run in members: other interpreters import it."""
 
 import asyncio
+import dataclasses
 import os
 import pathlib
 import ssl
@@ -52,6 +53,27 @@ async def add(one, other=0):
 
 async def raises():
     raise LookupError("remote")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen(Exception):
+    """Takes no notes."""
+
+    code: int
+
+
+async def raises_frozen():
+    raise Frozen(4)
+
+
+async def stays_unless(member, path):
+    if path.exists():
+        raise GeneratorExit("as long as there is a file")
+    await member.draining()
+
+
+async def leave():
+    raise SystemExit(3)
 
 
 class Unpicklable(Exception):

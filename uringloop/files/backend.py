@@ -263,23 +263,19 @@ class Backend:
         """Open a FIFO, which waits until its other end is opened, in a separate thread.
 
         The executor and the kernel have few threads for all files: some FIFOs that stay unopened would take them all.
-        Cancelled: the other end is opened for a moment, which ends the thread; if the FIFO's name is gone, it stays
-        until a process that has the FIFO releases it. No memory of a caller depends on it, and what it opens is closed.
+        Cancelled: the other end is opened for a moment, which ends the thread; if that fails, it stays until a process
+        that has the FIFO releases it. No memory of a caller depends on it, and what it opens is closed.
         The end of an interpreter without daemon threads, which waits for its threads, releases them in the same way.
         """
 
-        def open_it() -> Opened:
-            opened = Opened()
-            opened.own(os.open(path, flags, mode, dir_fd=dir_fd))
-            return opened
-
-        call = _Call(self.loop, open_it, ())
-        _FifoThread(call, path, dir_fd).start()
+        thread = _FifoThread(self.loop, path, flags, mode, dir_fd)
+        thread.start()
+        call = thread.call
         try:
             await call.over()
         except asyncio.CancelledError:
             # A release before the thread waits is lost, hence another one after a while.
-            while not call.is_over and _release_fifo(path, dir_fd):
+            while not call.is_over and thread.release():
                 with suppress(asyncio.CancelledError, TimeoutError):  # the first one will be raised
                     await asyncio.wait_for(call.over(), _RELEASE_AGAIN_S)
             raise
@@ -379,22 +375,52 @@ class _Call:
 class _FifoThread(threading.Thread):
     """A thread that opens a FIFO."""
 
-    def __init__(self, call: _Call, path: Path, dir_fd: int | None) -> None:
-        super().__init__(target=call.run, name=f"open {os.fsdecode(path)}", daemon=_has_daemon_threads())
-        self._path = path
-        self._dir_fd = dir_fd
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, path: Path, flags: int, mode: int, dir_fd: int | None
+    ) -> None:
+        self.call = _Call(loop, self._open, (path, flags, mode, dir_fd))
+        super().__init__(target=self.call.run, name=f"open {os.fsdecode(path)}", daemon=_has_daemon_threads())
+        self._lock = threading.Lock()
+        self._fifo: Opened | None = None  # without access; kept while the thread may wait
 
-    def release(self) -> None:
-        """End it, if the FIFO's name is still there."""
-        while self.is_alive() and _release_fifo(self._path, self._dir_fd):
-            self.join(_RELEASE_AGAIN_S)
+    def _open(self, path: Path, flags: int, mode: int, dir_fd: int | None) -> Opened:
+        """In the thread."""
+        fifo, opened = Opened(), Opened()
+        fifo.own(os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=dir_fd))
+        with self._lock:
+            self._fifo = fifo
+        try:
+            opened.own(os.open(path, flags, mode, dir_fd=dir_fd))
+        finally:
+            with self._lock:
+                self._fifo = None
+                fifo.close()
+        return opened
+
+    def release(self) -> bool:
+        """End a wait for the other end.  Returns: False if that is not possible.
+
+        The name may be gone by now, or be another file's: the FIFO itself is known.
+        """
+        with self._lock:
+            if self._fifo is None:
+                return not self.call.is_over  # it has not begun to wait
+            try:
+                if not stat.S_ISFIFO(os.fstat(self._fifo.fd).st_mode):
+                    return False
+                name = f"/proc/self/fd/{self._fifo.fd}"
+                os.close(os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+            except OSError:
+                return False
+        return True
 
 
 def _release_fifos() -> None:
     """The interpreter is going to wait for its threads."""
     for thread in threading.enumerate():
         if isinstance(thread, _FifoThread):
-            thread.release()
+            while thread.is_alive() and thread.release():
+                thread.join(_RELEASE_AGAIN_S)
 
 
 def _has_daemon_threads() -> bool:
@@ -406,14 +432,3 @@ def _has_daemon_threads() -> bool:
 if not _has_daemon_threads():
     # as concurrent.futures does: before Python joins the threads
     threading._register_atexit(_release_fifos)  # type: ignore[attr-defined]
-
-
-def _release_fifo(path: Path, dir_fd: int | None) -> bool:
-    """Release a thread that waits in open() for the other end of a FIFO; false if the FIFO no longer exists."""
-    try:
-        if not stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode):
-            return False
-        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd))
-    except OSError:
-        return False
-    return True

@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import operator
 import os
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +102,11 @@ class LoopGroup:
     ) -> None:
         if members is None:
             members = len(os.sched_getaffinity(0))
-        if not 1 <= members <= 1024:
+        if not 1 <= operator.index(members) <= 1024:
             raise ValueError(f"a LoopGroup has 1 to 1024 members, not {members}")
+        for name, seconds in (("drain_timeout_s", drain_timeout_s), ("linger_s", linger_s)):
+            if not isinstance(seconds, (int, float)) or not seconds >= 0:
+                raise ValueError(f"{name} must be a number of seconds, not {seconds!r}")
         if kind is None:
             kind = "interpreter" if interpreters.are_default() else "thread"
         if kind not in KINDS:
@@ -126,6 +131,8 @@ class LoopGroup:
         self._balancer: Balancer | None = None
         self._is_ending = False
         self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None  # that has started it
+        self._thread = 0
         self._failed: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -155,6 +162,8 @@ class LoopGroup:
             raise RuntimeError("this LoopGroup was started before; make another one")
         if self._is_ending:
             raise RuntimeError("this LoopGroup was stopped; make another one")
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._balancer = Balancer(len(self._places))
         self._failed = asyncio.get_running_loop().create_future()
         self._failed.add_done_callback(lambda failed: failed.cancelled() or failed.exception())
@@ -175,6 +184,7 @@ class LoopGroup:
         """
         if self._pid != os.getpid():
             return
+        self._check_loop()
         loop = asyncio.get_running_loop()
         self._is_ending = True
         timeout_s = self.drain_timeout_s if timeout_s is None else timeout_s
@@ -219,7 +229,7 @@ class LoopGroup:
         Connections that come meanwhile go to the others; those of the member have `timeout_s` to end.  A call that is
         cancelled is finished nevertheless.
         """
-        place = self._places[index]
+        place = self._place(index)
         self._check_running()
         timeout_s = self.drain_timeout_s if timeout_s is None else timeout_s
         task = asyncio.get_running_loop().create_task(self._restart(place, timeout_s))
@@ -245,15 +255,37 @@ class LoopGroup:
         """
         if self._failed is None:
             raise RuntimeError("this LoopGroup was not started")
+        self._check_process()
+        self._check_loop()
         await asyncio.shield(self._failed)
 
     def _check_running(self) -> None:
-        if self._pid != os.getpid():
-            raise RuntimeError("this LoopGroup is the parent process's; make another one")
+        self._check_process()
         if self._is_ending:
             raise RuntimeError("this LoopGroup was stopped")
         if self._balancer is None:
             raise RuntimeError("this LoopGroup was not started: use `async with`, or await start()")
+        self._check_loop()
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise RuntimeError("this LoopGroup is the parent process's; make another one")
+
+    def _check_loop(self) -> None:
+        """Futures and locks of the group are its loop's."""
+        if self._loop is None:
+            return  # not started
+        running = asyncio._get_running_loop()
+        if running is not self._loop and (running is not None or threading.get_ident() != self._thread):
+            raise RuntimeError(
+                f"this LoopGroup belongs to the loop that started it, {self._loop!r}: in another thread use "
+                "asyncio.run_coroutine_threadsafe()"
+            )
+
+    def _place(self, index: int) -> _Place:
+        if not 0 <= index < len(self._places):
+            raise IndexError(f"this LoopGroup has members 0 to {len(self._places) - 1}, not {index}")
+        return self._places[index]
 
     async def _start_member(self, place: _Place) -> None:
         async with place.lock:
@@ -265,7 +297,7 @@ class LoopGroup:
         if self._is_ending or place.life is not None:
             return
         settings = Settings(place.index, self._balancer.address, place.generation, self.fdmon)
-        life = KINDS[self.kind](
+        life: MemberThread = KINDS[self.kind](
             settings, lambda number, error: self._service_ended(place, life, number, error)
         )
         place.life = life
@@ -377,7 +409,9 @@ class LoopGroup:
                     return  # restart() has started one meanwhile
                 try:
                     await self._begin_member(place)
-                except Exception:
+                except (SystemExit, KeyboardInterrupt, asyncio.CancelledError):
+                    raise
+                except BaseException:
                     logger.exception("member %d of a LoopGroup could not be started again", place.index)
                     continue
                 place.n_restarts += 1
@@ -423,7 +457,7 @@ class LoopGroup:
         """
         self._check_running()
         self._check_function(function)
-        place = self._least_busy() if member is None else self._places[member]
+        place = self._least_busy() if member is None else self._place(member)
         if place is None or place.life is None:
             future = asyncio.get_running_loop().create_future()
             future.set_exception(MemberEnded(-1 if place is None else place.index))
@@ -432,7 +466,7 @@ class LoopGroup:
 
     def _check_function(self, function: Any) -> None:
         if not callable(function):
-            raise TypeError(f"a coroutine function was expected, got {function!r}")
+            raise TypeError(f"a function was expected, got {function!r}; give its arguments separately")
         if self.kind == "interpreter" and getattr(function, "__module__", None) == "__main__":
             raise ValueError(
                 f"{function!r} is in __main__, which another interpreter cannot import: move it to a module, "
@@ -472,7 +506,12 @@ class LoopGroup:
 
         Returns: the listening sockets; they are the group's.
         """
+        for name in arguments:
+            if name not in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
+                raise TypeError(f"LoopGroup.serve() got an unexpected keyword argument {name!r}")
         self._check_function(protocol_factory)
+        if host is None and port is None and path is None and sock is None:
+            raise ValueError("Neither host/port, path nor sock were specified")
         return await self.run(
             serve_protocol,
             protocol_factory,

@@ -134,6 +134,9 @@ class MemberMain:
         self._tasks: dict[int, asyncio.Task[Any]] = {}  # of the group's calls
         self._services: dict[Member, asyncio.Task[Any]] = {}
         self._main_task: Any = None
+        self._is_over = (
+            False  # what arrives now would not be ended with the rest: the group learns that this has ended
+        )
 
     def run(self, connect: Callable[[MemberMain], Coroutine[Any, Any, Any]]) -> None:
         """Run main() on a new loop, and leave nothing open."""
@@ -141,6 +144,7 @@ class MemberMain:
             try:
                 runner.run(self.main(connect))
             finally:
+                self._is_over = True
                 self.release()
 
     async def main(self, connect: Callable[[MemberMain], Coroutine[Any, Any, Any]]) -> None:
@@ -180,7 +184,7 @@ class MemberMain:
     def received(self, message: tuple[Any, ...]) -> None:
         """A message of the group."""
         kind, *rest = message
-        if kind == "call" and not self._main_task.done():  # else the group learns that this member has ended
+        if kind == "call" and not self._is_over:
             number, payload = rest
             task = self.loop.create_task(self._call(number, payload))
             self._tasks[number] = task
@@ -300,18 +304,23 @@ class MemberMain:
         return dict(self.loop.statistics())  # type: ignore[attr-defined]
 
 
-def run_in_thread(settings: Settings, loop: asyncio.AbstractEventLoop, to_group: Any, attach: Any) -> None:
+def run_in_thread(
+    settings: Settings, loop: asyncio.AbstractEventLoop, to_group: Any, attach: Any, made: Any
+) -> None:
     """The main function of a member's thread.
 
     Parameters:
         loop: the group's.
         to_group: called there with each message.
         attach: called there with the link to this member, before its first message.
+        made: called here with the link.
     """
     main = MemberMain(settings)
 
     async def connect(main: MemberMain) -> DirectLink:
-        loop.call_soon_threadsafe(attach, DirectLink(main.loop, main.received))
+        link = DirectLink(main.loop, main.received)
+        loop.call_soon_threadsafe(attach, link)
+        made(link)
         return DirectLink(loop, to_group)
 
     main.run(connect)

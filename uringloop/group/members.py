@@ -102,7 +102,7 @@ class MemberThread:
 
     def abandon(self) -> None:
         """The same from any thread, when the group's loop does not run any more."""
-        self.end()
+        raise NotImplementedError
 
     # -- in the group's loop, for the member -----------------------------------------------------------
 
@@ -134,7 +134,7 @@ class MemberThread:
         else:
             try:
                 future.set_result(None if number == 0 else self._link.loads(outcome))
-            except Exception as failure:  # of the unpickling
+            except (Exception, SystemExit) as failure:  # of the unpickling
                 future.set_exception(failure)
 
     def _exception(self, outcome: Any) -> BaseException:
@@ -189,8 +189,27 @@ class MemberThread:
 class ThreadMember(MemberThread):
     """A member in this interpreter."""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._lock = threading.Lock()
+        self._is_abandoned = False
+        self._link_made: Any = None
+
     def _run_member(self) -> None:
-        run_in_thread(self.settings, self.loop, self._received, self._attach)
+        run_in_thread(self.settings, self.loop, self._received, self._attach, self._made)
+
+    def _made(self, link: Any) -> None:
+        """In the member's thread: the group's loop, which would attach the link, may not run any more."""
+        with self._lock:
+            self._link_made = link
+            if self._is_abandoned:
+                link.send(("end",))
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._is_abandoned = True
+            if self._link_made is not None:
+                self._link_made.send(("end",))
 
 
 class InterpreterMember(MemberThread):
@@ -248,11 +267,13 @@ class InterpreterMember(MemberThread):
         try:
             error: BaseException = self._link.loads(data)
         except Exception as failure:
-            failure.add_note(text)
-            return failure
+            error = failure
         if not isinstance(error, BaseException):
             error = RuntimeError(f"what was raised was pickled as {type(error).__qualname__}")
-        error.add_note(f'in member {self.settings.index} of the LoopGroup:\n\n"""\n{text}"""')
+        with contextlib.suppress(Exception):  # one that takes no notes, a frozen dataclass for example
+            error.add_note(f'in member {self.settings.index} of the LoopGroup:\n\n"""\n{text}"""')
+            if isinstance(error, ImportError) and "subinterpreters" in str(error):
+                error.add_note("use kind='thread', or processes: docs/many-loops.md")
         return error
 
     def _run_member(self) -> None:

@@ -69,6 +69,16 @@ async def test_waiting_for_the_other_end_can_be_cancelled(fifo, mode):
         await opening
 
 
+async def test_a_fifo_whose_name_is_gone_is_no_longer_waited_for(fifo):
+    opening = asyncio.ensure_future(files.open(fifo, "rb"))
+    await until(lambda: is_waited_for(fifo))
+    fifo.unlink()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await until(lambda: not is_waited_for(fifo))
+
+
 @pytest.mark.parametrize("mode", ["rb", "wb", "w"])
 async def test_many_waiting_fifos_do_not_delay_other_files(tmp_path, mode):
     """Otherwise a few of them take all threads of the executor, or all workers of the ring."""

@@ -10,7 +10,7 @@ import threading
 import pytest
 from support import group_functions as functions
 from support.group_tools import KINDS, ask, close, connect, counted, read
-from support.helpers import run_script
+from support.helpers import run_script, until
 
 import uringloop
 from uringloop.group import interpreters
@@ -145,6 +145,79 @@ def test_a_program_ends_although_it_has_not_stopped_its_group(monitor, kind):
     """
     said = run_script(source.replace("KIND", repr(kind)), monitor)  # then of its sockets, too
     assert said.startswith("forgotten\nResourceWarning a LoopGroup was not stopped: 2 members\n")
+
+
+def test_a_program_ends_although_its_group_starts(monitor, kind):
+    source = """
+        import logging, threading, warnings
+        has_ended = threading.Event()
+        threading._register_atexit(has_ended.set)  # after the group's, which is registered later
+        import uringloop
+        from uringloop.group import member
+
+        async def late(self, connect, main=member.MemberMain.main):
+            has_ended.wait()
+            await main(self, connect)
+
+        member.MemberMain.main = late
+        warnings.simplefilter("ignore")
+        logging.disable()
+        loop = uringloop.new_event_loop(MONITOR)
+        group = uringloop.LoopGroup(2, kind=KIND, fdmon=MONITOR)
+        task = loop.create_task(group.start())
+        loop.run_until_complete(asyncio.sleep(0))
+        print("forgotten")
+    """
+    assert run_script(source.replace("KIND", repr(kind)), monitor) == "forgotten\n"
+
+
+async def test_an_exception_that_takes_no_notes_ends_its_call_only(new_group, pipe):
+    async with new_group(1) as group:
+        other = group.submit(functions.wait_for_ever, pipe[1])
+        await read(pipe[0], 1)
+        with pytest.raises(functions.Frozen) as caught:
+            await group.submit(functions.raises_frozen)
+        assert caught.value.code == 4
+        assert not other.done()
+        other.cancel()
+
+
+async def test_a_member_is_started_again_whatever_its_start_has_raised(new_group, said, tmp_path):
+    path = tmp_path / "file"
+    async with new_group(1) as group:
+        await group.run(functions.stays_unless, path)
+        path.touch()
+        with pytest.raises(uringloop.MemberEnded):
+            await group.submit(functions.leave)
+        await until(lambda: "could not be started again" in said())
+        path.unlink()
+        await until(lambda: group._places[0].n_restarts == 1)
+
+
+async def test_a_group_is_used_in_the_loop_that_started_it(new_group):
+    async with new_group(1) as group:
+
+        async def elsewhere():
+            for use in (group.submit, group.stop, group.wait, group.statistics):
+                with pytest.raises(RuntimeError, match="belongs to the loop that started it"):
+                    await (use(functions.add, 1) if use == group.submit else use())
+
+        def in_thread():
+            with pytest.raises(RuntimeError, match="belongs to the loop that started it"):
+                group.submit(functions.add, 1)
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(elsewhere())
+
+        await asyncio.to_thread(in_thread)
+        for index in (1, -1):
+            with pytest.raises(IndexError, match="has members 0 to 0"):
+                group.submit(functions.add, 1, member=index)
+            with pytest.raises(IndexError, match="has members 0 to 0"):
+                await group.restart(index)
+        with pytest.raises(ValueError, match="Neither host/port"):
+            await group.serve(functions.Echo)
+        with pytest.raises(TypeError, match="start_serving"):
+            await group.serve(functions.Echo, "127.0.0.1", 0, start_serving=False)
 
 
 # -- services
@@ -367,7 +440,7 @@ async def group_state(group):
 async def test_names_and_functions_of_the_wrong_kind_are_refused(new_group):
     async with new_group(1) as group:
         for call in (group.submit, group.run, group.serve):
-            with pytest.raises(TypeError, match="a coroutine function was expected"):
+            with pytest.raises(TypeError, match="a function was expected"):
                 found = call("statistics")
                 await found
 

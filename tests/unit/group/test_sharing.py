@@ -350,6 +350,10 @@ FORKED = """
                     group.submit(group_functions.add, 1)
                 except RuntimeError as error:
                     assert "parent" in str(error)
+                try:
+                    group.wait().send(None)
+                except RuntimeError as error:
+                    assert "parent" in str(error)
                 with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                     runner.run(group.stop())
                 del group
