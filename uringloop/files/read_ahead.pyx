@@ -1,7 +1,7 @@
 """What a BufferedFile has read ahead, and the reads and seeks that need neither a lock nor a wait.
 
-buffered.py describes the state and keeps it, under its lock.  A call here finds the lock idle, and never waits: it either
-does all that was requested, and leaves the state as a call with the lock would, or nothing.
+buffered.py describes the state and keeps it, under its lock.  A call here finds the lock idle, and never waits: it
+either does all that was requested, and leaves the state as a call with the lock would, or nothing.
 
 After a jump a read of some size is exact: who reads here and there would pay for bytes ahead without using them, and a
 copy of the result out of them.  Small reads fill a chunk, and so does the second of two in sequence.
