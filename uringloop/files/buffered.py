@@ -34,8 +34,18 @@ READ_AHEAD_MOST_BYTES = 256 * 1024
 WRITE_BUFFER_BYTES = 128 * 1024
 
 
-class BufferedFile(ReadAhead, BinaryFile):
+class BufferedFile(ReadAhead, BinaryFile):  # type: ignore[misc]
     """The file object of `open(..., "rb")` and other binary modes."""
+
+    # of the compiled base class
+    _ahead: bytes
+    _at: int
+    _dirty: bytearray
+    _chunk_bytes: int
+    _chunk_first_bytes: int
+    _chunk_most_bytes: int
+    _chunk_end: int
+    _position: int
 
     def __init__(
         self,
@@ -403,7 +413,8 @@ class BufferedFile(ReadAhead, BinaryFile):
                 self._position = await self._target(offset, whence)
                 self._forget_ahead()
                 return self._position
-            return self._move(await self._target(offset, whence))
+            moved = self._move(await self._target(offset, whence))
+            return moved
 
     async def truncate(self, size: int | None = None, /) -> int:
         """Cut or extend the file, to the position if no size is given; the position stays."""
