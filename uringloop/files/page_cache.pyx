@@ -17,6 +17,7 @@ Not here: data that is not cached (`ring_backend`, `thread_backend`).
 Source: preadv2(2); RWF_NOWAIT since Linux 4.14, on tmpfs not supported.
 """
 
+cimport cython
 from libc.stdint cimport int64_t
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport PyObject, Py_XDECREF
@@ -115,6 +116,7 @@ cdef class Block:
         return result
 
 
+@cython.final  # its methods are called directly
 cdef class CachedReads:
     """The reads of one loop."""
 
