@@ -263,9 +263,10 @@ class Backend:
         """Open a FIFO, which waits until its other end is opened, in a separate thread.
 
         The executor and the kernel have few threads for all files: some FIFOs that stay unopened would take them all.
-        Cancelled: the other end is opened for a moment, which ends the thread; if that fails, it stays until a process
-        that has the FIFO releases it. No memory of a caller depends on it, and what it opens is closed.
-        The end of an interpreter without daemon threads, which waits for its threads, releases them in the same way.
+        Cancelled: the other end is opened for a moment, which ends the thread; if that fails (without /proc, or the
+        right to write) it stays until a process that has the FIFO releases it. No memory of a caller depends on it,
+        and what it opens is closed. The end of an interpreter without daemon threads, which waits for its threads,
+        releases them in the same way.
         """
 
         thread = _FifoThread(self.loop, path, flags, mode, dir_fd)
