@@ -4,6 +4,7 @@
 # make test-in-interpreter  the behaviour tests inside a sub-interpreter (Python 3.13 and newer)
 # make test-free-threaded  the tests without a GIL; make python-free-threaded compiles the Pythons
 # make test-thread-sanitizer  loops in threads that call each other, under ThreadSanitizer
+# make simulate  servers and clients on a simulated kernel, with faults from fresh seeds
 # make test-integrations  web servers, frameworks and clients on it, each in an environment of its own
 # They prepare everything themselves (Debian packages where missing, a virtual environment, the build) and are
 # quick the second time. Variables: PYTHON (3.11 or newer), VENV, DEMO_ARGS, PYTEST_ARGS, BENCH_ARGS, and PROCESSES:
@@ -20,6 +21,7 @@ VENV ?= .venv
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 INTEGRATIONS_ARGS ?=
+SIMULATE_ARGS ?=
 BENCH_ARGS ?= --quick
 GATE_ARGS ?=
 PROCESSES ?= auto
@@ -35,7 +37,7 @@ SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -no
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
 .PHONY: help wheels build drivers demo test test-glib test-in-interpreter test-free-threaded test-thread-sanitizer \
-	python-free-threaded test-integrations check-all lint docs bench gate clean
+	python-free-threaded simulate test-integrations check-all lint docs bench gate clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -44,6 +46,7 @@ help:
 	@echo "make test-in-interpreter  the behaviour tests inside a sub-interpreter (Python 3.13 and newer)"
 	@echo "make test-free-threaded  the tests without a GIL (FREE_THREADED='3.13 3.14'); make python-free-threaded compiles these"
 	@echo "make test-thread-sanitizer  loops in threads that call each other, without a GIL, under ThreadSanitizer"
+	@echo "make simulate  hours of traffic on a simulated kernel, with faults from fresh seeds (SIMULATE_ARGS='--runs 1000')"
 	@echo "make test-integrations  frameworks on uringloop: docs/integrations.md (INTEGRATIONS_ARGS='--only fastapi')"
 	@echo "make check-all  lint, both of these, the tests of four other builds (LANES) and without a GIL: two hours"
 	@echo "make lint    ruff, cython-lint, mypy, codespell, the forms of workflows"
@@ -106,6 +109,10 @@ test-thread-sanitizer: $(STAMPS)/package
 	@$(if $(filter environment command,$(origin PYTHON_SANITIZED)),,PYTHON_CONFIGURE=--with-thread-sanitizer \
 		tools/free_threaded_python.sh 3.14 build/free-threaded/3.14t-sanitized)
 	@PYTHON_FREE_THREADED=$(PYTHON_SANITIZED) tools/lane.sh thread-sanitizer
+
+# The fixed set of seeds is a part of `make test`.
+simulate: $(STAMPS)/package
+	@$(VPYTHON) -m tests.simulation $(SIMULATE_ARGS)
 
 # Each framework in an environment below build/integrations, with a wheel of this checkout; downloads a lot.
 test-integrations: $(STAMPS)/package

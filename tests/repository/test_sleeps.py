@@ -49,6 +49,7 @@ SLEEPS = {
     "integrations/running.py": (2, POLLS),
     "integrations/services.py": (1, POLLS),
     "integrations/traffic.py": (1, POLLS),
+    "simulation/world.py": (1, A_TIMER),
     "stress/crossing_threads.py": (2, POLLS),
     "stress/integrity.py": (4, A_TIMER),
     "stress/test_storms.py": (4, POLLS),
