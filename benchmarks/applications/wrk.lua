@@ -1,10 +1,15 @@
--- For wrk: requests in one write (the first argument after "--" says how many), and the result as a line of JSON.
+-- For wrk: requests in one write (the first argument after "--" says how many), a pause before each (the second one: its
+-- mean in ms), and the result as a line of JSON.
 
 function init(args)
    local depth = tonumber(args[1])
    if depth > 1 then
       local requests = string.rep(wrk.format(), depth)
       request = function() return requests end
+   end
+   local think_ms = tonumber(args[2] or "0")
+   if think_ms > 0 then
+      delay = function() return math.random(0, 2 * think_ms) end
    end
 end
 

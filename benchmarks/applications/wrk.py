@@ -58,10 +58,17 @@ def _own_cpu_s() -> float:
     return children.ru_utime + children.ru_stime
 
 
-def run(url: str, n_connections: int, depth: int, seconds: int, cpu: int) -> dict[str, Any]:
-    """One run: requests, duration_us, latencies (of no use with a depth), and wrk's own CPU."""
+def run(
+    url: str, n_connections: int, depth: int, seconds: int, cpu: int | None, think_ms: int = 0
+) -> dict[str, Any]:
+    """One run: requests, duration_us, latencies (of no use with a depth), and wrk's own CPU.
+
+    cpu: the one that wrk runs on; None: any, without a higher priority.
+    think_ms: how long a connection waits before it asks again, in the mean.
+    """
     command = ["wrk", "--threads", "1", "--connections", str(n_connections), "--duration", f"{seconds}s"]
-    command += ["--timeout", "10s", "--script", str(FOLDER / "wrk.lua"), url, "--", str(depth)]
+    command += ["--timeout", "10s", "--script", str(FOLDER / "wrk.lua"), url, "--"]
+    command += [str(depth), str(think_ms)]
     environment = child_environment() | {
         "TCP_CONGESTION": congestion_control(),
         "LD_PRELOAD": os.fspath(preload()),
@@ -75,7 +82,7 @@ def run(url: str, n_connections: int, depth: int, seconds: int, cpu: int) -> dic
             text=True,
             timeout=limit_s,
             env=environment,
-            preexec_fn=lambda: settle_in(cpu, limit_s + 1),
+            preexec_fn=None if cpu is None else lambda: settle_in(cpu, limit_s + 1),
         )
     except subprocess.TimeoutExpired:
         raise SampleFailed("wrk did not end in time") from None

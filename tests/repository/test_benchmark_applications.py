@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from benchmarks import report, runner
+from benchmarks import cores, report, runner
 from benchmarks.applications import measuring, postgresql, smtp, table, wrk
 from benchmarks.cases import BY_NAME, CASES, is_for
 from benchmarks.client import SampleFailed
@@ -189,3 +189,37 @@ def test_an_application_answers(name):
     found = measuring.measure(BY_NAME[f"app/{name}"], "asyncio", 0.1, 0.1, choose_cpus())
     assert found["messages"] > 0
     assert found["p50_us"] <= found["p99_us"]
+
+
+# Several loops in one process
+
+
+def member_sample(rate, memory_mb):
+    return {"rate": rate, "paced_rate": 10, "p50_us": 1, "p99_us": 2, "memory_mb": memory_mb}
+
+
+def test_the_gain_of_a_member_is_that_of_its_round():
+    rounds = [
+        {"threads/1": member_sample(100, 30), "threads/2": member_sample(150, 32)},
+        {"threads/1": member_sample(200, 30), "threads/2": member_sample(400, 34)},
+        {"threads/2": member_sample(300, 33)},  # the other one failed
+    ]
+    one, two = cores.table(rounds, ["threads"], 2).splitlines()[2:]
+    assert one == "| threads | 1 | 150 |  | 10 | 1 (1-1) | 2 (2-2) |  |"
+    assert two == "| threads | 2 | 300 | 1.75 (1.50-2.00) | 10 | 1 (1-1) | 2 (2-2) | 3.0 |"
+
+
+def test_a_way_that_needs_a_newer_python_is_named(monkeypatch):
+    monkeypatch.setattr(cores.sys, "version_info", (3, 12))
+    assert cores.missing("interpreters") == "needs Python 3.13"
+    assert cores.missing("asyncio-interpreters") == "needs Python 3.14"
+    assert cores.missing("threads") is None
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_a_group_serves_what_wrk_sends():
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("h11")
+    found = cores.sample("threads", 2, 1, 100)
+    assert found["rate"] > found["paced_rate"] > 0
+    assert found["p99_us"] >= found["p50_us"] > 0
