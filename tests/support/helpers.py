@@ -97,7 +97,7 @@ async def turns(count):
         await asyncio.sleep(0)
 
 
-async def until(condition, *, seconds=10.0):
+async def until(condition, *, seconds=30.0):
     """Let the loop run until `condition()` holds: for effects that the kernel causes asynchronously."""
     deadline = time.monotonic() + seconds
     turn = 0
@@ -107,7 +107,7 @@ async def until(condition, *, seconds=10.0):
         await asyncio.sleep(0 if turn < 200 else 0.001)
 
 
-def wait_until(condition, *, seconds=10.0):
+def wait_until(condition, *, seconds=30.0):
     """Like until(), without a loop."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -126,7 +126,7 @@ def is_asleep(thread_id):
     return any(part in wchan(thread_id) for part in ("poll", "io_"))
 
 
-def run(loop, awaitable, *, seconds=20.0):
+def run(loop, awaitable, *, seconds=45.0):
     """Run to completion on a loop that is not running, with a time limit."""
 
     async def bounded():
@@ -142,7 +142,7 @@ def one_turn(loop):
     loop.run_forever()
 
 
-def turn_until(loop, condition, *, seconds=10.0):
+def turn_until(loop, condition, *, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"still false after {seconds} s: {condition}"
@@ -444,7 +444,7 @@ def client_tls():
 # Scripts
 
 
-def run_script(source, monitor=STOCK, *, seconds=40.0, env=None, expect=0, arguments=()):
+def run_script(source, monitor=STOCK, *, seconds=120.0, env=None, expect=0, arguments=()):
     """Run Python code in a process of its own and return what it printed; its exit status must be `expect`.
 
     The code sees everything from this module, and MONITOR.

@@ -568,7 +568,7 @@ def test_a_handler_that_could_not_be_added_can_be_added_later(monitor):
             del loop._add_reader
         loop.add_signal_handler(signal.SIGUSR1, received.append, 2)
         os.kill(os.getpid(), signal.SIGUSR1)
-        turn_until(loop, lambda: received, seconds=5)
+        turn_until(loop, lambda: received)
         assert received == [2], received
         assert loop.remove_signal_handler(signal.SIGUSR1)
         loop.close()

@@ -103,7 +103,7 @@ def test_an_end_seen_in_a_nested_turn_survives_an_interrupt(loop, kind, bulk):
     transport.resume_reading()
     with pytest.raises(KeyboardInterrupt):
         turn_until(loop, lambda: False)
-    turn_until(loop, protocol.lost.is_set, seconds=2)
+    turn_until(loop, protocol.lost.is_set)
     assert protocol.data == b"0123456789"
     assert protocol.calls[-2:] == ["eof_received", "connection_lost"]
 

@@ -267,7 +267,7 @@ def test_accept_recovers_once_there_are_descriptors_again(monitor):
             assert not protocols
             for fd in taken:
                 os.close(fd)
-            await until(lambda: sum(protocol.connected.is_set() for protocol in protocols) == 3, seconds=5)
+            await until(lambda: sum(protocol.connected.is_set() for protocol in protocols) == 3)
             for client in clients:
                 client.send(b"alive")
             for protocol in protocols:

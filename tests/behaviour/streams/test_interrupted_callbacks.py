@@ -171,7 +171,7 @@ def test_an_interrupt_loses_nothing_that_arrived_around_a_pause(loop, interrupt,
     protocol.transport.resume_reading()
     protocol.arm("data_received" if make is Plain else "buffer_updated", interrupt)
     turn_until_interrupted(loop, interrupt)
-    turn_until(loop, protocol.lost.is_set, seconds=2)
+    turn_until(loop, protocol.lost.is_set)
     assert protocol.data == sent
     assert protocol.calls[-2:] == ["eof_received", "connection_lost"]
     assert protocol.error is None

@@ -140,7 +140,7 @@ def test_another_thread_ends_the_sleep(context, foreign):
     assert not foreign.prepare()
     thread = threading.Thread(target=context.call_soon_threadsafe, args=(ran.append, 1))
     thread.start()
-    assert foreign.check(sleep(foreign, 5000))
+    assert foreign.check(sleep(foreign, 20_000))
     thread.join()
     foreign.dispatch()
     assert ran == [1]
@@ -150,7 +150,7 @@ def test_another_thread_ends_the_sleep(context, foreign):
 def asleep_in_poll():
     """A function that waits until the calling thread sleeps in poll(2)."""
     sleeper = threading.get_native_id()
-    return lambda: wait_until(lambda: "poll" in wchan(sleeper), seconds=2)
+    return lambda: wait_until(lambda: "poll" in wchan(sleeper), seconds=10)
 
 
 def test_another_thread_ends_each_sleep(context, foreign):
@@ -166,7 +166,7 @@ def test_another_thread_ends_each_sleep(context, foreign):
         assert not foreign.prepare()
         thread = threading.Thread(target=publish)
         thread.start()
-        assert sleep(foreign, 2000)
+        assert sleep(foreign, 20_000)
         assert foreign.check(True)
         thread.join()
         foreign.dispatch()
@@ -204,7 +204,7 @@ def test_an_fd_that_another_thread_makes_ready_ends_the_sleep(context, foreign, 
             assert not foreign.prepare()
             thread = threading.Thread(target=write)
             thread.start()
-            assert sleep(foreign, 2000)
+            assert sleep(foreign, 20_000)
             assert foreign.check(True)
             thread.join()
             foreign.dispatch()

@@ -519,14 +519,14 @@ def test_fileno_wakes_a_foreign_loop_when_another_thread_makes_an_fd_ready(drive
 
     def write():
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: "poll" in wchan(sleeper), seconds=0.5)
+            wait_until(lambda: "poll" in wchan(sleeper), seconds=10)
         os.write(writer, b"x")
 
     thread = threading.Thread(target=write)
     with select.epoll() as foreign:
         foreign.register(driver.fileno(), POLLIN)
         thread.start()
-        events = foreign.poll(2.0)
+        events = foreign.poll(20.0)
     thread.join()
     assert events == [(driver.fileno(), POLLIN)]
 
