@@ -63,6 +63,9 @@ class Result:
     failure: str | None
     digest: str = ""
     counts: dict[str, float] = dataclasses.field(default_factory=dict)
+    seen: list[list[int]] = dataclasses.field(
+        default_factory=list
+    )  # by client: after each connection, all until then
 
 
 def missing() -> str | None:
@@ -138,7 +141,7 @@ def run(settings: Settings, *, trace: bool = False, seconds: float = SECONDS) ->
         return Result(f"busy for {seconds:g} s\n{(error.stderr or b'')[-3000:].decode(errors='replace')}")
     if done.returncode == 0:
         found = json.loads(done.stdout.splitlines()[-1])
-        return Result(None, found.pop("digest"), found)
+        return Result(None, found.pop("digest"), seen=found.pop("seen"), counts=found)
     return Result(
         f"exit status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-200000 if trace else -4000 :]}"
     )

@@ -58,6 +58,28 @@ def test_a_run_is_repeated_byte_for_byte(name):
     assert other.digest != first.digest
 
 
+@pytest.mark.parametrize("seed", range(20, 26))
+def test_programs_see_the_same_on_each_loop_whatever_the_faults(seed):
+    """Each client for itself: the order of what happens at the same time may differ.
+
+    Without resets, which clients see, and suspends, which leave them less time.
+    """
+    settings = simulator.settings_of(seed, STOCK, n_clients=8, hours=4)
+    odds = {name: often for name, often in settings.odds.items() if name not in ("RESET", "SUSPEND")}
+    settings = dataclasses.replace(settings, odds=odds)
+    expected = simulator.run(dataclasses.replace(settings, odds={}))
+    assert expected.failure is None
+    assert sum(map(len, expected.seen)) > 8
+    for name in (*URING_MONITORS, STOCK):
+        found = simulator.run(dataclasses.replace(settings, monitor=name))
+        assert found.failure is None, found.failure
+        for ours, theirs in zip(found.seen, expected.seen, strict=True):
+            # the last connection may begin before or after the end of time
+            n = min(len(ours), len(theirs))
+            assert ours[:n] == theirs[:n]
+            assert n >= max(len(ours), len(theirs)) - 1
+
+
 # It detects faults
 
 

@@ -18,6 +18,7 @@ import socket
 import struct
 import sys
 import tempfile
+import zlib
 
 from support.helpers import STOCK, make_loop
 
@@ -272,6 +273,9 @@ class World:
         )
         self.connection_s = 0.0
         self.errors: list[str] = []
+        self.seen: list[list[int]] = [
+            [] for _ in range(settings["n_clients"])
+        ]  # by client, one for each connection
         self.folder = tempfile.mkdtemp(prefix="uringloop-simulation-")
         loop.set_exception_handler(self.on_error)
 
@@ -307,19 +311,23 @@ class World:
 
     async def client(self, number: int) -> None:
         chosen = random.Random(self.settings["seed"] * 1000 + number)
+        seen = 0
         while self.loop.time() < self.ends_at_s:
             client = chosen.choice(CLIENTS)()
             await client.connect(self, self.addresses[chosen.choice(SERVERS)])
             self.counts["connections"] += 1
             began_s = self.loop.time()
             try:
-                await self.converse(client, chosen)
+                outcome = await self.converse(client, chosen)
             finally:
                 self.connection_s += self.loop.time() - began_s
                 await client.close()
+            seen = zlib.crc32(repr((type(client).__name__, outcome)).encode(), seen)
+            self.seen[number].append(seen)
 
-    async def converse(self, client, chosen: random.Random) -> None:
-        """Messages, and one of several ends."""
+    async def converse(self, client, chosen: random.Random) -> list[object]:
+        """Messages, and one of several ends; returns what the client has seen, which no fault but a reset changes."""
+        seen: list[object] = []
         for _ in range(chosen.randrange(1, 8)):
             await asyncio.sleep(chosen.expovariate(1 / self.settings["think_s"]))
             message = chosen.randbytes(chosen.choice([1, 100, 1000, chosen.randrange(1, MOST_BYTES)]))
@@ -327,20 +335,23 @@ class World:
                 try:
                     early = await asyncio.wait_for(client.receive(1), chosen.random() * 20)
                 except TimeoutError:
-                    pass
+                    seen.append("nothing")
                 else:
                     raise Broken(f"{early!r} came, and nothing was sent")
             await client.send(message)
             if "RESET" in self.settings["odds"] and chosen.random() < 0.03:
                 await self.be_reset(client, message, chosen)
-                return
+                return [*seen, "reset"]
             if (found := await client.receive(len(message))) != message:
                 raise Broken(f"{len(message)} bytes were sent, and {len(found)} other ones came back")
             self.counts["messages"] += 1
+            seen.append(zlib.crc32(message))
         if chosen.random() < 0.7:
             client.shut_down()
             if rest := await client.receive(1):
                 raise Broken(f"{rest!r} came after the end")
+            seen.append("end")
+        return seen
 
     async def be_reset(self, client, message: bytes, chosen: random.Random) -> None:
         """What came until then is a part of the message from its start."""
@@ -524,6 +535,7 @@ def main() -> int:
         "events": kernel.library.sim_events(),
         "connection_hours": world.connection_s / 3600,
         **world.counts,
+        "seen": world.seen,
         **{f"fault {name}": count for name, count in kernel.counts().items()},
     }
     print(json.dumps(found))
