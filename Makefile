@@ -5,6 +5,7 @@
 # make test-free-threaded  the tests without a GIL; make python-free-threaded compiles the Pythons
 # make test-thread-sanitizer  loops in threads that call each other, under ThreadSanitizer
 # make simulate  servers and clients on a simulated kernel, with faults from fresh seeds
+# make soak  millions of messages, connections, files; hours, goes on where it was interrupted
 # make test-integrations  web servers, frameworks and clients on it, each in an environment of its own
 # They prepare everything themselves (Debian packages where missing, a virtual environment, the build) and are
 # quick the second time. Variables: PYTHON (3.11 or newer), VENV, DEMO_ARGS, PYTEST_ARGS, BENCH_ARGS, and PROCESSES:
@@ -22,6 +23,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 INTEGRATIONS_ARGS ?=
 SIMULATE_ARGS ?=
+SOAK_ARGS ?= --json build/soak.json
 BENCH_ARGS ?= --quick
 GATE_ARGS ?=
 PROCESSES ?= auto
@@ -37,7 +39,7 @@ SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -no
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
 .PHONY: help wheels build drivers demo test test-glib test-in-interpreter test-free-threaded test-thread-sanitizer \
-	python-free-threaded simulate test-integrations check-all lint docs bench gate clean
+	python-free-threaded simulate soak test-integrations check-all lint docs bench gate clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -47,6 +49,7 @@ help:
 	@echo "make test-free-threaded  the tests without a GIL (FREE_THREADED='3.13 3.14'); make python-free-threaded compiles these"
 	@echo "make test-thread-sanitizer  loops in threads that call each other, without a GIL, under ThreadSanitizer"
 	@echo "make simulate  hours of traffic on a simulated kernel, with faults from fresh seeds (SIMULATE_ARGS='--runs 1000')"
+	@echo "make soak  millions of messages, connections, loops, files, children (SOAK_ARGS='--scale 0.01 --json soak.json')"
 	@echo "make test-integrations  frameworks on uringloop: docs/integrations.md (INTEGRATIONS_ARGS='--only fastapi')"
 	@echo "make check-all  lint, both of these, the tests of four other builds (LANES) and without a GIL: two hours"
 	@echo "make lint    ruff, cython-lint, mypy, codespell, the forms of workflows"
@@ -113,6 +116,10 @@ test-thread-sanitizer: $(STAMPS)/package
 # The fixed set of seeds is a part of `make test`.
 simulate: $(STAMPS)/package
 	@$(VPYTHON) -m tests.simulation $(SIMULATE_ARGS)
+
+soak: $(STAMPS)/package
+	@mkdir -p build
+	@$(VPYTHON) -m tests.stress.soak $(SOAK_ARGS)
 
 # Each framework in an environment below build/integrations, with a wheel of this checkout; downloads a lot.
 test-integrations: $(STAMPS)/package
