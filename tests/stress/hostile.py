@@ -104,6 +104,9 @@ class Attack:
         self.chosen = chosen
         self.kind = chosen.choice(KINDS)
         self.n_steps = 0
+        # Small pieces that nobody reads pin whole pages, which the kernel does not count: if each connection lived for
+        # long, the memory of the machine would be gone after some minutes, on every loop.
+        self.ends_at_s = time.monotonic() + chosen.random() * 6
         self.sock = socket.socket()
         self.sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -135,7 +138,7 @@ class Attack:
             return False
         else:
             return False
-        return self.n_steps < 20_000
+        return time.monotonic() < self.ends_at_s
 
 
 def attack(ports, n, seconds, seed):
@@ -150,7 +153,7 @@ def attack(ports, n, seconds, seed):
             try:
                 goes_on = one.step()
             except BlockingIOError:
-                goes_on = chosen.random() < 0.999
+                goes_on = time.monotonic() < one.ends_at_s
             except OSError:
                 goes_on = False
             if not goes_on:
@@ -201,10 +204,10 @@ def start(role, options, *arguments):
     return subprocess.Popen(command, cwd=TESTS.parent, stdout=subprocess.PIPE, text=True)
 
 
-def line_of(process):
+def line_of(process, role):
     line = process.stdout.readline()
     if not line:
-        raise RuntimeError(f"{process.args[4]} ended with status {process.wait()}")
+        raise RuntimeError(f"{role} ended with status {process.wait()}")
     return json.loads(line)
 
 
@@ -213,11 +216,16 @@ def measure(options):
     children = []
     try:
         children.append(start("serve", options))
-        ports = [str(port) for port in line_of(children[0])]
+        ports = [str(port) for port in line_of(children[0], "the server")]
         children += [start("attack", options, *ports), start("good", options, *ports)]
-        good, attacks = line_of(children[2]), line_of(children[1])
+        try:
+            good, attacks = line_of(children[2], "good"), line_of(children[1], "attack")
+        except RuntimeError as error:
+            children[0].terminate()
+            error.add_note(f"the server: {line_of(children[0], 'the server')}")
+            raise
         children[0].terminate()
-        return {"good": good, "attacks": attacks, "server": line_of(children[0])}
+        return {"good": good, "attacks": attacks, "server": line_of(children[0], "the server")}
     finally:
         for child in children:
             child.kill()
