@@ -6,6 +6,7 @@
 #                                             spin, for docs/spin, openssl, PyGObject or the packages to compile it,
 #                                             GTK 3 and Xvfb for the example with a window; never an error
 #     tools/system_packages.sh PYTHON gate    valgrind, for the benchmarks' gate, which fails without
+#     tools/system_packages.sh PYTHON kernels QEMU and what makes an initramfs, for tools/kernels, which fails without
 #
 # It tries what is available instead of checking package names: an interpreter may come from elsewhere.
 set -euo pipefail
@@ -158,6 +159,20 @@ prepare_gtk() {
     fi
 }
 
+prepare_kernels() {
+    local missing=()
+    command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
+    # for other users they are not in PATH
+    [ -x /usr/sbin/debootstrap ] || missing+=(debootstrap)
+    command -v cpio >/dev/null || missing+=(cpio)
+    command -v gpgv >/dev/null || missing+=(gpgv)
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+    if [ ${#missing[@]} -eq 0 ]; then return; fi
+    echo "installing: ${missing[*]}"
+    update
+    apt install --no-install-recommends "${missing[@]}"
+}
+
 case $purpose in
     build) prepare_build ;;
     test)
@@ -168,5 +183,6 @@ case $purpose in
         prepare_gtk
         ;;
     gate) prepare_command valgrind "instructions cannot be counted" ;;
+    kernels) prepare_kernels ;;
     *) echo "unknown purpose: $purpose" >&2; exit 2 ;;
 esac

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Run uringloop's tests on other kernels: Debian's, each in QEMU, with an emulated x86-64 CPU.
+
+    python tools/kernels [--kernels 5.10 6.1 6.12 newest] [--mirror URL] [--limit SECONDS] [--record]
+    python tools/kernels --document       # docs/kernel-support.md from the table of features and the recorded runs
+
+A kernel is named by its series ("6.12"); "newest" is the newest that Debian has packaged. Needs qemu-system-x86,
+debootstrap, cpio and gpgv, and root or sudo for debootstrap. All that is downloaded or made stays in build/kernels:
+the kernels, a file system with Python, for each run its console and the report of the guest.
+
+How it works: `debian` finds and unpacks a kernel; `image` makes the initramfs; `machine` boots it; in it `guest` runs
+`python -m uringloop doctor` and the tests of plan.toml; a test that fails gets a second try, and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import debian
+import document
+import image
+import machine
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / "build" / "kernels"
+PLAN = Path(__file__).parent / "plan.toml"
+KERNELS = ["5.10", "6.1", "6.12", debian.NEWEST]
+MIRROR = "http://deb.debian.org/debian"
+
+
+def plan(with_slow: bool) -> dict[str, Any]:
+    found = tomllib.loads(PLAN.read_text())
+    if not with_slow:
+        for suite in found["suites"]:
+            suite["arguments"] += ["-m", "not slow"]
+    return found
+
+
+def commit() -> str:
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short=7", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def summary(package: debian.Package, outcome: machine.Outcome) -> dict[str, Any]:
+    """What the table shows of a run, and what failed."""
+    of_kind = {kind: [one for one in outcome.lines if one["kind"] == kind] for kind in ("kernel", "doctor", "test")}
+    suites = [one for one in outcome.lines if one["kind"] == "suite"]
+    doctor = of_kind["doctor"][0]["facts"] if of_kind["doctor"] else {}
+    tests = of_kind["test"]
+    return {
+        "release": of_kind["kernel"][0]["release"] if of_kind["kernel"] else "did not boot",
+        "package": f"{package.name} {package.version}",
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(),
+        "is_whole": outcome.is_whole,
+        "monitor": doctor.get("fdmon") or "none",
+        "missing": [one["name"] for one in doctor.get("features", []) if one["is_available"] is False],
+        "passed": sum(one["passed"] for one in suites),
+        "second_try": sorted(one["test"] for one in tests if "first" in one and one["outcome"] == "passed"),
+        "failed": sorted(one["test"] for one in tests if one["outcome"] in ("failed", "started")),
+        "skipped": sum(one["outcome"] == "skipped" for one in tests),
+        "left_out": sum(one["outcome"] == "left out" for one in tests),
+        "suites": {one["suite"]: one["passed"] for one in suites},
+        "seconds": round(outcome.seconds),
+    }
+
+
+def show_failures(outcome: machine.Outcome) -> None:
+    for one in outcome.lines:
+        if one["kind"] == "broken":
+            print(one["text"])
+        if one["kind"] == "test" and ("first" in one or one["outcome"] in ("failed", "started")):
+            state = {"passed": "passed on the second try", "started": "ended the process"}
+            print(f"\n--- {one['test']}: {state.get(one['outcome'], one['outcome'])}")
+            print(one.get("first", ["", one["text"]])[1] or one["text"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/kernels", description="The tests on other kernels, in QEMU.")
+    parser.add_argument("--kernels", nargs="+", default=KERNELS, help=f"series, or newest; default {' '.join(KERNELS)}")
+    parser.add_argument("--mirror", default=MIRROR, help=f"of Debian, default {MIRROR}")
+    parser.add_argument("--limit", type=float, default=1800, metavar="SECONDS", help="for each kernel, default 1800")
+    parser.add_argument("--accel", default="tcg", choices=["tcg", "kvm"], help="emulation (default), or /dev/kvm")
+    parser.add_argument("--slow", action="store_true", help="the tests that are marked slow, too")
+    parser.add_argument("--record", action="store_true", help="keep the figures, and write docs/kernel-support.md")
+    parser.add_argument("--document", action="store_true", help="only write docs/kernel-support.md")
+    arguments = parser.parse_args()
+    if arguments.document:
+        document.write()
+        return 0
+    CACHE.mkdir(parents=True, exist_ok=True)
+    archive = debian.Archive(arguments.mirror, CACHE)
+    requirements = ROOT / "build" / "requirements-test.txt"
+    initramfs = image.image(CACHE, arguments.mirror, requirements, plan(arguments.slow))
+    results = []
+    for series in arguments.kernels:
+        package, kernel = archive.kernel(series)
+        print(f"{series}: {package.name} {package.version}", flush=True)
+        outcome = machine.run(series, kernel, initramfs, CACHE, arguments.limit, arguments.accel)
+        result = summary(package, outcome) | {"series": series, "accel": arguments.accel}
+        results.append(result)
+        (CACHE / f"{series}.json").write_text(json.dumps(result, indent=1) + "\n")
+        show_failures(outcome)
+        print(f"{series}: console in {CACHE / f'{series}.console'}", flush=True)
+    if arguments.record:
+        document.record(results)
+        document.write()
+    print("\n".join(document.table(results)))
+    return int(any(one["failed"] or not one["is_whole"] for one in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""docs/kernel-support.md: the table of features, and what was run on which kernel (results.json)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "kernel-support.md"
+RESULTS = Path(__file__).parent / "results.json"
+
+HEAD = """
+## Run on
+
+Not only probed: `make kernels` boots these kernels of Debian in QEMU and runs the tests there, on the monitor that the
+loop chooses. The CPU is emulated, so tests of exact times and the longest ones are left out, with the reason for each in
+`tools/kernels/plan.toml`; a test that fails gets a second try.
+"""
+
+
+def features(names: list[str]) -> str:
+    return ", ".join(names) if names else "nothing"
+
+
+def table(results: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| kernel | monitor | passed | second try | failed | skipped | left out | seconds | date | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in results:
+        figures = [one["passed"], len(one["second_try"]), len(one["failed"]), one["skipped"], one["left_out"]]
+        end = "" if one["is_whole"] else ", did not end"
+        cells = [one["release"] + end, one["monitor"], *figures, one["seconds"], one["date"], one["commit"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def section() -> str:
+    results = list(json.loads(RESULTS.read_text()).values()) if RESULTS.exists() else []
+    if not results:
+        return ""
+    missing = [f"* {one['release']}: {features(one['missing'])}." for one in results]
+    return "\n".join([HEAD, *table(results), "", "Features that were missing:", "", *missing, ""])
+
+
+def markdown() -> str:
+    from uringloop.liburing.features import markdown as features_markdown
+
+    return features_markdown() + section()
+
+
+def record(results: list[dict[str, Any]]) -> None:
+    """By series; those of other kernels stay."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    kept |= {one["series"]: one for one in results}
+    order = sorted(kept, key=lambda name: [int(part) for part in name.split(".")] if name[0].isdigit() else [99])
+    RESULTS.write_text(json.dumps({name: kept[name] for name in order}, indent=1) + "\n")
+
+
+def write() -> None:
+    DOCUMENT.write_text(markdown())

@@ -1,0 +1,68 @@
+"""A kernel in QEMU: boots it with the initramfs, follows what the guest reports, ends it at the time limit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MEMORY_MIB = 2048
+LOOK_S = 1.0
+SHOW_S = 15
+CONSOLE = "console=ttyS0 quiet panic=-1 rdinit=/init"
+
+
+class Outcome(NamedTuple):
+    lines: list[dict[str, Any]]  # what the guest reported
+    seconds: float
+    is_whole: bool  # it ran to its end
+
+
+def command(kernel: Path, image: Path, console: Path, report: Path, accel: str) -> list[str]:
+    return [
+        "qemu-system-x86_64",
+        *("-accel", accel, "-cpu", "max" if accel == "tcg" else "host", "-smp", "1", "-m", str(MEMORY_MIB)),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-kernel", str(kernel), "-initrd", str(image), "-append", CONSOLE),
+        *("-serial", f"file:{console}", "-serial", f"file:{report}"),
+    ]
+
+
+def lines_of(report: Path) -> list[dict[str, Any]]:
+    """The whole lines; the last one may be under way, and a panic may leave anything."""
+    found = []
+    for line in report.read_text(errors="replace").split("\n")[:-1]:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def progress(lines: list[dict[str, Any]]) -> str:
+    if not lines:
+        return "boots"
+    last = lines[-1]
+    if last["kind"] == "progress":
+        return f"{last['suite']}: {last['done']} tests"
+    return f"{last.get('suite', '')} {last['kind']}"
+
+
+def run(name: str, kernel: Path, image: Path, folder: Path, limit_s: float, accel: str) -> Outcome:
+    """Boot, wait for the power-off; the console's output stays in the folder."""
+    console, report = folder / f"{name}.console", folder / f"{name}.report"
+    report.write_text("")
+    begin = shown = time.monotonic()
+    with subprocess.Popen(command(kernel, image, console, report, accel), stdin=subprocess.DEVNULL) as child:
+        try:
+            while child.poll() is None and time.monotonic() - begin < limit_s:
+                time.sleep(LOOK_S)
+                if time.monotonic() - shown >= SHOW_S:
+                    shown = time.monotonic()
+                    print(f"  {name}: {shown - begin:.0f} s, {progress(lines_of(report))}", flush=True)
+        finally:
+            child.kill()
+    lines = lines_of(report)
+    return Outcome(lines, time.monotonic() - begin, any(one["kind"] == "end" for one in lines))
