@@ -11,11 +11,13 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.helpers import make_loop, turns, until
+from support.helpers import LINUX, make_loop, turns, until
 
 from uringloop.liburing import ffi, lib
 
 from .common import NOP, Buffer, accepts_of, open_fds, poll_of, polls_of
+
+HAS_MULTISHOT_TIMEOUT = pytest.mark.skipif(LINUX < (6, 4), reason="multishot timeouts since Linux 6.4")
 
 
 async def test_multishot_is_iterated_and_its_last_completion_has_no_more(pipe):
@@ -71,6 +73,7 @@ async def test_cancelling_the_iterating_task_cancels_the_request(pipe):
     assert request.done()
 
 
+@HAS_MULTISHOT_TIMEOUT
 @pytest.mark.parametrize("every_ns", [1, 1_000, 10_000, 100_000])
 async def test_aclose_ends_a_timeout_of_any_interval(pipe, every_ns):
     """The kernel can cancel it only between two ticks, some of them very short; other requests are not affected."""
@@ -89,6 +92,7 @@ async def test_aclose_ends_a_timeout_of_any_interval(pipe, every_ns):
     await other.aclose()
 
 
+@HAS_MULTISHOT_TIMEOUT
 def test_a_short_timeout_does_not_outlive_its_loop(monitor):
     loop = make_loop(monitor)
     every = ffi.new("struct __kernel_timespec *", {"tv_nsec": 1})

@@ -150,7 +150,8 @@ async def test_a_multishot_receive_uses_up_the_buffers(sockets):
         gc.collect()
         assert memory() is not None
         sockets[1].send(b"x")
-        await until(lambda count=count: len(seen) == count)
+        # before Linux 6.10 or so the want of a third buffer is reported with the second message already
+        await until(lambda count=count: sum(one.res == 1 for one in seen) == count)
     gc.collect()
     assert memory() is None
     sockets[1].send(b"x")

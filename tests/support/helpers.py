@@ -22,6 +22,9 @@ from uringloop.fdmon import select
 URING_MONITORS = select.NAMES
 HAS_CFFI = importlib.util.find_spec("cffi") is not None  # not for 3.13t
 STOCK = "asyncio"
+LINUX = tuple(
+    int(part) for part in os.uname().release.split("-")[0].split(".")[:2]
+)  # only to say why a test skips
 TESTS = pathlib.Path(__file__).parents[1]
 DATA = TESTS / "support" / "data"
 

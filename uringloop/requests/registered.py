@@ -39,7 +39,10 @@ class RegisteredBuffers:
         return self._pointers[index]
 
     def close(self) -> None:
-        """Unregister.  Idempotent; requests in flight finish with the memory they have."""
+        """Unregister.  Idempotent; requests in flight finish with the memory they have.
+
+        Before Linux 6.13 the kernel waits for requests that use the table, and blocks the thread: end these first.
+        """
         from ..liburing import lib
 
         loop = self._loop()
@@ -80,7 +83,10 @@ class RegisteredFiles:
         await loop.add_sqe(lib.io_uring_prep_files_update, ffi.new("int[1]", [fd]), 1, index)
 
     def close(self) -> None:
-        """Unregister and release the files.  Idempotent; requests in flight finish with the file they have."""
+        """Unregister and release the files.  Idempotent; requests in flight finish with the file they have.
+
+        Before Linux 6.13 the kernel waits for requests that use the table, and blocks the thread: end these first.
+        """
         from ..liburing import lib
 
         loop = self._loop()

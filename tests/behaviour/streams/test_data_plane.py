@@ -243,7 +243,7 @@ async def test_a_bulk_connection_does_not_starve_the_others(kind):
 @pytest.mark.parametrize("buffered", [False, True], ids=["data", "buffered"])
 async def test_a_peer_that_is_faster_than_the_program_gets_the_same_share_of_each_turn(buffered):
     """There is always more to read in each turn: data neither piles up nor keeps other callbacks waiting."""
-    calls = []
+    shares = []  # the calls of each turn, and their bytes
 
     def refill():
         with contextlib.suppress(BlockingIOError):
@@ -270,13 +270,15 @@ async def test_a_peer_that_is_faster_than_the_program_gets_the_same_share_of_eac
         transport, protocol = await asyncio.get_running_loop().create_connection(Slow, sock=ours)
         refill()
         for _ in range(100):
-            n_before = protocol.n_calls
+            n_calls, n_bytes = protocol.n_calls, protocol.n_bytes
             await turns(1)
-            calls.append(protocol.n_calls - n_before)
+            shares.append((protocol.n_calls - n_calls, protocol.n_bytes - n_bytes))
         transport.abort()
         await turns(2)
     assert protocol.n_bytes > 1 << 20
-    assert max(calls) <= 8, calls
+    # Before Linux 6.12 the ring's buffers are small: more calls, with what the socket holds at once.
+    too_much = [share for share in shares if share[0] > 8 and share[1] > 1 << 18]
+    assert not too_much, shares
 
 
 async def test_chunks_of_changing_sizes_arrive_whole():
