@@ -35,8 +35,12 @@ KERNELS = ["5.10", "6.1", "6.12", debian.NEWEST]
 MIRROR = "http://deb.debian.org/debian"
 
 
-def plan(with_slow: bool) -> dict[str, Any]:
+def plan(tests: list[str], with_slow: bool) -> dict[str, Any]:
+    """plan.toml, or the tests that are named instead."""
     found = tomllib.loads(PLAN.read_text())
+    if tests:
+        monitors = found["suites"][0]["monitors"]
+        return {"suites": [{"name": "tests", "arguments": tests, "monitors": monitors}], "left_out": {}}
     if not with_slow:
         for suite in found["suites"]:
             suite["arguments"] += ["-m", "not slow"]
@@ -50,7 +54,9 @@ def commit() -> str:
 
 def summary(package: debian.Package, outcome: machine.Outcome) -> dict[str, Any]:
     """What the table shows of a run, and what failed."""
-    of_kind = {kind: [one for one in outcome.lines if one["kind"] == kind] for kind in ("kernel", "doctor", "test")}
+    of_kind = {
+        kind: [one for one in outcome.lines if one["kind"] == kind] for kind in ("kernel", "doctor", "test")
+    }
     suites = [one for one in outcome.lines if one["kind"] == "suite"]
     doctor = of_kind["doctor"][0]["facts"] if of_kind["doctor"] else {}
     tests = of_kind["test"]
@@ -84,12 +90,20 @@ def show_failures(outcome: machine.Outcome) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/kernels", description="The tests on other kernels, in QEMU.")
-    parser.add_argument("--kernels", nargs="+", default=KERNELS, help=f"series, or newest; default {' '.join(KERNELS)}")
+    parser.add_argument(
+        "--kernels", nargs="+", default=KERNELS, help=f"series, or newest; default {' '.join(KERNELS)}"
+    )
     parser.add_argument("--mirror", default=MIRROR, help=f"of Debian, default {MIRROR}")
-    parser.add_argument("--limit", type=float, default=1800, metavar="SECONDS", help="for each kernel, default 1800")
-    parser.add_argument("--accel", default="tcg", choices=["tcg", "kvm"], help="emulation (default), or /dev/kvm")
+    parser.add_argument(
+        "--limit", type=float, default=1800, metavar="SECONDS", help="for each kernel, default 1800"
+    )
+    parser.add_argument(
+        "--tests", nargs="+", default=[], help="only these (files, or ids), whatever plan.toml says"
+    )
     parser.add_argument("--slow", action="store_true", help="the tests that are marked slow, too")
-    parser.add_argument("--record", action="store_true", help="keep the figures, and write docs/kernel-support.md")
+    parser.add_argument(
+        "--record", action="store_true", help="keep the figures, and write docs/kernel-support.md"
+    )
     parser.add_argument("--document", action="store_true", help="only write docs/kernel-support.md")
     arguments = parser.parse_args()
     if arguments.document:
@@ -98,13 +112,13 @@ def main() -> int:
     CACHE.mkdir(parents=True, exist_ok=True)
     archive = debian.Archive(arguments.mirror, CACHE)
     requirements = ROOT / "build" / "requirements-test.txt"
-    initramfs = image.image(CACHE, arguments.mirror, requirements, plan(arguments.slow))
+    initramfs = image.image(CACHE, arguments.mirror, requirements, plan(arguments.tests, arguments.slow))
     results = []
     for series in arguments.kernels:
         package, kernel = archive.kernel(series)
         print(f"{series}: {package.name} {package.version}", flush=True)
-        outcome = machine.run(series, kernel, initramfs, CACHE, arguments.limit, arguments.accel)
-        result = summary(package, outcome) | {"series": series, "accel": arguments.accel}
+        outcome = machine.run(series, kernel, initramfs, CACHE, arguments.limit)
+        result = summary(package, outcome) | {"series": series}
         results.append(result)
         (CACHE / f"{series}.json").write_text(json.dumps(result, indent=1) + "\n")
         show_failures(outcome)

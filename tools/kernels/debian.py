@@ -32,8 +32,8 @@ class Package(NamedTuple):
     def order(self) -> tuple[int, ...]:
         """Upstream's version, then Debian's own numbers; a release candidate comes before its release."""
         upstream = re.match(r"[\d.]*", self.version)[0]
-        numbers = [int(part) for part in upstream.split(".") if part]
-        return (*(numbers + [0, 0, 0])[:3], "~rc" not in self.version, self.name.startswith("linux-binary"))
+        numbers = [*(int(part) for part in upstream.split(".") if part), 0, 0]
+        return (*numbers[:3], "~rc" not in self.version, self.name.startswith("linux-binary"))
 
     def is_of(self, series: str) -> bool:
         return series == NEWEST or re.match(rf"{re.escape(series)}[.~-]", self.version) is not None

@@ -14,8 +14,8 @@ HEAD = """
 ## Run on
 
 Not only probed: `make kernels` boots these kernels of Debian in QEMU and runs the tests there, on the monitor that the
-loop chooses. The CPU is emulated, so tests of exact times and the longest ones are left out, with the reason for each in
-`tools/kernels/plan.toml`; a test that fails gets a second try.
+loop chooses. The CPU is emulated, so tests of exact times and the longest ones are left out; `tools/kernels/plan.toml`
+has the reason for each. A test that fails gets a second try.
 """
 
 
@@ -54,7 +54,9 @@ def record(results: list[dict[str, Any]]) -> None:
     """By series; those of other kernels stay."""
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     kept |= {one["series"]: one for one in results}
-    order = sorted(kept, key=lambda name: [int(part) for part in name.split(".")] if name[0].isdigit() else [99])
+    order = sorted(
+        kept, key=lambda name: [int(part) for part in name.split(".")] if name[0].isdigit() else [99]
+    )
     RESULTS.write_text(json.dumps({name: kept[name] for name in order}, indent=1) + "\n")
 
 

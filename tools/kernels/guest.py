@@ -36,8 +36,23 @@ def outcomes():
 
 def run_pytest(arguments, left_out, suite):
     """One process of pytest, with its progress; the exit status."""
-    environment = {"KERNELS_RECORD": str(RECORD), "KERNELS_LEFT_OUT": json.dumps(left_out), "PYTHONPATH": "/srv"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "recorder", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    environment = {
+        "KERNELS_RECORD": str(RECORD),
+        "KERNELS_LEFT_OUT": json.dumps(left_out),
+        "PYTHONPATH": "/srv",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "recorder",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+    ]
     command += ["--tb=short", "-r", "fE", "--durations=20", *arguments]
     with subprocess.Popen(command, cwd=CHECKOUT, env=os.environ | environment) as child:
         while True:
@@ -52,11 +67,12 @@ def run_suite(suite, monitor, left_out):
     begin = time.monotonic()
     RECORD.write_text("")
     arguments = [*suite["arguments"], "--monitor", monitor]
-    status = run_pytest(arguments, left_out, suite["name"])
+    n_crashes = 0
     for _ in range(RESTARTS_MAX):
-        if status in (0, 1, 5):  # 5: no test was left
-            break
         status = run_pytest(arguments, left_out, suite["name"])
+        n_before, n_crashes = n_crashes, sum(outcome == "started" for outcome, _ in outcomes().values())
+        if n_crashes == n_before:  # the watchdog of a hanging test exits with 1, as failed tests do
+            break
     first = outcomes()
     again = {}
     for test in [name for name, (outcome, _) in first.items() if outcome in ("failed", "started")]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 # The suites with this interpreter's version, whose compiled modules the machine runs.
 DEBIAN_OF_PYTHON = {(3, 11): "bookworm", (3, 13): "trixie"}
-PACKAGES = "python3,iproute2,openssl"
+PACKAGES = "python3,iproute2,netbase,openssl"
 PRUNED = ["./usr/share/doc", "./usr/share/locale", "./usr/share/man", "./var/cache", "./var/lib/apt"]
 SOURCES = ["uringloop", "building", "third_party", "setup.py", "pyproject.toml"]  # what the wheel is made of
 LEFT_HERE = ("uringloop/", "third_party/", "benchmarks/", ".")  # of the checkout; the wheel is installed
@@ -39,7 +39,9 @@ def debian(cache: Path, mirror: str) -> Path:
     """Debian's part of the initramfs."""
     version = sys.version_info[:2]
     if version not in DEBIAN_OF_PYTHON:
-        raise SystemExit(f"no Debian with Python {version[0]}.{version[1]}; use PYTHON=python3.11, or python3.13")
+        raise SystemExit(
+            f"no Debian with Python {version[0]}.{version[1]}; use PYTHON=python3.11, or python3.13"
+        )
     suite = DEBIAN_OF_PYTHON[version]
     target = cache / f"{suite}.cpio"
     if not target.exists():
@@ -102,7 +104,17 @@ def tests(cache: Path, requirements: Path, plan: dict[str, object]) -> Path:
     needed = cache / f"site-{version}"
     if not needed.is_dir() or needed.stat().st_mtime < requirements.stat().st_mtime:
         shutil.rmtree(needed, ignore_errors=True)
-        pip(cache / "packages.log", "install", "--only-binary", ":all:", "-r", requirements, "cffi>=2", "-t", needed)
+        pip(
+            cache / "packages.log",
+            "install",
+            "--only-binary",
+            ":all:",
+            "-r",
+            requirements,
+            "cffi>=2",
+            "-t",
+            needed,
+        )
         needed.touch()
     shutil.copytree(needed, site)
     pip(cache / "install.log", "install", "--no-deps", "--no-index", "-t", site, wheel(cache))

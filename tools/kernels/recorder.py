@@ -39,6 +39,8 @@ def pytest_runtest_logreport(report):
         write(report.nodeid, "skipped", report.longrepr[2] if isinstance(report.longrepr, tuple) else "")
     elif report.outcome == "failed":
         write(report.nodeid, "failed", report.longreprtext)
-        CONSOLE.write_text(f"\n{report.nodeid}, {report.when}:\n{report.longreprtext}\n")  # pytest shows it at the end
+        CONSOLE.write_text(
+            f"\n{report.nodeid}, {report.when}:\n{report.longreprtext}\n"
+        )  # pytest shows it at the end
     elif report.when == "call":
         write(report.nodeid, "passed")
