@@ -7,6 +7,7 @@
 # make simulate  servers and clients on a simulated kernel, with faults from fresh seeds
 # make soak  millions of messages, connections, files; hours, goes on where it was interrupted
 # make kernels  the tests on Debian's kernels, each in QEMU
+# make mutants  plants bugs in a copy, one at a time, and shows that the tests notice each
 # make test-integrations  web servers, frameworks and clients on it, each in an environment of its own
 # They prepare everything themselves (Debian packages where missing, a virtual environment, the build) and are
 # quick the second time. Variables: PYTHON (3.11 or newer), VENV, DEMO_ARGS, PYTEST_ARGS, BENCH_ARGS, and PROCESSES:
@@ -27,6 +28,7 @@ SIMULATE_ARGS ?=
 SOAK_ARGS ?= --json build/soak.json
 KERNELS ?= 5.10 6.1 6.12 newest
 KERNELS_ARGS ?=
+MUTANTS_ARGS ?=
 BENCH_ARGS ?= --quick
 GATE_ARGS ?=
 PROCESSES ?= auto
@@ -42,7 +44,7 @@ SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -no
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
 .PHONY: help wheels build drivers demo test test-glib test-in-interpreter test-free-threaded test-thread-sanitizer \
-	python-free-threaded simulate soak kernels test-integrations check-all lint docs bench gate clean
+	python-free-threaded simulate soak kernels mutants test-integrations check-all lint docs bench gate clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -54,6 +56,7 @@ help:
 	@echo "make simulate  hours of traffic on a simulated kernel, with faults from fresh seeds (SIMULATE_ARGS='--runs 1000')"
 	@echo "make soak  millions of messages, connections, loops, files, children (SOAK_ARGS='--scale 0.01 --json soak.json')"
 	@echo "make kernels  the tests on other kernels, in QEMU, minutes each (KERNELS='6.1 newest' KERNELS_ARGS=--record)"
+	@echo "make mutants  bugs planted in a copy, one at a time: the tests must notice each (MUTANTS_ARGS='--only early-release')"
 	@echo "make test-integrations  frameworks on uringloop: docs/integrations.md (INTEGRATIONS_ARGS='--only fastapi')"
 	@echo "make check-all  lint, both of these, the tests of four other builds (LANES) and without a GIL: two hours"
 	@echo "make lint    ruff, cython-lint, mypy, codespell, the forms of workflows"
@@ -129,6 +132,10 @@ soak: $(STAMPS)/package
 kernels: $(STAMPS)/drivers $(STAMPS)/test
 	@tools/system_packages.sh "$(PYTHON)" kernels
 	@$(VPYTHON) tools/kernels --kernels $(KERNELS) $(KERNELS_ARGS)
+
+# One module is compiled and a few tests are run for each: ten minutes in all.
+mutants: $(STAMPS)/drivers $(STAMPS)/test
+	@$(VPYTHON) -m tests.mutants $(MUTANTS_ARGS)
 
 # Each framework in an environment below build/integrations, with a wheel of this checkout; downloads a lot.
 test-integrations: $(STAMPS)/package

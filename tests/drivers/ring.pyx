@@ -267,6 +267,10 @@ cdef class RingDriver:
         io_uring_prep_nop(sqe)
         sqe.user_data = user_data
 
+    def abandon_nop(self):
+        """An SQE whose owner fails before it is filled."""
+        io_uring_prep_nop(self.ring.get_sqe())
+
     def recv_into_buffers(self, int fd, BufferRing buffers not None, uint64_t user_data):
         cdef io_uring_sqe *sqe = self.ring.get_sqe()
         io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0)

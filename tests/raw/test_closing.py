@@ -10,7 +10,7 @@ from support.helpers import make_loop
 
 from uringloop.liburing import ffi, lib
 
-from .common import NOP, Buffer, poll_of
+from .common import NOP, Buffer, poll_of, read_of
 
 
 def test_close_delivers_pending_requests_as_cancelled(pipe):
@@ -101,6 +101,30 @@ def test_close_in_another_thread_delivers(pipe):
     thread.join()
     made[0].close()
     assert [cqe.res for cqe in seen] == [-errno.ECANCELED]
+
+
+def test_memory_that_the_kernel_may_touch_outlives_a_close_in_another_thread(pipe):
+    """Only the thread that ran the loop could make the kernel release it; it is leaked."""
+    made = []
+
+    def work():
+        loop = make_loop("io_uring")
+        buffer = Buffer(4)
+        made.extend((loop, weakref.ref(buffer), read_of(loop, pipe[0], buffer)))
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    loop, buffer, request = made
+    loop.close()
+    assert request.done()
+    assert loop.statistics()["leaked"] == 1
+    made.clear()
+    del request
+    gc.collect()
+    assert buffer() is not None
 
 
 @pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")

@@ -13,7 +13,7 @@ from support.helpers import turns, until
 
 from uringloop.liburing import ffi, lib
 
-from .common import Buffer, open_fds
+from .common import Buffer, open_fds, polls_of
 
 
 async def test_arguments_and_keepalive_live_until_the_final_completion(pipe):
@@ -31,6 +31,29 @@ async def test_arguments_and_keepalive_live_until_the_final_completion(pipe):
     assert await request == 4
     gc.collect()
     assert [ref() for ref in watched] == [None, None]
+
+
+@pytest.mark.parametrize("has_callback", [False, True])
+async def test_what_a_multishot_request_keeps_lives_until_its_last_completion(pipe, has_callback):
+    loop = asyncio.get_running_loop()
+    more = Buffer(1)
+    seen = []
+    request = polls_of(loop, pipe[0], keepalive=more, callback=seen.append if has_callback else None)
+    watched = weakref.ref(more)
+    del more
+    await turns(2)
+    for _ in range(2):
+        os.write(pipe[1], b"x")
+        if not has_callback:
+            seen.append(await anext(request))
+        await until(lambda: seen)
+        assert seen.pop().more
+        gc.collect()
+        assert watched() is not None
+    request.cancel()
+    await until(request.done)
+    gc.collect()
+    assert watched() is None
 
 
 async def test_a_closure_keeps_the_objects_that_it_refers_to(pipe):

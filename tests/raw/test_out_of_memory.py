@@ -121,6 +121,29 @@ def test_every_completion_is_delivered(monitor, form):
     assert int(run_script(source, monitor, arguments=(form,))) > 30
 
 
+@makes_lists
+@pytest.mark.slow
+def test_completions_stay_in_order_although_there_is_no_memory_for_one(monitor):
+    source = """
+        from support.out_of_memory import *
+        from uringloop.liburing import lib
+        REQUESTS = 4
+
+        def scenario(loop, faults):
+            got = []
+            for number in range(REQUESTS):
+                loop.add_sqe(lib.io_uring_prep_nop, callback=lambda cqe, number=number: got.append(number))
+            has_failed = faults.run()
+            for _ in range(REQUESTS):
+                one_turn(loop)
+            assert got == sorted(got), got
+            return has_failed
+
+        sweep(scenario, MONITOR)
+    """
+    assert int(run_script(source, monitor)) > 30
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("owner", ["loop", "context"])
 def test_a_call_that_raises_has_made_no_request(monitor, owner):

@@ -104,7 +104,7 @@ class Attack:
         self.chosen = chosen
         self.kind = chosen.choice(KINDS)
         self.n_steps = 0
-        # Small pieces that nobody reads pin whole pages, which the kernel does not count: if each connection lived for
+        # Small pieces that are not read pin whole pages, which the kernel does not count: if each connection lived for
         # long, the memory of the machine would be gone after some minutes, on every loop.
         self.ends_at_s = time.monotonic() + chosen.random() * 6
         self.sock = socket.socket()

@@ -269,6 +269,11 @@ def open_fds():
     return numbers
 
 
+def inheritable_fds():
+    """The open fds that programs inherit which the process starts."""
+    return {fd for fd in open_fds() if os.get_inheritable(fd)}
+
+
 def forget_spare_rings():
     """Close the pooled rings, so that fds can be counted."""
     try:

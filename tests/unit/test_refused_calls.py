@@ -197,8 +197,13 @@ async def main():
     writing.send(b"x")
     await readable
     assert loop.remove_reader(reading)
+    reading.close()
+    writing.close()
+    assert max(inheritable_fds()) <= 2
 """
-    run_script("import asyncio, os\n" + refuse([call], error) + START + wake + END, monitor)
+    head = "import asyncio, os\nfrom unit.conftest import *\nbefore = open_fds()\n"
+    end = "forget_spare_rings()\nassert open_fds() == before\n"
+    run_script(head + refuse([call], error) + START + wake + END + end, monitor)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextvars
 import heapq
+import random
 import sys
 
 import pytest
@@ -138,6 +139,22 @@ def test_heap_is_compacted_when_more_than_half_is_cancelled(timers):
     assert len(timers) < 100 + 2 * COMPACT_FROM + 100
     assert len(lengths) < 12, "compactions must be rare"
     assert [timers.pop() for _ in range(100)] == handles[:100]
+
+
+@pytest.mark.parametrize("n_left", range(40, 60))
+def test_timers_are_in_order_after_a_compaction(timers, n_left):
+    """The heap is made anew from what is left of it: the early ones may be anywhere."""
+    shuffled = random.Random(n_left)
+    made = [(when_ns, timers.push(when_ns)) for when_ns in shuffled.sample(range(1_000_000), 200)]
+    shuffled.shuffle(made)
+    for _, handle in made[n_left:]:
+        handle.cancel()
+    assert len(timers) < len(made)
+    times = []
+    for _ in range(n_left):
+        times.append(timers.next_when_ns())
+        timers.pop()
+    assert times == sorted(when_ns for when_ns, _ in made[:n_left])
 
 
 def test_few_cancelled_timers_cause_no_compaction(timers):

@@ -16,7 +16,7 @@ import pytest
 from drivers.core import FakeMonitor, MonitorDriver, RecordingHandler
 from support.helpers import wait_until, wchan
 
-from unit.conftest import free_fds
+from unit.conftest import free_fds, inheritable_fds
 
 POLLIN, POLLOUT, POLLERR, POLLHUP = select.POLLIN, select.POLLOUT, select.POLLERR, select.POLLHUP
 OF_IO_URING = ("io_uring", "closable", "restless")
@@ -426,6 +426,15 @@ def test_consecutive_waits_queue_a_handler_once_and_merge_its_revents(driver, fd
     assert not handler.is_reported
 
 
+def test_an_event_that_is_queued_stays_beside_a_later_one(driver, fds):
+    near, _ = fds.socketpair()
+    handler = RecordingHandler(near.fileno(), POLLIN | POLLOUT)
+    driver.update(None, handler)
+    driver.append(handler, POLLIN)
+    assert driver.queue_ready() == 1
+    assert driver.take() == [(handler, POLLIN | POLLOUT)]
+
+
 def test_wait_keeps_handlers_that_are_on_the_ready_list(driver, fds):
     first, second = RecordingHandler(fds.readable(), POLLIN), RecordingHandler(fds.readable(), POLLIN)
     driver.append(first, POLLIN)
@@ -636,6 +645,7 @@ def test_a_closed_file_with_an_open_duplicate_wakes_nothing_once_its_handler_is_
     driver, fds, fdmon_name, is_reused
 ):
     """epoll(7) keeps reporting it, and no fd number can remove it."""
+    inheritable = inheritable_fds()
     near, far = fds.socketpair()
     number = near.fileno()
     others = [RecordingHandler(fds.readable(), POLLIN), RecordingHandler(fds.pipe()[0], POLLIN)]
@@ -648,8 +658,9 @@ def test_a_closed_file_with_an_open_duplicate_wakes_nothing_once_its_handler_is_
         near.close()
         new = None
         if is_reused:
-            os.dup2(fds.pipe()[0], number)
-            fds.open.add(number)
+            if (reading := fds.pipe()[0]) != number:
+                os.dup2(reading, number, inheritable=False)
+                fds.open.add(number)
             new = RecordingHandler(number, POLLIN)
             new.may_be_closed = True
         driver.update(handler, None)
@@ -664,6 +675,7 @@ def test_a_closed_file_with_an_open_duplicate_wakes_nothing_once_its_handler_is_
             assert not driver.need_wait() or driver.name == "restless"
         elif fdmon_name == "epoll":
             assert not select.select([driver.fileno()], [], [], 0)[0]
+        assert inheritable_fds() == inheritable
 
 
 def test_a_closed_file_with_an_open_duplicate_is_harmless_without_free_descriptors(driver, fds, fdmon_name):

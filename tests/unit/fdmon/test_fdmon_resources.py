@@ -13,7 +13,7 @@ from drivers.core import ContextDriver, MonitorDriver, RecordingHandler
 from support.helpers import run_script
 
 import uringloop
-from unit.conftest import forget_spare_rings, free_fds, open_fds
+from unit.conftest import forget_spare_rings, free_fds, inheritable_fds, open_fds
 from uringloop.fdmon.select import make_monitor
 
 POLLIN = select.POLLIN
@@ -67,6 +67,17 @@ def test_loop_that_cannot_be_made_leaves_no_fd_behind(monitor):
         assert open_fds() == before, f"with {free} free fds"
         loop = None
     assert 0 < failures < 12
+
+
+def test_no_fd_of_a_loop_is_inherited(monitor):
+    before = inheritable_fds()
+    loop = uringloop.new_event_loop(fdmon=monitor)
+    near, far = socket.socketpair()
+    with near, far, contextlib.closing(loop):
+        loop.add_reader(near, loop.stop)
+        far.send(b"x")
+        loop.run_forever()
+        assert inheritable_fds() == before
 
 
 # close, forget

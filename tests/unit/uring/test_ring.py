@@ -79,6 +79,16 @@ def test_fd_of_a_ring_is_not_inherited(ring):
     assert not os.get_inheritable(ring.fd)
 
 
+def test_an_sqe_that_was_not_filled_completes_for_no_request(ring):
+    """Each slot of the SQ was used by a request that may be freed by now."""
+    for _ in range(SQ_ENTRIES):
+        ring.nop(7)
+    assert len(reap_all(ring, SQ_ENTRIES)) == SQ_ENTRIES
+    for _ in range(SQ_ENTRIES):
+        ring.abandon_nop()
+    assert [user_data for user_data, *_ in reap_all(ring, SQ_ENTRIES)] == [0] * SQ_ENTRIES
+
+
 def test_requests_complete_in_order_with_their_user_data(ring):
     for number in range(1, 21):
         ring.nop(number)
@@ -176,6 +186,17 @@ def test_close_is_idempotent_and_closes_the_fd(new_ring):
     ring.close()
     assert ring.fd == -1
     assert open_fds() == before
+
+
+def test_close_leaves_the_file_open_that_has_got_the_number_of_the_ring(ring, fds):
+    """The program has closed all fds, as a daemon does, and opened others."""
+    read_fd, write_fd = fds.pipe()
+    os.dup2(read_fd, ring.fd)
+    number = ring.fd
+    ring.close()
+    os.write(write_fd, b"x")
+    assert os.read(number, 1) == b"x"
+    os.close(number)
 
 
 def test_close_of_a_disabled_ring_drops_its_queued_requests(new_ring):
