@@ -8,8 +8,10 @@ import time
 
 import pytest
 from support.helpers import (
+    STOCK,
     Recorder,
     connect_unshared,
+    monitor_of,
     one_turn,
     run,
     turns,
@@ -382,8 +384,8 @@ def test_threads_that_schedule_faster_than_the_loop_runs_wait_for_it(loop):
             await asyncio.sleep(0)
         for thread in threads:
             thread.join()
-        # without a GIL nothing holds a thread back, as with stock asyncio
-        if getattr(sys, "_is_gil_enabled", lambda: True)():
+        # Without a GIL nothing holds a thread back; nor does asyncio's own loop, on a machine that is busy.
+        if getattr(sys, "_is_gil_enabled", lambda: True)() and monitor_of(loop) != STOCK:
             assert most_queued < 15_000
 
     run(loop, main())
