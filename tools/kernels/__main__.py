@@ -48,7 +48,8 @@ def plan(tests: list[str], with_slow: bool) -> dict[str, Any]:
 
 
 def commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short=7", "HEAD"]
+    """Of the checkout, with -dirty if it has changes."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=7", "--exclude=*", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -64,7 +65,6 @@ def summary(package: debian.Package, outcome: machine.Outcome) -> dict[str, Any]
         "release": of_kind["kernel"][0]["release"] if of_kind["kernel"] else "did not boot",
         "package": f"{package.name} {package.version}",
         "date": datetime.date.today().isoformat(),
-        "commit": commit(),
         "is_whole": outcome.is_whole,
         "monitor": doctor.get("fdmon") or "none",
         "missing": [one["name"] for one in doctor.get("features", []) if one["is_available"] is False],
@@ -110,7 +110,7 @@ def main() -> int:
         document.write()
         return 0
     CACHE.mkdir(parents=True, exist_ok=True)
-    archive = debian.Archive(arguments.mirror, CACHE)
+    archive, tested = debian.Archive(arguments.mirror, CACHE), commit()
     requirements = ROOT / "build" / "requirements-test.txt"
     initramfs = image.image(CACHE, arguments.mirror, requirements, plan(arguments.tests, arguments.slow))
     results = []
@@ -118,7 +118,7 @@ def main() -> int:
         package, kernel = archive.kernel(series)
         print(f"{series}: {package.name} {package.version}", flush=True)
         outcome = machine.run(series, kernel, initramfs, CACHE, arguments.limit)
-        result = summary(package, outcome) | {"series": series}
+        result = summary(package, outcome) | {"series": series, "commit": tested}
         results.append(result)
         (CACHE / f"{series}.json").write_text(json.dumps(result, indent=1) + "\n")
         show_failures(outcome)

@@ -16,6 +16,9 @@ PORT = Path("/dev/ttyS1")
 RECORD = Path("/tmp/record.jsonl")
 RESTARTS_MAX = 8
 PROGRESS_S = 2
+STALL_S = (
+    320  # the watchdog ends a test after 300 s; this is for a process that waits for its threads at the end
+)
 ORDER = ["started", "passed", "skipped", "left out", "failed"]  # a test's outcome is the last of these
 
 
@@ -54,12 +57,17 @@ def run_pytest(arguments, left_out, suite):
         "no:xdist",
     ]
     command += ["--tb=short", "-r", "fE", "--durations=20", *arguments]
+    changed, n_bytes = time.monotonic(), 0
     with subprocess.Popen(command, cwd=CHECKOUT, env=os.environ | environment) as child:
         while True:
             try:
                 return child.wait(PROGRESS_S)
             except subprocess.TimeoutExpired:
                 emit("progress", suite=suite, done=RECORD.read_text().count('"started"'))
+            if RECORD.stat().st_size != n_bytes:
+                changed, n_bytes = time.monotonic(), RECORD.stat().st_size
+            elif time.monotonic() - changed > STALL_S:
+                child.kill()
 
 
 def run_suite(suite, monitor, left_out):
