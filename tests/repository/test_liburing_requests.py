@@ -8,6 +8,7 @@ import socket
 import struct
 
 import pytest
+from support.helpers import LINUX
 
 liburing = pytest.importorskip("uringloop.liburing._ffi", reason="this build has no liburing")
 ffi, lib = liburing.ffi, liburing.lib
@@ -225,6 +226,8 @@ def test_sendto(ring):
 
 def test_send_bundle(ring):
     """Both buffers of the group go out in one request."""
+    if LINUX < (6, 10):  # 6.1 takes the flag for nothing, and sends nothing
+        pytest.skip("bundles need Linux 6.10")
     page, problem = ffi.new("char[]", b"firstsecond"), ffi.new("int *")
     buffers = lib.io_uring_setup_buf_ring(ring.ring, 2, 5, 0, problem)
     assert buffers != NULL, problem[0]
@@ -236,8 +239,6 @@ def test_send_bundle(ring):
         sqe.flags |= lib.IOSQE_BUFFER_SELECT
         lib.io_uring_sqe_set_buf_group(sqe, 5)
         res, _ = ring.harvest()
-        if res == -errno.EINVAL:
-            pytest.skip("bundles need Linux 6.10")
         assert (res, right.recv(20)) == (11, b"firstsecond")
     assert lib.io_uring_free_buf_ring(ring.ring, buffers, 2, 5) == 0
 

@@ -15,12 +15,16 @@ HEAD = """
 
 Not only probed: `make kernels` boots these kernels of Debian in QEMU and runs the tests there, on the monitor that the
 loop chooses. The CPU is emulated, so tests of exact times and the longest ones are left out; `tools/kernels/plan.toml`
-has the reason for each. A test that fails gets a second try.
+has the reason for each. A test that fails gets a second try. To record another run:
+
+    make kernels KERNELS='6.1 newest' KERNELS_ARGS=--record
 """
 
 
-def features(names: list[str]) -> str:
-    return ", ".join(names) if names else "nothing"
+def notes(one: dict[str, Any]) -> list[str]:
+    """What a kernel lacks, and which tests failed there."""
+    lines = [f"* {one['release']} (`{one['package']}`) lacks {', '.join(one['missing']) or 'nothing'}."]
+    return lines + [f"  * failed: `{test}`" for test in one["failed"]]
 
 
 def table(results: list[dict[str, Any]]) -> list[str]:
@@ -40,8 +44,8 @@ def section() -> str:
     results = list(json.loads(RESULTS.read_text()).values()) if RESULTS.exists() else []
     if not results:
         return ""
-    missing = [f"* {one['release']}: {features(one['missing'])}." for one in results]
-    return "\n".join([HEAD, *table(results), "", "Features that were missing:", "", *missing, ""])
+    noted = [line for one in results for line in notes(one)]
+    return "\n".join([HEAD, *table(results), "", *noted, ""])
 
 
 def markdown() -> str:
