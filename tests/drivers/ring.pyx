@@ -95,6 +95,12 @@ def skips_sends(of):
     return engine_of(of).skip_sends
 
 
+def n_chunks_taken(of):
+    """Chunks in provided buffers that were not given back."""
+    cdef BufferRing buffers = engine_of(of).buffers
+    return 0 if buffers is None else sum([buffers.n_taken[i] for i in range(buffers.n_buffers)])
+
+
 def is_sweeping(AioContext context not None):
     """Something on the ring has to leave it if no event arrives for it."""
     cdef IoUringMonitor monitor = context.monitor

@@ -299,6 +299,22 @@ async def test_pause_reading_in_the_middle_of_a_batch_keeps_the_rest():
         assert listener.data == [*numbered(5), b"later"]
 
 
+async def test_the_rest_of_a_batch_is_delivered_when_reading_resumes():
+    """Although no datagram comes that would wake the endpoint."""
+
+    def react(listener):
+        if len(listener.got) == 2:
+            listener.transport.pause_reading()
+
+    async with listening(react) as (listener, sock):
+        send_all(sock, numbered(5))
+        await until(lambda: len(listener.got) == 2)
+        await turns(5)
+        listener.transport.resume_reading()
+        await until(lambda: len(listener.got) == 5)
+        assert listener.data == numbered(5)
+
+
 @pytest.mark.stock_since((3, 11, 7))  # 3.11.2, of Debian 12, has the bug
 async def test_pausing_and_resuming_at_once_loses_and_duplicates_nothing():
     def react(listener):

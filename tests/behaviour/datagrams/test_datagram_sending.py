@@ -290,3 +290,27 @@ def test_datagrams_sent_before_the_loop_is_closed_arrive(loop):
         assert everything(far) == [b"x"]
         transport = None
         assert any("unclosed transport" in text for text in forget(protocol))
+
+
+async def test_a_long_queue_is_sent_in_order_as_room_appears(tmp_path):
+    """A UNIX socket has room for a few datagrams only."""
+    loop = asyncio.get_running_loop()
+    path = str(tmp_path / "far")
+    sent = numbered(2000)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as far:
+        far.bind(path)
+        far.setblocking(False)
+        transport, protocol = await loop.create_datagram_endpoint(
+            Sender, family=socket.AF_UNIX, remote_addr=path
+        )
+        for data in sent:
+            transport.sendto(data)
+        received = []
+        for _ in range(1000):
+            received += everything(far)
+            if len(received) == len(sent):
+                break
+            await turns(2)
+        assert received == sent
+        transport.abort()
+        await protocol.lost.wait()

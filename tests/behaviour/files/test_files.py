@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from support.helpers import pattern
 from support.two_files import CONTENT, Pair, outcome
 
 from uringloop import files
@@ -99,6 +100,22 @@ WRITING = [
     ("flush",),
     ("tell",),
 ]
+
+
+@pytest.mark.parametrize("offset", [-2, -1, 0, 1, 5])
+async def test_seeking_to_the_edges_of_what_is_read_ahead(tmp_path, offset):
+    """A chunk begins where the first read after a seek does."""
+    path = tmp_path / "file"
+    content = pattern(300_000)
+    path.write_bytes(content)
+    async with files.open(path, "rb") as file:
+        await file.seek(10_000)
+        assert await file.read(5) == content[10_000:10_005]
+        n_ahead = file._n_ahead()
+        for edge in (10_000, 10_005 + n_ahead):
+            position = edge + offset
+            assert await file.seek(position) == position
+            assert await file.read(3) == content[position : position + 3]
 
 
 @pytest.mark.parametrize("buffering", [-1, 0, 10])

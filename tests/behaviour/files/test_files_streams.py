@@ -159,6 +159,22 @@ def test_a_fifo_opened_after_the_loop_was_stopped_is_closed(loop, fifo, mode, n_
     # the fixture that counts descriptors checks that nothing stays open
 
 
+@pytest.mark.parametrize("n_turns", [1, 2, 3])
+def test_a_file_whose_opening_was_left_with_its_loop_is_closed(loop, tmp_path, n_turns):
+    async def open_it():
+        await (await files.open(tmp_path / "new", "wb", 0)).close()
+
+    executor = ThreadPoolExecutor(1)
+    loop.set_default_executor(executor)
+    opening = loop.create_task(open_it())
+    opening._log_destroy_pending = False
+    for _ in range(n_turns):
+        one_turn(loop)
+    loop.close()
+    executor.shutdown()  # waits for an open or a close in its thread
+    # as above
+
+
 async def test_a_fifo_is_read_to_its_end(fifo):
     reader, writer = await both_ends(fifo)
     async with reader:

@@ -55,6 +55,19 @@ async def test_close_waits_for_a_slow_peer(kind):
 
 
 @KINDS
+async def test_write_eof_waits_for_a_slow_peer(kind):
+    async with open_transport(kind=kind) as (transport, protocol, peer):
+        filled = fill(transport.get_extra_info("socket")._sock)
+        transport.write(b"tail")
+        transport.write_eof()
+        await turns(5)
+        data = await read_to_end(peer)
+        assert len(data) == filled + 4
+        assert data.endswith(b"tail")
+        assert not protocol.lost.is_set()
+
+
+@KINDS
 async def test_connection_lost_is_not_called_inside_close(kind):
     async with open_transport(kind=kind) as (transport, protocol, _peer):
         transport.close()

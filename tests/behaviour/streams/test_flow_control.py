@@ -288,6 +288,24 @@ async def test_pause_in_data_received_stops_the_next_delivery(kind):
 
 
 @KINDS
+async def test_an_end_behind_data_that_paused_reading_is_reported_when_it_resumes(kind):
+    class PausesItself(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.pause_reading()
+
+    async with open_transport(PausesItself(), kind=kind) as (transport, protocol, peer):
+        await turns(2)
+        peer.send(b"data")
+        peer.shutdown(socket.SHUT_WR)
+        await until(lambda: protocol.data)
+        await turns(5)
+        assert not protocol.ended.is_set()
+        transport.resume_reading()
+        await until(protocol.ended.is_set)
+
+
+@KINDS
 async def test_end_of_stream_is_not_reported_while_paused(kind):
     async with open_transport(kind=kind) as (transport, protocol, peer):
         transport.pause_reading()

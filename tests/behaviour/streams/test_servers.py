@@ -96,6 +96,22 @@ async def test_the_port_is_free_again_after_close():
     await close_all(again)
 
 
+async def test_the_port_is_free_as_soon_as_close_returns():
+    server, protocols = await make()
+    address = server.sockets[0].getsockname()
+    for number in range(3):
+        _, client = await connect(server)
+        await until(lambda number=number: len(protocols) > number and protocols[number].transport)
+        protocols[number].transport.abort()
+        await client.lost.wait()
+    server.close()
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(address)
+        again.listen()
+    await turns(5)
+
+
 async def test_a_port_in_use_raises_and_names_the_address():
     server, _ = await make()
     host, port = server.sockets[0].getsockname()
@@ -426,6 +442,19 @@ async def test_listening_sockets_are_not_inheritable_and_do_not_block():
     assert not os.get_inheritable(fd)
     assert not os.get_blocking(fd)
     await close_all(server)
+
+
+async def test_accepted_sockets_are_not_inheritable_and_do_not_block():
+    server, protocols = await make()
+    for number in range(3):
+        _, client = await connect(server)
+        await until(lambda number=number: len(protocols) > number and protocols[number].transport)
+        fd = protocols[number].transport.get_extra_info("socket").fileno()
+        assert not os.get_inheritable(fd)
+        assert not os.get_blocking(fd)
+        client.transport.abort()
+        await client.lost.wait()
+    await close_all(server, *protocols)
 
 
 async def test_repr_of_a_server():
