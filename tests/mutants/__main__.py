@@ -16,15 +16,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from .table import ROOT, Mutant, read
 
 COPY = ROOT / "build" / "mutants"
 RUNNING_TEST = COPY / "build" / "running-test.txt"  # tests/conftest.py writes it
 
-# A run that takes so much longer than without the bug hangs.
-LIMIT_FACTOR = 5
-LIMIT_MORE_S = 20
+HANGS_AFTER_S = 100  # the tests of a mutant take seconds; tests/conftest.py ends one that takes a minute
 
 
 class NotRunnable(Exception):
@@ -92,9 +91,10 @@ def check_imports() -> None:
         raise NotRunnable(f"the tests would run against another uringloop: {output}")
 
 
-def run_tests(arguments: tuple[str, ...], limit_s: float | None = None) -> str | None:
+def run_tests(tests: Sequence[str], monitor: str | None, limit_s: float | None = None) -> str | None:
     """The test that fails, or in which the run ends; None if all pass."""
     RUNNING_TEST.unlink(missing_ok=True)
+    arguments = [*tests, *(["--monitor", monitor] if monitor else [])]
     status, output = command(
         "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider", *arguments, limit_s=limit_s
     )
@@ -105,25 +105,23 @@ def run_tests(arguments: tuple[str, ...], limit_s: float | None = None) -> str |
     if status == 1 and (failed := re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)):
         return failed[1]
     if RUNNING_TEST.exists():
-        return f"{RUNNING_TEST.read_text().strip()} ({'hangs' if status is None else 'crashes'})"
+        is_hanging = status is None or "Timeout (" in output  # the second as faulthandler reports it
+        return f"{RUNNING_TEST.read_text().strip()} ({'hangs' if is_hanging else 'crashes'})"
     raise NotRunnable(f"pytest ends with {status}, outside of the tests:\n{output[-3000:]}")
 
 
-def time_tests(mutants: list[Mutant]) -> dict[tuple[str, ...], float]:
-    """Run the tests without a bug; how long each of the sets takes."""
-    seconds: dict[tuple[str, ...], float] = {}
+def check_without_bugs(mutants: list[Mutant]) -> None:
+    """Run the tests of all of them, for each monitor at once."""
+    groups: dict[str | None, dict[str, None]] = {}
     for mutant in mutants:
-        if mutant.pytest_args in seconds:
-            continue
-        print(f"without a bug: {' '.join(mutant.pytest_args)}", flush=True)
-        started = time.monotonic()
-        if failed := run_tests(mutant.pytest_args):
+        groups.setdefault(mutant.monitor, {}).update(dict.fromkeys(mutant.tests))
+    for monitor, tests in groups.items():
+        print(f"without a bug: {len(tests)} tests or files on {monitor or 'each monitor'}", flush=True)
+        if failed := run_tests([*tests], monitor):
             raise NotRunnable(f"{failed} fails without a bug")
-        seconds[mutant.pytest_args] = time.monotonic() - started
-    return seconds
 
 
-def verdict(mutant: Mutant, limit_s: float) -> str:
+def verdict(mutant: Mutant) -> str:
     """Plant the bug and run its tests: "caught by ...", "SURVIVED" or "NOT RUNNABLE: ..."."""
     path = COPY / mutant.file
     original = path.read_text()
@@ -131,7 +129,7 @@ def verdict(mutant: Mutant, limit_s: float) -> str:
     try:
         if path.suffix == ".pyx":
             build()
-        caught_by = run_tests(mutant.pytest_args, limit_s)
+        caught_by = run_tests(mutant.tests, mutant.monitor, HANGS_AFTER_S)
         return f"caught by {caught_by}" if caught_by else "SURVIVED"
     except NotRunnable as error:
         return f"NOT RUNNABLE: {error}"
@@ -164,13 +162,13 @@ def main() -> int:
         make_copy()
         build()
         check_imports()
-        seconds = time_tests(mutants)
+        check_without_bugs(mutants)
     except NotRunnable as error:
         sys.exit(str(error))
     results = collections.Counter[str]()
     for number, mutant in enumerate(mutants, 1):
         print(f"{number:2} of {len(mutants)}  {mutant.name:40} ", end="", flush=True)
-        found = verdict(mutant, LIMIT_FACTOR * seconds[mutant.pytest_args] + LIMIT_MORE_S)
+        found = verdict(mutant)
         results[found.split(" ")[0]] += 1
         print(found, flush=True)
     print(f"{results['caught']} of {len(mutants)} caught in {time.monotonic() - started:.0f} s")

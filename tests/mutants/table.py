@@ -20,10 +20,6 @@ class Mutant:
     tests: tuple[str, ...]
     monitor: str | None = None
 
-    @property
-    def pytest_args(self) -> tuple[str, ...]:
-        return (*self.tests, *(("--monitor", self.monitor) if self.monitor else ()))
-
     def applied_to(self, text: str) -> str:
         return text.replace(self.old, self.new)
 

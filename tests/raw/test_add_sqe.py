@@ -13,7 +13,7 @@ from support.helpers import make_loop, turns, until
 import uringloop
 from uringloop.liburing import ffi, lib
 
-from .common import NOP, read_of
+from .common import NOP, open_fds, read_of
 
 # Results
 
@@ -385,6 +385,14 @@ async def test_a_long_chain_leaves_connections_alone():
             writer.close()
             await writer.wait_closed()
         await until(lambda: all(writer.transport.is_closing() for writer in accepted))
+
+
+async def test_a_larger_ring_for_a_long_chain_takes_the_place_of_the_first():
+    loop = asyncio.get_running_loop()
+    await loop.add_sqe(NOP)
+    before = open_fds()
+    assert len(await asyncio.gather(*loop.add_sqes([(NOP,)] * 200))) == 200
+    assert open_fds() == before
 
 
 async def test_a_long_chain_is_refused_while_raw_requests_are_in_flight(pipe):
