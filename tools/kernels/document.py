@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ has the reason for each. A test that fails gets a second try. To record another 
 
 def notes(one: dict[str, Any]) -> list[str]:
     """What a kernel lacks, and which tests failed there."""
-    lines = [f"* {one['release']} (`{one['package']}`) lacks {', '.join(one['missing']) or 'nothing'}."]
+    lacks = f"* {one['release']} lacks {', '.join(one['missing']) or 'nothing'}."
+    lines = textwrap.wrap(lacks, 120, subsequent_indent="  ", break_on_hyphens=False)
     return lines + [f"  * failed: `{test}`" for test in one["failed"]]
 
 
