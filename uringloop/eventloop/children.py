@@ -23,6 +23,22 @@ class _UnixSubprocessTransport(unix_events._UnixSubprocessTransport):  # type: i
         if self._proc.returncode is None:
             super().send_signal(signal)
 
+    def _process_exited(self, returncode: int) -> None:
+        super()._process_exited(returncode)
+        # If a pipe could not be watched, there is no connection_lost(), which wakes them in Python 3.11, 3.12 and 3.14.
+        if self._pending_calls is not None and self._exit_waiters:
+            for waiter in self._exit_waiters:
+                if not waiter.done():
+                    waiter.set_result(returncode)
+            self._exit_waiters.clear()
+
+    def close_unwatched_pipes(self) -> None:
+        """Close the ends of pipes that have no transport, after a start that failed."""
+        process = self._proc
+        for number, file in enumerate((process.stdin, process.stdout, process.stderr)):
+            if file is not None and self._pipes[number] is None:
+                file.close()
+
 
 def watcher_of_the_user() -> Any:
     """The child watcher that the application set; None if it left the choice to asyncio."""

@@ -85,6 +85,8 @@ class ProcessesMixin(LoopPart):
         except BaseException:
             transport.close()
             await transport._wait()
+            if not waiter.cancelled():
+                transport.close_unwatched_pipes()
             raise
         return transport
 

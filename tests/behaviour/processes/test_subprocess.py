@@ -1,6 +1,7 @@
 """Child processes."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import sys
 import threading
 
 import pytest
-from support.helpers import turns, until
+from support.helpers import STOCK, monitor_of, turns, until
 
 PYTHON = sys.executable
 PIPE = asyncio.subprocess.PIPE
@@ -364,6 +365,27 @@ async def test_a_failing_preexec_fn_is_an_error_and_leaves_no_child():
 
     with pytest.raises(subprocess.SubprocessError):
         await asyncio.create_subprocess_exec("/bin/true", preexec_fn=fail)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed transport")  # asyncio's, half made
+@pytest.mark.parametrize("nth", [1, 2, 3])
+async def test_a_pipe_that_cannot_be_watched_is_an_error_and_leaves_no_child(nth, monkeypatch):
+    if monitor_of(asyncio.get_running_loop()) == STOCK:
+        pytest.skip("asyncio waits forever for the child")
+    calls = 0
+
+    def set_blocking(fd, blocking):
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise OSError(errno.ENOMEM, "no memory")
+        original(fd, blocking)
+
+    original = os.set_blocking
+    monkeypatch.setattr(os, "set_blocking", set_blocking)
+    with pytest.raises(OSError, match="no memory"):
+        await python("import sys; sys.stdin.read()", stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    await all_reported()
 
 
 async def test_a_cancelled_start_kills_the_child():
