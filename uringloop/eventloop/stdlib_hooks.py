@@ -138,11 +138,7 @@ class StdlibHooks(LoopPart):
     def _make_read_pipe_transport(
         self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
     ) -> Any:
-        transport = unix_events._UnixReadPipeTransport(  # type: ignore[attr-defined]
-            self, pipe, protocol, waiter, extra
-        )
-        transport.max_size = _PIPE_READ_BYTES
-        return transport
+        return _UnixReadPipeTransport(self, pipe, protocol, waiter, extra)
 
     def _leave_signals(self) -> None:
         """In a fork child: the parent's wake-up socketpair must get nothing from us.  The first run makes another."""
@@ -168,6 +164,16 @@ class StdlibHooks(LoopPart):
             self._make_self_pipe()
             if self._wants_wakeups:
                 signal.set_wakeup_fd(self._csock.fileno())  # type: ignore[attr-defined]
+
+
+class _UnixReadPipeTransport(unix_events._UnixReadPipeTransport):  # type: ignore[name-defined]
+    max_size = _PIPE_READ_BYTES
+
+    def _add_reader(self, fd: int, callback: Callable[[], object]) -> None:
+        try:
+            super()._add_reader(fd, callback)
+        except OSError as error:  # no memory in the kernel, or no room in any epoll set
+            self._fatal_error(error, "Fatal read error on pipe transport")  # else nothing would ever come
 
 
 def _signal_came(known: Callable[[], Any], number: int, frame: FrameType | None) -> None:

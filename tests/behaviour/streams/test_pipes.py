@@ -3,11 +3,12 @@
 # ruff: noqa: SIM115 (the transport closes the file)
 
 import asyncio
+import errno
 import os
 import socket
 
 import pytest
-from support.helpers import Recorder, fill, read_to_end, turns, until
+from support.helpers import STOCK, Recorder, fill, monitor_of, read_to_end, turns, until
 
 
 class Writer(Recorder):
@@ -50,6 +51,24 @@ async def test_read_pipe_can_be_paused_and_resumed():
     assert await protocol.received(5) == b"later"
     transport.close()
     await protocol.lost.wait()
+    os.close(write_fd)
+
+
+@pytest.mark.expects_loop_errors
+async def test_a_read_pipe_that_cannot_be_watched_is_closed(monkeypatch):
+    """No memory in the kernel, for example: the protocol gets the error instead of waiting for ever."""
+    loop = asyncio.get_running_loop()
+    if monitor_of(loop) == STOCK:
+        pytest.skip("asyncio only reports it")
+
+    def add_reader(fd, callback):
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(loop, "_add_reader", add_reader)
+    _transport, protocol, write_fd = await open_reader()
+    await protocol.lost.wait()
+    assert protocol.calls == ["connection_made", "connection_lost"]
+    assert protocol.error.errno == errno.ENOMEM
     os.close(write_fd)
 
 
