@@ -38,6 +38,7 @@ SLEEPS = {
     "behaviour/streams/test_servers.py": (1, BUSY),
     "conftest.py": (1, POLLS),
     "installed_wheel.py": (1, A_TIMER),
+    "faults/calls.py": (1, POLLS),
     "glib_loops/test_applications.py": (2, A_TIMER),
     "glib_loops/test_attacks.py": (6, A_TIMER),
     "glib_loops/test_gtk_downloader.py": (2, POLLS),

@@ -51,11 +51,13 @@ def test_buffers_return_when_their_connection_is_gone(ring_loop):
             other.transport.abort()
             ring_loop.run_nested(turns(3))
 
-    (first, first_peer), (second, second_peer) = (connect(ring_loop, protocol=EndsTheOther()) for _ in range(2))
+    first, first_peer = connect(ring_loop, protocol=EndsTheOther())
+    second, second_peer = connect(ring_loop, protocol=EndsTheOther())
     first_peer.send(b"x")
     second_peer.send(b"y")
     turn_until(ring_loop, lambda: first.data or second.data)
-    served, ended = (first, second) if first.data else (second, first)  # Linux 6.1 delivers the later one first
+    # Linux 6.1 delivers the later one first
+    served, ended = (first, second) if first.data else (second, first)
     assert ended.calls == ["connection_made", "connection_lost"]
     assert ring_drivers.n_chunks_taken(ring_loop.aio_context) == 0
     end(ring_loop, served, first_peer if served is first else second_peer)
