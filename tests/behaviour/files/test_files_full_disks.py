@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import resource
 
 import pytest
 
@@ -51,6 +52,21 @@ async def test_a_full_disk_is_reported_and_unwritten_data_is_kept(tmp_path):
         assert file.closed
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
+
+
+async def test_a_limit_of_the_file_size_is_reported(tmp_path):
+    """Python ignores SIGXFSZ."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = await files.open(tmp_path / "file", "wb")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            await file.write(bytes(300_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.characters_written == (tmp_path / "file").stat().st_size == 100_000
+    await file.close()
 
 
 async def test_a_read_only_file_system_is_reported(tmp_path):

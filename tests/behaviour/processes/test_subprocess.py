@@ -400,6 +400,20 @@ async def test_a_cancelled_start_kills_the_child():
 @pytest.mark.skipif(
     sys.version_info < (3, 11, 7), reason="asyncio 3.11.2 reports a future of its own as never retrieved"
 )
+async def test_a_child_that_is_stopped_has_not_ended():
+    process = await python("import sys; sys.exit(sys.stdin.read() == 'go on')", stdin=PIPE)
+    process.send_signal(signal.SIGSTOP)
+    with open(f"/proc/{process.pid}/stat") as stat:
+        await until(lambda: stat.seek(0) or stat.read().rpartition(")")[2].split()[0] == "T")
+    await turns(20)
+    assert process.returncode is None
+    process.send_signal(signal.SIGCONT)
+    process.stdin.write(b"go on")
+    process.stdin.close()
+    assert await process.wait() == 1
+    await finish(process)
+
+
 async def test_writing_to_a_child_that_closed_its_input_raises():
     process = await asyncio.create_subprocess_shell(
         "exec <&-; read x <&2", stdin=PIPE, stderr=subprocess.DEVNULL
