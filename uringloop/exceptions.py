@@ -59,11 +59,11 @@ class MonitorUnavailable(UringLoopError, OSError):
 
 
 class SqeNotSupported(UringLoopError):
-    """A raw request was made on a loop that does not run on io_uring.
+    """A raw request was made on a loop that does not run on io_uring, or whose ring is restricted.
 
     Parameters:
-        monitor: the name of its monitor, "epoll" or "poll".
-        reason: why it is not io_uring (loop.fdmon_reason).
+        monitor: the name of its monitor.
+        reason: why it is not io_uring (loop.fdmon_reason), or what restricts its ring.
     """
 
     def __init__(self, monitor: str, reason: str) -> None:
@@ -72,4 +72,6 @@ class SqeNotSupported(UringLoopError):
         self.reason = reason
 
     def __str__(self) -> str:
+        if self.monitor == "io_uring":
+            return f"raw requests are refused: {self.reason} permits the ring only what connections need"
         return f"raw requests need io_uring, and this loop runs on {self.monitor}: {self.reason}"

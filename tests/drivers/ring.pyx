@@ -6,6 +6,7 @@ IoUringMonitor; `RingDriver` and `BufferRingDriver` work on a bare ring.
 
 from libc.errno cimport EAGAIN
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 
@@ -271,6 +272,12 @@ cdef class RingDriver:
     def nop(self, uint64_t user_data):
         cdef io_uring_sqe *sqe = self.ring.get_sqe()
         io_uring_prep_nop(sqe)
+        sqe.user_data = user_data
+
+    def copy(self, bytes filled not None, uint64_t user_data):
+        """Queue a copy of a `struct io_uring_sqe`."""
+        cdef io_uring_sqe *sqe = self.ring.get_sqe()
+        memcpy(sqe, PyBytes_AS_STRING(filled), sizeof(io_uring_sqe))
         sqe.user_data = user_data
 
     def abandon_nop(self):

@@ -18,7 +18,7 @@ import struct
 import time
 import traceback
 
-NEAR, FAR = "10.99.0.1", "10.99.0.2"
+NEAR, FAR = "192.0.2.1", "192.0.2.2"
 
 _CLONE_NEWNET = 0x40000000
 _TUNSETIFF = 0x400454CA

@@ -86,7 +86,7 @@ loop.close()
 """
 
 
-def test_a_stopped_peer_gets_everything_and_delays_nobody(monitor):
+def test_a_stopped_peer_gets_everything_and_delays_no_other(monitor):
     if monitor == STOCK:
         pytest.skip("tests the kernel")
     run_script(START + PEER, monitor)

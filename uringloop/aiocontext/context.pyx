@@ -281,6 +281,8 @@ cdef class AioContext(ContextCore):
         self.check_open()
         if make_request is None or self.engine is None:
             raise SqeNotSupported(self.monitor.name, self.fdmon_reason or "this AioContext was made with it")
+        if self.engine.is_restricted:
+            raise SqeNotSupported(self.monitor.name, "URINGLOOP_RESTRICTED")
         return make_request(self, (prep, *args), callback, keepalive, multishot)
 
     @property

@@ -175,6 +175,8 @@ cdef class RawCore(LoopCore):
             self._check_thread()
         if self.aio_context.engine is None:
             raise SqeNotSupported(self.aio_context.monitor.name, self.fdmon_reason)
+        if (<Engine>self.aio_context.engine).is_restricted:
+            raise SqeNotSupported(self.aio_context.monitor.name, "URINGLOOP_RESTRICTED")
         return 0
 
 

@@ -286,7 +286,7 @@ class ServeMixin(LoopPart):
         if self._seat is not None and self._seat.serve(sock, listening):
             return
         # objects other than socket.socket count as given, too: gunicorn's listeners are wrappers of sockets
-        if self.supports_sqe and is_original(sock) and sock not in self._given_sockets:
+        if self._has_ring and is_original(sock) and sock not in self._given_sockets:
             kind = Kind(sock)
             self._acceptors[sock] = Acceptor(self.aio_context, sock, kind, self._accepted, listening)
         else:
@@ -304,7 +304,7 @@ class ServeMixin(LoopPart):
         """Accept nothing more and close the listening socket."""
         fd = sock.fileno()
         path = sock.getsockname() if sock in self._unix_server_sockets else None
-        if self.supports_sqe:
+        if self._has_ring:
             acceptor = self._acceptors.pop(sock, None)
             if acceptor is not None:
                 acceptor.close()

@@ -30,6 +30,7 @@ cdef class Engine:
     cdef bint is_pollable              # the ring is of the kind that wakes sleepers on its fd, also after a move
     cdef bint is_bound                 # registrations were made with this ring
     cdef bint has_tables               # buffers or files were registered with this ring
+    cdef readonly bint is_restricted   # the kernel refuses what connections do not need: no raw requests, no files
     cdef readonly bint skip_sends      # a failed SEND reports its partial count: CQE-less sends are sound
     cdef unsigned long long n_completed
     cdef unsigned long long n_cq_overflows

@@ -64,6 +64,7 @@ cdef class Engine:
 
     def __cinit__(self):
         self.ring = _ring.take_ring()
+        self.is_restricted = _ring.is_restricted
         self.in_flight = InFlight()
         self.late = InFlight()
         self.fifo = CompletionFifo()

@@ -42,6 +42,7 @@ cdef extern from *:
     """
     #include <errno.h>
     #include <liburing.h>
+    #include <string.h>
     #include <sys/syscall.h>
     #include <unistd.h>
     /* The errno of a sandbox that lets a ring be made and refuses its use, or 0: else fd -1 gives EBADF or EINVAL. */
@@ -54,8 +55,35 @@ cdef extern from *:
             return errno;
         return 0;
     }
+    /* Permit what sockets, timers and wake-ups need, for the life of the ring; a negated errno or 0.
+       Each of these works on fds that the process has: none opens or names a file, none makes a socket. */
+    static int ul_restrict(struct io_uring *ring)
+    {
+        static const unsigned char operations[] = {
+            IORING_OP_NOP, IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL, IORING_OP_TIMEOUT,
+            IORING_OP_ACCEPT, IORING_OP_RECV, IORING_OP_SEND, IORING_OP_SENDMSG,
+        };
+        static const unsigned char calls[] = {
+            IORING_REGISTER_ENABLE_RINGS, IORING_REGISTER_PBUF_RING, IORING_UNREGISTER_PBUF_RING,
+        };
+        struct io_uring_restriction permitted[sizeof operations + sizeof calls + 1];
+        struct io_uring_restriction *next = permitted;
+        memset(permitted, 0, sizeof permitted);
+        for (size_t i = 0; i < sizeof operations; i++, next++) {
+            next->opcode = IORING_RESTRICTION_SQE_OP;
+            next->sqe_op = operations[i];
+        }
+        for (size_t i = 0; i < sizeof calls; i++, next++) {
+            next->opcode = IORING_RESTRICTION_REGISTER_OP;
+            next->register_op = calls[i];
+        }
+        next->opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+        next->sqe_flags = IOSQE_CQE_SKIP_SUCCESS | IOSQE_BUFFER_SELECT | IOSQE_IO_LINK;
+        return io_uring_register_restrictions(ring, permitted, next + 1 - permitted);
+    }
     """
     int ul_refused_call() noexcept
+    int ul_restrict(io_uring *ring) noexcept
 
 cdef extern from "../uring/ring_fds.h":
     bint ul_note_ring(int fd) noexcept
@@ -98,6 +126,10 @@ cdef list spare_rings = []
 cdef object of_spare_rings = object()  # of that section: the list itself is locked by its own methods
 cdef int SPARE_RINGS = 4
 cdef object owner_pid = os.getpid()
+
+
+# Read once: what a ring may do cannot be changed any more, and spare rings serve any loop.
+is_restricted = os.environ.get("URINGLOOP_RESTRICTED", "") not in ("", "0")
 
 
 cdef bint is_a_loops_ring(int fd) except -1:
@@ -191,6 +223,8 @@ cdef class Ring:
             io_uring_queue_exit(&self.ring)
             return -EINVAL
         result = ul_refused_call()
+        if not result and is_restricted:
+            result = -ul_restrict(&self.ring)  # while the ring is disabled, since Linux 5.10
         if not result and not ul_note_ring(self.ring.ring_fd):
             result = EMFILE
         if result:

@@ -392,7 +392,11 @@ cdef class LoopCore(FdWatching):
 
     @property
     def supports_sqe(self):
-        """Whether add_sqe() works: this loop runs on io_uring."""
+        """Whether add_sqe() works: this loop runs on io_uring, and its ring is not restricted."""
+        return self._has_ring and not self.aio_context.engine.is_restricted
+
+    @property
+    def _has_ring(self):
         return self.aio_context is not None and self.aio_context.engine is not None
 
     def add_sqe(self, prep, *args, callback=None, keepalive=None, multishot=False):
