@@ -40,6 +40,7 @@ SLEEPS = {
     "installed_wheel.py": (1, A_TIMER),
     "faults/calls.py": (1, POLLS),
     "faults/test_bad_network.py": (1, QUIET),
+    "faults/test_forks_and_exits.py": (2, POLLS),
     "faults/test_stopped_processes.py": (2, QUIET),
     "glib_loops/test_applications.py": (2, A_TIMER),
     "glib_loops/test_attacks.py": (6, A_TIMER),
