@@ -44,6 +44,26 @@ def test_several_interrupts_leave_one_run_each(loop, kind):
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_a_reader_that_always_interrupts_does_not_starve_the_writer_of_its_fd(loop, kind):
+    def interrupt():
+        ran.append("reader")
+        raise kind
+
+    ran = []
+    near, far = socket.socketpair()
+    with near, far:
+        far.send(b"x")
+        loop.add_reader(near, interrupt)
+        loop.add_writer(near, ran.append, "writer")
+        for _ in range(2):
+            with pytest.raises(kind):
+                one_turn(loop)
+        loop.remove_reader(near)
+        loop.remove_writer(near)
+    assert ran == ["reader", "writer", "reader"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_interrupt_in_a_timer_leaves_run_forever_and_loses_no_timer(loop, kind):
     def interrupt():
         raise kind

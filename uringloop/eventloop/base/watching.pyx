@@ -37,7 +37,14 @@ cdef class FdCallbacks(FdHandler):
         cdef Handle writer = self.writer if revents & ~POLLIN else None
         cdef ContextCore aio_context = self.aio_context
         if reader is not None:
-            aio_context.run_handle(reader)
+            try:
+                aio_context.run_handle(reader)
+            except BaseException:
+                # KeyboardInterrupt, SystemExit: in the next turn the writer is first, or a reader that always raises
+                # would starve it
+                if writer is not None:
+                    aio_context.ready.push(writer)
+                raise
         # cancelled by remove_writer meanwhile: run() does nothing then
         if writer is not None:
             aio_context.run_handle(writer)
