@@ -249,6 +249,17 @@ def test_closed_fds_are_refused(loop):
     far.close()
 
 
+@pytest.mark.parametrize("name", ["add_reader", "add_writer"])
+def test_a_closed_loop_says_so_before_a_closed_socket_is_refused(loop, name):
+    near, far = socket.socketpair()
+    near.close()
+    far.close()
+    loop.close()
+    for file in (near, -1):
+        with pytest.raises(RuntimeError, match="Event loop is closed"):
+            getattr(loop, name)(file, print)
+
+
 def test_objects_with_fileno_are_accepted(loop, pair):
     class Thing:
         def fileno(self):

@@ -162,6 +162,7 @@ cdef class FdWatching(ContextOwner):
             raise
 
     cdef Handle watch_readable(self, object fd, object callback, object args, bint is_brief):
+        self._check_closed()  # before the number is checked, as in asyncio
         return self.watch_file_readable(as_fd(fd), fd, callback, args, is_brief, None)
 
     cdef Handle watch_file_readable(self, int number, object file, object callback, object args, bint is_brief,
@@ -177,6 +178,7 @@ cdef class FdWatching(ContextOwner):
         return handle
 
     cdef Handle watch_writable(self, object fd, object callback, object args, bint is_brief):
+        self._check_closed()  # before the number is checked, as in asyncio
         return self.watch_file_writable(as_fd(fd), fd, callback, args, is_brief, None)
 
     cdef Handle watch_file_writable(self, int number, object file, object callback, object args, bint is_brief,
