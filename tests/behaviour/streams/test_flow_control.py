@@ -117,6 +117,15 @@ async def test_zero_limits_pause_at_once_and_resume_when_empty():
         assert transport.get_write_buffer_size() == 0
 
 
+async def test_lower_limits_do_not_pause_for_data_that_only_waits_for_the_end_of_the_turn():
+    async with open_transport() as (transport, protocol, peer):
+        transport.write(b"x")
+        transport.set_write_buffer_limits(high=0)
+        await turns(2)
+        assert protocol.calls == ["connection_made"]
+        assert await read_exactly(peer, 1) == b"x"
+
+
 async def test_protocol_may_write_in_resume_writing():
     class Refill(Recorder):
         rounds = 0

@@ -584,6 +584,8 @@ cdef class StreamTransport(Endpoint):
 
     def set_write_buffer_limits(self, high=None, low=None):
         self.high_bytes, self.low_bytes = buffer_limits(high, low)
+        if self.queue.n_bytes > self.high_bytes:
+            self.send_queued()  # what only waits for the end of the turn must not pause the protocol
         self.pause_if_full()
 
     cdef int pause_if_full(self) except -1:
