@@ -5,6 +5,7 @@
 # make test-free-threaded  the tests without a GIL; make python-free-threaded compiles the Pythons
 # make test-thread-sanitizer  loops in threads that call each other, under ThreadSanitizer
 # make simulate  servers and clients on a simulated kernel, with faults from fresh seeds
+# make fuzz  random programs, compared with stock asyncio
 # make soak  millions of messages, connections, files; hours, goes on where it was interrupted
 # make kernels  the tests on Debian's kernels, each in QEMU
 # make mutants  plants bugs in a copy, one at a time, and shows that the tests notice each
@@ -25,6 +26,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 INTEGRATIONS_ARGS ?=
 SIMULATE_ARGS ?=
+FUZZ_ARGS ?=
 SOAK_ARGS ?= --json build/soak.json
 KERNELS ?= 5.10 6.1 6.12 newest
 KERNELS_ARGS ?=
@@ -44,7 +46,7 @@ SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -no
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
 .PHONY: help wheels build drivers demo test test-glib test-in-interpreter test-free-threaded test-thread-sanitizer \
-	python-free-threaded simulate soak kernels mutants test-integrations check-all lint docs bench gate clean
+	python-free-threaded simulate fuzz soak kernels mutants test-integrations check-all lint docs bench gate clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -54,6 +56,7 @@ help:
 	@echo "make test-free-threaded  the tests without a GIL (FREE_THREADED='3.13 3.14'); make python-free-threaded compiles these"
 	@echo "make test-thread-sanitizer  loops in threads that call each other, without a GIL, under ThreadSanitizer"
 	@echo "make simulate  hours of traffic on a simulated kernel, with faults from fresh seeds (SIMULATE_ARGS='--runs 1000')"
+	@echo "make fuzz  random programs that must see the same as on stock asyncio (FUZZ_ARGS='--minutes 10 --machine tls')"
 	@echo "make soak  millions of messages, connections, loops, files, children (SOAK_ARGS='--scale 0.01 --json soak.json')"
 	@echo "make kernels  the tests on other kernels, in QEMU, minutes each (KERNELS='6.1 newest' KERNELS_ARGS=--record)"
 	@echo "make mutants  bugs planted in a copy, one at a time: the tests must notice each (MUTANTS_ARGS='--only early-release')"
@@ -123,6 +126,10 @@ test-thread-sanitizer: $(STAMPS)/package
 # The fixed set of seeds is a part of `make test`.
 simulate: $(STAMPS)/package
 	@$(VPYTHON) -m tests.simulation $(SIMULATE_ARGS)
+
+# A fixed set of programs is a part of `make test`.
+fuzz: $(STAMPS)/package $(STAMPS)/test
+	@$(VPYTHON) -m tests.differential $(FUZZ_ARGS)
 
 soak: $(STAMPS)/package
 	@mkdir -p build

@@ -1,0 +1,22 @@
+"""All machines, by name."""
+
+from . import (
+    datagrams_machine,
+    loop_machine,
+    servers_machine,
+    streams_machine,
+    tls_machine,
+    transport_machine,
+)
+
+MACHINES = {
+    module.MACHINE.name: module.MACHINE
+    for module in (
+        loop_machine,
+        transport_machine,
+        streams_machine,
+        servers_machine,
+        datagrams_machine,
+        tls_machine,
+    )
+}
