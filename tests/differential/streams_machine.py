@@ -52,7 +52,7 @@ class Recorded(asyncio.StreamReaderProtocol):
 
 
 class StreamsInterpreter(Interpreter):
-    not_after_the_end = ("abort", "write_eof", "info")
+    not_after_the_end = ("abort", "write_eof", "info", "write", "writelines")
 
     def __init__(self, world, options):
         super().__init__(world, options)
