@@ -163,6 +163,7 @@ cdef inline Entry *entry_of(unsigned table, object address) noexcept:
 cdef object address_of(const ul_peer *name, unsigned n_bytes):
     """The address of a name as the kernel wrote it; None for none, as recvfrom returns for an unknown one."""
     cdef int family
+    n_bytes = min(n_bytes, <unsigned>sizeof(ul_peer))  # the kernel reports the whole length of a name that it cut off
     if n_bytes < sizeof(unsigned short):
         return None
     family = ul_family(&name.internet)
@@ -171,7 +172,7 @@ cdef object address_of(const ul_peer *name, unsigned n_bytes):
     if family == AF_UNIX:
         return unix_address(<const char *>name, n_bytes)
     return (family, PyBytes_FromStringAndSize(<const char *>name + sizeof(unsigned short),
-                                              min(n_bytes, sizeof(ul_peer)) - sizeof(unsigned short)))
+                                              n_bytes - sizeof(unsigned short)))
 
 
 cdef object fresh_address_of(const ul_peer *name, unsigned n_bytes):
