@@ -4,6 +4,7 @@
 # make test-in-interpreter  the behaviour tests inside a sub-interpreter (Python 3.13 and newer)
 # make test-free-threaded  the tests without a GIL; make python-free-threaded compiles the Pythons
 # make test-thread-sanitizer  loops in threads that call each other, under ThreadSanitizer
+# make fuzz-parsers  bytes from outside under libFuzzer and sanitizers
 # make simulate  servers and clients on a simulated kernel, with faults from fresh seeds
 # make fuzz  random programs, compared with stock asyncio
 # make soak  millions of messages, connections, files; hours, goes on where it was interrupted
@@ -25,6 +26,7 @@ VENV ?= .venv
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 INTEGRATIONS_ARGS ?=
+FUZZ_PARSERS_ARGS ?=
 SIMULATE_ARGS ?=
 FUZZ_ARGS ?=
 SOAK_ARGS ?= --json build/soak.json
@@ -46,7 +48,8 @@ SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -no
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
 .PHONY: help wheels build drivers demo test test-glib test-in-interpreter test-free-threaded test-thread-sanitizer \
-	python-free-threaded simulate fuzz soak kernels mutants test-integrations check-all lint docs bench gate clean
+	python-free-threaded fuzz fuzz-parsers simulate soak kernels mutants test-integrations check-all lint docs bench \
+	gate clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -55,6 +58,7 @@ help:
 	@echo "make test-in-interpreter  the behaviour tests inside a sub-interpreter (Python 3.13 and newer)"
 	@echo "make test-free-threaded  the tests without a GIL (FREE_THREADED='3.13 3.14'); make python-free-threaded compiles these"
 	@echo "make test-thread-sanitizer  loops in threads that call each other, without a GIL, under ThreadSanitizer"
+	@echo "make fuzz-parsers  what reads bytes from outside, with coverage (FUZZ_PARSERS_ARGS='--seconds 600 tls')"
 	@echo "make simulate  hours of traffic on a simulated kernel, with faults from fresh seeds (SIMULATE_ARGS='--runs 1000')"
 	@echo "make fuzz  random programs that must see the same as on stock asyncio (FUZZ_ARGS='--minutes 10 --machine tls')"
 	@echo "make soak  millions of messages, connections, loops, files, children (SOAK_ARGS='--scale 0.01 --json soak.json')"
@@ -122,6 +126,11 @@ test-thread-sanitizer: $(STAMPS)/package
 	@$(if $(filter environment command,$(origin PYTHON_SANITIZED)),,PYTHON_CONFIGURE=--with-thread-sanitizer \
 		tools/free_threaded_python.sh 3.14 build/free-threaded/3.14t-sanitized)
 	@PYTHON_FREE_THREADED=$(PYTHON_SANITIZED) tools/lane.sh thread-sanitizer
+
+# A minute for each target of tests/fuzz, on a build by clang; what it finds new goes to build/fuzz.
+fuzz-parsers: $(STAMPS)/drivers $(STAMPS)/fuzz
+	@tools/system_packages.sh "$(PYTHON)" fuzz
+	@tools/lane.sh fuzz $(FUZZ_PARSERS_ARGS)
 
 # The fixed set of seeds is a part of `make test`.
 simulate: $(STAMPS)/package
@@ -208,7 +217,7 @@ $(STAMPS)/drivers: $(STAMPS)/package $(wildcard tests/drivers/*.py*)
 		&& $(VPYTHON) tests/drivers/setup.py build_ext --inplace'
 	@touch $@
 
-$(STAMPS)/demo $(STAMPS)/bench $(STAMPS)/dev $(STAMPS)/docs: $(STAMPS)/%: pyproject.toml tools/requirements.py | $(STAMPS)/python
+$(STAMPS)/demo $(STAMPS)/bench $(STAMPS)/dev $(STAMPS)/docs $(STAMPS)/fuzz: $(STAMPS)/%: pyproject.toml tools/requirements.py | $(STAMPS)/python
 	@mkdir -p build && $(VPYTHON) tools/requirements.py $* > build/requirements-$*.txt
 	@tools/quietly.sh build/install-$*.log "installing what $* needs" \
 		$(PIP) install -r build/requirements-$*.txt

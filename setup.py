@@ -6,6 +6,7 @@ Environment:
   URINGLOOP_DEBUG=1              compile assertions in
   URINGLOOP_SANITIZE=1           AddressSanitizer and UBSan (run with LD_PRELOAD of libasan)
   URINGLOOP_SANITIZE=thread      ThreadSanitizer, for a Python that was compiled with it
+  URINGLOOP_SANITIZE=fuzzer      as 1, and counters of coverage for libFuzzer; needs CC=clang
 """
 
 import os
@@ -32,6 +33,7 @@ from building.pth import Build, BuildPth
 WITHOUT_LIBURING = os.environ.get("URINGLOOP_WITHOUT_LIBURING", "") not in ("", "0")
 DEBUG = os.environ.get("URINGLOOP_DEBUG", "") not in ("", "0")
 SANITIZE = os.environ.get("URINGLOOP_SANITIZE", "").removesuffix("0")
+SANITIZERS = {"1": "address,undefined", "thread": "thread", "fuzzer": "address,undefined,fuzzer-no-link"}
 
 # Modules that need liburing.
 RING = [
@@ -83,8 +85,11 @@ def extensions() -> list[Extension]:
         compile_args.append("-g0")  # Python's own flags say -g, which makes the modules eight times as large
     link_args: list[str] = []
     if SANITIZE:
-        kinds = "thread" if SANITIZE == "thread" else "address,undefined"
-        sanitize = [f"-fsanitize={kinds}", "-fno-omit-frame-pointer", "-g"]
+        sanitize = [
+            f"-fsanitize={SANITIZERS.get(SANITIZE, SANITIZERS['1'])}",
+            "-fno-omit-frame-pointer",
+            "-g",
+        ]
         compile_args += sanitize
         link_args += sanitize
     macros = [("URINGLOOP_DEBUG", "1" if DEBUG else "0")]

@@ -9,6 +9,7 @@
 #   wheel             a wheel in a virtual environment of its own, without the package's source
 #   sub-interpreters  what only a newer Python has, by $PYTHON_NEWER or the newest that tools/newer_python.sh finds
 #   free-threaded     without a GIL, by $PYTHON_FREE_THREADED, for which it makes a virtual environment
+#   fuzz              both sanitizers and libFuzzer's counters, by clang: the arguments are those of tests/fuzz
 #   thread-sanitizer  the same under ThreadSanitizer, by a Python that was compiled with it: loops in threads that call
 #                     each other, for $SECONDS_EACH seconds on each monitor
 set -euo pipefail
@@ -33,6 +34,7 @@ case $lane in
             tests/behaviour/streams/test_closing.py tests/behaviour/streams/test_half_closed.py
             tests/behaviour/streams/test_order_with_others.py)
         ;;
+    fuzz) export CC=${CLANG:-clang} URINGLOOP_DEBUG=1 URINGLOOP_SANITIZE=fuzzer ;;
     without-liburing)
         export URINGLOOP_WITHOUT_LIBURING=1
         tests=(tests/unit tests/behaviour --monitor epoll --monitor poll)
@@ -126,6 +128,13 @@ if [[ $lane == thread-sanitizer ]]; then
     exit $status
 fi
 "$python" tests/drivers/setup.py build_ext --inplace >build/drivers.log 2>&1 || { tail -n 60 build/drivers.log; exit 1; }
+if [[ $lane == fuzz ]]; then
+    LD_PRELOAD=$("$python" -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so
+    # CPython never frees some memory, and its own allocator would hide frees
+    export LD_PRELOAD PYTHONMALLOC=malloc
+    export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_abort=1
+    exec "$python" -m tests.fuzz --corpus "$OLDPWD/build/fuzz" "$@"
+fi
 if [[ $lane == sanitized ]]; then
     LD_PRELOAD=$(gcc -print-file-name=libasan.so)
     # CPython never frees some memory, and its own allocator would hide frees

@@ -6,6 +6,7 @@
 #                                             spin, for docs/spin, openssl, PyGObject or the packages to compile it,
 #                                             GTK 3 and Xvfb for the example with a window; never an error
 #     tools/system_packages.sh PYTHON gate    valgrind, for the benchmarks' gate, which fails without
+#     tools/system_packages.sh PYTHON fuzz    clang, for `make fuzz-parsers`, which fails without
 #     tools/system_packages.sh PYTHON kernels QEMU and what makes an initramfs, for tools/kernels, which fails without
 #
 # It tries what is available instead of checking package names: an interpreter may come from elsewhere.
@@ -184,5 +185,6 @@ case $purpose in
         ;;
     gate) prepare_command valgrind "instructions cannot be counted" ;;
     kernels) prepare_kernels ;;
+    fuzz) prepare_command clang "parsers cannot be fuzzed" ;;
     *) echo "unknown purpose: $purpose" >&2; exit 2 ;;
 esac

@@ -5,7 +5,7 @@ IoUringMonitor; `RingDriver` and `BufferRingDriver` work on a bare ring.
 """
 
 from libc.errno cimport EAGAIN
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
@@ -14,7 +14,9 @@ from uringloop.aiocontext.context cimport AioContext
 from uringloop.fdmon.base cimport FdHandler, ReadyList
 from uringloop.fdmon.io_uring cimport IoUringMonitor
 from uringloop.liburing.liburing cimport *
-from uringloop.uring.buffers cimport BufferRing
+from uringloop.requests.checks cimport fill_sqe
+from uringloop.requests.request cimport ContextRequest
+from uringloop.uring.buffers cimport BufferRing, LentBuffers
 from uringloop.uring.engine cimport Engine
 from uringloop.uring.request cimport ALL_SENT, KIND_COMPLETION, KIND_SKIP_SEND, InFlight, Request
 from uringloop.uring.request cimport CANCELLING, DONE, IDLE, IN_FLIGHT
@@ -357,6 +359,47 @@ cdef class BufferRingDriver:
 
     def give_back(self, uint32_t flags):
         self.buffers.give_back(flags)
+
+
+cdef class LentBuffersDriver:
+    """A LentBuffers; `use` and `remove` return the list of what is no longer needed, or None."""
+
+    cdef LentBuffers lent
+
+    def __init__(self):
+        self.lent = LentBuffers()
+
+    @property
+    def groups(self):
+        """{group: {buffer id: [how many, objects they keep alive ...]}}"""
+        return self.lent.groups
+
+    def lend(self, unsigned group, unsigned first_id, int count, keepalive):
+        self.lent.lend(group, first_id, count, keepalive)
+
+    def use(self, unsigned group, unsigned id):
+        return self.lent.use(group, id)
+
+    def remove(self, unsigned group, int n_removed):
+        return self.lent.remove(group, n_removed)
+
+
+def check_call(tuple call, keepalive=None, *, bint is_multishot=False, bint is_linked=False):
+    """What add_sqe() does before it submits: have prep fill an SQE, and check that.
+
+    Parameters:
+        call: (prep, *args).
+    Returns: (opcode, buffer group, first buffer id, whether it is forced async, fd, whether it makes fds).
+    Raises: what add_sqe() raises.
+    """
+    from uringloop.liburing import ffi
+    cdef ContextRequest request = ContextRequest.__new__(ContextRequest)
+    pointer = ffi.new("struct io_uring_sqe *")
+    request.is_multishot = is_multishot
+    fill_sqe(request, <io_uring_sqe *><uintptr_t>int(ffi.cast("uintptr_t", pointer)), pointer, call, keepalive,
+             is_linked)
+    return (request.opcode, request.group, request.first_id, request.is_forced_async, request.fd,
+            request.makes_fds)
 
 
 BUFFER_FLAG = IORING_CQE_F_BUFFER

@@ -28,6 +28,7 @@ def package_folder() -> pathlib.Path:
 PACKAGE = package_folder()
 IS_DEBUG = os.environ.get("URINGLOOP_DEBUG", "") not in ("", "0")
 IS_SANITIZED = os.environ.get("URINGLOOP_SANITIZE", "") not in ("", "0")
+IS_FOR_FUZZER = os.environ.get("URINGLOOP_SANITIZE", "") == "fuzzer"
 HAS_LIBURING = any((PACKAGE / "uring").glob("ring.*.so"))
 
 
@@ -38,7 +39,8 @@ from building import interpreters, liburing
 
 def extension(name: str, flags: liburing.Flags | None) -> Extension:
     compile_args, link_args, _ = flags or ([], [], None)
-    sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"] if IS_SANITIZED else []
+    kinds = "address,undefined,fuzzer-no-link" if IS_FOR_FUZZER else "address,undefined"
+    sanitize = [f"-fsanitize={kinds}", "-fno-omit-frame-pointer", "-g"] if IS_SANITIZED else []
     return Extension(
         f"drivers.{name}",
         [f"drivers/{name}.pyx"],
@@ -57,7 +59,7 @@ def extension(name: str, flags: liburing.Flags | None) -> Extension:
 
 
 def extensions() -> list[Extension]:
-    made = [extension("core", None), extension("violations", None)]
+    made = [extension(name, None) for name in ("core", "parsers", "violations")]
     if HAS_LIBURING:
         made += [extension("ring", liburing.flags()), extension("ring_violations", liburing.flags())]
     return made
