@@ -57,3 +57,17 @@ def test_methods_that_may_run_user_code_are_called_on_variables():
         if any(calls_on_attributes(line))
     ]
     assert wrong == []
+
+
+def test_what_visits_references_takes_none():
+    """A Python with Py_DEBUG visits objects that are being freed: see support/collect.h."""
+    visitors = 0
+    for path in SOURCES:
+        inside = False
+        for _, line in code_of(path):
+            if line.startswith("cdef int traverse_own("):
+                inside, visitors = True, visitors + 1
+            elif line and not line.startswith(" "):
+                inside = False
+            assert not (inside and re.search(r"= <\w+>self$", line.rstrip())), f"{path.relative_to(PACKAGE)}: {line}"
+    assert visitors > 3

@@ -176,10 +176,10 @@ cdef extern from *:
 
 
 cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
-    cdef ReadyQueue queue = <ReadyQueue>self  # what is queued, References visits
     cdef int i, stop
-    for i in range(queue.n_spare):
-        stop = visit(queue.spare[i], arg)
+    # what is queued, References visits
+    for i in range((<ReadyQueue>self).n_spare):
+        stop = visit((<ReadyQueue>self).spare[i], arg)
         if stop:
             return stop
     return 0

@@ -210,11 +210,10 @@ cdef extern from *:
 
 
 cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
-    cdef Timers timers = <Timers>self
     cdef size_t at
     cdef int stop
-    for at in range(timers.count):
-        stop = visit(timers.heap[at].handle, arg)
+    for at in range((<Timers>self).count):
+        stop = visit((<Timers>self).heap[at].handle, arg)
         if stop:
             return stop
     return 0

@@ -9,6 +9,11 @@
 #define URINGLOOP_COLLECT_H
 #include <Python.h>
 
+/*
+ * Takes no reference to `self`, not even for a moment: a Python with Py_DEBUG calls it for objects that are being freed
+ * (PyObject_GC_Track() visits what it is given), and the end of that reference would free them again.  In Cython,
+ * `(<Class>self).field` takes none, and a variable of the class does.
+ */
 typedef int (*ul_traverse_own)(PyObject *self, visitproc visit, void *arg);
 
 /*

@@ -83,11 +83,10 @@ cdef extern from *:
 
 
 cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
-    cdef References references = <References>self
-    cdef size_t at = references.head
+    cdef size_t at = (<References>self).head
     cdef int stop
-    while at != references.tail:
-        stop = visit(references.items[at & references.mask], arg)
+    while at != (<References>self).tail:
+        stop = visit((<References>self).items[at & (<References>self).mask], arg)
         if stop:
             return stop
         at += 1

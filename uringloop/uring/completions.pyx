@@ -98,11 +98,10 @@ cdef extern from *:
 
 
 cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
-    cdef CompletionFifo fifo = <CompletionFifo>self
-    cdef size_t at = fifo.head
+    cdef size_t at = (<CompletionFifo>self).head
     cdef int stop
-    while at != fifo.tail:
-        stop = visit(fifo.items[at & fifo.mask].request, arg)
+    while at != (<CompletionFifo>self).tail:
+        stop = visit((<CompletionFifo>self).items[at & (<CompletionFifo>self).mask].request, arg)
         if stop:
             return stop
         at += 1

@@ -365,12 +365,11 @@ cdef extern from *:
 
 
 cdef int traverse_own(PyObject *self, visitproc visit, void *arg) noexcept:
-    cdef DatagramQueue queue = <DatagramQueue>self
     cdef size_t at
     cdef int stop
-    for at in range(queue.first, queue.end):
-        if queue.items[at].address != NULL:
-            stop = visit(queue.items[at].address, arg)
+    for at in range((<DatagramQueue>self).first, (<DatagramQueue>self).end):
+        if (<DatagramQueue>self).items[at].address != NULL:
+            stop = visit((<DatagramQueue>self).items[at].address, arg)
             if stop:
                 return stop
     return 0
