@@ -20,7 +20,7 @@ import sys
 import time
 
 from support import helpers
-from support.out_of_memory import open_fds
+from support.helpers import open_fds
 
 # What may fail without being asked wrongly: no memory, no room, a signal, the peer. close(2) is left out: it closes
 # even where it reports an error.

@@ -430,6 +430,11 @@ def shrink_buffers(*socks, count=8192):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, count)
 
 
+def open_fds():
+    """Numbers of the open fds."""
+    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
 def kernel_workers():
     """The number of threads that the kernel has started for this process's io_uring requests (io-wq)."""
     count = 0

@@ -9,11 +9,11 @@ import concurrent.futures
 import concurrent.futures.thread
 import gc
 import logging
-import os
 import socket
 import warnings
 
 from support import helpers
+from support.helpers import open_fds
 
 CLEAN_RUNS = 30  # so many runs in a row without any effect show that there are no further allocations
 SECONDS = 20.0
@@ -22,11 +22,6 @@ logging.disable(logging.CRITICAL)
 warnings.simplefilter(
     "ignore"
 )  # objects left by a failing allocation may be closed by their finalizers, which warn
-
-
-def open_fds():
-    """Numbers of the open fds."""
-    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
 
 
 class Faults:
