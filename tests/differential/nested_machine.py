@@ -55,7 +55,9 @@ def with_callbacks(actions):
 ACTIONS = with_callbacks(with_callbacks(with_callbacks(LEAVES)))
 PROGRAMS = st.tuples(
     st.fixed_dictionaries({"kind": st.sampled_from(["unix", "tcp", "pipe"])}),
-    st.lists(st.one_of(ACTIONS, ACTIONS, st.tuples(st.just("turn"), st.integers(1, 3))), min_size=6, max_size=20),
+    st.lists(
+        st.one_of(ACTIONS, ACTIONS, st.tuples(st.just("turn"), st.integers(1, 3))), min_size=6, max_size=20
+    ),
 )
 
 

@@ -48,7 +48,11 @@ STEPS = st.one_of(
     st.tuples(st.just("close"), NUMBERS),
     st.tuples(st.just("chain"), st.lists(LINKS, min_size=2, max_size=4)),
     st.tuples(st.just("together"), st.lists(st.tuples(st.just("statx"), NAMES), min_size=2, max_size=4)),
-    st.tuples(st.just("pipe"), st.sampled_from(["read", "poll"]), st.sampled_from(["data", "end", "cancel", "ready"])),
+    st.tuples(
+        st.just("pipe"),
+        st.sampled_from(["read", "poll"]),
+        st.sampled_from(["data", "end", "cancel", "ready"]),
+    ),
     st.tuples(st.just("timeout")),
 )
 PROGRAMS = st.lists(STEPS, min_size=5, max_size=30)
@@ -132,7 +136,11 @@ class Calls:
 
     def do_linkat(self, old, new):
         os.link(
-            self.path(old), self.path(new), src_dir_fd=self.folder, dst_dir_fd=self.folder, follow_symlinks=False
+            self.path(old),
+            self.path(new),
+            src_dir_fd=self.folder,
+            dst_dir_fd=self.folder,
+            follow_symlinks=False,
         )
 
     def do_symlinkat(self, target, new):
@@ -154,8 +162,18 @@ class Calls:
 
     def pipe(self, what, how):
         """A request that has to wait, unless the pipe is ready, and what ends it."""
-        ends = {"data": (3, b"abc"), "ready": (3, b"abc"), "end": (0, b""), "cancel": (-errno.ECANCELED, None)}
-        polled = {"data": select.POLLIN, "ready": select.POLLIN, "end": select.POLLHUP, "cancel": -errno.ECANCELED}
+        ends = {
+            "data": (3, b"abc"),
+            "ready": (3, b"abc"),
+            "end": (0, b""),
+            "cancel": (-errno.ECANCELED, None),
+        }
+        polled = {
+            "data": select.POLLIN,
+            "ready": select.POLLIN,
+            "end": select.POLLHUP,
+            "cancel": -errno.ECANCELED,
+        }
         return ends[how] if what == "read" else (polled[how], None)
 
     def timeout(self):
@@ -233,11 +251,21 @@ class Requests(Calls):
             old, new = (self.path(one) for one in arguments)
             return (getattr(lib, f"io_uring_prep_{name}"), folder, old, folder, new, 0), None
         if name == "symlinkat":
-            return (lib.io_uring_prep_symlinkat, self.path(arguments[0]), folder, self.path(arguments[1])), None
+            return (
+                lib.io_uring_prep_symlinkat,
+                self.path(arguments[0]),
+                folder,
+                self.path(arguments[1]),
+            ), None
         calls = {
             "mkdirat": lambda name: (lib.io_uring_prep_mkdirat, folder, self.path(name), 0o755),
             "unlinkat": lambda name: (lib.io_uring_prep_unlinkat, folder, self.path(name), 0),
-            "rmdir": lambda name: (lib.io_uring_prep_unlinkat, folder, self.path(name), 0x200),  # AT_REMOVEDIR
+            "rmdir": lambda name: (
+                lib.io_uring_prep_unlinkat,
+                folder,
+                self.path(name),
+                0x200,
+            ),  # AT_REMOVEDIR
             "fsync": lambda number: (lib.io_uring_prep_fsync, self.fd(number), 0),
             "nop": lambda: (lib.io_uring_prep_nop,),
             "bad_close": lambda: (lib.io_uring_prep_close, 1 << 20),

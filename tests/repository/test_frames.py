@@ -69,5 +69,7 @@ def test_what_visits_references_takes_none():
                 inside, visitors = True, visitors + 1
             elif line and not line.startswith(" "):
                 inside = False
-            assert not (inside and re.search(r"= <\w+>self$", line.rstrip())), f"{path.relative_to(PACKAGE)}: {line}"
+            assert not (inside and re.search(r"= <\w+>self$", line.rstrip())), (
+                f"{path.relative_to(PACKAGE)}: {line}"
+            )
     assert visitors > 3
