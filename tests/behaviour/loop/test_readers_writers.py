@@ -260,6 +260,20 @@ def test_a_closed_loop_says_so_before_a_closed_socket_is_refused(loop, name):
             getattr(loop, name)(file, print)
 
 
+def test_a_reader_that_replaces_another_does_not_get_the_hang_up_that_was_for_the_old_one(loop):
+    calls = []
+    near, far = socket.socketpair()
+    with near:
+        far.close()
+        loop.add_reader(near, calls.append, "old")
+        loop.call_soon(loop.add_reader, near, calls.append, "new")
+        one_turn(loop)
+        assert calls == []  # nor the old one, which was cancelled before its turn came
+        one_turn(loop)
+        assert calls == ["new"]
+        loop.remove_reader(near)
+
+
 def test_objects_with_fileno_are_accepted(loop, pair):
     class Thing:
         def fileno(self):

@@ -94,12 +94,11 @@ cdef class FdWatching(ContextOwner):
             new.sock = sock if sock is not OWN else None
         if old is not None and old.is_queued and new is not None:
             # An event that waits for dispatch stays with the callback it is for, or changing the other
-            # direction in each turn would starve it.
-            kept = ((~POLLOUT if old.reader is reader else 0) | (~POLLIN if old.writer is writer else 0)) & old.revents
-            if old.reader is not reader:
-                kept &= ~POLLIN
-            if old.writer is not writer:
-                kept &= ~POLLOUT
+            # direction in each turn would starve it. A hang-up is for both: a new callback must not get it.
+            if reader is not None and old.reader is reader and old.revents & ~POLLOUT:
+                kept |= POLLIN
+            if writer is not None and old.writer is writer and old.revents & ~POLLIN:
+                kept |= POLLOUT
         if new is not None:
             self.fd_callbacks[fd] = new  # before the monitor has it: what it watches must be here to be removed
         try:
