@@ -1,6 +1,7 @@
 """All machines, by name."""
 
 from . import (
+    context_machine,
     datagrams_machine,
     loop_machine,
     nested_machine,
@@ -20,5 +21,6 @@ MODULES = (
     tls_machine,
     requests_machine,
     nested_machine,
+    context_machine,
 )
 MACHINES = {module.MACHINE.name: module.MACHINE for module in MODULES}
