@@ -8,6 +8,7 @@
 #   without-liburing  only epoll and poll
 #   wheel             a wheel in a virtual environment of its own, without the package's source
 #   sub-interpreters  what only a newer Python has, by $PYTHON_NEWER or the newest that tools/newer_python.sh finds
+#   debug-python      by $PYTHON_DEBUG, a Python with Py_DEBUG (Debian: python3-dbg), and with assertions
 #   free-threaded     without a GIL, by $PYTHON_FREE_THREADED, for which it makes a virtual environment
 #   fuzz              both sanitizers and libFuzzer's counters, by clang: the arguments are those of tests/fuzz
 #   thread-sanitizer  the same under ThreadSanitizer, by a Python that was compiled with it: loops in threads that call
@@ -43,6 +44,16 @@ case $lane in
     sub-interpreters)
         tests=(tests/unit/group tests/repository/test_sub_interpreters.py tests/behaviour/loop --monitor uringloop)
         ;;
+    debug-python)
+        export URINGLOOP_DEBUG=1
+        # Without tests in which the interpreter's own assertions fail when memory is short.
+        tests=(tests/unit tests/raw tests/behaviour --monitor io_uring --monitor epoll
+            --ignore tests/unit/test_out_of_memory.py --ignore tests/raw/test_out_of_memory.py)
+        # The filters of a Python without Py_DEBUG, for scripts whose output is compared.
+        PYTHONWARNINGS=default::DeprecationWarning:__main__,ignore::DeprecationWarning
+        PYTHONWARNINGS+=,ignore::PendingDeprecationWarning,ignore::ImportWarning,ignore::ResourceWarning
+        export PYTHONWARNINGS
+        ;;
     free-threaded)
         tests=(tests/unit tests/raw tests/behaviour tests/stress --monitor uringloop)
         # Warnings that are caught count for all contexts, as with a GIL: a finalizer may run in any.
@@ -76,8 +87,11 @@ if [[ $lane == wheel ]]; then
     export PYTHONPATH=$PWD/build/tests-need
     "$python" -m pip --disable-pip-version-check install -q --no-deps --no-index build/dist/*.whl
     rm -rf uringloop setup.py _uringloop_startup.py uringloop.pth
-elif [[ $lane == free-threaded || $lane == thread-sanitizer || $lane == sub-interpreters ]]; then
-    if [[ $lane == sub-interpreters ]]; then
+elif [[ $lane == @(free-threaded|thread-sanitizer|sub-interpreters|debug-python) ]]; then
+    if [[ $lane == debug-python ]]; then
+        other=${PYTHON_DEBUG:-$(command -v python3-dbg python3.11-dbg python3.13-dbg | head -n 1)}
+        : "${other:?a Python with Py_DEBUG is missing: PYTHON_DEBUG=, or apt-get install python3-dbg}"
+    elif [[ $lane == sub-interpreters ]]; then
         other=${PYTHON_NEWER:-$(tools/newer_python.sh)}
     else
         other=${PYTHON_FREE_THREADED:?make python-free-threaded}
