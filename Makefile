@@ -5,6 +5,7 @@
 # make test-free-threaded  the tests without a GIL; make python-free-threaded compiles the Pythons
 # make test-thread-sanitizer  loops in threads that call each other, under ThreadSanitizer
 # make fuzz-parsers  bytes from outside under libFuzzer and sanitizers
+# make test-valgrind  small programs under valgrind's memcheck
 # make simulate  servers and clients on a simulated kernel, with faults from fresh seeds
 # make fuzz  random programs, compared with stock asyncio
 # make soak  millions of messages, connections, files; hours, goes on where it was interrupted
@@ -27,6 +28,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 INTEGRATIONS_ARGS ?=
 FUZZ_PARSERS_ARGS ?=
+VALGRIND_ARGS ?=
 SIMULATE_ARGS ?=
 FUZZ_ARGS ?=
 SOAK_ARGS ?= --json build/soak.json
@@ -48,8 +50,8 @@ SOURCES := setup.py pyproject.toml $(shell find building third_party -type f -no
 	\( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h' -o -path 'uringloop/liburing/*.py' \))
 
 .PHONY: help wheels build drivers demo test test-glib test-in-interpreter test-free-threaded test-thread-sanitizer \
-	python-free-threaded fuzz fuzz-parsers simulate soak kernels mutants test-integrations check-all lint docs bench \
-	gate clean
+	python-free-threaded fuzz fuzz-parsers test-valgrind simulate soak kernels mutants test-integrations check-all lint docs \
+	bench gate clean
 
 help:
 	@echo "make demo    two unmodified web applications on uringloop, checked, and compared with asyncio and uvloop"
@@ -59,6 +61,7 @@ help:
 	@echo "make test-free-threaded  the tests without a GIL (FREE_THREADED='3.13 3.14'); make python-free-threaded compiles these"
 	@echo "make test-thread-sanitizer  loops in threads that call each other, without a GIL, under ThreadSanitizer"
 	@echo "make fuzz-parsers  what reads bytes from outside, with coverage (FUZZ_PARSERS_ARGS='--seconds 600 tls')"
+	@echo "make test-valgrind  small programs under valgrind's memcheck, half a minute each (VALGRIND_ARGS='echo --monitor poll')"
 	@echo "make simulate  hours of traffic on a simulated kernel, with faults from fresh seeds (SIMULATE_ARGS='--runs 1000')"
 	@echo "make fuzz  random programs that must see the same as on stock asyncio (FUZZ_ARGS='--minutes 10 --machine tls')"
 	@echo "make soak  millions of messages, connections, loops, files, children (SOAK_ARGS='--scale 0.01 --json soak.json')"
@@ -131,6 +134,10 @@ test-thread-sanitizer: $(STAMPS)/package
 fuzz-parsers: $(STAMPS)/drivers $(STAMPS)/fuzz
 	@tools/system_packages.sh "$(PYTHON)" fuzz
 	@tools/lane.sh fuzz $(FUZZ_PARSERS_ARGS)
+
+test-valgrind: $(STAMPS)/drivers $(STAMPS)/test
+	@tools/system_packages.sh "$(PYTHON)" gate
+	@$(VPYTHON) -m tests.stress.memcheck $(VALGRIND_ARGS)
 
 # The fixed set of seeds is a part of `make test`.
 simulate: $(STAMPS)/package

@@ -5,6 +5,7 @@
 #
 #   debug             assertions compiled in
 #   sanitized         AddressSanitizer and UBSan, with assertions: tests of memory that the kernel reads and writes
+#   leaks             AddressSanitizer's LeakSanitizer: repeated operations
 #   without-liburing  only epoll and poll
 #   wheel             a wheel in a virtual environment of its own, without the package's source
 #   sub-interpreters  what only a newer Python has, by $PYTHON_NEWER or the newest that tools/newer_python.sh finds
@@ -34,6 +35,10 @@ case $lane in
             tests/behaviour/nested/test_nested_*.py tests/behaviour/streams/test_read_boundaries.py
             tests/behaviour/streams/test_closing.py tests/behaviour/streams/test_half_closed.py
             tests/behaviour/streams/test_order_with_others.py)
+        ;;
+    leaks)
+        export URINGLOOP_DEBUG=1 URINGLOOP_SANITIZE=1
+        tests=(tests/unit/test_reference_counts.py --monitor io_uring --monitor epoll)
         ;;
     fuzz) export CC=${CLANG:-clang} URINGLOOP_DEBUG=1 URINGLOOP_SANITIZE=fuzzer ;;
     without-liburing)
@@ -148,6 +153,21 @@ if [[ $lane == fuzz ]]; then
     export LD_PRELOAD PYTHONMALLOC=malloc
     export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_abort=1
     exec "$python" -m tests.fuzz --corpus "$OLDPWD/build/fuzz" "$@"
+fi
+if [[ $lane == leaks ]]; then
+    # Reports go to files, one for each process, so that scripts of tests print what they always do. Stacks that are
+    # found without frame pointers are slow, and without them no function of another extension has a name.
+    LD_PRELOAD=$(gcc -print-file-name=libasan.so)
+    export LD_PRELOAD PYTHONMALLOC=malloc
+    export ASAN_OPTIONS=detect_leaks=1:fast_unwind_on_malloc=0:malloc_context_size=8:log_path=$PWD/build/leaks
+    export LSAN_OPTIONS=suppressions=$PWD/tests/support/leaks.txt:exitcode=0:print_suppressions=0
+    status=0
+    "$python" -m pytest -q -n 0 -p no:cacheprovider "${@:-${tests[@]}}" || status=1
+    unset LD_PRELOAD
+    for report in build/leaks.*; do
+        [[ ! -e $report ]] || { cat "$report"; status=1; }
+    done
+    exit $status
 fi
 if [[ $lane == sanitized ]]; then
     LD_PRELOAD=$(gcc -print-file-name=libasan.so)

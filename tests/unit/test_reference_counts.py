@@ -235,6 +235,7 @@ def test_nothing_is_lost_by_loops(monitor):
     assert is_flat(found), found
 
 
+@pytest.mark.skipif(not count(), reason="with PYTHONMALLOC=malloc nothing is counted; LeakSanitizer does")
 def test_a_loss_is_found():
     lost = []
     assert not is_flat(growths(lambda: lost.extend([] for _ in range(REPEATS))))
