@@ -317,6 +317,7 @@ class Sweep:
         if loop is not None:
             self.works_again(loop)
             self.close(loop)
+        loop = None  # since Python 3.13 it keeps UNIX listeners, also one that it could not watch
         self.check_fds()
 
     def works_again(self, loop):

@@ -130,10 +130,13 @@ SLEEPING_CALLS = {
 
 
 def wchan(thread_id):
-    """Where in the kernel a thread sleeps (proc(5))."""
+    """Where in the kernel a thread sleeps (proc(5)); nowhere if it has ended."""
     folder = f"/proc/self/task/{thread_id}"
-    with open(f"{folder}/wchan") as file:
-        where = file.read()
+    try:
+        with open(f"{folder}/wchan") as file:
+            where = file.read()
+    except OSError:
+        return ""
     if where == "0" and LINUX < (5, 16):  # says nothing there; the system call does
         with open(f"{folder}/syscall") as file:
             where = SLEEPING_CALLS.get(file.read().split()[0], "0")
