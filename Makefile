@@ -65,7 +65,7 @@ help:
 	@echo "make simulate  hours of traffic on a simulated kernel, with faults from fresh seeds (SIMULATE_ARGS='--runs 1000')"
 	@echo "make fuzz  random programs that must see the same as on stock asyncio (FUZZ_ARGS='--minutes 10 --machine tls')"
 	@echo "make soak  millions of messages, connections, loops, files, children (SOAK_ARGS='--scale 0.01 --json soak.json')"
-	@echo "make kernels  the tests on other kernels, in QEMU, minutes each (KERNELS='6.1 newest' KERNELS_ARGS=--record)"
+	@echo "make kernels  the tests on other kernels, in QEMU, minutes each (KERNELS='6.1 6.12-arm64' KERNELS_ARGS=--record)"
 	@echo "make mutants  bugs planted in a copy, one at a time: the tests must notice each (MUTANTS_ARGS='--only early-release')"
 	@echo "make test-integrations  frameworks on uringloop: docs/integrations.md (INTEGRATIONS_ARGS='--only fastapi')"
 	@echo "make check-all  lint, both of these, the tests of four other builds (LANES) and without a GIL: two hours"
@@ -153,7 +153,7 @@ soak: $(STAMPS)/package
 
 # Kernels and a root file system from Debian's mirror, in build/kernels. The drivers' stamp brings what a wheel needs.
 kernels: $(STAMPS)/drivers $(STAMPS)/test
-	@tools/system_packages.sh "$(PYTHON)" kernels
+	@tools/system_packages.sh "$(PYTHON)" kernels $(KERNELS)
 	@$(VPYTHON) tools/kernels --kernels $(KERNELS) $(KERNELS_ARGS)
 
 # One module is compiled and a few tests are run for each: ten minutes in all.

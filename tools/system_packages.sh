@@ -7,7 +7,8 @@
 #                                             GTK 3 and Xvfb for the example with a window; never an error
 #     tools/system_packages.sh PYTHON gate    valgrind, for the benchmarks' gate, which fails without
 #     tools/system_packages.sh PYTHON fuzz    clang, for `make fuzz-parsers`, which fails without
-#     tools/system_packages.sh PYTHON kernels QEMU and what makes an initramfs, for tools/kernels, which fails without
+#     tools/system_packages.sh PYTHON kernels KERNEL...   QEMU and what makes an initramfs, for tools/kernels, which
+#                                             fails without; for arm64 also a compiler
 #
 # It tries what is available instead of checking package names: an interpreter may come from elsewhere.
 set -euo pipefail
@@ -163,6 +164,11 @@ prepare_gtk() {
 prepare_kernels() {
     local missing=()
     command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
+    if [[ " $* " == *-arm64\ * ]]; then
+        command -v qemu-system-aarch64 >/dev/null || missing+=(qemu-system-arm)
+        [ "$(uname -m)" = aarch64 ] || command -v aarch64-linux-gnu-gcc >/dev/null ||
+            missing+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+    fi
     # for other users they are not in PATH
     [ -x /usr/sbin/debootstrap ] || missing+=(debootstrap)
     command -v cpio >/dev/null || missing+=(cpio)
@@ -184,7 +190,7 @@ case $purpose in
         prepare_gtk
         ;;
     gate) prepare_command valgrind "instructions cannot be counted" ;;
-    kernels) prepare_kernels ;;
     fuzz) prepare_command clang "parsers cannot be fuzzed" ;;
+    kernels) prepare_kernels "${@:3}" ;;
     *) echo "unknown purpose: $purpose" >&2; exit 2 ;;
 esac

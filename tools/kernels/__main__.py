@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Run uringloop's tests on other kernels: Debian's, each in QEMU, with an emulated x86-64 CPU.
+"""Run uringloop's tests on other kernels: Debian's, each in QEMU, with an emulated CPU, x86-64 or arm64.
 
     python tools/kernels [--kernels 5.10 6.1 6.12 newest] [--mirror URL] [--limit SECONDS] [--record]
+    python tools/kernels --kernels 6.12-arm64 newest-arm64
     python tools/kernels --document       # docs/kernel-support.md from the table of features and the recorded runs
 
-A kernel is named by its series ("6.12"); "newest" is the newest that Debian has packaged. Needs qemu-system-x86,
-debootstrap, cpio and gpgv, and root or sudo for debootstrap. All that is downloaded or made stays in build/kernels:
-the kernels, a file system with Python, for each run its console and the report of the guest.
+A kernel is named by its series ("6.12"), and by its architecture if it is not amd64; "newest" is the newest that Debian
+has packaged. Needs qemu-system-x86, debootstrap, cpio and gpgv, and root or sudo for debootstrap; for arm64 on another
+machine qemu-system-arm and gcc-aarch64-linux-gnu. All that is downloaded or made stays in build/kernels, in a folder
+for each architecture: the kernels, a file system with Python, for each run its console and the report of the guest.
 
 How it works: `debian` finds and unpacks a kernel; `image` makes the initramfs; `machine` boots it; in it `guest` runs
 `python -m uringloop doctor` and the tests of plan.toml; a test that fails gets a second try, and the table says so.
@@ -27,15 +29,17 @@ import debian
 import document
 import image
 import machine
+from architectures import Architecture, Kernel
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "kernels"
+REQUIREMENTS = ROOT / "build" / "requirements-test.txt"
 PLAN = Path(__file__).parent / "plan.toml"
 KERNELS = ["5.10", "6.1", "6.12", debian.NEWEST]
 MIRROR = "http://deb.debian.org/debian"
 
 
-def plan(tests: list[str], with_slow: bool) -> dict[str, Any]:
+def plan(architecture: Architecture, tests: list[str], with_slow: bool) -> dict[str, Any]:
     """plan.toml, or the tests that are named instead."""
     found = tomllib.loads(PLAN.read_text())
     if tests:
@@ -44,7 +48,8 @@ def plan(tests: list[str], with_slow: bool) -> dict[str, Any]:
     if not with_slow:
         for suite in found["suites"]:
             suite["arguments"] += ["-m", "not slow"]
-    return found
+    left_out = found["left_out"] | found.get(f"left_out_{architecture.name}", {})
+    return {"suites": found["suites"], "left_out": left_out}
 
 
 def commit() -> str:
@@ -88,10 +93,36 @@ def show_failures(outcome: machine.Outcome) -> None:
             print(one.get("first", ["", one["text"]])[1] or one["text"])
 
 
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each kernel's summary; those of one architecture boot the same initramfs."""
+    tested, images, results = commit(), {}, []
+    for kernel in arguments.kernels:
+        name, architecture = str(kernel), kernel.architecture
+        cache = CACHE / architecture.name
+        cache.mkdir(parents=True, exist_ok=True)
+        if architecture not in images:
+            wanted = plan(architecture, arguments.tests, arguments.slow)
+            images[architecture] = image.image(cache, architecture, arguments.mirror, REQUIREMENTS, wanted)
+        package, file = debian.Archive(arguments.mirror, cache, architecture.name).kernel(kernel.series)
+        print(f"{name}: {package.name} {package.version}", flush=True)
+        outcome = machine.run(name, architecture, file, images[architecture], cache, arguments.limit)
+        result = summary(package, outcome) | {"series": name, "commit": tested}
+        results.append(result)
+        (cache / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        show_failures(outcome)
+        print(f"{name}: console in {cache / f'{name}.console'}", flush=True)
+    return results
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/kernels", description="The tests on other kernels, in QEMU.")
     parser.add_argument(
-        "--kernels", nargs="+", default=KERNELS, help=f"series, or newest; default {' '.join(KERNELS)}"
+        "--kernels",
+        nargs="+",
+        default=[Kernel.of(name) for name in KERNELS],
+        type=Kernel.of,
+        metavar="KERNEL",
+        help=f"series, or newest, and -arm64 or none; default {' '.join(KERNELS)}",
     )
     parser.add_argument("--mirror", default=MIRROR, help=f"of Debian, default {MIRROR}")
     parser.add_argument(
@@ -109,20 +140,7 @@ def main() -> int:
     if arguments.document:
         document.write()
         return 0
-    CACHE.mkdir(parents=True, exist_ok=True)
-    archive, tested = debian.Archive(arguments.mirror, CACHE), commit()
-    requirements = ROOT / "build" / "requirements-test.txt"
-    initramfs = image.image(CACHE, arguments.mirror, requirements, plan(arguments.tests, arguments.slow))
-    results = []
-    for series in arguments.kernels:
-        package, kernel = archive.kernel(series)
-        print(f"{series}: {package.name} {package.version}", flush=True)
-        outcome = machine.run(series, kernel, initramfs, CACHE, arguments.limit)
-        result = summary(package, outcome) | {"series": series, "commit": tested}
-        results.append(result)
-        (CACHE / f"{series}.json").write_text(json.dumps(result, indent=1) + "\n")
-        show_failures(outcome)
-        print(f"{series}: console in {CACHE / f'{series}.console'}", flush=True)
+    results = run(arguments)
     if arguments.record:
         document.record(results)
         document.write()

@@ -18,8 +18,8 @@ SUITES = {"5.10": ["bullseye"], "6.1": ["bookworm"], "6.12": ["trixie"]}
 MOVING = ["trixie-backports", "sid"]
 NEWEST = "newest"
 # From Linux 6.17 or so on, linux-binary-* has what linux-image-* had.
-NAME = re.compile(r"linux-(image|binary)-\d[^ ]*-amd64")
-OTHER_FLAVOURS = re.compile(r"-(cloud|rt)-amd64$")
+NAME = r"linux-(image|binary)-\d[^ ]*-{}"
+OTHER_FLAVOURS = r"-(cloud|rt)-{}$"
 
 
 class Package(NamedTuple):
@@ -40,10 +40,10 @@ class Package(NamedTuple):
 
 
 class Archive:
-    """A mirror, and the folder that keeps what came from it."""
+    """A mirror, the folder that keeps what came from it, and Debian's name of an architecture."""
 
-    def __init__(self, mirror: str, cache: Path) -> None:
-        self.mirror, self.cache = mirror.rstrip("/"), cache
+    def __init__(self, mirror: str, cache: Path, architecture: str) -> None:
+        self.mirror, self.cache, self.architecture = mirror.rstrip("/"), cache, architecture
 
     def fetch(self, path: str) -> bytes:
         with urllib.request.urlopen(f"{self.mirror}/{path}", timeout=TIMEOUT_S) as answer:
@@ -51,7 +51,7 @@ class Archive:
 
     def index(self, suite: str) -> list[Package]:
         """The kernels that a suite has, from its index, whose digest is in the signed release file."""
-        path = "main/binary-amd64/Packages.xz"
+        path = f"main/binary-{self.architecture}/Packages.xz"
         release = self.cache / f"InRelease-{suite}"
         release.write_bytes(self.fetch(f"dists/{suite}/InRelease"))
         check_signature(release)
@@ -59,7 +59,7 @@ class Archive:
         digest = hashlib.sha256(compressed).hexdigest()
         if f" {digest} " not in release.read_text() or f" {path}\n" not in release.read_text():
             raise SystemExit(f"{self.mirror}: the index of {suite} is not the one that was signed")
-        return list(kernels_in(lzma.decompress(compressed).decode()))
+        return kernels_in(lzma.decompress(compressed).decode(), self.architecture)
 
     def newest(self, series: str) -> Package:
         """The newest kernel of a series, such as "6.12", or of all."""
@@ -87,13 +87,14 @@ class Archive:
         return package, next(folder.rglob("vmlinuz*"))
 
 
-def kernels_in(index: str) -> list[Package]:
+def kernels_in(index: str, architecture: str) -> list[Package]:
     """The signed kernels of the usual flavour."""
     found = []
     for block in index.split("\n\n"):
         fields = dict(re.findall(r"^(Package|Version|Filename|SHA256): (.*)$", block, re.MULTILINE))
         name = fields.get("Package", "")
-        if NAME.fullmatch(name) and not OTHER_FLAVOURS.search(name) and "-unsigned" not in name:
+        is_other = re.search(OTHER_FLAVOURS.format(architecture), name)
+        if re.fullmatch(NAME.format(architecture), name) and not is_other and "-unsigned" not in name:
             found.append(Package(name, fields["Version"], fields["Filename"], fields["SHA256"]))
     return found
 

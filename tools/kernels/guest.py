@@ -12,7 +12,7 @@ from pathlib import Path
 
 PLAN = Path("/srv/plan.json")
 CHECKOUT = "/srv/checkout"
-PORT = Path("/dev/ttyS1")
+PORT = Path(os.environ["KERNELS_PORT"])
 RECORD = Path("/tmp/record.jsonl")
 RESTARTS_MAX = 8
 PROGRESS_S = 2

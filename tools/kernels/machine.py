@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from architectures import Architecture
+
 MEMORY_MIB = 1536
 LOOK_S = 1.0
 SHOW_S = 15
-CONSOLE = "console=ttyS0 quiet panic=-1 rdinit=/init"
+KERNEL_ARGUMENTS = "quiet panic=-1 rdinit=/init"
 
 
 class Outcome(NamedTuple):
@@ -20,13 +22,18 @@ class Outcome(NamedTuple):
     is_whole: bool  # it ran to its end
 
 
-def command(kernel: Path, image: Path, console: Path, report: Path) -> list[str]:
+def command(
+    architecture: Architecture, kernel: Path, image: Path, console: Path, report: Path
+) -> list[str | Path]:
+    # What the kernel does not know becomes a variable of the environment of init.
+    arguments = f"console={architecture.console} KERNELS_PORT=/dev/{architecture.report} {KERNEL_ARGUMENTS}"
     return [
-        "qemu-system-x86_64",
-        *("-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", str(MEMORY_MIB)),
+        *architecture.qemu,
+        *("-accel", "tcg", "-smp", "1", "-m", str(MEMORY_MIB)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-kernel", str(kernel), "-initrd", str(image), "-append", CONSOLE),
-        *("-serial", f"file:{console}", "-serial", f"file:{report}"),
+        *("-kernel", kernel, "-initrd", image, "-append", arguments),
+        *("-chardev", f"file,id=console,path={console}", "-serial", "chardev:console"),
+        *("-chardev", f"file,id=report,path={report}", *architecture.report_port),
     ]
 
 
@@ -50,12 +57,15 @@ def progress(lines: list[dict[str, Any]]) -> str:
     return f"{last.get('suite', '')} {last['kind']}"
 
 
-def run(name: str, kernel: Path, image: Path, folder: Path, limit_s: float) -> Outcome:
+def run(
+    name: str, architecture: Architecture, kernel: Path, image: Path, folder: Path, limit_s: float
+) -> Outcome:
     """Boot, wait for the power-off; the console's output stays in the folder."""
     console, report = folder / f"{name}.console", folder / f"{name}.report"
     report.write_text("")
     begin = shown = time.monotonic()
-    with subprocess.Popen(command(kernel, image, console, report), stdin=subprocess.DEVNULL) as child:
+    started = command(architecture, kernel, image, console, report)
+    with subprocess.Popen(started, stdin=subprocess.DEVNULL) as child:
         try:
             while child.poll() is None and time.monotonic() - begin < limit_s:
                 time.sleep(LOOK_S)
