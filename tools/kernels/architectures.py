@@ -48,7 +48,7 @@ DEFAULT = "amd64"
 
 
 class Kernel(NamedTuple):
-    """One that is asked for, such as "6.12", "6.12-arm64" or "newest-arm64"."""
+    """What --kernels names, such as "6.12", "6.12-arm64" or "newest-arm64"."""
 
     series: str
     architecture: Architecture
