@@ -1,6 +1,7 @@
 """Child processes."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -422,5 +423,7 @@ async def test_writing_to_a_child_that_closed_its_input_raises():
         while True:
             process.stdin.write(b"x" * 100_000)
             await process.stdin.drain()
+    with contextlib.suppress(OSError):  # Python 3.11.2 reports this error again if it is not awaited
+        await process.stdin.wait_closed()
     await process.wait()
     await finish(process)

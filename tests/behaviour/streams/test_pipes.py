@@ -60,6 +60,8 @@ async def test_a_read_pipe_that_cannot_be_watched_is_closed(monkeypatch):
     loop = asyncio.get_running_loop()
     if monitor_of(loop) == STOCK:
         pytest.skip("asyncio only reports it")
+    if not hasattr(asyncio.unix_events._UnixReadPipeTransport, "_add_reader"):
+        pytest.skip("of this Python the base of our transport calls the loop itself: as asyncio")
 
     def add_reader(fd, callback):
         raise OSError(errno.ENOMEM, "no memory")
