@@ -3,6 +3,7 @@
 import array
 import asyncio
 import mmap
+import re
 import sys
 
 import pytest
@@ -73,6 +74,15 @@ async def test_pieces_of_writelines_may_be_changed_right_afterwards(full):
         pieces[2][:] = b"THREE"
         pieces.clear()
         assert (await read_exactly(peer, filled + 11))[-11:] == b"onetwothree"
+
+
+async def test_write_refuses_other_types_in_asyncios_words():
+    async with open_transport(kind="unix") as (transport, _protocol, _peer):
+        for wrong in ("text", 5, None, [1], array.array("B", b"x")):
+            with pytest.raises(TypeError) as expected:
+                asyncio.selector_events._SelectorSocketTransport.write(transport, wrong)
+            with pytest.raises(TypeError, match=f"^{re.escape(str(expected.value))}$"):
+                transport.write(wrong)
 
 
 async def test_writelines_refuses_other_types():

@@ -33,6 +33,7 @@ import asyncio
 from asyncio import constants, streams
 from asyncio.log import logger
 
+from .. import stock
 from ..flow import buffer_limits
 
 cdef extern from *:
@@ -767,5 +768,5 @@ cdef bint is_a(object protocol, object kind) except -1:
 cdef bytes as_bytes(data):
     """A copy of anything that write() accepts, taken now, since its owner may change it after write()."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        stock.Stream.write(None, data)  # raises TypeError, with the text of this version of asyncio
     return bytes(data)
