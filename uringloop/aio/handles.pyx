@@ -37,6 +37,8 @@ cdef extern from "Python.h":
 _asyncio_handle = asyncio.events.Handle
 _asyncio_timer_handle = asyncio.events.TimerHandle
 _asyncio_thread_safe_handle = getattr(asyncio.events, "_ThreadSafeHandle", asyncio.events.Handle)
+# Newer versions of asyncio show arguments, which may be secret, in debug mode only.
+cdef bint hides_arguments = bool(format_helpers._format_callback_source.__kwdefaults__)
 
 
 # -- contexts in nested turns -------------------------------------------------------------------------------
@@ -84,6 +86,13 @@ cdef int enter_again(list left) except -1:
     while left:
         enter_free(left.pop())
     return 0
+
+
+cdef object described_call(object loop, object callback, object arguments):
+    """In asyncio's words."""
+    if hides_arguments:
+        return format_helpers._format_callback_source(callback, arguments, debug=loop.get_debug())
+    return format_helpers._format_callback_source(callback, arguments)
 
 
 cdef class Guarded:
@@ -188,7 +197,7 @@ cdef class Handle:
 
     cdef int report(self, object error, object callback) except -1:
         """Hand an exception of the callback to the loop's exception handler, in asyncio's words."""
-        described = format_helpers._format_callback_source(callback, self.arguments() or ())
+        described = described_call(self.loop, callback, self.arguments() or ())
         details = {"message": f"Exception in callback {described}", "exception": error, "handle": self}
         if self.debug_info:
             details["source_traceback"] = self.debug_info
@@ -261,7 +270,7 @@ cdef class Handle:
         if self.is_cancelled:
             info.append("cancelled")
         if self.callback is not None:
-            info.append(format_helpers._format_callback_source(self.callback, self.arguments()))
+            info.append(described_call(self.loop, self.callback, self.arguments()))
         if self.debug_info and type(self.debug_info) is not str:
             frame = self.debug_info[-1]
             info.append(f"created at {frame[0]}:{frame[1]}")

@@ -78,6 +78,21 @@ def test_handles_remember_where_they_were_made(debugged):
     handle.cancel()
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_handles_show_arguments_where_asyncio_shows_them(loop, debug):
+    """Newer versions in debug mode only: arguments may be secret."""
+    loop.set_debug(debug)
+    handles = (loop.call_soon(print, "secret"), asyncio.Handle(print, ("secret",), loop))
+    assert repr(handles[0]) == repr(handles[1])
+    seen = []
+    loop.set_exception_handler(lambda _loop, context: seen.append(context["message"]))
+    loop.call_soon(divmod, 1, 0)
+    one_turn(loop)
+    asyncio.Handle(divmod, (1, 0), loop)._run()
+    assert seen[0] == seen[1]
+    loop.set_debug(False)
+
+
 def test_tracebacks_of_callbacks_name_their_origin(debugged):
     seen = []
     debugged.set_exception_handler(lambda _loop, context: seen.append("source_traceback" in context))
