@@ -266,7 +266,7 @@ cdef class Handle:
         self.debug_info = value
 
     def _repr_info(self):
-        info = ["Handle"]
+        info = [self.__class__.__name__]
         if self.is_cancelled:
             info.append("cancelled")
         if self.callback is not None:
@@ -329,7 +329,6 @@ cdef class TimerHandle(Handle):
 
     def _repr_info(self):
         info = Handle._repr_info(self)
-        info[0] = "TimerHandle"
         info.insert(2 if self.is_cancelled else 1, f"when={self.when_s}")
         return info
 

@@ -93,6 +93,12 @@ def test_handles_show_arguments_where_asyncio_shows_them(loop, debug):
     loop.set_debug(False)
 
 
+def test_the_repr_of_a_handle_names_asyncios_class(loop):
+    for handle in (loop.call_soon(print), loop.call_later(1, print), loop.call_soon_threadsafe(print)):
+        assert repr(handle).startswith(f"<{handle.__class__.__name__} ")
+        handle.cancel()
+
+
 def test_tracebacks_of_callbacks_name_their_origin(debugged):
     seen = []
     debugged.set_exception_handler(lambda _loop, context: seen.append("source_traceback" in context))
