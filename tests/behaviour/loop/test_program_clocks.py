@@ -333,7 +333,7 @@ def test_a_program_may_wrap_the_selector(loop):
 
     wrapper = Wrapper(loop._selector)
     loop._selector = wrapper
-    loop.run_until_complete(asyncio.sleep(0.001))
+    loop.run_until_complete(asyncio.sleep(0.05))
     assert any(wrapper.waits)
     loop._selector = wrapper.inner
     n_waits = len(wrapper.waits)
