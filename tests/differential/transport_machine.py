@@ -272,6 +272,8 @@ class Interpreter:
 
     def do_writelines(self, sizes):
         pieces = [self.data.next(size) for size in sizes]
+        while pieces and not pieces[-1]:
+            pieces.pop()  # since Python 3.12 asyncio never gets rid of it: docs/differences.md
         self.world.attempt("writelines", self.transport.writelines, pieces, show=False)
 
     def do_write_wrong(self, kind):
