@@ -66,6 +66,7 @@ cdef enum:
     # come back one by one.
     CROWD = 2
 
+cdef object stock_write = stock.Stream.write
 cdef object _buffered_protocol = asyncio.BufferedProtocol
 cdef object _streams_protocol = streams.FlowControlMixin
 cdef Py_ssize_t HIGH_BYTES, LOW_BYTES
@@ -768,5 +769,5 @@ cdef bint is_a(object protocol, object kind) except -1:
 cdef bytes as_bytes(data):
     """A copy of anything that write() accepts, taken now, since its owner may change it after write()."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        stock.Stream.write(None, data)  # raises TypeError, with the text of this version of asyncio
+        stock_write(None, data)  # raises TypeError, with the text of this version of asyncio
     return bytes(data)
