@@ -36,14 +36,15 @@ cdef class FdCallbacks(FdHandler):
         cdef Handle reader = self.reader if revents & ~POLLOUT else None
         cdef Handle writer = self.writer if revents & ~POLLIN else None
         cdef ContextCore aio_context = self.aio_context
-        if reader is not None:
+        if reader is not None and writer is None:
+            aio_context.run_handle(reader)  # most events: try would cost some 30 instructions
+        elif reader is not None:
             try:
                 aio_context.run_handle(reader)
             except BaseException:
                 # KeyboardInterrupt, SystemExit: in the next turn the writer is first, or a reader that always raises
                 # would starve it
-                if writer is not None:
-                    aio_context.ready.push(writer)
+                aio_context.ready.push(writer)
                 raise
         # cancelled by remove_writer meanwhile: run() does nothing then
         if writer is not None:
