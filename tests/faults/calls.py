@@ -189,15 +189,7 @@ def in_supervised_child():
 
 def _hand_over_calls(order):
     """Install the filter for this thread and those that it makes."""
-    load, jump_if_equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
-    notify, allow = 0x7FC00000, 0x7FFF0000  # SECCOMP_RET_USER_NOTIF, SECCOMP_RET_ALLOW
-    instructions = [(load, 0, 0, 0)]
-    for number in NAMES:
-        instructions += [(jump_if_equal, 0, 1, number), (answer, 0, 0, notify)]
-    instructions.append((answer, 0, 0, allow))
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer)))
+    program, _code = helpers.filter_of_calls(NAMES, 0x7FC00000)  # SECCOMP_RET_USER_NOTIF
     assert _libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
     # SECCOMP_SET_MODE_FILTER with SECCOMP_FILTER_FLAG_NEW_LISTENER
     listener = _libc.syscall(317, 1, 8, program)
@@ -346,11 +338,8 @@ class Sweep:
         self.order.is_counting = 1
 
     def new_loop(self, number, nth, error):
-        if self.monitor != helpers.STOCK:  # asyncio's loops lose their selector if they cannot be made
-            self.start(number, nth, error)
+        self.start(number, nth, error)
         loop = helpers.make_loop(self.monitor)
-        if self.monitor == helpers.STOCK:
-            self.start(number, nth, error)
         loop.set_exception_handler(lambda _, details: self.lost(details.get("exception")))
         return loop
 

@@ -1,7 +1,7 @@
 """Connections and datagrams through a network that loses, delays, repeats and damages packets, or is cut."""
 
 import pytest
-from support.helpers import STOCK, run_script
+from support.helpers import run_script
 
 from .network import is_possible
 
@@ -73,8 +73,6 @@ network.run(serve_with(Echo, **SERVER), lambda: with_loop(use))
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
 def test_streams_are_whole_and_in_order(monitor, kind):
-    if monitor == STOCK:
-        pytest.skip("tests the kernel")
     counts = dict(one.split("=") for one in run_script(START + STREAMS, monitor, arguments=[kind]).split())
     assert all(int(counts[name]) > 10 for name in ("lost", "repeated", "damaged"))
 
@@ -125,8 +123,6 @@ network.run(serve, lambda: with_loop(use))
 
 
 def test_datagrams_arrive_whole_or_not_at_all(monitor):
-    if monitor == STOCK:
-        pytest.skip("tests the kernel")
     counts = dict(one.split("=") for one in run_script(START + DATAGRAMS, monitor).split())
     assert all(int(counts[name]) > 10 for name in ("lost", "repeated", "damaged"))
 
@@ -185,7 +181,5 @@ network.run(serve_with(Echo), lambda: with_loop(use))
 
 
 def test_a_network_that_is_cut_ends_connections_or_only_delays_them(monitor):
-    if monitor == STOCK:
-        pytest.skip("tests the kernel")
     counts = dict(one.split("=") for one in run_script(START + CUT, monitor).split())
     assert int(counts["cut"]) > 3

@@ -5,7 +5,7 @@ No fd is lost, nothing waits forever, and the same operation works on the same l
 import platform
 
 import pytest
-from support.helpers import LINUX, STOCK, run_script
+from support.helpers import LINUX, run_script
 
 from .calls import NUMBERS
 
@@ -228,10 +228,36 @@ async def scenario(loop):
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_each_failing_call_is_reported_or_harmless(monitor, name, tmp_path):
-    if monitor == STOCK:
-        pytest.skip("asyncio's selector loop waits forever where epoll_ctl fails")
     if name in ("files", "raw") and monitor != "io_uring":
         pytest.skip("files are read in threads, and there are no raw requests")
     source = f"{START}{SCENARIOS[name]}\nsweep = Sweep(scenario, MONITOR)\nsweep.run()"
     failures = run_script(source, monitor, arguments=[str(tmp_path / "name")])
     assert sum(int(one.partition("=")[2]) for one in failures.split()) > 20
+
+
+RESTRICTED = """
+import errno, uringloop
+from drivers.ring import RingDriver
+from faults.calls import NUMBERS, in_supervised_child
+
+order = in_supervised_child()
+RingDriver().close()
+before = open_fds()
+# the first of a ring only asks whether the call is allowed at all
+order.number, order.nth, order.error = NUMBERS["io_uring_register"], 2, errno.EPERM
+order.is_counting = 1
+try:
+    RingDriver()
+except uringloop.MonitorUnavailable as error:
+    assert error.errno == errno.EPERM
+else:
+    raise AssertionError("a ring without restrictions")
+order.is_counting = 0
+assert open_fds() == before
+RingDriver().close()
+"""
+
+
+@pytest.mark.needs_liburing
+def test_a_ring_that_cannot_be_restricted_is_closed():
+    run_script(RESTRICTED, "io_uring", env={"URINGLOOP_RESTRICTED": "1"})

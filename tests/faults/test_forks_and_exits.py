@@ -1,13 +1,13 @@
 """Forks and exits at any moment, with traffic of every kind in flight."""
 
 import pytest
-from support.helpers import STOCK, run_script
+from support.forking import FORK
+from support.helpers import run_script
 
 pytestmark = pytest.mark.slow
 
 TRAFFIC = """
-import random, threading, traceback, uringloop, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # of fork() beside threads, since Python 3.12
+import random, threading, uringloop
 
 async def echo(reader, writer):
     try:
@@ -75,19 +75,6 @@ def run_traffic(folder, n_rounds, on_round=int, with_tls=True):
     run(loop, Traffic(folder, n_rounds, on_round, with_tls).run(), seconds=90)
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
-
-def fork(function):
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            function()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return pid
 """
 
 FORKS = """
@@ -129,9 +116,7 @@ for pid in children:
 @pytest.mark.parametrize("where", ["thread", "callback"])
 def test_forks_at_any_moment_disturb_neither_side(monitor, where, tmp_path):
     """The children run loops of their own, with such traffic, too."""
-    if monitor == STOCK:
-        pytest.skip("asyncio's child takes the parent's events")
-    run_script(TRAFFIC + FORKS, monitor, arguments=[where, str(tmp_path)], seconds=300)
+    run_script(FORK + TRAFFIC + FORKS, monitor, arguments=[where, str(tmp_path)], seconds=300)
 
 
 EXITS = """
@@ -178,6 +163,4 @@ for end, expected in EXPECTED.items():
 
 
 def test_exits_with_everything_in_flight_end_the_process(monitor, tmp_path):
-    if monitor == STOCK:
-        pytest.skip("ends as the others")
-    run_script(TRAFFIC + EXITS, monitor, arguments=[str(tmp_path)], seconds=300)
+    run_script(FORK + TRAFFIC + EXITS, monitor, arguments=[str(tmp_path)], seconds=300)

@@ -1,25 +1,13 @@
 """Processes that are stopped (SIGSTOP) and go on (SIGCONT): a peer, and the loop's own."""
 
 import pytest
-from support.helpers import STOCK, run_script
+from support.forking import FORK
+from support.helpers import run_script
 
 pytestmark = pytest.mark.slow
 
 START = """
-import signal, traceback
-
-def in_child(function):
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            function()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return pid
+import signal
 
 def wait_until_stopped(pid):
     assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
@@ -78,7 +66,7 @@ async def main(listener, pid):
     await turns(3)
 
 listener = socket.create_server(("127.0.0.1", 0))
-pid = in_child(lambda: receive(listener))
+pid = fork(lambda: receive(listener))
 loop = make_loop(MONITOR)
 run(loop, main(listener, pid), seconds=60)
 loop.run_until_complete(loop.shutdown_default_executor())
@@ -87,9 +75,7 @@ loop.close()
 
 
 def test_a_stopped_peer_gets_everything_and_delays_no_other(monitor):
-    if monitor == STOCK:
-        pytest.skip("tests the kernel")
-    run_script(START + PEER, monitor)
+    run_script(FORK + START + PEER, monitor)
 
 
 ITSELF = """
@@ -118,7 +104,7 @@ def connect():
 
 listener = socket.create_server(("127.0.0.1", 0), backlog=100)
 readable, report = os.pipe()
-pid = in_child(lambda: serve(listener, report))
+pid = fork(lambda: serve(listener, report))
 assert os.read(readable, 1)
 with connect() as before:
     before.sendall(b"start")
@@ -143,6 +129,4 @@ assert os.waitpid(pid, 0)[1] == 0
 
 def test_a_loop_that_was_stopped_goes_on(monitor):
     """Each timer that has become due is called once, in order; who has connected or sent meanwhile is served."""
-    if monitor == STOCK:
-        pytest.skip("tests the kernel")
-    run_script(START + ITSELF, monitor)
+    run_script(FORK + START + ITSELF, monitor)

@@ -518,7 +518,8 @@ def kill_for_calls(numbers):
     _filter_calls(numbers, 0x80000000)  # SECCOMP_RET_KILL_PROCESS
 
 
-def _filter_calls(numbers, action):
+def filter_of_calls(numbers, action):
+    """A seccomp filter with an action for these system calls: its struct sock_fprog, and the memory that this names."""
     load, jump_if_equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
     allow = 0x7FFF0000  # SECCOMP_RET_ALLOW
     instructions = [(load, 0, 0, 0)]
@@ -527,7 +528,13 @@ def _filter_calls(numbers, action):
     instructions.append((answer, 0, 0, allow))
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
     buffer = ctypes.create_string_buffer(code, len(code))
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer)))
+    return ctypes.create_string_buffer(
+        struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
+    ), buffer
+
+
+def _filter_calls(numbers, action):
+    program, _code = filter_of_calls(numbers, action)
     libc = ctypes.CDLL(None, use_errno=True)
     set_no_new_privs, set_seccomp, mode_filter = 38, 22, 2
     for arguments in ((set_no_new_privs, 1, 0), (set_seccomp, mode_filter, program)):
