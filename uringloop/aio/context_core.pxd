@@ -3,7 +3,7 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from ..fdmon.adaptive_polling cimport PollList
-from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
+from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch, Subject
 from ..support.flag cimport flag
 from ..support.references cimport References
 from .bottom_halves cimport BottomHalves
@@ -13,12 +13,13 @@ from .notifier cimport Notifier
 from .poll_handlers cimport PollHandlers
 from .program cimport Program
 from .ready cimport ReadyQueue
+from .recorder cimport Recorder
 from .timers cimport Timers
 
 cdef extern from "../support/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept
 
-cdef class Resumable:
+cdef class Resumable(Subject):
     cdef int go_on(self) except -1
 
 cdef class Flushable(Resumable):
@@ -52,7 +53,8 @@ cdef class ContextCore:
     cdef bint is_flushing             # flush_dirty is at work
     cdef Resumable in_delivery        # whose frame calls user code and may have more for it: see resume_below
     cdef object run_handle_debug      # debug mode: called with each Handle instead of running it; or None
-    cdef Stopwatch stopwatch          # times callbacks to report slow ones, or None
+    cdef Stopwatch stopwatch          # times callbacks, to report slow ones or to record all; or None
+    cdef Recorder recorder            # the same one, while it records; or None
     cdef PollList polling             # adaptive polling: what is worth polling before blocking; None while off
     cdef MeasuredPolling measured     # polling that is on by default; None while off, or while the program says
     cdef public IdleWork _idle_work   # what to do before a wait; None while there is nothing
@@ -76,12 +78,14 @@ cdef class ContextCore:
     cdef int block(self, int64_t timeout_ns) except -1
     cdef int64_t wait(self, int64_t timeout_ns) except -1
     cdef int64_t use_idle_time(self, int64_t timeout_ns) except? -2
+    cdef int64_t spin_recorded(self, int64_t started_ns, int64_t timeout_ns) except? -2
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2
     cdef int64_t spin_for(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns, bint with_calls,
                           bint *is_hit) except? -2
     cdef int measured_wait(self, int64_t timeout_ns) except -1
     cdef int sleep(self, int64_t timeout_ns) except -1
     cdef int take(self) except -1
+    cdef int take_recorded(self) except -1
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2
     cdef bint poll_once(self, int64_t now_ns, int64_t *next_wait_ns) except -1
     cdef int begin_run(self) except -1
@@ -89,8 +93,11 @@ cdef class ContextCore:
     cdef bint is_other_thread(self) noexcept
     cdef int refuse_others(self) except -1
     cdef int run_ready(self, size_t count) except -1
-    cdef int run_handle(self, Handle handle) except -1
-    cdef int set_stopwatch(self, Stopwatch stopwatch) except -1
+    cdef int run_handle(self, int kind, Handle handle) except -1
+    cdef int run_timed(self, int kind, Handle handle) except -1
+    cdef int report_slow(self, object report, int64_t limit_ns) except -1
+    cdef int begin_turns(self) except -1
+    cdef int end_turns(self) except -1
     cdef int dispatch_fds(self) except -1
     cdef int schedule(self, object callback, object loop) except -1
     cdef int take_due_timers(self) except -1

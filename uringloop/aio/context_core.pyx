@@ -25,7 +25,8 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from ..fdmon.adaptive_polling cimport PollList
-from ..fdmon.base cimport FDMonitor, FdHandler, ReadyList, Stopwatch
+from ..fdmon.base cimport (
+    NEVER_NS, OF_CALLBACK, OF_FD, OF_TIMER, FDMonitor, FdHandler, ReadyList, Stopwatch, Subject)
 from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.guard cimport FREE_THREADED, is_wanted, let_others_in, peek_int, peek_size
 from ..support.references cimport References
@@ -34,6 +35,7 @@ from .handles cimport Handle
 from .measured_polling cimport MeasuredPolling
 from .notifier cimport Notifier
 from .ready cimport ReadyQueue
+from .recorder cimport UL_CALLS, UL_LOOP, UL_OUTSIDE, UL_POLL, UL_WAIT, Recorder
 from .timers cimport Timers
 
 import atexit
@@ -67,7 +69,7 @@ cdef dict live_contexts = {}
 cdef object forget_context = live_contexts.pop
 
 
-cdef class Resumable:
+cdef class Resumable(Subject):
     """An object that calls user code in the middle of a delivery."""
 
     cdef int go_on(self) except -1:
@@ -174,12 +176,18 @@ cdef class ContextCore:
         if FREE_THREADED and peek_size(&self.ready.n_arrived):
             self.ready.take_arrived()
         self.n_turns += 1
+        if self.recorder is not None:
+            self.recorder.begin_nested()
         if self.in_delivery is not None:
             self.resume_below()
         if self.dirty.head != self.dirty.tail:
             self.flush_dirty()
         ready_end = self.ready.tail
+        if self.recorder is not None:
+            self.recorder.before_wait()
         block_ns = self.wait(self.timeout_ns(blocking and self.ready.head == ready_end))
+        if self.recorder is not None:
+            self.recorder.after_wait()
         if self.has_own_clock:
             self.program.take_due(self.timers, self.due)
         elif self.timers.count:
@@ -205,6 +213,8 @@ cdef class ContextCore:
                 self.polling.adjust(n_touched if self.polling is polling else 0, block_ns, ul_monotonic_ns())
         if self.due.count():
             self.run_due_timers()
+        if self.recorder is not None:
+            self.recorder.end_nested()
         return 0
 
     cdef int resume_below(self) except -1:
@@ -257,10 +267,14 @@ cdef class ContextCore:
                 timeout_ns = min(timeout_ns, IDLE_WAIT_NS) if timeout_ns > 0 else IDLE_WAIT_NS
         must_if(timeout_ns != 0, not self.monitor.has_undispatched(), "no wait sleeps on a completion that is there")
         must_if(timeout_ns != 0, self.ready_list.head == self.ready_list.tail, "no wait sleeps on a ready fd")
+        cdef Recorder recorder = self.recorder
+        cdef int state = recorder.enter(UL_WAIT if timeout_ns != 0 else UL_CALLS) if recorder is not None else 0
         try:
             self.monitor.wait(self.ready_list, timeout_ns)
         finally:
             self.notifier.end_wait()
+            if recorder is not None:
+                recorder.leave(state)
         PyErr_CheckSignals()
         return 0
 
@@ -280,7 +294,7 @@ cdef class ContextCore:
         if timeout_ns != 0 and not self.has_own_clock:
             if self.polling is not None:
                 started_ns = ul_monotonic_ns()
-                timeout_ns = self.spin(started_ns, timeout_ns)
+                timeout_ns = self.spin_recorded(started_ns, timeout_ns)
             elif self.measured is not None and self.pollers is None:
                 return self.measured_wait(timeout_ns)
         self.sleep(timeout_ns)
@@ -316,7 +330,11 @@ cdef class ContextCore:
         started_ns = ul_monotonic_ns()
         spin_ns = measured.spin_ns(started_ns)
         if spin_ns:
+            if self.recorder is not None:
+                self.recorder.enter(UL_POLL)
             timeout_ns = self.spin_for(started_ns, spin_ns, timeout_ns, True, &is_hit)
+            if self.recorder is not None:
+                self.recorder.leave(UL_LOOP)
             spun_ns = ul_monotonic_ns() - started_ns
         self.sleep(timeout_ns)
         measured.waited(started_ns, spun_ns, is_hit, self.monitor.received_bytes())
@@ -348,8 +366,27 @@ cdef class ContextCore:
         if peek_int(&self.notifier.notified):  # spares two fences in a turn that does not block
             self.notifier.end_wait()
         if self.monitor.need_wait():
+            if self.recorder is not None:
+                return self.take_recorded()
             self.monitor.wait(self.ready_list, 0)
         return 0
+
+    cdef int take_recorded(self) except -1:
+        cdef Recorder recorder = self.recorder
+        cdef int state = recorder.enter(UL_CALLS)
+        self.monitor.wait(self.ready_list, 0)
+        return recorder.leave(state)
+
+    cdef int64_t spin_recorded(self, int64_t started_ns, int64_t timeout_ns) except? -2:
+        cdef Recorder recorder = self.recorder
+        cdef int state
+        if recorder is None:
+            return self.spin(started_ns, timeout_ns)
+        state = recorder.enter(UL_POLL)
+        try:
+            return self.spin(started_ns, timeout_ns)
+        finally:
+            recorder.leave(state)
 
     cdef int64_t spin(self, int64_t started_ns, int64_t timeout_ns) except? -2:
         """Busy-poll for as long as it is likely to pay; returns the rest of the timeout, 0 when an event was found."""
@@ -497,6 +534,7 @@ cdef class ContextCore:
         """Run the oldest `count` callbacks; a nested turn may have taken some of them."""
         cdef size_t end = self.ready.head + count
         cdef Handle handle
+        cdef Recorder recorder
         must(count <= self.ready.tail - self.ready.head, "no more callbacks run than are ready")
         # By position, not by count: callbacks that a nested turn ran are gone, and those it scheduled are younger.
         while <Py_ssize_t>(end - self.ready.head) > 0 and self.ready.head != self.ready.tail:
@@ -505,7 +543,10 @@ cdef class ContextCore:
                 handle.run()
                 self.ready.recycle(handle)
             else:
-                self.run_handle(handle)
+                recorder = self.recorder
+                if recorder is not None:
+                    recorder.count_delay(self.ready.head - 1)
+                self.run_timed(OF_CALLBACK, handle)
         return 0
 
     cdef int schedule(self, object callback, object loop) except -1:
@@ -517,29 +558,82 @@ cdef class ContextCore:
         handle.context = PyContext_CopyCurrent()
         return self.ready.push(handle)
 
-    cdef int run_handle(self, Handle handle) except -1:
-        """Run one callback now, watched in debug mode or by a hook."""
-        cdef int64_t started_ns
-        if self.stopwatch is None:
-            return handle.run()
-        started_ns = ul_monotonic_ns()
+    cdef int run_handle(self, int kind, Handle handle) except -1:
+        """Run one callback now; kind: OF_FD, OF_TIMER."""
+        return handle.run() if self.stopwatch is None else self.run_timed(kind, handle)
+
+    cdef int run_timed(self, int kind, Handle handle) except -1:
+        """The same, watched in debug mode, by a hook, or by a recorder."""
+        cdef Stopwatch stopwatch = self.stopwatch
+        cdef int64_t began_ns
+        if handle.is_cancelled:
+            return 0
+        began_ns = stopwatch.begin(kind, handle)
         if self.run_handle_debug is None:
             handle.run()
         else:
             self.run_handle_debug(handle)
-        cdef Stopwatch stopwatch = self.stopwatch  # a handler of slow callbacks may have removed it
-        return stopwatch.check(handle, started_ns) if stopwatch is not None else 0
+        return stopwatch.end(handle, began_ns)
 
-    cdef int set_stopwatch(self, Stopwatch stopwatch) except -1:
-        """From now on `stopwatch` times callbacks and reports long ones; None for no timing, which costs nothing."""
-        self.stopwatch = self.monitor.stopwatch = stopwatch
+    cdef int report_slow(self, object report, int64_t limit_ns) except -1:
+        """From now on `report(what, seconds)` is called after callbacks that take so long; None: no report."""
+        cdef Stopwatch stopwatch = self.stopwatch
+        if stopwatch is not None:
+            stopwatch.follow(report, limit_ns)
+            if report is None and self.recorder is None:
+                self.stopwatch = self.monitor.stopwatch = None
+        elif report is not None:
+            self.stopwatch = self.monitor.stopwatch = Stopwatch(report, limit_ns)
+        return 0
+
+    def _record(self, size_t n_events):
+        """Begin to record; returns the Recorder.  It ends with the context, or by _end_recording()."""
+        cdef Stopwatch before = self.stopwatch
+        cdef Recorder recorder
+        self.check_open()
+        if self.recorder is not None:
+            raise RuntimeError("this loop is recorded already")
+        recorder = Recorder(before.report if before is not None else None,
+                            before.limit_ns if before is not None else NEVER_NS, self.ready, n_events)
+        recorder.begin_counting_collections()
+        if before is not None:
+            before.follow(None, NEVER_NS)  # the callback that runs now is not reported twice
+        if self.n_polls:
+            recorder.begin_run()
+            recorder.switch_to(UL_OUTSIDE)  # the callback that runs is not recorded
+        self.recorder = recorder
+        self.stopwatch = self.monitor.stopwatch = recorder
+        return recorder
+
+    def _end_recording(self):
+        """Record no more.  Idempotent."""
+        cdef Recorder recorder = self.recorder
+        if recorder is None:
+            return
+        self.recorder = None
+        recorder.close()
+        self.stopwatch = self.monitor.stopwatch = (
+            Stopwatch(recorder.report, recorder.limit_ns) if recorder.report is not None else None)
+
+    cdef int begin_turns(self) except -1:
+        """Turns follow, made by this thread: other threads keep out until end_turns()."""
+        if self.n_polls == 0 and self.recorder is not None:
+            self.recorder.begin_run()
+        self.n_polls += 1
+        return 0
+
+    cdef int end_turns(self) except -1:
+        must(self.n_polls > 0, "turns that end were counted when they began")
+        self.n_polls -= 1
+        if self.n_polls == 0 and self.recorder is not None:
+            self.recorder.end_run()
         return 0
 
     cdef int dispatch_fds(self) except -1:
         cdef FdHandler handler
         cdef object subject
         cdef Stopwatch stopwatch
-        cdef int64_t started_ns
+        cdef int64_t began_ns
         cdef size_t count = self.ready_list.count()
         while count and self.ready_list.head != self.ready_list.tail:
             count -= 1
@@ -555,11 +649,14 @@ cdef class ContextCore:
                 handler.on_ready(handler.revents)
                 continue
             subject = handler.subject()  # before: a closed wire forgets its owner
-            started_ns = ul_monotonic_ns()
-            handler.on_ready(handler.revents)
             stopwatch = self.stopwatch
-            if stopwatch is not None:
-                stopwatch.check(subject, started_ns)
+            if subject is None:
+                handler.on_ready(handler.revents)
+                stopwatch.passed()
+                continue
+            began_ns = stopwatch.begin(OF_FD, subject)
+            handler.on_ready(handler.revents)
+            stopwatch.end(subject, began_ns)
         return 0
 
     cdef int take_due_timers(self) except -1:
@@ -585,7 +682,9 @@ cdef class ContextCore:
             handle = self.due.pop()
             must(is_none(<void *>handle.timers), "a timer that runs is off the heap")
             self.n_dispatched += 1
-            self.run_handle(handle)
+            if self.recorder is not None:
+                self.recorder.count_lateness(handle.when_ns)
+            self.run_handle(OF_TIMER, handle)
         return 0
 
     cdef int mark_dirty(self, Flushable flushable, Py_ssize_t n_bytes) except -1:
@@ -624,6 +723,8 @@ cdef class ContextCore:
         cdef bint is_inner = self.is_flushing
         cdef Flushable flushable
         cdef size_t left = self.dirty.count()
+        cdef Recorder recorder = self.recorder if self.engine is None else None  # requests are sent by the wait
+        cdef int state = recorder.switch_for(UL_CALLS) if recorder is not None else 0
         self.dirty_bytes = 0
         self.is_flushing = True
         try:
@@ -633,6 +734,8 @@ cdef class ContextCore:
                 flushable.flush()
         finally:
             self.is_flushing = is_inner
+            if recorder is not None:
+                recorder.switch_to(state)
         return 0
 
     cdef int send_all(self) except -1:
@@ -667,6 +770,7 @@ cdef class ContextCore:
         if self._idle_work is not None:
             self._idle_work.end()
             self._idle_work = None
+        self._end_recording()
         if self.is_left():
             self.dirty.clear()  # the parent's, which sends it
         while self.dirty.head != self.dirty.tail:

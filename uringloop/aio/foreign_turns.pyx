@@ -147,7 +147,7 @@ cdef class ForeignTurns:
             after = aio_context.around_turn()
         aio_context.begin_run()
         self.depth += 1
-        aio_context.n_polls += 1  # a run: other threads keep out meanwhile
+        aio_context.begin_turns()
         try:
             self.awake(False)
             while True:
@@ -161,9 +161,8 @@ cdef class ForeignTurns:
                 if now_ns - started_ns >= DISPATCH_NS:
                     break
         finally:
-            must(aio_context.n_polls > 0, "a dispatch that ends was counted as a run")
             must(self.depth > 0, "a dispatch that ends was counted when it began")
-            aio_context.n_polls -= 1
+            aio_context.end_turns()
             self.depth -= 1
             if self.depth == 0:
                 self.is_last_turn = aio_context.wants_return = False  # no outer dispatch is left to clear it

@@ -90,12 +90,11 @@ cdef class AioContext(ContextCore):
         self.check_open()
         self.begin_run()
         after = self.around_turn() if self.around_turn is not None else None
-        self.n_polls += 1
+        self.begin_turns()
         try:
             self.turn(blocking)
         finally:
-            must(self.n_polls > 0, "a turn that ends was counted when it began")
-            self.n_polls -= 1
+            self.end_turns()
             if after is not None:
                 after()
         # cancelled and idle bottom halves were in the queue, and are no progress

@@ -51,10 +51,29 @@ cdef class ReadyList(References):
     cdef int append(self, FdHandler handler, short revents) except -1
     cdef FdHandler pop(self)
 
+cdef class Subject:
+    cdef object recorded_as(self)
+
+# Kinds of callbacks.
+cdef enum:
+    OF_CALLBACK    # call_soon()
+    OF_TIMER
+    OF_FD          # a ready fd
+    OF_COMPLETION  # a completion of a request
+    OF_TASK        # a step of a task, whichever of these made it
+    N_KINDS
+
+cdef extern from "<stdint.h>" nogil:
+    int64_t NEVER_NS "INT64_MAX"
+
 cdef class Stopwatch:
-    cdef object report            # called with the slow object and the seconds
+    cdef object report            # called with the slow object and the seconds; or None
     cdef int64_t limit_ns         # from this time on it is slow
-    cdef int check(self, object what, int64_t started_ns) except -1
+    cdef int follow(self, object report, int64_t limit_ns) except -1
+    cdef int64_t begin(self, int kind, object what) except? -1
+    cdef int end(self, object what, int64_t began_ns) except -1
+    cdef int check(self, object what, int64_t took_ns) except -1
+    cdef int passed(self) noexcept
 
 cdef class FDMonitor:
     cdef readonly bint is_closed

@@ -53,18 +53,45 @@ cdef class FdHandler:
         return False
 
 
+cdef class Subject:
+    """An object that has callbacks."""
+
+    cdef object recorded_as(self):
+        """What a recorder counts them under: an object that is the same for many.  No user code."""
+        return type(self)
+
+
 cdef class Stopwatch:
-    """Finds callbacks that take long: `report(what, seconds)` is called after each such one."""
+    """Finds callbacks that take long: `report(what, seconds)` is called after each such one.
 
-    def __cinit__(self, report, int64_t limit_ns):
+    Parameters: report: None to report none.
+    """
+
+    def __cinit__(self, report, int64_t limit_ns, *_args):
+        self.follow(report, limit_ns)
+
+    cdef int follow(self, object report, int64_t limit_ns) except -1:
+        """From now on report so; also callbacks that run now."""
         self.report = report
-        self.limit_ns = limit_ns
+        self.limit_ns = limit_ns if report is not None else NEVER_NS
+        return 0
 
-    cdef int check(self, object what, int64_t started_ns) except -1:
-        """A callback that began at `started_ns` is over.  Runs user code if it was slow."""
-        cdef int64_t took_ns = ul_monotonic_ns() - started_ns
-        if took_ns >= self.limit_ns and what is not None:
-            self.report(what, took_ns / 1e9)
+    cdef int64_t begin(self, int kind, object what) except? -1:
+        """A callback begins; returns the time, for end().  No user code."""
+        return ul_monotonic_ns()
+
+    cdef int end(self, object what, int64_t began_ns) except -1:
+        """It is over; not called where it raised.  Runs user code if it was slow."""
+        return self.check(what, ul_monotonic_ns() - began_ns)
+
+    cdef int check(self, object what, int64_t took_ns) except -1:
+        report = self.report
+        if took_ns >= self.limit_ns and report is not None:
+            report(what, took_ns / 1e9)
+        return 0
+
+    cdef int passed(self) noexcept:
+        """Something was done between two callbacks that is none, and took time."""
         return 0
 
 

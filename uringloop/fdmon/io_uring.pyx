@@ -30,7 +30,7 @@ from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.engine cimport Engine
 from ..uring.request cimport IN_FLIGHT, KIND_INTERNAL, Request
 from .adaptive_polling cimport PolledEvent
-from .base cimport FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, identity, ul_monotonic_ns
+from .base cimport OF_COMPLETION, FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, identity, ul_monotonic_ns
 from .epoll cimport EpollMonitor
 
 from ..exceptions import MonitorUnavailable
@@ -454,10 +454,14 @@ cdef class IoUringMonitor(FDMonitor):
 
     cdef int complete_timed(self, Request request, Completion slot) except -1:
         cdef object subject = request.subject()  # before: a closed wire forgets its owner
-        cdef int64_t started_ns = ul_monotonic_ns()
+        cdef Stopwatch stopwatch = self.stopwatch
+        cdef int64_t began_ns
+        if subject is None:
+            request.complete(slot.res, slot.flags, slot.data)
+            return stopwatch.passed()
+        began_ns = stopwatch.begin(OF_COMPLETION, subject)
         request.complete(slot.res, slot.flags, slot.data)
-        cdef Stopwatch stopwatch = self.stopwatch  # it may have been removed meanwhile
-        return stopwatch.check(subject, started_ns) if stopwatch is not None else 0
+        return stopwatch.end(subject, began_ns)
 
     cdef int submit(self) except -1:
         return self.engine.submit()

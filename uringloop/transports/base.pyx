@@ -12,6 +12,7 @@ from libc.string cimport memset
 from cpython.object cimport PyObject
 from cpython.weakref cimport PyWeakref_NewRef
 
+from ..fdmon.base cimport Subject
 from ..support.assertions cimport must, must_if, must_not, references_of
 from ..support.capi cimport decref
 from ..support.guard cimport FREE_THREADED, know_weakly, try_incref
@@ -90,6 +91,12 @@ cdef class Transport(Flushable):
         if table.by_fd[self.table_fd] == <PyObject *>self:
             table.by_fd[self.table_fd] = NULL
         self.table = None
+
+    cdef object recorded_as(self):
+        protocol = self.protocol
+        if isinstance(protocol, Subject):  # TLS
+            return (<Subject>protocol).recorded_as()
+        return type(self) if protocol is None else type(protocol)
 
     # -- the protocol ----------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from ...aio.context_core cimport ContextCore, ul_monotonic_ns
 from ...aio.handles cimport Handle, ThreadSafeHandle, TimerHandle
 from ...aio.program cimport Program
-from ...fdmon.base cimport FDMonitor, FdHandler, Stopwatch
+from ...fdmon.base cimport FDMonitor, FdHandler
 from ...support.guard cimport FREE_THREADED, is_held, peek_int, peek_object, peek_size, poke_int, set_once
 from ...support.fastcall cimport PyMethodDef, call_slowly, put_fast_method
 from ...support.system cimport POLLIN, POLLOUT
@@ -274,11 +274,11 @@ cdef class LoopCore(FdWatching):
         self._run_forever_setup()
         try:
             self.aio_context.begin_run()
-            self.aio_context.n_polls += 1
+            self.aio_context.begin_turns()
             try:
                 self.run_turns()
             finally:
-                self.aio_context.n_polls -= 1
+                self.aio_context.end_turns()
         finally:
             self.aio_context.wants_return = False
             self._run_forever_cleanup()
@@ -312,11 +312,11 @@ cdef class LoopCore(FdWatching):
         """One turn, as asyncio's private method of this name."""
         self._check_closed()
         self.aio_context.begin_run()
-        self.aio_context.n_polls += 1
+        self.aio_context.begin_turns()
         try:
             self.aio_context.turn(True)
         finally:
-            self.aio_context.n_polls -= 1
+            self.aio_context.end_turns()
 
     def _select(self, timeout):
         """loop._selector.select(): wait, and leave the events to the next turn, or to the one in progress.
@@ -439,15 +439,15 @@ cdef class LoopCore(FdWatching):
 
     cdef int follow_slowness(self) except -1:
         """Callbacks are timed in debug mode and when there is a hook."""
-        cdef Stopwatch stopwatch = None
+        report = None
         if self.aio_context is None:
             return 0
         # Weak: a loop that is left open is freed, and warns, with its last reference, not when garbage is collected.
         loop = weakref.ref(self)
         if self.is_debug or self.slow_hook is not None:
-            stopwatch = Stopwatch(lambda what, seconds: loop()._report_slow(what, seconds), as_ns(self.slow_s))
+            report = lambda what, seconds: loop()._report_slow(what, seconds)
         self.aio_context.run_handle_debug = (lambda handle: loop()._run_debug(handle)) if self.is_debug else None
-        return self.aio_context.set_stopwatch(stopwatch)
+        return self.aio_context.report_slow(report, as_ns(self.slow_s))
 
     # -- asyncio's private names, kept true ------------------------------------------------------------
 

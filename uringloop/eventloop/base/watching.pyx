@@ -14,7 +14,7 @@ from ...aio.context_core cimport ContextCore
 from ...aio.handles cimport Handle
 from ...aio.owner cimport ContextOwner
 from ...aio.poll_handlers cimport CallbackHandler
-from ...fdmon.base cimport FdHandler
+from ...fdmon.base cimport OF_FD, FdHandler
 from ...support.errors cimport os_error
 from ...support.system cimport POLLIN, POLLOUT
 from ...transports.base cimport has_lost
@@ -37,10 +37,10 @@ cdef class FdCallbacks(FdHandler):
         cdef Handle writer = self.writer if revents & ~POLLIN else None
         cdef ContextCore aio_context = self.aio_context
         if reader is not None and writer is None:
-            aio_context.run_handle(reader)  # most events: try would cost some 30 instructions
+            aio_context.run_handle(OF_FD, reader)  # most events: try would cost some 30 instructions
         elif reader is not None:
             try:
-                aio_context.run_handle(reader)
+                aio_context.run_handle(OF_FD, reader)
             except BaseException:
                 # KeyboardInterrupt, SystemExit: in the next turn the writer is first, or a reader that always raises
                 # would starve it
@@ -48,7 +48,7 @@ cdef class FdCallbacks(FdHandler):
                 raise
         # cancelled by remove_writer meanwhile: run() does nothing then
         if writer is not None:
-            aio_context.run_handle(writer)
+            aio_context.run_handle(OF_FD, writer)
         return 0
 
     cdef object subject(self):

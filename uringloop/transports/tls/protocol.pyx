@@ -556,6 +556,10 @@ cdef class TlsProtocol(Resumable):
             self.loop.call_soon(self._go_on)
         return 0
 
+    cdef object recorded_as(self):
+        protocol = self.app_protocol
+        return type(self) if protocol is None else type(protocol)
+
     cdef int go_on(self) except -1:
         if (self.state == WRAPPED or self.state == FLUSHING) and not self.is_app_reading_paused:
             self.loop.call_soon(self._go_on)
