@@ -51,8 +51,11 @@ _ON_FIRST_USE = {
     "LoopGroup": ".group.loop_group",
     "Member": ".group.member",
     "PollHandler": ".aio.poll_handlers",
+    "Recording": ".observing.recording",
+    "Snapshot": ".observing.recording",
     "Statistics": ".aiocontext.statistics",
     "gc_policy": ".gcpolicy",
+    "record": ".observing.recording",
 }
 
 # The same, in builds with liburing.

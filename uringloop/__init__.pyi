@@ -23,6 +23,9 @@ from .gcpolicy import GcStatistics as GcStatistics
 from .gcpolicy import gc_policy as gc_policy
 from .group.loop_group import LoopGroup as LoopGroup
 from .group.member import Member as Member
+from .observing.recording import Recording as Recording
+from .observing.recording import Snapshot as Snapshot
+from .observing.recording import record as record
 from .policy import get_running_loop as get_running_loop
 from .policy import new_event_loop as new_event_loop
 from .policy import run as run

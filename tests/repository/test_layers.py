@@ -28,6 +28,7 @@ LAYERS = {
     "gcpolicy": 9,
     "adopt": 8,
     "group": 9,
+    "observing": 9,
     "gunicorn": 8,
     "_frozen": 10,  # names all of them, and runs nothing
     "__init__": 10,

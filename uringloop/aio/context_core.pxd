@@ -64,6 +64,9 @@ cdef class ContextCore:
     cdef int n_polls                  # calls of poll() and runs of a loop on the stack: other threads keep out
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef unsigned long long n_turns
+    cdef unsigned long long n_connections  # of stream transports, made so far
+    cdef unsigned long long n_written      # bytes that stream transports were given
+    cdef unsigned long long n_write_pauses  # calls of pause_writing
     cdef unsigned long long n_dispatched  # callbacks, fds and timers, and turns that had completions: shows progress
     cdef int check_open(self) except -1
     cdef int poll_if_cheap(self) except -1
@@ -96,6 +99,7 @@ cdef class ContextCore:
     cdef int run_handle(self, int kind, Handle handle) except -1
     cdef int run_timed(self, int kind, Handle handle) except -1
     cdef int report_slow(self, object report, int64_t limit_ns) except -1
+    cdef int end_recording(self) except -1
     cdef int begin_turns(self) except -1
     cdef int end_turns(self) except -1
     cdef int dispatch_fds(self) except -1

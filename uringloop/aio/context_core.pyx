@@ -587,14 +587,21 @@ cdef class ContextCore:
         return 0
 
     def _record(self, size_t n_events):
-        """Begin to record; returns the Recorder.  It ends with the context, or by _end_recording()."""
+        """Begin to record; returns the Recorder, which may have begun before, for another caller.
+
+        It ends with the context, or when each caller has called _end_recording().
+        Thread: the context's, or any while it makes no turns.
+        """
         cdef Stopwatch before = self.stopwatch
-        cdef Recorder recorder
+        cdef Recorder recorder = self.recorder
         self.check_open()
-        if self.recorder is not None:
-            raise RuntimeError("this loop is recorded already")
+        if recorder is not None:
+            recorder.n_users += 1
+            return recorder
+        self.refuse_others()
         recorder = Recorder(before.report if before is not None else None,
                             before.limit_ns if before is not None else NEVER_NS, self.ready, n_events)
+        recorder.n_users = 1
         recorder.begin_counting_collections()
         if before is not None:
             before.follow(None, NEVER_NS)  # the callback that runs now is not reported twice
@@ -605,15 +612,22 @@ cdef class ContextCore:
         self.stopwatch = self.monitor.stopwatch = recorder
         return recorder
 
-    def _end_recording(self):
-        """Record no more.  Idempotent."""
+    def _end_recording(self, Recorder recorder not None):
+        """One of those that called _record() needs the recorder no more."""
+        if recorder.n_users:
+            recorder.n_users -= 1
+            if recorder.n_users == 0 and recorder is self.recorder:
+                self.end_recording()
+
+    cdef int end_recording(self) except -1:
         cdef Recorder recorder = self.recorder
         if recorder is None:
-            return
+            return 0
         self.recorder = None
         recorder.close()
         self.stopwatch = self.monitor.stopwatch = (
             Stopwatch(recorder.report, recorder.limit_ns) if recorder.report is not None else None)
+        return 0
 
     cdef int begin_turns(self) except -1:
         """Turns follow, made by this thread: other threads keep out until end_turns()."""
@@ -757,12 +771,17 @@ cdef class ContextCore:
 
     cdef int count_into(self, dict numbers) except -1:
         """Add what the context and its monitor have counted, under the names of the fields of Statistics."""
-        numbers.update(turns=self.n_turns, wakeups=self.notifier.n_wakeups)
+        numbers.update(turns=self.n_turns, wakeups=self.notifier.n_wakeups, connections_made=self.n_connections,
+                       bytes_written=self.n_written, write_pauses=self.n_write_pauses)
         if self.polling is not None:
             numbers.update(poll_hits=self.polling.n_hits, poll_misses=self.polling.n_misses)
         elif self.measured is not None:
             numbers.update(poll_hits=self.measured.n_hits, poll_misses=self.measured.n_misses)
         return self.monitor.count_into(numbers)
+
+    def _in_flight_kinds(self):
+        """How many requests of each kind the kernel has, by the names of their classes."""
+        return self.monitor.in_flight_kinds()
 
     cdef int end(self) except -1:
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
@@ -770,7 +789,7 @@ cdef class ContextCore:
         if self._idle_work is not None:
             self._idle_work.end()
             self._idle_work = None
-        self._end_recording()
+        self.end_recording()
         if self.is_left():
             self.dirty.clear()  # the parent's, which sends it
         while self.dirty.head != self.dirty.tail:

@@ -57,6 +57,7 @@ ctypedef struct Frame:
 
 cdef class Recorder(Stopwatch):
     cdef readonly bint is_closed
+    cdef int n_users                       # for which it records
     cdef ReadyQueue ready
     cdef ul_now now                        # for other threads
     cdef int state                         # a ul_state

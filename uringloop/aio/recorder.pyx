@@ -132,7 +132,9 @@ cdef class Recorder(Stopwatch):
         return 0
 
     cdef int end_run(self) noexcept:
-        self.switch_to(UL_OUTSIDE)
+        if self.now.tid != 0:
+            self.switch_to(UL_OUTSIDE)
+            self.before_wait()
         self.depth = 0
         ul_now_rest(&self.now)
         self.now.tid = 0

@@ -289,10 +289,12 @@ cdef class AioContext(ContextCore):
         """The monitor's name: "io_uring", "epoll" or "poll"."""
         return self.monitor.name
 
-    def statistics(self):
-        """What the context did so far: a Statistics, which does not change (docs/observing.md)."""
+    def statistics(self, **numbers):
+        """What the context did so far: a Statistics, which does not change (docs/observing.md).
+
+        Parameters: numbers: what a loop on this context knows.
+        """
         from .statistics import Statistics  # here, because few programs need it, and dataclasses with it
-        cdef dict numbers = {}
         self.count_into(numbers)
         return Statistics(**numbers)
 

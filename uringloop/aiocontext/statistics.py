@@ -30,6 +30,11 @@ class Statistics(Mapping[str, "int | str"]):
     leaked: int = 0
     poll_hits: int = 0
     poll_misses: int = 0
+    connections: int = 0
+    connections_made: int = 0
+    bytes_received: int = 0
+    bytes_written: int = 0
+    write_pauses: int = 0
 
     def __getitem__(self, name: str) -> int | str:
         if name not in _NAMES:

@@ -32,6 +32,8 @@ except ModuleNotFoundError as _error:
         raise
     from .base.loop_core import LoopCore as Core  # a build without liburing
 
+RECORDED_EVENTS = 4096  # of a loop that URINGLOOP_RECORD records
+
 _live_loops = {}  # weak references, which leave it by themselves
 
 
@@ -66,6 +68,7 @@ class Loop(
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
         self._pid = os.getpid()
         self._poll_as_environment_says()
+        self._record_as_environment_says()
         self._setup_stdlib()
         self._setup_processes()
         self._setup_nested(nested)
@@ -92,7 +95,7 @@ class Loop(
 
     def statistics(self):
         """What the loop did so far, a Statistics; see docs/observing.md."""
-        return self.aio_context.statistics()
+        return self.aio_context.statistics(connections=len(self._transports))
 
     def _poll_as_environment_says(self):
         if not is_in_environment(b"URINGLOOP_POLL_MAX_NS"):
@@ -106,6 +109,14 @@ class Loop(
             self._close_aio_context()
             self._closed = True
             raise ValueError(f"URINGLOOP_POLL_MAX_NS must be nanoseconds, 0 or more, not {text!r}") from error
+
+    def _record_as_environment_says(self):
+        """Record from the start; uringloop.record() and others find what was recorded."""
+        if is_in_environment(b"URINGLOOP_RECORD") and os.environ.get("URINGLOOP_RECORD", "0") not in (
+            "",
+            "0",
+        ):
+            self.aio_context._record(RECORDED_EVENTS)
 
     def set_poll_params(self, max_ns, grow=2, shrink=0):
         """Adaptive polling: busy-poll for a while before blocking; see AioContext.set_poll_params.

@@ -83,7 +83,8 @@ cdef class FDMonitor:
     cdef unsigned long long n_interests  # how often the interests changed; counted where fileno() is -1
     cdef Stopwatch stopwatch         # times callbacks to report slow ones, or None
     cdef PollList polling            # the context's, None while adaptive polling is off
-    cdef long long n_bytes           # received by system calls of transports; see received_bytes
+    cdef long long n_bytes           # received by system calls of stream transports; see received_bytes
+    cdef long long n_other_bytes     # what other transports received costs as much as so many bytes
     cdef object get_engine(self)
     cdef int update(self, FdHandler old, FdHandler new) except -1
     cdef int wait(self, ReadyList ready_list, int64_t timeout_ns) except -1
@@ -101,6 +102,7 @@ cdef class FDMonitor:
     cdef bint gsource_prepare(self, ReadyList ready_list) except -1
     cdef bint gsource_check(self, bint is_fd_ready) except -1
     cdef int count_into(self, dict numbers) except -1
+    cdef dict in_flight_kinds(self)
     cdef int fileno(self) noexcept
     cdef int close(self) except -1
     cdef int deliver_last(self) except -1

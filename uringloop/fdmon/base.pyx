@@ -188,7 +188,7 @@ cdef class FDMonitor:
 
     cdef long long received_bytes(self) noexcept:
         """How much the loop has received so far, as far as it counts that: by transports."""
-        return self.n_bytes
+        return self.n_bytes + self.n_other_bytes
 
     cdef bint has_undispatched(self) noexcept:
         """Whether completions are collected and wait for dispatch."""
@@ -248,8 +248,13 @@ cdef class FDMonitor:
 
     cdef int count_into(self, dict numbers) except -1:
         """Add what this monitor has counted, under the names of the fields of Statistics (aiocontext/statistics.py)."""
-        numbers.update(fdmon=self.name, handlers=len(self.handlers), syscalls=self.n_syscalls)
+        numbers.update(fdmon=self.name, handlers=len(self.handlers), syscalls=self.n_syscalls,
+                       bytes_received=self.n_bytes)
         return 0
+
+    cdef dict in_flight_kinds(self):
+        """Class of a request -> how many of them the kernel has."""
+        return {}
 
     cdef int close(self) except -1:
         """Idempotent: cancel everything, drain until nothing is in flight, close, only then release memory."""

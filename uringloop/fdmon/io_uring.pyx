@@ -375,7 +375,7 @@ cdef class IoUringMonitor(FDMonitor):
         return self.engine.spin(notified, until_ns)
 
     cdef long long received_bytes(self) noexcept:
-        return self.n_bytes + self.engine.n_bytes
+        return self.n_bytes + self.n_other_bytes + self.engine.n_bytes
 
     cdef bint has_undispatched(self) noexcept:
         return self.engine.has_undispatched()
@@ -495,6 +495,12 @@ cdef class IoUringMonitor(FDMonitor):
         for one in self.sets():
             numbers["syscalls"] += (<SetHandler>one).watches.n_syscalls
         return 0
+
+    cdef dict in_flight_kinds(self):
+        cdef dict counts = {}
+        for one in self.engine.in_flight.snapshot():
+            counts[type(one)] = counts.get(type(one), 0) + 1
+        return counts
 
     # -- the end ---------------------------------------------------------------------------------------
 

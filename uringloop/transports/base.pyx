@@ -119,6 +119,7 @@ cdef class Transport(Flushable):
         if self.is_protocol_paused:
             return 0
         self.is_protocol_paused = True
+        self.aio_context.n_write_pauses += 1
         loop, protocol = self.loop, self.protocol
         return call_flow_control(loop, self, protocol, "pause_writing", protocol)
 

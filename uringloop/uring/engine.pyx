@@ -527,6 +527,7 @@ cdef class Engine:
         """Add what the engine has counted, as FDMonitor.count_into does; `syscalls` of the monitor is there."""
         numbers.update(
             in_flight=self.in_flight.count,
+            bytes_received=numbers["bytes_received"] + self.n_bytes,
             submitted=self.n_submitted_before + self.ring.n_submitted,
             completed=self.n_completed,
             cq_overflows=self.n_cq_overflows,

@@ -216,7 +216,7 @@ cdef class DatagramTransport(Transport):
         # EAGAIN: another reader took it, or its checksum was wrong.  EINTR: it is still there.
         if error and error != EAGAIN and error != EINTR:
             self.protocol.error_received(os_error(error))
-        self.aio_context.monitor.n_bytes += COUNTED_BYTES * <long long>self.batch.count
+        self.aio_context.monitor.n_other_bytes += COUNTED_BYTES * <long long>self.batch.count
         return self.batch.next < self.batch.count
 
     cdef int receive_by_python(self) except -1:

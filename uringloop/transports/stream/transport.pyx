@@ -111,6 +111,7 @@ cdef class StreamTransport(Endpoint):
     def _connection_made(self, connection_made, waiter):
         must_not(self.is_started, "connection_made is called once")
         self.is_started = True
+        self.aio_context.n_connections += 1
         try:
             if self.given_context is None:
                 self.aio_ctx = PyContext_CopyCurrent()  # not the one of this callback: as for asyncio's readers
@@ -417,6 +418,7 @@ cdef class StreamTransport(Endpoint):
         must_not(is_none(<void *>self.wire), "a closed transport queues nothing")
         must(self.conn_lost == 0, "a lost connection queues nothing")
         push_chunk(&self.queue, chunk)
+        self.aio_context.n_written += n_bytes
         if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes and not self.is_shared:
             if not self.wire.is_sending():
                 self.aio_context.mark_dirty(self, n_bytes)
@@ -446,6 +448,7 @@ cdef class StreamTransport(Endpoint):
                 n_bytes += len(chunk)
         if n_bytes == 0:
             return
+        self.aio_context.n_written += n_bytes
         if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes and not self.is_shared:
             if not self.wire.is_sending():
                 self.aio_context.mark_dirty(self, n_bytes)
