@@ -45,6 +45,7 @@ INTERNAL = {  # an object that no program has, or that only its own thread uses
     "aio.collector.Collector",  # not without a GIL
     "aio.poll_handlers.PollHandlers",
     "aio.ready.ReadyQueue",
+    "aio.recorder.Recorder",  # only reads what others may ask for
     "aio.timers.Timers",
     "eventloop.base.incoming.Accepted",
     "eventloop.base.incoming.Listening",

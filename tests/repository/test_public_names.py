@@ -31,6 +31,7 @@ LAZY = {*MODULES["uringloop"]["docs/add-sqe.md"], *MODULES["uringloop"]["docs/ai
     "SqeNotSupported"
 }
 LAZY |= {*MODULES["uringloop"]["docs/garbage-collection.md"], "Statistics", "files", "open"}
+LAZY |= {"Recording", "Snapshot", "record"}
 
 
 def find(dotted):
@@ -71,6 +72,9 @@ def make_objects():
         yield "uringloop:GcPolicy", policy
     yield "uringloop:GcStatistics", policy.statistics()
     yield "uringloop:GcPauses", policy.statistics().idle
+    with uringloop.record(loop) as recording:
+        yield "uringloop:Recording", recording
+    yield "uringloop:Snapshot", recording.snapshot()
     loop.close()
     context = uringloop.AioContext("poll")
     yield "uringloop:AioContext", context

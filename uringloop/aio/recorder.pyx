@@ -31,7 +31,6 @@ from .ready cimport ReadyQueue
 
 import _asyncio
 import functools
-import gc
 
 from asyncio import tasks
 
@@ -108,6 +107,8 @@ cdef class Recorder(Stopwatch):
         free(self.ready_at)
 
     def begin_counting_collections(self):
+        import gc  # here, because few programs need it
+
         gc.callbacks.append(self)
 
     def close(self):
@@ -115,6 +116,8 @@ cdef class Recorder(Stopwatch):
         if not self.is_closed:
             self.end_run()
             self.is_closed = True
+        import gc
+
         if self in gc.callbacks:
             gc.callbacks.remove(self)
 

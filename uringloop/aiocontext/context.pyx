@@ -289,11 +289,12 @@ cdef class AioContext(ContextCore):
         """The monitor's name: "io_uring", "epoll" or "poll"."""
         return self.monitor.name
 
-    def statistics(self, **numbers):
-        """What the context did so far: a Statistics, which does not change (docs/observing.md).
+    def statistics(self):
+        """What the context did so far: a Statistics, which does not change (docs/observing.md)."""
+        return self._statistics()
 
-        Parameters: numbers: what a loop on this context knows.
-        """
+    def _statistics(self, **numbers):
+        """The same, with numbers that the loop on this context adds."""
         from .statistics import Statistics  # here, because few programs need it, and dataclasses with it
         self.count_into(numbers)
         return Statistics(**numbers)

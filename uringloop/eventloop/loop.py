@@ -32,7 +32,7 @@ except ModuleNotFoundError as _error:
         raise
     from .base.loop_core import LoopCore as Core  # a build without liburing
 
-RECORDED_EVENTS = 4096  # of a loop that URINGLOOP_RECORD records
+_RECORDED_EVENTS = 4096  # of a loop that URINGLOOP_RECORD records
 
 _live_loops = {}  # weak references, which leave it by themselves
 
@@ -95,7 +95,7 @@ class Loop(
 
     def statistics(self):
         """What the loop did so far, a Statistics; see docs/observing.md."""
-        return self.aio_context.statistics(connections=len(self._transports))
+        return self.aio_context._statistics(connections=len(self._transports))
 
     def _poll_as_environment_says(self):
         if not is_in_environment(b"URINGLOOP_POLL_MAX_NS"):
@@ -116,7 +116,7 @@ class Loop(
             "",
             "0",
         ):
-            self.aio_context._record(RECORDED_EVENTS)
+            self.aio_context._record(_RECORDED_EVENTS)
 
     def set_poll_params(self, max_ns, grow=2, shrink=0):
         """Adaptive polling: busy-poll for a while before blocking; see AioContext.set_poll_params.

@@ -30,7 +30,7 @@ from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.engine cimport Engine
 from ..uring.request cimport IN_FLIGHT, KIND_INTERNAL, Request
 from .adaptive_polling cimport PolledEvent
-from .base cimport OF_COMPLETION, FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, identity, ul_monotonic_ns
+from .base cimport OF_COMPLETION, FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, identity
 from .epoll cimport EpollMonitor
 
 from ..exceptions import MonitorUnavailable

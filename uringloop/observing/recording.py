@@ -17,6 +17,7 @@ from ..eventloop.loop import Loop
 from ..policy import get_running_loop
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from types import TracebackType
 
     from ..aiocontext.statistics import Statistics
@@ -180,11 +181,11 @@ class Recording:
     Thread: any, except dump() and events(), which name what they show at that time; each only reads.
     """
 
-    def __init__(self, loop: Loop, events: int) -> None:
+    def __init__(self, loop: Any, events: int) -> None:
         _refuse(loop)
         if events < 1:
             raise ValueError(f"events must be 1 or more, not {events}")
-        self._loop = weakref.ref(loop)
+        self._loop: weakref.ref[Loop] = weakref.ref(loop)
         self._context = loop.aio_context
         self._recorder = self._context._record(events)
         self._last: Snapshot | None = None
@@ -261,7 +262,7 @@ class Recording:
         self.close()
 
 
-def record(loop: Loop | None = None, *, events: int = 4096) -> Recording:
+def record(loop: AbstractEventLoop | None = None, *, events: int = 4096) -> Recording:
     """Count what a loop does from now on, and keep its last events.
 
     Fixed memory, some 250 KB; a clock reading and some additions per callback.
@@ -272,8 +273,8 @@ def record(loop: Loop | None = None, *, events: int = 4096) -> Recording:
 
     Returns: a Recording.  A loop has one record: a second call shares it, with its beginning and its events.
 
-    Raises: RuntimeError if no loop runs and none is given, for a closed loop, or one that another thread runs; TypeError
-    for loops that are not of uringloop; ValueError for less than one event.
+    Raises: RuntimeError if no loop runs and none is given, or for a loop that is closed or that another thread runs;
+    TypeError for loops that are not of uringloop; ValueError for less than one event.
     """
     return Recording(get_running_loop() if loop is None else loop, events)
 

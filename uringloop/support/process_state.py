@@ -490,6 +490,12 @@ COPIED_NAMES = (
         _IGNORED + ": handles that exist keep naming the class that asyncio's own code knows",
     ),
     CopiedName("aio/context_core.pyx", ("is_finalizing",), "sys", _IGNORED),
+    CopiedName(
+        "aio/recorder.pyx",
+        ("compiled_task", "python_task", "partial", "compiled_name", "compiled_coroutine"),
+        "_asyncio, asyncio.tasks, functools",
+        _IGNORED + ": steps of tasks of another class are counted as callbacks",
+    ),
     CopiedName("aiocontext/context.pyx", ("is_finalizing",), "sys", _IGNORED),
     CopiedName("files/read_ahead.pyx", ("get_running_loop",), "asyncio.events", _IGNORED),
     CopiedName("requests/awaiting.pyx", ("is_finalizing",), "sys", _IGNORED),

@@ -445,7 +445,8 @@ cdef class LoopCore(FdWatching):
         # Weak: a loop that is left open is freed, and warns, with its last reference, not when garbage is collected.
         loop = weakref.ref(self)
         if self.is_debug or self.slow_hook is not None:
-            report = lambda what, seconds: loop()._report_slow(what, seconds)
+            def report(what, seconds):
+                loop()._report_slow(what, seconds)
         self.aio_context.run_handle_debug = (lambda handle: loop()._run_debug(handle)) if self.is_debug else None
         return self.aio_context.report_slow(report, as_ns(self.slow_s))
 
