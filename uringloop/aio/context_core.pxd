@@ -88,7 +88,9 @@ cdef class ContextCore:
     cdef int measured_wait(self, int64_t timeout_ns) except -1
     cdef int sleep(self, int64_t timeout_ns) except -1
     cdef int take(self) except -1
-    cdef int take_recorded(self) except -1
+    cdef int block_recorded(self, int64_t timeout_ns) except -1
+    cdef int64_t wait_recorded(self, int64_t timeout_ns) except -1
+    cdef int flush_turn(self) except -1
     cdef int64_t spin_asking(self, int64_t started_ns, int64_t spin_ns, int64_t timeout_ns) except? -2
     cdef bint poll_once(self, int64_t now_ns, int64_t *next_wait_ns) except -1
     cdef int begin_run(self) except -1

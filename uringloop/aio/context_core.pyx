@@ -176,18 +176,13 @@ cdef class ContextCore:
         if FREE_THREADED and peek_size(&self.ready.n_arrived):
             self.ready.take_arrived()
         self.n_turns += 1
-        if self.recorder is not None:
-            self.recorder.begin_nested()
         if self.in_delivery is not None:
             self.resume_below()
         if self.dirty.head != self.dirty.tail:
-            self.flush_dirty()
+            self.flush_turn()
         ready_end = self.ready.tail
-        if self.recorder is not None:
-            self.recorder.before_wait()
-        block_ns = self.wait(self.timeout_ns(blocking and self.ready.head == ready_end))
-        if self.recorder is not None:
-            self.recorder.after_wait()
+        block_ns = self.timeout_ns(blocking and self.ready.head == ready_end)
+        block_ns = self.wait(block_ns) if self.recorder is None else self.wait_recorded(block_ns)
         if self.has_own_clock:
             self.program.take_due(self.timers, self.due)
         elif self.timers.count:
@@ -213,8 +208,6 @@ cdef class ContextCore:
                 self.polling.adjust(n_touched if self.polling is polling else 0, block_ns, ul_monotonic_ns())
         if self.due.count():
             self.run_due_timers()
-        if self.recorder is not None:
-            self.recorder.end_nested()
         return 0
 
     cdef int resume_below(self) except -1:
@@ -267,16 +260,31 @@ cdef class ContextCore:
                 timeout_ns = min(timeout_ns, IDLE_WAIT_NS) if timeout_ns > 0 else IDLE_WAIT_NS
         must_if(timeout_ns != 0, not self.monitor.has_undispatched(), "no wait sleeps on a completion that is there")
         must_if(timeout_ns != 0, self.ready_list.head == self.ready_list.tail, "no wait sleeps on a ready fd")
-        cdef Recorder recorder = self.recorder
-        cdef int state = recorder.enter(UL_WAIT if timeout_ns != 0 else UL_CALLS) if recorder is not None else 0
         try:
-            self.monitor.wait(self.ready_list, timeout_ns)
+            if self.recorder is None:
+                self.monitor.wait(self.ready_list, timeout_ns)
+            else:
+                self.block_recorded(timeout_ns)
         finally:
             self.notifier.end_wait()
-            if recorder is not None:
-                recorder.leave(state)
         PyErr_CheckSignals()
         return 0
+
+    cdef int block_recorded(self, int64_t timeout_ns) except -1:
+        cdef Recorder recorder = self.recorder
+        cdef int state = recorder.enter(UL_CALLS if timeout_ns == 0 else UL_WAIT)
+        try:
+            return self.monitor.wait(self.ready_list, timeout_ns)
+        finally:
+            recorder.leave(state)
+
+    cdef int64_t wait_recorded(self, int64_t timeout_ns) except -1:
+        cdef Recorder recorder = self.recorder
+        cdef int64_t waited_ns, before_ns = recorder.since_ns
+        recorder.before_wait()
+        waited_ns = self.wait(timeout_ns)
+        recorder.after_wait(recorder.since_ns == before_ns)
+        return waited_ns
 
     cdef int64_t wait(self, int64_t timeout_ns) except -1:
         """Busy-poll, then block, for that long at most; how long it took, 0 if that is not needed."""
@@ -367,15 +375,9 @@ cdef class ContextCore:
             self.notifier.end_wait()
         if self.monitor.need_wait():
             if self.recorder is not None:
-                return self.take_recorded()
+                return self.block_recorded(0)
             self.monitor.wait(self.ready_list, 0)
         return 0
-
-    cdef int take_recorded(self) except -1:
-        cdef Recorder recorder = self.recorder
-        cdef int state = recorder.enter(UL_CALLS)
-        self.monitor.wait(self.ready_list, 0)
-        return recorder.leave(state)
 
     cdef int64_t spin_recorded(self, int64_t started_ns, int64_t timeout_ns) except? -2:
         cdef Recorder recorder = self.recorder
@@ -534,7 +536,6 @@ cdef class ContextCore:
         """Run the oldest `count` callbacks; a nested turn may have taken some of them."""
         cdef size_t end = self.ready.head + count
         cdef Handle handle
-        cdef Recorder recorder
         must(count <= self.ready.tail - self.ready.head, "no more callbacks run than are ready")
         # By position, not by count: callbacks that a nested turn ran are gone, and those it scheduled are younger.
         while <Py_ssize_t>(end - self.ready.head) > 0 and self.ready.head != self.ready.tail:
@@ -543,9 +544,8 @@ cdef class ContextCore:
                 handle.run()
                 self.ready.recycle(handle)
             else:
-                recorder = self.recorder
-                if recorder is not None:
-                    recorder.count_delay(self.ready.head - 1)
+                if self.recorder is not None:
+                    self.recorder.count_delay(self.ready.head - 1)
                 self.run_timed(OF_CALLBACK, handle)
         return 0
 
@@ -568,6 +568,8 @@ cdef class ContextCore:
         cdef int64_t began_ns
         if handle.is_cancelled:
             return 0
+        if kind == OF_TIMER and self.recorder is not None:
+            self.recorder.count_lateness(handle.when_ns)
         began_ns = stopwatch.begin(kind, handle)
         if self.run_handle_debug is None:
             handle.run()
@@ -606,7 +608,7 @@ cdef class ContextCore:
         if before is not None:
             before.follow(None, NEVER_NS)  # the callback that runs now is not reported twice
         if self.n_polls:
-            recorder.begin_run()
+            recorder.begin_run(False)
             recorder.switch_to(UL_OUTSIDE)  # the callback that runs is not recorded
         self.recorder = recorder
         self.stopwatch = self.monitor.stopwatch = recorder
@@ -631,16 +633,16 @@ cdef class ContextCore:
 
     cdef int begin_turns(self) except -1:
         """Turns follow, made by this thread: other threads keep out until end_turns()."""
-        if self.n_polls == 0 and self.recorder is not None:
-            self.recorder.begin_run()
+        if self.recorder is not None:
+            self.recorder.begin_run(self.n_polls != 0)
         self.n_polls += 1
         return 0
 
     cdef int end_turns(self) except -1:
         must(self.n_polls > 0, "turns that end were counted when they began")
         self.n_polls -= 1
-        if self.n_polls == 0 and self.recorder is not None:
-            self.recorder.end_run()
+        if self.recorder is not None:
+            self.recorder.end_run(self.n_polls != 0)
         return 0
 
     cdef int dispatch_fds(self) except -1:
@@ -696,8 +698,6 @@ cdef class ContextCore:
             handle = self.due.pop()
             must(is_none(<void *>handle.timers), "a timer that runs is off the heap")
             self.n_dispatched += 1
-            if self.recorder is not None:
-                self.recorder.count_lateness(handle.when_ns)
             self.run_handle(OF_TIMER, handle)
         return 0
 
@@ -737,8 +737,6 @@ cdef class ContextCore:
         cdef bint is_inner = self.is_flushing
         cdef Flushable flushable
         cdef size_t left = self.dirty.count()
-        cdef Recorder recorder = self.recorder if self.engine is None else None  # requests are sent by the wait
-        cdef int state = recorder.switch_for(UL_CALLS) if recorder is not None else 0
         self.dirty_bytes = 0
         self.is_flushing = True
         try:
@@ -748,9 +746,18 @@ cdef class ContextCore:
                 flushable.flush()
         finally:
             self.is_flushing = is_inner
-            if recorder is not None:
-                recorder.switch_to(state)
         return 0
+
+    cdef int flush_turn(self) except -1:
+        """The flush with which a turn begins."""
+        if self.recorder is None or self.engine is not None:  # the wait sends what requests describe
+            return self.flush_dirty()
+        cdef Recorder recorder = self.recorder
+        recorder.switch_to(UL_CALLS)
+        try:
+            return self.flush_dirty()
+        finally:
+            recorder.switch_to(UL_LOOP)
 
     cdef int send_all(self) except -1:
         """Give everything written so far to the kernel, as far as it has room.  Any thread, no user code.

@@ -85,16 +85,13 @@ cdef class Recorder(Stopwatch):
     cdef size_t ready_mask, n_stamped      # positions before this one have a time
     cdef int64_t collection_ns             # when the collection that runs began; 0: none does
     cdef int state_before_collection
-    cdef int begin_run(self) noexcept
-    cdef int end_run(self) noexcept
+    cdef int begin_run(self, bint is_nested) noexcept
+    cdef int end_run(self, bint is_nested) noexcept
     cdef int enter(self, int state) noexcept
     cdef int leave(self, int state) noexcept
-    cdef int switch_for(self, int state) noexcept
     cdef int64_t switch_to(self, int state) noexcept
     cdef int before_wait(self) noexcept
-    cdef int after_wait(self) noexcept
-    cdef int begin_nested(self) noexcept
-    cdef int end_nested(self) noexcept
+    cdef int after_wait(self, bint is_skipped) noexcept
     cdef int stamp(self, int64_t now_ns) noexcept
     cdef int grow_stamps(self) noexcept
     cdef int count_delay(self, size_t position) noexcept

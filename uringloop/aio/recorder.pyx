@@ -114,7 +114,7 @@ cdef class Recorder(Stopwatch):
     def close(self):
         """Count no more.  The numbers stay."""
         if not self.is_closed:
-            self.end_run()
+            self.end_run(False)
             self.is_closed = True
         import gc
 
@@ -123,9 +123,12 @@ cdef class Recorder(Stopwatch):
 
     # -- the run -----------------------------------------------------------------------------------------------
 
-    cdef int begin_run(self) noexcept:
-        """The outermost run of the context begins, in this thread; what was since the last one is outside."""
+    cdef int begin_run(self, bint is_nested) noexcept:
+        """This thread makes turns now; if it made none before, what was since the last one is outside."""
         cdef unsigned long thread = <unsigned long>PyThread_get_thread_ident()
+        if is_nested:
+            ul_now_begin(&self.now, self.switch_to(UL_LOOP), -1)
+            return 0
         self.awake_ns = self.switch_to(UL_LOOP)
         self.depth = 0
         self.thread = thread
@@ -134,7 +137,12 @@ cdef class Recorder(Stopwatch):
         self.stamp(self.awake_ns)
         return 0
 
-    cdef int end_run(self) noexcept:
+    cdef int end_run(self, bint is_nested) noexcept:
+        """And no more; if it is a nested run, the callback that made it goes on."""
+        if is_nested:
+            if self.depth:
+                ul_now_begin(&self.now, self.switch_to(UL_CALLBACK), self.frames[self.depth - 1].entry)
+            return 0
         if self.now.tid != 0:
             self.switch_to(UL_OUTSIDE)
             self.before_wait()
@@ -150,12 +158,6 @@ cdef class Recorder(Stopwatch):
         self.state = state
         self.since_ns = now_ns
         return now_ns
-
-    cdef int switch_for(self, int state) noexcept:
-        """Returns what it was in before."""
-        cdef int before = self.state
-        self.switch_to(state)
-        return before
 
     cdef int enter(self, int state) noexcept:
         """The thread begins to wait, to poll or a system call; returns what leave() needs."""
@@ -184,20 +186,11 @@ cdef class Recorder(Stopwatch):
         ul_count(self.stretches, self.since_ns - self.awake_ns)
         return 0
 
-    cdef int after_wait(self) noexcept:
-        self.awake_ns = self.since_ns
-        return 0
-
-    cdef int begin_nested(self) noexcept:
-        """A turn begins; with a callback on the stack it is a nested one."""
-        if self.depth:
+    cdef int after_wait(self, bint is_skipped) noexcept:
+        """Parameters: is_skipped: nothing could be there, and the monitor was not asked."""
+        if is_skipped:
             ul_now_begin(&self.now, self.switch_to(UL_LOOP), -1)
-        return 0
-
-    cdef int end_nested(self) noexcept:
-        """A turn ends; the callback that made it goes on."""
-        if self.depth:
-            ul_now_begin(&self.now, self.switch_to(UL_CALLBACK), self.frames[self.depth - 1].entry)
+        self.awake_ns = self.since_ns
         return 0
 
     # -- callbacks ---------------------------------------------------------------------------------------------

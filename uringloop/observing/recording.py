@@ -218,11 +218,11 @@ class Recording:
 
         Parameters: file: a path, or a text file that is open for writing.
         """
-        if hasattr(file, "write"):
+        if isinstance(file, (str, os.PathLike)):
+            with open(file, "w", encoding="utf-8") as opened:
+                json.dump(self._trace(), opened)
+        else:
             json.dump(self._trace(), file)
-            return
-        with open(file, "w", encoding="utf-8") as opened:
-            json.dump(self._trace(), opened)
 
     def _trace(self) -> dict[str, Any]:
         return {

@@ -75,6 +75,7 @@ def run_level(LoopCore loop not None, future, bint until_stop=False):
     level.future = future
     future.add_done_callback(finish)
     aside = set_aside(loop)
+    aio_context.begin_turns()
     try:
         level.outer = aside[0][1] if aside else None
         loop._nested_level = level
@@ -102,6 +103,7 @@ def run_level(LoopCore loop not None, future, bint until_stop=False):
             raise CancelledError() if level.message is None else CancelledError(level.message)
         return future.result()
     finally:
+        aio_context.end_turns()
         if loop._nested_level is level:
             loop._nested_level = level.below
             loop._n_nested -= 1
