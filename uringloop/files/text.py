@@ -320,6 +320,8 @@ class TextFile(AsyncWith, AsyncFor):
         position = self.buffer._position
         if self._decoder is None or self._snapshot is None:
             return position
+        if self._last is not None and self._used >= self._last[0]:
+            self._drop_before_last()
         flags, data = self._snapshot
         position -= len(data)
         if not self._used:
