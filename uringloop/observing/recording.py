@@ -43,8 +43,7 @@ class Histogram:
         count: how many there were.
         total_s: their sum, in seconds.
         longest_s: the longest one, exactly; 0.0 without any.
-        buckets: pairs (least value in seconds, count) in ascending order; a bucket ends where the next power of two,
-            divided by 16, begins.  Empty ones are left out.
+        buckets: pairs (least value in seconds, count) in ascending order, without empty ones; 16 per power of two.
     """
 
     count: int
@@ -106,8 +105,7 @@ class CallbackStatistics:
 
     Attributes:
         kind: "task" (a step of it), "callback" (call_soon), "timer", "fd" or "completion".
-        name: the name that the program gave to the task, else the qualified name of the coroutine, function, or class
-            of the protocol; "(others)" once there are more than some 380 different ones.
+        name: the one that the program gave to the task, or that of the code; "(others)" once the table is full.
         where: "file:line" where it is defined, "" where that is not known.
         count, total_s, longest_s: how many ran, how long they took, in seconds.
         longest_at: when the longest began, on the clock of time.monotonic().
