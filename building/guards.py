@@ -56,6 +56,7 @@ INTERNAL = {  # an object that no program has, or that only its own thread uses
     "files.page_cache.Block",
     "group.balancer.Balancer",  # its own mutex
     "group.balancer.Seat",
+    "observing.watchdog.Watchdog",  # its fields are the watching thread's
     "requests.awaiting.RequestProxy",
     "requests.submit.Scratch",
     "transports.stream.endpoint.Connection",
@@ -83,6 +84,7 @@ ANY_THREAD = {
     },
     "ContextOwner": {"aio_context.get"},
     "AioContext": {"new_bottom_half", "schedule_one_shot", "notify", "time_ns", "fdmon.get"},
+    "ContextCore": {"_caller_id"},
     "BottomHalf": {"schedule", "schedule_idle", "cancel", "delete", "scheduled.get", "deleted.get"},
     "Handle": {"__class__.get", "_loop.get"},
     "TimerHandle": {"__class__.get", "when", "_when.get", "__hash__", "__lt__", "__gt__"},

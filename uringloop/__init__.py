@@ -5,6 +5,7 @@ asyncio.set_event_loop_policy(uringloop.EventLoopPolicy())       # Python < 3.16
 uvicorn app:app --loop uringloop:new_event_loop
 """
 
+import os as _os
 import sys as _sys
 from typing import Any as _Any
 
@@ -53,10 +54,19 @@ _ON_FIRST_USE = {
     "PollHandler": ".aio.poll_handlers",
     "Recording": ".observing.recording",
     "Snapshot": ".observing.recording",
+    "Stall": ".observing.stalls",
+    "StallFrame": ".observing.stalls",
+    "StallWatch": ".observing.stalls",
     "Statistics": ".aiocontext.statistics",
     "gc_policy": ".gcpolicy",
     "record": ".observing.recording",
+    "watch_stalls": ".observing.stalls",
 }
+
+if "URINGLOOP_STALLS" in _os.environ:
+    from .observing.stalls import watch_as_environment_says as _watch
+
+    _watch()
 
 # The same, in builds with liburing.
 _OF_RAW_REQUESTS = {

@@ -26,6 +26,10 @@ from .group.member import Member as Member
 from .observing.recording import Recording as Recording
 from .observing.recording import Snapshot as Snapshot
 from .observing.recording import record as record
+from .observing.stalls import Stall as Stall
+from .observing.stalls import StallFrame as StallFrame
+from .observing.stalls import StallWatch as StallWatch
+from .observing.stalls import watch_stalls as watch_stalls
 from .policy import get_running_loop as get_running_loop
 from .policy import new_event_loop as new_event_loop
 from .policy import run as run

@@ -19,6 +19,9 @@ from .timers cimport Timers
 cdef extern from "../support/clock.h" nogil:
     int64_t ul_monotonic_ns() noexcept
 
+cdef enum:
+    MOST_CALLERS = 8
+
 cdef class Resumable(Subject):
     cdef int go_on(self) except -1
 
@@ -62,6 +65,7 @@ cdef class ContextCore:
     cdef bint is_foreign              # a foreign loop drives it (foreign_turns)
     cdef readonly object fdmon_reason  # why this monitor is used; None when io_uring was chosen freely
     cdef int n_polls                  # calls of poll() and runs of a loop on the stack: other threads keep out
+    cdef void *callers[MOST_CALLERS]  # the Python frames that made these calls: what they run is above them
     cdef bint wants_return            # stop() was called: this turn does not block
     cdef unsigned long long n_turns
     cdef unsigned long long n_connections  # of stream transports, made so far

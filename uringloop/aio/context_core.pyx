@@ -55,6 +55,9 @@ cdef enum:
     FLUSH_BYTES_LARGE = 64 * 1024
     LARGE_WRITE = 8 * 1024
 
+cdef extern from "Python.h":
+    void *PyEval_GetFrame() noexcept
+
 # While it busy-polls, the loop's thread does not notice signals; it checks from time to time.
 cdef enum:
     SPIN_SLICE_NS = 1_000_000
@@ -635,6 +638,8 @@ cdef class ContextCore:
         """Turns follow, made by this thread: other threads keep out until end_turns()."""
         if self.recorder is not None:
             self.recorder.begin_run(self.n_polls != 0)
+        if self.n_polls < MOST_CALLERS:
+            self.callers[self.n_polls] = PyEval_GetFrame()
         self.n_polls += 1
         return 0
 
@@ -644,6 +649,11 @@ cdef class ContextCore:
         if self.recorder is not None:
             self.recorder.end_run(self.n_polls != 0)
         return 0
+
+    def _caller_id(self):
+        """id() of the Python frame that makes the turns; None where that is not known.  For watch_stalls()."""
+        cdef int n_polls = self.n_polls
+        return <size_t>self.callers[n_polls - 1] if 0 < n_polls <= MOST_CALLERS else None
 
     cdef int dispatch_fds(self) except -1:
         cdef FdHandler handler

@@ -60,6 +60,7 @@ cdef class Recorder(Stopwatch):
     cdef int n_users                       # for which it records
     cdef ReadyQueue ready
     cdef ul_now now                        # for other threads
+    cdef void *thread_state                # of the thread in `now`
     cdef int state                         # a ul_state
     cdef int64_t since_ns                  # when that began
     cdef int64_t awake_ns                  # when the last turn's wait ended

@@ -49,6 +49,7 @@ cdef extern from "Python.h":
     const char *UL_TYPE_NAME(object)
     PyObject *UL_METHODS_OWNER(object)
     void *UL_METHODS_TABLE(object)
+    void *PyThreadState_Get() noexcept
     bint PyMethod_Check(object)
     bint PyFunction_Check(object)
     bint PyCFunction_Check(object)
@@ -132,6 +133,7 @@ cdef class Recorder(Stopwatch):
         self.awake_ns = self.switch_to(UL_LOOP)
         self.depth = 0
         self.thread = thread
+        self.thread_state = PyThreadState_Get()
         self.now.tid = gettid()
         ul_now_begin(&self.now, self.awake_ns, -1)
         self.stamp(self.awake_ns)
@@ -420,6 +422,21 @@ cdef class Recorder(Stopwatch):
             event = &self.events[at & self.events_mask]
             copied.append((event.began_ns, event.took_ns, event.state, event.entry))
         return copied
+
+    def took_ns(self, int64_t began_ns):
+        """How long what began at that time took, if it is one of the last events; else -1."""
+        cdef size_t at = self.n_events
+        cdef ul_event *event
+        while at and self.n_events - at <= self.events_mask:
+            at -= 1
+            event = &self.events[at & self.events_mask]
+            if event.began_ns == began_ns and event.state == UL_CALLBACK:
+                return event.took_ns
+        return -1
+
+    def thread_ident(self):
+        """threading.get_ident() of the thread that runs the loop, or did."""
+        return self.thread
 
     def running(self):
         """(serial number, since when, entry or -1) of what the loop's thread does; None: it waits, or runs no loop."""

@@ -34,6 +34,7 @@ except ModuleNotFoundError as _error:
 
 _RECORDED_EVENTS = 4096  # of a loop that URINGLOOP_RECORD records
 
+followers = []  # called with each new loop, once it is complete
 _live_loops = {}  # weak references, which leave it by themselves
 
 
@@ -73,6 +74,8 @@ class Loop(
         self._setup_processes()
         self._setup_nested(nested)
         _live_loops[weakref.ref(self, _forget_loop)] = None
+        for follow in followers:
+            follow(self)
 
     @property
     def fdmon(self):
