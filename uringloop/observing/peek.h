@@ -16,7 +16,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { UL_MOST_FRAMES = 64, UL_MOST_NAME = 512, UL_MOST_LINE_TABLE = 64 * 1024 };
+enum { UL_MOST_FRAMES = 64, UL_MOST_NAME = 256, UL_MOST_LINE_TABLE = 64 * 1024 };
 
 typedef struct {
     int kind, length;             /* as PyUnicode_FromKindAndData() takes them */
@@ -32,8 +32,13 @@ typedef struct {
 typedef struct {
     int count;                    /* of frames, the innermost first; 0: not known */
     ul_peeked frames[UL_MOST_FRAMES];
-    char line_table[UL_MOST_LINE_TABLE];
 } ul_stack;
+
+/* What is needed while it is read. */
+typedef struct {
+    ul_stack again;
+    unsigned char line_table[UL_MOST_LINE_TABLE];
+} ul_scratch;
 
 #if PY_VERSION_HEX < 0x030f0000
 #ifndef Py_BUILD_CORE
@@ -109,7 +114,7 @@ static int ul_line_of(const unsigned char *table, int size, int line, int instru
     return 0;
 }
 
-static int ul_peek_line(ul_stack *stack, const PyCodeObject *code, long instruction)
+static int ul_peek_line(ul_scratch *scratch, const PyCodeObject *code, long instruction)
 {
     PyVarObject header;
 
@@ -117,11 +122,10 @@ static int ul_peek_line(ul_stack *stack, const PyCodeObject *code, long instruct
         return code->co_firstlineno;
     if (instruction >= Py_SIZE(code) || !ul_copy(code->co_linetable, &header, sizeof header)
         || header.ob_size < 0 || header.ob_size > UL_MOST_LINE_TABLE
-        || !ul_copy((const char *)code->co_linetable + offsetof(PyBytesObject, ob_sval), stack->line_table,
+        || !ul_copy((const char *)code->co_linetable + offsetof(PyBytesObject, ob_sval), scratch->line_table,
                     (size_t)header.ob_size))
         return 0;
-    return ul_line_of((const unsigned char *)stack->line_table, (int)header.ob_size, code->co_firstlineno,
-                      (int)instruction);
+    return ul_line_of(scratch->line_table, (int)header.ob_size, code->co_firstlineno, (int)instruction);
 }
 
 /* The frame above which there is none, or `caller`; NULL: not readable. */
@@ -140,7 +144,7 @@ static const void *ul_innermost(const PyThreadState *thread_state)
 }
 
 /* The stack down to the frame whose object is `caller`; returns whether that was found. */
-static int ul_peek_once(const PyThreadState *thread_state, const void *caller, ul_stack *stack)
+static int ul_peek_once(const PyThreadState *thread_state, const void *caller, ul_stack *stack, ul_scratch *scratch)
 {
     const void *at = ul_innermost(thread_state);
     _PyInterpreterFrame frame;
@@ -173,7 +177,7 @@ static int ul_peek_once(const PyThreadState *thread_state, const void *caller, u
             return 0;
         instruction = ((const char *)one->instruction - (const char *)one->code
                        - (long)offsetof(PyCodeObject, co_code_adaptive)) / (long)sizeof(_Py_CODEUNIT);
-        one->line = ul_peek_line(stack, &code, instruction);
+        one->line = ul_peek_line(scratch, &code, instruction);
         if (one->line <= 0 || !ul_peek_name(code.co_filename, &one->file)
             || !ul_peek_name(code.co_qualname, &one->function))
             return 0;
@@ -182,13 +186,14 @@ static int ul_peek_once(const PyThreadState *thread_state, const void *caller, u
     return 0;
 }
 
-/* Read the stack into `stack`; `again` is for the comparison.  Its count is 0 where it is not known. */
-static void ul_peek_stack(const PyThreadState *thread_state, const void *caller, ul_stack *stack, ul_stack *again)
+/* Read the stack; its count is 0 where it is not known. */
+static void ul_peek_stack(const PyThreadState *thread_state, const void *caller, ul_stack *stack, ul_scratch *scratch)
 {
+    const ul_stack *again = &scratch->again;
     int at, is_same;
 
-    is_same = caller != NULL && ul_peek_once(thread_state, caller, again)
-        && ul_peek_once(thread_state, caller, stack) && stack->count == again->count;
+    is_same = caller != NULL && ul_peek_once(thread_state, caller, &scratch->again, scratch)
+        && ul_peek_once(thread_state, caller, stack, scratch) && stack->count == again->count;
     for (at = 0; is_same && at < stack->count; at++)
         is_same = stack->frames[at].frame == again->frames[at].frame
             && stack->frames[at].code == again->frames[at].code
@@ -197,9 +202,9 @@ static void ul_peek_stack(const PyThreadState *thread_state, const void *caller,
         stack->count = 0;
 }
 #else
-static void ul_peek_stack(const PyThreadState *thread_state, const void *caller, ul_stack *stack, ul_stack *again)
+static void ul_peek_stack(const PyThreadState *thread_state, const void *caller, ul_stack *stack, ul_scratch *scratch)
 {
-    (void)thread_state, (void)caller, (void)again;
+    (void)thread_state, (void)caller, (void)scratch;
     stack->count = 0;
 }
 #endif

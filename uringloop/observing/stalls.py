@@ -1,8 +1,8 @@
 """watch_stalls(): which line blocks the loop, reported while it does; docs/observing.md.
 
-A thread looks every quarter of the limit at what the loop's thread does, without the GIL (watchdog.h).  Once that takes
-too long, it reads the stack of the loop's thread (peek.h), then waits for the GIL, to report it.  If that thread runs
-Python code the stack changes while it is read, and is read with the GIL instead.
+A thread that never takes the GIL looks every quarter of the limit at what the loop's thread does (watchdog.h).  Once
+that takes too long, it reads the stack of the loop's thread (peek.h), for a second thread that waits for the GIL to
+report it.  If the loop's thread runs Python code its stack changes while it is read, and is read with the GIL instead.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Stall:
 
     @property
     def frame(self) -> StallFrame | None:
-        """The innermost line of the program: not of the standard library, nor of an installed package, if it has one."""
+        """The innermost line of the program; if there is none, that of an installed package, or else of Python."""
         for is_foreign in (_is_installed, _is_of_python):
             for one in reversed(self.frames):
                 if not is_foreign(one.file):
@@ -186,9 +186,17 @@ class StallWatch:
         while (noticed := watchdog.wait()) is not None:
             self._noticed(*noticed)
 
-    def _noticed(self, is_over: bool, since_ns: int, entry: int, lasted_ns: int) -> None:
+    def _noticed(
+        self,
+        is_over: bool,
+        since_ns: int,
+        entry: int,
+        lasted_ns: int,
+        goes_on: bool,
+        stack: list[tuple[str, int, str]],
+    ) -> None:
         if not is_over:
-            stall = self._look(since_ns, entry, lasted_ns)
+            stall = self._look(since_ns, entry, lasted_ns, goes_on, stack)
             self.n_stalls += 1
             self._stalls.append(stall)
             self._report(stall)
@@ -199,14 +207,15 @@ class StallWatch:
         self.seconds += stall.seconds
         self._report(stall)
 
-    def _look(self, since_ns: int, entry: int, lasted_ns: int) -> Stall:
-        """Which line it is; the stack of the loop's thread stands still while this one has the GIL."""
+    def _look(
+        self, since_ns: int, entry: int, lasted_ns: int, goes_on: bool, stack: list[tuple[str, int, str]]
+    ) -> Stall:
+        """Which line it is; if it goes on, the loop's thread stands still while this one has the GIL."""
         loop, ident = self._loop(), self._recorder.thread_ident()
-        is_current = self._watchdog.is_current()
-        frames = tuple(StallFrame(file=one, line=line, function=name) for one, line, name in self._watchdog.stack())
-        if not frames and is_current:
+        frames = tuple(StallFrame(file=file, line=line, function=function) for file, line, function in stack)
+        if not frames and goes_on:
             frames = _frames_above(sys._current_frames().get(ident), self._context._caller_id())
-        task = asyncio.current_task(loop) if is_current and loop is not None else None
+        task = asyncio.current_task(loop) if goes_on and loop is not None else None
         kind, name, where = "loop", "its own work", ""
         if entry >= 0:
             number, key = self._recorder.key_of(entry)
@@ -214,7 +223,7 @@ class StallWatch:
             name, where = described(key)
         return Stall(
             began=since_ns / 1e9,
-            seconds=(time.monotonic_ns() - since_ns if is_current else lasted_ns) / 1e9,
+            seconds=(time.monotonic_ns() - since_ns if goes_on else lasted_ns) / 1e9,
             is_over=False,
             kind=kind,
             name=name,

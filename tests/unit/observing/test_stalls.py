@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
 
 import pytest
-from support.selection_tools import script
+from support.helpers import run_script
 
 import uringloop
 
@@ -37,31 +38,28 @@ def watching(loop, **options):
             os.sched_yield()
 
 
-def until_noticed(plant):
-    """Call plant(seconds), longer and longer: on a machine that others use, the watching thread may get no CPU."""
-    seconds = 0.1
-    while True:
-        watch = plant(seconds)
-        if watch.n_stalls or seconds > 3:
-            assert watch.n_stalls == len(watch.stalls)
-            return watch.stalls
-        seconds *= 2
+def until_named(loop, kind, run):
+    """Run a stall, longer and longer: on a machine that others use, the watching thread may get no CPU.
+
+    Returns: the stall.
+    """
+    for attempt in range(6):
+        seconds = 0.1 * 2**attempt
+        generator = kind(seconds)
+        next(generator)
+        with watching(loop, on_stall=lambda stall: None) as watch:
+            run(generator)
+        for stall in watch.stalls:
+            if stall.file == planted_stalls.__file__ and stall.line in planted_stalls.lines_of(kind):
+                return stall
+    raise AssertionError(watch.stalls)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", planted_stalls.KINDS, ids=lambda kind: kind.__name__)
 def test_a_stall_is_named_by_its_line(loop, kind):
-    def plant(seconds):
-        generator = kind(seconds)
-        next(generator)
-        with watching(loop, on_stall=lambda stall: None) as watch:
-            drive(loop, next, generator, None)
-        return watch
-
-    (stall,) = until_noticed(plant)
-    assert (stall.file, stall.line) == (planted_stalls.__file__, planted_stalls.line_of(kind))
-    assert stall.frames[0] == stall.frame  # nothing of what is below the loop
-    assert stall.frame.function == kind.__name__
+    stall = until_named(loop, kind, lambda generator: drive(loop, next, generator, None))
+    assert stall.frames[0].function == kind.__name__  # nothing of what is below the loop
     assert stall.name == "next"
     assert stall.is_over
     assert stall.seconds > LIMIT_S
@@ -78,15 +76,9 @@ def test_a_stall_of_a_task_is_named_by_its_line_and_the_task(loop, kind):
     async def serves(generator):
         await blocks(generator)
 
-    def plant(seconds):
-        generator = kind(seconds)
-        next(generator)
-        with watching(loop, on_stall=lambda stall: None) as watch:
-            loop.run_until_complete(loop.create_task(serves(generator), name="the server"))
-        return watch
-
-    (stall,) = until_noticed(plant)
-    assert (stall.file, stall.line) == (planted_stalls.__file__, planted_stalls.line_of(kind))
+    stall = until_named(
+        loop, kind, lambda one: loop.run_until_complete(loop.create_task(serves(one), name="the server"))
+    )
     assert [one.function.split(".")[-1] for one in stall.frames[:3]] == ["serves", "blocks", kind.__name__]
     assert (stall.kind, stall.name) == ("task", "the server")
 
@@ -94,12 +86,19 @@ def test_a_stall_of_a_task_is_named_by_its_line_and_the_task(loop, kind):
 @pytest.mark.slow
 def test_stalls_of_a_web_application_are_named(loop):
     uvicorn = pytest.importorskip("uvicorn")
-    generators = {}
+    generators, stalls = {}, []
 
     async def application(scope, receive, send):
         next(generators.pop(scope["path"][1:]), None)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
+
+    def is_named(stall, kind):
+        return (
+            "application" in [one.function.split(".")[-1] for one in stall.frames]
+            and stall.file == planted_stalls.__file__
+            and stall.line in planted_stalls.lines_of(kind)
+        )
 
     async def request(port, kind):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -116,26 +115,18 @@ def test_stalls_of_a_web_application_are_named(loop):
             serving = asyncio.create_task(server.serve([listener]))
             port = listener.getsockname()[1]
             for kind in planted_stalls.KINDS:
-                seconds = 0.1
-                while True:
-                    generators[kind.__name__] = kind(seconds)
+                for attempt in range(6):
+                    generators[kind.__name__] = kind(0.1 * 2**attempt)
                     next(generators[kind.__name__])
-                    before = watch.n_stalls
                     await request(port, kind)
-                    if watch.n_stalls > before or seconds > 3:
+                    if any(is_named(one, kind) for one in stalls):
                         break
-                    seconds *= 2
-                named = [
-                    stall.frame.function.split(".")[-1] for stall in watch.stalls[before:] if stall.frame
-                ]
-                assert kind.__name__ in named
-                stall = next(one for one in watch.stalls[before:] if one.frame.function == kind.__name__)
-                assert (stall.file, stall.line) == (planted_stalls.__file__, planted_stalls.line_of(kind))
-                assert "application" in [one.function.split(".")[-1] for one in stall.frames]
+                else:
+                    raise AssertionError((kind, [(one.seconds, one.frames) for one in stalls[-3:]]))
             server.should_exit = True
             await serving
 
-    with watching(loop, on_stall=lambda stall: None) as watch:
+    with watching(loop, on_stall=stalls.append):
         loop.run_until_complete(main())
 
 
@@ -198,7 +189,7 @@ def test_a_protocol(loop):
 
 
 def test_a_callback_in_a_nested_run(loop):
-    loop.set_nested(True) if hasattr(loop, "set_nested") else uringloop.allow_nested(loop)
+    loop.nested = True
 
     async def inner():
         await asyncio.sleep(0)
@@ -214,7 +205,7 @@ def test_a_callback_in_a_nested_run(loop):
 
 
 def test_the_caller_of_a_nested_run_after_it(loop):
-    uringloop.allow_nested(loop)
+    loop.nested = True
 
     async def outer():
         loop.run_until_complete(asyncio.sleep(0))
@@ -382,26 +373,41 @@ def test_a_forked_child_watches_by_a_thread_of_its_own(loop):
     assert watch.n_stalls == 0
 
 
-def test_the_environment_watches_all_loops(monitor, monkeypatch):
-    code = """
-        import time, uringloop
+@pytest.mark.parametrize("value", ["0.05", "0", ""])
+def test_the_environment_watches_new_loops(monitor, value):
+    run_script(
+        f"""
+        import logging, uringloop
+        lines = []
+        class Lines(logging.Handler):
+            def emit(self, record):
+                lines.append(record.getMessage())
+        logging.getLogger("uringloop").addHandler(Lines())
         async def main():
-            time.sleep(0.5)  # line 4
+            if {value!r} not in ("", "0"):
+                while not lines:
+                    time.sleep(0.5)
         uringloop.run(main())
-    """
-    monkeypatch.setenv("URINGLOOP_FDMON", monitor)
-    monkeypatch.setenv("URINGLOOP_STALLS", "0.05")
-    done = script(code)
-    assert done.returncode == 0
-    assert "is blocked for 0." in done.stderr
-    assert " by task 'Task-1', main at " in done.stderr
+        assert bool(lines) == ({value!r} not in ("", "0"))
+        assert all(" blocked for 0." in line and " by task 'Task-1', main at " in line for line in lines), lines
+        """,
+        env={"URINGLOOP_STALLS": value, "URINGLOOP_FDMON": monitor},
+    )
 
 
 @pytest.mark.parametrize("value", ["yes", "-1", "1e9", "nan"])
-def test_a_wrong_variable_is_refused(value, monkeypatch):
-    monkeypatch.setenv("URINGLOOP_STALLS", value)
-    done = script("import uringloop")
-    assert f"ValueError: URINGLOOP_STALLS must be seconds, from 0.001 to 3600, not {value!r}" in done.stderr
+def test_a_wrong_variable_is_refused(value):
+    printed = run_script(
+        f"""
+        from uringloop.observing.stalls import watch_as_environment_says
+        os.environ["URINGLOOP_STALLS"] = {value!r}
+        try:
+            watch_as_environment_says()
+        except ValueError as error:
+            print(error)
+        """,
+    )
+    assert printed == f"URINGLOOP_STALLS must be seconds, from 0.001 to 3600, not {value!r}\n"
 
 
 def test_wrong_arguments_are_refused(loop):
@@ -411,7 +417,7 @@ def test_wrong_arguments_are_refused(loop):
     ):
         uringloop.watch_stalls(stock)
     for limit_s in (0, -1, float("nan"), 0.0001, 4000):
-        with pytest.raises(ValueError, match="limit_s must be from 0.001 to 3600 seconds"):
+        with pytest.raises(ValueError, match=r"limit_s must be from 0\.001 to 3600 seconds"):
             uringloop.watch_stalls(loop, limit_s=limit_s)
     with pytest.raises(RuntimeError):
         uringloop.watch_stalls()
@@ -445,9 +451,10 @@ def test_a_loop_that_waits_is_no_stall(loop):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_stopped_is_no_stall(monitor, monkeypatch):
-    code = """
-        import asyncio, os, signal, subprocess, sys, time, uringloop
+def test_a_process_that_is_stopped_is_no_stall(monitor):
+    run_script(
+        """
+        import signal, uringloop
         async def main():
             with uringloop.watch_stalls(limit_s=0.1, on_stall=print) as watch:
                 resume = f"import os, signal, time; time.sleep(0.7); os.kill({os.getpid()}, signal.SIGCONT)"
@@ -456,13 +463,13 @@ def test_a_process_that_is_stopped_is_no_stall(monitor, monkeypatch):
                 os.kill(os.getpid(), signal.SIGSTOP)
                 for _ in range(10):
                     await asyncio.sleep(0.02)
-                child.wait()
-                print(watch.n_stalls, "stalls")
+                assert watch.n_stalls == 0, watch.stalls
+            child.wait()
         uringloop.run(main())
-    """
-    monkeypatch.setenv("URINGLOOP_FDMON", monitor)
-    done = script(code)
-    assert (done.stdout, done.stderr) == ("0 stalls\n", "")
+        """,
+        monitor,
+        env={"URINGLOOP_FDMON": monitor},
+    )
 
 
 @pytest.mark.slow
@@ -478,8 +485,6 @@ def test_a_thread_without_a_cpu_is_no_stall(loop):
             pass
 
     with uringloop.watch_stalls(loop, limit_s=0.04) as watch, contextlib.ExitStack() as stack:
-        import subprocess
-
         for _ in range(4):
             hog = subprocess.Popen([sys.executable, "-c", code % (cpu, os.getpid())])
             stack.callback(hog.wait)
