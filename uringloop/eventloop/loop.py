@@ -35,6 +35,7 @@ except ModuleNotFoundError as _error:
 _RECORDED_EVENTS = 4096  # of a loop that URINGLOOP_RECORD records
 
 _live_loops = {}  # weak references, which leave it by themselves
+_observers = []  # called with each new loop, by the thread that makes it: observing/each_loop.py
 
 
 class Loop(
@@ -73,6 +74,8 @@ class Loop(
         self._setup_processes()
         self._setup_nested(nested)
         _live_loops[weakref.ref(self, _forget_loop)] = None
+        for observer in tuple(_observers):
+            observer(self)
 
     @property
     def fdmon(self):
@@ -257,6 +260,20 @@ class Loop(
 
     def _has_unsent(self):
         return any(self._transports[fd].get_write_buffer_size() for fd in self._transports)
+
+
+def observe_loops(observer):
+    """Call observer(loop) with each loop that is made from now on; returns those that there are.
+
+    Thread: any.  A loop that another thread makes meanwhile may be in both.
+    """
+    _observers.append(observer)
+    return [loop for reference in list(_live_loops) if (loop := reference()) is not None]
+
+
+def observe_loops_no_more(observer):
+    """Undo one observe_loops().  Thread: any."""
+    _observers.remove(observer)
 
 
 def _forget_loop(reference):

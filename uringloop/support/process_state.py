@@ -233,6 +233,13 @@ STATE = (
         "any thread that makes a loop; a fork child",
         Guard.ITSELF,
     ),
+    State(
+        "eventloop/loop.py",
+        ("_observers",),
+        "what exporters call with each new loop",
+        "any thread that makes a loop, or starts or ends an exporter",
+        Guard.ITSELF,
+    ),
     # -- groups of loops -----------------------------------------------------------------------------------------
     State(
         "group/members.py",
