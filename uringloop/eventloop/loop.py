@@ -67,6 +67,7 @@ class Loop(
         self._fdmon_reason = reason
         self._acceptors = {}  # listening socket -> Acceptor
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
+        self._slow_context = None  # while slow_callback_hook runs, the contextvars.Context of the slow callback
         self._pid = os.getpid()
         self._poll_as_environment_says()
         self._record_as_environment_says()
@@ -230,11 +231,14 @@ class Loop(
             return
         try:
             owner = getattr(what._callback, "__self__", None) if isinstance(what, events.Handle) else None
+            self._slow_context = what._context if isinstance(what, events.Handle) else None
             self.slow_callback_hook(owner if isinstance(owner, asyncio.Task) else what, seconds)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self.call_exception_handler({"message": "Exception in slow_callback_hook", "exception": error})
+        finally:
+            self._slow_context = None
 
     # -- fork ------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""UringloopCollector: the metrics of all loops for prometheus_client; MetricsServer: who serves them in a worker process.
+"""UringloopCollector: the metrics of all loops for prometheus_client.  MetricsServer: serves them in worker processes.
 
 uringloop/prometheus.py is what users import.
 """
@@ -99,10 +99,9 @@ def _add(family: Metric, instrument: Instrument, reading: Reading) -> None:
         if instrument.histogram is not None:
             histogram = instrument.histogram(reading.now)
             family.add_metric(own, _buckets(histogram), histogram.total_s)
-    elif isinstance(family, (CounterMetricFamily, GaugeMetricFamily)):
-        if instrument.values is not None:
-            for attributes, value in instrument.values(reading):
-                family.add_metric((*own, *(attributes[name] for name in instrument.attributes)), value)
+    elif isinstance(family, (CounterMetricFamily, GaugeMetricFamily)) and instrument.values is not None:
+        for attributes, value in instrument.values(reading):
+            family.add_metric((*own, *(attributes[name] for name in instrument.attributes)), value)
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
