@@ -67,6 +67,7 @@ class Loop(
         self._fdmon_reason = reason
         self._acceptors = {}  # listening socket -> Acceptor
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
+        self._watched_by = {}  # exporter -> what it keeps of this loop
         self._slow_context = None  # while slow_callback_hook runs, the contextvars.Context of the slow callback
         self._pid = os.getpid()
         self._poll_as_environment_says()

@@ -56,29 +56,42 @@ def in_its_thread(loop: Loop, call: Callable[[Loop], object]) -> None:
 
 
 class EachLoop:
-    """Calls begin(loop) for each loop, in its thread or before it runs; at the end end(loop) for those still open.
+    """Calls begin(loop) once for each loop, in its thread or before it runs; close() calls end(loop) for open ones.
 
-    begin: called at least once for a loop, maybe twice.  Exceptions of it go to the loop's exception handler.
+    Exceptions of begin() go to the loop's exception handler.  It holds no loop.
     """
 
     def __init__(self, begin: Callable[[Loop], object], end: Callable[[Loop], object]) -> None:
-        self._end = end
-        self._begun: weakref.WeakSet[Loop] = weakref.WeakSet()
+        self._begin, self._end = begin, end
+        self._begun: dict[weakref.ref[Loop], None] = {}
         self._is_closed = False
-
-        def begin_once(loop: Loop) -> None:
-            if loop in self._begun or self._is_closed:
-                return
-            self._begun.add(loop)
-            try:
-                begin(loop)
-            except Exception as error:
-                message = "Exception when an exporter of uringloop began to watch the loop"
-                loop.call_exception_handler({"message": message, "exception": error})
-
-        self._observer = begin_once
+        self._observer = self._begin_once  # the same object each time
         for loop in observe_loops(self._observer):
             in_its_thread(loop, self._observer)
+
+    def _begin_once(self, loop: Loop) -> None:
+        if self._is_closed or weakref.ref(loop) in self._begun:
+            return
+        self._begun[weakref.ref(loop, self._forget)] = None
+        try:
+            self._begin(loop)
+        except Exception as error:
+            message = "Exception when an exporter of uringloop began to watch the loop"
+            loop.call_exception_handler({"message": message, "exception": error})
+
+    def _forget(self, reference: weakref.ref[Loop]) -> None:
+        self._begun.pop(reference, None)
+
+    def loops(self) -> list[Loop]:
+        """Those that are open and for which begin() was called.  Thread: any."""
+        found = []
+        for reference in list(self._begun):
+            loop = reference()
+            if loop is None or loop.is_closed():
+                self._begun.pop(reference, None)
+            else:
+                found.append(loop)
+        return found
 
     def close(self) -> None:
         """Idempotent."""
@@ -86,14 +99,14 @@ class EachLoop:
             return
         self._is_closed = True
         observe_loops_no_more(self._observer)
-        for loop in list(self._begun):
+        for loop in self.loops():
             in_its_thread(loop, self._end)
 
 
 @dataclass
 class _Recorded:
     number: int
-    loop: weakref.ref[Loop]
+    recording: Recording
     before: Snapshot | None = None  # of the reading before
 
 
@@ -101,34 +114,36 @@ class RecordedLoops:
     """Records each loop, and reads what all of them did."""
 
     def __init__(self) -> None:
-        self._recordings: dict[Recording, _Recorded] = {}
         self._loops = EachLoop(self._record, self._end)
 
     def _record(self, loop: Loop) -> None:
-        self._recordings[Recording(loop, _EVENTS)] = _Recorded(number_of(loop), weakref.ref(loop))
+        _watched_by(loop)[self] = _Recorded(number_of(loop), Recording(loop, _EVENTS))
 
     def _end(self, loop: Loop) -> None:
-        for recording, recorded in list(self._recordings.items()):
-            if recorded.loop() is loop:
-                recording.close()
-                self._recordings.pop(recording, None)
+        recorded = _watched_by(loop).pop(self, None)
+        if recorded is not None:
+            recorded.recording.close()
 
     def read(self) -> list[Reading]:
         """A reading of each loop that is open, by their numbers.  Thread: any."""
         readings = []
-        for recording, recorded in list(self._recordings.items()):
-            loop = recorded.loop()
-            if loop is None or loop.is_closed():
-                self._recordings.pop(recording, None)
-                continue
-            snapshot = recording.snapshot()
-            readings.append(Reading(recorded.number, snapshot, recorded.before))
-            recorded.before = snapshot
+        for loop in self._loops.loops():
+            recorded = _watched_by(loop).get(self)
+            if recorded is not None:
+                snapshot = recorded.recording.snapshot()
+                readings.append(Reading(recorded.number, snapshot, recorded.before))
+                recorded.before = snapshot
         return sorted(readings, key=lambda reading: reading.number)
 
     def close(self) -> None:
         """Record for this no more.  Idempotent."""
         self._loops.close()
+
+
+def _watched_by(loop: Any) -> dict[RecordedLoops, _Recorded]:
+    """In the loop: a recording refers to callbacks, which may refer to the loop."""
+    found: dict[RecordedLoops, _Recorded] = loop._watched_by
+    return found
 
 
 def _renew_lock() -> None:

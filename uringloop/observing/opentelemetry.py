@@ -179,23 +179,22 @@ def _statistics(one: Instrument, statistic: str, name: str, source: _Metrics) ->
 class _Hook:
     """A loop's slow_callback_hook, which calls the one before it."""
 
-    def __init__(self, loop: Loop, tracer: Tracer) -> None:
+    def __init__(self, loop: Loop, spans: _Spans) -> None:
         self.before = loop.slow_callback_hook
-        self.is_closed = False
+        self.spans = spans
         self._loop: Any = weakref.ref(loop)
-        self._tracer = tracer
         self._number = number_of(loop)
 
     def __call__(self, what: Any, seconds: float) -> None:
+        end_ns = time.time_ns()
         try:
             if self.before is not None:
                 self.before(what, seconds)
         finally:
-            if not self.is_closed:
-                self._trace(what, seconds)
+            if not self.spans.is_closed:
+                self._trace(what, seconds, end_ns)
 
-    def _trace(self, what: Any, seconds: float) -> None:
-        end_ns = time.time_ns()
+    def _trace(self, what: Any, seconds: float, end_ns: int) -> None:
         context = self._loop()._slow_context
         # a copy: the context itself may be entered already, further down on the stack of a nested run
         parent = (
@@ -203,7 +202,7 @@ class _Hook:
         )
         attributes = _described(what)
         name = attributes.get("code.function.name", type(what).__name__)
-        span = self._tracer.start_span(
+        span = self.spans.tracer.start_span(
             f"slow callback {name}",
             context=parent,
             attributes={LOOP_ID: str(self._number), **attributes},
@@ -214,21 +213,20 @@ class _Hook:
 
 class _Spans:
     def __init__(self, tracer: Tracer) -> None:
-        self._tracer = tracer
-        self._hooks: weakref.WeakKeyDictionary[Loop, _Hook] = weakref.WeakKeyDictionary()
+        self.tracer = tracer
+        self.is_closed = False
         self._loops = EachLoop(self._begin, self._end)
 
     def _begin(self, loop: Loop) -> None:
-        self._hooks[loop] = loop.slow_callback_hook = _Hook(loop, self._tracer)
+        loop.slow_callback_hook = _Hook(loop, self)
 
     def _end(self, loop: Loop) -> None:
-        hook = self._hooks.pop(loop, None)
-        if hook is not None and loop.slow_callback_hook is hook:
+        hook = loop.slow_callback_hook
+        if isinstance(hook, _Hook) and hook.spans is self:
             loop.slow_callback_hook = hook.before
 
     def close(self) -> None:
-        for hook in list(self._hooks.values()):
-            hook.is_closed = True
+        self.is_closed = True
         self._loops.close()
 
 
@@ -242,7 +240,7 @@ def _described(what: Any) -> dict[str, str | int]:
         module = frame.f_globals.get("__name__") if frame is not None else None
         code = getattr(runs, "cr_code", None) or getattr(runs, "gi_code", None)
     else:
-        runs = what._callback if isinstance(what, asyncio.Handle) else what.get_protocol()
+        runs = getattr(what, "_callback", None) if isinstance(what, asyncio.Handle) else what.get_protocol()
         while isinstance(runs, functools.partial):
             runs = runs.func
         runs = runs if hasattr(runs, "__qualname__") else type(runs)
