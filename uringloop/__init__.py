@@ -54,7 +54,9 @@ _ON_FIRST_USE = {
     "Recording": ".observing.recording",
     "Snapshot": ".observing.recording",
     "Statistics": ".aiocontext.statistics",
+    "Summaries": ".observing.summaries",
     "gc_policy": ".gcpolicy",
+    "log_summaries": ".observing.summaries",
     "record": ".observing.recording",
 }
 

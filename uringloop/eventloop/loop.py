@@ -68,7 +68,9 @@ class Loop(
         self._acceptors = {}  # listening socket -> Acceptor
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
         self._watched_by = {}  # exporter -> what it keeps of this loop
-        self._slow_context = None  # while slow_callback_hook runs, the contextvars.Context of the slow callback
+        self._slow_context = (
+            None  # while slow_callback_hook runs, the contextvars.Context of the slow callback
+        )
         self._pid = os.getpid()
         self._poll_as_environment_says()
         self._record_as_environment_says()
