@@ -285,7 +285,7 @@ def test_an_aiohttp_application_serves_the_metrics_of_its_loop_and_logs_summarie
         assert found[of_loop(environment, "asyncio_transport_connections_total")] == 2
         assert found[of_loop(environment, "asyncio_eventloop_turns_total")] > 2
         line = line_of(child.stderr)
-        while line.startswith("event loops use"):
+        while not line.startswith("loop 0:"):  # those of asyncio's debug mode
             line = line_of(child.stderr)
         assert re.match(r"loop 0: .* % used, .* turns/s, .* kB/s out$", line)
 
@@ -325,6 +325,12 @@ def eventually(call):
         time.sleep(0.05)
 
 
+def pids_of_two(log):
+    """The process IDs of the workers that have started; an empty list until there are two."""
+    pids = re.findall(r"Started server process \[(\d+)\]", log.read_text())
+    return pids if len(pids) == 2 else []
+
+
 @needs("gunicorn", "uvicorn", "uvicorn_worker", "starlette", "prometheus_client")
 def test_each_worker_of_gunicorn_serves_the_metrics_of_its_loop(environment, tmp_path):
     with contextlib.ExitStack() as sockets:
@@ -341,10 +347,7 @@ def test_each_worker_of_gunicorn_serves_the_metrics_of_its_loop(environment, tmp
         assert sum(counts) == 21
         started = "process_start_time_seconds"
         before = samples(ports[1])[started]
-        killed = eventually(
-            lambda: re.findall(r"Started server process \[(\d+)\]", (tmp_path / "log").read_text())
-        )
-        for pid in killed:
+        for pid in eventually(lambda: pids_of_two(tmp_path / "log")):
             os.kill(int(pid), signal.SIGKILL)
         assert eventually(lambda: samples(ports[1])[started] > before)  # a new worker has taken the port
 
