@@ -13,8 +13,7 @@ DASHBOARD = json.loads((ROOT / "docs" / "grafana" / "uringloop.json").read_text(
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
 VARIABLES = DASHBOARD["templating"]["list"]
 
-NAMES = re.compile(r"\b((?:asyncio|uringloop)_\w+)\{")
-SELECTORS = re.compile(r"(\w+)=~?\"")
+SELECTED = re.compile(r"\b(\w+)\{([^}]*)\}")
 GROUPS = re.compile(r"\bby \(([^)]*)\)")
 
 
@@ -38,12 +37,12 @@ OF_PROMETHEUS = {"job", "instance"}
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_queries_use_what_the_exporter_has(query):
-    names = NAMES.findall(query)
-    assert names
-    for name in names:
+    found = SELECTED.findall(query)
+    assert found
+    for name, selector in found:
         assert name in SAMPLES
         known = SAMPLES[name] | OF_PROMETHEUS
-        assert set(SELECTORS.findall(query)) <= known
+        assert set(re.findall(r"(\w+)=~?\"", selector)) <= known
         for group in GROUPS.findall(query):
             assert set(group.split(", ")) <= known
 
@@ -65,7 +64,7 @@ def test_variables_are_defined():
 
 
 def test_each_metric_is_on_a_panel():
-    shown = {name for query in QUERIES for name in NAMES.findall(query)}
+    shown = {name for query in QUERIES for name, _ in SELECTED.findall(query)}
     for one in INSTRUMENTS:
         if one.name != "asyncio.eventloop.utilization":  # computed from the time: right for any range
             assert any(name.startswith(prometheus_name(one)) for name in shown), one.name

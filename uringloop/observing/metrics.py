@@ -234,7 +234,7 @@ INSTRUMENTS = (
         values=_of_statistics("wakeups"),
     ),
     Instrument(
-        name="asyncio.transport.count",
+        name="asyncio.eventloop.open_transports",
         kind="updowncounter",
         unit="{transport}",
         description="Transports that have their socket.",
@@ -263,9 +263,9 @@ INSTRUMENTS = (
         values=_of_statistics("write_pauses"),
     ),
     Instrument(
-        name="uringloop.handler.count",
+        name="uringloop.watched_fds",
         kind="updowncounter",
-        unit="{handler}",
+        unit="{fd}",
         description="File descriptors that the loop watches.",
         values=_of_statistics("handlers"),
     ),
@@ -285,7 +285,7 @@ INSTRUMENTS = (
         values=_by("uringloop.poll.result", hit="poll_hits", miss="poll_misses"),
     ),
     Instrument(
-        name="uringloop.request.count",
+        name="uringloop.active_requests",
         kind="updowncounter",
         unit="{request}",
         description="Requests that the kernel has; io_uring only.",
@@ -293,7 +293,7 @@ INSTRUMENTS = (
         values=_requests,
     ),
     Instrument(
-        name="uringloop.request.leaked",
+        name="uringloop.leaked_requests",
         kind="counter",
         unit="{request}",
         description="Requests whose memory is kept for the life of the process; io_uring only.",

@@ -86,7 +86,7 @@ def test_all_metrics_have_their_name_unit_and_kind(loop, providers, instrumented
     for one in INSTRUMENTS:
         if one.kind == "histogram":
             continue
-        if one.name == "uringloop.request.count" and loop.fdmon != "io_uring":
+        if one.name == "uringloop.active_requests" and loop.fdmon != "io_uring":
             assert one.name not in found
             continue
         metric = found.pop(one.name)
@@ -161,7 +161,7 @@ def test_a_provider_gets_the_loops_once_at_a_time(loop, providers):
     assert providers.metrics() == {}
     assert loop._watched_by == {}
     with instrument(providers.meters, providers.tracers):
-        assert points(providers.metrics()["uringloop.handler.count"]) == {(): loop.statistics().handlers}
+        assert points(providers.metrics()["uringloop.watched_fds"]) == {(): loop.statistics().handlers}
 
 
 def test_without_providers_the_global_ones_are_used(loop):

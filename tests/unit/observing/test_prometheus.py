@@ -92,7 +92,7 @@ def test_values_are_those_of_the_snapshot(loop, registry, collector):
         )
         waiting = {"asyncio_eventloop_activity": "waiting", "asyncio_eventloop_state": "idle"}
         assert value(registry, "asyncio_eventloop_time_seconds_total", **waiting) == snapshot.time.waiting
-        assert value(registry, "uringloop_handler_count") == of_statistics.handlers
+        assert value(registry, "uringloop_watched_fds") == of_statistics.handlers
         tasks = sum(one.count for one in snapshot.callbacks if one.kind == "task")
         assert value(registry, "asyncio_callback_calls_total", asyncio_callback_kind="task") == tasks
 
