@@ -59,7 +59,7 @@ def test_variables_are_defined():
     assert used == defined
     for one in VARIABLES:
         if one["type"] == "query":
-            (name,) = re.findall(r"label_values\((\w+)", one["definition"])
+            (name,) = re.findall(r"label_values\((\w+)", one["query"]["query"])
             assert name in SAMPLES
 
 

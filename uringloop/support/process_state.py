@@ -240,6 +240,20 @@ STATE = (
         "any thread that makes a loop, or starts or ends an exporter",
         Guard.ITSELF,
     ),
+    State(
+        "observing/each_loop.py",
+        ("_numbers", "_lock"),
+        "the numbers of loops in metrics, weakly",
+        "any thread that starts or reads an exporter; the lock keeps two loops from one number; a fork child renews it",
+        Guard.ITSELF,
+    ),
+    State(
+        "observing/opentelemetry.py",
+        ("_published",),
+        "what the instruments of each meter provider read: OpenTelemetry takes none back",
+        "any thread that starts an exporter",
+        Guard.ITSELF,
+    ),
     # -- groups of loops -----------------------------------------------------------------------------------------
     State(
         "group/members.py",
