@@ -188,7 +188,7 @@ def test_a_forked_worker_has_the_metrics_of_its_own_loops(monitor):
         from uringloop.prometheus import UringloopCollector
         UringloopCollector()
         inherited = uringloop.new_event_loop(fdmon={monitor!r})
-        inherited.run_until_complete(asyncio.sleep(0.001))
+        inherited.run_until_complete(asyncio.sleep(0))
         def turns():
             lines = prometheus_client.generate_latest().decode().splitlines()
             return [float(line.split()[1]) for line in lines if line.startswith("asyncio_eventloop_turns_total")]
@@ -200,7 +200,7 @@ def test_a_forked_worker_has_the_metrics_of_its_own_loops(monitor):
                 assert turns() == []  # a running loop does not go on in the child
                 asyncio._set_running_loop(None)
                 own = uringloop.new_event_loop(fdmon={monitor!r})
-                own.run_until_complete(asyncio.sleep(0.001))
+                own.run_until_complete(asyncio.sleep(0))
                 (count,) = turns()
                 assert 0 < count <= before, count
                 own.close()
