@@ -269,7 +269,7 @@ class Loop(
         return any(self._transports[fd].get_write_buffer_size() for fd in self._transports)
 
 
-def observe_loops(observer):
+def _observe_loops(observer):
     """Call observer(loop) with each loop that is made from now on; returns those that there are.
 
     Thread: any.  A loop that another thread makes meanwhile may be in both.
@@ -278,8 +278,8 @@ def observe_loops(observer):
     return [loop for reference in list(_live_loops) if (loop := reference()) is not None]
 
 
-def observe_loops_no_more(observer):
-    """Undo one observe_loops().  Thread: any."""
+def _observe_loops_no_more(observer):
+    """Undo one _observe_loops().  Thread: any."""
     _observers.remove(observer)
 
 

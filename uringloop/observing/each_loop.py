@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..eventloop.loop import Loop, observe_loops, observe_loops_no_more
+from ..eventloop.loop import Loop, _observe_loops, _observe_loops_no_more
 from .metrics import Reading
 from .recording import Recording, Snapshot
 
@@ -66,7 +66,7 @@ class EachLoop:
         self._begun: dict[weakref.ref[Loop], None] = {}
         self._is_closed = False
         self._observer = self._begin_once  # the same object each time
-        for loop in observe_loops(self._observer):
+        for loop in _observe_loops(self._observer):
             in_its_thread(loop, self._observer)
 
     def _begin_once(self, loop: Loop) -> None:
@@ -98,7 +98,7 @@ class EachLoop:
         if self._is_closed:
             return
         self._is_closed = True
-        observe_loops_no_more(self._observer)
+        _observe_loops_no_more(self._observer)
         for loop in self.loops():
             in_its_thread(loop, self._end)
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +22,12 @@ from opentelemetry import context as otel_context
 from opentelemetry import metrics as otel_metrics
 from opentelemetry import trace as otel_trace
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
-from opentelemetry.trace import Tracer, TracerProvider
+from opentelemetry.trace import Span, SpanContext, TracerProvider
+
+try:
+    from opentelemetry.sdk.trace import SpanProcessor
+except ImportError:  # another implementation of the API
+    SpanProcessor = object  # type: ignore[assignment,misc]
 
 from .._version import __version__
 from .each_loop import EachLoop, RecordedLoops, number_of
@@ -40,7 +47,7 @@ class Instrumentation:
     def __init__(self, meter_provider: MeterProvider, tracer_provider: TracerProvider) -> None:
         self._metrics = _metrics_of(meter_provider)
         self._metrics.begin()
-        self._spans = _Spans(tracer_provider.get_tracer(_SCOPE, __version__))
+        self._spans = _Spans(tracer_provider)
 
     def close(self) -> None:
         """Publish no more: metrics have no values, and each loop's slow_callback_hook is what it was.  Idempotent.
@@ -65,8 +72,9 @@ def instrument(
     """Publish metrics of all loops of this interpreter, and a span for each slow callback.
 
     All loops are recorded from now on, those that exist and later ones.  A callback is slow if it takes
-    loop.slow_callback_duration or longer; its span begins and ends when it did, and its parent is the span that was
-    current in it when it ended.  A slow_callback_hook that a loop has is still called.
+    loop.slow_callback_duration or longer; its span begins and ends when it did.  Its parent is the span that was
+    current in it when it ended; if there is none, the first that began in it, provided that the tracer provider is one
+    of the SDK.  A slow_callback_hook that a loop has is still called.
 
     Parameters:
         meter_provider: None for the global one.
@@ -176,6 +184,40 @@ def _statistics(one: Instrument, statistic: str, name: str, source: _Metrics) ->
 # -- spans ---------------------------------------------------------------------------------------------------
 
 
+class _Begun(SpanProcessor):
+    """Which spans each thread began last: one that begins and ends in a callback is not current at its end."""
+
+    def __init__(self) -> None:
+        self.n_users = 0
+        self._of_thread = threading.local()
+
+    def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
+        scope = getattr(span, "instrumentation_scope", None)
+        if self.n_users and getattr(scope, "name", None) != _SCOPE:
+            self._noted().append((time.monotonic(), span.get_span_context()))
+
+    def _noted(self) -> deque[tuple[float, SpanContext]]:
+        if not hasattr(self._of_thread, "noted"):
+            self._of_thread.noted = deque(maxlen=_MOST_NOTED)
+        found: deque[tuple[float, SpanContext]] = self._of_thread.noted
+        return found
+
+    def first_since(self, when: float) -> SpanContext | None:
+        """The first that this thread began at that time or later, on the clock of time.monotonic()."""
+        return next((context for began, context in self._noted() if began >= when), None)
+
+
+_noting: weakref.WeakKeyDictionary[TracerProvider, _Begun] = weakref.WeakKeyDictionary()
+
+
+def _begun_of(provider: TracerProvider) -> _Begun:
+    if provider not in _noting:
+        _noting[provider] = _Begun()
+        if hasattr(provider, "add_span_processor"):
+            provider.add_span_processor(_noting[provider])
+    return _noting[provider]
+
+
 class _Hook:
     """A loop's slow_callback_hook, which calls the one before it."""
 
@@ -186,7 +228,7 @@ class _Hook:
         self._number = number_of(loop)
 
     def __call__(self, what: Any, seconds: float) -> None:
-        end_ns = time.time_ns()
+        began, end_ns = time.monotonic() - seconds - _REPORTED_WITHIN_S, time.time_ns()
         try:
             if self.before is not None:
                 self.before(what, seconds)
