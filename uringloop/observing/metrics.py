@@ -15,7 +15,6 @@ from typing import Literal
 
 from .recording import KINDS, Histogram, Snapshot
 
-Kind = Literal["counter", "updowncounter", "gauge", "histogram"]
 Attributes = Mapping[str, str]
 
 LOOP_ID = "asyncio.eventloop.id"
@@ -73,7 +72,7 @@ class Instrument:
     """
 
     name: str
-    kind: Kind
+    kind: Literal["counter", "updowncounter", "gauge", "histogram"]
     unit: str
     description: str
     attributes: tuple[str, ...] = ()

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ..eventloop.loop import Loop
 
 _SCOPE = "uringloop"
+_MOST_NOTED = 64  # spans per thread
+_REPORTED_WITHIN_S = 20e-6  # from the end of a callback to its hook, usually
 
 
 class Instrumentation:
@@ -234,14 +236,21 @@ class _Hook:
                 self.before(what, seconds)
         finally:
             if not self.spans.is_closed:
-                self._trace(what, seconds, end_ns)
+                self._trace(what, seconds, self._parent(began), end_ns)
 
-    def _trace(self, what: Any, seconds: float, end_ns: int) -> None:
+    def _parent(self, began: float) -> otel_context.Context:
         context = self._loop()._slow_context
-        # a copy: the context itself may be entered already, further down on the stack of a nested run
-        parent = (
-            context.copy().run(otel_context.get_current) if context is not None else otel_context.Context()
-        )
+        parent = otel_context.Context()
+        if context is not None:
+            # a copy: the context itself may be entered already, further down on the stack of a nested run
+            parent = context.copy().run(otel_context.get_current)
+        if not otel_trace.get_current_span(parent).get_span_context().is_valid:
+            first = self.spans.begun.first_since(began)
+            if first is not None:
+                return otel_trace.set_span_in_context(otel_trace.NonRecordingSpan(first), parent)
+        return parent
+
+    def _trace(self, what: Any, seconds: float, parent: otel_context.Context, end_ns: int) -> None:
         attributes = _described(what)
         name = attributes.get("code.function.name", type(what).__name__)
         span = self.spans.tracer.start_span(
@@ -254,8 +263,10 @@ class _Hook:
 
 
 class _Spans:
-    def __init__(self, tracer: Tracer) -> None:
-        self.tracer = tracer
+    def __init__(self, provider: TracerProvider) -> None:
+        self.tracer = provider.get_tracer(_SCOPE, __version__)
+        self.begun = _begun_of(provider)
+        self.begun.n_users += 1
         self.is_closed = False
         self._loops = EachLoop(self._begin, self._end)
 
@@ -268,8 +279,10 @@ class _Spans:
             loop.slow_callback_hook = hook.before
 
     def close(self) -> None:
-        self.is_closed = True
-        self._loops.close()
+        if not self.is_closed:
+            self.is_closed = True
+            self.begun.n_users -= 1
+            self._loops.close()
 
 
 def _described(what: Any) -> dict[str, str | int]:

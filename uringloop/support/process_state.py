@@ -254,6 +254,13 @@ STATE = (
         "any thread that starts an exporter",
         Guard.ITSELF,
     ),
+    State(
+        "observing/opentelemetry.py",
+        ("_noting",),
+        "which spans each thread began last, for each tracer provider: OpenTelemetry takes no span processor back",
+        "any thread that starts an exporter",
+        Guard.ITSELF,
+    ),
     # -- groups of loops -----------------------------------------------------------------------------------------
     State(
         "group/members.py",

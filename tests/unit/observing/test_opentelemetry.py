@@ -212,6 +212,38 @@ def test_the_parent_is_the_span_that_is_current_in_the_task(loop, providers, ins
     assert slow[requests["two"].context.span_id].attributes["asyncio.task.name"] == "importer"
 
 
+def test_a_request_that_begins_and_ends_in_the_slow_step_is_the_parent(loop, providers, instrumented):
+    loop.slow_callback_duration = SLOW_S
+    tracer = providers.tracers.get_tracer("test")
+
+    async def handle(name):
+        with tracer.start_as_current_span(name):
+            with tracer.start_as_current_span("inner"):
+                busy(SLOW_S)
+
+    async def main():
+        await asyncio.gather(handle("one"), handle("two"))
+
+    loop.run_until_complete(main())
+    spans = providers.spans.get_finished_spans()
+    requests = {span.name: span.context for span in spans if span.name in ("one", "two")}
+    parents = [span.parent.span_id for span in spans if span.name.endswith("handle")]
+    assert parents == [requests["one"].span_id, requests["two"].span_id]
+
+
+def test_a_provider_has_one_processor_which_notes_nothing_after_the_end(loop, providers):
+    for _ in range(2):
+        with instrument(providers.meters, providers.tracers) as made:
+            slow_turn(loop)
+    begun = made._spans.begun
+    processors = providers.tracers._active_span_processor._span_processors
+    assert [one is begun for one in processors] == [False, True]  # and the exporter's
+    assert begun.n_users == 0
+    with providers.tracers.get_tracer("test").start_as_current_span("later"):
+        pass
+    assert begun.first_since(0) is None
+
+
 def test_the_parent_is_the_span_that_was_current_when_a_callback_was_scheduled(loop, providers, instrumented):
     loop.slow_callback_duration = SLOW_S
     with providers.tracers.get_tracer("test").start_as_current_span("request") as request:
