@@ -3,7 +3,7 @@
     python examples/metrics_aiohttp.py [--port PORT] [--interval SECONDS]
     curl http://127.0.0.1:8000/metrics
 
-The loop itself serves the metrics, which takes it a millisecond or two. While it is blocked, Prometheus gets no answer
+The loop itself serves the metrics, which takes it a few milliseconds. While it is blocked, Prometheus gets no answer
 and counts the target as down: use a port of their own as metrics_uvicorn.py does if that matters. The other pages are
 those of aiohttp_app.py. Needs `aiohttp` and `prometheus_client`.
 """

@@ -12,11 +12,13 @@ from support.work import SLOW_S, busy, echo_of, turns
 
 import uringloop
 from uringloop.observing.metrics import BOUNDS_S, INSTRUMENTS, prometheus_label, prometheus_name
+from uringloop.observing.recording import Histogram
 
 prometheus_client = pytest.importorskip("prometheus_client")
 parser = pytest.importorskip("prometheus_client.parser")
 open_metrics = pytest.importorskip("prometheus_client.openmetrics")
 
+from uringloop.observing.prometheus import _buckets  # noqa: E402
 from uringloop.prometheus import MetricsServer, UringloopCollector  # noqa: E402
 
 
@@ -113,6 +115,11 @@ def test_histograms_are_cumulative_and_complete(loop, registry, collector):
     assert value(registry, f"{name}_sum") == of_loop.total_s >= SLOW_S
     assert value(registry, f"{name}_bucket", le="0.01") == 11
     assert value(registry, f"{name}_bucket", le="10.0") == 12
+
+
+def test_a_value_beyond_all_bounds_is_counted():
+    found = _buckets(Histogram(count=2, total_s=1000.5, longest_s=1000.0, buckets=((0.5, 1), (1000.0, 1))))
+    assert found[-2:] == [("10.0", 1), ("+Inf", 2)]
 
 
 def test_a_loop_that_runs_in_another_thread_is_scraped(new_loop, registry):
