@@ -1,7 +1,19 @@
-"""The dashboard for Grafana: each query uses metrics and labels that the exporter has."""
+"""The dashboard for Grafana: each query uses metrics and labels that the exporter has.
 
+With Debian's package `prometheus`, also: each query has data in a Prometheus that scrapes an application.
+"""
+
+import contextlib
+import importlib.util
 import json
 import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
 
 import pytest
 
@@ -81,3 +93,93 @@ def test_panels_are_numbered_and_do_not_overlap():
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
+
+
+# -- a real Prometheus ---------------------------------------------------------------------------------------
+
+PATIENCE_S = 60
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None
+    or shutil.which("promtool") is None
+    or any(importlib.util.find_spec(name) is None for name in ("prometheus_client", "uvicorn", "starlette")),
+    reason="prometheus, promtool, prometheus_client, uvicorn or starlette is not installed",
+)
+
+
+def fetched(url):
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
+        return answer.read()
+
+
+def eventually(call):
+    """The first result of call() that is true."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while True:
+        with contextlib.suppress(OSError):
+            if result := call():
+                return result
+        assert time.monotonic() < give_up_s
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def program(*command, **options):
+    with subprocess.Popen([*map(str, command)], **options) as child:
+        try:
+            yield child
+        finally:
+            child.terminate()
+            child.wait(PATIENCE_S)
+
+
+@pytest.fixture
+def application():
+    """(its port, that of its metrics)"""
+    example = ROOT / "examples" / "metrics_uvicorn.py"
+    arguments = ("--port", 0, "--metrics-port", 0)
+    with program(sys.executable, example, *arguments, stdout=subprocess.PIPE, text=True) as child:
+        yield re.findall(r":(\d+)/", child.stdout.readline())
+
+
+@pytest.fixture
+def prometheus(application, tmp_path):
+    """Its address; it scrapes the application each second."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    target = f"127.0.0.1:{application[1]}"
+    jobs = [{"job_name": "service", "static_configs": [{"targets": [target]}]}]
+    config = tmp_path / "prometheus.yml"  # JSON is YAML
+    config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))
+    options = (
+        f"--config.file={config}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address={address}",
+    )
+    with program("prometheus", *options, stderr=subprocess.DEVNULL):
+        eventually(lambda: fetched(f"http://{address}/-/ready"))
+        yield address
+
+
+@needs_prometheus
+@pytest.mark.slow
+def test_promtool_has_no_complaint(application):
+    metrics = fetched(f"http://127.0.0.1:{application[1]}/metrics")
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=metrics, capture_output=True, timeout=PATIENCE_S
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+@needs_prometheus
+@pytest.mark.slow
+def test_each_query_has_data(application, prometheus):
+    def asked(query):
+        query = query.replace("$job", "service").replace("$instance", ".+").replace("$__rate_interval", "1m")
+        fetched(f"http://127.0.0.1:{application[0]}/")
+        answer = fetched(f"http://{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}")
+        return json.loads(answer)["data"]["result"]
+
+    fdmon = eventually(lambda: asked("asyncio_eventloop_turns_total"))[0]["metric"]["uringloop_fdmon"]
+    for query in QUERIES:
+        if "uringloop_active_requests" not in query or fdmon == "io_uring":
+            assert eventually(lambda query=query: asked(query)), query
