@@ -58,7 +58,9 @@ _ON_FIRST_USE = {
     "StallFrame": ".observing.stalls",
     "StallWatch": ".observing.stalls",
     "Statistics": ".aiocontext.statistics",
+    "Summaries": ".observing.summaries",
     "gc_policy": ".gcpolicy",
+    "log_summaries": ".observing.summaries",
     "record": ".observing.recording",
     "watch_stalls": ".observing.stalls",
 }

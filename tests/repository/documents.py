@@ -47,7 +47,7 @@ def python_samples(path):
 
 
 # Packages that a sample may need and that the tests may be without; the sample is then left out.
-OPTIONAL = ("fastapi",)
+OPTIONAL = ("fastapi", "opentelemetry", "prometheus_client")
 
 
 def runnable_samples(path):

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 
 import pytest
@@ -239,6 +240,116 @@ def test_one_application_is_served_by_several_loops(environment):
         given = [int(number) for number in line_of(child.stdout).removeprefix("connections: ").split()]
         assert sum(given) == 6
         assert min(given) > 0  # 2 each, unless a member has not yet noticed that its last one was closed
+
+
+def page(port, path="/"):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as answer:
+        return answer.read().decode()
+
+
+def samples(port):
+    """{name and labels: value} of what is served at /metrics."""
+    lines = page(port, "/metrics").splitlines()
+    return {
+        name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
+    }
+
+
+def of_loop(environment, name, *labels):
+    """The key of a sample of the first loop."""
+    inner = ",".join(
+        sorted(['asyncio_eventloop_id="0"', f'uringloop_fdmon="{environment["URINGLOOP_FDMON"]}"', *labels])
+    )
+    return f"{name}{{{inner}}}"
+
+
+@needs("uvicorn", "starlette", "prometheus_client")
+def test_the_metrics_of_uvicorns_loop_are_served_on_a_port_of_their_own(environment):
+    with running(environment, "metrics_uvicorn.py", "--port", 0, "--metrics-port", 0) as child:
+        port, metrics_port = re.findall(r":(\d+)/", line_of(child.stdout))
+        connections = of_loop(environment, "asyncio_transport_connections_total")
+        received = of_loop(environment, "asyncio_transport_io_bytes_total", 'network_io_direction="receive"')
+        before = samples(metrics_port)
+        assert page(port) == "Hello, World!"
+        after = samples(metrics_port)
+        assert after[connections] == before[connections] + 1
+        assert after[received] > before[received]
+
+
+@needs("aiohttp", "prometheus_client")
+def test_an_aiohttp_application_serves_the_metrics_of_its_loop_and_logs_summaries(environment):
+    with running(environment, "metrics_aiohttp.py", "--port", 0, "--interval", 0.05) as child:
+        port = port_in(line_of(child.stdout))
+        assert page(port) == "Hello, World!"
+        found = samples(port)
+        assert found[of_loop(environment, "asyncio_transport_connections_total")] == 2
+        assert found[of_loop(environment, "asyncio_eventloop_turns_total")] > 2
+        line = line_of(child.stderr)
+        while not line.startswith("loop 0:"):  # those of asyncio's debug mode
+            line = line_of(child.stderr)
+        assert re.match(r"loop 0: .* % used, .* turns/s, .* kB/s out$", line)
+
+
+@contextlib.contextmanager
+def gunicorn(environment, ports, home):
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-c",
+        str(EXAMPLES / "metrics_gunicorn.py"),
+        "starlette_app:app",
+    ]
+    environment = {
+        **environment,
+        "BIND": f"127.0.0.1:{ports[0]}",
+        "METRICS_PORTS": f"{ports[1]},{ports[2]}",
+        "HOME": str(home),  # it has a socket there
+    }
+    with open(home / "log", "wb") as log, subprocess.Popen(command, env=environment, stderr=log) as child:
+        try:
+            yield child
+        finally:
+            child.terminate()
+            child.wait(PATIENCE_S)
+
+
+def eventually(call):
+    """The first result of call() that is true; while it is not, or the connection is refused, it is called again."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while True:
+        with contextlib.suppress(OSError):
+            if result := call():
+                return result
+        assert time.monotonic() < give_up_s
+        time.sleep(0.05)
+
+
+def pids_of_two(log):
+    """The process IDs of the workers that have started; an empty list until there are two."""
+    pids = re.findall(r"Started server process \[(\d+)\]", log.read_text())
+    return pids if len(pids) == 2 else []
+
+
+@needs("gunicorn", "uvicorn", "uvicorn_worker", "starlette", "prometheus_client")
+def test_each_worker_of_gunicorn_serves_the_metrics_of_its_loop(environment, tmp_path):
+    with contextlib.ExitStack() as sockets:
+        taken = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        ports = [one.getsockname()[1] for one in taken]
+    connections = of_loop(environment, "asyncio_transport_connections_total")
+    with gunicorn(environment, ports, tmp_path):
+        assert eventually(lambda: page(ports[0])) == "Hello, World!"
+        for port in ports[1:]:
+            eventually(lambda port=port: samples(port)[connections] >= 0)
+        for _ in range(20):
+            assert page(ports[0]) == "Hello, World!"
+        counts = [samples(port)[connections] for port in ports[1:]]
+        assert sum(counts) == 21
+        started = "process_start_time_seconds"
+        before = samples(ports[1])[started]
+        for pid in eventually(lambda: pids_of_two(tmp_path / "log")):
+            os.kill(int(pid), signal.SIGKILL)
+        assert eventually(lambda: samples(ports[1])[started] > before)  # a new worker has taken the port
 
 
 # By UNIX sockets: the ports that Jupyter chooses may be those of another test when the kernel binds them, or, worse,

@@ -32,6 +32,8 @@ LAYERS = {
     "gunicorn": 8,
     "_frozen": 10,  # names all of them, and runs nothing
     "__init__": 10,
+    "opentelemetry": 10,
+    "prometheus": 10,
     "pytest": 10,
     "command": 11,
     "__main__": 12,

@@ -31,7 +31,7 @@ LAZY = {*MODULES["uringloop"]["docs/add-sqe.md"], *MODULES["uringloop"]["docs/ai
     "SqeNotSupported"
 }
 LAZY |= {*MODULES["uringloop"]["docs/garbage-collection.md"], "Statistics", "files", "open"}
-LAZY |= {"Recording", "Snapshot", "record"}
+LAZY |= {"Recording", "Snapshot", "Summaries", "log_summaries", "record"}
 
 
 def find(dotted):
@@ -39,6 +39,10 @@ def find(dotted):
     module, _, name = dotted.partition(":")
     if module == "uringloop.glib":
         pytest.importorskip("gi", reason="PyGObject is not installed")
+    if module == "uringloop.prometheus":
+        pytest.importorskip("prometheus_client")
+    if module == "uringloop.opentelemetry":
+        pytest.importorskip("opentelemetry.metrics")
     return getattr(importlib.import_module(module), name)
 
 
@@ -75,6 +79,8 @@ def make_objects():
     with uringloop.record(loop) as recording:
         yield "uringloop:Recording", recording
     yield "uringloop:Snapshot", recording.snapshot()
+    with uringloop.log_summaries(loop=loop) as summaries:
+        yield "uringloop:Summaries", summaries
     loop.close()
     context = uringloop.AioContext("poll")
     yield "uringloop:AioContext", context
@@ -129,6 +135,10 @@ def test_a_server_is_asyncios():
 def test_a_module_shows_the_listed_names(name):
     if name == "uringloop.glib":
         pytest.importorskip("gi", reason="PyGObject is not installed")
+    if name == "uringloop.prometheus":
+        pytest.importorskip("prometheus_client")
+    if name == "uringloop.opentelemetry":
+        pytest.importorskip("opentelemetry.metrics")
     module = importlib.import_module(name)
     names = listed(MODULES[name]).keys()
     if sys.version_info >= (3, 16):

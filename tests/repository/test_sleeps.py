@@ -54,6 +54,8 @@ SLEEPS = {
     "integrations/services.py": (1, POLLS),
     "integrations/traffic.py": (1, POLLS),
     "raw/test_restricted.py": (1, A_TIMER),
+    "repository/test_examples.py": (1, POLLS),
+    "repository/test_grafana.py": (1, POLLS),
     "simulation/world.py": (1, A_TIMER),
     "stress/crossing_threads.py": (2, POLLS),
     "stress/integrity.py": (4, A_TIMER),

@@ -34,8 +34,8 @@ except ModuleNotFoundError as _error:
 
 _RECORDED_EVENTS = 4096  # of a loop that URINGLOOP_RECORD records
 
-followers = []  # called with each new loop, once it is complete
 _live_loops = {}  # weak references, which leave it by themselves
+_observers = []  # called with each new loop, by the thread that makes it: observing/each_loop.py
 
 
 class Loop(
@@ -67,6 +67,10 @@ class Loop(
         self._fdmon_reason = reason
         self._acceptors = {}  # listening socket -> Acceptor
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
+        self._watched_by = {}  # exporter -> what it keeps of this loop
+        self._slow_context = (
+            None  # while slow_callback_hook runs, the contextvars.Context of the slow callback
+        )
         self._pid = os.getpid()
         self._poll_as_environment_says()
         self._record_as_environment_says()
@@ -74,8 +78,8 @@ class Loop(
         self._setup_processes()
         self._setup_nested(nested)
         _live_loops[weakref.ref(self, _forget_loop)] = None
-        for follow in followers:
-            follow(self)
+        for observer in tuple(_observers):
+            observer(self)
 
     @property
     def fdmon(self):
@@ -230,11 +234,14 @@ class Loop(
             return
         try:
             owner = getattr(what._callback, "__self__", None) if isinstance(what, events.Handle) else None
+            self._slow_context = what._context if isinstance(what, events.Handle) else None
             self.slow_callback_hook(owner if isinstance(owner, asyncio.Task) else what, seconds)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self.call_exception_handler({"message": "Exception in slow_callback_hook", "exception": error})
+        finally:
+            self._slow_context = None
 
     # -- fork ------------------------------------------------------------------------------------------
 
@@ -260,6 +267,20 @@ class Loop(
 
     def _has_unsent(self):
         return any(self._transports[fd].get_write_buffer_size() for fd in self._transports)
+
+
+def _observe_loops(observer):
+    """Call observer(loop) with each loop that is made from now on; returns those that there are.
+
+    Thread: any.  A loop that another thread makes meanwhile may be in both.
+    """
+    _observers.append(observer)
+    return [loop for reference in list(_live_loops) if (loop := reference()) is not None]
+
+
+def _observe_loops_no_more(observer):
+    """Undo one _observe_loops().  Thread: any."""
+    _observers.remove(observer)
 
 
 def _forget_loop(reference):

@@ -23,8 +23,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..eventloop.loop import Loop, followers
+from ..eventloop.loop import Loop
 from ..policy import get_running_loop
+from .each_loop import EachLoop
 from .recording import KINDS, described
 from .watchdog import Watchdog
 
@@ -367,4 +368,4 @@ def watch_as_environment_says() -> None:
         _check_limit(limit_s)
     except ValueError as error:
         raise ValueError(f"URINGLOOP_STALLS must be seconds, from 0.001 to 3600, not {text!r}") from error
-    followers.append(functools.partial(watch_stalls, limit_s=limit_s))
+    EachLoop(lambda loop: watch_stalls(loop, limit_s=limit_s), lambda loop: None)

@@ -233,6 +233,34 @@ STATE = (
         "any thread that makes a loop; a fork child",
         Guard.ITSELF,
     ),
+    State(
+        "eventloop/loop.py",
+        ("_observers",),
+        "what exporters call with each new loop",
+        "any thread that makes a loop, or starts or ends an exporter",
+        Guard.ITSELF,
+    ),
+    State(
+        "observing/each_loop.py",
+        ("_numbers", "_lock"),
+        "the numbers of loops in metrics, weakly",
+        "any thread that starts or reads an exporter; the lock keeps two loops from one number; a fork child renews it",
+        Guard.ITSELF,
+    ),
+    State(
+        "observing/opentelemetry.py",
+        ("_published",),
+        "what the instruments of each meter provider read: OpenTelemetry takes none back",
+        "any thread that starts an exporter",
+        Guard.ITSELF,
+    ),
+    State(
+        "observing/opentelemetry.py",
+        ("_noting",),
+        "which spans each thread began last, for each tracer provider: OpenTelemetry takes no span processor back",
+        "any thread that starts an exporter",
+        Guard.ITSELF,
+    ),
     # -- groups of loops -----------------------------------------------------------------------------------------
     State(
         "group/members.py",
