@@ -32,6 +32,7 @@ LAZY = {*MODULES["uringloop"]["docs/add-sqe.md"], *MODULES["uringloop"]["docs/ai
 }
 LAZY |= {*MODULES["uringloop"]["docs/garbage-collection.md"], "Statistics", "files", "open"}
 LAZY |= {"Recording", "Snapshot", "Summaries", "log_summaries", "record"}
+LAZY |= {"Stall", "StallFrame", "StallWatch", "watch_stalls"}
 
 
 def find(dotted):
@@ -79,6 +80,12 @@ def make_objects():
     with uringloop.record(loop) as recording:
         yield "uringloop:Recording", recording
     yield "uringloop:Snapshot", recording.snapshot()
+    with uringloop.watch_stalls(loop) as watch:
+        yield "uringloop:StallWatch", watch
+    frame = uringloop.StallFrame(file="file", line=1, function="function")
+    yield "uringloop:StallFrame", frame
+    values = {"kind": "task", "name": "name", "where": "", "task": None, "thread": "", "frames": (frame,)}
+    yield "uringloop:Stall", uringloop.Stall(began=0.0, seconds=1.0, is_over=True, **values)
     with uringloop.log_summaries(loop=loop) as summaries:
         yield "uringloop:Summaries", summaries
     loop.close()

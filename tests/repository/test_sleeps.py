@@ -47,6 +47,7 @@ SLEEPS = {
     "glib_loops/test_gtk_downloader.py": (2, POLLS),
     "glib_loops/test_idle.py": (2, QUIET),
     "glib_loops/test_main_loops.py": (3, A_TIMER),
+    "glib_loops/test_stalls.py": (1, BUSY),
     "integrations/programs/use_ipykernel.py": (1, A_TIMER),
     "integrations/programs/use_nbclient.py": (1, A_TIMER),
     "integrations/programs/use_prompt_toolkit.py": (1, A_TIMER),
@@ -71,6 +72,8 @@ SLEEPS = {
     "unit/fdmon/test_adaptive_polling.py": (2, BUSY),
     "unit/test_out_of_memory.py": (1, A_TIMER),
     "unit/test_refused_calls.py": (1, A_TIMER),
+    "unit/observing/planted_stalls.py": (3, BUSY),
+    "unit/observing/test_stalls.py": (7, BUSY),
 }
 
 A_SLEEP = re.compile(r"\btime\.sleep\(|\basyncio\.sleep\((?P<seconds>[\d._]+)[,)]")

@@ -8,7 +8,6 @@ report it.  If the loop's thread runs Python code its stack changes while it is 
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..eventloop.loop import Loop
 from ..policy import get_running_loop
-from .each_loop import EachLoop
+from .each_loop import EachLoop, in_its_thread
 from .recording import KINDS, described
 from .watchdog import Watchdog
 
@@ -39,6 +38,13 @@ _MOST_FRAMES = 64
 _MOST_STALLS = 100
 _EVENTS = 4096
 _LEAST_LIMIT_S, _MOST_LIMIT_S = 0.001, 3600
+
+# Where installed packages are, this one among them, and where Python is.
+_INSTALLED = tuple(
+    os.path.join(one, "")
+    for one in (*map(sysconfig.get_path, ("purelib", "platlib")), os.fspath(Path(__file__).parents[1]))
+)
+_PYTHON = tuple(os.path.join(sysconfig.get_path(one), "") for one in ("stdlib", "platstdlib"))
 
 _watches: weakref.WeakSet[StallWatch] = weakref.WeakSet()  # those that are open
 
@@ -100,7 +106,11 @@ class Stall:
 
     def __str__(self) -> str:
         where = f" at {self.frame}" if self.frame is not None else f" ({self.where})" if self.where else ""
-        what = f"task {self.task!r}, {self.name}" if self.task is not None else f"{self.kind} {self.name}".rstrip()
+        what = (
+            f"task {self.task!r}, {self.name}"
+            if self.task is not None
+            else f"{self.kind} {self.name}".rstrip()
+        )
         verb = "was" if self.is_over else "is"
         return f"event loop of {self.thread} {verb} blocked for {self.seconds:.3f} s by {what}{where}"
 
@@ -164,13 +174,8 @@ class StallWatch:
         if threading.current_thread() is not self._thread:
             self._thread.join()
         loop = self._loop()
-        end = functools.partial(self._context._end_recording, self._recorder)
-        if loop is None or loop.is_closed():
-            end()
-        elif loop.is_running() and loop._thread_id != threading.get_ident():
-            loop.call_soon_threadsafe(end)
-        else:
-            end()
+        if loop is not None:
+            in_its_thread(loop, lambda _: self._context._end_recording(self._recorder))
 
     def __enter__(self) -> Self:
         return self
@@ -203,7 +208,9 @@ class StallWatch:
             self._report(stall)
             return
         took_ns = self._recorder.took_ns(since_ns)
-        stall = replace(self._stalls[-1], seconds=(took_ns if took_ns >= 0 else lasted_ns) / 1e9, is_over=True)
+        stall = replace(
+            self._stalls[-1], seconds=(took_ns if took_ns >= 0 else lasted_ns) / 1e9, is_over=True
+        )
         self._stalls[-1] = stall
         self.seconds += stall.seconds
         self._report(stall)
@@ -297,23 +304,12 @@ def _frames_above(frame: FrameType | None, caller_id: int | None) -> tuple[Stall
     return tuple(reversed(found))
 
 
-@functools.cache
-def _folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Where installed packages are, and where Python is."""
-    paths = sysconfig.get_paths()
-    installed = {paths["purelib"], paths["platlib"], str(Path(__file__).parents[1])}
-    python = {paths["stdlib"], paths["platstdlib"]}
-    return tuple(one + os.sep for one in installed), tuple(one + os.sep for one in python)
-
-
 def _is_of_python(file: str) -> bool:
-    return file.startswith("<frozen ") or (
-        file.startswith(_folders()[1]) and not file.startswith(_folders()[0])
-    )
+    return file.startswith("<frozen ") or (file.startswith(_PYTHON) and not file.startswith(_INSTALLED))
 
 
 def _is_installed(file: str) -> bool:
-    return _is_of_python(file) or file.startswith(_folders()[0])
+    return _is_of_python(file) or file.startswith(_INSTALLED)
 
 
 def _as_line(stall: Stall) -> str:

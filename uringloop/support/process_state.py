@@ -248,6 +248,13 @@ STATE = (
         Guard.ITSELF,
     ),
     State(
+        "observing/stalls.py",
+        ("_watches",),
+        "the open watches for stalls, weakly: a fork child begins their threads again",
+        "any thread that begins or ends a watch; a fork child",
+        Guard.ITSELF,
+    ),
+    State(
         "observing/opentelemetry.py",
         ("_published",),
         "what the instruments of each meter provider read: OpenTelemetry takes none back",

@@ -224,15 +224,6 @@ def test_a_function_in_c_has_a_name_and_no_frame(loop):
     assert str(stall).endswith(" s by callback sleep")
 
 
-def test_a_loop_inside_glib():
-    pytest.importorskip("gi")
-    from uringloop import glib
-
-    with contextlib.closing(glib.new_event_loop()) as loop, watching(loop, on_stall=print) as watch:
-        drive(loop, blocks)
-    assert only(watch).name == "blocks"
-
-
 def test_a_loop_in_another_thread(loop):
     with watching(loop, on_stall=print) as watch:
         thread = threading.Thread(target=drive, args=(loop, blocks), name="the loop's thread")
