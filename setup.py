@@ -65,7 +65,7 @@ HEADERS += ["uringloop/support/pause.h"]
 HEADERS += ["uringloop/transports/tls/openssl.h", "uringloop/eventloop/base/stock_clock.h"]
 HEADERS += ["uringloop/support/interpreters.h", "uringloop/uring/ring_fds.h", "uringloop/aio/audit.h"]
 HEADERS += ["uringloop/group/balancer.h", "uringloop/support/guard.h", "uringloop/aio/recorder.h"]
-HEADERS += ["uringloop/observing/watchdog.h", "uringloop/observing/peek.h"]
+HEADERS += ["uringloop/support/probes.h", "uringloop/observing/watchdog.h", "uringloop/observing/peek.h"]
 
 # Modules of the package that link liburing: those above, and the cffi module for raw requests.
 LINKS_LIBURING = {f"uringloop.{name}" for name in RING} | {"uringloop.liburing._ffi"}

@@ -29,6 +29,7 @@ from ..fdmon.base cimport (
     NEVER_NS, OF_CALLBACK, OF_FD, OF_TIMER, FDMonitor, FdHandler, ReadyList, Stopwatch, Subject)
 from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.guard cimport FREE_THREADED, is_wanted, let_others_in, peek_int, peek_size
+from ..support.probes cimport ul_probe_turn, ul_probe_wait, ul_probe_woken
 from ..support.references cimport References
 from .bottom_halves cimport BottomHalves
 from .handles cimport Handle
@@ -179,6 +180,7 @@ cdef class ContextCore:
         if FREE_THREADED and peek_size(&self.ready.n_arrived):
             self.ready.take_arrived()
         self.n_turns += 1
+        ul_probe_turn(<void *>self, self.n_turns)
         if self.in_delivery is not None:
             self.resume_below()
         if self.dirty.head != self.dirty.tail:
@@ -263,6 +265,7 @@ cdef class ContextCore:
                 timeout_ns = min(timeout_ns, IDLE_WAIT_NS) if timeout_ns > 0 else IDLE_WAIT_NS
         must_if(timeout_ns != 0, not self.monitor.has_undispatched(), "no wait sleeps on a completion that is there")
         must_if(timeout_ns != 0, self.ready_list.head == self.ready_list.tail, "no wait sleeps on a ready fd")
+        ul_probe_wait(<void *>self, timeout_ns)
         try:
             if self.recorder is None:
                 self.monitor.wait(self.ready_list, timeout_ns)
@@ -270,6 +273,7 @@ cdef class ContextCore:
                 self.block_recorded(timeout_ns)
         finally:
             self.notifier.end_wait()
+        ul_probe_woken(<void *>self)
         PyErr_CheckSignals()
         return 0
 

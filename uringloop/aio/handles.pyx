@@ -13,6 +13,7 @@ from cpython.tuple cimport PyTuple_GET_SIZE
 
 from ..support.assertions cimport is_none, must, must_if
 from ..support.capi cimport PY_VECTORCALL_ARGUMENTS_OFFSET, PyObject_Vectorcall, decref, error_is_set
+from ..support.probes cimport ul_probe_callback, ul_probe_returned
 
 import asyncio
 import asyncio.events
@@ -139,6 +140,7 @@ cdef class Handle:
                 "a handle without a count has its arguments in a tuple")
         # own references: the callback may cancel its own handle
         callback, context = self.callback, self.context
+        ul_probe_callback(<void *>self, <void *>callback)
         if self.n_args < 0:
             return self.run_with_tuple(callback, self.args, context)
         first, second = self.first, self.second
@@ -148,6 +150,7 @@ cdef class Handle:
         if PyContext_Enter(context) < 0:
             return self.refused(callback)
         result = PyObject_Vectorcall(callback, &stack[1], self.n_args | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+        ul_probe_returned(<void *>self)
         if result != NULL:
             decref(result)
             return PyContext_Exit(context)
@@ -158,6 +161,7 @@ cdef class Handle:
         if PyContext_Enter(context) < 0:
             return self.refused(callback)
         result = PyObject_Vectorcall(callback, UL_TUPLE_ITEMS(args), PyTuple_GET_SIZE(args), NULL)
+        ul_probe_returned(<void *>self)
         if result != NULL:
             decref(result)
             return PyContext_Exit(context)

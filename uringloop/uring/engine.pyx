@@ -29,6 +29,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from ..liburing.liburing cimport *
 from ..support.assertions cimport is_none, must, must_if, must_not
 from ..support.guard cimport peek_int, poke_int
+from ..support.probes cimport ul_probe_complete
 from ..support.references cimport References
 from .buffers cimport BufferRing, LentBuffers
 from .completions cimport Completion, CompletionFifo
@@ -308,6 +309,7 @@ cdef class Engine:
             if user_data == 0:
                 continue
             request = decode(user_data)
+            ul_probe_complete(<void *>request, res, flags)
             must_not(is_none(<void *>request.owner), "the request of a CQE is in flight")
             must_if(<void *>request.owner != <void *>self.in_flight, <void *>request.owner == <void *>self.late,
                     "a CQE is of a request of its ring")

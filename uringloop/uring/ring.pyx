@@ -27,6 +27,7 @@ from ..liburing.liburing cimport *
 from ..support.assertions cimport length_of_list, must, must_if, must_not
 from ..support.errors cimport os_error
 from ..support.guard cimport peek_int, poke_int
+from ..support.probes cimport ul_probe_submit
 
 cdef extern from "<sys/stat.h>" nogil:
     """
@@ -413,6 +414,7 @@ cdef class Ring:
         with nogil:
             done = ul_enter(ring_fd, to_submit, wait_count, self.wait_flags, timeout_ns)
         self.n_syscalls += 1
+        ul_probe_submit(ring_fd, to_submit, done)
         if done >= 0:
             self.n_submitted += done
             return done

@@ -10,6 +10,7 @@ from libc.errno cimport ECONNABORTED
 from cpython.object cimport PyObject
 
 from ...support.errors cimport os_error
+from ...support.probes cimport ul_probe_accept
 from ...transports.stream.endpoint cimport Connection, Kind, accept
 from ...transports.stream.transport cimport StreamTransport, attach_to, detach_from, replace_client
 from ...transports.stream.wire cimport Wire
@@ -143,11 +144,12 @@ def accepted(LoopCore self not None, connection, error, Listening listening not 
         self._accept_failed(error, listening)
         return
     extra = None
+    ul_probe_accept((<Connection?>connection).fd)
     try:
         if (
             listening.sslcontext is not None and listening.sslcontext
             or self.is_debug
-            or not (<Connection?>connection).kind.is_known
+            or not (<Connection>connection).kind.is_known
             or not listening.has_plain_sockets()
         ):
             extra = {"peername": connection.peer(), "sockname": connection.name()}

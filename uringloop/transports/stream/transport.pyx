@@ -24,6 +24,7 @@ from ...fdmon.base cimport check_held
 from ...support.assertions cimport is_none, must, must_not
 from ...support.capi cimport PyObject_CallMethodOneArg, decref, error_is_set
 from ...support.errors cimport os_error
+from ...support.probes cimport ul_probe_read, ul_probe_write
 from .endpoint cimport Endpoint
 from ..base cimport warn_unclosed
 from .wire cimport Wire, clear_queue, push_chunk
@@ -228,6 +229,7 @@ cdef class StreamTransport(Endpoint):
             logger.debug("%r resumes reading", self)
 
     cdef int data_arrived(self, const char *data, Py_ssize_t n_bytes) except -1:
+        ul_probe_read(self.number, n_bytes)
         if self.n_rest:
             return self.arrive_behind_rest(data, n_bytes)
         if self.is_buffered:
@@ -235,6 +237,7 @@ cdef class StreamTransport(Endpoint):
         return self.call_data_received(PyBytes_FromStringAndSize(data, n_bytes))
 
     cdef int bytes_arrived(self, bytes data) except -1:
+        ul_probe_read(self.number, PyBytes_GET_SIZE(data))
         if self.n_rest:
             return self.arrive_behind_rest(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         if self.is_buffered:
@@ -419,6 +422,7 @@ cdef class StreamTransport(Endpoint):
         must(self.conn_lost == 0, "a lost connection queues nothing")
         push_chunk(&self.queue, chunk)
         self.aio_context.n_written += n_bytes
+        ul_probe_write(self.number, n_bytes)
         if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes and not self.is_shared:
             if not self.wire.is_sending():
                 self.aio_context.mark_dirty(self, n_bytes)
@@ -449,6 +453,7 @@ cdef class StreamTransport(Endpoint):
         if n_bytes == 0:
             return
         self.aio_context.n_written += n_bytes
+        ul_probe_write(self.number, n_bytes)
         if n_bytes < WRITE_AT_ONCE and self.queue.n_bytes <= self.high_bytes and not self.is_shared:
             if not self.wire.is_sending():
                 self.aio_context.mark_dirty(self, n_bytes)
