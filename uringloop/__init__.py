@@ -54,8 +54,10 @@ _ON_FIRST_USE = {
     "Recording": ".observing.recording",
     "Snapshot": ".observing.recording",
     "Statistics": ".aiocontext.statistics",
+    "View": ".observing.view",
     "gc_policy": ".gcpolicy",
     "record": ".observing.recording",
+    "serve_view": ".observing.view",
 }
 
 # The same, in builds with liburing.

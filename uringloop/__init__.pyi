@@ -26,6 +26,8 @@ from .group.member import Member as Member
 from .observing.recording import Recording as Recording
 from .observing.recording import Snapshot as Snapshot
 from .observing.recording import record as record
+from .observing.view import View as View
+from .observing.view import serve_view as serve_view
 from .policy import get_running_loop as get_running_loop
 from .policy import new_event_loop as new_event_loop
 from .policy import run as run

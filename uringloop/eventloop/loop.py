@@ -6,6 +6,7 @@ ProcessesMixin (children), StdlibHooks (borrowed from stock asyncio), asyncio.Ba
 """
 
 import asyncio
+import importlib
 import os
 import sys
 import threading
@@ -35,6 +36,7 @@ except ModuleNotFoundError as _error:
 _RECORDED_EVENTS = 4096  # of a loop that URINGLOOP_RECORD records
 
 _live_loops = {}  # weak references, which leave it by themselves
+_observers = []  # called with each new loop, by the thread that makes it: observing/view.py
 
 
 class Loop(
@@ -73,6 +75,9 @@ class Loop(
         self._setup_processes()
         self._setup_nested(nested)
         _live_loops[weakref.ref(self, _forget_loop)] = None
+        for observer in tuple(_observers):
+            observer(self)
+        self._offer_as_environment_says()
 
     @property
     def fdmon(self):
@@ -117,6 +122,12 @@ class Loop(
             "0",
         ):
             self.aio_context._record(_RECORDED_EVENTS)
+
+    def _offer_as_environment_says(self):
+        """Offer the live view of the process, which shows this loop, too."""
+        if is_in_environment(b"URINGLOOP_TOP"):
+            # a layer above, which few programs need
+            importlib.import_module("uringloop.observing.view").offer_as_environment_says()
 
     def set_poll_params(self, max_ns, grow=2, shrink=0):
         """Adaptive polling: busy-poll for a while before blocking; see AioContext.set_poll_params.
@@ -257,6 +268,20 @@ class Loop(
 
     def _has_unsent(self):
         return any(self._transports[fd].get_write_buffer_size() for fd in self._transports)
+
+
+def _observe_loops(observer):
+    """Call observer(loop) with each loop that is made from now on; returns those that there are.
+
+    Thread: any.  A loop that another thread makes meanwhile may be in both.
+    """
+    _observers.append(observer)
+    return [loop for reference in list(_live_loops) if (loop := reference()) is not None]
+
+
+def _observe_loops_no_more(observer):
+    """Undo one _observe_loops().  Thread: any."""
+    _observers.remove(observer)
 
 
 def _forget_loop(reference):
