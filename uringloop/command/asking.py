@@ -78,7 +78,9 @@ def path_for(pid: int) -> Path:
     except OSError:
         raise NoView(f"there is no process {pid}") from None
     if uid != os.geteuid() and os.geteuid() != 0:
-        raise NoView(f"the process {pid} belongs to another user ({uid}): only that user and root may view it")
+        raise NoView(
+            f"the process {pid} belongs to another user ({uid}): only that user and root may view it"
+        )
     for one in offers(uid):
         if one.pid == pid:
             return one.path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,17 +30,22 @@ def _interval(text: str) -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("pid", metavar="PID", type=int, nargs="?", help="the process; without it: which there are")
+    which.add_argument(
+        "pid", metavar="PID", type=int, nargs="?", help="the process; without it: which there are"
+    )
     which.add_argument(
         "--url", "--socket", metavar="URL", help="the view's socket instead: unix:///path, or a path"
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="for machines: everything, once")
     how.add_argument("--once", action="store_true", help="print the screen once, after one interval")
-    parser.add_argument("--interval", metavar="S", type=_interval, default=1.0, help="seconds between updates")
+    parser.add_argument(
+        "--interval", metavar="S", type=_interval, default=1.0, help="seconds between updates"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
     try:
         path = _chosen(arguments)
         if path is None:
@@ -66,7 +72,9 @@ def _chosen(arguments: argparse.Namespace) -> Path | None:
 def _list(is_json: bool) -> int:
     found = asking.offers()
     if is_json:
-        print(json.dumps([{"pid": one.pid, "socket": str(one.path), "command": one.command} for one in found]))
+        print(
+            json.dumps([{"pid": one.pid, "socket": str(one.path), "command": one.command} for one in found])
+        )
         return 0
     if not found:
         raise asking.NoView(

@@ -42,7 +42,7 @@ def show(path: Path, interval_s: float, is_once: bool) -> int:
         if is_once:
             time.sleep(interval_s)
             screen.ask()
-            console.print(screen.drawn(console.width, max(console.height, 40)))
+            console.print(screen.drawn(console.width, 40, is_whole=False))
             return 0
         if not (console.is_terminal and sys.stdin.isatty()):
             raise asking.NoView("the screen needs a terminal; --once and --json do not")
@@ -188,8 +188,8 @@ class Screen:
 
     # -- drawing -----------------------------------------------------------------------------------------------
 
-    def drawn(self, width: int, height: int) -> RenderableType:
-        """The screen in so many columns and lines."""
+    def drawn(self, width: int, height: int, *, is_whole: bool = True) -> RenderableType:
+        """The screen in so many columns and lines; is_whole: with the keys in the last line."""
         height = max(height, LEAST_HEIGHT)
         shown = self.shown()
         parts: list[RenderableType] = [self._header(width)]
@@ -203,6 +203,8 @@ class Screen:
             for part, lines in self._details(shown, width, left):
                 parts.append(part)
                 left -= lines
+        if not is_whole:
+            return Group(*parts)
         parts += [""] * max(left, 0)
         parts.append(Text(KEYS, style="reverse", no_wrap=True, overflow="crop"))
         return Group(*parts)
@@ -216,15 +218,17 @@ class Screen:
         process = self.now["process"]
         fds = process["fds"]
         kinds = ", ".join(f"{count} {clean(kind)}" for kind, count in sorted(fds["kinds"].items()))
+        cpu = self._cpu()
+        used = "-" if cpu is None else f"{cpu:.0%}"
         frozen = "FROZEN  " if self.is_frozen else ""
         first = self._line(
-            f"{frozen}uringloop {clean(process['uringloop'])}  pid {process['pid']}  Python {clean(process['python'])}"
-            f"{'' if process['has_gil'] else 't'}  Linux {clean(process['kernel'])}  {clean(process['command'])}",
+            f"{frozen}pid {process['pid']}  {clean(process['command'])}  uringloop {clean(process['uringloop'])}"
+            f"  Python {clean(process['python'])}{'' if process['has_gil'] else 't'}  Linux {clean(process['kernel'])}",
             width,
             "bold",
         )
         second = self._line(
-            f"threads {process['threads']}  CPU {duration(self._cpu())}/s  RSS {process['max_rss_bytes'] >> 20} MiB"
+            f"threads {process['threads']}  CPU {used}  RSS {process['max_rss_bytes'] >> 20} MiB"
             f" at most  fds {fds['open']} of {fds['limit'] or 'any'}: {kinds}",
             width,
         )
@@ -241,7 +245,7 @@ class Screen:
         since = duration(time.monotonic() - self.answered_at)
         if isinstance(self.trouble, asking.NoAnswer):
             pid = self.now["process"]["pid"]
-            text = f"NO ANSWER for {since}: it is stopped, or native code keeps the GIL; py-spy dump --native --pid {pid}"
+            text = f"NO ANSWER for {since}: stopped, or native code keeps the GIL; try py-spy dump --native --pid {pid}"
         else:
             text = f"{clean(self.trouble)} (shown: {since} ago)"
         return self._line(text, width, "bold red")
@@ -255,7 +259,7 @@ class Screen:
         shown = self.shown()
         for loop in self.now["loops"][:most]:
             of = self.rates_of(loop)
-            lag = of.lag
+            lag = of.lag if of.lag is not None and of.lag.count else None
             state = clean(loop["state"])
             since = f" {duration(loop['since_s'])}" if loop["state"] == "blocked" else ""
             statistics = loop["statistics"] or {}
@@ -296,7 +300,10 @@ class Screen:
         does = loop["does"]
         what = f" in the {clean(does['kind'])} {clean(does['name'])}" if does is not None else ""
         lines = [f"for {duration(loop['since_s'])}{what}; the innermost call first:"]
-        lines += [f"  {place(one['file'], one['line'])}  {clean(one['function'])}" for one in loop["stack"][:n_lines]]
+        lines += [
+            f"  {place(one['file'], one['line'])}  {clean(one['function'])}"
+            for one in loop["stack"][:n_lines]
+        ]
         if not loop["stack"]:
             lines.append("  no Python code runs there")
         body = Group(*(self._line(line, width - 4) for line in lines))
@@ -304,7 +311,11 @@ class Screen:
 
     def _ring(self, loop: dict[str, Any], width: int) -> RenderableType:
         of, ring, recorded = self.rates_of(loop), loop["ring"], loop["recorded"]
-        parts = [f"syscalls {number(of.syscalls)}/s", f"in {number(of.received)}B/s", f"out {number(of.written)}B/s"]
+        parts = [
+            f"syscalls {number(of.syscalls)}/s",
+            f"in {number(of.received)}B/s",
+            f"out {number(of.written)}B/s",
+        ]
         if ring:
             parts.append(f"ring SQ {ring['sq_entries']} CQ {ring['cq_entries']}")
             in_flight = recorded["in_flight"] if recorded is not None else {}
@@ -353,8 +364,10 @@ class Screen:
         return Group(*lines)
 
     def _group(self, group: TaskGroup) -> str:
-        count = f"{group.count}×" if group.count > 1 else clean(group.names[0])
-        chain = " > ".join(f"{clean(one['function'])} {place(one['file'], one['line'])}" for one in group.awaits)
+        count = f"{group.count}x" if group.count > 1 else clean(group.names[0])
+        chain = " > ".join(
+            f"{clean(one['function'])} {place(one['file'], one['line'])}" for one in group.awaits
+        )
         ends = f" > {clean(group.waits_for)}" if group.waits_for else ""
         return f"{count} {clean(group.state)}: {chain or clean(group.coroutine)}{ends}"
 

@@ -352,9 +352,7 @@ class _Loops:
     def kernel(self) -> dict[str, Any]:
         """What the kernel offers io_uring, probed once; only where a loop uses it already, as filters may kill."""
         with self._lock:
-            uses_it = any(
-                not loop.is_closed() and loop.fdmon == "io_uring" for loop in self._numbers.keys()
-            )
+            uses_it = any(not loop.is_closed() and loop.fdmon == "io_uring" for loop in self._numbers)
         if self._kernel is None and uses_it:
             from ..liburing import features  # here, because it loads cffi
 
