@@ -22,17 +22,18 @@ async def answer(reader, writer):
         await writer.drain()
     writer.close()
 
-async def ask(reader, writer):
+async def ask(reader, writer, answered):
     while True:
         writer.write(b"x\\n")
         await reader.readline()
+        answered.release()
         await asyncio.sleep(0.01)
 
 async def refresh_cache(stop):
     await stop.wait()
 
 async def main():
-    stop = asyncio.Event()
+    stop, answered = asyncio.Event(), asyncio.Semaphore(0)
     loop = asyncio.get_running_loop()
     def ends():
         sys.stdin.read()
@@ -41,9 +42,11 @@ async def main():
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     for number in range(3):
         connection = await asyncio.open_connection(*server.sockets[0].getsockname())
-        task = loop.create_task(ask(*connection), name=f"client {number}")
+        task = loop.create_task(ask(*connection, answered), name=f"client {number}")
         task.keep = task
     waiting = asyncio.create_task(refresh_cache(stop), name="cache")
+    for _ in range(9):
+        await answered.acquire()
     print("ready", flush=True)
     await waiting
     import os
@@ -79,7 +82,11 @@ uringloop.run(main())
 
 def environment(folder, **more):
     """For a process whose sockets are below that folder, which is the user's only."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("URINGLOOP_")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("URINGLOOP_") and key not in ("COLUMNS", "LINES")
+    }
     return {
         **kept,
         "XDG_RUNTIME_DIR": str(folder),

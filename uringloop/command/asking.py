@@ -108,16 +108,16 @@ def ask(path: Path, request: bytes = places.STATE, timeout_s: float = ANSWER_S) 
     except (TimeoutError, BlockingIOError):
         raise NoAnswer(f"no answer within {timeout_s:g} s") from None
     except FileNotFoundError:
-        raise NoView(f"there is no view at {path}") from None
+        raise NoView(f"there is no view: {path}") from None
     except ConnectionRefusedError:
-        raise NoView(f"the process at {path} has ended") from None
+        raise NoView(f"its process has ended: {path}") from None
     except OSError as error:
-        raise NoView(f"the view at {path} cannot be reached: {error}") from error
+        raise NoView(f"{error}: {path}") from error
 
 
 def _check_owner(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISSOCK(status.st_mode):
-        raise NoView(f"{path} is not a socket")
+        raise NoView(f"not a socket: {path}")
     if not (places.may_talk(status.st_uid) or os.geteuid() == 0):
         raise NoView(f"{path} belongs to another user ({status.st_uid})")
 

@@ -10,7 +10,7 @@ from ..observing.recording import Histogram
 
 @dataclass(frozen=True, kw_only=True)
 class Callback:
-    """A kind of callback.  `now_s` and `rate` are per second between the answers, the rest since the recording began."""
+    """A kind of callback.  `now_s` and `rate` are per second between the answers, the rest since the start."""
 
     kind: str
     name: str

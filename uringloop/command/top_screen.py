@@ -84,8 +84,8 @@ class Keyboard:
         """The next key; None after that time.  A terminal that has gone is a "q"."""
         if not select.select([self._fd], [], [], max(seconds, 0))[0]:
             return None
-        typed = os.read(self._fd, 64)
-        return typed[:1].decode(errors="replace") if typed else "q"
+        typed = os.read(self._fd, 1)
+        return typed.decode(errors="replace") if typed else "q"
 
 
 def clean(text: object) -> str:
@@ -288,12 +288,13 @@ class Screen:
             left -= 1
         if self.page == "kernel":
             yield from self._kernel(loop, width, left)
-        elif self.page == "tasks":
-            yield self._tasks(loop, width, left - 1), self._n_task_lines(loop, left - 1)
-        else:
-            n_tasks = min(max(left // 3, 2), 8)
-            callbacks = self._sorted(self.rates_of(loop).callbacks)[: max(left - n_tasks - 1, 0)]
+            return
+        n_tasks = left if self.page == "tasks" else min(max(left // 3, 1), 9)  # lines
+        n_callbacks = left - n_tasks - 1
+        if n_callbacks >= 0:
+            callbacks = self._sorted(self.rates_of(loop).callbacks)[:n_callbacks]
             yield self._callbacks(loop, callbacks, width), len(callbacks) + 1
+        if n_tasks > 0 and left > 0:
             yield self._tasks(loop, width, n_tasks - 1), self._n_task_lines(loop, n_tasks - 1)
 
     def _blocked(self, loop: dict[str, Any], width: int, n_lines: int) -> RenderableType:

@@ -81,7 +81,7 @@ def test_a_healthy_service(terminal, tmp_path):
     with service(HEALTHY, tmp_path) as process:
         terminal.start(process.pid, "--interval", "0.2")
         shown = terminal.wait_for(f"pid {process.pid}", "waiting", "task answer", "cache waiting", "q quit")
-        row = next(line for line in shown.splitlines() if line.startswith("> 1 MainThread"))
+        row = next(line for line in shown.splitlines() if line.startswith(">"))
         assert row.split()[-2:] == ["6", "8"]  # connections, tasks
         assert "BLOCKED" not in shown
         terminal.press("s")
@@ -105,7 +105,7 @@ def test_a_blocked_service(terminal, tmp_path):
     with service(BLOCKED, tmp_path) as process:
         terminal.start(process.pid, "--interval", "0.2")
         terminal.wait_for(
-            "> 1 MainThread", "blocked", "loop 1 is BLOCKED", "in the task request 7",
+            "1 MainThread", "blocked", "loop 1 is BLOCKED", "in the task request 7",
             "<string>:8  read_a_slow_disk", "<string>:11  handle_request",
             "audit waiting: audit_log",
         )  # fmt: skip
