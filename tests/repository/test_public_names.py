@@ -76,6 +76,8 @@ def make_objects():
         yield "uringloop:Recording", recording
     yield "uringloop:Snapshot", recording.snapshot()
     loop.close()
+    with tempfile.TemporaryDirectory() as folder, uringloop.serve_view(f"{folder}/view") as view:
+        yield "uringloop:View", view
     context = uringloop.AioContext("poll")
     yield "uringloop:AioContext", context
     yield "uringloop:Statistics", context.statistics()

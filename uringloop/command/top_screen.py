@@ -197,7 +197,7 @@ class Screen:
         if self.trouble is not None:
             parts.append(self._trouble(width))
         most_loops = max(1, min(len(self.now["loops"]), left // 3))
-        parts.append(self._loops(most_loops, width))
+        parts.append(self._loops(most_loops))
         left -= most_loops + 1
         if shown is not None:
             for part, lines in self._details(shown, width, left):
@@ -250,8 +250,8 @@ class Screen:
             text = f"{clean(self.trouble)} (shown: {since} ago)"
         return self._line(text, width, "bold red")
 
-    def _loops(self, most: int, width: int) -> RenderableType:
-        table = Table(box=None, padding=(0, 1, 0, 0), width=width, header_style="bold")
+    def _loops(self, most: int) -> RenderableType:
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
         for name in ("", "loop", "state", "monitor"):
             table.add_column(name, no_wrap=True)
         for name in ("turns/s", "use", "lag p50", "p99", "max", "conns", "tasks"):

@@ -233,6 +233,21 @@ STATE = (
         "any thread that makes a loop; a fork child",
         Guard.ITSELF,
     ),
+    State(
+        "eventloop/loop.py",
+        ("_observers",),
+        "what is called with each new loop, for views",
+        "any thread that makes a loop, or offers or closes a view",
+        Guard.ITSELF,
+    ),
+    State(
+        "observing/view.py",
+        ("_offered", "_offering", "_open_views"),
+        "the view that $URINGLOOP_TOP offers; all views, weakly, for a fork and the end of the process",
+        "any thread that makes a loop, or offers or closes a view; a lock keeps two loops from offering two; a fork "
+        "child renews it",
+        Guard.ITSELF,
+    ),
     # -- groups of loops -----------------------------------------------------------------------------------------
     State(
         "group/members.py",

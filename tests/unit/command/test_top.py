@@ -75,7 +75,7 @@ def test_a_blocked_loop_is_shown_with_what_blocks_it(folder, blocked):
         (["1"], 1, "view it" if os.geteuid() else "offers no view"),
         ([str(os.getpid())], 1, "offers no view: start it with URINGLOOP_TOP=1"),
         (["999999999"], 1, "there is no process 999999999"),
-        (["--url", "http://localhost/"], 1, "unix:///path"),
+        (["--url", "http://example.org/"], 1, "of the form unix://"),
         (["--url", "/nonexistent/socket"], 1, "there is no view: /nonexistent/socket"),
         (["--url", "/etc/passwd"], 1, "not a socket: /etc/passwd"),
         (["--interval", "0"], 2, "must be 0.1 to 3600 seconds"),
@@ -102,7 +102,7 @@ def test_without_rich_the_remedy_is_named(folder, healthy, tmp_path):
     _, err = top(
         folder, healthy.pid, "--once", expect=1, PYTHONPATH=f"{tmp_path}:{places.Path(__file__).parents[3]}"
     )
-    assert "pip install 'uringloop[top]'" in err
+    assert "pip install 'rich>=13'" in err
 
 
 # -- answers of a process that is not to be trusted ------------------------------------------------------------

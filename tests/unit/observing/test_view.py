@@ -233,7 +233,7 @@ def test_tasks_are_shown_with_what_they_await(loop, served):
     assert tasks["joins"]["waits_for"] == "task waits"
 
 
-def test_a_ready_and_a_running_task_are_told_apart_by_their_state(loop, served):
+def test_a_ready_task_and_the_running_one_have_their_states(loop, served):
     async def other():
         pass
 
