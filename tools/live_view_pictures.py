@@ -95,7 +95,9 @@ def draw(is_slow: bool, folder: pathlib.Path) -> str:
         process.wait()
     facts = screen.now["process"]
     facts["kernel"] = ".".join(facts["kernel"].split(".")[:2])  # the rest names a machine's
-    console = Console(width=WIDTH, height=HEIGHT, record=True, file=io.StringIO(), force_terminal=True, highlight=False)
+    console = Console(
+        width=WIDTH, height=HEIGHT, record=True, file=io.StringIO(), force_terminal=True, highlight=False
+    )
     console.print(screen.drawn(WIDTH, HEIGHT))
     svg = console.export_svg(title="python -m uringloop top", unique_id="top")
     svg = re.sub(r"\s*@font-face \{.*?\n    \}", "", svg, flags=re.DOTALL)  # fonts of another site

@@ -123,7 +123,8 @@ def _check_owner(status: os.stat_result, path: Path) -> None:
 
 
 def _received(connection: socket.socket, ends_at: float) -> bytes:
-    parts, count = [], 0
+    parts: list[bytes] = []
+    count = 0
     while count <= places.MOST_ANSWER_BYTES:
         left_s = ends_at - time.monotonic()
         if left_s <= 0:

@@ -17,7 +17,7 @@ from typing import Any
 from ..observing import places
 from . import asking
 
-NO_RICH = "the screen needs rich: pip install 'rich>=13' beside uringloop; --json works without"
+NO_RICH = "the screen needs rich: pip install 'rich>=13'; --json works without"
 SHORTEST_S = 0.1
 
 

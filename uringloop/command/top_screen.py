@@ -270,8 +270,8 @@ class Screen:
                 clean(loop["fdmon"]),
                 number(of.turns),
                 "-" if of.utilization is None else f"{of.utilization:.0%}",
-                *(duration(lag and lag.percentile(percent)) for percent in (50, 99)),
-                duration(lag and lag.longest_s),
+                *(duration(None if lag is None else lag.percentile(percent)) for percent in (50, 99)),
+                duration(None if lag is None else lag.longest_s),
                 number(statistics.get("connections")),
                 number(loop["tasks"]["total"]),
             )

@@ -249,7 +249,7 @@ def _tasks(of: Any) -> dict[str, Any]:
         return {"total": None, "states": {}, "listed": []}
     current = asyncio.current_task(of) if of.is_running() else None
     states: dict[str, int] = {}
-    listed = []
+    listed: list[dict[str, Any]] = []
     for count, task in enumerate(found):
         if count == MOST_COUNTED_TASKS:
             break

@@ -20,10 +20,11 @@ from pathlib import Path
 PROTOCOL = 1  # of requests and answers; another number is another protocol
 STATE = b"uringloop-view 1 state\n"
 KERNEL = b"uringloop-view 1 kernel\n"
+MOST_REQUEST_BYTES = 64
 MOST_ANSWER_BYTES = 8 << 20
 
-_NAME = re.compile(r"(?P<pid>[1-9]\d{0,9})(?:\.\d{1,4})?\.sock")
-_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_NAME = r"(?P<pid>[1-9]\d{0,9})(?:\.\d{1,4})?\.sock"
+_CREDENTIALS = "iII"  # struct ucred: pid, uid, gid
 
 
 def folders(uid: int) -> list[Path]:
@@ -68,7 +69,7 @@ def sockets(folder: Path, uid: int) -> Iterator[tuple[int, Path]]:
     except OSError:
         return
     for name in names:
-        found = _NAME.fullmatch(name)
+        found = re.fullmatch(_NAME, name)
         if found:
             yield int(found["pid"]), folder / name
 
@@ -98,8 +99,8 @@ def remove_stale(folder: Path) -> None:
 
 def peer_of(connection: socket.socket) -> tuple[int, int]:
     """(pid, uid) of the process at the other end, as the kernel knows it; -1 where the kernel cannot name it."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(credentials)
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(_CREDENTIALS))
+    pid, uid, _ = struct.unpack(_CREDENTIALS, credentials)
     return pid, uid if uid != 0xFFFFFFFF else -1
 
 

@@ -40,12 +40,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MOST_PEERS = 16
-MOST_REQUEST_BYTES = max(len(places.STATE), len(places.KERNEL))
 PEER_S = 5.0  # from connecting to having the answer
 MOST_LOOPS = 64
 ANSWER_S = 0.05  # without a GIL: how long a loop may take to give its numbers
 
-_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+_FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
 _offered: list[View] = []  # by $URINGLOOP_TOP; empty, or one
 _offering = threading.Lock()
@@ -128,7 +127,7 @@ class View:
 
     def _serve(self) -> None:
         # signals are for the threads of the program: one that arrives here would not end a system call there
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals().difference(_FAULTS))
         poller = select.poll()
         poller.register(self._wake_reads, select.POLLIN)
         poller.register(self._listener, select.POLLIN)
@@ -209,9 +208,9 @@ class _Peer:
         """Read or write what is possible; returns whether there is more to do."""
         try:
             if self.answer is None:
-                received = self.connection.recv(MOST_REQUEST_BYTES + 1 - len(self.request))
+                received = self.connection.recv(places.MOST_REQUEST_BYTES + 1 - len(self.request))
                 self.request += received
-                if received and b"\n" not in self.request and len(self.request) <= MOST_REQUEST_BYTES:
+                if received and b"\n" not in self.request and len(self.request) <= places.MOST_REQUEST_BYTES:
                     return True
                 found = answer(self.request)
                 if found is None:
