@@ -97,10 +97,10 @@ def environment(folder, **more):
 
 
 @contextlib.contextmanager
-def service(source, folder, **more):
+def service(source, folder, *, arguments=(), **more):
     """A process that runs the source, offers its view, and has printed "ready"."""
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(source)],
+        [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment(folder, **{"URINGLOOP_TOP": "1", **more}),

@@ -214,16 +214,15 @@ def test_tasks_are_shown_with_what_they_await(loop, served):
         waits = asyncio.create_task(outer(event), name="waits")
         walks = asyncio.create_task(of_generator(event), name="walks")
         joins = asyncio.create_task(asyncio.wait_for(waits, None), name="joins")
-        for _ in range(3):
-            await asyncio.sleep(0)
-        found = loop_of(await loop.run_in_executor(None, ask, served))["tasks"]
+        found = {"states": {}}
+        while found["states"] != {"waiting": 4}:  # until this one waits, and is not just about to
+            found = loop_of(await loop.run_in_executor(None, ask, served))["tasks"]
         event.set()
         await asyncio.gather(waits, walks, joins)
         return found
 
     found = loop.run_until_complete(main())
     assert found["total"] == 4
-    assert found["states"] == {"waiting": 4}
     tasks = {one["name"]: one for one in found["listed"]}
     names = [one["function"].rpartition(".")[2] for one in tasks["waits"]["awaits"]]
     assert names == ["outer", "inner", "wait"]
