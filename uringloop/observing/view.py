@@ -402,7 +402,9 @@ def offer_as_environment_says() -> None:
         return  # another thread offers it now, and finds this loop
     try:
         _offered[:] = [View(None if wanted == "1" else wanted)]
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:  # as in sub-interpreters that allow no such threads
+        logging.getLogger("uringloop").info("there is no live view (URINGLOOP_TOP): %s", error)
+    except OSError as error:
         logging.getLogger("uringloop").warning("there is no live view (URINGLOOP_TOP): %s", error)
     finally:
         _offering.release()

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 
 import pytest
@@ -16,6 +17,11 @@ pytestmark = pytest.mark.slow
 
 BIN = os.path.dirname(sys.executable)
 PY_SPY = shutil.which("py-spy", path=os.pathsep.join([BIN, os.environ.get("PATH", os.defpath)]))
+
+NEEDS_PY_SPY = pytest.mark.skipif(
+    PY_SPY is None or sys.version_info >= (3, 15) or sysconfig.get_config_var("Py_GIL_DISABLED") == 1,
+    reason="py-spy is not installed, or does not know this Python",
+)
 
 # What telnet(1) answers to questions for its type and its size.
 AS_A_TERMINAL = (
@@ -66,14 +72,14 @@ def healthy(tmp_path, monitor):
         yield process
 
 
-@pytest.mark.skipif(PY_SPY is None, reason="py-spy is not installed")
+@NEEDS_PY_SPY
 def test_py_spy_shows_what_blocks_a_loop(blocked):
     shown = run_tool(PY_SPY, "dump", "--pid", str(blocked.pid))
     assert "read_a_slow_disk" in shown
     assert "handle_request" in shown
 
 
-@pytest.mark.skipif(PY_SPY is None, reason="py-spy is not installed")
+@NEEDS_PY_SPY
 def test_py_spy_records_a_loop(healthy, tmp_path):
     samples = tmp_path / "samples"
     run_tool(

@@ -500,6 +500,46 @@ def test_a_fork_child_does_not_serve_the_parents_socket(monitor, folder):
     )
 
 
+def test_a_fork_child_offers_its_own_view_if_the_environment_says_so(monitor, folder):
+    run_forking(
+        f"""
+        os.environ["XDG_RUNTIME_DIR"] = {str(folder.parent)!r}
+        os.environ["URINGLOOP_TOP"] = "1"
+        import uringloop
+
+        def names():
+            return sorted(os.listdir({str(folder)!r}))
+
+        uringloop.new_event_loop(fdmon={monitor!r}).close()
+        assert names() == [f"{{os.getpid()}}.sock"]
+
+        def child():
+            before = names()
+            loop = uringloop.new_event_loop(fdmon={monitor!r})
+            assert names() == sorted([*before, f"{{os.getpid()}}.sock"])
+            loop.close()
+
+        ended(fork(child))
+        uringloop.new_event_loop(fdmon={monitor!r}).close()
+        from uringloop.observing import view
+        assert len(names()) == 2  # the child ended without its handlers of atexit
+        view.serve_view().close()
+        assert names() == [f"{{os.getpid()}}.sock"]
+        """,
+        monitor,
+    )
+
+
+def test_the_loops_of_a_group_are_shown(loop, served):
+    async def main():
+        async with uringloop.LoopGroup(2, kind="thread"):
+            return await loop.run_in_executor(None, ask, served)
+
+    found = loop.run_until_complete(main())["loops"]
+    assert len(found) == 3
+    assert len({one["thread"] for one in found}) == 3
+
+
 @pytest.mark.parametrize("value", ["1", "0", "", "path"])
 def test_the_environment_offers_a_view(monitor, folder, value):
     wanted = str(folder.parent / "chosen") if value == "path" else value
