@@ -150,13 +150,22 @@ class View:
                 return
             if fd == self._listener.fileno():
                 self._accept(poller)
-            elif fd in self._peers and not self._peers[fd].go_on(self._answer):
-                self._end(poller, fd)
             elif fd in self._peers:
-                poller.modify(fd, select.POLLOUT if self._peers[fd].answer else select.POLLIN)
+                self._go_on(poller, fd)
         now = time.monotonic()
         for fd in [fd for fd, peer in self._peers.items() if peer.ends_at <= now]:
             self._end(poller, fd)
+
+    def _go_on(self, poller: select.poll, fd: int) -> None:
+        peer = self._peers[fd]
+        goes_on = False
+        try:
+            goes_on = peer.go_on(self._answer)
+        finally:  # also where an answer fails
+            if goes_on:
+                poller.modify(fd, select.POLLIN if peer.answer is None else select.POLLOUT)
+            else:
+                self._end(poller, fd)
 
     def _accept(self, poller: select.poll) -> None:
         try:

@@ -390,7 +390,8 @@ def test_an_error_of_the_view_is_logged_and_it_goes_on(monkeypatch, served, capl
         patched.setattr(served._loops, "state", fails)
         with connected(served) as connection:
             connection.sendall(places.STATE)
-            wait_until(lambda: "on purpose" in caplog.text)
+            assert received(connection) == b""
+        wait_until(lambda: "on purpose" in caplog.text)
     assert ask(served)["protocol"] == places.PROTOCOL
 
 
