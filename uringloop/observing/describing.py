@@ -28,7 +28,8 @@ from .recording import KINDS, Histogram, Recording, Snapshot, described
 BLOCKED_S = 0.1  # a loop that does the same for so long counts as blocked
 MOST_TEXT = 200  # characters of a name
 MOST_CALLBACKS = 40
-MOST_TASKS = 200  # of a loop that are described, of those that are counted
+MOST_TASKS = 200  # of a loop that are described
+MOST_TASKS_OF_ALL = 1000  # the same of all loops, but for a few of each
 MOST_COUNTED_TASKS = 20_000
 MOST_CHAIN = 25
 MOST_STACK = 50
@@ -95,13 +96,16 @@ def _kind_of_fd(fd: int) -> str:
 # -- a loop ------------------------------------------------------------------------------------------------------
 
 
-def loop(of: Any, number: int, recording: Recording | None, asked_s: float | None) -> dict[str, Any]:
+def loop(
+    of: Any, number: int, recording: Recording | None, asked_s: float | None, most_tasks: int
+) -> dict[str, Any]:
     """One loop, without what needs the guard of its context.
 
     Parameters:
         number: by which the user knows it.
         recording: None if it is not recorded.
         asked_s: for how long the loop has been asked to begin its recording; None: it has not been asked.
+        most_tasks: how many are described, besides the running one.
     """
     thread = of._thread_id
     doing = _doing(of, recording, asked_s)
@@ -116,7 +120,7 @@ def loop(of: Any, number: int, recording: Recording | None, asked_s: float | Non
         **doing,
         "stack": _stack(thread) if doing["state"] in ("running", "blocked") else [],
         "is_recorded": recording is not None,
-        "tasks": _tasks(of),
+        "tasks": _tasks(of, most_tasks),
     }
 
 
@@ -241,7 +245,7 @@ def _histogram(of: Histogram) -> dict[str, Any]:
 # -- tasks -------------------------------------------------------------------------------------------------------
 
 
-def _tasks(of: Any) -> dict[str, Any]:
+def _tasks(of: Any, most: int) -> dict[str, Any]:
     """How many tasks there are in each state, and what some of them await."""
     try:
         found = asyncio.all_tasks(of)
@@ -255,7 +259,7 @@ def _tasks(of: Any) -> dict[str, Any]:
             break
         state = "running" if task is current else _state_of_task(task)
         states[state] = states.get(state, 0) + 1
-        if state == "running" or len(listed) < MOST_TASKS:
+        if state == "running" or len(listed) < most:
             listed.append(_task(task, state))
     return {"total": len(found), "states": states, "listed": listed}
 

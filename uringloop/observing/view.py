@@ -195,13 +195,17 @@ class View:
 
     def _answer(self, request: bytes) -> bytes | None:
         """The answer; None for what is no request."""
-        answers = {places.STATE: self._loops.state, places.KERNEL: self._loops.kernel}
+        answers = {
+            places.STATE: (self._loops.state, lambda: self._loops.state(0)),
+            places.KERNEL: (self._loops.kernel,),
+        }
         if request not in answers:
             return None
-        text = json.dumps({"protocol": places.PROTOCOL, **answers[request]()}).encode() + b"\n"
-        if len(text) > places.MOST_ANSWER_BYTES:
-            return json.dumps({"protocol": places.PROTOCOL, "error": "the answer is too large"}).encode()
-        return text
+        for answer in answers[request]:
+            text = json.dumps({"protocol": places.PROTOCOL, **answer()}).encode() + b"\n"
+            if len(text) <= places.MOST_ANSWER_BYTES:
+                return text
+        return json.dumps({"protocol": places.PROTOCOL, "error": "the answer is too large"}).encode()
 
 
 class _Peer:
@@ -326,17 +330,20 @@ class _Loops:
 
     # -- answers -----------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def state(self, most_tasks: int = describing.MOST_TASKS) -> dict[str, Any]:
+        """Of all loops.  most_tasks: how many of one are described; fewer where there are many loops."""
         with self._lock:
             found = [(number, loop) for loop, number in self._numbers.items() if not loop.is_closed()]
         found.sort(key=lambda one: one[0])
-        described = [self._describe(number, loop) for number, loop in found[:MOST_LOOPS]]
+        n_loops = min(len(found), MOST_LOOPS)
+        most = min(most_tasks, max(describing.MOST_TASKS_OF_ALL // max(n_loops, 1), 10))
+        described = [self._describe(number, loop, most) for number, loop in found[:n_loops]]
         return {"process": describing.process(), "loops": described, "n_loops": len(found)}
 
-    def _describe(self, number: int, loop: Any) -> dict[str, Any]:
+    def _describe(self, number: int, loop: Any, most_tasks: int) -> dict[str, Any]:
         recording, asked_at = self._recordings.get(loop), self._asked_at.get(loop)
         asked_s = None if asked_at is None else time.monotonic() - asked_at
-        facts = describing.loop(loop, number, recording, asked_s)
+        facts = describing.loop(loop, number, recording, asked_s, most_tasks)
         return {**facts, **self._numbers_of(loop, recording, facts["state"] != "stopped")}
 
     def _numbers_of(self, loop: Any, recording: Recording | None, is_running: bool) -> dict[str, Any]:

@@ -342,7 +342,7 @@ def test_a_peer_that_stalls_keeps_no_other_waiting_and_is_dropped(monkeypatch, f
 
 def test_a_peer_that_does_not_read_its_answer_is_dropped(monkeypatch, folder, loop):
     monkeypatch.setattr(view, "PEER_S", 0.2)
-    monkeypatch.setattr(view._Loops, "state", lambda self: {"text": "x" * (4 << 20)})
+    monkeypatch.setattr(view._Loops, "state", lambda self, most=1: {"text": "x" * (4 << 20)})
     with uringloop.serve_view() as served, connected(served) as connection:
         connection.sendall(places.STATE)
         wait_until(lambda: len(served._peers) == 1)
@@ -351,8 +351,22 @@ def test_a_peer_that_does_not_read_its_answer_is_dropped(monkeypatch, folder, lo
 
 
 def test_an_answer_has_a_largest_size(monkeypatch, served):
-    monkeypatch.setattr(served._loops, "state", lambda: {"text": "x" * places.MOST_ANSWER_BYTES})
+    monkeypatch.setattr(served._loops, "state", lambda most=1: {"text": "x" * places.MOST_ANSWER_BYTES})
     assert ask(served) == {"protocol": places.PROTOCOL, "error": "the answer is too large"}
+
+
+def test_a_large_answer_is_made_without_tasks(monkeypatch, served, loop):
+    async def main():
+        tasks = [asyncio.create_task(asyncio.sleep(0), name="x" * 1000) for _ in range(100)]
+        whole = len(json.dumps(ask(served)))
+        monkeypatch.setattr(places, "MOST_ANSWER_BYTES", whole - 10_000)
+        found = loop_of(ask(served))["tasks"]
+        await asyncio.gather(*tasks)
+        return found
+
+    found = loop.run_until_complete(main())
+    assert found["total"] == 101
+    assert [one["state"] for one in found["listed"]] == ["running"]
 
 
 def test_there_is_a_largest_number_of_peers(served):
