@@ -40,10 +40,10 @@ async def main():
         loop.call_soon_threadsafe(stop.set)
     threading.Thread(target=ends, daemon=True).start()
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    clients = []  # asyncio itself refers to tasks weakly
     for number in range(3):
         connection = await asyncio.open_connection(*server.sockets[0].getsockname())
-        task = loop.create_task(ask(*connection, answered), name=f"client {number}")
-        task.keep = task
+        clients.append(loop.create_task(ask(*connection, answered), name=f"client {number}"))
     waiting = asyncio.create_task(refresh_cache(stop), name="cache")
     for _ in range(9):
         await answered.acquire()
