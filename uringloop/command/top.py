@@ -1,7 +1,6 @@
 """`python -m uringloop top [PID]`: what the loops of another process do now; docs/observing.md.
 
-Without a PID it lists the processes that offer a view.  Exit status: 0; 1 if there is no view;
-2 for wrong arguments.
+Without a PID it lists the processes that offer a view.  Exit status: 0; 1 if there is no view; 2 for wrong arguments.
 """
 
 from __future__ import annotations
