@@ -3,7 +3,7 @@
 #
 #     tools/system_packages.sh PYTHON build   everything needed to compile; a failure is an error
 #     tools/system_packages.sh PYTHON test    the interpreter's own test package, for the conformance tests,
-#                                             spin, for docs/spin, openssl, PyGObject or the packages to compile it,
+#                                             spin, for docs/spin, openssl, tmux, PyGObject or what compiles it,
 #                                             GTK 3 and Xvfb for the example with a window; never an error
 #     tools/system_packages.sh PYTHON gate    valgrind, for the benchmarks' gate, which fails without
 #     tools/system_packages.sh PYTHON fuzz    clang, for `make fuzz-parsers`, which fails without
@@ -186,6 +186,7 @@ case $purpose in
         prepare_testsuite
         prepare_command spin "the model of the notify protocol will not be checked"
         prepare_command openssl "refusing to renegotiate TLS will not be tested"
+        prepare_command tmux "the screen of the live view will not be tested"
         prepare_glib
         prepare_gtk
         ;;

@@ -59,9 +59,11 @@ _ON_FIRST_USE = {
     "StallWatch": ".observing.stalls",
     "Statistics": ".aiocontext.statistics",
     "Summaries": ".observing.summaries",
+    "View": ".observing.view",
     "gc_policy": ".gcpolicy",
     "log_summaries": ".observing.summaries",
     "record": ".observing.recording",
+    "serve_view": ".observing.view",
     "watch_stalls": ".observing.stalls",
 }
 

@@ -32,6 +32,8 @@ from .observing.stalls import StallWatch as StallWatch
 from .observing.stalls import watch_stalls as watch_stalls
 from .observing.summaries import Summaries as Summaries
 from .observing.summaries import log_summaries as log_summaries
+from .observing.view import View as View
+from .observing.view import serve_view as serve_view
 from .policy import get_running_loop as get_running_loop
 from .policy import new_event_loop as new_event_loop
 from .policy import run as run

@@ -11,6 +11,7 @@ from . import __version__
 COMMANDS = {
     "doctor": "which monitor runs here, and why (the default)",
     "run": "run a program whose loops are uringloop's",
+    "top": "what the loops of another process do now, live",
 }
 
 

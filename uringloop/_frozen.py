@@ -75,7 +75,7 @@ def _seen_of_ours() -> None:
     from .files import ring_requests
     from .group import balancer, loop_group, member, server
     from .liburing import _ffi, enums, features, probing, refusal
-    from .observing import recording, stalls, summaries, watchdog
+    from .observing import describing, places, recording, stalls, summaries, view, watchdog
     from .requests import awaiting, checks, registered, submit
     from .requests import request as raw_request
     from .support import errors, references

@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 import types
 
@@ -89,6 +90,8 @@ def make_objects():
     with uringloop.log_summaries(loop=loop) as summaries:
         yield "uringloop:Summaries", summaries
     loop.close()
+    with tempfile.TemporaryDirectory() as folder, uringloop.serve_view(f"{folder}/view") as view:
+        yield "uringloop:View", view
     context = uringloop.AioContext("poll")
     yield "uringloop:AioContext", context
     yield "uringloop:Statistics", context.statistics()

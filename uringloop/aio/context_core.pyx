@@ -804,6 +804,10 @@ cdef class ContextCore:
         """How many requests of each kind the kernel has, by the names of their classes."""
         return self.monitor.in_flight_kinds()
 
+    def _ring_facts(self):
+        """What the live view shows of the ring; empty on epoll and poll."""
+        return self.monitor.ring_facts()
+
     cdef int end(self) except -1:
         """Close the monitor and drop all callbacks and timers.  Idempotent."""
         self.refuse_others()

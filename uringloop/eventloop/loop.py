@@ -6,6 +6,7 @@ ProcessesMixin (children), StdlibHooks (borrowed from stock asyncio), asyncio.Ba
 """
 
 import asyncio
+import importlib
 import os
 import sys
 import threading
@@ -35,7 +36,7 @@ except ModuleNotFoundError as _error:
 _RECORDED_EVENTS = 4096  # of a loop that URINGLOOP_RECORD records
 
 _live_loops = {}  # weak references, which leave it by themselves
-_observers = []  # called with each new loop, by the thread that makes it: observing/each_loop.py
+_observers = []  # called with each new loop, by the thread that makes it
 
 
 class Loop(
@@ -80,6 +81,7 @@ class Loop(
         _live_loops[weakref.ref(self, _forget_loop)] = None
         for observer in tuple(_observers):
             observer(self)
+        self._offer_as_environment_says()
 
     @property
     def fdmon(self):
@@ -124,6 +126,12 @@ class Loop(
             "0",
         ):
             self.aio_context._record(_RECORDED_EVENTS)
+
+    def _offer_as_environment_says(self):
+        """Offer the live view of the process, which shows this loop, too."""
+        if is_in_environment(b"URINGLOOP_TOP"):
+            # a layer above, which few programs need
+            importlib.import_module("uringloop.observing.view").offer_as_environment_says()
 
     def set_poll_params(self, max_ns, grow=2, shrink=0):
         """Adaptive polling: busy-poll for a while before blocking; see AioContext.set_poll_params.

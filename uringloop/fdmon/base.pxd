@@ -103,6 +103,7 @@ cdef class FDMonitor:
     cdef bint gsource_check(self, bint is_fd_ready) except -1
     cdef int count_into(self, dict numbers) except -1
     cdef dict in_flight_kinds(self)
+    cdef dict ring_facts(self)
     cdef int fileno(self) noexcept
     cdef int close(self) except -1
     cdef int deliver_last(self) except -1

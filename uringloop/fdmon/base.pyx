@@ -256,6 +256,10 @@ cdef class FDMonitor:
         """Class of a request -> how many of them the kernel has."""
         return {}
 
+    cdef dict ring_facts(self):
+        """Of the ring, by name; empty without one."""
+        return {}
+
     cdef int close(self) except -1:
         """Idempotent: cancel everything, drain until nothing is in flight, close, only then release memory."""
         self.is_closed = True

@@ -29,6 +29,7 @@ from ..support.system cimport POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI
 from ..uring.completions cimport Completion, CompletionFifo
 from ..uring.engine cimport Engine
 from ..uring.request cimport IN_FLIGHT, KIND_INTERNAL, Request
+from ..uring.ring cimport Ring
 from .adaptive_polling cimport PolledEvent
 from .base cimport OF_COMPLETION, FDMonitor, FdHandler, ReadyList, Stopwatch, check_pollable, identity
 from .epoll cimport EpollMonitor
@@ -501,6 +502,13 @@ cdef class IoUringMonitor(FDMonitor):
         for one in self.engine.in_flight.snapshot():
             counts[type(one)] = counts.get(type(one), 0) + 1
         return counts
+
+    cdef dict ring_facts(self):
+        cdef Ring ring = self.engine.ring
+        if not ring.is_open:
+            return {}
+        return {"fd": ring.ring.ring_fd, "sq_entries": ring.ring.sq.ring_entries,
+                "cq_entries": ring.ring.cq.ring_entries, "setup_flags": ring.setup_flags, "features": ring.features}
 
     # -- the end ---------------------------------------------------------------------------------------
 

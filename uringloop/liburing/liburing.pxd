@@ -10,6 +10,7 @@ cdef extern from "../liburing/compat.h" nogil:
         unsigned *khead
         unsigned *ktail
         unsigned ring_mask
+        unsigned ring_entries
         io_uring_cqe *cqes
     struct io_uring:
         int ring_fd

@@ -25,7 +25,7 @@
 #define ul_probe_turn(context, number) UL_PROBE2(turn, context, number)
 #define ul_probe_wait(context, timeout_ns) UL_PROBE2(wait, context, timeout_ns)
 #define ul_probe_woken(context) UL_PROBE1(woken, context)
-#define ul_probe_callback(handle, callback) UL_PROBE2(callback, handle, callback)
+#define ul_probe_callback(handle, function) UL_PROBE2(callback, handle, function)
 #define ul_probe_returned(handle) UL_PROBE1(returned, handle)
 #define ul_probe_submit(ring_fd, count, result) UL_PROBE3(submit, ring_fd, count, result)
 #define ul_probe_complete(request, result, flags) UL_PROBE3(complete, request, result, flags)

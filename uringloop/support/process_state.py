@@ -236,8 +236,8 @@ STATE = (
     State(
         "eventloop/loop.py",
         ("_observers",),
-        "what exporters call with each new loop",
-        "any thread that makes a loop, or starts or ends an exporter",
+        "what exporters, watches and views call with each new loop",
+        "any thread that makes a loop, or starts or ends an exporter, or offers a view",
         Guard.ITSELF,
     ),
     State(
@@ -266,6 +266,14 @@ STATE = (
         ("_noting",),
         "which spans each thread began last, for each tracer provider: OpenTelemetry takes no span processor back",
         "any thread that starts an exporter",
+        Guard.ITSELF,
+    ),
+    State(
+        "observing/view.py",
+        ("_offered", "_offering", "_open_views"),
+        "the view that $URINGLOOP_TOP offers; all views, weakly, for a fork and the end of the process",
+        "any thread that makes a loop, or offers or closes a view; a lock keeps two loops from offering two; a fork "
+        "child renews it",
         Guard.ITSELF,
     ),
     # -- groups of loops -----------------------------------------------------------------------------------------
