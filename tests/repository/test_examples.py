@@ -269,6 +269,7 @@ def test_the_metrics_of_uvicorns_loop_are_served_on_a_port_of_their_own(environm
         port, metrics_port = re.findall(r":(\d+)/", line_of(child.stdout))
         connections = of_loop(environment, "asyncio_transport_connections_total")
         received = of_loop(environment, "asyncio_transport_io_bytes_total", 'network_io_direction="receive"')
+        assert page(port) == "Hello, World!"  # its loop is there from now on
         before = samples(metrics_port)
         assert page(port) == "Hello, World!"
         after = samples(metrics_port)
