@@ -44,7 +44,11 @@ typedef struct {
 #ifndef Py_BUILD_CORE
 #define Py_BUILD_CORE 1
 #endif
+#if PY_VERSION_HEX < 0x030e0000
 #include "internal/pycore_frame.h"
+#else
+#include "internal/pycore_interpframe_structs.h"
+#endif
 
 /* Returns whether it is there. */
 static int ul_copy(const void *at, void *into, size_t n_bytes)

@@ -4,6 +4,7 @@ Thread: wait() and what is about its notice in one thread, the one that reports;
 Not here: whose line it is, and who gets to know it (stalls.py).
 """
 
+cimport cython
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport strerror
@@ -54,6 +55,7 @@ cdef enum:
     MOST_STEP_NS = 250_000_000     # and with a long limit, that the watch is over
 
 
+@cython.no_gc_clear  # its thread reads what the fields own
 cdef class Watchdog:
     """Watches until stop(), or until the recording ends.
 
