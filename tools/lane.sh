@@ -71,6 +71,30 @@ case $lane in
         ;;
 esac
 
+# Ends this script.
+leaks() {
+    # Reports go to files, one for each process, so that scripts of tests print what they always do. Stacks that are
+    # found without frame pointers are slow, and without them no function of another extension has a name.
+    LD_PRELOAD=$(gcc -print-file-name=libasan.so)
+    export LD_PRELOAD PYTHONMALLOC=malloc
+    export ASAN_OPTIONS=detect_leaks=1:fast_unwind_on_malloc=0:malloc_context_size=8:log_path=$PWD/build/leaks
+    export LSAN_OPTIONS=suppressions=$PWD/tests/support/leaks.txt:exitcode=0:print_suppressions=0
+    status=0
+    "$python" -m pytest -q -n 0 -p no:cacheprovider "${@:-${tests[@]}}" || status=1
+    unset LD_PRELOAD
+    for report in build/leaks.*; do
+        [[ ! -e $report ]] || { cat "$report"; status=1; }
+    done
+    exit $status
+}
+
+# LANE_BUILD=sanitized: by that lane's build, which is there.
+if [[ $lane == leaks && -n ${LANE_BUILD:-} ]]; then
+    cd "build/lanes/$LANE_BUILD"
+    export PYTHONPATH=$PWD
+    leaks "$@"
+fi
+
 # Copy the files of the tree, which need not be a checkout, without build products.
 rm -rf "$folder"
 mkdir -p "$folder"
@@ -154,21 +178,7 @@ if [[ $lane == fuzz ]]; then
     export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_abort=1
     exec "$python" -m tests.fuzz --corpus "$OLDPWD/build/fuzz" "$@"
 fi
-if [[ $lane == leaks ]]; then
-    # Reports go to files, one for each process, so that scripts of tests print what they always do. Stacks that are
-    # found without frame pointers are slow, and without them no function of another extension has a name.
-    LD_PRELOAD=$(gcc -print-file-name=libasan.so)
-    export LD_PRELOAD PYTHONMALLOC=malloc
-    export ASAN_OPTIONS=detect_leaks=1:fast_unwind_on_malloc=0:malloc_context_size=8:log_path=$PWD/build/leaks
-    export LSAN_OPTIONS=suppressions=$PWD/tests/support/leaks.txt:exitcode=0:print_suppressions=0
-    status=0
-    "$python" -m pytest -q -n 0 -p no:cacheprovider "${@:-${tests[@]}}" || status=1
-    unset LD_PRELOAD
-    for report in build/leaks.*; do
-        [[ ! -e $report ]] || { cat "$report"; status=1; }
-    done
-    exit $status
-fi
+[[ $lane != leaks ]] || leaks "$@"
 if [[ $lane == sanitized ]]; then
     LD_PRELOAD=$(gcc -print-file-name=libasan.so)
     # CPython never frees some memory, and its own allocator would hide frees
