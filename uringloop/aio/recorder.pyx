@@ -45,6 +45,37 @@ cdef extern from "Python.h":
     #define UL_TYPE_NAME(o) (Py_TYPE(o)->tp_name)
     #define UL_METHODS_OWNER(o) (PyCFunction_GET_SELF(o))
     #define UL_METHODS_TABLE(o) ((void *)((PyCFunctionObject *)(o))->m_ml)
+
+    /* "Task-" and digits: asyncio's own names. */
+    static int ul_is_default_name(PyObject *name)
+    {
+        const unsigned char *text;
+        Py_ssize_t at, length = PyUnicode_GET_LENGTH(name);
+
+        if (length <= 5 || !PyUnicode_IS_ASCII(name))
+            return 0;
+        text = PyUnicode_1BYTE_DATA(name);
+        if (memcmp(text, "Task-", 5) != 0)
+            return 0;
+        for (at = 5; at < length; at++)
+            if (text[at] < '0' || text[at] > '9')
+                return 0;
+        return 1;
+    }
+
+    /* cr_code, without the audit event that reading the attribute raises. */
+    static PyObject *ul_coroutine_code(PyObject *coroutine)
+    {
+    #if PY_VERSION_HEX < 0x030c0000
+        PyObject *code = (PyObject *)((PyCoroObject *)coroutine)->cr_code;
+        Py_INCREF(code);
+        return code;
+    #elif defined(Py_DEBUG)  /* PyGen_GetCode() asserts that it is a generator */
+        return PyObject_GetAttrString(coroutine, "cr_code");
+    #else
+        return (PyObject *)PyGen_GetCode((PyGenObject *)coroutine);
+    #endif
+    }
     """
     const char *UL_TYPE_NAME(object)
     PyObject *UL_METHODS_OWNER(object)
@@ -57,6 +88,8 @@ cdef extern from "Python.h":
     PyObject *PyMethod_GET_FUNCTION(object)
     PyObject *PyMethod_GET_SELF(object)
     PyObject *PyFunction_GetCode(object)
+    bint ul_is_default_name(object)
+    object ul_coroutine_code(object)
 
 cdef enum:
     MOST_TASK_NAMES = 128
@@ -66,10 +99,6 @@ cdef type python_task = tasks._PyTask
 cdef type partial = functools.partial
 cdef object compiled_name = _asyncio.Task.get_name
 cdef object compiled_coroutine = _asyncio.Task.get_coro
-
-
-cdef bint is_default_name(str name) noexcept:
-    return len(name) > 5 and name[:5] == "Task-" and name[5:].isdigit()
 
 
 cdef class Recorder(Stopwatch):
@@ -328,14 +357,14 @@ cdef class Recorder(Stopwatch):
         """By the name that the program gave, else by what its coroutine runs.  Calls no method of a subclass."""
         cdef str name = compiled_name(task) if is_compiled else python_task.get_name(task)
         cdef object coroutine
-        if not is_default_name(name):
+        if not ul_is_default_name(name):
             known = self.task_names.get(name)
             if known is None and len(self.task_names) < MOST_TASK_NAMES:
                 known = self.task_names[name] = name
             if known is not None:
                 return self.find(OF_TASK, <void *>known, known)
         coroutine = compiled_coroutine(task) if is_compiled else python_task.get_coro(task)
-        runs = coroutine.cr_code if PyCoro_CheckExact(coroutine) else type(coroutine)
+        runs = ul_coroutine_code(coroutine) if PyCoro_CheckExact(coroutine) else type(coroutine)
         return self.find(OF_TASK, <void *>runs, runs)
 
     cdef int passed(self) noexcept:

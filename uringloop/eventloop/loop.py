@@ -16,7 +16,7 @@ from asyncio import base_events, events
 from asyncio.log import logger
 
 from ..fdmon.select import make_monitor
-from .base.loop_core import is_in_environment
+from .base.loop_core import has_settings_in_environment
 from .lost_tasks import after_memory_error, is_for_want_of_memory
 from .nested.mode import NestedMixin
 from .processes import ProcessesMixin
@@ -69,19 +69,20 @@ class Loop(
         self._acceptors = {}  # listening socket -> Acceptor
         self._sendfiles = {}  # stream transport -> future of its sendfile that waits for room
         self._watched_by = {}  # exporter -> what it keeps of this loop
-        self._slow_context = (
-            None  # while slow_callback_hook runs, the contextvars.Context of the slow callback
-        )
+        self._slow_context = None  # that of the slow callback while slow_callback_hook runs
         self._pid = os.getpid()
-        self._poll_as_environment_says()
-        self._record_as_environment_says()
+        has_settings = has_settings_in_environment()
+        if has_settings:
+            self._poll_as_environment_says()
+            self._record_as_environment_says()
         self._setup_stdlib()
         self._setup_processes()
         self._setup_nested(nested)
         _live_loops[weakref.ref(self, _forget_loop)] = None
         for observer in tuple(_observers):
             observer(self)
-        self._offer_as_environment_says()
+        if has_settings:
+            self._offer_as_environment_says()
 
     @property
     def fdmon(self):
@@ -107,8 +108,6 @@ class Loop(
         return self.aio_context._statistics(connections=len(self._transports))
 
     def _poll_as_environment_says(self):
-        if not is_in_environment(b"URINGLOOP_POLL_MAX_NS"):
-            return
         text = os.environ.get("URINGLOOP_POLL_MAX_NS")
         if not text:
             return
@@ -121,15 +120,12 @@ class Loop(
 
     def _record_as_environment_says(self):
         """Record from the start; uringloop.record() and others find what was recorded."""
-        if is_in_environment(b"URINGLOOP_RECORD") and os.environ.get("URINGLOOP_RECORD", "0") not in (
-            "",
-            "0",
-        ):
+        if os.environ.get("URINGLOOP_RECORD", "0") not in ("", "0"):
             self.aio_context._record(_RECORDED_EVENTS)
 
     def _offer_as_environment_says(self):
         """Offer the live view of the process, which shows this loop, too."""
-        if is_in_environment(b"URINGLOOP_TOP"):
+        if "URINGLOOP_TOP" in os.environ:
             # a layer above, which few programs need
             importlib.import_module("uringloop.observing.view").offer_as_environment_says()
 
