@@ -252,7 +252,7 @@ class StallWatch:
                 hook(stall)
             elif self._on_stall is None:
                 _log(stall)
-        except Exception:
+        except BaseException:  # SystemExit, too, would end this thread
             logger.exception("a stall was not reported: %s", stall)
 
 

@@ -296,9 +296,13 @@ def test_lines_of_json_are_appended_to_a_file(loop, tmp_path):
     }
 
 
-@pytest.mark.parametrize("what", ["hook", "file"])
+@pytest.mark.parametrize("what", ["hook", "hook that exits", "file"])
 def test_a_report_that_fails_is_logged_and_ends_nothing(loop, what, caplog, tmp_path):
-    options = {"on_stall": lambda stall: 1 / 0} if what == "hook" else {"file": tmp_path}
+    options = {
+        "hook": {"on_stall": lambda stall: 1 / 0},
+        "hook that exits": {"on_stall": lambda stall: sys.exit()},
+        "file": {"file": tmp_path},
+    }[what]
     with watching(loop, **options) as watch:
         drive(loop, blocks)
         drive(loop, blocks)
